@@ -1,0 +1,140 @@
+//! Everything a block needs to know about a model, whatever its family.
+
+/// What a tensor of a layer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Norm before attention, `[d]`.
+    InputNorm,
+    /// Norm before the MLP, `[d]`.
+    PostNorm,
+    /// Query projection, `[h·e, d]`.
+    Q,
+    /// Key projection, `[k·e, d]`.
+    K,
+    /// Value projection, `[k·e, d]`.
+    V,
+    /// Query, key and value in one, `[(h+2k)·e, d]` (Phi-3).
+    Qkv,
+    /// Attention output projection, `[d, h·e]`.
+    O,
+    /// Norm of each query head, `[e]` (Qwen3).
+    QNorm,
+    /// Norm of each key head, `[e]` (Qwen3).
+    KNorm,
+    /// MLP gate projection, `[f, d]`.
+    Gate,
+    /// MLP up projection, `[f, d]`.
+    Up,
+    /// Gate and up in one, `[2f, d]` (Phi-3).
+    GateUp,
+    /// MLP down projection, `[d, f]`.
+    Down,
+}
+
+/// How the base frequencies are stretched for long contexts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// As trained.
+    None,
+    /// All frequencies divided by `factor`.
+    Linear {
+        /// Stretch.
+        factor: f64,
+    },
+    /// NTK-aware base change once a sequence is longer than the trained context.
+    Dynamic {
+        /// Stretch.
+        factor: f64,
+    },
+    /// Llama 3.1's frequency bands.
+    Llama3 {
+        /// Stretch of the low frequencies.
+        factor: f64,
+        /// Below this many wavelengths in the trained context: stretched.
+        low_freq_factor: f64,
+        /// Above this many: untouched.
+        high_freq_factor: f64,
+        /// Trained context.
+        original_max_positions: usize,
+    },
+    /// YaRN (arXiv 2309.00071): a ramp between stretched and untouched, and a factor on cosine and sine.
+    Yarn {
+        /// Stretch.
+        factor: f64,
+        /// Ramp start, in rotations.
+        beta_fast: f64,
+        /// Ramp end, in rotations.
+        beta_slow: f64,
+        /// Factor on cosine and sine.
+        attention_factor: f64,
+        /// Trained context.
+        original_max_positions: usize,
+        /// Whether the ramp's ends are rounded to whole dimensions.
+        truncate: bool,
+    },
+    /// LongRoPE (Phi-3 `su`/`longrope`): one divisor per frequency, another set beyond the trained context.
+    LongRope {
+        /// Divisors within the trained context, `[e/2]`.
+        short: Vec<f64>,
+        /// Divisors beyond it, `[e/2]`.
+        long: Vec<f64>,
+        /// Factor on cosine and sine.
+        attention_factor: f64,
+        /// Trained context.
+        original_max_positions: usize,
+    },
+}
+
+/// Rotary position embedding, half-split convention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Rotated dimensions of each head, the first ones; `e` unless the config has a partial rotary factor.
+    pub rotary_dim: usize,
+    /// Stretch for long contexts.
+    pub scaling: RopeScaling,
+    /// Context the config promises (`max_position_embeddings`); dynamic scaling starts beyond it.
+    pub max_positions: usize,
+}
+
+/// One model, ready for the one block implementation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    /// `model_type` of the config.
+    pub model_type: String,
+    /// Decoder blocks, `l`.
+    pub layers: usize,
+    /// `d`.
+    pub hidden_size: usize,
+    /// `f`.
+    pub mlp_size: usize,
+    /// `h`.
+    pub heads: usize,
+    /// `k`.
+    pub kv_heads: usize,
+    /// `e`.
+    pub head_dim: usize,
+    /// `v`.
+    pub vocab_size: usize,
+    /// Longest sequence the config promises.
+    pub max_positions: usize,
+    /// Epsilon of every RMS norm.
+    pub norm_eps: f64,
+    /// Positions.
+    pub rope: Rope,
+    /// Sliding window of each layer: a token sees itself and the window-1 tokens before it. `None` sees all.
+    pub windows: Vec<Option<usize>>,
+    /// Bias on query, key and value projections.
+    pub qkv_bias: bool,
+    /// Bias on the attention output projection.
+    pub o_bias: bool,
+    /// Bias on the MLP projections.
+    pub mlp_bias: bool,
+    /// Norm on each query and key head.
+    pub qk_norm: bool,
+    /// Query, key, value in one tensor and gate, up in one tensor.
+    pub fused: bool,
+    /// The head is the embedding.
+    pub tied: bool,
+}

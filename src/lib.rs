@@ -1,0 +1,27 @@
+//! `prune` removes layers from Llama-family language models and heals them.
+//!
+//! It implements "The Unreasonable Ineffectiveness of the Deeper Layers" (arXiv 2403.17887): measure the angular
+//! distance between the residual streams that enter layer l and layer l+n, drop the block whose removal changes them
+//! least, heal the seam with QLoRA, and score the result.
+//!
+//! Data flows one way: `commands` open the inputs and call one stage (`importance`, `surgery`, `heal`, `eval`,
+//! `report`); stages run a `model` over `data`; the model is described by `arch`, computed by `ops` and read from a
+//! `checkpoint`. Stages never import each other: they meet in files.
+//!
+//! Shape letters, the same everywhere: `b` batch, `t` tokens, `d` hidden size, `h` heads, `k` KV heads, `e` head
+//! dimension, `f` MLP size, `v` vocabulary, `l` layers, `r` LoRA rank. Layers are numbered from 0.
+
+pub mod arch;
+pub mod checkpoint;
+pub mod data;
+pub mod error;
+pub mod importance;
+pub mod interrupt;
+pub mod model;
+pub mod ops;
+pub mod plan;
+pub mod progress;
+pub mod report;
+pub mod surgery;
+
+pub use error::{Context, Error, Result};

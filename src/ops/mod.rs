@@ -1,0 +1,6 @@
+//! The room of operations: devices, kernels, gradients. Every op that a forward or a training step touches lives here
+//! with its reference, its CPU kernel, its gradient and their tests together.
+
+mod layout;
+
+pub use layout::{Layout, Segment};
