@@ -58,7 +58,10 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
     let bias = |bias| match bias {
         Bias::Never => Ok(false),
         Bias::Always => Ok(true),
-        Bias::Key(key, default) => Ok::<_, Error>(keys.flag(key)?.unwrap_or(default)),
+        Bias::Key(names, default) => {
+            let key = names.iter().find(|name| keys.get(name).is_some());
+            Ok::<_, Error>(key.map(|key| keys.flag(key)).transpose()?.flatten().unwrap_or(default))
+        }
     };
     let max_positions = keys.length("max_position_embeddings")?.unwrap_or(row.max_positions);
     let norm_eps = keys.number("rms_norm_eps", "a small number, 0 or above", |eps| (0.0..1.0).contains(&eps))?;
