@@ -27,7 +27,14 @@ impl Pass {
     /// # Errors
     /// The device's.
     pub fn new(spec: &ModelSpec, batch: &Batch, device: &Device) -> Result<Self> {
-        let (cos, sin) = spec.rope.tables(&batch.layout.positions(), batch.layout.longest());
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        // A stretch for long contexts looks at the length of the sequence, never at its neighbours in the pass.
+        for (segment, longest) in batch.layout.segments().iter().zip(batch.layout.longest_of_each()) {
+            let positions: Vec<u32> = (segment.position..segment.position + segment.len).map(|p| p as u32).collect();
+            let (segment_cos, segment_sin) = spec.rope.tables(&positions, longest);
+            cos.extend(segment_cos);
+            sin.extend(segment_sin);
+        }
         let shape = (batch.tokens(), spec.rope.rotary_dim / 2);
         Ok(Self {
             layout: batch.layout.clone(),
@@ -57,6 +64,8 @@ pub struct Block {
     eps: f64,
     heads: Heads,
     mlp_size: usize,
+    /// Whether queries and keys are rotated.
+    rotated: bool,
     input_norm: Tensor,
     attend: Attend,
     /// Norms of the query and key heads.
@@ -101,6 +110,7 @@ impl Block {
                 window: spec.windows[l],
             },
             mlp_size: spec.mlp_size,
+            rotated: spec.rotated[l],
             input_norm: vector(Role::InputNorm)?,
             attend,
             head_norms: spec
@@ -138,8 +148,8 @@ impl Block {
             Some((q_norm, k_norm)) => (self.norm_heads(&q, q_norm)?, self.norm_heads(&k, k_norm)?),
             None => (q, k),
         };
-        let q = ops::rope(&q, &pass.cos, &pass.sin, head_dim)?;
-        let k = ops::rope(&k, &pass.cos, &pass.sin, head_dim)?;
+        let rotate = |x| if self.rotated { ops::rope(&x, &pass.cos, &pass.sin, head_dim) } else { Ok(x) };
+        let (q, k) = (rotate(q)?, rotate(k)?);
         let attended = ops::attention(&q, &k, &v, &pass.layout, &self.heads).context(|| "attention")?;
         self.o.forward(&attended)
     }
