@@ -189,7 +189,11 @@ fn a_tensor_of_the_wrong_length_is_caught() {
     let out = tempdir().unwrap();
     let slots = vec![Slot { name: "a".into(), dtype: Dtype::F32, shape: vec![2] }];
     let shard = Shard::new("x.safetensors", slots.clone()).unwrap();
-    let error = shard.write(out.path(), &Silent, |_, file| Ok(file.write_all(&[0; 7]).unwrap())).unwrap_err();
+    let short = |_: &Slot, file: &mut fs::File| {
+        file.write_all(&[0; 7]).unwrap();
+        Ok(())
+    };
+    let error = shard.write(out.path(), &Silent, short).unwrap_err();
     assert!(error.to_string().contains("tensor a ended at byte"), "{error}");
     let twice = [slots.clone(), slots].concat();
     assert!(ShardPlan::new(twice.clone(), ByteSize(1)).is_err());
