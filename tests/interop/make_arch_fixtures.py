@@ -1,7 +1,7 @@
 """Writes tests/data/arch: logits and rotations of small models of every architecture, as transformers computes them.
 
     python make_arch_fixtures.py            writes the fixtures
-    python make_arch_fixtures.py --check    computes them again and compares (1e-5 on logits)
+    python make_arch_fixtures.py --check    computes them again and compares (1e-4 on logits)
 
 Needs torch and transformers (made with 5.23). A model's weights come from a formula (arch_cases.py), so a fixture holds
 only the config, the token ids, the logits at some positions before and after a cut, and the rotations."""
@@ -135,7 +135,7 @@ def main():
         if args.check:
             with open(os.path.join(DATA, f"{name}.json")) as f:
                 # far positions amplify the last bit of a frequency; another machine's powers may differ there
-                compare(name, json.loads(json.dumps(value)), json.load(f), 2e-2 if name == "rotations" else 1e-5)
+                compare(name, json.loads(json.dumps(value)), json.load(f), 2e-2 if name == "rotations" else 1e-4)
         else:
             write(name, value)
         print(name, "agrees" if args.check else "written")
