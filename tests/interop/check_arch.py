@@ -77,6 +77,7 @@ def main():
     binary, names = sys.argv[1], sys.argv[2:] or list(CASES)
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_warning()
+    transformers.logging.disable_progress_bar()
     for name in names:
         with open(os.path.join(DATA, f"{name}.json")) as f:
             fixture = json.load(f)
