@@ -1,1 +1,2 @@
-//! Filled in by its room.
+//! The cut.
+mod json_text;
