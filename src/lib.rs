@@ -22,6 +22,7 @@ pub mod ops;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod size;
 pub mod surgery;
 
 pub use error::{Context, Error, Result};
