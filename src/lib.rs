@@ -23,9 +23,9 @@ pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod progress;
+pub mod provenance;
 pub mod report;
 pub mod settings;
-pub mod size;
 pub mod surgery;
 
 pub use error::{Context, Error, Result};

@@ -1,7 +1,7 @@
-//! Plan files: written whole or not at all, read with suspicion.
+//! Plans as text, and plan files read with suspicion.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
@@ -45,31 +45,6 @@ impl Plan {
         text.push('\n');
         Ok(text)
     }
-
-    /// Writes the plan to `path` through a temporary file beside it; a file that is there stays unless `force`.
-    ///
-    /// # Errors
-    /// A request error when the file exists, a work error when writing fails.
-    pub fn write(&self, path: &Path, force: bool) -> Result<()> {
-        let text = self.to_json()?;
-        let fail = |error: &std::io::Error| Error::io(path, error);
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        // a temporary file is private; a plan is as readable as any file the user makes
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(parent).map_err(|error| fail(&error))?;
-        file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(|error| fail(&error))?;
-        let done = if force { file.persist(path) } else { file.persist_noclobber(path) };
-        match done {
-            Ok(_) => Ok(()),
-            Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::request(format!(
-                "{} exists; remove it, choose another file or pass --force",
-                path.display()
-            ))),
-            Err(error) => Err(fail(&error.error)),
-        }
-    }
 }
 
 /// A JSON file of the user's.
@@ -98,13 +73,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plan.json");
         let plan = Plan::block(model(32), 21, 8).unwrap();
-        plan.write(&path, false).unwrap();
+        std::fs::write(&path, plan.to_json().unwrap()).unwrap();
         assert_eq!(Plan::read(&path).unwrap(), plan);
-        assert_eq!(plan.write(&path, false).unwrap_err().exit_code(), 2);
-        let other = Plan::deepest(model(32), 8).unwrap();
-        other.write(&path, true).unwrap();
-        assert_eq!(Plan::read(&path).unwrap(), other);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
     }
 
     #[test]
