@@ -50,6 +50,26 @@ pub struct PlannedFor {
     pub layers: usize,
 }
 
+impl PlannedFor {
+    /// The model to the byte, where that is known: a hub id with the commit in place of a branch, or the directory.
+    #[must_use]
+    pub fn pinned(&self) -> String {
+        match &self.revision {
+            Some(revision) => format!("{}@{revision}", self.name()),
+            None => self.id.clone(),
+        }
+    }
+
+    /// Hub id without a revision, or the directory.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self.revision {
+            Some(_) => self.id.split('@').next().unwrap_or(&self.id),
+            None => &self.id,
+        }
+    }
+}
+
 /// What to build from which model, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

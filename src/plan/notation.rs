@@ -29,12 +29,8 @@ impl Plan {
         let list = |first: usize, separator: &str| {
             dropped.iter().map(|layer| (layer + first).to_string()).collect::<Vec<_>>().join(separator)
         };
-        let model = match &self.planned_for.revision {
-            Some(revision) if !self.planned_for.id.contains('@') => format!("{}@{revision}", self.planned_for.id),
-            _ => self.planned_for.id.clone(),
-        };
         // a JSON string is a YAML string
-        let model = Value::String(model).to_string();
+        let model = Value::String(self.planned_for.pinned()).to_string();
         let mut mergekit = String::from("slices:\n");
         for (first, last) in runs(self.kept()) {
             let end = last + 1;
@@ -101,6 +97,6 @@ mod tests {
         plan.planned_for.revision = Some("abc".into());
         assert!(plan.notations().mergekit.contains("\"org/name@abc\""));
         plan.planned_for.id = "org/name@main".into();
-        assert!(plan.notations().mergekit.contains("\"org/name@main\""));
+        assert!(plan.notations().mergekit.contains("\"org/name@abc\""));
     }
 }

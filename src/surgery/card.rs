@@ -14,8 +14,7 @@ pub(super) fn card(cut: &Cut<'_>, history: &Provenance, source: Option<&str>) ->
     let (plan, origin) = (cut.plan(), &history.origin);
     let dropped = plan.dropped();
     let notations = plan.notations();
-    let name = origin.id.trim_end_matches('/').rsplit('/').next().unwrap_or(&origin.id);
-    let name = name.split('@').next().unwrap_or(name);
+    let name = origin.name().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let mut text = front_matter(origin, source);
     let mut say = |line: &str| {
         text.push_str(line);
@@ -51,7 +50,7 @@ pub(super) fn card(cut: &Cut<'_>, history: &Provenance, source: Option<&str>) ->
     if !dropped.is_empty() {
         say("## The same cut again\n\n```sh");
         let drop = notations.inclusive.replace(", ", ",");
-        say(&format!("prune cut {} --drop {drop} -o DIR\n```\n", quoted(&versioned(&plan.planned_for))));
+        say(&format!("prune cut {} --drop {drop} -o DIR\n```\n", quoted(&plan.planned_for.pinned())));
         say("In the notations of other tools:\n");
         say(&format!("- llama.cpp: `--prune-layers {}`", notations.llama_cpp));
         say(&format!("- NeMo, which counts from 1: `--drop_layers {}`", notations.nemo));
@@ -66,8 +65,7 @@ pub(super) fn card(cut: &Cut<'_>, history: &Provenance, source: Option<&str>) ->
 fn front_matter(origin: &PlannedFor, source: Option<&str>) -> String {
     let mut text = String::from("---\n");
     if origin.revision.is_some() {
-        let id = origin.id.split('@').next().unwrap_or(&origin.id);
-        _ = writeln!(text, "base_model: {id}\nbase_model_relation: finetune");
+        _ = writeln!(text, "base_model: {}\nbase_model_relation: finetune", origin.name());
     }
     text.push_str("library_name: transformers\n");
     for line in carried(source.unwrap_or_default()) {
@@ -119,25 +117,21 @@ fn plain(value: &serde_json::Value) -> String {
 }
 
 fn linked(model: &PlannedFor) -> String {
-    let id = model.id.split('@').next().unwrap_or(&model.id);
+    let name = model.name();
     match &model.revision {
-        Some(revision) => format!("[{id}](https://huggingface.co/{id}) at revision `{revision}`"),
-        None => format!("`{}`", model.id),
-    }
-}
-
-/// Hub id with the exact revision, or the directory.
-fn versioned(model: &PlannedFor) -> String {
-    match &model.revision {
-        Some(revision) => format!("{}@{revision}", model.id.split('@').next().unwrap_or(&model.id)),
-        None => model.id.clone(),
+        Some(revision) => format!("[{name}](https://huggingface.co/{name}) at revision `{revision}`"),
+        None => format!("`{name}`"),
     }
 }
 
 /// A word of a shell command.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-@:+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]
@@ -147,10 +141,7 @@ mod tests {
     #[test]
     fn the_licence_is_carried_and_nothing_else() {
         let card = "---\nlicense: other\nlicense_name: x\ndatasets:\n- a\nlanguage:\n- en\n- de\n# note\ntags: [a]\n---\n# T\n";
-        assert_eq!(
-            carried(card),
-            ["license: other", "license_name: x", "language:", "- en", "- de", "# note"]
-        );
+        assert_eq!(carried(card), ["license: other", "license_name: x", "language:", "- en", "- de", "# note"]);
         for card in ["", "# T\n", "---\nlicense: mit\n", "text\n---\nlicense: mit\n---\n"] {
             assert!(carried(card).is_empty(), "{card}");
         }
