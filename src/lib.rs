@@ -13,7 +13,7 @@
 
 pub mod arch;
 pub mod checkpoint;
-// pub mod commands;
+pub mod commands;
 pub mod data;
 pub mod demo;
 pub mod error;

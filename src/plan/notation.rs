@@ -19,6 +19,8 @@ pub struct Notations {
     /// mergekit's `passthrough` configuration: kept layers, 0-based, half-open slices. Without `dtype`, so that
     /// mergekit does not cast either.
     pub mergekit: String,
+    /// The slices of that configuration: `[0, 21] [29, 32]`.
+    pub slices: String,
 }
 
 impl Plan {
@@ -31,13 +33,20 @@ impl Plan {
         };
         // a JSON string is a YAML string
         let model = Value::String(self.planned_for.pinned()).to_string();
+        let slices = runs(self.kept()).into_iter().map(|(first, last)| format!("[{first}, {}]", last + 1));
+        let slices: Vec<String> = slices.collect();
         let mut mergekit = String::from("slices:\n");
-        for (first, last) in runs(self.kept()) {
-            let end = last + 1;
-            _ = writeln!(mergekit, "- sources:\n  - model: {model}\n    layer_range: [{first}, {end}]");
+        for slice in &slices {
+            _ = writeln!(mergekit, "- sources:\n  - model: {model}\n    layer_range: {slice}");
         }
         mergekit.push_str("merge_method: passthrough\n");
-        Notations { inclusive: ranges(dropped.iter().copied()), llama_cpp: list(0, ","), nemo: list(1, " "), mergekit }
+        Notations {
+            inclusive: ranges(dropped.iter().copied()),
+            llama_cpp: list(0, ","),
+            nemo: list(1, " "),
+            mergekit,
+            slices: slices.join(" "),
+        }
     }
 }
 
@@ -73,6 +82,7 @@ mod tests {
         let notations = Plan::block(model(32), 21, 8).unwrap().notations();
         assert_eq!(notations.inclusive, "21..=28");
         assert_eq!(notations.llama_cpp, "21,22,23,24,25,26,27,28");
+        assert_eq!(notations.slices, "[0, 21] [29, 32]");
         assert_eq!(notations.nemo, "22 23 24 25 26 27 28 29");
         assert_eq!(
             notations.mergekit,

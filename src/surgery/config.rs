@@ -1,6 +1,8 @@
 //! `config.json` of the smaller model: the layer count, every list and number that speaks of single layers, and nothing
 //! else. Keys that are not understood stay, unless they look as if they had one value per layer.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -36,6 +38,19 @@ impl ConfigEdit {
     pub(super) fn set(key: &str, before: Option<&Value>, after: Value) -> Self {
         let before = before.cloned().unwrap_or(Value::Null);
         Self::new(vec![key.to_owned()], Change::Set(after.to_string(), LAYERS), before, after)
+    }
+}
+
+impl fmt::Display for ConfigEdit {
+    /// `layer_types: 32 -> 24 entries`, `num_hidden_layers: 32 -> 24`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let brief = |value: &Value| match value {
+            Value::Null => "absent".to_owned(),
+            Value::Array(list) => format!("{} entries", list.len()),
+            Value::Object(map) => format!("{} entries", map.len()),
+            scalar => scalar.to_string(),
+        };
+        write!(f, "{}: {} -> {}", self.key, brief(&self.before), brief(&self.after))
     }
 }
 
@@ -135,6 +150,7 @@ mod tests {
         let config: Map<String, Value> = serde_json::from_str(text).unwrap();
         let edits = config_edits(&config, &[0, 3], &[]).unwrap();
         assert_eq!(edit_config(text, &edits).unwrap(), text.replace("layers\": 4", "layers\": 2"));
+        assert_eq!(edits[0].to_string(), "num_hidden_layers: 4 -> 2");
         assert_eq!((edits.len(), &edits[0].before, &edits[0].after), (1, &json!(4), &json!(2)));
         let edits = config_edits(&config, &[0, 1, 2, 3], &[]).unwrap();
         assert_eq!(edits, []);

@@ -12,8 +12,10 @@ mod layer_keys;
 mod module_names;
 mod names;
 mod per_layer;
+mod sources;
 mod stack_shape;
 mod verify;
+mod write;
 
 pub use config::{ConfigEdit, config_edits, edit_config, layer_count};
 pub use cut::{Cut, Shrunk};
