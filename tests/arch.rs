@@ -19,6 +19,7 @@ use prune::arch::{ARCHITECTURES, ModelSpec};
 use prune::checkpoint;
 use prune::model::{Batch, Model, ModelOptions, Observer, Residency};
 use prune::progress::Silent;
+use prune::surgery::{config_edits, edit_config};
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -329,6 +330,29 @@ fn candles_own_llama_agrees() {
             let found = logits(dir.path(), &case.ids, &case.positions, Residency::Resident, Some(kept));
             let worst = worst(&found, &witnessed);
             assert!(worst <= 1e-4, "{name}: off by {worst}");
+        }
+    }
+}
+
+/// The config that a cut writes reads as the source's spec with the dropped layers' entries gone, for every block.
+#[test]
+fn a_cut_config_reads_as_the_kept_layers() {
+    for (name, case) in cases() {
+        let spec = case.spec();
+        let text = serde_json::to_string_pretty(&case.config).unwrap();
+        for first in 0..spec.layers {
+            for last in first..spec.layers.min(first + spec.layers - 1) {
+                let kept: Vec<usize> = (0..spec.layers).filter(|layer| !(first..=last).contains(layer)).collect();
+                let edits = config_edits(&case.config, &kept, &[]).unwrap();
+                let cut: Map<String, Value> = serde_json::from_str(&edit_config(&text, &edits).unwrap()).unwrap();
+                let expected = ModelSpec {
+                    layers: kept.len(),
+                    windows: kept.iter().map(|layer| spec.windows[*layer]).collect(),
+                    rotated: kept.iter().map(|layer| spec.rotated[*layer]).collect(),
+                    ..spec.clone()
+                };
+                assert_eq!(ModelSpec::from_config(&cut).unwrap(), expected, "{name} without {first}..={last}");
+            }
         }
     }
 }
