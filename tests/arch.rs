@@ -17,6 +17,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use prune::arch::{ARCHITECTURES, ModelSpec};
 use prune::checkpoint;
+use prune::commands::cut::{CutSettings, cut};
 use prune::model::{Batch, Model, ModelOptions, Observer, Residency};
 use prune::progress::Silent;
 use prune::surgery::{config_edits, edit_config};
@@ -231,12 +232,24 @@ fn logits_are_those_of_transformers_before_and_after_a_cut() {
     for (name, case) in cases() {
         let dir = tempfile::tempdir().unwrap();
         case.write(dir.path());
+        let target = tempfile::tempdir().unwrap();
+        let out = target.path().join("cut");
+        let settings = CutSettings {
+            model: Some(dir.path().display().to_string()),
+            out: Some(out.clone()),
+            drop: Some(format!("{}-{}", case.drop.0, case.drop.1)),
+            ..CutSettings::default()
+        };
+        cut(&settings, &Silent).unwrap();
         for residency in [Residency::Resident, Residency::Streamed] {
-            for (places, expected) in [(None, &case.logits), (Some(case.kept()), &case.logits_after_the_cut)] {
-                let cut = places.is_some();
-                let found = logits(dir.path(), &case.ids, &case.positions, residency, places);
+            for (what, dir, places, expected) in [
+                ("whole", dir.path(), None, &case.logits),
+                ("in memory cut", dir.path(), Some(case.kept()), &case.logits_after_the_cut),
+                ("cut", &out, None, &case.logits_after_the_cut),
+            ] {
+                let found = logits(dir, &case.ids, &case.positions, residency, places);
                 let worst = worst(&found, expected);
-                assert!(worst <= 1e-4, "{name}, {residency:?}, cut {cut}: off by {worst}");
+                assert!(worst <= 1e-4, "{name} {what}, {residency:?}: off by {worst}");
             }
         }
     }
