@@ -3,6 +3,8 @@
 //! `tests/data/arch` is written by `tests/interop/make_arch_fixtures.py`. A fixture holds no weights: both sides make
 //! them from the formula described in `tests/interop/arch_cases.py`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 mod fixture;
 
 use std::collections::BTreeMap;
