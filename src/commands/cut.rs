@@ -169,8 +169,11 @@ fn plan(settings: &CutSettings, model: &PlannedFor) -> Result<Plan> {
     }
     let share = settings.fraction.map(|fraction| layers_for_fraction(fraction, model.layers)).transpose();
     match (&settings.plan, share.context(|| "--fraction")?) {
-        (Some(path), None) => Plan::read(path),
-        (Some(path), Some(layers)) => from_analysis(path, layers),
+        (Some(path), share) => {
+            let plan = share.map_or_else(|| Plan::read(path), |layers| from_analysis(path, layers))?;
+            plan.check_for(model).context(|| path.display())?;
+            Ok(plan)
+        }
         (None, Some(layers)) => Plan::deepest(model.clone(), layers),
         (None, None) => Err(Error::request("no plan")),
     }
