@@ -202,6 +202,9 @@ proptest! {
     fn no_file_makes_the_reader_panic(edits in prop::collection::vec((any::<prop::sample::Index>(), 0u8..6, any::<u8>()), 1..6)) {
         let mut bytes = file();
         for (at, kind, byte) in edits {
+            if bytes.is_empty() {
+                break;
+            }
             let at = at.index(bytes.len());
             match kind {
                 0 => bytes[at] = byte,

@@ -392,10 +392,4 @@ mod tests {
         assert!(Protect { first: 5, last: 5 }.allowed(8).is_empty());
         assert!(Protect { first: usize::MAX, last: usize::MAX }.allowed(8).is_empty());
     }
-
-    #[test]
-    fn ranges_for_the_reader() {
-        assert_eq!(inclusive(&[3, 21, 22, 23, 30, 31]), "3, 21..=23, 30..=31");
-        assert_eq!(inclusive(&[]), "");
-    }
 }
