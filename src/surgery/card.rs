@@ -164,6 +164,21 @@ mod tests {
     }
 
     #[test]
+    fn the_hub_learns_what_the_model_was_made_from() {
+        let origin = PlannedFor {
+            id: "org/name@main".into(),
+            revision: Some("abc123".into()),
+            fingerprint: "00ff".into(),
+            layers: 4,
+        };
+        let text = front_matter(&origin, Some("---\nlicense: mit\nbase_model: other/one\n---\n"));
+        let expected = "---\nbase_model: org/name\nbase_model_relation: finetune\nlibrary_name: transformers\n\
+                        license: mit\ntags:\n- layer-pruning\n- pruned\n---\n\n";
+        assert_eq!(text, expected);
+        assert_eq!(linked(&origin), "[org/name](https://huggingface.co/org/name) at revision `abc123`");
+    }
+
+    #[test]
     fn three_digits_of_a_count() {
         let shown = [7, 999, 1000, 999_499, 999_500, 860_932_096, 1_104_218_112, 9_994_999, 9_995_000, 99_950_000]
             .map(short_count);

@@ -204,7 +204,7 @@ fn weights_that_are_broken() {
     says(&refused(&path, |_| ()), 1, &["model.layers.2.mlp.up_proj.weight"]);
 }
 
-/// The shard goes, or changes, after everything was checked and before it is read.
+/// A shard changes after everything was checked and before it is read.
 #[test]
 fn a_source_that_changes_while_it_is_cut() {
     let (dir, path) = source(&Llama { shards: 2, ..Llama::default() });
@@ -214,16 +214,11 @@ fn a_source_that_changes_while_it_is_cut() {
     let decided = Cut::new(&checkpoint, &model, plan, ByteSize(5_000_000_000), &[]).unwrap();
     let shard = path.join("model-00002-of-00002.safetensors");
     let bytes = fs::read(&shard).unwrap();
-    fs::remove_file(&shard).unwrap();
-    let out = dir.path().join("one");
+    fs::write(&shard, &bytes[..bytes.len() - 4]).unwrap();
+    let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
     let error = decided.write_weights(&out, &Silent).unwrap_err();
-    says(&error, 1, &["model-00002-of-00002.safetensors"]);
-
-    fs::write(&shard, &bytes[..bytes.len() - 4]).unwrap();
-    let out = dir.path().join("two");
-    fs::create_dir(&out).unwrap();
-    says(&decided.write_weights(&out, &Silent).unwrap_err(), 1, &["changed"]);
+    says(&error, 1, &["model-00002-of-00002.safetensors", "changed"]);
 }
 
 #[test]
