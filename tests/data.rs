@@ -279,7 +279,7 @@ fn valid(name: &str) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_bytes_are_rows_or_one_line_that_names_the_file(bytes in prop::collection::vec(any::<u8>(), 0..300)) {

@@ -80,52 +80,83 @@ impl Items {
         Place { path: Arc::clone(&self.input.path), unit: "item", number: self.number }
     }
 
-    /// Puts the text of the next item into the buffer; false after the last. Each call starts at the `[` or `,` before
-    /// the item and stops at the `,` or `]` after it.
+    /// Puts the text of the next item into the buffer; false after the last. Each call starts behind the `[` or `,`
+    /// before the item and stops behind the `,` or `]` after it.
     fn cut(&mut self) -> Result<bool> {
         self.buffer.clear();
         if self.number == 0 {
-            while self.next_byte()? != Some(b'[') {}
+            self.pass_bracket()?;
         }
         self.number += 1;
-        let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-        while let Some(byte) = self.next_byte()? {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' if in_string => escaped = true,
-                b'"' => in_string = !in_string,
-                _ if in_string => {}
-                b'{' | b'[' => depth += 1,
-                b',' if depth == 0 => return Ok(true),
-                b']' if depth == 0 => return self.close(),
-                b'}' | b']' => depth = depth.saturating_sub(1),
-                _ => {}
+        let mut scan = Scan::default();
+        loop {
+            let bytes = self.input.fill()?;
+            if bytes.is_empty() {
+                return Err(Error::work(format!("{}: the array is not closed, the file is incomplete", self.place())));
             }
-            self.buffer.push(byte);
+            let end = bytes.iter().position(|byte| scan.ends(*byte));
+            let taken = end.unwrap_or(bytes.len());
+            self.buffer.extend_from_slice(&bytes[..taken]);
+            let last = end.map(|end| bytes[end]);
+            self.input.consume(taken + usize::from(end.is_some()));
             if self.buffer.len() as u64 > LONGEST {
                 return Err(self.input.too_long("an item of the array"));
             }
+            match last {
+                Some(b']') => return self.close(),
+                Some(_) => return Ok(true),
+                None => {}
+            }
         }
-        Err(Error::work(format!("{}: the array is not closed, the file is incomplete", self.place())))
+    }
+
+    /// Takes what stands before the first item.
+    fn pass_bracket(&mut self) -> Result<()> {
+        let bytes = self.input.fill()?;
+        let bracket = bytes.iter().position(|byte| *byte == b'[').unwrap_or(0);
+        self.input.consume(bracket + 1);
+        Ok(())
     }
 
     /// After the `]`: nothing may follow. The item before it is there unless the array is empty.
     fn close(&mut self) -> Result<bool> {
         self.closed = true;
-        while let Some(byte) = self.next_byte()? {
-            if !byte.is_ascii_whitespace() {
+        loop {
+            let bytes = self.input.fill()?;
+            if bytes.is_empty() {
+                return Ok(self.number > 1 || !self.buffer.trim_ascii().is_empty());
+            }
+            if !bytes.trim_ascii().is_empty() {
                 return Err(Error::work(format!("{}: text after the end of the array", self.input.path.display())));
             }
+            let blank = bytes.len();
+            self.input.consume(blank);
         }
-        Ok(self.number > 1 || !self.buffer.trim_ascii().is_empty())
     }
+}
 
-    fn next_byte(&mut self) -> Result<Option<u8>> {
-        let byte = self.input.fill()?.first().copied();
-        if byte.is_some() {
-            self.input.consume(1);
+/// Follows the brackets and strings of one item.
+#[derive(Default)]
+struct Scan {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Scan {
+    /// Whether `byte` stands behind the item: a `,` or `]` outside of it.
+    fn ends(&mut self, byte: u8) -> bool {
+        match byte {
+            _ if self.escaped => self.escaped = false,
+            b'\\' if self.in_string => self.escaped = true,
+            b'"' => self.in_string = !self.in_string,
+            _ if self.in_string => {}
+            b',' | b']' if self.depth == 0 => return true,
+            b'{' | b'[' => self.depth += 1,
+            b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+            _ => {}
         }
-        Ok(byte)
+        false
     }
 }
 

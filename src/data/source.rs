@@ -8,6 +8,9 @@ use serde_json::Value;
 use super::rows::{self, Place, ReadOptions, Rows, TextSplit, kind, listed};
 use crate::{Error, Result};
 
+/// Bytes of the longest document. A tokenizer takes about a hundred bytes of memory for each.
+const LONGEST: usize = 16 << 20;
+
 /// How documents are found in files.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -164,6 +167,13 @@ impl Documents {
                 }
                 None => return Err(self.missing(path, &row.place)),
             };
+            if text.len() > LONGEST {
+                let (length, most) = (text.len() >> 20, LONGEST >> 20);
+                return Err(Error::request(format!(
+                    "{}: a document of {length} MiB, expected at most {most}; a text file is cut with --text-split",
+                    row.place
+                )));
+            }
             return Ok(Some(Document { text, place: row.place }));
         }
     }
@@ -242,6 +252,20 @@ mod tests {
         assert!(error("body").to_string().ends_with("a.jsonl line 3: field `body` is a number, expected a string"));
         std::fs::write(&path, "{}\n").unwrap();
         assert!(error("text").to_string().contains("only an empty row"), "{}", error("text"));
+    }
+
+    #[test]
+    fn a_text_too_long_for_one_document_says_how_to_cut_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.txt");
+        std::fs::write(&path, "line\n".repeat(LONGEST / 5 + 1)).unwrap();
+        let open = |split| Source::open(&path, &SourceOptions { split, ..SourceOptions::default() }).unwrap();
+        let message = open(TextSplit::None).documents().next().unwrap().unwrap_err().to_string();
+        assert!(
+            message.contains("a.txt line 1: a document of 16 MiB") && message.contains("--text-split"),
+            "{message}"
+        );
+        assert_eq!(open(TextSplit::Lines).documents().next().unwrap().unwrap().text, "line");
     }
 
     #[test]
