@@ -13,10 +13,11 @@
 
 pub mod arch;
 pub mod checkpoint;
-// pub mod commands;
+pub mod commands;
 pub mod data;
 pub mod demo;
 pub mod error;
+pub mod eval;
 pub mod importance;
 pub mod interrupt;
 pub mod model;

@@ -1,0 +1,5 @@
+//! One file per command: open the inputs, call a stage, return its report.
+
+pub mod eval;
+mod eval_view;
+mod open;

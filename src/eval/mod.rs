@@ -1,0 +1,20 @@
+//! Scores a model on tasks so that every figure equals lm-evaluation-harness's.
+pub mod compare;
+pub mod encode;
+pub mod job;
+pub mod journal;
+mod layouts;
+pub mod metrics;
+pub mod passes;
+pub mod prompts;
+mod python;
+pub mod questions;
+pub mod results;
+mod samples;
+pub mod score;
+pub mod select;
+pub mod settings;
+pub mod source;
+mod subjects;
+pub mod tasks;
+pub mod texts;
