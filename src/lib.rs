@@ -24,6 +24,7 @@ pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod progress;
+pub mod provenance;
 pub mod report;
 pub mod settings;
 pub mod surgery;

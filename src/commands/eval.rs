@@ -217,10 +217,10 @@ fn run_of(settings: &EvalSettings, checkpoint: &Checkpoint, job: &Job, model: &M
         digest: format!("{:x}", digest.finalize()),
         pass_tokens: settings.pass_tokens.unwrap_or_else(|| model.pass_tokens(0)),
     };
-    if let Some(begun) = settings.out.as_deref().and_then(Journal::run) {
-        if (&begun.version, &begun.digest) == (&run.version, &run.digest) {
-            run.pass_tokens = begun.pass_tokens;
-        }
+    if let Some(begun) = settings.out.as_deref().and_then(Journal::run)
+        && (&begun.version, &begun.digest) == (&run.version, &run.digest)
+    {
+        run.pass_tokens = begun.pass_tokens;
     }
     Ok(run)
 }

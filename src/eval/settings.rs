@@ -92,12 +92,11 @@ impl EvalSettings {
     /// # Errors
     /// A request for which there is no sense, its flag named.
     pub fn check(&self) -> Result<()> {
-        if let Some(limit) = self.limit {
-            if !(limit > 0.0 && limit.is_finite() && (limit < 1.0 || limit.fract() == 0.0)) {
-                return Err(Error::request(format!(
-                    "--limit {limit}: expected a number of questions, or a share between 0 and 1"
-                )));
-            }
+        let sound = |limit: f64| limit > 0.0 && limit.is_finite() && (limit < 1.0 || limit.fract() == 0.0);
+        if let Some(limit) = self.limit.filter(|limit| !sound(*limit)) {
+            return Err(Error::request(format!(
+                "--limit {limit}: expected a number of questions, or a share between 0 and 1"
+            )));
         }
         if self.max_length == Some(0) {
             return Err(Error::request("--max-length 0: at least one token has to fit"));
@@ -117,10 +116,9 @@ impl EvalSettings {
                 return Err(Error::request("--paper and --compat exclude each other"));
             }
         }
-        if let (Some(dir), true) = (&self.data_dir, self.tasks.len() > 1) {
-            if dir.is_file() {
-                return Err(Error::request(format!("--data-dir {}: one file can serve one task only", dir.display())));
-            }
+        let file = self.data_dir.as_deref().filter(|path| self.tasks.len() > 1 && path.is_file());
+        if let Some(file) = file {
+            return Err(Error::request(format!("--data-dir {}: one file can serve one task only", file.display())));
         }
         Ok(())
     }
