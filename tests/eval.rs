@@ -1,5 +1,7 @@
 //! `prune eval` against lm-evaluation-harness's own numbers, and what it does when it is killed or given nonsense.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 mod fixture;
 
 use std::collections::BTreeMap;

@@ -17,14 +17,14 @@ use crate::eval::encode::Encoder;
 use crate::eval::job::{Job, Scores};
 use crate::eval::journal::{JOURNAL, Journal, Run};
 use crate::eval::metrics::{Answer, Figure};
-use crate::eval::passes::{self, Pass};
+use crate::eval::passes::{self, Pass, Request};
 use crate::eval::results::{self, About};
 use crate::eval::score;
 use crate::eval::select::{select, task_names as names};
 use crate::eval::settings::{Compat, EvalSettings};
 use crate::eval::source::Source;
 use crate::eval::tasks::TASKS;
-use crate::model::{Model, ModelOptions, Residency};
+use crate::model::{Fit, Model, ModelOptions, Residency};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -69,6 +69,10 @@ pub struct FigureReport {
 pub struct PassReport {
     /// Layers in memory, or streamed from disk.
     pub residency: Residency,
+    /// Bytes of weights in memory at once.
+    pub weight_bytes: u64,
+    /// Cap on memory, bytes.
+    pub memory_bytes: u64,
     /// Questions and texts.
     pub documents: usize,
     /// Choices and windows.
@@ -123,15 +127,19 @@ pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalRepo
         budget: open::budget(settings.memory.as_deref())?,
         ..ModelOptions::default()
     };
-    let model = Model::open(checkpoint.clone(), &options, progress)?;
-    let run = run_of(settings, &checkpoint, &job, &model)?;
+    let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
+    let tokens = settings.pass_tokens.unwrap_or_else(|| fit.tree_tokens(&spec, options.budget));
+    let round = rounding(settings, &checkpoint);
+    let run = run_of(settings, &checkpoint, &job, round, tokens)?;
     let plan = passes::plan(&job.requests, &job.ranges(), run.pass_tokens)?;
     let mut report = EvalReport {
         model: about.model.clone(),
         figures: Vec::new(),
         comparisons: Vec::new(),
         passes: PassReport {
-            residency: model.residency(),
+            residency: fit.residency,
+            weight_bytes: fit.weight_bytes,
+            memory_bytes: options.budget.bytes(),
             documents: job.documents(),
             requests: job.requests.len(),
             tokens_asked: job.tokens(),
@@ -145,18 +153,22 @@ pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalRepo
     if settings.dry_run {
         return Ok(report);
     }
-    let round = rounding(settings, &checkpoint);
-    let answers = answer(settings, round, &run, &job, &model, &plan, &mut report.passes, progress)?;
-    let scores = job.scores(&answers, spec.vocab_size);
+    let mut kept = Kept::open(settings, &run, &plan, job.requests.len())?;
+    report.passes.resumed = plan.len() - kept.left.len();
+    if !kept.left.is_empty() {
+        let model = Model::open(checkpoint.clone(), &options, progress)?;
+        let started = Instant::now();
+        kept.score(&model, &job.requests, &plan, round, progress)?;
+        report.passes.seconds = Some(started.elapsed().as_secs_f64());
+    }
+    let scores = job.scores(&kept.answers, spec.vocab_size);
     report.figures = figures(&scores);
     if let Some(other) = &other {
         report.comparisons = other.compare(&job, &scores, spec.vocab_size, settings.paper)?;
     }
     if let Some(out) = &settings.out {
-        let sources: Vec<&Path> = std::iter::once(checkpoint.source.dir.as_path())
-            .chain(settings.data_dir.as_deref())
-            .chain(settings.against.as_deref())
-            .collect();
+        let inputs = settings.data_dir.as_deref().into_iter().chain(settings.against.as_deref());
+        let sources: Vec<&Path> = std::iter::once(checkpoint.source.dir.as_path()).chain(inputs).collect();
         // what stands there is this run's own journal, or what --force gave up
         let dir = OutputDir::create(out, true, &sources)?;
         let files = results::write(dir.path(), &about, settings, &job, &scores)?;
@@ -201,10 +213,16 @@ fn rounding(settings: &EvalSettings, checkpoint: &Checkpoint) -> Dtype {
 }
 
 /// What has to be the same for a run to go on where another one stopped.
-fn run_of(settings: &EvalSettings, checkpoint: &Checkpoint, job: &Job, model: &Model) -> Result<Run> {
+fn run_of(
+    settings: &EvalSettings,
+    checkpoint: &Checkpoint,
+    job: &Job,
+    round: Dtype,
+    pass_tokens: usize,
+) -> Result<Run> {
     let mut digest = Sha256::new();
     digest.update(job.digest());
-    digest.update(format!("{:?}", rounding(settings, checkpoint)));
+    digest.update(format!("{round:?}"));
     let config = checkpoint.source.dir.join("config.json");
     for path in std::iter::once(&config).chain(&checkpoint.index.shards) {
         let metadata = fs::metadata(path).map_err(|error| Error::io(path, &error))?;
@@ -215,7 +233,7 @@ fn run_of(settings: &EvalSettings, checkpoint: &Checkpoint, job: &Job, model: &M
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: checkpoint.source.id.clone(),
         digest: format!("{:x}", digest.finalize()),
-        pass_tokens: settings.pass_tokens.unwrap_or_else(|| model.pass_tokens(0)),
+        pass_tokens,
     };
     if let Some(begun) = settings.out.as_deref().and_then(Journal::run)
         && (&begun.version, &begun.digest) == (&run.version, &run.digest)
@@ -225,39 +243,50 @@ fn run_of(settings: &EvalSettings, checkpoint: &Checkpoint, job: &Job, model: &M
     Ok(run)
 }
 
-/// Runs the passes that are not in the journal yet; answers to all requests.
-fn answer(
-    settings: &EvalSettings,
-    round: Dtype,
-    run: &Run,
-    job: &Job,
-    model: &Model,
-    plan: &[Pass],
-    report: &mut PassReport,
-    progress: &dyn Progress,
-) -> Result<Vec<Answer>> {
-    let mut journal = settings.out.as_deref().map(|out| Journal::open(out, run, settings.force)).transpose()?;
-    let mut answers = vec![Answer { log_likelihood: 0.0, greedy: true }; job.requests.len()];
-    let mut fill = |pass: &Pass, found: &[Answer]| {
-        for (request, answer) in pass.requests.iter().zip(found) {
-            answers[*request] = *answer;
+/// Answers so far, and where they are kept.
+struct Kept {
+    journal: Option<Journal>,
+    /// To every request.
+    answers: Vec<Answer>,
+    /// Passes that are to be run.
+    left: Vec<usize>,
+}
+
+impl Kept {
+    fn open(settings: &EvalSettings, run: &Run, plan: &[Pass], requests: usize) -> Result<Self> {
+        let journal = settings.out.as_deref().map(|out| Journal::open(out, run, settings.force)).transpose()?;
+        let answers = vec![Answer { log_likelihood: 0.0, greedy: true }; requests];
+        let mut kept = Self { journal, answers, left: Vec::new() };
+        for (number, pass) in plan.iter().enumerate() {
+            let known = kept.journal.as_ref().and_then(|journal| journal.answers(number)).map(<[Answer]>::to_vec);
+            match known.filter(|known| known.len() == pass.requests.len()) {
+                Some(known) => kept.fill(pass, &known),
+                None => kept.left.push(number),
+            }
         }
-    };
-    let mut left: Vec<(usize, &Pass)> = Vec::new();
-    for (number, pass) in plan.iter().enumerate() {
-        match journal.as_ref().and_then(|journal| journal.answers(number)) {
-            Some(found) if found.len() == pass.requests.len() => fill(pass, found),
-            _ => left.push((number, pass)),
+        Ok(kept)
+    }
+
+    fn fill(&mut self, pass: &Pass, found: &[Answer]) {
+        for (request, answer) in pass.requests.iter().zip(found) {
+            self.answers[*request] = *answer;
         }
     }
-    report.resumed = plan.len() - left.len();
-    let started = Instant::now();
-    score::score(model, &job.requests, &left, round, progress, &mut |number, found| {
-        fill(&plan[number], found);
-        journal.as_mut().map_or(Ok(()), |journal| journal.keep(number, found))
-    })?;
-    report.seconds = Some(started.elapsed().as_secs_f64());
-    Ok(answers)
+
+    fn score(
+        &mut self,
+        model: &Model,
+        requests: &[Request],
+        plan: &[Pass],
+        round: Dtype,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let left: Vec<(usize, &Pass)> = self.left.iter().map(|number| (*number, &plan[*number])).collect();
+        score::score(model, requests, &left, round, progress, &mut |number, found| {
+            self.fill(&plan[number], found);
+            self.journal.as_mut().map_or(Ok(()), |journal| journal.keep(number, found))
+        })
+    }
 }
 
 /// Groups from the top down with their members, then the tasks that are in none.
