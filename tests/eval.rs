@@ -578,3 +578,21 @@ fn the_papers_way() {
     assert_eq!(line["filtered_resps"][0][0], line["filtered_resps"][1][0]);
     assert_eq!(number(&results["results"]["boolq"]["acc,none"]), 0.5);
 }
+
+/// Version 0.4.13 takes the logarithms in the model's own type, where choices tie and the first one wins.
+#[test]
+fn narrow_models_have_narrow_log_probabilities_in_version_0_4_13() {
+    let small = Small::new();
+    Llama { dtype: safetensors::Dtype::BF16, ..Llama::default() }.write(&small.path("narrow"));
+    let narrow = |compat: Option<Compat>, out: &str| {
+        let settings = EvalSettings { tasks: vec!["mmlu".into()], compat, ..small.settings("narrow", out) };
+        eval(&settings, &Silent).unwrap();
+        let (_, samples) = read(&small.path(out));
+        let answers = samples["mmlu_queens"].iter().flat_map(|line| line["filtered_resps"].as_array().unwrap().clone());
+        answers.map(|answer| number(&answer[0]) as f32).collect::<Vec<f32>>()
+    };
+    let (own, f32s) = (narrow(Some(Compat::V0_4_13), "own"), narrow(None, "f32"));
+    assert!(own.iter().all(|ll| half::bf16::from_f32(*ll).to_f32() == *ll));
+    assert!(own.iter().zip(&f32s).all(|(own, exact)| half::bf16::from_f32(*exact).to_f32() == *own));
+    assert!(own.iter().zip(&f32s).any(|(own, exact)| own != exact));
+}

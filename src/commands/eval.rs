@@ -161,7 +161,8 @@ pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalRepo
         kept.score(&model, &job.requests, &plan, round, progress)?;
         report.passes.seconds = Some(started.elapsed().as_secs_f64());
     }
-    let scores = job.scores(&kept.answers, spec.vocab_size);
+    let Kept { answers, .. } = kept;
+    let scores = job.scores(&answers, spec.vocab_size);
     report.figures = figures(&scores);
     if let Some(other) = &other {
         report.comparisons = other.compare(&job, &scores, spec.vocab_size, settings.paper)?;
