@@ -1,6 +1,9 @@
 //! One file per command: open the inputs, call a stage, return its report.
 
+mod analysis_view;
+pub mod analyze;
 pub mod cut;
+pub mod demo;
 pub mod eval;
 mod eval_view;
 mod open;

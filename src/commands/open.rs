@@ -1,6 +1,5 @@
 //! Opening what several commands name alike: a model, a budget, a sample of text.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
@@ -13,7 +12,7 @@ use crate::{Context, Error, Result, ops};
 /// The model a command was given.
 pub(super) fn checkpoint(model: Option<&str>, _progress: &dyn Progress) -> Result<Arc<Checkpoint>> {
     let model = model.ok_or_else(|| Error::request("which model? give a directory or a hub id"))?;
-    Checkpoint::open_dir(Path::new(model)).map(Arc::new)
+    Checkpoint::open_dir(std::path::Path::new(model)).map(Arc::new)
 }
 
 /// `--memory`.
