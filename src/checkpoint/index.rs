@@ -65,7 +65,9 @@ impl Index {
         } else if found(INDEX) {
             Self::open_sharded(dir)
         } else {
-            Err(no_weights(dir))
+            let names = fs::read_dir(dir).into_iter().flatten().flatten();
+            let names: Vec<String> = names.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+            Err(no_weights(&dir.display().to_string(), &names))
         }
     }
 
@@ -101,19 +103,10 @@ impl Index {
     fn open_sharded(dir: &Path) -> Result<Self> {
         let path = dir.join(INDEX);
         let fault = |reason: String| Error::work(format!("{}: {reason}", path.display()));
-        let IndexFile { weight_map } = read_json(&path)?;
+        let weight_map = weight_map(&path)?;
         let names: BTreeSet<&String> = weight_map.values().collect();
-        for &name in &names {
-            // the name of a file in this directory, and nothing else
-            if Path::new(name).file_name() != Some(name.as_ref()) || name.contains('\\') {
-                return Err(fault(format!("shard {name:?} is not a file name; shards lie beside their index")));
-            }
-            if !name.ends_with(".safetensors") {
-                return Err(fault(format!("shard {name:?} is not a .safetensors file")));
-            }
-            if fs::metadata(dir.join(name)).is_err() {
-                return Err(fault(format!("shard {name} is missing; download the checkpoint again")));
-            }
+        if let Some(name) = names.iter().find(|name| fs::metadata(dir.join(name)).is_err()) {
+            return Err(fault(format!("shard {name} is missing; download the checkpoint again")));
         }
         let names: Vec<&String> = names.into_iter().collect();
         let index = Self::open_files(names.iter().map(|name| dir.join(name)).collect())?;
@@ -153,12 +146,29 @@ impl Index {
     }
 }
 
-/// What to say of a directory without safetensors weights.
-fn no_weights(dir: &Path) -> Error {
-    let names: Vec<String> = fs::read_dir(dir).map_or_else(
-        |_| Vec::new(),
-        |files| files.flatten().map(|file| file.file_name().to_string_lossy().into_owned()).collect(),
-    );
+/// Tensor to shard as the index at `path` has it; every shard is the plain name of a safetensors file.
+fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
+    let fault = |reason: String| Err(Error::work(format!("{}: {reason}", path.display())));
+    let IndexFile { weight_map } = read_json(path)?;
+    for name in weight_map.values() {
+        // a file in this directory, and nothing else
+        if Path::new(name).file_name() != Some(name.as_ref()) || name.contains('\\') {
+            return fault(format!("shard {name:?} is not a file name; shards lie beside their index"));
+        }
+        if !name.ends_with(".safetensors") {
+            return fault(format!("shard {name:?} is not a .safetensors file"));
+        }
+    }
+    Ok(weight_map)
+}
+
+/// The shards that the index at `path` names.
+pub(super) fn shard_names(path: &Path) -> Result<BTreeSet<String>> {
+    Ok(weight_map(path)?.into_values().collect())
+}
+
+/// What to say of a `place` whose files, `names`, are no safetensors weights.
+pub(super) fn no_weights(place: &str, names: &[String]) -> Error {
     let reason = if names.iter().any(|name| name.starts_with("pytorch_model") && name.contains(".bin")) {
         "holds pytorch_model.bin, which can run code when opened; convert it to safetensors first: in transformers, \
          AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW)"
@@ -167,5 +177,5 @@ fn no_weights(dir: &Path) -> Error {
     } else {
         "holds neither model.safetensors nor model.safetensors.index.json"
     };
-    Error::request(format!("{}: {reason}", dir.display()))
+    Error::request(format!("{place}: {reason}"))
 }

@@ -7,6 +7,7 @@ mod fingerprint;
 mod flush;
 mod hash;
 mod header;
+mod hub;
 mod index;
 mod json;
 mod load;
@@ -18,6 +19,7 @@ mod size;
 mod writer;
 
 pub use hash::sha256;
+pub use hub::{Hub, HubFile};
 pub use index::{Entry, Index};
 pub use json::read_json;
 pub use output::{OutputDir, write_file};
@@ -29,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// Where a checkpoint came from.
@@ -62,6 +65,19 @@ impl Deref for Checkpoint {
 }
 
 impl Checkpoint {
+    /// Opens the model called `id`: a directory, or a model of the hub, `org/name` or `org/name@revision`, fetched into
+    /// the shared cache first. What exists, or starts with `.`, `/` or `~`, is a directory.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open_dir`] and [`Hub::model`].
+    pub fn open(id: &str, hub: &Hub, progress: &dyn Progress) -> Result<Self> {
+        let path = hub::expand_home(Path::new(id));
+        if path.is_absolute() || id.starts_with(['.', '~']) || path.exists() {
+            return Self::open_at(Source { id: id.to_owned(), dir: path, revision: None });
+        }
+        Self::open_at(hub.model(id, progress)?)
+    }
+
     /// Opens the model in `dir`: config, and the headers of all weights.
     ///
     /// # Errors
@@ -74,18 +90,15 @@ impl Checkpoint {
 
     fn open_at(source: Source) -> Result<Self> {
         let dir = &source.dir;
-        let refused = |reason: &str| Err(Error::request(format!("{}: {reason}", dir.display())));
+        let place = dir.display().to_string();
+        let refused = |reason: &str| Err(Error::request(format!("{place}: {reason}")));
         if !dir.is_dir() {
             return refused(if dir.exists() { "not a directory" } else { "no such directory" });
         }
-        let path = dir.join("config.json");
+        let path = dir.join(CONFIG);
         if !path.exists() {
-            return refused(match dir.join("adapter_config.json").exists() {
-                true => {
-                    "holds a PEFT adapter, not a model; name the model it was trained on, and the adapter beside it"
-                }
-                false => "holds no config.json, so it is no model",
-            });
+            let adapter = dir.join(ADAPTER_CONFIG).exists().then(|| ADAPTER_CONFIG.to_owned());
+            return Err(no_config(&place, adapter.as_slice()));
         }
         let config: Map<String, Value> = read_json(&path)?;
         if config.get("text_config").is_some_and(Value::is_object) {
@@ -101,4 +114,21 @@ impl Checkpoint {
         let name = self.config.get("dtype").or_else(|| self.config.get("torch_dtype"))?.as_str()?;
         Some(name.strip_prefix("torch.").unwrap_or(name))
     }
+}
+
+/// What a model is.
+const CONFIG: &str = "config.json";
+/// What a PEFT adapter is.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+
+/// What to say of a `place` whose files, `names`, have no config.
+fn no_config(place: &str, names: &[String]) -> Error {
+    let adapter = names.iter().any(|name| name == ADAPTER_CONFIG);
+    Error::request(format!(
+        "{place}: {}",
+        match adapter {
+            true => "holds a PEFT adapter, not a model; name the model it was trained on, and the adapter beside it",
+            false => "holds no config.json, so it is no model",
+        }
+    ))
 }

@@ -1,0 +1,199 @@
+//! Which files of a repository are needed, and bringing the missing ones.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::Hub;
+use super::ask::Failure;
+use super::cache::{RepoCache, is_commit};
+use super::download::Wanted;
+use super::repo::{Repo, is_relative};
+use crate::checkpoint::index::{INDEX, SINGLE, no_weights, shard_names};
+use crate::checkpoint::side::{CARD, is_side_file};
+use crate::checkpoint::{CONFIG, Source, no_config};
+use crate::progress::{Progress, Unit};
+use crate::{Error, Result};
+
+/// A data file in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubFile {
+    /// Where it is; ends as the file's name on the hub.
+    pub path: PathBuf,
+    /// Commit of the repository.
+    pub revision: String,
+}
+
+/// What the hub says of a repository.
+#[derive(Deserialize)]
+struct Listing {
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+}
+
+impl Hub {
+    /// The model `org/name[@revision]` in the cache: config, safetensors weights, tokenizer and side files, nothing
+    /// else. Offline, or when the hub cannot be reached, what the cache has must do.
+    ///
+    /// # Errors
+    /// Request: no such repository or revision, a gated one, none with safetensors weights; offline and not all cached.
+    /// Work: the hub cannot be reached and not all is cached; a download fails. Interrupted. What was downloaded is
+    /// kept, and the next call goes on from there.
+    pub fn model(&self, id: &str, progress: &dyn Progress) -> Result<Source> {
+        let repo = Repo::model(id)?;
+        let cache = RepoCache::new(&self.cache, &repo);
+        let commit = match self.online(|| self.fetch_model(&repo, &cache, progress)) {
+            Err(Failure::Unreachable(why)) => self.cached(&repo, &cache, &why, missing_file, progress)?,
+            fetched => fetched.map_err(|failure| self.explain(failure, &repo, None))?,
+        };
+        Ok(Source { id: id.to_owned(), dir: cache.snapshot(&commit), revision: Some(commit) })
+    }
+
+    /// The data file `datasets/org/name/path/in/repo[@revision]` in the cache.
+    ///
+    /// # Errors
+    /// As [`Hub::model`]; also Request: no such file.
+    pub fn dataset_file(&self, id: &str, progress: &dyn Progress) -> Result<HubFile> {
+        let (repo, file) = Repo::dataset_file(id)?;
+        let cache = RepoCache::new(&self.cache, &repo);
+        let missing = |snapshot: &Path| (!snapshot.join(&file).is_file()).then(|| file.clone());
+        let commit = match self.online(|| self.fetch_data(&repo, &cache, &file, progress)) {
+            Err(Failure::Unreachable(why)) => self.cached(&repo, &cache, &why, missing, progress)?,
+            fetched => fetched.map_err(|failure| self.explain(failure, &repo, Some(&file)))?,
+        };
+        Ok(HubFile { path: cache.snapshot(&commit).join(&file), revision: commit })
+    }
+
+    /// Runs `fetch` unless the network must not be used.
+    fn online<T>(&self, fetch: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        if self.is_offline() { Err(Failure::Unreachable("HF_HUB_OFFLINE is set".to_owned())) } else { fetch() }
+    }
+
+    /// The commit that the cache has in full, for `why` the hub was not asked. `missing` names a needed file that is
+    /// not in a snapshot.
+    fn cached(
+        &self,
+        repo: &Repo,
+        cache: &RepoCache,
+        why: &str,
+        missing: impl FnOnce(&Path) -> Option<String>,
+        progress: &dyn Progress,
+    ) -> Result<String> {
+        let commit = cache.commit().filter(|commit| cache.snapshot(commit).is_dir());
+        let missing = commit.as_ref().map_or(Some("it".to_owned()), |commit| missing(&cache.snapshot(commit)));
+        match (commit, missing) {
+            (Some(commit), None) => {
+                if !self.is_offline() {
+                    progress
+                        .warn(&format!("{repo}: using the cached commit {commit}, the hub cannot be reached ({why})"));
+                }
+                Ok(commit)
+            }
+            (_, missing) => {
+                let (what, dir) = (missing.unwrap_or_default(), self.cache().display());
+                let message = format!("{repo}: {why}, and {what} is not in the cache ({dir})");
+                Err(if self.is_offline() { Error::request(message) } else { Error::work(message) })
+            }
+        }
+    }
+
+    /// Brings all files a model needs and returns the commit.
+    fn fetch_model(&self, repo: &Repo, cache: &RepoCache, progress: &dyn Progress) -> Result<String, Failure> {
+        let listing: Listing = self.listing(repo)?;
+        let commit = listing.sha;
+        if !is_commit(&commit) {
+            return Err(Error::work(format!("{repo}: the hub names no commit but {commit:?}")).into());
+        }
+        let names: Vec<String> = listing.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
+        let has = |name: &str| names.iter().any(|other| other == name);
+        let page = repo.to_string();
+        if !has(CONFIG) {
+            return Err(no_config(&page, &names).into());
+        }
+        let weights = [SINGLE, INDEX].into_iter().find(|name| has(name)).ok_or_else(|| no_weights(&page, &names))?;
+
+        let beside = |name: &&str| [CONFIG, CARD].contains(name) || (is_relative(name) && is_side_file(name));
+        let mut small: Vec<&str> = names.iter().map(String::as_str).filter(beside).collect();
+        let shards;
+        let large: Vec<&str> = if weights == SINGLE {
+            vec![SINGLE]
+        } else {
+            small.push(INDEX);
+            self.fetch_files(repo, cache, &commit, &[INDEX], progress)?;
+            shards = shard_names(&cache.snapshot(&commit).join(INDEX))?;
+            shards.iter().map(String::as_str).collect()
+        };
+        self.fetch_files(repo, cache, &commit, &[small, large].concat(), progress)?;
+        cache.remember(&commit)?;
+        Ok(commit)
+    }
+
+    /// Brings one file and returns the commit.
+    fn fetch_data(
+        &self,
+        repo: &Repo,
+        cache: &RepoCache,
+        file: &str,
+        progress: &dyn Progress,
+    ) -> Result<String, Failure> {
+        let facts = self.facts(repo, &repo.revision, file)?;
+        let commit = facts.commit.clone().filter(|commit| is_commit(commit));
+        let commit = commit.ok_or_else(|| Error::work(format!("{repo}: the hub names no commit for {file}")))?;
+        self.fetch_files(repo, cache, &commit, &[file], progress)?;
+        cache.remember(&commit)?;
+        Ok(commit)
+    }
+
+    /// Brings those of `files` that the snapshot of `commit` does not have.
+    fn fetch_files(
+        &self,
+        repo: &Repo,
+        cache: &RepoCache,
+        commit: &str,
+        files: &[&str],
+        progress: &dyn Progress,
+    ) -> Result<(), Failure> {
+        let snapshot = cache.snapshot(commit);
+        let absent = files.iter().filter(|&&file| !snapshot.join(file).is_file());
+        let wanted = absent.map(|&file| {
+            let facts = self.facts(repo, commit, file);
+            // a file that the listing or the index has and the hub has not
+            let facts = facts.map_err(|failure| match failure {
+                Failure::Refused(404, ..) => Failure::Other(self.explain(failure, repo, Some(file))),
+                other => other,
+            })?;
+            Ok(Wanted { repo, commit, file, facts })
+        });
+        let wanted = wanted.collect::<Result<Vec<_>, Failure>>()?;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        progress.begin(&format!("fetching {repo}"), wanted.iter().map(|wanted| wanted.facts.size).sum(), Unit::Bytes);
+        for wanted in &wanted {
+            self.download(cache, wanted, progress)?;
+        }
+        progress.end();
+        Ok(())
+    }
+}
+
+/// A file without which the model in `snapshot` cannot be opened, and which is not there.
+fn missing_file(snapshot: &Path) -> Option<String> {
+    let absent = |name: &str| !snapshot.join(name).is_file();
+    if absent(CONFIG) {
+        return Some(CONFIG.to_owned());
+    }
+    if !absent(SINGLE) {
+        return None;
+    }
+    if absent(INDEX) {
+        return Some(SINGLE.to_owned());
+    }
+    // a broken index is named when it is opened
+    shard_names(&snapshot.join(INDEX)).ok()?.into_iter().find(|shard| absent(shard))
+}

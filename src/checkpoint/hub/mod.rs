@@ -1,0 +1,109 @@
+//! The hub: models and data files by name, through the cache that every Hugging Face tool shares.
+//!
+//! `hf-hub` lists, locates and downloads. Around it: `repo` reads names, `ask` asks for what `hf-hub` cannot say (why
+//! the hub refuses, empty files), `cache` finds commits without the network, `download` makes a download stop on
+//! request, go on where it broke and be verified, `fetch` decides what is needed. Nothing is asked of the network when
+//! `HF_HUB_OFFLINE` is set, and no file is fetched that the cache has.
+
+mod ask;
+mod cache;
+mod download;
+mod fetch;
+mod repo;
+
+pub use fetch::HubFile;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use hf_hub::Cache;
+use hf_hub::api::sync::{Api, ApiBuilder};
+use ureq::Agent;
+
+use crate::{Error, Result};
+
+/// Where the hub is, who asks, and where files are kept; the environment variables are those of `huggingface_hub`.
+pub struct Hub {
+    api: Api,
+    /// Asks for the heads of files.
+    agent: Agent,
+    endpoint: String,
+    token: Option<String>,
+    cache: Cache,
+    offline: bool,
+}
+
+impl Hub {
+    /// The hub as the environment says: `HF_ENDPOINT`, `HF_HOME` (or `XDG_CACHE_HOME`), `HF_HUB_CACHE`, `HF_TOKEN` (or
+    /// the token file, `HF_TOKEN_PATH`), `HF_HUB_OFFLINE`.
+    ///
+    /// # Errors
+    /// Request: no home directory and no `HF_HOME`, or a token that is none.
+    pub fn from_env() -> Result<Self> {
+        Self::from_vars(|name| std::env::var(name).ok())
+    }
+
+    /// As [`Hub::from_env`], the variables looked up with `var`.
+    ///
+    /// # Errors
+    /// As [`Hub::from_env`].
+    pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let var = |names: &[&str]| names.iter().find_map(|name| var(name).filter(|value| !value.is_empty()));
+        let path = |names: &[&str]| var(names).map(|value| expand_home(Path::new(&value)));
+        let home = path(&["HF_HOME"])
+            .or_else(|| path(&["XDG_CACHE_HOME"]).map(|cache| cache.join("huggingface")))
+            .or_else(|| std::env::home_dir().map(|home| home.join(".cache/huggingface")))
+            .ok_or_else(|| Error::request("no home directory to cache hub files in; set HF_HOME"))?;
+        let cache = path(&["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"]).unwrap_or_else(|| home.join("hub"));
+        // links in the cache are relative to absolute places
+        let cache = Cache::new(std::path::absolute(&cache).map_err(|error| Error::io(&cache, &error))?);
+        let token = var(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
+            .or_else(|| std::fs::read_to_string(path(&["HF_TOKEN_PATH"]).unwrap_or_else(|| home.join("token"))).ok());
+        let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(Error::request("HF_TOKEN, or the token file, holds characters that no token has"));
+        }
+        let endpoint = var(&["HF_ENDPOINT"]).unwrap_or_else(|| "https://huggingface.co".to_owned());
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        let offline = var(&["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]);
+        let offline = offline.is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str()));
+        let api = ApiBuilder::from_cache(cache.clone())
+            .with_endpoint(endpoint.clone())
+            .with_token(token.clone())
+            .with_progress(false)
+            .with_user_agent("prune", env!("CARGO_PKG_VERSION"))
+            .build()
+            .map_err(|error| Error::work(format!("{endpoint}: {error}")))?;
+        Ok(Self { api, agent: ask::agent(), endpoint, token, cache, offline })
+    }
+
+    /// Whether the network must not be used.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+    }
+
+    /// The directory that holds `models--org--name` and its like.
+    pub fn cache(&self) -> &Path {
+        self.cache.path()
+    }
+}
+
+/// The token stays out of sight.
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub")
+            .field("endpoint", &self.endpoint)
+            .field("has_token", &self.token.is_some())
+            .field("cache", self.cache.path())
+            .field("offline", &self.offline)
+            .finish()
+    }
+}
+
+/// `~` in front is the home directory, as in the shell that did not see it.
+pub(super) fn expand_home(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
+    }
+}

@@ -1,0 +1,141 @@
+//! Names on the hub: `org/name`, `org/name@revision`, `datasets/org/name/path/in/repo@revision`.
+
+use std::fmt;
+use std::path::{Component, Path};
+
+use hf_hub::RepoType;
+
+use crate::{Error, Result};
+
+/// A repository at a revision.
+#[derive(Clone, Debug)]
+pub(super) struct Repo {
+    kind: RepoType,
+    /// `org/name`; some old ones have no organisation.
+    name: String,
+    /// Branch, tag or commit.
+    pub(super) revision: String,
+}
+
+impl Repo {
+    /// The model `org/name[@revision]`.
+    pub(super) fn model(id: &str) -> Result<Self> {
+        let (name, revision) = split_revision(id);
+        let fault =
+            || Error::request(format!("{id}: no such directory, and no hub id (org/name or org/name@revision)"));
+        if name.split('/').count() > 2 || !is_name(name) || !is_relative(revision) {
+            return Err(fault());
+        }
+        Ok(Self { kind: RepoType::Model, name: name.to_owned(), revision: revision.to_owned() })
+    }
+
+    /// The repository and the path inside it of `datasets/org/name/path/in/repo[@revision]`.
+    pub(super) fn dataset_file(id: &str) -> Result<(Self, String)> {
+        let fault = || Error::request(format!("{id}: not of the form datasets/org/name/path/in/repo[@revision]"));
+        let (path, revision) = split_revision(id);
+        let mut parts = path.splitn(4, '/');
+        let (Some("datasets"), Some(org), Some(name), Some(file)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(fault());
+        };
+        let name = format!("{org}/{name}");
+        if !is_name(&name) || !is_relative(file) || !is_relative(revision) {
+            return Err(fault());
+        }
+        Ok((Self { kind: RepoType::Dataset, name, revision: revision.to_owned() }, file.to_owned()))
+    }
+
+    /// The repository at another revision, as `hf-hub` knows it.
+    pub(super) fn at(&self, revision: &str) -> hf_hub::Repo {
+        hf_hub::Repo::with_revision(self.name.clone(), self.kind, revision.to_owned())
+    }
+
+    /// Path of its page on the hub.
+    pub(super) fn page(&self) -> String {
+        self.at(MAIN).url()
+    }
+}
+
+impl fmt::Display for Repo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.revision.as_str() {
+            MAIN => f.write_str(&self.page()),
+            revision => write!(f, "{}@{revision}", self.page()),
+        }
+    }
+}
+
+/// The revision of those who name none.
+const MAIN: &str = "main";
+
+fn split_revision(id: &str) -> (&str, &str) {
+    id.rsplit_once('@').unwrap_or((id, MAIN))
+}
+
+/// What the hub allows in names; nothing that means something to a file system or a URL.
+fn is_name(name: &str) -> bool {
+    let part = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        !part.is_empty() && part.len() <= 96 && part.chars().all(allowed) && !part.starts_with(['-', '.'])
+    };
+    name.split('/').all(part) && !name.contains("--") && !name.contains("..")
+}
+
+/// Whether a path from outside stays inside the directory it is joined to.
+pub(super) fn is_relative(path: &str) -> bool {
+    let plain = |part: Component| matches!(part, Component::Normal(_));
+    !path.is_empty() && !path.contains(['\\', '\0']) && Path::new(path).components().all(plain) && !path.ends_with('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_models() {
+        let repo = Repo::model("org/name").unwrap();
+        assert_eq!(
+            (repo.at("main").folder_name().as_str(), repo.to_string().as_str()),
+            ("models--org--name", "org/name")
+        );
+        let repo = Repo::model("meta-llama/Llama-3.1-8B@refs/pr/1").unwrap();
+        assert_eq!(repo.at(&repo.revision).api_url(), "models/meta-llama/Llama-3.1-8B/revision/refs%2Fpr%2F1");
+        assert_eq!(Repo::model("gpt2@v1").unwrap().revision, "v1");
+        for wrong in [
+            "",
+            "/",
+            "a/b/c",
+            "a/",
+            "/b",
+            "../b",
+            "a/..",
+            "a b/c",
+            "a/b@",
+            "a/b@../../x",
+            "a/b@/x",
+            "a--b/c",
+            "-a/b",
+            "a/b?x",
+            "a/b@x\0y",
+            "https://hub/a/b",
+        ] {
+            assert!(Repo::model(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_of_data_files() {
+        let (repo, file) = Repo::dataset_file("datasets/allenai/c4/en/c4-train.00000-of-01024.json.gz").unwrap();
+        assert_eq!(
+            (repo.at("main").folder_name().as_str(), file.as_str()),
+            ("datasets--allenai--c4", "en/c4-train.00000-of-01024.json.gz")
+        );
+        assert_eq!(repo.page(), "datasets/allenai/c4");
+        let (repo, file) = Repo::dataset_file("datasets/a/b/x.parquet@refs/convert/parquet").unwrap();
+        assert_eq!((repo.revision.as_str(), file.as_str()), ("refs/convert/parquet", "x.parquet"));
+        for wrong in ["datasets/a/b", "datasets/a/b/", "a/b/c/d", "datasets/a/b/../../c", "datasets/a/b//etc/x"] {
+            assert!(Repo::dataset_file(wrong).is_err(), "{wrong}");
+        }
+    }
+}
