@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod fixture;
+#[path = "checkpoint/server.rs"]
+mod server;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -595,4 +597,52 @@ fn narrow_models_have_narrow_log_probabilities_in_version_0_4_13() {
     assert!(own.iter().all(|ll| half::bf16::from_f32(*ll).to_f32() == *ll));
     assert!(own.iter().zip(&f32s).all(|(own, exact)| half::bf16::from_f32(*exact).to_f32() == *own));
     assert!(own.iter().zip(&f32s).any(|(own, exact)| own != exact));
+}
+
+/// Data sets come from the hub once, then from its cache, also without a network.
+#[test]
+fn data_come_from_the_hub_and_then_from_its_cache() {
+    use prune::checkpoint::Hub;
+    use prune::eval::prompts::prompts;
+    use prune::eval::select::Leaf;
+    use prune::eval::source::Source;
+    use prune::eval::tasks::{TASKS, Task};
+
+    let row = |i: usize| {
+        json!({"question": format!("w{i}"), "choices": ["w3", "w4", "w5", "w6"], "answer": i % 4}).to_string()
+    };
+    let rows = |n: usize| (0..n).map(|i| row(i) + "\n").collect::<String>().into_bytes();
+    let files = server::Files::from([
+        ("queens/test-00000-of-00001.jsonl".to_owned(), rows(7)),
+        ("queens/dev-00000-of-00001.jsonl".to_owned(), rows(5)),
+        ("all/test-00000-of-00001.jsonl".to_owned(), rows(9)),
+        ("README.md".to_owned(), b"nothing".to_vec()),
+    ]);
+    let server = server::Server::start(files);
+    let home = tempfile::tempdir().unwrap();
+    let hub = |offline: &str| {
+        let home = home.path().display().to_string();
+        Hub::from_vars(|name| match name {
+            "HF_HOME" => Some(home.clone()),
+            "HF_ENDPOINT" => Some(server.endpoint.clone()),
+            "HF_HUB_OFFLINE" => Some(offline.to_owned()),
+            _ => None,
+        })
+    };
+    let mmlu = &TASKS[0];
+    let task: &'static Task = Box::leak(Box::new(Task { dataset: "org/name", ..*mmlu }));
+    let leaf =
+        |subject: &str| Leaf { name: format!("mmlu_{subject}"), task, subject: Some(subject.into()), file: None };
+    let read = |offline: &str, subject: &str| {
+        let source = Source::hub(hub(offline).unwrap());
+        prompts(&leaf(subject), &source, &EvalSettings::default(), &Silent)
+    };
+    let text = |error: prune::Error| (error.to_string(), error.exit_code());
+    assert!(matches!(text(read("1", "queens").unwrap_err()), (text, 2) if text.contains("not in the cache")));
+    assert_eq!(read("", "queens").unwrap().documents.len(), 7);
+    let fetched = server.requests();
+    assert!(fetched.iter().all(|line| !line.contains("/resolve/") || line.contains("/queens/")), "{fetched:?}");
+    assert_eq!(read("1", "queens").unwrap().documents.len(), 7);
+    assert!(server.requests().is_empty());
+    assert!(matches!(text(read("1", "kings").unwrap_err()), (text, 2) if text.contains("subject kings")));
 }

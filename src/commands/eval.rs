@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::open;
 use crate::arch::ModelSpec;
-use crate::checkpoint::{Checkpoint, OutputDir};
+use crate::checkpoint::{Checkpoint, Hub, OutputDir};
 use crate::data::Tokenizer;
 use crate::eval::compare::{Comparison, Other};
 use crate::eval::encode::Encoder;
@@ -105,7 +105,7 @@ pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalRepo
     refuse_existing(settings)?;
     let source = match &settings.data_dir {
         Some(path) => Source::open(path)?,
-        None => Source::hub(),
+        None => Source::hub(Hub::from_env()?),
     };
     let subjects: Vec<String> = TASKS.iter().flat_map(|task| source.subjects(task)).collect();
     let selection = select(&settings.tasks, &subjects)?;

@@ -52,19 +52,19 @@ impl Job {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let mut job = Self { parts: Vec::new(), groups: selection.groups, requests: Vec::new() };
-        progress.begin("reading tasks", selection.leaves.len() as u64, Unit::Items);
-        let mut truncated = 0;
         for leaf in selection.leaves {
             interrupt::check()?;
-            let prompts = prompts(&leaf, source, settings.few_shot, settings.limit, settings.seed)?;
-            let asked: Vec<_> = prompts
-                .documents
-                .par_iter()
-                .map(|document| {
-                    encoder.document(document).context(|| format!("{}, document {}", leaf.name, document.id))
-                })
-                .collect();
-            let mut part = Part { leaf, prompts, asked: Vec::new(), leads: Vec::new() };
+            let prompts = prompts(&leaf, source, settings, progress)?;
+            job.parts.push(Part { leaf, prompts, asked: Vec::new(), leads: Vec::new() });
+        }
+        progress.begin("tokenising", job.documents() as u64, Unit::Items);
+        let mut truncated = 0;
+        for part in &mut job.parts {
+            interrupt::check()?;
+            let documents = &part.prompts.documents;
+            let place = |document: &Document| format!("{}, document {}", part.leaf.name, document.id);
+            let asked: Vec<_> =
+                documents.par_iter().map(|document| encoder.document(document).context(|| place(document))).collect();
             for asked in asked {
                 let asked = asked?;
                 truncated += usize::from(asked.truncated > 0);
@@ -73,8 +73,7 @@ impl Job {
                 part.asked.push(first..job.requests.len());
                 part.leads.push(asked.lead);
             }
-            job.parts.push(part);
-            progress.advance(1);
+            progress.advance(documents.len() as u64);
         }
         progress.end();
         if truncated > 0 {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::python::Random;
 use super::questions::Question;
 use super::select::Leaf;
+use super::settings::EvalSettings;
 use super::source::{Fields, Source};
 use super::tasks::{Form, Sampler};
 use super::texts::Text;
+use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
 /// A document and what is asked about it.
@@ -46,16 +48,16 @@ pub struct Prompts {
     pub documents: Vec<Document>,
 }
 
-/// Reads the data of `leaf` and puts `shots` examples (the task's own number when `None`) in front of each of the
-/// first `limit` questions: a number, or a share of the split when below 1. `seed` draws the examples.
+/// Reads the data of `leaf` and puts examples in front of each question, as `few_shot`, `limit` and `seed` of the
+/// settings say.
 ///
 /// # Errors
 /// Data that are not there (the subject named), a malformed row (file and row named), too few examples.
-pub fn prompts(leaf: &Leaf, source: &Source, shots: Option<usize>, limit: Option<f64>, seed: u64) -> Result<Prompts> {
+pub fn prompts(leaf: &Leaf, source: &Source, settings: &EvalSettings, progress: &dyn Progress) -> Result<Prompts> {
     let task = leaf.task;
-    let rows = source.split(leaf, task.split)?;
+    let rows = source.split(leaf, task.split, progress)?;
     let total = rows.len();
-    let taken = match limit {
+    let taken = match settings.limit {
         Some(share) if share < 1.0 => (total as f64 * share).ceil() as usize,
         Some(count) => count as usize,
         None => total,
@@ -73,8 +75,7 @@ pub fn prompts(leaf: &Leaf, source: &Source, shots: Option<usize>, limit: Option
             Ok(Prompts { shots: 0, total, documents })
         }
         Form::Choice { prepare, read, description } => {
-            let shots = shots.unwrap_or(task.shots);
-            let mut examples = Examples::open(leaf, source, shots, seed, prepare, read)?;
+            let mut examples = Examples::open(leaf, source, settings, prepare, read, progress)?;
             let description = description(leaf.subject.as_deref().unwrap_or_default());
             let mut shared: Arc<str> = Arc::from("");
             for (id, row) in rows {
@@ -87,7 +88,7 @@ pub fn prompts(leaf: &Leaf, source: &Source, shots: Option<usize>, limit: Option
                 }
                 documents.push(Document { id, row: fields, body: Body::Question { shots: shared.clone(), question } });
             }
-            Ok(Prompts { shots, total, documents })
+            Ok(Prompts { shots: examples.shots, total, documents })
         }
     }
 }
@@ -105,16 +106,18 @@ impl<'a> Examples<'a> {
     fn open(
         leaf: &'a Leaf,
         source: &Source,
-        shots: usize,
-        seed: u64,
+        settings: &EvalSettings,
         prepare: fn(Fields) -> Result<Fields>,
         read: fn(&Fields) -> Result<Question>,
+        progress: &dyn Progress,
     ) -> Result<Self> {
-        let mut examples = Self { leaf, shots, random: Random::new(seed), rows: Vec::new(), solved: Vec::new() };
+        let shots = settings.few_shot.unwrap_or(leaf.task.shots);
+        let random = Random::new(settings.seed);
+        let mut examples = Self { leaf, shots, random, rows: Vec::new(), solved: Vec::new() };
         if shots == 0 {
             return Ok(examples);
         }
-        let rows = source.split(leaf, leaf.task.shots_split)?;
+        let rows = source.split(leaf, leaf.task.shots_split, progress)?;
         let used = if leaf.task.sampler == Sampler::First { shots } else { rows.len() };
         for row in rows.into_iter().take(used) {
             let place = || row.place.clone();
@@ -169,6 +172,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::eval::select::select;
+    use crate::progress::Silent;
 
     pub(in crate::eval) const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/golden/eval");
 
@@ -213,7 +217,11 @@ pub(super) mod tests {
 
     pub(in crate::eval) fn golden_prompts(folder: &Path, task: &str, shots: usize) -> Prompts {
         let selection = select(&[task.to_owned()], &[]).unwrap();
-        prompts(&selection.leaves[0], &Source::open(folder).unwrap(), Some(shots), None, 1234).unwrap()
+        prompts(&selection.leaves[0], &Source::open(folder).unwrap(), &with(shots), &Silent).unwrap()
+    }
+
+    fn with(shots: usize) -> EvalSettings {
+        EvalSettings { few_shot: Some(shots), ..EvalSettings::default() }
     }
 
     /// Context and continuation of every request.
@@ -312,7 +320,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), files);
         let selection = select(&[task.to_owned()], &[]).unwrap();
-        prompts(&selection.leaves[0], &Source::open(folder.path()).unwrap(), Some(shots), None, 1234)
+        prompts(&selection.leaves[0], &Source::open(folder.path()).unwrap(), &with(shots), &Silent)
     }
 
     #[test]

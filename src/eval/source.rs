@@ -1,5 +1,7 @@
 //! The rows of a task's splits: from a folder or file of the user's, or from the hub.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -8,21 +10,23 @@ use super::layouts;
 use super::select::Leaf;
 use super::tasks::{Config, Task};
 use super::texts;
+use crate::checkpoint::{Dataset, Hub};
 use crate::data::{ReadOptions, Row, rows_with};
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// A row's fields, in their order.
 pub type Fields = Map<String, Value>;
 
 /// Where data come from.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Source {
     /// A folder: its files, relative to it.
     Folder(PathBuf, Vec<String>),
     /// One file: the split that is scored.
     File(PathBuf),
-    /// Each task's data set on the hub, or what the hub's cache has of it.
-    Hub,
+    /// Each task's data set on the hub, or what the hub's cache has of it; those that were asked for are remembered.
+    Hub(Box<Hub>, RefCell<BTreeMap<&'static str, Dataset>>),
 }
 
 /// Levels of folders below the given one that are looked at.
@@ -32,10 +36,10 @@ const DEPTH: usize = 4;
 const MANY: usize = 100_000;
 
 impl Source {
-    /// Data sets of the hub.
+    /// Data sets of `hub`.
     #[must_use]
-    pub fn hub() -> Self {
-        Self::Hub
+    pub fn hub(hub: Hub) -> Self {
+        Self::Hub(Box::new(hub), RefCell::default())
     }
 
     /// Data in `path`, a folder or a file.
@@ -57,7 +61,7 @@ impl Source {
     pub fn subjects(&self, task: &Task) -> Vec<String> {
         match self {
             Self::Folder(_, files) if task.config == Config::Subject => layouts::subjects(files, task),
-            Self::Folder(..) | Self::File(_) | Self::Hub => Vec::new(),
+            Self::Folder(..) | Self::File(_) | Self::Hub(..) => Vec::new(),
         }
     }
 
@@ -65,8 +69,8 @@ impl Source {
     ///
     /// # Errors
     /// No such split (the subject named), a broken file.
-    pub fn split(&self, leaf: &Leaf, split: &str) -> Result<Vec<Row>> {
-        let (files, mixed) = self.files(leaf, split)?;
+    pub fn split(&self, leaf: &Leaf, split: &str, progress: &dyn Progress) -> Result<Vec<Row>> {
+        let (files, mixed) = self.files(leaf, split, progress)?;
         let mut rows = Vec::new();
         for file in &files {
             read(leaf, file, &mut rows)?;
@@ -81,7 +85,7 @@ impl Source {
         Ok(rows)
     }
 
-    fn files(&self, leaf: &Leaf, split: &str) -> Result<(Vec<PathBuf>, bool)> {
+    fn files(&self, leaf: &Leaf, split: &str, progress: &dyn Progress) -> Result<(Vec<PathBuf>, bool)> {
         if let Some(file) = &leaf.file {
             return Ok((vec![file.clone()], false));
         }
@@ -94,7 +98,18 @@ impl Source {
             }
             Self::File(file) if split == leaf.task.split => Ok((vec![file.clone()], false)),
             Self::File(file) => Err(missing(leaf, split, &file.display().to_string())),
-            Self::Hub => Err(missing(leaf, split, leaf.task.dataset)),
+            Self::Hub(hub, known) => {
+                let id = leaf.task.dataset;
+                if !known.borrow().contains_key(id) {
+                    let dataset = hub.dataset(id, progress)?;
+                    known.borrow_mut().insert(id, dataset);
+                }
+                let known = known.borrow();
+                let dataset = &known[id];
+                let found = layouts::find(dataset.names(), leaf.task, leaf.subject.as_deref(), split);
+                let found = found.ok_or_else(|| missing(leaf, split, id))?;
+                Ok((hub.dataset_files(dataset, &found.files, progress)?, found.mixed))
+            }
         }
     }
 }

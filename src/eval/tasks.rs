@@ -8,7 +8,7 @@ use super::texts::{self, Text};
 use crate::Result;
 
 /// One task, or a family of tasks with one prompt (MMLU's subjects).
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Task {
     /// Name on the command line and in results.
     pub name: &'static str,
