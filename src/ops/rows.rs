@@ -108,9 +108,8 @@ pub(crate) fn filled_rows<const N: usize>(
     if len > 0 {
         let rows = if len < 2 * WORTH_THREADS { count } else { WORTH_THREADS.div_ceil(width) };
         let mut parts = buffers.each_mut().map(|buffer| buffer.spare_capacity_mut()[..len].chunks_mut(rows * width));
-        let blocks: Vec<[NewRow; N]> = (0..count.div_ceil(rows))
-            .map(|_| parts.each_mut().map(|parts| parts.next().unwrap_or_default()))
-            .collect();
+        let blocks: Vec<[NewRow; N]> =
+            (0..count.div_ceil(rows)).map(|_| parts.each_mut().map(|parts| parts.next().unwrap_or_default())).collect();
         let fill = |(block, mut parts): (usize, [NewRow; N])| {
             vectorised(
                 #[inline(always)]
