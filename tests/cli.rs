@@ -196,7 +196,7 @@ fn broken_checkpoints() {
     });
     change(analyze, &["num_hidden_layers is 3", "layer 3"], &|desk| desk.config("num_hidden_layers", json!(3)));
     change(analyze, &["hidden_size"], &|desk| desk.config("hidden_size", Value::Null));
-    change(analyze, &["mlp", "intermediate_size"], &|desk| desk.config("intermediate_size", json!(7)));
+    change(analyze, &["mlp.gate_proj", "[24, 16]", "[7, 16]"], &|desk| desk.config("intermediate_size", json!(7)));
     change(analyze, &["tokenizer.json"], &|desk| fs::write(desk.path("model/tokenizer.json"), "{}").unwrap());
     change(analyze, &["text.jsonl"], &|desk| fs::write(desk.path("text.jsonl"), "").unwrap());
     change(analyze, &["layers.2.mlp.up_proj.weight", "finite"], &|desk| {
