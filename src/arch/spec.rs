@@ -74,9 +74,9 @@ pub enum RopeScaling {
     },
     /// LongRoPE (Phi-3 `su`/`longrope`): one divisor per frequency, another set beyond the trained context.
     LongRope {
-        /// Divisors within the trained context, `[e/2]`.
+        /// Divisors within the trained context, `[rotary_dim / 2]`.
         short: Vec<f64>,
-        /// Divisors beyond it, `[e/2]`.
+        /// Divisors beyond it, `[rotary_dim / 2]`.
         long: Vec<f64>,
         /// Factor on cosine and sine.
         attention_factor: f64,
@@ -125,6 +125,8 @@ pub struct ModelSpec {
     pub rope: Rope,
     /// Sliding window of each layer: a token sees itself and the window-1 tokens before it. `None` sees all.
     pub windows: Vec<Option<usize>>,
+    /// Whether each layer rotates its queries and keys; one that does not knows no positions (SmolLM3).
+    pub rotated: Vec<bool>,
     /// Bias on query, key and value projections.
     pub qkv_bias: bool,
     /// Bias on the attention output projection.

@@ -1,0 +1,127 @@
+//! What the tensors of a model are called and how large they are.
+
+use super::{ModelSpec, Role};
+use crate::checkpoint::Index;
+
+/// The embedding, `[v, d]`.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The vocabulary head, `[v, d]`.
+const HEAD: &str = "lm_head.weight";
+/// The norm before the head, `[d]`.
+const FINAL_NORM: &str = "model.norm.weight";
+/// What the names of layer tensors start with; the layer's number follows.
+pub(super) const LAYERS: &str = "model.layers.";
+
+/// One tensor of a layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerTensor {
+    /// What it is for.
+    pub role: Role,
+    /// Full name.
+    pub name: String,
+    /// Shape, outermost first.
+    pub shape: Vec<usize>,
+    /// Name of the bias that goes with this weight, `[shape[0]]`.
+    pub bias: Option<String>,
+}
+
+impl Role {
+    /// The module within the layer, as transformers and PEFT name it.
+    #[must_use]
+    pub fn module(self) -> &'static str {
+        match self {
+            Self::InputNorm => "input_layernorm",
+            Self::PostNorm => "post_attention_layernorm",
+            Self::Q => "self_attn.q_proj",
+            Self::K => "self_attn.k_proj",
+            Self::V => "self_attn.v_proj",
+            Self::Qkv => "self_attn.qkv_proj",
+            Self::O => "self_attn.o_proj",
+            Self::QNorm => "self_attn.q_norm",
+            Self::KNorm => "self_attn.k_norm",
+            Self::Gate => "mlp.gate_proj",
+            Self::Up => "mlp.up_proj",
+            Self::GateUp => "mlp.gate_up_proj",
+            Self::Down => "mlp.down_proj",
+        }
+    }
+
+    /// Whether it is a matrix that multiplies the stream, as opposed to a norm.
+    #[must_use]
+    pub fn is_linear(self) -> bool {
+        !matches!(self, Self::InputNorm | Self::PostNorm | Self::QNorm | Self::KNorm)
+    }
+}
+
+impl ModelSpec {
+    /// What each layer has, in the order of computation.
+    #[must_use]
+    pub fn roles(&self) -> Vec<Role> {
+        let (attend, expand): (&[Role], &[Role]) = match self.fused {
+            true => (&[Role::Qkv], &[Role::GateUp]),
+            false => (&[Role::Q, Role::K, Role::V], &[Role::Gate, Role::Up]),
+        };
+        let norms: &[Role] = if self.qk_norm { &[Role::QNorm, Role::KNorm] } else { &[] };
+        [&[Role::InputNorm], attend, norms, &[Role::O, Role::PostNorm], expand, &[Role::Down]].concat()
+    }
+
+    /// The weight of layer `l` that has this role.
+    #[must_use]
+    pub fn layer_tensor(&self, l: usize, role: Role) -> LayerTensor {
+        let (d, f, q, kv) =
+            (self.hidden_size, self.mlp_size, self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let (shape, bias) = match role {
+            Role::InputNorm | Role::PostNorm => (vec![d], false),
+            Role::QNorm | Role::KNorm => (vec![self.head_dim], false),
+            Role::Q => (vec![q, d], self.qkv_bias),
+            Role::K | Role::V => (vec![kv, d], self.qkv_bias),
+            Role::Qkv => (vec![q + 2 * kv, d], self.qkv_bias),
+            Role::O => (vec![d, q], self.o_bias),
+            Role::Gate | Role::Up => (vec![f, d], self.mlp_bias),
+            Role::GateUp => (vec![2 * f, d], self.mlp_bias),
+            Role::Down => (vec![d, f], self.mlp_bias),
+        };
+        let module = format!("{LAYERS}{l}.{}", role.module());
+        LayerTensor { role, name: format!("{module}.weight"), shape, bias: bias.then(|| format!("{module}.bias")) }
+    }
+
+    /// Every tensor of layer `l`: the weights, each followed by its bias, an entry of its own, where it has one.
+    #[must_use]
+    pub fn layer_tensors(&self, l: usize) -> Vec<LayerTensor> {
+        let mut tensors = Vec::new();
+        for role in self.roles() {
+            let weight = self.layer_tensor(l, role);
+            let bias =
+                weight.bias.clone().map(|name| LayerTensor { role, name, shape: vec![weight.shape[0]], bias: None });
+            tensors.push(weight);
+            tensors.extend(bias);
+        }
+        tensors
+    }
+
+    /// The matrices of layer `l` with their full module names, as PEFT counts them: `model.layers.3.self_attn.q_proj`.
+    #[must_use]
+    pub fn linear_modules(&self, l: usize) -> Vec<(Role, String)> {
+        let linear = self.roles().into_iter().filter(|role| role.is_linear());
+        linear.map(|role| (role, format!("{LAYERS}{l}.{}", role.module()))).collect()
+    }
+
+    /// The norm before the head, `[d]`.
+    #[must_use]
+    pub fn final_norm_tensor(&self) -> &'static str {
+        FINAL_NORM
+    }
+
+    /// The embedding, `[v, d]`. A tied model may have kept only its head: then that.
+    #[must_use]
+    pub fn embedding_tensor(&self, index: &Index) -> &'static str {
+        if self.tied && !index.tensors.contains_key(EMBEDDING) { HEAD } else { EMBEDDING }
+    }
+
+    /// The head, `[v, d]`: `lm_head.weight`, or the embedding of a tied model that has no head of its own. A model
+    /// that calls itself tied and holds both is taken at its tensors, as transformers 5 does.
+    #[must_use]
+    pub fn head_tensor(&self, index: &Index) -> &'static str {
+        if self.tied && !index.tensors.contains_key(HEAD) { EMBEDDING } else { HEAD }
+    }
+}

@@ -1,0 +1,180 @@
+//! Positions, as configs spell them: `rope_theta` with `rope_scaling` of old, `rope_parameters` since transformers 5.
+
+use serde_json::Value;
+
+use super::keys::Keys;
+use super::table::Architecture;
+use super::{Rope, RopeScaling};
+use crate::{Error, Result};
+
+/// Reads the positions of a config (`RotaryEmbeddingConfigMixin` and `modeling_rope_utils.py` of transformers 5.23).
+pub(super) fn read(keys: &Keys<'_>, row: &Architecture, head_dim: usize, max_positions: usize) -> Result<Rope> {
+    let empty = serde_json::Map::new();
+    let stretch = parameters(keys)?.unwrap_or(Keys::new(&empty));
+    let both = |key: &str, expected: &str, fits: fn(f64) -> bool| {
+        Ok::<_, Error>(stretch.number(key, expected, fits)?.or(keys.number(key, expected, fits)?))
+    };
+    let theta = both("rope_theta", "a number above 1", |theta| theta > 1.0)?.unwrap_or(row.rope_theta);
+    let part = both("partial_rotary_factor", "a number above 0, at most 1", |part| part > 0.0 && part <= 1.0)?;
+    let rotary_dim = match (part, row.phi_positions) {
+        (None | Some(1.0), _) => head_dim,
+        (Some(part), Some(_)) => (head_dim as f64 * part) as usize,
+        (Some(part), None) => {
+            return Err(Error::request(format!(
+                "partial_rotary_factor is {part}, but a {} block rotates whole heads",
+                row.model_type
+            )));
+        }
+    };
+    if rotary_dim < 2 || !rotary_dim.is_multiple_of(2) {
+        return Err(Error::work(format!(
+            "head_dim is {head_dim}, of which {rotary_dim} would be rotated; expected an even number, 2 or more"
+        )));
+    }
+    let kind = match stretch.text("rope_type")? {
+        Some(kind) => kind,
+        None => stretch.text("type")?.unwrap_or("default"),
+    };
+    let scaling = match (kind, row.phi_positions) {
+        ("default", _) => RopeScaling::None,
+        ("longrope" | "su" | "yarn", Some(_)) | ("longrope", None) => {
+            longrope(&stretch, trained(keys, &stretch, row, max_positions)?, rotary_dim, max_positions)?
+        }
+        ("linear", None) => RopeScaling::Linear { factor: factor(&stretch)? },
+        ("dynamic", None) if rotary_dim > 2 => RopeScaling::Dynamic { factor: factor(&stretch)? },
+        ("llama3", None) => llama3(&stretch, trained(keys, &stretch, row, max_positions)?)?,
+        ("yarn", None) => yarn(&stretch, trained(keys, &stretch, row, max_positions)?, max_positions)?,
+        (kind, _) => {
+            let known = match row.phi_positions {
+                Some(_) => "default and longrope",
+                None => "default, linear, dynamic, llama3, yarn and longrope",
+            };
+            return Err(Error::request(format!(
+                "{} is {kind:?}, for a {} model of head_dim {head_dim} known are {known}",
+                stretch.name("rope_type"),
+                row.model_type
+            )));
+        }
+    };
+    Ok(Rope { theta, rotary_dim, scaling, max_positions })
+}
+
+/// The object that holds the stretch. One per layer type counts as one where they all say the same.
+fn parameters<'a>(keys: &Keys<'a>) -> Result<Option<Keys<'a>>> {
+    let filled = |key| Ok::<_, Error>(keys.object(key)?.filter(|object| !object.map().is_empty()));
+    let Some(object) = (match filled("rope_scaling")? {
+        Some(object) => Some(object),
+        None => filled("rope_parameters")?,
+    }) else {
+        return Ok(None);
+    };
+    let by_type = ["full_attention", "sliding_attention"].map(|kind| object.map().get(kind));
+    let mut objects = by_type.into_iter().flatten();
+    match (objects.next(), objects.next()) {
+        (None, _) => Ok(Some(object)),
+        (Some(Value::Object(only)), None) => Ok(Some(Keys::inside("rope_parameters", only))),
+        (Some(Value::Object(one)), Some(Value::Object(other))) if one == other => {
+            Ok(Some(Keys::inside("rope_parameters", one)))
+        }
+        _ => Err(Error::request("rope_parameters differ between layer types, which this block does not compute")),
+    }
+}
+
+/// The trained context: beside the stretch first, as transformers has it, then within, then what the config promises.
+fn trained(keys: &Keys<'_>, stretch: &Keys<'_>, row: &Architecture, max_positions: usize) -> Result<usize> {
+    let key = "original_max_position_embeddings";
+    let beside = keys.length(key)?.or(row.phi_positions);
+    Ok(beside.or(stretch.length(key)?).unwrap_or(max_positions))
+}
+
+fn factor(stretch: &Keys<'_>) -> Result<f64> {
+    stretch.needed("factor", stretch.positive("factor")?)
+}
+
+fn llama3(stretch: &Keys<'_>, original_max_positions: usize) -> Result<RopeScaling> {
+    let needed = |key| stretch.needed(key, stretch.positive(key)?);
+    let (low_freq_factor, high_freq_factor) = (needed("low_freq_factor")?, needed("high_freq_factor")?);
+    if high_freq_factor <= low_freq_factor {
+        return Err(Error::work(format!(
+            "{} is {high_freq_factor}, expected more than low_freq_factor, {low_freq_factor}",
+            stretch.name("high_freq_factor")
+        )));
+    }
+    Ok(RopeScaling::Llama3 { factor: factor(stretch)?, low_freq_factor, high_freq_factor, original_max_positions })
+}
+
+fn yarn(stretch: &Keys<'_>, original_max_positions: usize, max_positions: usize) -> Result<RopeScaling> {
+    let factor = stretch.positive("factor")?.unwrap_or(max_positions as f64 / original_max_positions as f64);
+    // zero counts as absent for these
+    let optional = |key| Ok::<_, Error>(stretch.number(key, "a number", |_| true)?.filter(|number| *number != 0.0));
+    let scale = |by: f64| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
+    let attention_factor = match (attention_factor(stretch)?, optional("mscale")?, optional("mscale_all_dim")?) {
+        (Some(given), ..) => given,
+        (None, Some(mscale), Some(all)) => scale(mscale) / scale(all),
+        _ => scale(1.0),
+    };
+    let rotations = |key, default| {
+        Ok::<_, Error>(
+            stretch.number(key, "a number, 0 or above", |n| n >= 0.0)?.filter(|n| *n > 0.0).unwrap_or(default),
+        )
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        beta_fast: rotations("beta_fast", 32.0)?,
+        beta_slow: rotations("beta_slow", 1.0)?,
+        attention_factor: finite(stretch, attention_factor)?,
+        original_max_positions,
+        truncate: stretch.flag("truncate")?.unwrap_or(true),
+    })
+}
+
+fn longrope(
+    stretch: &Keys<'_>,
+    original_max_positions: usize,
+    rotary_dim: usize,
+    max_positions: usize,
+) -> Result<RopeScaling> {
+    let divisors = |key: &str| {
+        let list = stretch.needed(key, stretch.list(key)?)?;
+        let divisor = |value: &Value| match value.as_f64() {
+            Some(divisor) if divisor.is_finite() && divisor > 0.0 => Ok(divisor),
+            _ => Err(stretch.fault(key, value, "numbers above 0")),
+        };
+        if list.len() != rotary_dim / 2 {
+            return Err(Error::work(format!(
+                "{} has {} entries, expected {}, half of the rotated dimensions",
+                stretch.name(key),
+                list.len(),
+                rotary_dim / 2
+            )));
+        }
+        list.iter().map(divisor).collect::<Result<Vec<_>>>()
+    };
+    let factor = stretch.positive("factor")?.unwrap_or(max_positions as f64 / original_max_positions as f64);
+    let attention_factor = match attention_factor(stretch)? {
+        Some(given) => given,
+        None if factor <= 1.0 => 1.0,
+        None => (1.0 + factor.ln() / (original_max_positions as f64).ln()).sqrt(),
+    };
+    Ok(RopeScaling::LongRope {
+        short: divisors("short_factor")?,
+        long: divisors("long_factor")?,
+        attention_factor: finite(stretch, attention_factor)?,
+        original_max_positions,
+    })
+}
+
+fn attention_factor(stretch: &Keys<'_>) -> Result<Option<f64>> {
+    stretch.positive("attention_factor")
+}
+
+/// A factor on cosine and sine that can be used; odd contexts and scales can make it infinite.
+fn finite(stretch: &Keys<'_>, attention_factor: f64) -> Result<f64> {
+    if attention_factor.is_finite() && attention_factor > 0.0 {
+        return Ok(attention_factor);
+    }
+    Err(Error::work(format!(
+        "{} comes out as {attention_factor}, expected a number above 0; is the trained context right?",
+        stretch.name("attention_factor")
+    )))
+}
