@@ -1,9 +1,20 @@
 //! Tensor name to shard, offset, dtype and shape.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, Metadata};
+use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
+use serde::Deserialize;
+
+use super::header::read_entries;
+use super::json::read_json;
+use crate::{Error, Result};
+
+/// The one file of a small checkpoint.
+pub(super) const SINGLE: &str = "model.safetensors";
+/// Which shard holds which tensor.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Where one tensor's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,11 +33,139 @@ pub struct Entry {
     pub len: u64,
 }
 
-/// All tensors of a checkpoint.
+/// All tensors of a checkpoint, or of any other safetensors file: names, places, and the reading of bytes and values.
 #[derive(Debug)]
 pub struct Index {
     /// The safetensors files, absolute paths, in the order of their names.
     pub shards: Vec<PathBuf>,
     /// Every tensor by name.
     pub tensors: BTreeMap<String, Entry>,
+    /// The open file of each shard, and what it was when its header was checked.
+    pub(super) files: Vec<(File, Metadata)>,
+}
+
+/// `model.safetensors.index.json`; its `metadata` is informative and often wrong.
+#[derive(Deserialize)]
+struct IndexFile {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// The weights in `dir`: `model.safetensors`, or the shards of `model.safetensors.index.json`. Headers are checked
+    /// against the files' real lengths, the index against the shards; no tensor is read.
+    ///
+    /// # Errors
+    /// Request: no safetensors weights there. Work: a missing, truncated or inconsistent file, an index that points out
+    /// of the directory or disagrees with its shards.
+    pub fn open_dir(dir: &Path) -> Result<Self> {
+        // a link into nowhere is found here and named by the error of opening it
+        let found = |name: &str| dir.join(name).symlink_metadata().is_ok();
+        if found(SINGLE) {
+            Self::open_files(vec![dir.join(SINGLE)])
+        } else if found(INDEX) {
+            Self::open_sharded(dir)
+        } else {
+            Err(no_weights(dir))
+        }
+    }
+
+    /// Any one safetensors file: an adapter, a state to resume from.
+    ///
+    /// # Errors
+    /// Request: no such file. Work: a truncated or inconsistent file.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        Self::open_files(vec![path.to_owned()])
+    }
+
+    /// A missing file is a wrong request here; a name in two files is a broken checkpoint.
+    fn open_files(paths: Vec<PathBuf>) -> Result<Self> {
+        let mut index = Self { shards: Vec::new(), tensors: BTreeMap::new(), files: Vec::new() };
+        for (shard, path) in paths.into_iter().enumerate() {
+            let path = std::path::absolute(&path).map_err(|error| Error::io(&path, &error))?;
+            let at = |error: std::io::Error| Error::io(&path, &error);
+            let file = File::open(&path).map_err(at)?;
+            let metadata = file.metadata().map_err(at)?;
+            for entry in read_entries(&file, &path, shard)? {
+                if let Some(other) = index.tensors.get(&entry.name) {
+                    let (other, name) = (index.shards[other.shard].display(), &entry.name);
+                    return Err(Error::work(format!("{}: tensor {name} is also in {other}", path.display())));
+                }
+                index.tensors.insert(entry.name.clone(), entry);
+            }
+            index.shards.push(path);
+            index.files.push((file, metadata));
+        }
+        Ok(index)
+    }
+
+    fn open_sharded(dir: &Path) -> Result<Self> {
+        let path = dir.join(INDEX);
+        let fault = |reason: String| Error::work(format!("{}: {reason}", path.display()));
+        let IndexFile { weight_map } = read_json(&path)?;
+        let names: BTreeSet<&String> = weight_map.values().collect();
+        for &name in &names {
+            // the name of a file in this directory, and nothing else
+            if Path::new(name).file_name() != Some(name.as_ref()) || name.contains('\\') {
+                return Err(fault(format!("shard {name:?} is not a file name; shards lie beside their index")));
+            }
+            if !name.ends_with(".safetensors") {
+                return Err(fault(format!("shard {name:?} is not a .safetensors file")));
+            }
+            if fs::metadata(dir.join(name)).is_err() {
+                return Err(fault(format!("shard {name} is missing; download the checkpoint again")));
+            }
+        }
+        let names: Vec<&String> = names.into_iter().collect();
+        let index = Self::open_files(names.iter().map(|name| dir.join(name)).collect())?;
+        for (name, shard) in &weight_map {
+            match index.tensors.get(name) {
+                None => return Err(fault(format!("tensor {name} is missing from {shard}"))),
+                Some(entry) if names[entry.shard] != shard => {
+                    return Err(fault(format!("tensor {name} is in {}, not in {shard}", names[entry.shard])));
+                }
+                Some(_) => {}
+            }
+        }
+        match index.tensors.values().find(|entry| !weight_map.contains_key(&entry.name)) {
+            Some(entry) => Err(fault(format!("tensor {} of {} is not listed", entry.name, names[entry.shard]))),
+            None => Ok(index),
+        }
+    }
+
+    /// The entry called `name`.
+    ///
+    /// # Errors
+    /// Work: no such tensor; names the files and the nearest name there is.
+    pub fn entry(&self, name: &str) -> Result<&Entry> {
+        self.tensors.get(name).ok_or_else(|| {
+            let place = match self.shards.as_slice() {
+                [file] => file.display().to_string(),
+                shards => shards.first().and_then(|file| file.parent()).unwrap_or(Path::new("")).display().to_string(),
+            };
+            let nearest = self.tensors.keys().map(|other| (strsim::damerau_levenshtein(name, other), other)).min();
+            let hint = match nearest {
+                // a typing error or another prefix, not just any tensor
+                Some((distance, other)) if distance <= name.len() / 3 => format!("; the nearest name is {other}"),
+                _ => String::new(),
+            };
+            Error::work(format!("{place}: there is no tensor {name}{hint}"))
+        })
+    }
+}
+
+/// What to say of a directory without safetensors weights.
+fn no_weights(dir: &Path) -> Error {
+    let names: Vec<String> = fs::read_dir(dir).map_or_else(
+        |_| Vec::new(),
+        |files| files.flatten().map(|file| file.file_name().to_string_lossy().into_owned()).collect(),
+    );
+    let reason = if names.iter().any(|name| name.starts_with("pytorch_model") && name.contains(".bin")) {
+        "holds pytorch_model.bin, which can run code when opened; convert it to safetensors first: in transformers, \
+         AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW)"
+    } else if names.iter().any(|name| name.ends_with(".gguf")) {
+        "holds a GGUF file; prune works on the safetensors checkpoint it was made from"
+    } else {
+        "holds neither model.safetensors nor model.safetensors.index.json"
+    };
+    Error::request(format!("{}: {reason}", dir.display()))
 }

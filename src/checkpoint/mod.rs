@@ -1,12 +1,24 @@
 //! A model directory: config, shards, side files. Bytes and names; only what computes decodes a tensor.
+//!
+//! Every file is untrusted: headers are checked against the real length of their file, indexes against their shards,
+//! and nothing is mapped into memory.
 
+mod header;
 mod index;
+mod json;
+mod load;
+mod positioned;
+mod read;
 
 pub use index::{Entry, Index};
+pub use json::read_json;
 
-use std::path::PathBuf;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+
+use crate::{Error, Result};
 
 /// Where a checkpoint came from.
 #[derive(Clone, Debug)]
@@ -19,7 +31,7 @@ pub struct Source {
     pub revision: Option<String>,
 }
 
-/// An opened checkpoint: nothing decoded, no tensor read.
+/// An opened checkpoint: nothing decoded, no tensor read. It reads like its [`Index`]: `checkpoint.load(..)`.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// Where it came from.
@@ -28,4 +40,54 @@ pub struct Checkpoint {
     pub config: Map<String, Value>,
     /// Every tensor by name.
     pub index: Index,
+}
+
+impl Deref for Checkpoint {
+    type Target = Index;
+
+    fn deref(&self) -> &Index {
+        &self.index
+    }
+}
+
+impl Checkpoint {
+    /// Opens the model in `dir`: config, and the headers of all weights.
+    ///
+    /// # Errors
+    /// Request: no such directory, no model in it, weights that are not safetensors, a multimodal model. Work: a broken
+    /// config, header or index.
+    pub fn open_dir(dir: &Path) -> Result<Self> {
+        let id = dir.display().to_string();
+        Self::open_at(Source { id, dir: dir.to_owned(), revision: None })
+    }
+
+    fn open_at(source: Source) -> Result<Self> {
+        let dir = &source.dir;
+        let refused = |reason: &str| Err(Error::request(format!("{}: {reason}", dir.display())));
+        if !dir.is_dir() {
+            return refused(if dir.exists() { "not a directory" } else { "no such directory" });
+        }
+        let path = dir.join("config.json");
+        if !path.exists() {
+            return refused(match dir.join("adapter_config.json").exists() {
+                true => {
+                    "holds a PEFT adapter, not a model; name the model it was trained on, and the adapter beside it"
+                }
+                false => "holds no config.json, so it is no model",
+            });
+        }
+        let config: Map<String, Value> = read_json(&path)?;
+        if config.get("text_config").is_some_and(Value::is_object) {
+            return refused("a multimodal model (config.json has a text_config); only language models are supported");
+        }
+        let index = Index::open_dir(dir)?;
+        Ok(Self { source, config, index })
+    }
+
+    /// Dtype the weights were saved in, as the config says: `bfloat16`. Both spellings of the key, `dtype` and
+    /// `torch_dtype`, with or without `torch.` in front.
+    pub fn dtype_name(&self) -> Option<&str> {
+        let name = self.config.get("dtype").or_else(|| self.config.get("torch_dtype"))?.as_str()?;
+        Some(name.strip_prefix("torch.").unwrap_or(name))
+    }
 }
