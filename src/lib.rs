@@ -13,7 +13,9 @@
 
 pub mod arch;
 pub mod checkpoint;
+// pub mod commands;
 pub mod data;
+pub mod demo;
 pub mod error;
 pub mod importance;
 pub mod interrupt;
@@ -22,6 +24,7 @@ pub mod ops;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod settings;
 pub mod surgery;
 
 pub use error::{Context, Error, Result};

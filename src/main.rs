@@ -1,3 +1,2 @@
-//! The command line.
-
+//! The `prune` binary.
 fn main() {}

@@ -1,4 +1,292 @@
-//! Filled in by its room.
+//! The forward pass, layer by layer, for any architecture of the table and any size of model.
+//!
+//! One program serves analysis, evaluation and losses: for each layer, for each batch, `x = layer(x)`. The layer comes
+//! from memory when the model fits and from disk when it does not; both give the same bytes, and a streamed pass reads
+//! each weight once per wave of batches.
 
+mod batch;
+mod block;
 pub mod four_bit;
+mod head;
+mod linear;
 pub mod lora;
+mod loss;
+pub mod memory;
+mod stack;
+
+pub use batch::Batch;
+pub use block::{Block, Pass};
+pub use head::Head;
+pub use linear::Linear;
+pub use loss::Loss;
+pub use memory::Budget;
+pub use stack::Residency;
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use crate::arch::ModelSpec;
+use crate::checkpoint::Checkpoint;
+use crate::ops::{self, Scored};
+use crate::progress::{Progress, Unit};
+use crate::{Error, Result, interrupt};
+use stack::Stack;
+
+/// Tokens that one pass works on at most, unless a single sequence is longer: enough rows to keep the matrix products
+/// at their best, few enough that activations stay close.
+const PASS_TOKENS: usize = 1024;
+
+/// Sees the residual streams go by.
+pub trait Observer {
+    /// `x^(l)` of batch `batch`, `[t, d]`, on its way into the layer at place `place`; `place` = number of layers is
+    /// what leaves the last one, before the final norm. Batches of one wave come in order at each place.
+    ///
+    /// # Errors
+    /// Whatever the observer finds wrong; it ends the pass.
+    fn residual(&mut self, batch: usize, place: usize, x: &Tensor) -> Result<()>;
+
+    /// How many residual streams of a batch the observer keeps alive; they count against the memory budget.
+    fn streams_kept(&self) -> usize {
+        0
+    }
+}
+
+/// What a model is opened with.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// Where it computes.
+    pub device: Device,
+    /// Cap on memory.
+    pub budget: Budget,
+    /// Source layers to stack, from the embedding up; `None` stacks all of them.
+    pub places: Option<Vec<usize>>,
+    /// Forces where the layers are; `None` lets the budget decide.
+    pub residency: Option<Residency>,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self { device: Device::Cpu, budget: Budget::new(None), places: None, residency: None }
+    }
+}
+
+/// A model ready to run.
+#[derive(Debug)]
+pub struct Model {
+    checkpoint: Arc<Checkpoint>,
+    spec: Arc<ModelSpec>,
+    stack: Stack,
+    head: Head,
+    device: Device,
+    budget: Budget,
+    /// Weights in memory at once: all layers and the head, or two layers and the head.
+    weight_bytes: u64,
+}
+
+impl Model {
+    /// Opens the model of `checkpoint`.
+    ///
+    /// # Errors
+    /// An architecture that is not known, tensors that do not fit it, a budget too small for one layer.
+    pub fn open(checkpoint: Arc<Checkpoint>, options: &ModelOptions, progress: &dyn Progress) -> Result<Self> {
+        let spec = Arc::new(ModelSpec::from_config(&checkpoint.config)?);
+        spec.check(&checkpoint.index)?;
+        let places = options.places.clone().unwrap_or_else(|| (0..spec.layers).collect());
+        if let Some(place) = places.iter().find(|place| **place >= spec.layers) {
+            return Err(Error::request(format!(
+                "layer {place} is not there: the model has layers 0..={}",
+                spec.layers - 1
+            )));
+        }
+        let sizes = |layer: usize| -> u64 {
+            let tensors = spec.layer_tensors(layer);
+            tensors.iter().filter_map(|tensor| checkpoint.index.tensors.get(&tensor.name)).map(|entry| entry.len).sum()
+        };
+        let head_bytes = Head::bytes(&checkpoint, &spec);
+        let resident_bytes = head_bytes + places.iter().map(|place| sizes(*place)).sum::<u64>();
+        let streamed_bytes = head_bytes + 2 * places.iter().map(|place| sizes(*place)).max().unwrap_or(0);
+        let pass_bytes = PASS_TOKENS as u64 * memory::transient_bytes_per_token(&spec);
+        let fits = resident_bytes + 2 * pass_bytes <= options.budget.usable();
+        let residency = options.residency.unwrap_or(if fits { Residency::Resident } else { Residency::Streamed });
+        let weight_bytes = match residency {
+            Residency::Resident => resident_bytes,
+            Residency::Streamed => streamed_bytes,
+        };
+        let least = weight_bytes + pass_bytes / 16;
+        if least > options.budget.usable() {
+            return Err(Error::request(format!(
+                "--memory: {} MiB is too small for this model, its weights and one pass take {} MiB",
+                options.budget.bytes() >> 20,
+                (least + options.budget.bytes() - options.budget.usable()) >> 20
+            )));
+        }
+        let head = Head::open(checkpoint.clone(), spec.clone(), &options.device)?;
+        let stack = Stack::open(checkpoint.clone(), spec.clone(), places, residency, &options.device, progress)?;
+        Ok(Self { checkpoint, spec, stack, head, device: options.device.clone(), budget: options.budget, weight_bytes })
+    }
+
+    /// What the model is.
+    #[must_use]
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Layers of the stack.
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.stack.len()
+    }
+
+    /// Where the layers are between two uses.
+    #[must_use]
+    pub fn residency(&self) -> Residency {
+        self.stack.residency()
+    }
+
+    /// Tokens a batch should have at most, unless one sequence alone is longer, when `streams_kept` residual streams
+    /// of it are kept.
+    #[must_use]
+    pub fn pass_tokens(&self, streams_kept: usize) -> usize {
+        let per_token =
+            memory::transient_bytes_per_token(&self.spec) + (streams_kept * self.spec.hidden_size * 4) as u64;
+        let room = self.budget.usable().saturating_sub(self.weight_bytes) / per_token.max(1);
+        usize::try_from(room).unwrap_or(PASS_TOKENS).clamp(1, PASS_TOKENS)
+    }
+
+    /// Residual streams `[t, d]` that enter layer 0: the embeddings of the batch's tokens.
+    ///
+    /// # Errors
+    /// A token id outside the vocabulary.
+    pub fn embed(&self, batch: &Batch) -> Result<Tensor> {
+        if let Some(id) = batch.ids.iter().find(|id| **id as usize >= self.spec.vocab_size) {
+            return Err(Error::request(format!(
+                "token id {id} is outside the model's vocabulary of {}: does the tokenizer belong to this model?",
+                self.spec.vocab_size
+            )));
+        }
+        let shape = [self.spec.vocab_size, self.spec.hidden_size];
+        let x = self.checkpoint.gather_rows(self.spec.embedding_tensor(&self.checkpoint.index), &shape, &batch.ids)?;
+        Ok(x.to_device(&self.device)?)
+    }
+
+    /// Runs every batch through the stack; `observer` sees the residual streams.
+    ///
+    /// # Errors
+    /// A weight that cannot be read, a non-finite residual stream (named with its layer), the observer's own.
+    pub fn run(
+        &self,
+        batches: &[Batch],
+        observer: &mut dyn Observer,
+        what: &str,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let layers = self.layers();
+        let total: usize = batches.iter().map(Batch::tokens).sum();
+        progress.begin(what, total as u64, Unit::Tokens);
+        let (mut work, mut shown) = (0, 0);
+        for wave in self.waves(batches, observer.streams_kept()) {
+            let mut states = Vec::with_capacity(wave.len());
+            for index in wave.clone() {
+                let x = self.embed(&batches[index])?;
+                self.check_finite(&x, 0)?;
+                observer.residual(index, 0, &x)?;
+                states.push((x, Pass::new(&self.spec, &batches[index], &self.device)?));
+            }
+            self.stack.walk(|place, block| {
+                for (index, (x, pass)) in wave.clone().zip(&mut states) {
+                    interrupt::check()?;
+                    *x = block.forward(x, pass)?;
+                    self.check_finite(x, place + 1)?;
+                    observer.residual(index, place + 1, x)?;
+                    work += batches[index].tokens();
+                    progress.advance((work / layers.max(1) - shown) as u64);
+                    shown = work / layers.max(1);
+                }
+                Ok(())
+            })?;
+        }
+        progress.end();
+        Ok(())
+    }
+
+    /// Log-probabilities of candidate next tokens after each row of `x` `[n, d]`, the residual stream that leaves the
+    /// last layer (not yet normed).
+    ///
+    /// # Errors
+    /// The head cannot be read.
+    pub fn score(&self, x: &Tensor, candidates: &[&[u32]]) -> Result<Vec<Vec<Scored>>> {
+        self.head.score(x, candidates)
+    }
+
+    /// Logits `[n, v]` after each row of `x` `[n, d]`, the residual stream that leaves the last layer (not yet normed).
+    ///
+    /// # Errors
+    /// The head cannot be read.
+    pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        self.head.logits(x)
+    }
+
+    /// Mean negative log-likelihood in nats of every token but the first of each sequence, and how many those are.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn loss(&self, sequences: &[Vec<u32>], what: &str, progress: &dyn Progress) -> Result<Loss> {
+        loss::loss(self, sequences, what, progress)
+    }
+
+    /// Batches that go through the stack together: one when the layers are resident, as many as the budget holds when
+    /// each wave reads the model from disk.
+    fn waves(&self, batches: &[Batch], streams_kept: usize) -> Vec<std::ops::Range<usize>> {
+        let stream = (self.spec.hidden_size * 4 * (streams_kept + 1)) as u64 + (self.spec.rope.rotary_dim * 4) as u64;
+        let transient =
+            memory::transient_bytes_per_token(&self.spec) * batches.iter().map(Batch::tokens).max().unwrap_or(0) as u64;
+        let room = match self.residency() {
+            Residency::Resident => 0,
+            Residency::Streamed => self.budget.usable().saturating_sub(self.weight_bytes + transient),
+        };
+        let mut waves = Vec::new();
+        let (mut start, mut taken) = (0, 0);
+        for (index, batch) in batches.iter().enumerate() {
+            let bytes = batch.tokens() as u64 * stream;
+            if index > start && taken + bytes > room {
+                waves.push(start..index);
+                (start, taken) = (index, 0);
+            }
+            taken += bytes;
+        }
+        if start < batches.len() {
+            waves.push(start..batches.len());
+        }
+        waves
+    }
+
+    /// Names the layer where a residual stream stops being finite, and the tensor to blame where there is one.
+    fn check_finite(&self, x: &Tensor, place: usize) -> Result<()> {
+        if ops::all_finite(x)? {
+            return Ok(());
+        }
+        let (from, tensors) = if place == 0 {
+            let name = self.spec.embedding_tensor(&self.checkpoint.index);
+            ("the embedding".to_owned(), vec![name.to_owned()])
+        } else {
+            let layer = self.stack.source_layer(place - 1);
+            let tensors = self.spec.layer_tensors(layer).into_iter().map(|tensor| tensor.name);
+            (format!("layer {layer}"), tensors.collect())
+        };
+        for name in tensors {
+            let entry = self.checkpoint.entry(&name)?.clone();
+            let weights = self.checkpoint.load_f32(&name, &entry.shape, &Device::Cpu)?;
+            if !ops::all_finite(&weights)? {
+                return Err(Error::work(format!(
+                    "{}: tensor {name} holds non-finite values",
+                    self.checkpoint.source.id
+                )));
+            }
+        }
+        Err(Error::work(format!(
+            "{}: {from} gives non-finite values although its weights are finite; is the checkpoint damaged or its config wrong?",
+            self.checkpoint.source.id
+        )))
+    }
+}

@@ -85,10 +85,15 @@ impl Layout {
         runs.map(|position| position as u32).collect()
     }
 
-    /// Length of the longest sequence, prefixes counted.
+    /// For each segment, the length of the longest sequence that shares its first segment, prefixes counted.
     #[must_use]
-    pub fn longest(&self) -> usize {
-        self.segments.iter().map(|segment| segment.position + segment.len).max().unwrap_or(0)
+    pub fn longest_of_each(&self) -> Vec<usize> {
+        let roots = self.roots();
+        let mut longest = vec![0; self.segments.len()];
+        for (segment, root) in self.segments.iter().zip(&roots) {
+            longest[*root] = longest[*root].max(segment.position + segment.len);
+        }
+        roots.into_iter().map(|root| longest[root]).collect()
     }
 
     /// Flat token ranges that segment `index` sees in full, the oldest first; its own tokens come after them.
@@ -133,7 +138,7 @@ mod tests {
         assert_eq!(layout.prefix(2), [0..3, 3..5]);
         assert_eq!(layout.prefix(3), [0..3]);
         assert_eq!(layout.roots(), [0, 0, 0, 0, 4]);
-        assert_eq!((layout.tokens(), layout.longest()), (12, 6));
+        assert_eq!((layout.tokens(), layout.longest_of_each()), (12, vec![6, 6, 6, 6, 4]));
         assert!(layout.push(0, None).is_err());
         assert!(layout.push(1, Some(9)).is_err());
     }

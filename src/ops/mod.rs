@@ -6,6 +6,7 @@
 
 mod attention;
 mod device;
+mod finite;
 mod layout;
 mod likelihood;
 mod linear;
@@ -18,6 +19,7 @@ mod swiglu;
 
 pub use attention::{Heads, attention};
 pub use device::device;
+pub use finite::all_finite;
 pub use layout::{Layout, Segment};
 pub use likelihood::{Scored, cross_entropy, log_likelihood};
 pub use linear::{linear, trainable_linear};

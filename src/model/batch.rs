@@ -1,0 +1,70 @@
+//! The tokens of one forward pass.
+
+use std::sync::Arc;
+
+use crate::Result;
+use crate::ops::Layout;
+
+/// A flat list of tokens and how they hang together.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Token ids, `[t]`.
+    pub ids: Vec<u32>,
+    /// Which tokens form a sequence.
+    pub layout: Arc<Layout>,
+}
+
+impl Batch {
+    /// Independent sequences, one after the other.
+    ///
+    /// # Errors
+    /// An empty sequence.
+    pub fn sequences<S: AsRef<[u32]>>(sequences: &[S]) -> Result<Self> {
+        let layout = Layout::sequences(sequences.iter().map(|sequence| sequence.as_ref().len()))?;
+        let ids = sequences.iter().flat_map(|sequence| sequence.as_ref()).copied().collect();
+        Ok(Self { ids, layout: Arc::new(layout) })
+    }
+
+    /// Sequences in order, as many to a batch as fit `max_tokens`; one that is longer has a batch of its own.
+    ///
+    /// # Errors
+    /// An empty sequence.
+    pub fn pack<S: AsRef<[u32]>>(sequences: &[S], max_tokens: usize) -> Result<Vec<Self>> {
+        let mut batches = Vec::new();
+        let (mut start, mut tokens) = (0, 0);
+        for (index, sequence) in sequences.iter().enumerate() {
+            let len = sequence.as_ref().len();
+            if index > start && tokens + len > max_tokens {
+                batches.push(Self::sequences(&sequences[start..index])?);
+                (start, tokens) = (index, 0);
+            }
+            tokens += len;
+        }
+        if start < sequences.len() {
+            batches.push(Self::sequences(&sequences[start..])?);
+        }
+        Ok(batches)
+    }
+
+    /// Tokens of the pass, `t`.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packs_in_order() {
+        let sequences = [vec![1; 3], vec![2; 3], vec![3; 9], vec![4; 1], vec![5; 5]];
+        let batches = Batch::pack(&sequences, 6).unwrap();
+        let lengths: Vec<Vec<usize>> =
+            batches.iter().map(|batch| batch.layout.segments().iter().map(|segment| segment.len).collect()).collect();
+        assert_eq!(lengths, [vec![3, 3], vec![9], vec![1, 5]]);
+        assert_eq!(batches[2].ids, [4, 5, 5, 5, 5, 5]);
+        assert!(Batch::pack(&[Vec::<u32>::new()], 6).is_err());
+    }
+}

@@ -1,0 +1,175 @@
+//! One decoder block of any architecture of the table.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::{Batch, Linear};
+use crate::arch::{ModelSpec, Role};
+use crate::checkpoint::Checkpoint;
+use crate::ops::{self, Heads, Layout};
+use crate::{Context, Result};
+
+/// What a pass needs at every layer: who sees whom, and the rotations of its positions.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    /// The segment tree.
+    pub layout: Arc<Layout>,
+    /// Cosines, `[t, rotary_dim / 2]`.
+    pub cos: Tensor,
+    /// Sines, `[t, rotary_dim / 2]`.
+    pub sin: Tensor,
+}
+
+impl Pass {
+    /// Prepares `batch` for every layer of the model.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn new(spec: &ModelSpec, batch: &Batch, device: &Device) -> Result<Self> {
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        // A stretch for long contexts looks at the length of the sequence, never at its neighbours in the pass.
+        for (segment, longest) in batch.layout.segments().iter().zip(batch.layout.longest_of_each()) {
+            let positions: Vec<u32> = (segment.position..segment.position + segment.len).map(|p| p as u32).collect();
+            let (segment_cos, segment_sin) = spec.rope.tables(&positions, longest);
+            cos.extend(segment_cos);
+            sin.extend(segment_sin);
+        }
+        let shape = (batch.tokens(), spec.rope.rotary_dim / 2);
+        Ok(Self {
+            layout: batch.layout.clone(),
+            cos: Tensor::from_vec(cos, shape, device)?,
+            sin: Tensor::from_vec(sin, shape, device)?,
+        })
+    }
+}
+
+/// Query, key and value projections, apart or in one tensor.
+#[derive(Debug)]
+enum Attend {
+    Split { q: Linear, k: Linear, v: Linear },
+    Fused(Linear),
+}
+
+/// Gate and up projections, apart or in one tensor.
+#[derive(Debug)]
+enum Expand {
+    Split { gate: Linear, up: Linear },
+    Fused(Linear),
+}
+
+/// One decoder block: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+#[derive(Debug)]
+pub struct Block {
+    eps: f64,
+    heads: Heads,
+    mlp_size: usize,
+    /// Whether queries and keys are rotated.
+    rotated: bool,
+    input_norm: Tensor,
+    attend: Attend,
+    /// Norms of the query and key heads.
+    head_norms: Option<(Tensor, Tensor)>,
+    o: Linear,
+    post_norm: Tensor,
+    expand: Expand,
+    down: Linear,
+}
+
+impl Block {
+    /// Reads layer `l`. Matrices keep their type on disk, norms and biases are widened to f32.
+    ///
+    /// # Errors
+    /// A tensor that is missing, has another shape or cannot be read.
+    pub fn load(checkpoint: &Checkpoint, spec: &ModelSpec, l: usize, device: &Device) -> Result<Self> {
+        let vector = |role| {
+            let tensor = spec.layer_tensor(l, role);
+            checkpoint.load_f32(&tensor.name, &tensor.shape, device)
+        };
+        let linear = |role| {
+            let tensor = spec.layer_tensor(l, role);
+            let weight = checkpoint.load(&tensor.name, &tensor.shape, device)?;
+            let bias = tensor.bias.map(|name| checkpoint.load_f32(&name, &tensor.shape[..1], device)).transpose()?;
+            Ok::<_, crate::Error>(Linear::new(weight, bias))
+        };
+        let (attend, expand) = if spec.fused {
+            (Attend::Fused(linear(Role::Qkv)?), Expand::Fused(linear(Role::GateUp)?))
+        } else {
+            (
+                Attend::Split { q: linear(Role::Q)?, k: linear(Role::K)?, v: linear(Role::V)? },
+                Expand::Split { gate: linear(Role::Gate)?, up: linear(Role::Up)? },
+            )
+        };
+        Ok(Self {
+            eps: spec.norm_eps,
+            heads: Heads {
+                heads: spec.heads,
+                kv_heads: spec.kv_heads,
+                head_dim: spec.head_dim,
+                scale: (spec.head_dim as f32).sqrt().recip(),
+                window: spec.windows[l],
+            },
+            mlp_size: spec.mlp_size,
+            rotated: spec.rotated[l],
+            input_norm: vector(Role::InputNorm)?,
+            attend,
+            head_norms: spec
+                .qk_norm
+                .then(|| Ok::<_, crate::Error>((vector(Role::QNorm)?, vector(Role::KNorm)?)))
+                .transpose()?,
+            o: linear(Role::O)?,
+            post_norm: vector(Role::PostNorm)?,
+            expand,
+            down: linear(Role::Down)?,
+        })
+    }
+
+    /// The residual stream `[t, d]` that leaves the block, from the one that enters it.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let x = (x + self.attention(&ops::rms_norm(x, &self.input_norm, self.eps)?, pass)?)?;
+        let mlp = self.mlp(&ops::rms_norm(&x, &self.post_norm, self.eps)?)?;
+        Ok((x + mlp)?)
+    }
+
+    fn attention(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let Heads { heads, kv_heads, head_dim, .. } = self.heads;
+        let (q, k, v) = match &self.attend {
+            Attend::Split { q, k, v } => (q.forward(x)?, k.forward(x)?, v.forward(x)?),
+            Attend::Fused(qkv) => {
+                let (qkv, width) = (qkv.forward(x)?, kv_heads * head_dim);
+                let part = |start, len| qkv.narrow(1, start, len)?.contiguous();
+                (part(0, heads * head_dim)?, part(heads * head_dim, width)?, part(heads * head_dim + width, width)?)
+            }
+        };
+        let (q, k) = match &self.head_norms {
+            Some((q_norm, k_norm)) => (self.norm_heads(&q, q_norm)?, self.norm_heads(&k, k_norm)?),
+            None => (q, k),
+        };
+        let rotate = |x| if self.rotated { ops::rope(&x, &pass.cos, &pass.sin, head_dim) } else { Ok(x) };
+        let (q, k) = (rotate(q)?, rotate(k)?);
+        let attended = ops::attention(&q, &k, &v, &pass.layout, &self.heads).context(|| "attention")?;
+        self.o.forward(&attended)
+    }
+
+    /// `[t, n·e]`, each head normalised on its own.
+    fn norm_heads(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let (t, width) = x.dims2()?;
+        let heads = x.reshape((t * width / self.heads.head_dim, self.heads.head_dim))?;
+        Ok(ops::rms_norm(&heads, weight, self.eps)?.reshape((t, width))?)
+    }
+
+    fn mlp(&self, x: &Tensor) -> Result<Tensor> {
+        let (gate, up) = match &self.expand {
+            Expand::Split { gate, up } => (gate.forward(x)?, up.forward(x)?),
+            Expand::Fused(gate_up) => {
+                let both = gate_up.forward(x)?;
+                let part = |start| both.narrow(1, start, self.mlp_size)?.contiguous();
+                (part(0)?, part(self.mlp_size)?)
+            }
+        };
+        self.down.forward(&ops::swiglu(&gate, &up)?)
+    }
+}

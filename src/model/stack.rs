@@ -1,0 +1,96 @@
+//! The layers of a model, in memory or read from disk when their turn comes.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+
+use super::Block;
+use crate::arch::ModelSpec;
+use crate::checkpoint::Checkpoint;
+use crate::progress::{Progress, Unit};
+use crate::{Error, Result, interrupt};
+
+/// Where a layer is between two uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residency {
+    /// All layers stay in memory.
+    Resident,
+    /// One layer is in memory, and the next one while it loads.
+    Streamed,
+}
+
+/// The layers from the embedding up.
+#[derive(Debug)]
+pub(super) struct Stack {
+    checkpoint: Arc<Checkpoint>,
+    spec: Arc<ModelSpec>,
+    device: Device,
+    /// Source layer at each place.
+    places: Vec<usize>,
+    /// One block a place, when resident.
+    blocks: Option<Vec<Arc<Block>>>,
+}
+
+impl Stack {
+    pub(super) fn open(
+        checkpoint: Arc<Checkpoint>,
+        spec: Arc<ModelSpec>,
+        places: Vec<usize>,
+        residency: Residency,
+        device: &Device,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let mut stack = Self { checkpoint, spec, device: device.clone(), places, blocks: None };
+        if residency == Residency::Resident {
+            progress.begin("loading layers", stack.len() as u64, Unit::Items);
+            let mut blocks = Vec::with_capacity(stack.len());
+            for place in 0..stack.len() {
+                interrupt::check()?;
+                blocks.push(stack.load(place)?);
+                progress.advance(1);
+            }
+            stack.blocks = Some(blocks);
+            progress.end();
+        }
+        Ok(stack)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub(super) fn residency(&self) -> Residency {
+        if self.blocks.is_some() { Residency::Resident } else { Residency::Streamed }
+    }
+
+    /// Source layer that stands at `place`.
+    pub(super) fn source_layer(&self, place: usize) -> usize {
+        self.places[place]
+    }
+
+    fn load(&self, place: usize) -> Result<Arc<Block>> {
+        Block::load(&self.checkpoint, &self.spec, self.places[place], &self.device).map(Arc::new)
+    }
+
+    /// Calls `step` with every block from the bottom up; a streamed stack loads the next block meanwhile.
+    pub(super) fn walk(&self, mut step: impl FnMut(usize, &Block) -> Result<()>) -> Result<()> {
+        if let Some(blocks) = &self.blocks {
+            return blocks.iter().enumerate().try_for_each(|(place, block)| step(place, block));
+        }
+        std::thread::scope(|scope| {
+            let mut next = (self.len() > 0).then(|| scope.spawn(|| self.load(0)));
+            for place in 0..self.len() {
+                let loaded = next.take().map(std::thread::ScopedJoinHandle::join);
+                let block = match loaded {
+                    Some(Ok(block)) => block?,
+                    _ => return Err(Error::work(format!("loading layer {} stopped unexpectedly", self.places[place]))),
+                };
+                if place + 1 < self.len() {
+                    next = Some(scope.spawn(move || self.load(place + 1)));
+                }
+                step(place, &block)?;
+            }
+            Ok(())
+        })
+    }
+}
