@@ -17,6 +17,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod demo;
 pub mod error;
+pub mod heal;
 pub mod importance;
 pub mod interrupt;
 pub mod model;

@@ -3,6 +3,7 @@
 //! Every file is untrusted: headers are checked against the real length of their file, indexes against their shards,
 //! and nothing is mapped into memory.
 
+mod four_bit;
 mod header;
 mod index;
 mod json;
@@ -10,6 +11,7 @@ mod load;
 mod positioned;
 mod read;
 
+pub use four_bit::four_bit_owner;
 pub use index::{Entry, Index};
 pub use json::read_json;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::{Batch, Linear};
+use super::{Batch, Linear, four_bit};
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, Heads, Layout};
@@ -88,7 +88,7 @@ impl Block {
         };
         let linear = |role| {
             let tensor = spec.layer_tensor(l, role);
-            let weight = checkpoint.load(&tensor.name, &tensor.shape, device)?;
+            let weight = four_bit::load_matrix(checkpoint, &tensor.name, &tensor.shape, device)?;
             let bias = tensor.bias.map(|name| checkpoint.load_f32(&name, &tensor.shape[..1], device)).transpose()?;
             Ok::<_, crate::Error>(Linear::new(weight, bias))
         };

@@ -5,17 +5,16 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Checkpoint, Entry, Index};
+use crate::checkpoint::{Entry, Index};
+use crate::ops::WeightMatrix;
 use crate::ops::nf4::{Nf4Weight, Scales};
 use crate::{Context, Error, Result};
 
-/// The states of the two code tables that bitsandbytes has; the weight's own `quant_map` says what the codes mean.
-const STATES: [&str; 2] = ["quant_state.bitsandbytes__nf4", "quant_state.bitsandbytes__fp4"];
 /// Bytes of a state's text; real ones have some 150.
 const MAX_STATE: u64 = 1 << 16;
 
@@ -32,21 +31,15 @@ struct State {
     nested_offset: Option<f32>,
 }
 
-/// Whether `name` (`….weight`) is stored in four bits.
-#[must_use]
-pub fn is_four_bit(index: &Index, name: &str) -> bool {
-    state_entry(index, name).is_some()
-}
-
-/// The part's weight: `….weight` for `….weight.absmax` and its like; `None` for other tensors.
-#[must_use]
-pub fn part_of(name: &str) -> Option<&str> {
-    let endings = ["absmax", "quant_map", "nested_absmax", "nested_quant_map"];
-    endings.iter().chain(&STATES).find_map(|ending| name.strip_suffix(ending)?.strip_suffix('.'))
-}
-
-fn state_entry<'a>(index: &'a Index, name: &str) -> Option<&'a Entry> {
-    STATES.iter().find_map(|state| index.tensors.get(&format!("{name}.{state}")))
+/// The matrix `name` `[o, i]`, in four bits or in its type on disk.
+///
+/// # Errors
+/// Work: as [`load`] and [`Index::load`].
+pub fn load_matrix(index: &Index, name: &str, shape: &[usize], device: &Device) -> Result<WeightMatrix> {
+    match (index.four_bit_state(name), shape) {
+        (Some(_), [rows, columns]) => Ok(WeightMatrix::FourBit(Arc::new(load(index, name, (*rows, *columns))?))),
+        _ => Ok(WeightMatrix::Dense(index.load(name, shape, device)?)),
+    }
 }
 
 /// The four-bit weight `name` `[o, i]`.
@@ -60,7 +53,7 @@ pub fn load(index: &Index, name: &str, shape: (usize, usize)) -> Result<Nf4Weigh
 }
 
 fn read(index: &Index, name: &str, entry: &Entry, shape: (usize, usize)) -> Result<Nf4Weight> {
-    let state = state_entry(index, name).ok_or_else(|| Error::work("is not stored in four bits"))?;
+    let state = index.four_bit_state(name).ok_or_else(|| Error::work("is not stored in four bits"))?;
     if state.len > MAX_STATE {
         return Err(Error::work(format!("its quant_state has {} bytes, expected a short text", state.len)));
     }
@@ -150,7 +143,7 @@ pub fn parts(name: &str, weight: &Nf4Weight) -> Vec<Part> {
         }
     }
     state.push('}');
-    parts.push(raw(STATES[0], state.as_bytes()));
+    parts.push(raw("quant_state.bitsandbytes__nf4", state.as_bytes()));
     parts
 }
 
@@ -185,26 +178,6 @@ pub fn quantization_config(double: bool, compute: &str) -> Value {
     })
 }
 
-/// Whether a checkpoint can be read as far as its quantisation goes: unquantised, or four bits by bitsandbytes.
-///
-/// # Errors
-/// Request: another method, or eight bits.
-pub fn check_method(checkpoint: &Checkpoint) -> Result<()> {
-    let Some(Value::Object(config)) = checkpoint.config.get("quantization_config") else { return Ok(()) };
-    let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or("?");
-    let four_bit = config.get("load_in_4bit").and_then(Value::as_bool).unwrap_or(false);
-    match text("quant_method") {
-        "bitsandbytes" if four_bit => Ok(()),
-        "bitsandbytes" => Err(refused(checkpoint, "is stored in eight bits by bitsandbytes")),
-        other => Err(refused(checkpoint, &format!("is quantised by {other}"))),
-    }
-}
-
-fn refused(checkpoint: &Checkpoint, what: &str) -> Error {
-    let dir = checkpoint.source.dir.display();
-    Error::request(format!("{dir}: {what}; use the checkpoint it was made from, or one in bitsandbytes' four bits"))
-}
-
 /// The map of `config.json` with or without the quantisation; other keys keep their order.
 #[must_use]
 pub fn with_quantization(config: &Map<String, Value>, quantization: Option<Value>) -> Map<String, Value> {
@@ -229,13 +202,5 @@ mod tests {
             assert_eq!(python_float(value), text);
         }
         assert_eq!(python_float(f64::from(1.234e-5_f32)), "1.2339999557298142e-05");
-    }
-
-    #[test]
-    fn parts_belong_to_their_weight() {
-        assert_eq!(part_of("a.weight.absmax"), Some("a.weight"));
-        assert_eq!(part_of("a.weight.nested_absmax"), Some("a.weight"));
-        assert_eq!(part_of("a.weight.quant_state.bitsandbytes__nf4"), Some("a.weight"));
-        assert_eq!(part_of("a.weight"), None);
     }
 }

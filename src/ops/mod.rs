@@ -16,6 +16,7 @@ mod rms_norm;
 mod rope;
 mod rows;
 mod swiglu;
+mod weight;
 
 pub use attention::{Heads, attention};
 pub use device::device;
@@ -27,3 +28,4 @@ pub use nf4::{Nf4Weight, nf4_linear};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use swiglu::swiglu;
+pub use weight::WeightMatrix;

@@ -18,11 +18,10 @@ fn bitsandbytes_checkpoint_in_and_out() {
     let theirs = Checkpoint::open_dir(&train.join("tiny-llama-nf4")).unwrap();
     let source = Checkpoint::open_dir(&train.join("tiny-llama-bf16")).unwrap();
     let spec = ModelSpec::from_config(&theirs.config).unwrap();
-    four_bit::check_method(&theirs).unwrap();
     let mut weights = 0;
     for layer in 0..spec.layers {
         for tensor in spec.layer_tensors(layer).into_iter().filter(|tensor| tensor.role.is_linear()) {
-            assert!(four_bit::is_four_bit(&theirs.index, &tensor.name));
+            assert!(theirs.index.four_bit_state(&tensor.name).is_some());
             let shape = (tensor.shape[0], tensor.shape[1]);
             let weight = four_bit::load(&theirs.index, &tensor.name, shape).unwrap();
             assert_eq!(weight.dtype(), DType::BF16);

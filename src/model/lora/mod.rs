@@ -34,6 +34,14 @@ impl Adapter {
         Ok(self.a.dim(0)?)
     }
 
+    /// What it adds to the layer's output: x·Aᵀ·scale·Bᵀ, `[t, i]` to `[t, o]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok((x.matmul(&self.a.t()?)? * self.scale)?.matmul(&self.b.t()?)?)
+    }
+
     /// What it adds to the weight, `[o, i]` f32: B·A·scale.
     ///
     /// # Errors
