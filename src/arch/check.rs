@@ -69,3 +69,104 @@ fn check_tensor(index: &Index, name: &str, shape: &[usize]) -> Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use safetensors::Dtype;
+    use serde_json::json;
+
+    use super::*;
+    use crate::checkpoint::Entry;
+
+    fn spec(tied: bool) -> ModelSpec {
+        let config = json!({
+            "model_type": "llama", "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2,
+            "num_hidden_layers": 2, "vocab_size": 16, "tie_word_embeddings": tied,
+        });
+        ModelSpec::from_config(config.as_object().unwrap()).unwrap()
+    }
+
+    /// Of a file without tensors.
+    fn empty() -> Index {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [&2u64.to_le_bytes()[..], b"{}"].concat()).unwrap();
+        Index::open_file(file.path()).unwrap()
+    }
+
+    fn index(spec: &ModelSpec, more: &[(&str, &[usize])]) -> Index {
+        let mut index = empty();
+        let mut add = |name: &str, shape: &[usize]| {
+            let (name, shape) = (name.to_owned(), shape.to_vec());
+            index.tensors.insert(name.clone(), Entry { name, dtype: Dtype::F32, shape, shard: 0, begin: 0, len: 0 });
+        };
+        for tensor in (0..spec.layers).flat_map(|layer| spec.layer_tensors(layer)) {
+            add(&tensor.name, &tensor.shape);
+        }
+        add("model.norm.weight", &[8]);
+        more.iter().for_each(|(name, shape)| add(name, shape));
+        index
+    }
+
+    const EMBEDDING: (&str, &[usize]) = ("model.embed_tokens.weight", &[16, 8]);
+    const HEAD: (&str, &[usize]) = ("lm_head.weight", &[16, 8]);
+
+    #[test]
+    fn the_head_of_a_tied_model_is_where_its_file_has_it() {
+        let tied = spec(true);
+        for (held, embedding, head) in [
+            (vec![EMBEDDING], EMBEDDING.0, EMBEDDING.0),
+            (vec![HEAD], HEAD.0, HEAD.0),
+            (vec![EMBEDDING, HEAD], EMBEDDING.0, HEAD.0),
+        ] {
+            let index = index(&tied, &held);
+            assert_eq!((tied.embedding_tensor(&index), tied.head_tensor(&index)), (embedding, head));
+            assert_eq!(tied.check(&index).unwrap(), Vec::<String>::new());
+        }
+        let untied = spec(false);
+        let error = untied.check(&index(&untied, &[EMBEDDING])).unwrap_err();
+        assert_eq!(error.to_string(), "tensor lm_head.weight is missing, expected with shape [16, 8]");
+        assert!(tied.check(&index(&tied, &[])).is_err());
+    }
+
+    #[test]
+    fn what_disagrees_is_named() {
+        let spec = spec(true);
+        let message = |index: &Index| spec.check(index).unwrap_err().to_string();
+        let good = || index(&spec, &[EMBEDDING]);
+
+        let mut wrong = good();
+        wrong.tensors.get_mut("model.layers.1.mlp.up_proj.weight").unwrap().shape = vec![8, 12];
+        let said = message(&wrong);
+        assert_eq!(said, "tensor model.layers.1.mlp.up_proj.weight has shape [8, 12], config.json asks for [12, 8]");
+
+        let more = index(&spec, &[EMBEDDING, ("model.layers.7.mlp.up_proj.weight", &[12, 8])]);
+        assert_eq!(message(&more), "config.json: num_hidden_layers is 2, the tensors have a layer 7");
+
+        let mut fewer = good();
+        fewer.tensors.retain(|name, _| !name.starts_with("model.layers.1."));
+        assert_eq!(message(&fewer), "config.json: num_hidden_layers is 2, the tensors have no layer 1");
+
+        let mut gap = good();
+        gap.tensors.remove("model.layers.0.self_attn.k_proj.weight");
+        assert!(message(&gap).starts_with("tensor model.layers.0.self_attn.k_proj.weight is missing"));
+
+        let mut bare = empty();
+        assert!(message(&bare).contains("no tensor is named model.layers.0"));
+        let entry = good().tensors.remove(EMBEDDING.0).unwrap();
+        bare.tensors.insert("embed_tokens.weight".to_owned(), entry);
+        assert!(message(&bare).contains("bare model"));
+    }
+
+    #[test]
+    fn tensors_that_nothing_reads_are_listed() {
+        let spec = spec(true);
+        let extra: [(&str, &[usize]); 4] = [
+            EMBEDDING,
+            ("model.layers.0.self_attn.rotary_emb.inv_freq", &[2]),
+            ("model.layers.0.self_attn.q_proj.bias", &[8]),
+            ("score.weight", &[2, 8]),
+        ];
+        let unused = spec.check(&index(&spec, &extra)).unwrap();
+        assert_eq!(unused, ["model.layers.0.self_attn.q_proj.bias", "score.weight"]);
+    }
+}

@@ -58,7 +58,10 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
     let bias = |bias| match bias {
         Bias::Never => Ok(false),
         Bias::Always => Ok(true),
-        Bias::Key(key, default) => Ok::<_, Error>(keys.flag(key)?.unwrap_or(default)),
+        Bias::Key(names, default) => {
+            let key = names.iter().find(|name| keys.get(name).is_some());
+            Ok::<_, Error>(key.map(|key| keys.flag(key)).transpose()?.flatten().unwrap_or(default))
+        }
     };
     let max_positions = keys.length("max_position_embeddings")?.unwrap_or(row.max_positions);
     let norm_eps = keys.number("rms_norm_eps", "a small number, 0 or above", |eps| (0.0..1.0).contains(&eps))?;
@@ -84,4 +87,150 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
         fused: row.fused,
         tied: keys.flag("tie_word_embeddings")?.unwrap_or(row.tied),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A small config of `model_type` with the keys of `patch` laid over it; a string `"absent"` removes one.
+    fn spec(model_type: &str, patch: &Value) -> Result<ModelSpec> {
+        let mut config = json!({
+            "model_type": model_type, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "num_hidden_layers": 4, "vocab_size": 64, "head_dim": null,
+        });
+        let map = config.as_object_mut().unwrap();
+        for (key, value) in patch.as_object().unwrap() {
+            map.insert(key.clone(), value.clone());
+            if value == "absent" {
+                map.remove(key);
+            }
+        }
+        ModelSpec::from_config(map)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_row() {
+        let llama = spec("llama", &json!({"num_key_value_heads": "absent"})).unwrap();
+        assert_eq!((llama.kv_heads, llama.head_dim, llama.max_positions, llama.norm_eps), (4, 8, 2048, 1e-6));
+        assert!(!llama.tied && !llama.qkv_bias && !llama.o_bias && !llama.mlp_bias && !llama.qk_norm && !llama.fused);
+        assert_eq!((llama.rope.theta, llama.rope.rotary_dim), (10_000.0, 8));
+        assert_eq!((llama.windows, llama.rotated), (vec![None; 4], vec![true; 4]));
+        let wide = json!({"num_attention_heads": 8, "num_key_value_heads": "absent"});
+        assert_eq!(spec("mistral", &wide).unwrap().kv_heads, 8);
+        assert_eq!(spec("mistral", &json!({"num_key_value_heads": null})).unwrap().kv_heads, 4);
+        assert_eq!(spec("mistral", &json!({})).unwrap().windows, [Some(4096); 4]);
+        assert_eq!(spec("qwen3", &json!({})).unwrap().head_dim, 128);
+        assert_eq!(spec("phi3", &json!({})).unwrap().norm_eps, 1e-5);
+        let smol = spec("smollm3", &json!({})).unwrap();
+        assert!(smol.tied);
+        assert_eq!(smol.rotated, [true, true, true, false]);
+    }
+
+    #[test]
+    fn windows_follow_each_rule() {
+        let windows = |model_type: &str, patch: Value| spec(model_type, &patch).unwrap().windows;
+        let on = |from: usize| json!({"use_sliding_window": true, "sliding_window": 5, "max_window_layers": from});
+        assert_eq!(windows("qwen2", on(3)), [None, None, None, Some(5)]);
+        assert_eq!(windows("qwen2", on(0)), [Some(5); 4]);
+        assert_eq!(windows("qwen2", json!({"sliding_window": 5, "max_window_layers": 0})), [None; 4]);
+        assert_eq!(windows("qwen2", json!({"use_sliding_window": true, "sliding_window": null})), [None; 4]);
+        assert_eq!(windows("mistral", json!({"sliding_window": null})), [None; 4]);
+        assert_eq!(windows("llama", json!({"sliding_window": 5})), [None; 4]);
+        let types = json!(["sliding_attention", "full_attention", "full_attention", "sliding_attention"]);
+        let listed = json!({"use_sliding_window": true, "sliding_window": 5, "layer_types": types});
+        for model_type in ["qwen2", "qwen3", "ministral", "smollm3"] {
+            assert_eq!(windows(model_type, listed.clone()), [Some(5), None, None, Some(5)], "{model_type}");
+        }
+        let smol = json!({"use_sliding_window": true, "sliding_window": 5, "no_rope_layers": [1, 0, 1, 0]});
+        assert_eq!(windows("smollm3", smol), [None, Some(5), None, Some(5)]);
+    }
+
+    #[test]
+    fn old_and_new_spellings_say_the_same() {
+        let stretch = json!({"rope_type": "linear", "factor": 2.0});
+        let old = json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}});
+        let new = json!({"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}});
+        let nested =
+            json!({"rope_theta": 5e5, "rope_parameters": {"full_attention": stretch, "sliding_attention": stretch}});
+        let old = spec("qwen2", &old).unwrap();
+        assert_eq!(old.rope.theta, 5e5);
+        assert_eq!(old, spec("qwen2", &new).unwrap());
+        assert_eq!(old, spec("qwen2", &nested).unwrap());
+        let both = json!({"rope_theta": 5e5, "rope_scaling": stretch, "rope_parameters": {"rope_type": "yarn"}});
+        assert_eq!(old, spec("qwen2", &both).unwrap());
+    }
+
+    #[test]
+    fn a_key_that_is_missing_or_makes_no_sense_is_named() {
+        let types = json!(["full_attention", "sliding_attention"]);
+        let lists = json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1, 2, 3, 4]});
+        for (model_type, patch, expected) in [
+            ("llama", json!({"hidden_size": "absent"}), "hidden_size is missing"),
+            ("llama", json!({"num_hidden_layers": null}), "num_hidden_layers is missing"),
+            ("llama", json!({"vocab_size": "64"}), "vocab_size is \"64\""),
+            ("llama", json!({"hidden_size": 0}), "hidden_size is 0"),
+            ("llama", json!({"hidden_size": -32}), "hidden_size is -32"),
+            ("llama", json!({"hidden_size": 1e300}), "hidden_size is 1e+300"),
+            ("llama", json!({"num_hidden_layers": 100_001}), "num_hidden_layers is 100001"),
+            ("llama", json!({"num_key_value_heads": 3}), "num_key_value_heads is 3"),
+            ("llama", json!({"num_attention_heads": 6}), "hidden_size is 32, expected a multiple"),
+            ("llama", json!({"head_dim": 16_000_000}), "too large"),
+            ("llama", json!({"head_dim": 7}), "head_dim is 7"),
+            ("llama", json!({"rms_norm_eps": -1}), "rms_norm_eps is -1"),
+            ("llama", json!({"rope_theta": 0}), "rope_theta is 0"),
+            ("llama", json!({"attention_bias": 1}), "attention_bias is 1"),
+            ("llama", json!({"rope_scaling": "linear"}), "rope_scaling is \"linear\""),
+            ("llama", json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor is missing"),
+            ("llama", json!({"rope_scaling": {"type": "linear", "factor": 0}}), "rope_scaling.factor is 0"),
+            (
+                "llama",
+                json!({"rope_parameters": {"rope_type": "llama3"}}),
+                "rope_parameters.low_freq_factor is missing",
+            ),
+            ("llama", json!({"rope_scaling": {"type": "linear", "factor": 1e-300}}), "are not finite"),
+            ("phi3", json!({"rope_scaling": lists}), "rope_scaling.short_factor has 1 entries, expected 4"),
+            ("mistral", json!({"sliding_window": 0}), "sliding_window is 0"),
+            ("qwen2", json!({"layer_types": types}), "layer_types has 2 entries"),
+            ("qwen2", json!({"layer_types": ["x", "x", "x", "x"]}), "layer_types is \"x\""),
+            ("qwen2", json!({"layer_types": vec!["sliding_attention"; 4]}), "no sliding_window is switched on"),
+            ("smollm3", json!({"no_rope_layers": [1, 2, 1, 1]}), "no_rope_layers is 2"),
+        ] {
+            let error = spec(model_type, &patch).expect_err(expected);
+            let message = error.to_string();
+            assert!(message.starts_with("config.json: ") && message.contains(expected), "{message}");
+            assert_eq!(error.exit_code(), 1, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_switch_that_is_not_computed_is_refused() {
+        let linear = json!({"rope_type": "linear", "factor": 2.0});
+        for (model_type, patch, expected) in [
+            ("gpt2", json!({}), "\"gpt2\" is not known"),
+            ("llama", json!({"hidden_act": "gelu"}), "hidden_act is \"gelu\""),
+            ("llama", json!({"num_local_experts": 8}), "num_local_experts is 8"),
+            ("llama", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping is 50.0"),
+            ("llama", json!({"residual_multiplier": 0.22}), "residual_multiplier is 0.22"),
+            ("llama", json!({"is_encoder_decoder": true}), "is_encoder_decoder"),
+            ("llama", json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), "method gptq"),
+            ("llama", json!({"quantization_config": {"load_in_4bit": true}}), "bitsandbytes"),
+            ("llama", json!({"no_rope_layers": [1, 1, 1, 0]}), "no_rope_layers"),
+            ("llama", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5"),
+            ("llama", json!({"layer_types": vec!["sliding_attention"; 4]}), "layer_types"),
+            ("mistral", json!({"layer_types": vec!["full_attention"; 4]}), "layer_types"),
+            ("llama", json!({"rope_scaling": {"type": "mrope"}}), "rope_scaling.rope_type is \"mrope\""),
+            ("phi3", json!({"rope_scaling": linear}), "rope_scaling.rope_type is \"linear\""),
+            ("qwen2", json!({"rope_parameters": {"full_attention": linear, "sliding_attention": {}}}), "differ"),
+        ] {
+            let error = spec(model_type, &patch).expect_err(expected);
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(error.exit_code(), 2, "{error}");
+        }
+        let off = json!({"num_local_experts": 0, "attn_logit_softcapping": null, "logit_scale": 1, "alibi": false,
+                         "quantization_config": null, "hidden_act": "swish", "no_rope_layers": [1, 1, 1, 1]});
+        assert!(spec("llama", &off).is_ok());
+    }
 }

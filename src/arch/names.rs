@@ -125,3 +125,43 @@ impl ModelSpec {
         if self.tied && !index.tensors.contains_key(HEAD) { EMBEDDING } else { HEAD }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(model_type: &str) -> ModelSpec {
+        let config = json!({
+            "model_type": model_type, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 4, "head_dim": 2,
+            "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": 16,
+        });
+        ModelSpec::from_config(config.as_object().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn biases_follow_their_weights() {
+        let tensors = spec("qwen2").layer_tensors(1);
+        let q = tensors.iter().position(|tensor| tensor.role == Role::Q).unwrap();
+        assert_eq!(tensors[q].bias.as_deref(), Some("model.layers.1.self_attn.q_proj.bias"));
+        assert_eq!((&tensors[q].shape, &tensors[q + 1].shape), (&vec![8, 8], &vec![8]));
+        assert_eq!(Some(&tensors[q + 1].name), tensors[q].bias.as_ref());
+        assert_eq!(tensors.len(), 12);
+        assert_eq!(spec("llama").layer_tensors(0).len(), 9);
+    }
+
+    #[test]
+    fn modules_are_named_as_peft_names_them() {
+        let names =
+            |model_type: &str| spec(model_type).linear_modules(3).into_iter().map(|(_, name)| name).collect::<Vec<_>>();
+        let full = |parts: &[&str]| parts.iter().map(|part| format!("model.layers.3.{part}")).collect::<Vec<_>>();
+        let attention = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
+        let split = [&attention[..], &["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]].concat();
+        assert_eq!(names("qwen3"), full(&split));
+        assert_eq!(
+            names("phi3"),
+            full(&["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"])
+        );
+    }
+}

@@ -84,7 +84,7 @@ impl Rope {
         }
         let dim = self.rotary_dim as f64;
         let stretch = (factor * longest as f64) as f32 / self.max_positions as f32 - (factor - 1.0) as f32;
-        let power = f64::from(stretch).powf(f64::from((dim / (dim - 2.0)) as f32)) as f32;
+        let power = f64::from(stretch).powf(dim / (dim - 2.0)) as f32;
         self.theta as f32 * power
     }
 

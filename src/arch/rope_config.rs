@@ -56,7 +56,18 @@ pub(super) fn read(keys: &Keys<'_>, row: &Architecture, head_dim: usize, max_pos
             )));
         }
     };
-    Ok(Rope { theta, rotary_dim, scaling, max_positions })
+    let rope = Rope { theta, rotary_dim, scaling, max_positions };
+    let usable = |longest| {
+        let (frequencies, factor) = rope.inverse_frequencies(longest);
+        frequencies.into_iter().all(f32::is_finite) && (factor as f32).is_normal() && factor > 0.0
+    };
+    if !usable(1) || !usable(u32::MAX as usize) {
+        return Err(Error::work(format!(
+            "the rotations of rope_theta {theta} and {scaling:?} are not finite",
+            scaling = rope.scaling
+        )));
+    }
+    Ok(rope)
 }
 
 /// The object that holds the stretch. One per layer type counts as one where they all say the same.
@@ -122,7 +133,7 @@ fn yarn(stretch: &Keys<'_>, original_max_positions: usize, max_positions: usize)
         factor,
         beta_fast: rotations("beta_fast", 32.0)?,
         beta_slow: rotations("beta_slow", 1.0)?,
-        attention_factor: finite(stretch, attention_factor)?,
+        attention_factor,
         original_max_positions,
         truncate: stretch.flag("truncate")?.unwrap_or(true),
     })
@@ -159,22 +170,11 @@ fn longrope(
     Ok(RopeScaling::LongRope {
         short: divisors("short_factor")?,
         long: divisors("long_factor")?,
-        attention_factor: finite(stretch, attention_factor)?,
+        attention_factor,
         original_max_positions,
     })
 }
 
 fn attention_factor(stretch: &Keys<'_>) -> Result<Option<f64>> {
     stretch.positive("attention_factor")
-}
-
-/// A factor on cosine and sine that can be used; odd contexts and scales can make it infinite.
-fn finite(stretch: &Keys<'_>, attention_factor: f64) -> Result<f64> {
-    if attention_factor.is_finite() && attention_factor > 0.0 {
-        return Ok(attention_factor);
-    }
-    Err(Error::work(format!(
-        "{} comes out as {attention_factor}, expected a number above 0; is the trained context right?",
-        stretch.name("attention_factor")
-    )))
 }

@@ -14,8 +14,8 @@ pub enum Bias {
     Never,
     /// Always.
     Always,
-    /// As this key of the config says, or else as given here.
-    Key(&'static str, bool),
+    /// As the first of these keys that the config has says, or else as given here.
+    Key(&'static [&'static str], bool),
 }
 
 /// Which layers see only a sliding window.
@@ -85,9 +85,9 @@ const LLAMA: Architecture = Architecture {
     model_type: "llama",
     about: "Llama 1, 2, 3, 3.1 and later, and all that say LlamaForCausalLM: Yi, DeepSeek-LLM, SmolLM, TinyLlama...",
     class: "LlamaForCausalLM",
-    qkv_bias: Bias::Key("attention_bias", false),
-    o_bias: Bias::Key("attention_bias", false),
-    mlp_bias: Bias::Key("mlp_bias", false),
+    qkv_bias: Bias::Key(&["attention_bias"], false),
+    o_bias: Bias::Key(&["attention_bias"], false),
+    mlp_bias: Bias::Key(&["mlp_bias"], false),
     qk_norm: false,
     fused: false,
     head_dim: None,
@@ -182,8 +182,8 @@ pub const ARCHITECTURES: &[Architecture] = &[
         model_type: "seed_oss",
         about: "Seed-OSS: Llama with biases on query, key and value and a head_dim of its own",
         class: "SeedOssForCausalLM",
-        qkv_bias: Bias::Key("attention_bias", true),
-        o_bias: Bias::Key("attention_out_bias", false),
+        qkv_bias: Bias::Key(&["attention_bias"], true),
+        o_bias: Bias::Key(&["attention_out_bias"], false),
         head_dim: Some(128),
         kv_heads: Some(8),
         max_positions: 524_288,
@@ -193,9 +193,9 @@ pub const ARCHITECTURES: &[Architecture] = &[
         model_type: "internlm3",
         about: "InternLM3: Llama with other names for its bias keys and a head_dim of its own",
         class: "InternLM3ForCausalLM",
-        qkv_bias: Bias::Key("qkv_bias", false),
-        o_bias: Bias::Key("qkv_bias", false),
-        mlp_bias: Bias::Key("bias", false),
+        qkv_bias: Bias::Key(&["qkv_bias", "attention_bias"], false),
+        o_bias: Bias::Key(&["bias", "mlp_bias"], false),
+        mlp_bias: Bias::Key(&["bias", "mlp_bias"], false),
         head_dim: Some(128),
         kv_heads: Some(2),
         norm_eps: 1e-5,

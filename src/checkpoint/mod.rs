@@ -8,12 +8,18 @@ mod header;
 mod index;
 mod json;
 mod load;
+mod output;
 mod positioned;
 mod read;
+mod size;
+mod writer;
 
 pub use four_bit::four_bit_owner;
 pub use index::{Entry, Index};
 pub use json::read_json;
+pub use output::{OutputDir, write_file};
+pub use size::ByteSize;
+pub use writer::{Shard, ShardPlan, Slot, write_tensor};
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};

@@ -1,1 +1,21 @@
-//! Filled in by its room.
+//! Which layers matter: scores from one pass over text, and the plan that follows from them.
+//!
+//! A [`Probe`] watches the residual streams of a pass and fills every row of [`METRICS`]; an [`Analysis`] keeps the
+//! scores as a file (`analysis.json`); a row of [`STRATEGIES`] turns the scores of one metric into the layers to drop.
+
+mod analysis;
+mod check;
+mod gram;
+mod json;
+mod metrics;
+mod moments;
+mod observer;
+mod probe;
+mod select;
+
+pub use analysis::{Analysis, DataUsed, Search, Searched};
+pub use metrics::{METRICS, Metric, Order, Pair, Subject, Tokens, metric};
+pub use moments::Scores;
+pub use observer::Watch;
+pub use probe::Probe;
+pub use select::{Amount, Candidates, Choice, Protect, RunnerUp, STRATEGIES, Strategy, inclusive, strategy};

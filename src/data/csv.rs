@@ -1,0 +1,139 @@
+//! CSV and TSV: every field a string, names from the first line or from the caller.
+
+use std::fmt::Display;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use csv::{ReaderBuilder, StringRecord};
+use serde_json::{Map, Value};
+
+use super::input::Input;
+use super::rows::{Place, ReadOptions, Row, RowIter};
+use crate::{Error, Result};
+
+/// Opens a file with commas.
+pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) -> Result<RowIter> {
+    open_with(path, options, bytes, b',')
+}
+
+/// Opens a file with tabs.
+pub(super) fn open_tabs(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) -> Result<RowIter> {
+    open_with(path, options, bytes, b'\t')
+}
+
+fn open_with(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>, delimiter: u8) -> Result<RowIter> {
+    let input = Input::open(path, bytes)?;
+    let path = Arc::clone(&input.path);
+    // the number of fields is checked here, where the names are known
+    let mut reader =
+        ReaderBuilder::new().has_headers(false).flexible(true).delimiter(delimiter).from_reader(Bytes(input));
+    let names: Vec<String> = if let Some(columns) = &options.columns {
+        columns.to_vec()
+    } else {
+        let mut header = StringRecord::new();
+        reader.read_record(&mut header).map_err(|e| fault(&path.display(), e))?;
+        header.iter().map(str::to_owned).collect()
+    };
+    if let Some(twice) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+        return Err(Error::work(format!("{}: two columns are called `{}`", path.display(), twice.1)));
+    }
+    let (options, mut record, mut number) = (options.clone(), StringRecord::new(), 0);
+    Ok(Box::new(std::iter::from_fn(move || {
+        number += 1;
+        // the crate's own line numbers are one short after CR LF
+        let place = Place { path: Arc::clone(&path), unit: "row", number };
+        match reader.read_record(&mut record) {
+            Ok(true) => Some(row(&record, &names, &options, place)),
+            Ok(false) => None,
+            Err(error) => Some(Err(fault(&place, error))),
+        }
+    })))
+}
+
+fn row(record: &StringRecord, names: &[String], options: &ReadOptions, place: Place) -> Result<Row> {
+    if record.len() != names.len() {
+        return Err(Error::work(format!("{place}: {} columns, expected {}", record.len(), names.len())));
+    }
+    let wanted = names.iter().zip(record).filter(|(name, _)| options.wants(name));
+    let fields: Map<String, Value> = wanted.map(|(name, value)| (name.clone(), Value::from(value))).collect();
+    Ok(Row { fields, place })
+}
+
+/// An [`Input`] for a reader that wants to read, not to be handed lines.
+struct Bytes(Input);
+
+impl Read for Bytes {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let available = self.0.fill().map_err(std::io::Error::other)?;
+        let taken = available.len().min(buffer.len());
+        buffer[..taken].copy_from_slice(&available[..taken]);
+        self.0.consume(taken);
+        Ok(taken)
+    }
+}
+
+fn fault(place: &dyn Display, error: csv::Error) -> Error {
+    match error.into_kind() {
+        // already worded, with the path, by `Input`
+        csv::ErrorKind::Io(inner) => Error::work(inner.to_string()),
+        csv::ErrorKind::Utf8 { err, .. } => Error::work(format!("{place}: not UTF-8: {err}")),
+        _ => Error::work(format!("{place}: not CSV")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rows::{rows, rows_with};
+    use super::*;
+
+    fn read(name: &str, text: impl AsRef<[u8]>, options: &ReadOptions) -> Result<Vec<(u64, String)>> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let shown = |row: Row| (row.place.number, Value::Object(row.fields).to_string());
+        rows_with(&path, options)?.map(|row| row.map(shown)).collect()
+    }
+
+    #[test]
+    fn header_quotes_and_lines_inside_quotes() {
+        let text = "\u{feff}q,a\r\n\"x, \"\"y\"\"\nz\",1\r\n\"\", b \r\n";
+        let rows = read("x.csv", text, &ReadOptions::default()).unwrap();
+        assert_eq!(rows[0], (1, "{\"q\":\"x, \\\"y\\\"\\nz\",\"a\":\"1\"}".to_owned()));
+        assert_eq!(rows[1], (2, "{\"q\":\"\",\"a\":\" b \"}".to_owned()));
+        assert_eq!(
+            read("x.tsv", "a\tb\n1,2\t3\n", &ReadOptions::default()).unwrap()[0].1,
+            "{\"a\":\"1,2\",\"b\":\"3\"}"
+        );
+        assert_eq!(read("x.csv", "", &ReadOptions::default()).unwrap(), []);
+    }
+
+    #[test]
+    fn the_callers_names_stand_for_a_header() {
+        let names = ["q", "A", "answer"].map(str::to_owned);
+        let mut options = ReadOptions { columns: Some(names.into()), ..ReadOptions::default() };
+        assert_eq!(
+            read("x.csv", "one,two,B\n", &options).unwrap(),
+            [(1, "{\"q\":\"one\",\"A\":\"two\",\"answer\":\"B\"}".to_owned())]
+        );
+        options.only = Some(["A".to_owned()].into());
+        assert_eq!(read("x.csv", "one,two,B\n", &options).unwrap(), [(1, "{\"A\":\"two\"}".to_owned())]);
+    }
+
+    #[test]
+    fn errors_name_the_row() {
+        let error = |text: &[u8]| read("x.csv", text, &ReadOptions::default()).unwrap_err().to_string();
+        assert!(error(b"a,b\n1,2\n1,2,3\n").ends_with("x.csv row 2: 3 columns, expected 2"));
+        assert!(error(b"a,a\n").ends_with("two columns are called `a`"));
+        assert!(error(b"a,b\n1,\xff\n").contains("x.csv row 1: not UTF-8"), "{}", error(b"a,b\n1,\xff\n"));
+    }
+
+    #[test]
+    fn errors_below_csv_keep_their_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.csv.gz");
+        std::fs::write(&path, [0x1f, 0x8b, 8, 0]).unwrap();
+        assert!(rows(&path).err().unwrap().to_string().contains("x.csv.gz: the gzip data ends early"));
+    }
+}

@@ -1,0 +1,47 @@
+//! A fence around readers that panic on files they do not understand.
+//!
+//! The parquet crate's record reader and the tokenizers crate assert on malformed input. Files are untrusted, so such a
+//! panic is a broken file, not a bug to be shown with a backtrace.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+thread_local! {
+    static FENCED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work`; a panic inside it becomes `Err` with its message, and prints nothing.
+///
+/// State that `work` was changing may be half changed: drop it after an `Err`.
+pub(super) fn fenced<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let shown = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !FENCED.get() {
+                shown(panic);
+            }
+        }));
+    });
+    let outer = FENCED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    FENCED.set(outer);
+    result.map_err(|panic| {
+        let message =
+            panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        message.unwrap_or("it cannot be read").lines().next().unwrap_or_default().to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_and_a_value_is_a_value() {
+        assert_eq!(fenced(|| 3), Ok(3));
+        assert_eq!(fenced(|| -> u8 { panic!("column {}\nmore", 7) }), Err("column 7".to_owned()));
+        assert!(!FENCED.get());
+    }
+}

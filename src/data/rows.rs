@@ -1,0 +1,257 @@
+//! Rows: any data file as JSON objects, with the place each came from.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Map, Value};
+
+use super::{csv, json, parquet, text};
+use crate::{Error, Result};
+
+/// Where a row stands: `file.jsonl line 17`, `file.parquet row 17`, both counted from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub path: Arc<Path>,
+    /// What is counted: `line`, `row` or `item`.
+    pub unit: &'static str,
+    /// Counted from 1.
+    pub number: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.path.display(), self.unit, self.number)
+    }
+}
+
+/// One row of a data file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Its fields, in the file's order.
+    pub fields: Map<String, Value>,
+    /// Where it stands.
+    pub place: Place,
+}
+
+impl Row {
+    /// The value of `field`.
+    ///
+    /// # Errors
+    /// [`Error::Work`] naming the row and the fields it has.
+    pub fn get(&self, field: &str) -> Result<&Value> {
+        self.fields.get(field).ok_or_else(|| {
+            let names: Vec<&str> = self.fields.keys().map(String::as_str).collect();
+            Error::work(format!("{}: no field `{field}`, only {}", self.place, listed(&names)))
+        })
+    }
+
+    /// The string in `field`.
+    ///
+    /// # Errors
+    /// [`Error::Work`] naming the row when the field is missing or no string.
+    pub fn text(&self, field: &str) -> Result<&str> {
+        let value = self.get(field)?;
+        let found = kind(value);
+        value.as_str().ok_or_else(|| self.fault(&format!("field `{field}` is {found}, expected a string")))
+    }
+
+    /// The integer in `field`.
+    ///
+    /// # Errors
+    /// [`Error::Work`] naming the row when the field is missing or no integer.
+    pub fn integer(&self, field: &str) -> Result<i64> {
+        let value = self.get(field)?;
+        let found = kind(value);
+        value.as_i64().ok_or_else(|| self.fault(&format!("field `{field}` is {found}, expected an integer")))
+    }
+
+    /// An error at this row.
+    pub fn fault(&self, message: &str) -> Error {
+        Error::work(format!("{}: {message}", self.place))
+    }
+}
+
+/// `a`, `b` and `c`, as an error message lists them.
+pub(super) fn listed(names: &[&str]) -> String {
+    if names.is_empty() {
+        return "no fields".to_owned();
+    }
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// What a value is, as an error message says it.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// How a plain text file is cut into documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TextSplit {
+    /// The whole file is one document, as perplexity tools read it.
+    #[default]
+    None,
+    /// Runs of blank lines stand between documents.
+    BlankLines,
+    /// Every line is a document.
+    Lines,
+}
+
+/// How files are read; the default suits every format.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Read these fields only, which saves the work for the rest. All by default. A row that lacks one simply lacks it.
+    pub only: Option<Arc<[String]>>,
+    /// Names of the columns of a CSV file without a header line (MMLU's layout). By default the first line names them.
+    pub columns: Option<Arc<[String]>>,
+    /// How a plain text file is cut.
+    pub split: TextSplit,
+}
+
+impl ReadOptions {
+    /// Whether `field` is wanted.
+    pub(super) fn wants(&self, field: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.iter().any(|name| name == field))
+    }
+}
+
+/// What a format's reader gives.
+pub(super) type RowIter = Box<dyn Iterator<Item = Result<Row>> + Send>;
+
+/// A file format: the endings of its files' names, and its reader.
+struct Format {
+    endings: &'static [&'static str],
+    open: fn(&Path, &ReadOptions, Arc<AtomicU64>) -> Result<RowIter>,
+}
+
+/// The formats; a new one is a row here and a file beside this one.
+const FORMATS: &[Format] = &[
+    Format { endings: &["jsonl", "ndjson", "json"], open: json::open },
+    Format { endings: &["parquet"], open: parquet::open },
+    Format { endings: &["csv"], open: csv::open },
+    Format { endings: &["tsv"], open: csv::open_tabs },
+    Format { endings: &["txt", "text", "raw"], open: text::open },
+];
+
+/// The format that the name of `path` says, `.gz` aside.
+fn format(path: &Path) -> Option<&'static Format> {
+    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+    let name = name.strip_suffix(".gz").unwrap_or(&name);
+    let (_, ending) = name.rsplit_once('.')?;
+    FORMATS.iter().find(|format| format.endings.contains(&ending))
+}
+
+/// Whether `path` is named like a data file.
+pub(super) fn is_data_file(path: &Path) -> bool {
+    format(path).is_some()
+}
+
+/// The endings of all formats, as an error message lists them.
+pub(super) fn known_endings() -> String {
+    let endings: Vec<String> = FORMATS.iter().flat_map(|f| f.endings).map(|ending| format!(".{ending}")).collect();
+    format!("{} (each also with .gz, parquet excepted)", endings.join(", "))
+}
+
+/// The rows of one file, in its order. Ends after the first error.
+pub struct Rows {
+    inner: Option<RowIter>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Rows {
+    /// Bytes of the file read so far, before decompression: never more than the file's length.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.inner.as_mut()?.next();
+        if !matches!(row, Some(Ok(_))) {
+            self.inner = None;
+        }
+        row
+    }
+}
+
+/// The rows of `path`: JSON lines, an array of JSON objects, parquet, CSV or text, by its name; all but parquet may be
+/// gzipped. Read in a stream, whatever the file's size.
+///
+/// # Errors
+/// [`Error::Request`] for a file that is not there or whose name tells no format; [`Error::Work`] for a broken file. The
+/// iterator's errors name file and line.
+pub fn rows(path: impl AsRef<Path>) -> Result<Rows> {
+    rows_with(path, &ReadOptions::default())
+}
+
+/// [`rows`], read as `options` say.
+///
+/// # Errors
+/// As [`rows`].
+pub fn rows_with(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Rows> {
+    let path = path.as_ref();
+    let Some(format) = format(path) else {
+        if !path.exists() {
+            return Err(Error::request(format!("{}: no such file", path.display())));
+        }
+        return Err(Error::request(format!(
+            "{}: the name tells no known data format, expected {}",
+            path.display(),
+            known_endings()
+        )));
+    };
+    let bytes = Arc::new(AtomicU64::new(0));
+    let inner = (format.open)(path, options, Arc::clone(&bytes))?;
+    Ok(Rows { inner: Some(inner), bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_tells_the_format() {
+        for name in
+            ["a.jsonl", "a.JSON", "c4.00000-of-00008.json.gz", "a.parquet", "x.csv", "x.tsv.gz", "wiki.test.raw"]
+        {
+            assert!(is_data_file(Path::new(name)), "{name}");
+        }
+        for name in ["a", "README.md", "jsonl", ".gz", "x.arrow", "a.json.bz2"] {
+            assert!(!is_data_file(Path::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn unknown_and_missing_files_are_wrong_requests() {
+        let missing = rows("no/such/file.jsonl").err().unwrap();
+        assert!(matches!(&missing, Error::Request(m) if m.starts_with("no/such/file.jsonl: ")), "{missing}");
+        let unknown = rows(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).err().unwrap();
+        assert!(matches!(&unknown, Error::Request(m) if m.contains(".parquet")), "{unknown}");
+    }
+
+    #[test]
+    fn a_row_says_what_it_lacks() {
+        let place = Place { path: Path::new("a.jsonl").into(), unit: "line", number: 3 };
+        let fields = serde_json::json!({"text": 1, "url": "u"});
+        let row = Row { fields: fields.as_object().unwrap().clone(), place };
+        assert_eq!(row.text("body").unwrap_err().to_string(), "a.jsonl line 3: no field `body`, only `text`, `url`");
+        assert_eq!(
+            row.text("text").unwrap_err().to_string(),
+            "a.jsonl line 3: field `text` is a number, expected a string"
+        );
+        assert_eq!((row.integer("text").unwrap(), row.text("url").unwrap()), (1, "u"));
+    }
+}

@@ -1,0 +1,130 @@
+//! Plain text: a file is one document, or is cut at its lines or blank lines.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use serde_json::{Map, Value};
+
+use super::input::Input;
+use super::rows::{Place, ReadOptions, Row, RowIter, TextSplit};
+use crate::{Error, Result};
+
+/// Opens a text file; its documents stand in the field asked for, `text` by default. CR LF is read as LF.
+pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) -> Result<RowIter> {
+    let input = Input::open(path, bytes)?;
+    let field = options.only.as_ref().and_then(|only| only.first().cloned()).unwrap_or_else(|| "text".to_owned());
+    let mut pieces = Pieces { input, split: options.split, line: Vec::new(), number: 0, ended: false };
+    Ok(Box::new(std::iter::from_fn(move || {
+        let (number, bytes) = pieces.next_piece().transpose()?.map_or_else(|e| (0, Err(e)), |(n, b)| (n, Ok(b)));
+        Some(bytes.and_then(|bytes| {
+            let mut fields = Map::new();
+            fields.insert(field.clone(), Value::from(utf8(bytes, &pieces.input.path, number)?));
+            Ok(Row { fields, place: Place { path: Arc::clone(&pieces.input.path), unit: "line", number } })
+        }))
+    })))
+}
+
+/// The documents of one file as bytes.
+struct Pieces {
+    input: Input,
+    split: TextSplit,
+    line: Vec<u8>,
+    number: u64,
+    ended: bool,
+}
+
+impl Pieces {
+    /// The next document with the line it starts on.
+    fn next_piece(&mut self) -> Result<Option<(u64, Vec<u8>)>> {
+        if self.ended {
+            return Ok(None);
+        }
+        match self.split {
+            TextSplit::None => {
+                self.ended = true;
+                let bytes = self.input.rest()?;
+                Ok((!bytes.is_empty()).then_some((1, bytes)))
+            }
+            TextSplit::Lines => Ok(self.next_line()?.then(|| (self.number, without_feed(&self.line).to_vec()))),
+            TextSplit::BlankLines => self.paragraph(),
+        }
+    }
+
+    fn next_line(&mut self) -> Result<bool> {
+        let more = self.input.line(&mut self.line)?;
+        self.number += u64::from(more);
+        Ok(more)
+    }
+
+    fn paragraph(&mut self) -> Result<Option<(u64, Vec<u8>)>> {
+        let (mut text, mut start) = (Vec::new(), 0);
+        while self.next_line()? {
+            let blank = self.line.trim_ascii().is_empty();
+            match (blank, text.is_empty()) {
+                (true, true) => continue,
+                (true, false) => break,
+                (false, true) => start = self.number,
+                (false, false) => {}
+            }
+            text.extend_from_slice(&self.line);
+        }
+        let text = without_feed(&text).to_vec();
+        Ok((!text.is_empty()).then_some((start, text)))
+    }
+}
+
+/// A line without what ends it.
+fn without_feed(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Text that starts on line `first`, CR LF turned into LF.
+fn utf8(bytes: Vec<u8>, path: &Path, first: u64) -> Result<String> {
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = first + valid.iter().filter(|byte| **byte == b'\n').count() as u64;
+        Error::work(format!("{} line {line}: not UTF-8: {}", path.display(), error.utf8_error()))
+    })?;
+    Ok(if text.contains("\r\n") { text.replace("\r\n", "\n") } else { text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rows::rows_with;
+    use super::*;
+
+    fn read(text: impl AsRef<[u8]>, split: TextSplit) -> Result<Vec<(u64, String)>> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.txt");
+        std::fs::write(&path, text).unwrap();
+        let options = ReadOptions { split, ..ReadOptions::default() };
+        rows_with(&path, &options)?
+            .map(|row| row.map(|row| (row.place.number, row.text("text").unwrap().to_owned())))
+            .collect()
+    }
+
+    #[test]
+    fn three_ways_to_cut() {
+        let text = "\r\na\r\nb\n\n \nc\n";
+        let owned = |pieces: &[(u64, &str)]| pieces.iter().map(|(n, s)| (*n, (*s).to_owned())).collect::<Vec<_>>();
+        assert_eq!(read(text, TextSplit::None).unwrap(), owned(&[(1, "\na\nb\n\n \nc\n")]));
+        assert_eq!(
+            read(text, TextSplit::Lines).unwrap(),
+            owned(&[(1, ""), (2, "a"), (3, "b"), (4, ""), (5, " "), (6, "c")])
+        );
+        assert_eq!(read(text, TextSplit::BlankLines).unwrap(), owned(&[(2, "a\nb"), (6, "c")]));
+        for split in [TextSplit::None, TextSplit::Lines, TextSplit::BlankLines] {
+            assert_eq!(read("", split).unwrap(), []);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_name_their_line() {
+        for split in [TextSplit::None, TextSplit::Lines, TextSplit::BlankLines] {
+            let message = read(b"a\nb\n\xff\n", split).unwrap_err().to_string();
+            assert!(message.contains("x.txt line 3: not UTF-8"), "{message}");
+        }
+    }
+}

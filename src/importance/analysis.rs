@@ -1,0 +1,388 @@
+//! `analysis.json`: every score of a model on some text, and the plan that follows from them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::metrics::{Metric, Subject, metric};
+use super::moments::Scores;
+use super::select::{Candidates, Choice, Protect, Strategy, strategy};
+use super::{check, json};
+use crate::plan::{Place, Plan, PlannedFor};
+use crate::{Context, Error, Result, checkpoint};
+
+/// What the file says it is.
+pub(super) const FORMAT: &str = "prune-analysis";
+/// Version of the format; another one is refused.
+pub(super) const VERSION: u32 = 1;
+
+/// The text the scores were taken on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataUsed {
+    /// File, directory or data set, as the user gave it.
+    pub source: String,
+    /// Samples, each a sequence of tokens.
+    pub samples: usize,
+    /// Tokens of all samples.
+    pub tokens: u64,
+    /// Longest sample allowed, in tokens.
+    pub seq_len: usize,
+    /// Seed of the choice of samples.
+    pub seed: u64,
+}
+
+/// What to follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// Name of a row of [`METRICS`](super::METRICS).
+    pub metric: String,
+    /// Name of a row of [`STRATEGIES`](super::STRATEGIES), or the one that suits the metric.
+    pub strategy: Option<String>,
+    /// Layers that must stay.
+    pub protect: Protect,
+}
+
+/// What was followed, and the best choice for every n, n-1 in the list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Searched {
+    /// Name of the metric.
+    pub metric: String,
+    /// Name of the strategy.
+    pub strategy: String,
+    /// The first layers that must stay.
+    pub protect_first: usize,
+    /// The last layers that must stay.
+    pub protect_last: usize,
+    /// The best choice for n = 1, 2, ...
+    pub best: Vec<Choice>,
+}
+
+/// The file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Analysis {
+    pub(super) format: String,
+    pub(super) version: u32,
+    /// Version of the program that made it.
+    pub made_by: String,
+    /// The model.
+    pub model: PlannedFor,
+    /// `d`.
+    pub hidden_size: usize,
+    /// The text.
+    pub data: DataUsed,
+    /// The resolved settings of the command, for whoever wants to repeat it.
+    pub settings: Map<String, Value>,
+    /// What to drop: a whole plan file, or null.
+    pub plan: Option<Plan>,
+    /// The search behind it.
+    pub search: Searched,
+    /// The scores, one metric each.
+    pub scores: Vec<Scores>,
+}
+
+impl Analysis {
+    /// From the scores of a pass, searched as `search` says, without a plan yet.
+    ///
+    /// # Errors
+    /// A metric or strategy that is not there.
+    pub fn new(
+        model: PlannedFor,
+        hidden_size: usize,
+        data: DataUsed,
+        settings: Map<String, Value>,
+        scores: Vec<Scores>,
+        search: &Search,
+    ) -> Result<Self> {
+        let searched = Searched {
+            metric: String::new(),
+            strategy: String::new(),
+            protect_first: 0,
+            protect_last: 0,
+            best: Vec::new(),
+        };
+        let mut analysis = Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            made_by: concat!("prune ", env!("CARGO_PKG_VERSION")).to_owned(),
+            model,
+            hidden_size,
+            data,
+            settings,
+            plan: None,
+            search: searched,
+            scores,
+        };
+        analysis.search(search)?;
+        Ok(analysis)
+    }
+
+    /// Reads a file that may be anyone's.
+    ///
+    /// # Errors
+    /// Request: no such file, or not an analysis of this version. Work: a broken one; the message says where.
+    pub fn read(path: &Path) -> Result<Self> {
+        let value = checkpoint::read_json(path)?;
+        Self::from_value(value).context(|| path.display())
+    }
+
+    /// From JSON.
+    ///
+    /// # Errors
+    /// As [`Analysis::read`].
+    pub fn from_value(value: Value) -> Result<Self> {
+        let (format, version) = (value.get("format"), value.get("version"));
+        if format.and_then(Value::as_str) != Some(FORMAT) {
+            return Err(Error::request(format!("not an analysis: \"format\" should be \"{FORMAT}\"")));
+        }
+        if version.and_then(Value::as_u64) != Some(VERSION.into()) {
+            let found = version.map_or_else(|| "none".to_owned(), Value::to_string);
+            return Err(Error::request(format!("version {found} of the format; this program reads version {VERSION}")));
+        }
+        let analysis: Self =
+            serde_json::from_value(value).map_err(|error| Error::work(format!("broken analysis: {error}")))?;
+        check::check(&analysis)?;
+        Ok(analysis)
+    }
+
+    /// The file's bytes: the same scores give the same bytes.
+    ///
+    /// # Errors
+    /// A number that JSON does not have.
+    pub fn to_json(&self) -> Result<String> {
+        let value = serde_json::to_value(self).map_err(|error| Error::work(format!("analysis.json: {error}")))?;
+        Ok(json::to_text(&value))
+    }
+
+    /// Every score for a spreadsheet: `metric,n,l,end,mean,stderr`, one line for each block `l..=end` of n layers.
+    #[must_use]
+    pub fn to_csv(&self) -> String {
+        let mut text = String::from("metric,n,l,end,mean,stderr\n");
+        for scores in &self.scores {
+            for (row, means) in scores.mean.iter().enumerate() {
+                for (l, mean) in means.iter().enumerate() {
+                    let (name, n) = (&scores.metric, row + 1);
+                    let stderr = scores.error(n, l).map(|error| error.to_string()).unwrap_or_default();
+                    let _ = writeln!(text, "{name},{n},{l},{},{mean},{stderr}", l + row);
+                }
+            }
+        }
+        text
+    }
+
+    /// The scores of a metric.
+    ///
+    /// # Errors
+    /// The analysis has none; the message lists those it has.
+    pub fn scores(&self, name: &str) -> Result<&Scores> {
+        self.scores.iter().find(|scores| scores.metric == name).ok_or_else(|| {
+            let known: Vec<_> = self.scores.iter().map(|scores| scores.metric.as_str()).collect();
+            Error::request(format!("the analysis has no scores of {name:?}; it has {}", known.join(", ")))
+        })
+    }
+
+    /// Searches again, another metric, strategy or protection. A plan from before is gone.
+    ///
+    /// # Errors
+    /// A metric or strategy that is not there, or nothing left to drop.
+    pub fn search(&mut self, search: &Search) -> Result<()> {
+        let metric = metric(&search.metric)?;
+        let strategy = strategy(search.strategy.as_deref(), metric)?;
+        let best = self.choose(metric, strategy, search.protect)?;
+        self.search = Searched {
+            metric: metric.name.to_owned(),
+            strategy: strategy.name.to_owned(),
+            protect_first: search.protect.first,
+            protect_last: search.protect.last,
+            best,
+        };
+        self.plan = None;
+        Ok(())
+    }
+
+    fn choose(&self, metric: &'static Metric, strategy: &Strategy, protect: Protect) -> Result<Vec<Choice>> {
+        let layers = self.model.layers;
+        let allowed = protect.allowed(layers);
+        if allowed.is_empty() {
+            return Err(Error::request(format!(
+                "the first {} and the last {} layers are protected, which is all {layers} of them",
+                protect.first, protect.last
+            )));
+        }
+        let candidates = Candidates { metric, scores: self.scores(metric.name)?, allowed: &allowed };
+        strategy.choose_all(&candidates)
+    }
+
+    /// Marks the best choice of `n` layers as the plan.
+    ///
+    /// # Errors
+    /// More layers than may go.
+    pub fn mark(&mut self, n: usize) -> Result<&Choice> {
+        let Searched { metric, strategy, protect_first, protect_last, best } = &self.search;
+        let choice = n.checked_sub(1).and_then(|row| best.get(row)).ok_or_else(|| {
+            Error::request(format!(
+                "{n} layers cannot be dropped: 1 to {} can, of {} layers with {protect_first} first and {protect_last} \
+                 last ones protected",
+                best.len(),
+                self.model.layers
+            ))
+        })?;
+        let Value::Object(mut why) = json!({
+            "strategy": strategy,
+            "metric": metric,
+            "layers": n,
+            "dropped": super::inclusive(&choice.drop),
+            "score": choice.score,
+            "samples": self.data.samples,
+            "data": self.data.source,
+        }) else {
+            return Err(Error::work("a plan's reasons are no table"));
+        };
+        if let Some(stderr) = choice.stderr {
+            why.insert("stderr".to_owned(), json!(stderr));
+        }
+        let stack = (0..self.model.layers).filter(|layer| choice.drop.binary_search(layer).is_err());
+        self.plan = Some(Plan { planned_for: self.model.clone(), stack: stack.map(Place::Layer).collect(), why });
+        Ok(choice)
+    }
+
+    /// Lengths of the rows of scores about `subject`.
+    pub(super) fn row_lengths(&self, subject: Subject) -> Vec<usize> {
+        match subject {
+            Subject::Block => (1..=self.model.layers).rev().collect(),
+            Subject::Layer => vec![self.model.layers],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::METRICS;
+    use super::super::moments::Moments;
+    use super::*;
+
+    fn example() -> Analysis {
+        let layers = 5;
+        let scores = METRICS.iter().map(|metric| {
+            let rows: Vec<usize> = match metric.subject {
+                Subject::Block => (1..=layers).rev().collect(),
+                Subject::Layer => vec![layers],
+            };
+            let mut moments = Moments::new(rows);
+            for sample in 0..7 {
+                let value = |i: usize| ((i * 37 + sample * 11) % 23) as f64 / 29.0 + 0.01 * i as f64;
+                let values: Vec<f64> = (0..moments.values()).map(value).collect();
+                moments.push(1.0 + sample as f64, &values);
+            }
+            moments.finish(metric.name)
+        });
+        let model =
+            PlannedFor { id: "org/name".into(), revision: Some("abc".into()), fingerprint: "00ff".into(), layers };
+        let data = DataUsed { source: "text.jsonl".into(), samples: 7, tokens: 28, seq_len: 64, seed: 1 };
+        let search = Search { metric: "angular".into(), strategy: None, protect: Protect::default() };
+        let settings = Map::from_iter([("samples".to_owned(), json!(7))]);
+        Analysis::new(model, 16, data, settings, scores.collect(), &search).unwrap()
+    }
+
+    fn parse(text: &str) -> Result<Analysis> {
+        Analysis::from_value(serde_json::from_str(text).unwrap())
+    }
+
+    #[test]
+    fn written_and_read_it_is_the_same_to_the_byte() {
+        let mut analysis = example();
+        for marked in [false, true] {
+            if marked {
+                analysis.mark(2).unwrap();
+            }
+            let text = analysis.to_json().unwrap();
+            let read = parse(&text).unwrap();
+            assert_eq!(read, analysis);
+            assert_eq!(read.to_json().unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_plan_is_a_plan_file() {
+        let mut analysis = example();
+        let choice = analysis.mark(3).unwrap().clone();
+        let plan = analysis.plan.clone().unwrap();
+        assert_eq!(plan.planned_for, analysis.model);
+        let mut layers: Vec<usize> = plan.stack.iter().map(|Place::Layer(layer)| *layer).collect();
+        layers.extend(&choice.drop);
+        layers.sort_unstable();
+        assert_eq!(layers, [0, 1, 2, 3, 4]);
+        assert_eq!(plan.why["metric"], "angular");
+        let value: Value = serde_json::from_str(&analysis.to_json().unwrap()).unwrap();
+        assert_eq!(serde_json::from_value::<Plan>(value["plan"].clone()).unwrap(), plan);
+        for n in [0, 5, usize::MAX] {
+            assert!(analysis.mark(n).unwrap_err().to_string().contains("1 to 4 can"));
+        }
+    }
+
+    #[test]
+    fn another_search_needs_no_pass() {
+        let mut analysis = example();
+        analysis.mark(1).unwrap();
+        let protect = Protect { first: 1, last: 1 };
+        analysis.search(&Search { metric: "block-influence".into(), strategy: None, protect }).unwrap();
+        assert_eq!((analysis.search.strategy.as_str(), analysis.search.best.len()), ("lowest", 3));
+        assert!(analysis.plan.is_none());
+        for choice in &analysis.search.best {
+            assert!(choice.drop.iter().all(|layer| (1..4).contains(layer)));
+        }
+        let wrong =
+            |metric: &str, first| Search { metric: metric.into(), strategy: None, protect: Protect { first, last: 0 } };
+        assert_eq!(analysis.search(&wrong("angulr", 0)).unwrap_err().exit_code(), 2);
+        assert_eq!(analysis.search(&wrong("angular", 5)).unwrap_err().exit_code(), 2);
+        analysis.scores.retain(|scores| scores.metric != "cosine");
+        assert!(analysis.search(&wrong("cosine", 0)).unwrap_err().to_string().contains("it has angular"));
+    }
+
+    #[test]
+    fn a_line_for_every_score() {
+        let analysis = example();
+        let text = analysis.to_csv();
+        // three metrics of 15 blocks, two of 5 layers, and the head
+        assert_eq!(text.lines().count(), 3 * 15 + 2 * 5 + 1);
+        let line = text.lines().find(|line| line.starts_with("angular,2,1,2,")).unwrap();
+        let numbers: Vec<f64> = line.split(',').skip(4).map(|number| number.parse().unwrap()).collect();
+        let scores = analysis.scores("angular").unwrap();
+        assert_eq!(numbers, [scores.mean[1][1], scores.error(2, 1).unwrap()]);
+    }
+
+    #[test]
+    fn what_does_not_hold_together_is_refused() {
+        let good: Value = serde_json::from_str(&example().to_json().unwrap()).unwrap();
+        let change = |path: &str, new: Value| {
+            let mut value = good.clone();
+            *value.pointer_mut(path).unwrap() = new;
+            Analysis::from_value(value).unwrap_err().to_string()
+        };
+        assert!(change("/format", json!("x")).contains("not an analysis"));
+        assert!(change("/version", json!(2)).contains("version 2"));
+        assert!(change("/model/layers", json!(0)).contains("0 layers"));
+        assert!(change("/model/layers", json!(u64::MAX)).contains("layers instead of"));
+        assert!(change("/model/layers", json!(6)).contains("instead of [6, 5"));
+        assert!(change("/data/samples", json!(0)).contains("no samples"));
+        assert!(change("/scores/0/mean/0/0", json!(null)).contains("broken analysis"));
+        assert!(change("/scores/0/mean/0", json!([1.0])).contains("\"mean\" has rows"));
+        assert!(change("/scores/0/stderr/0/0", json!(-1.0)).contains("\"stderr\" holds -1"));
+        assert!(change("/scores/0/difference_stderr/0", json!([])).contains("difference_stderr"));
+        assert!(change("/scores/0/metric", json!("x")).contains("no metric is called"));
+        assert!(change("/scores/0/metric", json!("cosine")).contains("more than once"));
+        assert!(change("/search/metric", json!("block-influence")).contains("single layers"));
+        assert!(change("/search/best", json!([])).contains("0 choices instead of 4"));
+        assert!(change("/search/best/0/drop", json!([5])).contains("ascending layers of 5"));
+        assert!(change("/search/best/1/drop", json!([1, 1])).contains("ascending layers of 5"));
+        assert!(change("/data", json!({"source": 1})).contains("broken analysis"));
+        assert!(Analysis::from_value(json!([])).is_err());
+        let mut value = good.clone();
+        value["surprise"] = json!(1);
+        assert!(Analysis::from_value(value).unwrap_err().to_string().contains("surprise"));
+    }
+}

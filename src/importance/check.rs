@@ -1,0 +1,97 @@
+//! Whether an analysis that was read holds together: the sizes fit the model, the numbers are numbers.
+
+use super::analysis::Analysis;
+use super::metrics::metric;
+use super::moments::Scores;
+use super::select::{Choice, Protect, strategy};
+use crate::{Context, Error, Result};
+
+/// More layers than any model has. A larger number is not worth the room that checking it would take.
+const MOST_LAYERS: usize = 1 << 16;
+
+/// Checks everything that later code relies on.
+///
+/// # Errors
+/// What is wrong and where.
+pub(super) fn check(analysis: &Analysis) -> Result<()> {
+    let layers = analysis.model.layers;
+    if layers == 0 || layers > MOST_LAYERS {
+        return Err(Error::work(format!("\"model\" has {layers} layers instead of 1 to {MOST_LAYERS}")));
+    }
+    if analysis.data.samples == 0 {
+        return Err(Error::work("\"data\" has no samples"));
+    }
+    for (index, scores) in analysis.scores.iter().enumerate() {
+        let place = || format!("scores of {:?}", scores.metric);
+        let subject = metric(&scores.metric).context(place)?.subject;
+        if analysis.scores[..index].iter().any(|earlier| earlier.metric == scores.metric) {
+            return Err(Error::work(format!("{}: more than once", place())));
+        }
+        check_scores(scores, &analysis.row_lengths(subject)).context(place)?;
+    }
+    let search = &analysis.search;
+    strategy(Some(&search.strategy), metric(&search.metric)?)?;
+    analysis.scores(&search.metric).context(|| "\"search\"")?;
+    let protect = Protect { first: search.protect_first, last: search.protect_last };
+    let most = protect.allowed(layers).len().min(layers - 1);
+    if search.best.len() != most {
+        return Err(Error::work(format!("\"best\" has {} choices instead of {most}", search.best.len())));
+    }
+    for (index, choice) in search.best.iter().enumerate() {
+        check_choice(choice, index + 1, layers).context(|| format!("\"best\" for {}", index + 1))?;
+    }
+    match &analysis.plan {
+        Some(plan) if plan.planned_for != analysis.model => Err(Error::work("\"plan\" is for another model")),
+        _ => Ok(()),
+    }
+}
+
+fn check_scores(scores: &Scores, lengths: &[usize]) -> Result<()> {
+    check_rows("mean", &scores.mean, lengths, &|value| value.is_finite())?;
+    if let Some(rows) = &scores.stderr {
+        check_rows("stderr", rows, lengths, &is_error)?;
+    }
+    if let Some(rows) = &scores.difference_stderr {
+        if rows.len() != lengths.len() {
+            return Err(Error::work(format!(
+                "\"difference_stderr\" has {} rows instead of {}",
+                rows.len(),
+                lengths.len()
+            )));
+        }
+        for (row, &len) in rows.iter().zip(lengths) {
+            let lengths: Vec<usize> = (1..len).rev().collect();
+            check_rows("difference_stderr", row, &lengths, &is_error)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_error(value: f64) -> bool {
+    value.is_finite() && value >= 0.0
+}
+
+fn check_rows(what: &str, rows: &[Vec<f64>], lengths: &[usize], is_good: &dyn Fn(f64) -> bool) -> Result<()> {
+    let found: Vec<usize> = rows.iter().map(Vec::len).collect();
+    if found != lengths {
+        return Err(Error::work(format!("{what:?} has rows of {found:?} values instead of {lengths:?}")));
+    }
+    match rows.iter().flatten().find(|value| !is_good(**value)) {
+        Some(value) => Err(Error::work(format!("{what:?} holds {value}"))),
+        None => Ok(()),
+    }
+}
+
+fn check_choice(choice: &Choice, n: usize, layers: usize) -> Result<()> {
+    let runner_up = choice.runner_up.iter().map(|runner_up| &runner_up.drop);
+    for drop in runner_up.chain([&choice.drop]) {
+        let ascending = drop.windows(2).all(|pair| pair[0] < pair[1]);
+        if drop.len() != n || !ascending || drop.last().is_none_or(|last| *last >= layers) {
+            return Err(Error::work(format!("drops {drop:?}, which are not {n} ascending layers of {layers}")));
+        }
+    }
+    match choice.rivals.iter().all(|rival| *rival < layers) {
+        true => Ok(()),
+        false => Err(Error::work(format!("has rivals {:?} beyond {layers} layers", choice.rivals))),
+    }
+}

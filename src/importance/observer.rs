@@ -1,0 +1,71 @@
+//! The probe at a model's side: gathers the residual streams of each batch as they go by.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+
+use candle_core::{CpuStorage, Device, Storage, Tensor};
+
+use super::probe::Probe;
+use crate::model::{Batch, Observer};
+use crate::ops::Layout;
+use crate::{Error, Result};
+
+/// Feeds a [`Probe`] from a pass over `batches`.
+///
+/// It keeps the streams of a batch until the last one has come; a probe that asks for last tokens alone makes it keep
+/// the last rows only.
+pub struct Watch<'a> {
+    probe: &'a mut Probe,
+    batches: &'a [Batch],
+    streams: BTreeMap<usize, Vec<Tensor>>,
+}
+
+impl<'a> Watch<'a> {
+    /// Watches a pass over `batches`.
+    #[must_use]
+    pub fn new(probe: &'a mut Probe, batches: &'a [Batch]) -> Self {
+        Self { probe, batches, streams: BTreeMap::new() }
+    }
+}
+
+impl Observer for Watch<'_> {
+    fn residual(&mut self, batch: usize, place: usize, x: &Tensor) -> Result<()> {
+        let layout = self.batches[batch].layout.as_ref();
+        let all = self.probe.wants_all_tokens();
+        let rows = if all { x.clone() } else { last_rows(x, layout)? };
+        let streams = self.streams.entry(batch).or_default();
+        streams.push(rows.to_device(&Device::Cpu)?.contiguous()?);
+        if place < self.probe.layers() {
+            return Ok(());
+        }
+        let streams = self.streams.remove(&batch).unwrap_or_default();
+        let guards: Vec<_> = streams.iter().map(Tensor::storage_and_layout).collect();
+        let states = guards.iter().map(|(storage, strides)| match storage.deref() {
+            Storage::Cpu(CpuStorage::F32(numbers)) => {
+                let start = strides.start_offset();
+                Ok(&numbers[start..start + strides.shape().elem_count()])
+            }
+            _ => Err(Error::work("scores need residual streams in f32")),
+        });
+        let states = states.collect::<Result<Vec<&[f32]>>>()?;
+        let d = x.dim(1)?;
+        match all {
+            true => self.probe.observe_batch(&states, layout, d),
+            false => {
+                let samples = layout.segments().len();
+                self.probe.observe_batch(&states, &Layout::sequences(std::iter::repeat_n(1, samples))?, d)
+            }
+        }
+    }
+
+    fn streams_kept(&self) -> usize {
+        if self.probe.wants_all_tokens() { self.probe.layers() } else { 0 }
+    }
+}
+
+/// The last token of each sample, `[b, d]`.
+fn last_rows(x: &Tensor, layout: &Layout) -> Result<Tensor> {
+    let last = layout.segments().iter().map(|segment| (segment.start + segment.len - 1) as u32);
+    let last = Tensor::from_iter(last, x.device())?;
+    Ok(x.index_select(&last, 0)?)
+}

@@ -1,0 +1,353 @@
+//! What a pass is asked: every score of every block, from the residual streams of its tokens.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::gram::Gram;
+use super::metrics::{Metric, Pair, Subject, Tokens};
+use super::moments::{Moments, Scores};
+use crate::ops::Layout;
+use crate::{Error, Result};
+
+/// Tokens one task works on. The sums of a sample are taken in pieces of this size whatever the batch and whatever the
+/// number of threads, so that neither changes a bit of the result.
+const PIECE: usize = 32;
+
+/// Gathers the scores of some [`METRICS`](super::METRICS) over a pass.
+///
+/// Samples are told apart by the layout of a batch, one segment each. The result depends on the samples and their
+/// order, not on how they were batched.
+pub struct Probe {
+    layers: usize,
+    metrics: Vec<(&'static Metric, Moments)>,
+    samples: usize,
+    tokens: usize,
+}
+
+/// A run of tokens of one sample.
+struct Piece {
+    sample: usize,
+    tokens: Range<usize>,
+    /// The sample ends with it.
+    last: bool,
+}
+
+/// A number that is none, in the stream that enters layer `layer`.
+struct NotFinite {
+    layer: usize,
+    sample: usize,
+}
+
+impl Probe {
+    /// A probe of `metrics` for a model of `layers` layers, L ≥ 1.
+    #[must_use]
+    pub fn new(layers: usize, metrics: impl IntoIterator<Item = &'static Metric>) -> Self {
+        let rows = |metric: &Metric| match metric.subject {
+            Subject::Block => (1..=layers).rev().collect(),
+            Subject::Layer => vec![layers],
+        };
+        let metrics = metrics.into_iter().map(|metric| (metric, Moments::new(rows(metric)))).collect();
+        Self { layers, metrics, samples: 0, tokens: 0 }
+    }
+
+    /// Layers of the model, L.
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.layers
+    }
+
+    /// Samples seen.
+    #[must_use]
+    pub fn samples(&self) -> usize {
+        self.samples
+    }
+
+    /// Tokens seen.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Whether the metrics ask for all tokens. If not, only the last row of each sample is looked at, and a batch may
+    /// as well hold those rows alone, as sequences of one token.
+    #[must_use]
+    pub fn wants_all_tokens(&self) -> bool {
+        self.metrics.iter().any(|(metric, _)| metric.tokens == Tokens::All)
+    }
+
+    /// Takes one batch of whole samples: `states[l]` is x^(l), `[t, d]`, for l = 0 ..= L, the last one before the final
+    /// norm. The segments of `layout` are the samples.
+    ///
+    /// # Errors
+    /// A number in the states that is not finite (the message names the layer it comes out of and the sample), segments
+    /// that continue others, or states of the wrong number or size.
+    pub fn observe_batch(&mut self, states: &[&[f32]], layout: &Layout, d: usize) -> Result<()> {
+        let expected = layout.tokens() * d;
+        if states.len() != self.layers + 1 || states.iter().any(|state| state.len() != expected) {
+            let sizes: Vec<_> = states.iter().map(|state| state.len()).collect();
+            return Err(Error::work(format!(
+                "scores need {} residual streams of {} x {d} numbers, got {sizes:?}",
+                self.layers + 1,
+                layout.tokens()
+            )));
+        }
+        let segments = layout.segments();
+        if segments.iter().any(|segment| segment.parent.is_some()) {
+            return Err(Error::work("scores need samples that stand alone, not continuations of a shared prefix"));
+        }
+
+        let all = self.wants_all_tokens();
+        let pieces: Vec<Piece> = segments
+            .iter()
+            .enumerate()
+            .flat_map(|(sample, segment)| {
+                let end = segment.start + segment.len;
+                let start = if all { segment.start } else { end - 1 };
+                let starts = (start..end).step_by(PIECE);
+                starts.map(move |at| Piece { sample, tokens: at..end.min(at + PIECE), last: at + PIECE >= end })
+            })
+            .collect();
+        let found: Vec<Result<Vec<f64>, NotFinite>> = pieces
+            .par_iter()
+            .map_init(|| Gram::new(self.layers + 1), |gram, piece| self.sums(gram, states, piece, d))
+            .collect();
+
+        let faults = found.iter().filter_map(|found| found.as_ref().err());
+        if let Some(fault) = faults.min_by_key(|fault| (fault.layer, fault.sample)) {
+            return Err(self.not_finite(fault));
+        }
+        let mut found = found.into_iter().flatten().zip(&pieces).peekable();
+        for (sample, segment) in segments.iter().enumerate() {
+            let mut sums: Vec<f64> = Vec::new();
+            while let Some((piece, _)) = found.next_if(|(_, piece)| piece.sample == sample) {
+                match sums.is_empty() {
+                    true => sums = piece,
+                    false => sums.iter_mut().zip(piece).for_each(|(sum, value)| *sum += value),
+                }
+            }
+            self.push(segment.len, sums);
+        }
+        self.samples += segments.len();
+        self.tokens += layout.tokens();
+        Ok(())
+    }
+
+    /// Sums over the tokens of a piece of every value of every metric, one metric after the other.
+    fn sums(&self, gram: &mut Gram, states: &[&[f32]], piece: &Piece, d: usize) -> Result<Vec<f64>, NotFinite> {
+        let mut sums = vec![0.0; self.metrics.iter().map(|(_, moments)| moments.values()).sum()];
+        for token in piece.tokens.clone() {
+            gram.fill(states, token, d);
+            if (0..=self.layers).any(|layer| !gram.get(layer, layer).is_finite()) {
+                let rows = piece.tokens.start * d..piece.tokens.end * d;
+                let is_broken = |state: &&[f32]| state[rows.clone()].iter().any(|x| !x.is_finite());
+                let layer = states.iter().position(is_broken).unwrap_or(self.layers);
+                return Err(NotFinite { layer, sample: piece.sample });
+            }
+            let last = piece.last && token + 1 == piece.tokens.end;
+            // rows of all metrics are in the same order, so one walk over the pairs serves all
+            let mut index = 0;
+            for n in 1..=self.layers {
+                for l in 0..=self.layers - n {
+                    let pair = Pair::new(gram.get(l, l), gram.get(l + n, l + n), gram.get(l, l + n));
+                    let mut offset = 0;
+                    for (metric, moments) in &self.metrics {
+                        let counts = last || metric.tokens == Tokens::All;
+                        if counts && index < moments.values() {
+                            sums[offset + index] += (metric.value)(&pair);
+                        }
+                        offset += moments.values();
+                    }
+                    index += 1;
+                }
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Adds a sample of `tokens` tokens.
+    fn push(&mut self, tokens: usize, mut sums: Vec<f64>) {
+        let mut sums = sums.as_mut_slice();
+        for (metric, moments) in &mut self.metrics {
+            let (values, rest) = sums.split_at_mut(moments.values());
+            match metric.tokens {
+                Tokens::Last => moments.push(1.0, values),
+                Tokens::All => {
+                    let weight = tokens as f64;
+                    values.iter_mut().for_each(|value| *value /= weight);
+                    moments.push(weight, values);
+                }
+            }
+            sums = rest;
+        }
+    }
+
+    fn not_finite(&self, fault: &NotFinite) -> Error {
+        let origin = match fault.layer {
+            0 => "the embedding".to_owned(),
+            layer => format!("layer {}", layer - 1),
+        };
+        let sample = self.samples + fault.sample;
+        Error::work(format!("the output of {origin} is not finite (NaN or infinite) for sample {sample}"))
+    }
+
+    /// The scores, in the order of the metrics.
+    ///
+    /// # Errors
+    /// No sample was seen.
+    pub fn finish(self) -> Result<Vec<Scores>> {
+        if self.samples == 0 {
+            return Err(Error::work("no sample to compute scores from"));
+        }
+        Ok(self.metrics.into_iter().map(|(metric, moments)| moments.finish(metric.name)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{METRICS, metric};
+    use super::*;
+
+    const LAYERS: usize = 4;
+    const D: usize = 150;
+
+    /// Streams that drift apart, `[L+1][t·d]`.
+    fn states(tokens: usize) -> Vec<Vec<f32>> {
+        let number = |i: usize, l: usize| ((i * 7919 + l * 104_729 + 31) % 2011) as f32 / 1000.0 - 1.0;
+        let base: Vec<f32> = (0..tokens * D).map(|i| number(i, 0)).collect();
+        (0..=LAYERS)
+            .map(|l| base.iter().enumerate().map(|(i, x)| x + 0.2 * l as f32 * number(i, l)).collect())
+            .collect()
+    }
+
+    /// Observes samples of these lengths, so many to a batch.
+    fn observe(states: &[Vec<f32>], lengths: &[usize], batch: usize) -> Result<Vec<Scores>> {
+        let mut probe = Probe::new(LAYERS, METRICS);
+        let mut start = 0;
+        for lengths in lengths.chunks(batch) {
+            let layout = Layout::sequences(lengths.iter().copied()).unwrap();
+            let end = start + layout.tokens() * D;
+            let batch: Vec<&[f32]> = states.iter().map(|state| &state[start..end]).collect();
+            probe.observe_batch(&batch, &layout, D)?;
+            start = end;
+        }
+        assert_eq!(probe.samples(), lengths.len());
+        probe.finish()
+    }
+
+    /// Cosine of two streams of one token.
+    fn cosine(states: &[Vec<f32>], token: usize, a: usize, b: usize) -> f64 {
+        let row = |l: usize| states[l][token * D..][..D].iter().map(|&x| f64::from(x));
+        let dot = |a, b| row(a).zip(row(b)).map(|(x, y)| x * y).sum::<f64>();
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+    }
+
+    const LENGTHS: [usize; 6] = [1, 70, 33, 32, 5, 64];
+
+    #[test]
+    fn every_score_is_its_definition() {
+        let tokens: usize = LENGTHS.iter().sum();
+        let states = states(tokens);
+        let found = observe(&states, &LENGTHS, 4).unwrap();
+        let scores = |name: &str| found.iter().find(|scores| scores.metric == name).unwrap();
+        let lasts: Vec<usize> = LENGTHS
+            .iter()
+            .scan(0, |end, len| {
+                *end += len;
+                Some(*end - 1)
+            })
+            .collect();
+        for n in 1..=LAYERS {
+            assert_eq!(scores("angular").mean[n - 1].len(), LAYERS - n + 1);
+            for l in 0..=LAYERS - n {
+                let angle = |token: &usize| cosine(&states, *token, l, l + n).acos() / std::f64::consts::PI;
+                let angular = lasts.iter().map(angle).sum::<f64>() / lasts.len() as f64;
+                assert!((scores("angular").mean[n - 1][l] - angular).abs() < 1e-13);
+                let all: Vec<usize> = (0..tokens).collect();
+                let mean = all.iter().map(angle).sum::<f64>() / tokens as f64;
+                assert!((scores("angular-all").mean[n - 1][l] - mean).abs() < 1e-13);
+                let mean = all.iter().map(|token| cosine(&states, *token, l, l + n)).sum::<f64>() / tokens as f64;
+                assert!((scores("cosine").mean[n - 1][l] - mean).abs() < 1e-13);
+            }
+        }
+        for l in 0..LAYERS {
+            let influence =
+                (0..tokens).map(|token| 1.0 - cosine(&states, token, l, l + 1)).sum::<f64>() / tokens as f64;
+            assert!((scores("block-influence").mean[0][l] - influence).abs() < 1e-13);
+            let magnitude = |token: usize| {
+                let row = |l: usize| states[l][token * D..][..D].iter().map(|&x| f64::from(x));
+                let update: f64 = row(l).zip(row(l + 1)).map(|(x, y)| (y - x) * (y - x)).sum();
+                (update / row(l + 1).map(|y| y * y).sum::<f64>()).sqrt()
+            };
+            let mean = (0..tokens).map(magnitude).sum::<f64>() / tokens as f64;
+            assert!((scores("relative-magnitude").mean[0][l] - mean).abs() < 1e-12);
+        }
+        assert_eq!(scores("block-influence").mean.len(), 1);
+    }
+
+    #[test]
+    fn neither_threads_nor_batches_change_a_bit() {
+        let states = states(LENGTHS.iter().sum());
+        let run = |threads: usize, batch: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| observe(&states, &LENGTHS, batch).unwrap())
+        };
+        let one = run(1, 6);
+        for (threads, batch) in [(1, 1), (2, 6), (3, 2), (7, 4)] {
+            assert_eq!(run(threads, batch), one, "{threads} threads, {batch} to a batch");
+        }
+    }
+
+    #[test]
+    fn last_rows_alone_give_the_last_token_scores() {
+        let states = states(LENGTHS.iter().sum());
+        let expected = observe(&states, &LENGTHS, 6).unwrap().swap_remove(0);
+        let lasts: Vec<usize> = LENGTHS
+            .iter()
+            .scan(0, |end, len| {
+                *end += len;
+                Some(*end - 1)
+            })
+            .collect();
+        let rows: Vec<Vec<f32>> = states
+            .iter()
+            .map(|state| lasts.iter().flat_map(|last| state[last * D..][..D].iter().copied()).collect())
+            .collect();
+        let mut probe = Probe::new(LAYERS, [metric("angular").unwrap()]);
+        assert!(!probe.wants_all_tokens());
+        let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+        probe.observe_batch(&rows, &Layout::sequences([1; LENGTHS.len()]).unwrap(), D).unwrap();
+        assert_eq!(probe.finish().unwrap(), [expected]);
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_named() {
+        let mut states = states(LENGTHS.iter().sum());
+        // token 40 of sample 1; layer 1 breaks a later token of the same sample, layer 2 an earlier one
+        states[3][41 * D + 7] = f32::NAN;
+        states[2][60 * D] = f32::INFINITY;
+        let error = observe(&states, &LENGTHS, 6).unwrap_err().to_string();
+        assert!(error.contains("layer 1 ") && error.contains("sample 1"), "{error}");
+        let error = observe(&states, &LENGTHS, 1).unwrap_err().to_string();
+        assert!(error.contains("layer 1 ") && error.contains("sample 1"), "{error}");
+        states[0][105 * D] = f32::NAN;
+        let error = observe(&states, &LENGTHS, 6).unwrap_err();
+        assert!(error.to_string().contains("the embedding") && error.to_string().contains("sample 3"), "{error}");
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let states = states(3);
+        let slices: Vec<&[f32]> = states.iter().map(Vec::as_slice).collect();
+        let layout = Layout::sequences([3]).unwrap();
+        let mut probe = Probe::new(LAYERS, METRICS);
+        assert!(probe.observe_batch(&slices[1..], &layout, D).is_err());
+        assert!(probe.observe_batch(&slices, &layout, D - 1).is_err());
+        let mut tree = Layout::default();
+        tree.push(2, None).unwrap();
+        tree.push(1, Some(0)).unwrap();
+        assert!(probe.observe_batch(&slices, &tree, D).unwrap_err().to_string().contains("stand alone"));
+        assert!(probe.finish().is_err());
+    }
+}

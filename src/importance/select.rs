@@ -1,0 +1,414 @@
+//! From scores to the layers to drop.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::metrics::{Metric, Subject};
+use super::moments::Scores;
+use crate::{Error, Result};
+
+/// Two scores are told apart when they differ by more than this many standard errors of their difference.
+const ERRORS_APART: f64 = 2.0;
+
+/// How much to drop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Amount {
+    /// This many layers.
+    Layers(usize),
+    /// This fraction of the layers, rounded to the nearest number of them.
+    Fraction(f64),
+}
+
+impl Amount {
+    /// Number of layers to drop from a model of `layers`.
+    ///
+    /// # Errors
+    /// Nothing to drop, or nothing left.
+    pub fn of(self, layers: usize) -> Result<usize> {
+        let (count, wish) = match self {
+            Self::Layers(count) => (count, format!("{count} layers")),
+            Self::Fraction(part) if part.is_finite() && (0.0..=1.0).contains(&part) => {
+                ((part * layers as f64).round() as usize, format!("a fraction of {part}"))
+            }
+            Self::Fraction(part) => {
+                return Err(Error::request(format!("a fraction of layers lies between 0 and 1, not {part}")));
+            }
+        };
+        match count {
+            0 => Err(Error::request(format!("{wish} of {layers} is no layer at all"))),
+            count if count >= layers => Err(Error::request(format!(
+                "{wish} leaves nothing of a model of {layers} layers; drop at most {}",
+                layers - 1
+            ))),
+            count => Ok(count),
+        }
+    }
+}
+
+/// Layers that must stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Protect {
+    /// The first ones.
+    pub first: usize,
+    /// The last ones.
+    pub last: usize,
+}
+
+impl Protect {
+    /// The layers that may go.
+    #[must_use]
+    pub fn allowed(self, layers: usize) -> Range<usize> {
+        let end = layers.saturating_sub(self.last);
+        self.first.min(end)..end
+    }
+}
+
+/// What a strategy chooses from.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidates<'a> {
+    /// The metric to follow.
+    pub metric: &'static Metric,
+    /// Its scores.
+    pub scores: &'a Scores,
+    /// The layers that may go.
+    pub allowed: &'a Range<usize>,
+}
+
+/// A way to choose, a row of [`STRATEGIES`].
+#[derive(Debug)]
+pub struct Strategy {
+    /// What `--strategy` calls it.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// Whether it needs scores of blocks; if not, those of single layers do.
+    pub needs_blocks: bool,
+    /// The `n` layers to drop, n ≥ 1 and at most the number allowed.
+    choose: fn(&Candidates, usize) -> Choice,
+}
+
+/// Every way to choose.
+pub const STRATEGIES: &[Strategy] = &[
+    Strategy {
+        name: "block",
+        about: "the n neighbouring layers whose block scores best",
+        needs_blocks: true,
+        choose: block,
+    },
+    Strategy {
+        name: "lowest",
+        about: "the n layers that score best one by one, wherever they are",
+        needs_blocks: false,
+        choose: lowest,
+    },
+];
+
+/// The row called `name`, or the one that suits `metric`.
+///
+/// # Errors
+/// No such row, or one that needs scores the metric does not give.
+pub fn strategy(name: Option<&str>, metric: &Metric) -> Result<&'static Strategy> {
+    let fits = |row: &&Strategy| row.needs_blocks == (metric.subject == Subject::Block);
+    let found = match name {
+        None => STRATEGIES.iter().find(fits),
+        Some(name) => STRATEGIES.iter().find(|row| row.name == name),
+    };
+    match found {
+        Some(row) if row.needs_blocks && metric.subject == Subject::Layer => Err(Error::request(format!(
+            "strategy {} needs scores of blocks; metric {} scores single layers",
+            row.name, metric.name
+        ))),
+        Some(row) => Ok(row),
+        None => {
+            let known: Vec<_> = STRATEGIES.iter().map(|row| row.name).collect();
+            Err(Error::request(format!(
+                "no strategy is called {:?}; there are {}",
+                name.unwrap_or(""),
+                known.join(", ")
+            )))
+        }
+    }
+}
+
+/// The layers to drop for one n, and how sure that is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choice {
+    /// The layers to drop, ascending.
+    pub drop: Vec<usize>,
+    /// Score of the block; for single layers, that of the worst among those dropped.
+    pub score: f64,
+    /// Its standard error; absent with a single sample.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stderr: Option<f64>,
+    /// The next best choice, if there is another.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub runner_up: Option<RunnerUp>,
+    /// First layers of the other blocks that cannot be told from this one: their difference is at most two standard
+    /// errors of that difference. For single layers, the kept ones that cannot be told from the worst dropped.
+    pub rivals: Vec<usize>,
+}
+
+impl Choice {
+    /// Number of layers dropped, n.
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.drop.len()
+    }
+}
+
+/// The choice that would come next.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunnerUp {
+    /// The layers it would drop, ascending.
+    pub drop: Vec<usize>,
+    /// Its score, as [`Choice::score`].
+    pub score: f64,
+    /// How much worse than the best that is, never negative.
+    pub difference: f64,
+    /// Standard error of the difference over the same samples; absent with a single sample.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub difference_stderr: Option<f64>,
+}
+
+impl RunnerUp {
+    /// Whether it lies within two standard errors; unknown with a single sample.
+    #[must_use]
+    pub fn is_within_error(&self) -> Option<bool> {
+        self.difference_stderr.map(|error| self.difference <= ERRORS_APART * error)
+    }
+}
+
+impl Strategy {
+    /// The `n` layers to drop.
+    ///
+    /// # Errors
+    /// More layers than may go.
+    pub fn choose(&self, candidates: &Candidates, n: usize) -> Result<Choice> {
+        let allowed = candidates.allowed;
+        if n == 0 || n > allowed.len() {
+            return Err(Error::request(format!(
+                "{n} layers cannot be dropped from the {} that are not protected",
+                allowed.len()
+            )));
+        }
+        Ok((self.choose)(candidates, n))
+    }
+
+    /// The best choice for every n from 1 to what may go; at least one layer stays.
+    ///
+    /// # Errors
+    /// As [`Strategy::choose`].
+    pub fn choose_all(&self, candidates: &Candidates) -> Result<Vec<Choice>> {
+        let most = candidates.allowed.len().min(candidates.scores.mean[0].len() - 1);
+        (1..=most).map(|n| self.choose(candidates, n)).collect()
+    }
+}
+
+impl Candidates<'_> {
+    /// Entries of row n-1 by their standing: the best first, the later one among equals.
+    fn ranked(&self, n: usize, entries: Range<usize>) -> Vec<usize> {
+        let row = &self.scores.mean[n - 1];
+        let mut ranked: Vec<usize> = entries.rev().collect();
+        ranked.sort_by(|&a, &b| self.metric.order.cost(row[a]).total_cmp(&self.metric.order.cost(row[b])));
+        ranked
+    }
+
+    /// `drop` with the score of entry `best` of row n-1, against the entries `others`, the best of them first;
+    /// `instead` says what dropping by another entry means.
+    fn choice(
+        &self,
+        n: usize,
+        drop: Vec<usize>,
+        best: usize,
+        others: &[usize],
+        instead: impl Fn(usize) -> Vec<usize>,
+    ) -> Choice {
+        let row = &self.scores.mean[n - 1];
+        let against = |&other: &usize| RunnerUp {
+            drop: instead(other),
+            score: row[other],
+            difference: (row[other] - row[best]).abs(),
+            difference_stderr: self.scores.difference_error(n, best, other),
+        };
+        let mut rivals: Vec<usize> =
+            others.iter().copied().filter(|other| against(other).is_within_error() == Some(true)).collect();
+        rivals.sort_unstable();
+        Choice {
+            drop,
+            score: row[best],
+            stderr: self.scores.error(n, best),
+            runner_up: others.first().map(against),
+            rivals,
+        }
+    }
+}
+
+fn block(candidates: &Candidates, n: usize) -> Choice {
+    let allowed = candidates.allowed;
+    let ranked = candidates.ranked(n, allowed.start..allowed.end - n + 1);
+    let layers = |l: usize| (l..l + n).collect();
+    candidates.choice(n, layers(ranked[0]), ranked[0], &ranked[1..], layers)
+}
+
+fn lowest(candidates: &Candidates, n: usize) -> Choice {
+    let ranked = candidates.ranked(1, candidates.allowed.clone());
+    let (dropped, kept) = ranked.split_at(n);
+    let sorted = |mut layers: Vec<usize>| {
+        layers.sort_unstable();
+        layers
+    };
+    let instead = |other: usize| {
+        let mut layers = dropped[..n - 1].to_vec();
+        layers.push(other);
+        sorted(layers)
+    };
+    candidates.choice(1, sorted(dropped.to_vec()), dropped[n - 1], kept, instead)
+}
+
+/// Layers for the reader, runs as inclusive ranges: `3, 21..=28`.
+#[must_use]
+pub fn inclusive(layers: &[usize]) -> String {
+    let runs = layers.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
+        [only] => only.to_string(),
+        [first, .., last] => format!("{first}..={last}"),
+        [] => String::new(),
+    });
+    runs.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metric;
+    use super::super::moments::Moments;
+    use super::*;
+
+    /// Block influence of Llama-2-7B, published with "A deeper look at depth pruning of LLMs" (arXiv 2407.16286).
+    const LLAMA_2_7B: [f64; 32] = [
+        0.4066, 0.2499, 0.1454, 0.1462, 0.1515, 0.1501, 0.1436, 0.1420, 0.1339, 0.1287, 0.1248, 0.1131, 0.1092, 0.1100,
+        0.1058, 0.1059, 0.1062, 0.0839, 0.0756, 0.0637, 0.0616, 0.0466, 0.0440, 0.0365, 0.0347, 0.0308, 0.0332, 0.0299,
+        0.0332, 0.0337, 0.0603, 0.3072,
+    ];
+    /// The same of Mistral-7B.
+    const MISTRAL_7B: [f64; 32] = [
+        0.4131, 0.2229, 0.185, 0.1542, 0.1579, 0.1619, 0.1558, 0.1551, 0.1419, 0.1315, 0.1252, 0.1169, 0.1101, 0.1061,
+        0.1116, 0.1107, 0.1095, 0.1053, 0.1062, 0.097, 0.075, 0.0613, 0.0494, 0.0465, 0.0416, 0.0395, 0.0385, 0.0408,
+        0.0504, 0.0602, 0.0613, 0.1741,
+    ];
+
+    fn exact(metric: &str, mean: Vec<Vec<f64>>) -> Scores {
+        Scores { metric: metric.to_owned(), mean, stderr: None, difference_stderr: None }
+    }
+
+    fn choose(scores: &Scores, allowed: Range<usize>, n: usize) -> Choice {
+        let metric = metric(&scores.metric).unwrap();
+        let candidates = Candidates { metric, scores, allowed: &allowed };
+        strategy(None, metric).unwrap().choose(&candidates, n).unwrap()
+    }
+
+    #[test]
+    fn block_influence_drops_what_its_authors_dropped() {
+        let llama = exact("block-influence", vec![LLAMA_2_7B.to_vec()]);
+        assert_eq!(choose(&llama, 0..32, 9).drop, (21..=29).collect::<Vec<_>>());
+        let mistral = exact("block-influence", vec![MISTRAL_7B.to_vec()]);
+        let choice = choose(&mistral, 0..32, 8);
+        assert_eq!(choice.drop, (22..=29).collect::<Vec<_>>());
+        // layers 21 and 30 tie; the deeper goes first
+        let runner_up = choice.runner_up.unwrap();
+        assert_eq!(runner_up.drop, (22..=28).chain([30]).collect::<Vec<_>>());
+        assert_eq!((choice.score, runner_up.score), (0.0602, 0.0613));
+    }
+
+    #[test]
+    fn the_best_block_is_the_lowest_distance_and_the_deeper_of_two() {
+        let rows = vec![vec![0.3, 0.1, 0.1, 0.4], vec![0.5, 0.2, 0.3], vec![0.6, 0.6], vec![0.9]];
+        let scores = exact("angular", rows.clone());
+        assert_eq!(choose(&scores, 0..4, 1).drop, [2]);
+        assert_eq!(choose(&scores, 0..4, 2).drop, [1, 2]);
+        assert_eq!(choose(&scores, 0..4, 3).drop, [1, 2, 3]);
+        assert_eq!(choose(&scores, 0..3, 3).drop, [0, 1, 2]);
+        assert_eq!(choose(&scores, 1..4, 2).runner_up.unwrap().drop, [2, 3]);
+        assert!(choose(&scores, 1..3, 2).runner_up.is_none());
+        let similarity = exact("cosine", rows);
+        assert_eq!(choose(&similarity, 0..4, 1).drop, [3]);
+        assert_eq!(choose(&similarity, 0..4, 2).drop, [0, 1]);
+        let metric = metric("angular").unwrap();
+        let candidates = Candidates { metric, scores: &scores, allowed: &(0..4) };
+        let all = strategy(None, metric).unwrap().choose_all(&candidates).unwrap();
+        assert_eq!(all.iter().map(Choice::layers).collect::<Vec<_>>(), [1, 2, 3]);
+        for n in [0, 5] {
+            assert_eq!(strategy(None, metric).unwrap().choose(&candidates, n).unwrap_err().exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn rivals_are_told_by_the_paired_error() {
+        // entries 1 and 2 move together from sample to sample, entry 0 moves on its own
+        let mut moments = Moments::new(vec![4]);
+        for k in 0..100 {
+            let common = f64::from(k % 10) / 100.0;
+            let own = f64::from(k / 10) / 100.0;
+            moments.push(1.0, &[0.106 + own, 0.1 + common, 0.103 + common, 0.9]);
+        }
+        let scores = moments.finish("angular");
+        let choice = choose(&scores, 0..4, 1);
+        assert_eq!((choice.drop, choice.rivals), (vec![1], vec![0]));
+        let runner_up = choice.runner_up.unwrap();
+        assert_eq!(runner_up.drop, [2]);
+        // 0.003 lies within the errors of the two means, and yet the two are told apart
+        assert!(runner_up.difference < choice.stderr.unwrap() * 2.0);
+        assert_eq!(runner_up.is_within_error(), Some(false));
+        let single = exact("angular", vec![vec![0.1, 0.1]]);
+        assert_eq!(choose(&single, 0..2, 1).runner_up.unwrap().is_within_error(), None);
+    }
+
+    #[test]
+    fn single_layers_can_be_taken_from_block_scores_but_not_the_reverse() {
+        let angular = metric("angular").unwrap();
+        let scores = exact("angular", vec![vec![0.1, 0.5, 0.2], vec![0.6, 0.7], vec![0.8]]);
+        let candidates = Candidates { metric: angular, scores: &scores, allowed: &(0..3) };
+        let choice = strategy(Some("lowest"), angular).unwrap().choose(&candidates, 2).unwrap();
+        assert_eq!((choice.drop, choice.runner_up.unwrap().drop), (vec![0, 2], vec![0, 1]));
+        let influence = metric("block-influence").unwrap();
+        assert!(strategy(Some("block"), influence).unwrap_err().to_string().contains("single layers"));
+        assert!(strategy(Some("best"), angular).unwrap_err().to_string().contains("block, lowest"));
+    }
+
+    #[test]
+    fn amounts() {
+        for (amount, layers, count) in [
+            (Amount::Layers(8), 32, 8),
+            (Amount::Fraction(0.25), 32, 8),
+            (Amount::Fraction(0.25), 22, 6),
+            (Amount::Fraction(0.3), 5, 2),
+        ] {
+            assert_eq!(amount.of(layers).unwrap(), count);
+        }
+        for amount in [
+            Amount::Layers(0),
+            Amount::Layers(4),
+            Amount::Layers(usize::MAX),
+            Amount::Fraction(0.1),
+            Amount::Fraction(1.0),
+            Amount::Fraction(-0.5),
+            Amount::Fraction(f64::NAN),
+        ] {
+            assert_eq!(amount.of(4).unwrap_err().exit_code(), 2, "{amount:?}");
+        }
+    }
+
+    #[test]
+    fn protection_leaves_what_is_between() {
+        assert_eq!(Protect { first: 2, last: 1 }.allowed(8), 2..7);
+        assert!(Protect { first: 5, last: 5 }.allowed(8).is_empty());
+        assert!(Protect { first: usize::MAX, last: usize::MAX }.allowed(8).is_empty());
+    }
+
+    #[test]
+    fn ranges_for_the_reader() {
+        assert_eq!(inclusive(&[3, 21, 22, 23, 30, 31]), "3, 21..=23, 30..=31");
+        assert_eq!(inclusive(&[]), "");
+    }
+}

@@ -1,0 +1,141 @@
+"""The architecture fixtures: which configs, and how their weights are made so that any language can make them again.
+
+    seed(name) = FNV-1a 64 of the tensor's name, xored with the case's seed
+    z(i)       = splitmix64 finaliser of seed(name) + (i + 1) * 0x9E3779B97F4A7C15   (i = flat row-major index, mod 2^64)
+    k(i)       = 2 * (z(i) >> 40) + 1 - 2^24                                         (odd, |k| < 2^24, exact in f32)
+    w(i)       = f32(k) * f32(std * sqrt(3) / 2^24)          uniform with standard deviation std; one f32 product
+    matrices: std = gain / sqrt(columns), gain 2 for query, key and fused query-key-value, else 1; embedding: std 1
+    vectors named *norm*: 1f32 + w with std 0.2; biases: std 0.3
+    ids(j)     = z(j) of the name "ids" modulo the vocabulary
+"""
+import numpy as np
+
+M64 = (1 << 64) - 1
+
+
+def fnv(name):
+    h = 0xCBF29CE484222325
+    for b in name.encode():
+        h = ((h ^ b) * 0x100000001B3) & M64
+    return h
+
+
+def finalised(seed, n):
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def tensor(seed, name, shape):
+    if name == "model.embed_tokens.weight":
+        std = 1.0
+    elif len(shape) == 2:
+        std = (2.0 if name.endswith((".q_proj.weight", ".k_proj.weight", ".qkv_proj.weight")) else 1.0) / np.sqrt(shape[1])
+    else:
+        std = 0.2 if name.endswith("norm.weight") else 0.3
+    z = finalised(seed ^ fnv(name), int(np.prod(shape)))
+    k = 2 * (z >> np.uint64(40)).astype(np.int64) + 1 - (1 << 24)
+    w = k.astype(np.float32) * np.float32(std * np.sqrt(3.0) / 2.0**24)
+    return (np.float32(1) + w if name.endswith("norm.weight") else w).reshape(shape)
+
+
+def ids(seed, vocab, n):
+    return (finalised(seed ^ fnv("ids"), n) % np.uint64(vocab)).astype(np.int64)
+
+
+BASE = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 4,
+        "vocab_size": 64, "max_position_embeddings": 512, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+LLAMA = BASE | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+MISTRAL = BASE | {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+QWEN2 = BASE | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "rms_norm_eps": 1e-6}
+QWEN3 = BASE | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "rms_norm_eps": 1e-6, "head_dim": 16}
+PHI3 = BASE | {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]}
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+SHORT, LONG = [1.0, 1.05, 1.2, 1.6], [1.1, 1.9, 3.7, 7.3]
+
+# name -> (config, tokens, first and last dropped layer)
+CASES = {
+    # old spelling, as many key heads as query heads because the key is absent, an untied head
+    "llama": ({k: v for k, v in LLAMA.items() if k != "num_key_value_heads"}
+              | {"rope_theta": 10000.0, "rope_scaling": None, "tie_word_embeddings": False, "torch_dtype": "float32"}, 24, (1, 2)),
+    # all biases, a head_dim of its own, a tied head, new spelling
+    "llama-biases": (LLAMA | {"attention_bias": True, "mlp_bias": True, "head_dim": 12, "tie_word_embeddings": True, "dtype": "float32",
+                              "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}, 24, (2, 2)),
+    "llama-linear": (LLAMA | {"rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 4.0}}, 24, (0, 1)),
+    # longer than the context, so that the base changes
+    "llama-dynamic": (LLAMA | {"max_position_embeddings": 16, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, 40, (2, 3)),
+    "llama3-old": (LLAMA | {"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3"} | LLAMA3, "tie_word_embeddings": True}, 40, (1, 1)),
+    "llama3-new": (LLAMA | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0} | LLAMA3, "tie_word_embeddings": True}, 40, (1, 1)),
+    "llama-yarn": (LLAMA | {"max_position_embeddings": 64, "rope_theta": 10000.0,
+                            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}}, 40, (1, 2)),
+    "llama-yarn-mscale": (LLAMA | {"max_position_embeddings": 64, "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4, "beta_slow": 0.5,
+        "mscale": 0.707, "mscale_all_dim": 1.4, "truncate": False}}, 40, (1, 2)),
+    # a family member under its own name
+    "own-name": (LLAMA | {"model_type": "some-llama", "rope_theta": 20000.0, "tie_word_embeddings": False}, 24, (1, 2)),
+    # longer than the window; the head is wider than hidden size over heads
+    "mistral": (MISTRAL | {"sliding_window": 7, "rope_theta": 1000000.0, "head_dim": 16}, 30, (1, 2)),
+    "mistral-no-window": (MISTRAL | {"sliding_window": None, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}, 24, (0, 0)),
+    "ministral": (BASE | {"model_type": "ministral", "architectures": ["MinistralForCausalLM"], "sliding_window": 5, "head_dim": 8,
+                          "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+                          "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"}}, 24, (2, 2)),
+    # windows in the config that are switched off
+    "qwen2": (QWEN2 | {"use_sliding_window": False, "sliding_window": 6, "max_window_layers": 2, "rope_theta": 1000000.0,
+                       "tie_word_embeddings": True}, 24, (1, 2)),
+    "qwen2-window": (QWEN2 | {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2, "num_hidden_layers": 5}, 30, (1, 1)),
+    "qwen2-yarn-listed": (QWEN2 | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 3, "num_hidden_layers": 5,
+                                   "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention", "full_attention"],
+                                   "rope_parameters": {"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 4.0,
+                                                       "original_max_position_embeddings": 128}}, 30, (1, 2)),
+    "qwen3": (QWEN3 | {"attention_bias": False, "rope_theta": 1000000.0, "tie_word_embeddings": True, "use_sliding_window": False,
+                       "sliding_window": None, "max_window_layers": 4}, 24, (1, 2)),
+    "qwen3-window": (QWEN3 | {"attention_bias": True, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1,
+                              "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}}, 30, (2, 3)),
+    "phi3": (PHI3 | {"sliding_window": 9, "rope_theta": 10000.0, "rope_scaling": None, "original_max_position_embeddings": 512}, 30, (1, 2)),
+    # partly rotated heads, within the trained context
+    "phi3-short": (PHI3 | {"sliding_window": None, "partial_rotary_factor": 0.5, "hidden_size": 64, "original_max_position_embeddings": 32,
+                           "rope_scaling": {"type": "longrope", "short_factor": SHORT, "long_factor": LONG}}, 30, (1, 2)),
+    # ... and beyond it
+    "phi3-long": (PHI3 | {"hidden_size": 64, "original_max_position_embeddings": 32, "max_position_embeddings": 128,
+                          "rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
+                                              "short_factor": SHORT, "long_factor": LONG}}, 40, (1, 2)),
+    "phi3-su": (PHI3 | {"max_position_embeddings": 256, "original_max_position_embeddings": 16,
+                        "rope_scaling": {"type": "su", "short_factor": SHORT, "long_factor": LONG, "original_max_position_embeddings": 16}}, 24, (0, 1)),
+    # two layers that do not rotate, with windows of their own
+    "smollm3": (BASE | {"model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"], "num_hidden_layers": 6, "no_rope_layer_interval": 3,
+                        "use_sliding_window": True, "sliding_window": 6, "rope_theta": 5000000.0}, 24, (1, 1)),
+    "smollm3-listed": (BASE | {"model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 0, 1, 0],
+                               "attention_bias": True, "tie_word_embeddings": False,
+                               "rope_parameters": {"rope_theta": 50000.0, "rope_type": "default"}}, 24, (1, 2)),
+    "seed_oss": (BASE | {"model_type": "seed_oss", "architectures": ["SeedOssForCausalLM"], "head_dim": 16, "attention_out_bias": False,
+                         "attention_dropout": 0.1, "residual_dropout": 0.1, "rope_theta": 10000000.0}, 24, (1, 2)),
+    "internlm3": (BASE | {"model_type": "internlm3", "architectures": ["InternLM3ForCausalLM"], "head_dim": 8, "qkv_bias": True, "bias": True,
+                          "max_position_embeddings": 16, "rope_theta": 50000.0, "rope_scaling": {"factor": 6.0, "rope_type": "dynamic"}}, 24, (1, 2)),
+}
+
+# published settings of real models: their rotations alone, at positions near and far
+ROTATIONS = {
+    "llama-2-7b": {"model_type": "llama", "head_dim": 128, "max_position_embeddings": 4096, "rope_theta": 10000.0},
+    "vicuna-16k": {"model_type": "llama", "head_dim": 128, "max_position_embeddings": 4096, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "dynamic-ntk": {"model_type": "llama", "head_dim": 128, "max_position_embeddings": 2048, "rope_scaling": {"type": "dynamic", "factor": 8.0}},
+    "llama-3.1-8b": {"model_type": "llama", "head_dim": 128, "max_position_embeddings": 131072, "rope_theta": 500000.0,
+                     "rope_scaling": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                      "original_max_position_embeddings": 8192, "rope_type": "llama3"}},
+    "llama-3.2-1b": {"model_type": "llama", "head_dim": 64, "max_position_embeddings": 131072, "rope_theta": 500000.0,
+                     "rope_scaling": {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                      "original_max_position_embeddings": 8192, "rope_type": "llama3"}},
+    "qwen2.5-yarn": {"model_type": "qwen2", "head_dim": 128, "max_position_embeddings": 32768, "rope_theta": 1000000.0,
+                     "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"}},
+    "deepseek-yarn": {"model_type": "llama", "head_dim": 64, "max_position_embeddings": 163840, "rope_theta": 10000.0,
+                      "rope_scaling": {"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 0.707, "mscale_all_dim": 1.0,
+                                       "original_max_position_embeddings": 4096, "type": "yarn"}},
+    "phi-3-mini-128k": {"model_type": "phi3", "head_dim": 96, "max_position_embeddings": 131072, "original_max_position_embeddings": 4096,
+                        "rope_scaling": {"type": "longrope", "short_factor": [1.0 + 0.01 * i for i in range(48)],
+                                         "long_factor": [1.0 + 0.025 * i * i for i in range(48)]}},
+    "phi-4-mini": {"model_type": "phi3", "head_dim": 128, "partial_rotary_factor": 0.75, "max_position_embeddings": 131072,
+                   "original_max_position_embeddings": 4096,
+                   "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [1.0 + 0.6 * i for i in range(48)]}},
+}

@@ -1,0 +1,145 @@
+"""Writes tests/data/arch: logits and rotations of small models of every architecture, as transformers computes them.
+
+    python make_arch_fixtures.py            writes the fixtures
+    python make_arch_fixtures.py --check    computes them again and compares (1e-5 on logits)
+
+Needs torch and transformers (made with 5.23). A model's weights come from a formula (arch_cases.py), so a fixture holds
+only the config, the token ids, the logits at some positions before and after a cut, and the rotations."""
+import argparse, copy, json, os, sys
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from arch_cases import BASE, CASES, ROTATIONS, fnv, ids, tensor
+
+DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "arch")
+NEAR, FAR = [0, 1, 2, 3, 5, 7], [0, 1, 6, 1000, 4095, 100000]
+
+
+def short(x):
+    """The shortest decimals that give the same f32 again."""
+    return [float(str(v)) for v in np.asarray(x, dtype=np.float32).reshape(-1)]
+
+
+def hf_config(config):
+    """A config as transformers reads it; one under its own name is a Llama."""
+    config = copy.deepcopy(config)
+    if config["model_type"] not in CONFIG_MAPPING:
+        config["model_type"] = "llama"
+    return CONFIG_MAPPING[config["model_type"]].from_dict(config)
+
+
+def model_of(config, weights):
+    model = AutoModelForCausalLM.from_config(hf_config(config), dtype=torch.float32, attn_implementation="eager").eval()
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    state = {name: torch.from_numpy(weights(name, tuple(value.shape))) for name, value in model.state_dict().items() if name not in tied}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert set(missing) <= tied and not unexpected, (missing, unexpected)
+    model.tie_weights()
+    return model, {name: list(value.shape) for name, value in state.items()}
+
+
+def cut_config(config, kept):
+    """The config of the kept layers, every per-layer rule written out as a list."""
+    full, config = hf_config(config), copy.deepcopy(config)
+    config["num_hidden_layers"] = len(kept)
+    for key in ("layer_types", "no_rope_layers"):
+        if getattr(full, key, None) is not None:
+            config[key] = [getattr(full, key)[layer] for layer in kept]
+    return config
+
+
+def logits(model, tokens, positions):
+    with torch.no_grad():
+        out = model(torch.tensor([tokens]), use_cache=False).logits[0]
+    assert torch.isfinite(out).all()
+    return short(out[positions])
+
+
+def rotations(model, dims):
+    """Frequencies, cosines and sines of the model's own rotary module, for a pass up to the last of the positions."""
+    out = []
+    for positions in (NEAR, FAR):
+        with torch.no_grad():
+            cos, sin = model.rotary_emb(torch.zeros(1, 1, dims), torch.tensor([positions]))
+        half = cos.shape[-1] // 2
+        assert torch.equal(cos[..., :half], cos[..., half:])
+        out.append({"positions": positions, "inverse_frequencies": short(model.rotary_emb.inv_freq),
+                    "cos": short(cos[0, :, :half]), "sin": short(sin[0, :, :half])})
+    return out
+
+
+def fixture(name):
+    config, tokens, (first, last) = CASES[name]
+    seed = fnv(name) & 0xFFFFFFFF
+    model, shapes = model_of(config, lambda n, shape: tensor(seed, n, shape))
+    tokens = ids(seed, config["vocab_size"], tokens).tolist()
+    positions = [0, len(tokens) // 3, len(tokens) - 2, len(tokens) - 1]
+    kept = [layer for layer in range(config["num_hidden_layers"]) if not first <= layer <= last]
+
+    def kept_tensor(n, shape):
+        if n.startswith("model.layers."):
+            _, _, layer, rest = n.split(".", 3)
+            n = f"model.layers.{kept[int(layer)]}.{rest}"
+        return tensor(seed, n, shape)
+
+    cut, _ = model_of(cut_config(config, kept), kept_tensor)
+    shapes = {n: shape for n, shape in shapes.items() if not n.startswith("model.layers.") or n.startswith("model.layers.0.")}
+    return {"config": config, "seed": seed, "ids": tokens, "positions": positions, "drop": [first, last], "tensors_up_to_layer_0": shapes,
+            "logits": logits(model, tokens, positions), "logits_after_the_cut": logits(cut, tokens, positions),
+            "rotations": rotations(model.model, 8)}
+
+
+def rotation_fixture(name):
+    config = BASE | ROTATIONS[name] | {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
+    config["hidden_size"] = config["head_dim"]
+    model = AutoModelForCausalLM.from_config(hf_config(config), dtype=torch.float32)
+    return {"config": config, "rotations": rotations(model.model, 8)}
+
+
+def write(name, value):
+    with open(os.path.join(DATA, f"{name}.json"), "w") as f:
+        lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(item, separators=(',', ':'))}" for key, item in value.items())
+        f.write("{\n" + lines + "\n}\n")
+
+
+def compare(path, found, expected, tolerance):
+    """Same structure, same numbers: exactly, but for logits and rotations."""
+    if isinstance(expected, dict):
+        assert list(found) == list(expected), (path, list(found), list(expected))
+        for key in expected:
+            compare(f"{path}.{key}", found[key], expected[key], tolerance)
+    elif isinstance(expected, list) and expected and isinstance(expected[0], float):
+        worst = np.abs(np.array(found) - np.array(expected)).max()
+        assert len(found) == len(expected) and worst <= tolerance, (path, worst)
+    elif isinstance(expected, list) and expected and isinstance(expected[0], dict):
+        assert len(found) == len(expected), path
+        for index, pair in enumerate(zip(found, expected)):
+            compare(f"{path}[{index}]", *pair, tolerance)
+    else:
+        assert found == expected, (path, found, expected)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("only", nargs="*")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    names = args.only or list(CASES)
+    made = {name: fixture(name) for name in names}
+    if not args.only:
+        made["rotations"] = {name: rotation_fixture(name) for name in ROTATIONS}
+    os.makedirs(DATA, exist_ok=True)
+    for name, value in made.items():
+        if args.check:
+            with open(os.path.join(DATA, f"{name}.json")) as f:
+                # far positions amplify the last bit of a frequency; another machine's powers may differ there
+                compare(name, json.loads(json.dumps(value)), json.load(f), 2e-2 if name == "rotations" else 1e-5)
+        else:
+            write(name, value)
+        print(name, "agrees" if args.check else "written")
+
+
+if __name__ == "__main__":
+    main()
