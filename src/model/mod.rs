@@ -4,8 +4,10 @@
 //! from memory when the model fits and from disk when it does not; both give the same bytes, and a streamed pass reads
 //! each weight once per wave of batches.
 
+mod backward;
 mod batch;
 mod block;
+mod fittings;
 pub mod four_bit;
 mod head;
 mod linear;
@@ -14,8 +16,10 @@ mod loss;
 pub mod memory;
 mod stack;
 
+pub use backward::{Kept, Noise, Training, kept_bytes_per_token};
 pub use batch::Batch;
 pub use block::{Block, Pass};
+pub use fittings::{Fittings, Parameter, Part};
 pub use head::Head;
 pub use linear::Linear;
 pub use loss::Loss;
@@ -59,6 +63,8 @@ pub struct ModelOptions {
     pub device: Device,
     /// Cap on memory.
     pub budget: Budget,
+    /// What is done to the weights on the way in.
+    pub fittings: Fittings,
     /// Source layers to stack, from the embedding up; `None` stacks all of them.
     pub places: Option<Vec<usize>>,
     /// Forces where the layers are; `None` lets the budget decide.
@@ -67,7 +73,7 @@ pub struct ModelOptions {
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, budget: Budget::new(None), places: None, residency: None }
+        Self { device: Device::Cpu, budget: Budget::new(None), fittings: Fittings::default(), places: None, residency: None }
     }
 }
 
@@ -99,13 +105,14 @@ impl Model {
                 spec.layers - 1
             )));
         }
-        let sizes = |layer: usize| -> u64 {
-            let tensors = spec.layer_tensors(layer);
-            tensors.iter().filter_map(|tensor| checkpoint.index.tensors.get(&tensor.name)).map(|entry| entry.len).sum()
-        };
+        let sizes: Vec<u64> = places
+            .iter()
+            .enumerate()
+            .map(|(place, layer)| options.fittings.bytes(&checkpoint, &spec, *layer, place))
+            .collect();
         let head_bytes = Head::bytes(&checkpoint, &spec);
-        let resident_bytes = head_bytes + places.iter().map(|place| sizes(*place)).sum::<u64>();
-        let streamed_bytes = head_bytes + 2 * places.iter().map(|place| sizes(*place)).max().unwrap_or(0);
+        let resident_bytes = head_bytes + sizes.iter().sum::<u64>();
+        let streamed_bytes = head_bytes + 2 * sizes.iter().max().unwrap_or(&0);
         let pass_bytes = PASS_TOKENS as u64 * memory::transient_bytes_per_token(&spec);
         let fits = resident_bytes + 2 * pass_bytes <= options.budget.usable();
         let residency = options.residency.unwrap_or(if fits { Residency::Resident } else { Residency::Streamed });
@@ -122,7 +129,9 @@ impl Model {
             )));
         }
         let head = Head::open(checkpoint.clone(), spec.clone(), &options.device)?;
-        let stack = Stack::open(checkpoint.clone(), spec.clone(), places, residency, &options.device, progress)?;
+        let fittings = options.fittings.clone();
+        let stack =
+            Stack::open(checkpoint.clone(), spec.clone(), places, fittings, residency, &options.device, progress)?;
         Ok(Self { checkpoint, spec, stack, head, device: options.device.clone(), budget: options.budget, weight_bytes })
     }
 

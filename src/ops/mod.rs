@@ -6,7 +6,10 @@
 
 mod attention;
 mod device;
+mod dropout;
+mod edit;
 mod finite;
+mod gradients;
 mod layout;
 mod likelihood;
 mod linear;
@@ -20,7 +23,10 @@ mod weight;
 
 pub use attention::{Heads, attention};
 pub use device::device;
+pub use dropout::{Mask, dropout};
+pub use edit::edit;
 pub use finite::all_finite;
+pub use gradients::{Attended, attention_backward, attention_kept, rms_norm_backward, rope_backward, swiglu_backward};
 pub use layout::{Layout, Segment};
 pub use likelihood::{Scored, cross_entropy, log_likelihood};
 pub use linear::{linear, trainable_linear};

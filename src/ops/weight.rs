@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
+use super::nf4::nf4_linear_backward;
 use super::{Nf4Weight, linear, nf4_linear};
 use crate::Result;
 
@@ -36,6 +37,17 @@ impl WeightMatrix {
         match self {
             Self::Dense(weight) => linear(x, weight),
             Self::FourBit(weight) => nf4_linear(x, weight),
+        }
+    }
+
+    /// dy·W, `[t, o]` to `[t, i]` in f32: the gradient of x. No gradient of its own.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or a device without this kernel.
+    pub fn linear_backward(&self, dy: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => Ok(dy.matmul(&weight.to_dtype(DType::F32)?)?),
+            Self::FourBit(weight) => nf4_linear_backward(dy, weight),
         }
     }
 

@@ -39,7 +39,17 @@ impl Adapter {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok((x.matmul(&self.a.t()?)? * self.scale)?.matmul(&self.b.t()?)?)
+        self.expand(&self.reduce(x)?)
+    }
+
+    /// x·Aᵀ·scale, `[t, i]` to `[t, r]`.
+    pub(super) fn reduce(&self, x: &Tensor) -> Result<Tensor> {
+        Ok((x.matmul(&self.a.t()?)? * self.scale)?)
+    }
+
+    /// u·Bᵀ, `[t, r]` to `[t, o]`.
+    pub(super) fn expand(&self, u: &Tensor) -> Result<Tensor> {
+        Ok(u.matmul(&self.b.t()?)?)
     }
 
     /// What it adds to the weight, `[o, i]` f32: B·A·scale.

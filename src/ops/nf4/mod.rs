@@ -16,7 +16,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-pub use product::nf4_linear;
+pub use product::{nf4_linear, nf4_linear_backward};
 pub use tables::{BLOCK, CODES, SCALE_BLOCK, dynamic_map};
 
 use crate::{Error, Result};

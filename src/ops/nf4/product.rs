@@ -22,6 +22,18 @@ pub fn nf4_linear(x: &Tensor, weight: &Arc<Nf4Weight>) -> Result<Tensor> {
     Ok(x.contiguous()?.apply_op1(Forward(Arc::clone(weight)))?)
 }
 
+/// dy·W: `dy` is `[t, o]` f32, the product `[t, i]` f32. No gradient.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn nf4_linear_backward(dy: &Tensor, weight: &Arc<Nf4Weight>) -> Result<Tensor> {
+    let (_, outputs) = dy.dims2()?;
+    if outputs != weight.rows {
+        return Err(Error::work(format!("nf4_linear: dy is {:?}, the weight {:?}", dy.shape(), weight.shape())));
+    }
+    Ok(dy.contiguous()?.apply_op1_no_bwd(&Backward(Arc::clone(weight)))?)
+}
+
 impl Matrix for Nf4Weight {
     fn shape(&self) -> (usize, usize) {
         self.shape()
