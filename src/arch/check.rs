@@ -34,7 +34,8 @@ impl ModelSpec {
                 used.insert(tensor.name);
             }
         }
-        let is_used = |name: &str| used.contains(name) || four_bit_owner(name).is_some_and(|owner| used.contains(owner));
+        let is_used =
+            |name: &str| used.contains(name) || four_bit_owner(name).is_some_and(|owner| used.contains(owner));
         let unused = index.tensors.keys().filter(|name| !is_used(name) && !name.ends_with(FREQUENCIES));
         Ok(unused.cloned().collect())
     }

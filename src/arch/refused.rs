@@ -80,9 +80,11 @@ fn quantized(keys: &Keys<'_>) -> Result<()> {
     };
     Err(Error::request(match method {
         "bitsandbytes" if quantization.flag("load_in_4bit")?.unwrap_or(false) => return Ok(()),
-        "bitsandbytes" => "quantization_config: the weights are stored in bitsandbytes' eight bits, which are not read; \
+        "bitsandbytes" => {
+            "quantization_config: the weights are stored in bitsandbytes' eight bits, which are not read; \
                            start from the full-precision checkpoint, healing quantises it by itself"
-            .to_owned(),
+                .to_owned()
+        }
         _ => format!(
             "quantization_config: the weights are quantised by method {method}, expected f32, f16 or bf16; start from \
              the full-precision checkpoint"

@@ -77,39 +77,57 @@ impl Linear {
         role: Role,
         low: &mut BTreeMap<Role, Tensor>,
     ) -> Result<Tensor> {
-        let mut y = self.weight.linear(x)?;
-        if let Some(bias) = &self.bias {
-            y = y.broadcast_add(bias)?;
-        }
-        if let Some(adapter) = &self.adapter {
-            let u = match training.mask(role) {
-                Some(mask) => adapter.reduce(&ops::dropout(x, mask)?)?,
-                None => adapter.reduce(x)?,
-            };
-            y = (y + adapter.expand(&u)?)?;
-            low.insert(role, u);
-        }
+        let y = match &self.adapter {
+            None => self.weight.linear(x)?,
+            Some(adapter) => {
+                let u = match training.mask(role) {
+                    Some(mask) => adapter.reduce(&ops::dropout(x, mask)?)?,
+                    None => adapter.reduce(x)?,
+                };
+                let y = self.weight.linear_plus(x, &u, &adapter.b)?;
+                low.insert(role, u);
+                y
+            }
+        };
+        let y = match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        };
         Ok(y)
     }
 
     /// Gradients of the layer's own parameters, and of `x` where it is wanted. `x` is asked for only if something is
     /// trained here.
-    fn backward(&self, at: &mut Backward<'_>, role: Role, x: &Tensor, dy: &Tensor, wanted: bool) -> Result<Option<Tensor>> {
-        let mut dx = if wanted { Some(self.weight.linear_backward(dy)?) } else { None };
-        if let Some(adapter) = &self.adapter {
-            let u = at.kept.low.get(&role).ok_or_else(|| Error::work("a forward pass without its adapter"))?;
-            at.gradients.push((role, Part::B, dy.t()?.matmul(u)?));
-            let du = (dy.matmul(&adapter.b)? * adapter.scale)?;
-            let mask = at.training.mask(role);
-            let dropped = mask.map(|mask| ops::dropout(x, mask)).transpose()?;
-            at.gradients.push((role, Part::A, du.t()?.matmul(dropped.as_ref().unwrap_or(x))?));
-            if let Some(sum) = dx {
-                let own = du.matmul(&adapter.a)?;
-                dx = Some((sum + mask.map_or(Ok(own.clone()), |mask| ops::dropout(&own, mask))?)?);
+    fn backward(
+        &self,
+        at: &mut Backward<'_>,
+        role: Role,
+        x: &Tensor,
+        dy: &Tensor,
+        wanted: bool,
+    ) -> Result<Option<Tensor>> {
+        let dx = match &self.adapter {
+            None if wanted => Some(self.weight.linear_backward(dy, None)?),
+            None => None,
+            Some(adapter) => {
+                let u = at.kept.low.get(&role).ok_or_else(|| Error::work("a forward pass without its adapter"))?;
+                at.gradients.push((role, Part::B, ops::outer(dy, u)?));
+                let du = (ops::low_rank_up(dy, &adapter.b)? * adapter.scale)?;
+                let mask = at.training.mask(role);
+                let dropped = mask.map(|mask| ops::dropout(x, mask)).transpose()?;
+                at.gradients.push((role, Part::A, ops::outer(&du, dropped.as_ref().unwrap_or(x))?));
+                match mask {
+                    _ if !wanted => None,
+                    None => Some(self.weight.linear_backward(dy, Some((&du, &adapter.a)))?),
+                    Some(mask) => {
+                        let own = ops::dropout(&ops::low_rank_up(&du, &adapter.a)?, mask)?;
+                        Some((self.weight.linear_backward(dy, None)? + own)?)
+                    }
+                }
             }
-        }
+        };
         if at.whole {
-            at.gradients.push((role, Part::Weight, dy.t()?.matmul(x)?));
+            at.gradients.push((role, Part::Weight, ops::outer(dy, x)?));
             if self.bias.is_some() {
                 at.gradients.push((role, Part::Bias, dy.sum(0)?));
             }
@@ -211,7 +229,7 @@ impl Block {
         let pass = at.training.pass;
         let (turned_q, turned_k) = self.turn(q, k, pass)?;
         let (dq, dk, dv) =
-            ops::attention_backward(&turned_q, &turned_k, v, attended, &pass.layout, &self.heads, &dattended)?;
+            ops::attention_backward((&turned_q, &turned_k, v), attended, &dattended)?;
         drop((turned_q, turned_k, dattended));
         let dq = self.turn_back(at, Role::QNorm, q, dq)?;
         let dk = self.turn_back(at, Role::KNorm, k, dk)?;
@@ -309,10 +327,8 @@ impl Block {
 impl Backward<'_> {
     /// Gradient of a norm's input; its weight's is noted when the whole block is trained.
     fn norm(&mut self, role: Role, x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -> Result<Tensor> {
-        let (dx, dweight) = ops::rms_norm_backward(x, weight, eps, dy)?;
-        if self.whole {
-            self.gradients.push((role, Part::Weight, dweight));
-        }
+        let (dx, dweight) = ops::rms_norm_backward(x, weight, eps, dy, self.whole)?;
+        self.gradients.extend(dweight.map(|dweight| (role, Part::Weight, dweight)));
         Ok(dx)
     }
 }

@@ -6,10 +6,10 @@ use candle_core::{DType, Device, Tensor};
 
 use super::lora::Adapters;
 use super::{Linear, four_bit};
-use crate::{Context, Result};
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::ops::WeightMatrix;
+use crate::{Context, Result};
 
 /// Weights as they are on disk, unless it says otherwise.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +40,7 @@ impl Fittings {
     ) -> Result<Linear> {
         let tensor = spec.layer_tensor(l, role);
         let weight = match four_bit::load_matrix(checkpoint, &tensor.name, &tensor.shape, device)? {
-            weight if self.is_whole(place) => WeightMatrix::Dense(weight.dense(DType::F32)?),
+            weight if self.is_whole(place) => WeightMatrix::Dense(weight.dense(DType::F32, device)?),
             weight => match self.four_bit {
                 Some(double) => weight.quantise(double).context(|| format!("tensor {}", tensor.name))?,
                 None => weight,

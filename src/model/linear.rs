@@ -29,13 +29,14 @@ impl Linear {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = self.weight.linear(x)?;
-        if let Some(bias) = &self.bias {
-            y = y.broadcast_add(bias)?;
+        let y = match &self.adapter {
+            None => self.weight.linear(x)?,
+            Some(adapter) if x.track_op() || adapter.a.track_op() => (self.weight.linear(x)? + adapter.tracked(x)?)?,
+            Some(adapter) => self.weight.linear_plus(x, &adapter.reduce(x)?, &adapter.b)?,
+        };
+        match &self.bias {
+            Some(bias) => Ok(y.broadcast_add(bias)?),
+            None => Ok(y),
         }
-        if let Some(adapter) = &self.adapter {
-            y = (y + adapter.forward(x)?)?;
-        }
-        Ok(y)
     }
 }

@@ -73,7 +73,13 @@ pub struct ModelOptions {
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, budget: Budget::new(None), fittings: Fittings::default(), places: None, residency: None }
+        Self {
+            device: Device::Cpu,
+            budget: Budget::new(None),
+            fittings: Fittings::default(),
+            places: None,
+            residency: None,
+        }
     }
 }
 

@@ -1,8 +1,15 @@
-//! What the vocabulary head is asked for: log-likelihoods of given tokens, and the training loss.
+//! Log-likelihoods of given tokens under the vocabulary head, without ever holding the logits.
 
-use candle_core::{D, DType, IndexOp, Tensor};
+use std::ops::Range;
 
-use super::linear;
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::exp::exp;
+use super::linear::{WithWeight, with_dense};
+use super::matmul::{DEPTH, Matrix, SKEW, Target, Weight, blocks, multiply, widen_part, with_scratch};
+use super::rows::{Held, Rows, by_rows};
+use super::simd::vectorised;
 use crate::{Error, Result};
 
 /// One candidate token of one row.
@@ -14,61 +21,297 @@ pub struct Scored {
     pub greedy: bool,
 }
 
-/// Rows whose logits exist at one time.
-const ROWS: usize = 64;
-
 /// Log-likelihoods of candidate tokens: `hidden` is `[t, d]` f32, already normed, `head` `[v, d]` f32, bf16 or f16;
 /// `candidates` names, for each of the t rows, the tokens to score there (none, one or several). No gradient.
 ///
 /// # Errors
 /// Shapes that do not fit, a token beyond the vocabulary, or a device without this kernel.
 pub fn log_likelihood<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidates: &[C]) -> Result<Vec<Vec<Scored>>> {
-    let (rows, _) = hidden.dims2()?;
-    let (vocabulary, _) = head.dims2()?;
-    if candidates.len() != rows {
-        return Err(Error::work(format!("log_likelihood: {rows} rows and candidates for {}", candidates.len())));
+    let ((rows, d), (vocabulary, head_d)) = (hidden.dims2()?, head.dims2()?);
+    if d != head_d || d == 0 || vocabulary == 0 || candidates.len() != rows {
+        return Err(Error::work(format!(
+            "log_likelihood: hidden is {:?}, head {:?}, candidates for {} rows",
+            hidden.shape(),
+            head.shape(),
+            candidates.len()
+        )));
     }
-    if let Some(token) = candidates.iter().flat_map(AsRef::as_ref).find(|token| **token as usize >= vocabulary) {
-        return Err(Error::work(format!("log_likelihood: token {token} is beyond the vocabulary of {vocabulary}")));
-    }
-    let mut scored = Vec::with_capacity(rows);
-    for start in (0..rows).step_by(ROWS) {
-        let logits = linear(&hidden.narrow(0, start, ROWS.min(rows - start))?.detach(), head)?;
-        for (logits, candidates) in logits.to_vec2::<f32>()?.iter().zip(&candidates[start..]) {
-            let (best, max) = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (token, logit)| {
-                if *logit > best.1 { (token, *logit) } else { best }
-            });
-            let sum: f32 = logits.iter().map(|logit| (logit - max).exp()).sum();
-            let score = |token: &u32| Scored {
-                log_likelihood: logits[*token as usize] - max - sum.ln(),
-                greedy: best == *token as usize,
-            };
-            scored.push(candidates.as_ref().iter().map(score).collect());
+    let mut wanted = Vec::new();
+    for (row, candidates) in candidates.iter().enumerate() {
+        for token in candidates.as_ref() {
+            if *token as usize >= vocabulary {
+                return Err(Error::work(format!("token {token} is beyond the vocabulary of {vocabulary}")));
+            }
+            wanted.push(Wanted { token: *token as usize, row, place: wanted.len() });
         }
     }
-    Ok(scored)
+    wanted.sort_unstable_by_key(|wanted| (wanted.token, wanted.place));
+    let (hidden, head) = (by_rows(hidden)?, by_rows(head)?);
+    let (held_hidden, held_head) = (Held::new(&hidden), Held::new(&head));
+    let (storage, strides) = held_head.cpu("log_likelihood")?;
+    let hidden = held_hidden.rows("log_likelihood")?;
+    let scored = with_dense(storage, strides, Score { hidden, wanted: &wanted })?;
+    let mut scored = scored.into_iter();
+    Ok(candidates.iter().map(|candidates| scored.by_ref().take(candidates.as_ref().len()).collect()).collect())
 }
 
-/// Sum over the rows of -ln p(target), a scalar f32: `hidden` is `[t, d]` f32, already normed, `head` `[v, d]` f32,
-/// bf16 or f16; a row whose target is `None` does not count. Gradients for `hidden`, and for `head` if it is tracked.
-///
-/// # Errors
-/// Shapes that do not fit, a target beyond the vocabulary, or a device without this kernel.
-pub fn cross_entropy(hidden: &Tensor, head: &Tensor, targets: &[Option<u32>]) -> Result<Tensor> {
-    let (rows, _) = hidden.dims2()?;
-    let vocabulary = head.dim(0)?;
-    if targets.len() != rows {
-        return Err(Error::work(format!("cross_entropy: {rows} rows and {} targets", targets.len())));
-    }
-    let logits = super::trainable_linear(hidden, head)?;
-    let mut sum = Tensor::zeros((), DType::F32, hidden.device())?;
-    for (row, target) in targets.iter().enumerate() {
-        let Some(target) = *target else { continue };
-        if target as usize >= vocabulary {
-            return Err(Error::work(format!("cross_entropy: token {target} is beyond the vocabulary of {vocabulary}")));
+/// A candidate: its place in the answer counts the candidates of all rows in order.
+struct Wanted {
+    token: usize,
+    row: usize,
+    place: usize,
+}
+
+struct Score<'a> {
+    hidden: Rows<'a>,
+    wanted: &'a [Wanted],
+}
+
+impl WithWeight for Score<'_> {
+    type Output = Vec<Scored>;
+
+    fn run(self, head: &impl Weight) -> Vec<Scored> {
+        match self.hidden.count {
+            0..=16 => score::<16>(self.hidden, self.wanted, head),
+            17..=32 => score::<32>(self.hidden, self.wanted, head),
+            _ => score::<48>(self.hidden, self.wanted, head),
         }
-        let logits = logits.i(row)?;
-        sum = ((sum + logits.log_sum_exp(D::Minus1)?)? - logits.i(target as usize)?)?;
     }
-    Ok(sum)
+}
+
+/// Rows of the head whose logits exist at one time.
+const PANEL: usize = 192;
+/// Blocks of rows whose logits exist at one time.
+const BLOCKS: usize = 8;
+/// Parts of the vocabulary, each one task: a number of its own, so that the sums do not depend on the threads.
+const PARTS: usize = 64;
+
+/// What is known about the rows of one block after a part of the vocabulary: lane by lane, the largest logit, its
+/// token, and the sum of e^(logit - largest).
+#[derive(Clone)]
+struct Running<const LANES: usize> {
+    max: [f32; LANES],
+    best: [u32; LANES],
+    sum: [f32; LANES],
+}
+
+impl<const LANES: usize> Running<LANES> {
+    const START: Self = Self { max: [f32::MIN; LANES], best: [0; LANES], sum: [0.0; LANES] };
+
+    /// Takes in the logits of the tokens from `first` on.
+    #[inline(always)]
+    fn take(&mut self, first: usize, logits: &[[f32; LANES]]) {
+        let (mut max, mut best) = (self.max, self.best);
+        for (token, logits) in (first as u32..).zip(logits) {
+            for ((max, best), logit) in max.iter_mut().zip(&mut best).zip(logits) {
+                let better = *logit > *max;
+                *max = if better { *logit } else { *max };
+                *best = if better { token } else { *best };
+            }
+        }
+        let mut sum = [0f32; LANES];
+        for logits in logits {
+            for ((sum, max), logit) in sum.iter_mut().zip(&max).zip(logits) {
+                *sum += exp(logit - max);
+            }
+        }
+        self.join(&Self { max, best, sum });
+    }
+
+    /// Takes in what is known about tokens that come after its own.
+    #[inline(always)]
+    fn join(&mut self, later: &Self) {
+        for lane in 0..LANES {
+            let (old, new) = (self.max[lane], later.max[lane]);
+            let better = new > old;
+            let max = if better { new } else { old };
+            self.sum[lane] = self.sum[lane] * exp(old - max) + later.sum[lane] * exp(new - max);
+            self.best[lane] = if better { later.best[lane] } else { self.best[lane] };
+            self.max[lane] = max;
+        }
+    }
+}
+
+/// `x` as `[d, LANES]` for each block of rows, lanes beyond the rows 0.
+fn by_lanes<const LANES: usize>(x: Rows) -> Vec<f32> {
+    let mut lanes = vec![0f32; x.count.next_multiple_of(LANES) * x.width];
+    lanes.par_chunks_mut(LANES * x.width).enumerate().for_each(|(block, lanes)| {
+        for row in block * LANES..((block + 1) * LANES).min(x.count) {
+            for (lane, x) in lanes[row - block * LANES..].iter_mut().step_by(LANES).zip(x.row(row)) {
+                *lane = *x;
+            }
+        }
+    });
+    lanes
+}
+
+/// The scores of `wanted`, which is sorted by token, in the order of their places.
+fn score<const LANES: usize>(hidden: Rows, wanted: &[Wanted], head: &impl Weight) -> Vec<Scored> {
+    let pass = Pass::<LANES, _> { lanes: &by_lanes::<LANES>(hidden), head, wanted };
+    let row_blocks = hidden.count.div_ceil(LANES);
+    let panels = blocks(head.rows(), PANEL, 1);
+    let parts: Vec<_> = blocks(panels.len(), panels.len().div_ceil(PARTS), 1)
+        .into_par_iter()
+        .map(|part| {
+            let mut running = vec![Running::<LANES>::START; row_blocks];
+            let mut logits = Vec::new();
+            for row_blocks in blocks(row_blocks, BLOCKS, 1) {
+                for panel in &panels[part.clone()] {
+                    pass.take(row_blocks.clone(), panel.clone(), &mut running[row_blocks.clone()], &mut logits);
+                }
+            }
+            (running, logits)
+        })
+        .collect();
+    let mut total = vec![Running::<LANES>::START; row_blocks];
+    let mut scored = vec![Scored { log_likelihood: f32::NAN, greedy: false }; wanted.len()];
+    for (running, _) in &parts {
+        total.iter_mut().zip(running).for_each(|(total, running)| total.join(running));
+    }
+    for (wanted, logit) in parts.iter().flat_map(|(_, logits)| logits) {
+        let (row, lane) = (&total[wanted.row / LANES], wanted.row % LANES);
+        scored[wanted.place] = Scored {
+            log_likelihood: logit - row.max[lane] - row.sum[lane].ln(),
+            greedy: row.best[lane] as usize == wanted.token,
+        };
+    }
+    scored
+}
+
+/// All rows against all of the head.
+struct Pass<'a, const LANES: usize, W> {
+    /// `[d, LANES]` for each block of rows.
+    lanes: &'a [f32],
+    head: &'a W,
+    wanted: &'a [Wanted],
+}
+
+impl<'a, const LANES: usize, W: Weight> Pass<'a, LANES, W> {
+    /// Meets the head's rows `panel` with the rows of `row_blocks`: brings `running` up to date and appends the
+    /// logits that are wanted.
+    fn take(
+        &self,
+        row_blocks: Range<usize>,
+        panel: Range<usize>,
+        running: &mut [Running<LANES>],
+        logits: &mut Vec<(&'a Wanted, f32)>,
+    ) {
+        let (d, n) = (self.head.columns(), panel.len());
+        let stride = d.min(DEPTH) + SKEW;
+        with_scratch(n * (stride + row_blocks.len() * LANES), |scratch| {
+            let (widened, tiles) = scratch.split_at_mut(n * stride);
+            for depth in blocks(d, DEPTH, 16) {
+                widen_part(self.head, panel.clone(), depth.clone(), stride, widened);
+                let rows = Matrix::new(widened, n, depth.len(), stride, 1);
+                for (block, tile) in row_blocks.clone().zip(tiles.chunks_exact_mut(n * LANES)) {
+                    let lanes = Matrix::new(&self.lanes[block * d * LANES..], d, LANES, LANES, 1);
+                    let lanes = lanes.part(depth.clone(), 0..LANES);
+                    // SAFETY: `tile` is borrowed mutably; the first depth sets what the next ones add to.
+                    unsafe { multiply(Target::over(tile, n, LANES, LANES), rows, lanes, depth.start > 0) };
+                }
+            }
+            for (running, tile) in running.iter_mut().zip(tiles.chunks_exact(n * LANES)) {
+                vectorised(
+                    #[inline(always)]
+                    || running.take(panel.start, tile.as_chunks().0),
+                );
+            }
+            let from = self.wanted.partition_point(|wanted| wanted.token < panel.start);
+            let here = self.wanted[from..].iter().take_while(|wanted| wanted.token < panel.end);
+            for wanted in here.filter(|wanted| row_blocks.contains(&(wanted.row / LANES))) {
+                let tile = (wanted.row / LANES - row_blocks.start) * n + wanted.token - panel.start;
+                logits.push((wanted, tiles[tile * LANES + wanted.row % LANES]));
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::ops::testing::{as_view, numbers, random};
+
+    fn logits(hidden: &Tensor, head: &Tensor) -> Vec<Vec<f64>> {
+        let (hidden, head) = (hidden.to_dtype(DType::F64).unwrap(), head.to_dtype(DType::F64).unwrap());
+        hidden.matmul(&head.t().unwrap()).unwrap().to_vec2().unwrap()
+    }
+
+    fn candidates(seed: u64, rows: usize, vocabulary: usize) -> Vec<Vec<u32>> {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        (0..rows).map(|row| (0..row % 4).map(|_| rng.random_range(0..vocabulary as u32)).collect()).collect()
+    }
+
+    #[test]
+    fn agrees_with_the_formula() {
+        for (t, d, v) in
+            [(1, 1, 1), (2, 5, 3), (16, 40, 193), (17, 600, 500), (50, 64, 97), (500, 30, 1000), (3, 8, 13000)]
+        {
+            for dtype in [DType::F32, DType::BF16, DType::F16] {
+                let (hidden, head) = ((random(1, t, d) * 5.0).unwrap(), random(2, v, d).to_dtype(dtype).unwrap());
+                let mut candidates = candidates(3, t, v);
+                let logits = logits(&hidden, &head);
+                // Every row also asks for its most likely token.
+                for (candidates, logits) in candidates.iter_mut().zip(&logits) {
+                    let best = (0..v).fold(0, |best, token| if logits[token] > logits[best] { token } else { best });
+                    candidates.push(best as u32);
+                }
+                let scored = log_likelihood(&hidden, &head, &candidates).unwrap();
+                for ((scored, candidates), logits) in scored.iter().zip(&candidates).zip(&logits) {
+                    assert_eq!(scored.len(), candidates.len());
+                    let max = logits.iter().copied().fold(f64::MIN, f64::max);
+                    let normaliser = max + logits.iter().map(|logit| (logit - max).exp()).sum::<f64>().ln();
+                    for (scored, token) in scored.iter().zip(candidates) {
+                        let exact = logits[*token as usize] - normaliser;
+                        let error = (f64::from(scored.log_likelihood) - exact).abs();
+                        assert!(error < 2e-5 * exact.abs().max(1.0), "{} {exact}", scored.log_likelihood);
+                    }
+                    assert!(scored.last().unwrap().greedy);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_smallest_id_wins_a_tie() {
+        let head = Tensor::ones((1000, 4), DType::F32, &Device::Cpu).unwrap();
+        let scored = log_likelihood(&random(1, 2, 4), &head, &[vec![0, 1, 999], vec![500]]).unwrap();
+        assert_eq!(scored[0].iter().map(|scored| scored.greedy).collect::<Vec<_>>(), [true, false, false]);
+        assert!(!scored[1][0].greedy);
+        for scored in scored.iter().flatten() {
+            assert!((scored.log_likelihood + 1000f32.ln()).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn same_on_any_threads_and_from_views() {
+        let (hidden, head) = (random(1, 130, 70), random(2, 3000, 70));
+        let candidates = candidates(3, 130, 3000);
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| log_likelihood(&hidden, &head, &candidates).unwrap())
+        };
+        assert_eq!(on(1), on(3));
+        assert_eq!(log_likelihood(&as_view(&hidden), &as_view(&head), &candidates).unwrap(), on(2));
+    }
+
+    #[test]
+    fn not_a_number_is_not_hidden() {
+        let hidden = Tensor::new(&[[f32::NAN, 1.0]], &Device::Cpu).unwrap();
+        let scored = log_likelihood(&hidden, &random(1, 300, 2), &[[7]]).unwrap();
+        assert!(scored[0][0].log_likelihood.is_nan());
+    }
+
+    #[test]
+    fn nothing_asked_nothing_answered() {
+        let none: [Vec<u32>; 0] = [];
+        let no_rows = random(1, 1, 4).narrow(0, 0, 0).unwrap();
+        assert!(log_likelihood(&no_rows, &random(2, 9, 4), &none).unwrap().is_empty());
+        assert_eq!(log_likelihood(&random(1, 1, 4), &random(2, 9, 4), &[vec![]]).unwrap(), [vec![]]);
+        assert!(log_likelihood(&random(1, 1, 4), &random(2, 9, 4), &[[9]]).is_err());
+        assert!(log_likelihood(&random(1, 2, 4), &random(2, 9, 4), &[[1]]).is_err());
+        assert!(numbers(&no_rows).is_empty());
+    }
 }

@@ -5,33 +5,39 @@
 //! product always builds the gradient of both sides, the frozen weight's included. The ops here do neither.
 
 mod attention;
+mod cross_entropy;
 mod device;
 mod dropout;
 mod edit;
+mod exp;
 mod finite;
-mod gradients;
 mod layout;
 mod likelihood;
 mod linear;
+mod low_rank;
+mod matmul;
 pub mod nf4;
-mod panels;
 mod rms_norm;
 mod rope;
 mod rows;
+mod simd;
 mod swiglu;
+#[cfg(test)]
+mod testing;
 mod weight;
 
-pub use attention::{Heads, attention};
+pub use attention::{Attended, Heads, attention, attention_backward, attention_kept};
+pub use cross_entropy::cross_entropy;
 pub use device::device;
 pub use dropout::{Mask, dropout};
 pub use edit::edit;
 pub use finite::all_finite;
-pub use gradients::{Attended, attention_backward, attention_kept, rms_norm_backward, rope_backward, swiglu_backward};
 pub use layout::{Layout, Segment};
-pub use likelihood::{Scored, cross_entropy, log_likelihood};
+pub use likelihood::{Scored, log_likelihood};
 pub use linear::{linear, trainable_linear};
-pub use nf4::{Nf4Weight, nf4_linear};
-pub use rms_norm::rms_norm;
-pub use rope::rope;
-pub use swiglu::swiglu;
+pub use low_rank::{low_rank_down, low_rank_up, outer};
+pub use nf4::Nf4Weight;
+pub use rms_norm::{rms_norm, rms_norm_backward};
+pub use rope::{rope, rope_backward};
+pub use swiglu::{swiglu, swiglu_backward};
 pub use weight::WeightMatrix;

@@ -1,8 +1,11 @@
 //! Root mean square norm (arXiv 1910.07467).
 
-use candle_core::{D, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor};
+use rayon::prelude::*;
 
-use crate::Result;
+use super::rows::{Held, Rows, by_rows, filled_rows};
+use super::simd::{dot, sum2, vectorised};
+use crate::{Error, Result};
 
 /// x / sqrt(mean(x²) + eps) · weight over the last dimension: `x` is `[.., d]`, `weight` `[d]`, both f32.
 /// Gradients for both.
@@ -10,7 +13,204 @@ use crate::Result;
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let square = x.sqr()?.mean_keepdim(D::Minus1)?;
-    let x = x.broadcast_div(&(square + eps)?.sqrt()?)?;
-    Ok(x.broadcast_mul(weight)?)
+    let d = weight.dims1()?;
+    if d == 0 || x.dims().last() != Some(&d) {
+        return Err(Error::work(format!("rms_norm: x is {:?}, weight {:?}", x.shape(), weight.shape())));
+    }
+    let op = RmsNorm { eps: eps as f32 };
+    if x.rank() == 2 {
+        return Ok(by_rows(x)?.apply_op2(&weight.contiguous()?, op)?);
+    }
+    let rows = x.reshape((x.elem_count() / d, d))?;
+    Ok(rows.apply_op2(&weight.contiguous()?, op)?.reshape(x.shape())?)
+}
+
+/// The gradients of [`rms_norm`] by themselves: of `x` `[t, d]` and, where `weighted`, of the weight.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn rms_norm_backward(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    dy: &Tensor,
+    weighted: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
+    if x.dims2()? != dy.dims2()? || weight.dims1()? != x.dim(1)? {
+        return Err(Error::work(format!("rms_norm: x is {:?}, dy {:?}", x.shape(), dy.shape())));
+    }
+    let (x, weight) = (by_rows(x)?, weight.contiguous()?);
+    let (dx, dweight) = RmsNorm { eps: eps as f32 }.gradients(&x, &weight, dy, true, weighted)?;
+    let dx = dx.ok_or_else(|| Error::work("rms_norm: no gradient"))?;
+    Ok((dx, dweight))
+}
+
+struct RmsNorm {
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// What a row is multiplied with, 1 / sqrt(mean(x²) + eps).
+    #[inline(always)]
+    fn factor(&self, x: &[f32]) -> f32 {
+        1.0 / (dot(x, x) / x.len() as f32 + self.eps).sqrt()
+    }
+}
+
+/// Rows whose weight gradients are summed first, whatever the number of threads.
+const ROWS: usize = 64;
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_strides: &Strides,
+        weight: &CpuStorage,
+        weight_strides: &Strides,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = Rows::new(self.name(), x, x_strides)?;
+        let weight = &weight.as_slice::<f32>()?[weight_strides.start_offset()..][..x.width];
+        let y = filled_rows(
+            x.count,
+            x.width,
+            #[inline(always)]
+            |row, y| {
+                let x = x.row(row);
+                let factor = self.factor(x);
+                for (y, (x, weight)) in y.iter_mut().zip(x.iter().zip(weight)) {
+                    y.write(x * factor * weight);
+                }
+            },
+        );
+        Ok((CpuStorage::F32(y), (x.count, x.width).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        self.gradients(x, weight, dy, x.track_op(), weight.track_op())
+    }
+}
+
+impl RmsNorm {
+    fn gradients(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        dy: &Tensor,
+        of_x: bool,
+        of_weight: bool,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let dy = by_rows(dy)?;
+        let (held_x, held_weight, held_dy) = (Held::new(x), Held::new(weight), Held::new(&dy));
+        let (xs, dys) = (held_x.rows(self.name())?, held_dy.rows(self.name())?);
+        let (weights, strides) = held_weight.cpu(self.name())?;
+        let weights = &weights.as_slice::<f32>()?[strides.start_offset()..][..xs.width];
+        let dx = of_x.then(|| self.backward(xs, weights, dys));
+        let dw = of_weight.then(|| self.weight_gradient(xs, dys));
+        Ok((
+            dx.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()?,
+            dw.map(|dw| Tensor::from_vec(dw, weight.shape(), weight.device())).transpose()?,
+        ))
+    }
+
+    /// With x̂ = x·factor and g = weight·dy: dx = factor · (g - x̂ · mean(g·x̂)).
+    fn backward(&self, x: Rows, weight: &[f32], dy: Rows) -> Vec<f32> {
+        filled_rows(
+            x.count,
+            x.width,
+            #[inline(always)]
+            |row, dx| {
+                let (x, dy) = (x.row(row), dy.row(row));
+                let factor = self.factor(x);
+                // dx holds g until its mean is known.
+                for (g, (weight, dy)) in dx.iter_mut().zip(weight.iter().zip(dy)) {
+                    g.write(weight * dy);
+                }
+                // SAFETY: just written.
+                let g = unsafe { &mut *(std::ptr::from_mut(dx) as *mut [f32]) };
+                let shrink = sum2(g, x, |g, x| g * x) * factor * factor / x.len() as f32;
+                for (dx, x) in g.iter_mut().zip(x) {
+                    *dx = factor * (*dx - x * shrink);
+                }
+            },
+        )
+    }
+
+    /// Σ dy·x̂ over the rows.
+    fn weight_gradient(&self, x: Rows, dy: Rows) -> Vec<f32> {
+        let blocks = (0..x.count.div_ceil(ROWS)).into_par_iter().map(|block| {
+            let mut sum = vec![0f32; x.width];
+            vectorised(|| {
+                for row in block * ROWS..((block + 1) * ROWS).min(x.count) {
+                    let (x, dy) = (x.row(row), dy.row(row));
+                    let factor = self.factor(x);
+                    for (sum, (x, dy)) in sum.iter_mut().zip(x.iter().zip(dy)) {
+                        *sum += dy * x * factor;
+                    }
+                }
+            });
+            sum
+        });
+        let mut total = vec![0f32; x.width];
+        for sum in blocks.collect::<Vec<_>>() {
+            total.iter_mut().zip(sum).for_each(|(total, sum)| *total += sum);
+        }
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{D, Var};
+
+    use super::*;
+    use crate::ops::testing::{as_view, assert_close, assert_same_on_any_threads, check, random};
+
+    fn formula(x: &Tensor, weight: &Tensor, eps: f64) -> candle_core::Result<Tensor> {
+        let square = x.sqr()?.mean_keepdim(D::Minus1)?;
+        x.broadcast_div(&(square + eps)?.sqrt()?)?.broadcast_mul(weight)
+    }
+
+    #[test]
+    fn agrees_with_the_formula() {
+        for (t, d) in [(1, 1), (1, 64), (5, 33), (70, 100), (260, 257), (65, 768)] {
+            let weight = random(2, 1, d).flatten_all().unwrap();
+            let eps = if d < 64 { 0.5 } else { 1e-5 };
+            check(&[random(1, t, d), weight], |x| rms_norm(&x[0], &x[1], eps), |x| formula(&x[0], &x[1], eps), 2e-6);
+        }
+    }
+
+    #[test]
+    fn any_rank_views_and_faults() {
+        let (x, weight) = (random(1, 12, 16), random(2, 1, 16).flatten_all().unwrap());
+        let expected = rms_norm(&x, &weight, 1e-6).unwrap();
+        let deep = rms_norm(&x.reshape((3, 4, 16)).unwrap(), &weight, 1e-6).unwrap();
+        assert_close("rank 3", &deep.reshape((12, 16)).unwrap(), &expected, 0.0);
+        let flat = rms_norm(&x.get(3).unwrap(), &weight, 1e-6).unwrap();
+        assert_close("rank 1", &flat, &expected.get(3).unwrap(), 0.0);
+        assert_close("view", &rms_norm(&as_view(&x), &weight, 1e-6).unwrap(), &expected, 0.0);
+        let columns = x.t().unwrap().contiguous().unwrap().t().unwrap();
+        assert_close("columns", &rms_norm(&columns, &weight, 1e-6).unwrap(), &expected, 0.0);
+        assert!(rms_norm(&x, &weight.narrow(0, 0, 8).unwrap(), 1e-6).is_err());
+    }
+
+    #[test]
+    fn same_on_any_threads() {
+        let (x, weight) = (random(1, 700, 300), random(2, 1, 300).flatten_all().unwrap());
+        assert_same_on_any_threads(|| {
+            let (x, weight) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&weight).unwrap());
+            let y = rms_norm(&x, &weight, 1e-5).unwrap();
+            let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            vec![y, grads.get(&x).unwrap().clone(), grads.get(&weight).unwrap().clone()]
+        });
+    }
 }

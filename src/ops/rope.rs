@@ -1,8 +1,9 @@
 //! Rotary position embedding (arXiv 2104.09864), half-split as in transformers' `rotate_half`.
 
-use candle_core::{D, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor};
 
-use crate::Result;
+use super::rows::{Rows, by_rows, filled_rows};
+use crate::{Error, Result};
 
 /// Rotates the first `rot` numbers of each head: number j and number j + rot/2 turn by the angle of their row.
 /// `x` is `[t, n·e]` for any number of heads n of `head_dim` e; `cos` and `sin` are `[t, rot/2]`, rot ≤ e; all f32.
@@ -11,18 +12,140 @@ use crate::Result;
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
-    let (t, width) = x.dims2()?;
-    let half = cos.dim(1)?;
-    let x = x.reshape((t, width / head_dim, head_dim))?;
-    let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
-    let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
-    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-    let rotated = if head_dim == 2 * half {
-        Tensor::cat(&[first, second], D::Minus1)?
-    } else {
-        let rest = x.narrow(2, 2 * half, head_dim - 2 * half)?;
-        Tensor::cat(&[first, second, rest], D::Minus1)?
-    };
-    Ok(rotated.reshape((t, width))?)
+    turn(x, cos, sin, Rope { head_dim, back: false })
+}
+
+/// The gradient of [`rope`] by itself: `dy` turned back.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn rope_backward(dy: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
+    turn(dy, cos, sin, Rope { head_dim, back: true })
+}
+
+fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor, op: Rope) -> Result<Tensor> {
+    let head_dim = op.head_dim;
+    let ((t, width), (rows, half)) = (x.dims2()?, cos.dims2()?);
+    if head_dim == 0 || width % head_dim != 0 || 2 * half > head_dim || rows != t || sin.dims2()? != (rows, half) {
+        return Err(Error::work(format!(
+            "rope: x is {:?}, heads of {head_dim}, cos {:?}, sin {:?}",
+            x.shape(),
+            cos.shape(),
+            sin.shape()
+        )));
+    }
+    let (cos, sin) = (by_rows(&cos.detach())?, by_rows(&sin.detach())?);
+    Ok(by_rows(x)?.apply_op3(&cos, &sin, op)?)
+}
+
+struct Rope {
+    head_dim: usize,
+    /// Turn the other way: the transpose of a rotation, and so its gradient.
+    back: bool,
+}
+
+impl CustomOp3 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_strides: &Strides,
+        cos: &CpuStorage,
+        cos_strides: &Strides,
+        sin: &CpuStorage,
+        sin_strides: &Strides,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = Rows::new(self.name(), x, x_strides)?;
+        let cos = Rows::new(self.name(), cos, cos_strides)?;
+        let sin = Rows::new(self.name(), sin, sin_strides)?;
+        let sign = if self.back { -1.0 } else { 1.0 };
+        let half = cos.width;
+        let y = filled_rows(
+            x.count,
+            x.width,
+            #[inline(always)]
+            |row, y| {
+                let (cos, sin) = (cos.row(row), sin.row(row));
+                for (y, x) in y.chunks_exact_mut(self.head_dim).zip(x.row(row).chunks_exact(self.head_dim)) {
+                    let (y_first, y_rest) = y.split_at_mut(half);
+                    let (y_second, y_rest) = y_rest.split_at_mut(half);
+                    let (x_first, x_rest) = x.split_at(half);
+                    let (x_second, x_rest) = x_rest.split_at(half);
+                    for j in 0..half {
+                        let sin = sign * sin[j];
+                        y_first[j].write(x_first[j] * cos[j] - x_second[j] * sin);
+                        y_second[j].write(x_second[j] * cos[j] + x_first[j] * sin);
+                    }
+                    for (y, x) in y_rest.iter_mut().zip(x_rest) {
+                        y.write(*x);
+                    }
+                }
+            },
+        );
+        Ok((CpuStorage::F32(y), (x.count, x.width).into()))
+    }
+
+    fn bwd(
+        &self,
+        _x: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let back = Rope { head_dim: self.head_dim, back: !self.back };
+        Ok((Some(by_rows(dy)?.apply_op3_no_bwd(cos, sin, &back)?), None, None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::D;
+
+    use super::*;
+    use crate::ops::testing::{as_view, assert_close, assert_same_on_any_threads, check, random};
+
+    /// transformers' `apply_rotary_pos_emb`, on the first `2 * half` numbers of a head.
+    fn formula(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> candle_core::Result<Tensor> {
+        let ((t, width), half) = (x.dims2()?, cos.dim(1)?);
+        let (cos, sin) = (cos.to_dtype(x.dtype())?.unsqueeze(1)?, sin.to_dtype(x.dtype())?.unsqueeze(1)?);
+        let x = x.reshape((t, width / head_dim, head_dim))?;
+        let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
+        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        let mut parts = vec![first, second];
+        if head_dim > 2 * half {
+            parts.push(x.narrow(2, 2 * half, head_dim - 2 * half)?);
+        }
+        Tensor::cat(&parts, D::Minus1)?.reshape((t, width))
+    }
+
+    #[test]
+    fn agrees_with_the_formula() {
+        for (t, heads, head_dim, half) in
+            [(1, 1, 2, 1), (3, 2, 8, 4), (7, 3, 10, 3), (130, 4, 96, 24), (50, 12, 64, 32)]
+        {
+            let (cos, sin) = (random(2, t, half), random(3, t, half));
+            check(
+                &[random(1, t, heads * head_dim)],
+                |x| rope(&x[0], &cos, &sin, head_dim),
+                |x| formula(&x[0], &cos, &sin, head_dim),
+                1e-6,
+            );
+        }
+    }
+
+    #[test]
+    fn views_threads_and_faults() {
+        let (x, cos, sin) = (random(1, 300, 256), random(2, 300, 32), random(3, 300, 32));
+        let expected = rope(&x, &cos, &sin, 64).unwrap();
+        assert_close("view", &rope(&as_view(&x), &as_view(&cos), &as_view(&sin), 64).unwrap(), &expected, 0.0);
+        assert_same_on_any_threads(|| vec![rope(&x, &cos, &sin, 64).unwrap()]);
+        assert!(rope(&x, &cos, &sin, 48).is_err());
+        assert!(rope(&x, &cos, &sin, 32).is_err());
+        assert!(rope(&x, &cos.narrow(0, 0, 9).unwrap(), &sin, 64).is_err());
+    }
 }

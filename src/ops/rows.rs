@@ -1,6 +1,13 @@
-//! A 2-D f32 tensor as a kernel sees it: rows of consecutive numbers, some stride apart.
+//! A 2-D f32 tensor as a kernel sees it, and buffers that kernels fill row by row on all threads.
 
-use candle_core::{CpuStorage, Layout as Strides, Result, Tensor, bail};
+use std::mem::MaybeUninit;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, Layout as Strides, Result, Storage, StorageRef, Tensor, bail};
+use rayon::prelude::*;
+
+use super::matmul::Matrix;
+use super::simd::vectorised;
 
 /// Rows of `width` consecutive numbers; a view into a wider tensor has a stride above its width.
 #[derive(Clone, Copy)]
@@ -14,38 +21,103 @@ pub(crate) struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// The rows of a 2-D f32 tensor on the CPU.
     pub(crate) fn new(op: &str, storage: &'a CpuStorage, strides: &Strides) -> Result<Self> {
-        let CpuStorage::F32(data) = storage else {
-            bail!("{op}: expected f32 numbers, found {:?}", storage_dtype(storage))
-        };
+        let CpuStorage::F32(data) = storage else { bail!("{op}: expected f32, found {:?}", storage.dtype()) };
         let (count, width) = strides.shape().dims2()?;
-        let [stride, 1] = *strides.stride() else { bail!("{op}: the numbers of a row are not consecutive") };
+        let stride = match *strides.stride() {
+            [stride, 1] => stride,
+            [stride, _] if width == 1 => stride,
+            _ => bail!("{op}: the numbers of a row are not consecutive"),
+        };
         let data = &data[strides.start_offset()..];
         if count > 0 && (count - 1) * stride + width > data.len() {
-            bail!("{op}: rows reach past the tensor")
+            bail!("{op}: the rows reach past the tensor")
         }
         Ok(Self { data, count, width, stride })
     }
 
     /// Row `index`.
+    #[inline(always)]
     pub(crate) fn row(&self, index: usize) -> &'a [f32] {
         &self.data[index * self.stride..][..self.width]
     }
 
-    /// From the first number on.
-    pub(crate) fn data(&self) -> &'a [f32] {
-        self.data
+    /// The same numbers as the operand of a product.
+    pub(crate) fn matrix(&self) -> Matrix<'a> {
+        Matrix::new(self.data, self.count, self.width, self.stride, 1)
+    }
+}
+
+/// A tensor whose storage is held for reading, in a backward pass.
+pub(crate) struct Held<'a> {
+    storage: StorageRef<'a>,
+    strides: &'a Strides,
+}
+
+impl<'a> Held<'a> {
+    pub(crate) fn new(tensor: &'a Tensor) -> Self {
+        let (storage, strides) = tensor.storage_and_layout();
+        Self { storage, strides }
+    }
+
+    /// The storage and its strides, on the CPU.
+    pub(crate) fn cpu(&self, op: &str) -> Result<(&CpuStorage, &Strides)> {
+        match &*self.storage {
+            Storage::Cpu(storage) => Ok((storage, self.strides)),
+            other => bail!("{op}: no kernel for {:?}", other.device().location()),
+        }
+    }
+
+    /// The rows of a 2-D f32 tensor on the CPU.
+    pub(crate) fn rows(&self, op: &str) -> Result<Rows<'_>> {
+        let (storage, strides) = self.cpu(op)?;
+        Rows::new(op, storage, strides)
     }
 }
 
 /// The tensor itself when its rows are consecutive numbers, else a contiguous copy.
 pub(crate) fn by_rows(tensor: &Tensor) -> Result<Tensor> {
     match *tensor.stride() {
-        [_, 1] | [1] => Ok(tensor.clone()),
+        [.., 1] => Ok(tensor.clone()),
         _ => tensor.contiguous(),
     }
 }
 
-fn storage_dtype(storage: &CpuStorage) -> candle_core::DType {
-    use candle_core::backend::BackendStorage;
-    storage.dtype()
+/// A buffer of `len` numbers, all of which `write` writes.
+pub(crate) fn filled(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut buffer = Vec::with_capacity(len);
+    write(&mut buffer.spare_capacity_mut()[..len]);
+    // SAFETY: the capacity is at least `len`, and `write` has initialised the first `len` numbers.
+    unsafe { buffer.set_len(len) };
+    buffer
+}
+
+/// Numbers below which starting threads costs more than it saves.
+const WORTH_THREADS: usize = 1 << 15;
+
+/// A buffer of `count` rows of `width` numbers; `write` is given a row's index and writes all of it.
+pub(crate) fn filled_rows(
+    count: usize,
+    width: usize,
+    write: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync,
+) -> Vec<f32> {
+    filled(count * width, |out| {
+        if out.is_empty() {
+            return;
+        }
+        let some = |first: usize, out: &mut [MaybeUninit<f32>]| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (index, row) in out.chunks_exact_mut(width).enumerate() {
+                        write(first + index, row);
+                    }
+                },
+            );
+        };
+        if out.len() < 2 * WORTH_THREADS {
+            return some(0, out);
+        }
+        let rows = WORTH_THREADS.div_ceil(width);
+        out.par_chunks_mut(rows * width).enumerate().for_each(|(block, out)| some(block * rows, out));
+    })
 }

@@ -1,13 +1,131 @@
 //! The gate of a gated MLP (arXiv 2002.05202).
 
-use candle_core::Tensor;
+use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor};
 
-use crate::Result;
+use super::exp::exp;
+use super::rows::{Held, Rows, by_rows, filled_rows};
+use crate::{Error, Result};
 
 /// silu(gate) · up, element by element; both `[t, f]` f32. Gradients for both.
 ///
 /// # Errors
 /// Shapes that differ, or a device without this kernel.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    Ok((gate.silu()? * up)?)
+    if gate.dims2()? != up.dims2()? {
+        return Err(Error::work(format!("swiglu: gate is {:?}, up {:?}", gate.shape(), up.shape())));
+    }
+    Ok(by_rows(gate)?.apply_op2(&by_rows(up)?, SwiGlu)?)
+}
+
+/// The gradients of [`swiglu`] by themselves, of gate and up.
+///
+/// # Errors
+/// Shapes that differ, or a device without this kernel.
+pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+    if gate.dims2()? != dy.dims2()? || up.dims2()? != dy.dims2()? {
+        return Err(Error::work(format!("swiglu: gate is {:?}, dy {:?}", gate.shape(), dy.shape())));
+    }
+    Ok(SwiGlu.gradients(&by_rows(gate)?, &by_rows(up)?, dy)?)
+}
+
+struct SwiGlu;
+
+/// 1 / (1 + e^-x).
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+impl CustomOp2 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_strides: &Strides,
+        up: &CpuStorage,
+        up_strides: &Strides,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let gate = Rows::new(self.name(), gate, gate_strides)?;
+        let up = Rows::new(self.name(), up, up_strides)?;
+        let y = filled_rows(
+            gate.count,
+            gate.width,
+            #[inline(always)]
+            |row, y| {
+                for (y, (gate, up)) in y.iter_mut().zip(gate.row(row).iter().zip(up.row(row))) {
+                    y.write(gate * sigmoid(*gate) * up);
+                }
+            },
+        );
+        Ok((CpuStorage::F32(y), (gate.count, gate.width).into()))
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dgate, dup) = self.gradients(gate, up, dy)?;
+        Ok((Some(dgate), Some(dup)))
+    }
+}
+
+impl SwiGlu {
+    fn gradients(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+        let dy = by_rows(dy)?;
+        let (held_gate, held_up, held_dy) = (Held::new(gate), Held::new(up), Held::new(&dy));
+        let (gates, ups) = (held_gate.rows(self.name())?, held_up.rows(self.name())?);
+        let dys = held_dy.rows(self.name())?;
+        // One pass: the two gradients of a row side by side, `[t, 2, f]`.
+        let width = gates.width;
+        let both = filled_rows(
+            gates.count,
+            2 * width,
+            #[inline(always)]
+            |row, both| {
+                let (dgate, dup) = both.split_at_mut(width);
+                let inputs = gates.row(row).iter().zip(ups.row(row)).zip(dys.row(row));
+                for ((dgate, dup), ((gate, up), dy)) in dgate.iter_mut().zip(dup).zip(inputs) {
+                    let sigmoid = sigmoid(*gate);
+                    let silu = gate * sigmoid;
+                    dgate.write(dy * up * (sigmoid + silu * (1.0 - sigmoid)));
+                    dup.write(dy * silu);
+                }
+            },
+        );
+        let both = Tensor::from_vec(both, (gates.count, 2 * width), gate.device())?;
+        Ok((both.narrow(1, 0, width)?, both.narrow(1, width, width)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{as_view, assert_close, assert_same_on_any_threads, check, random};
+
+    #[test]
+    fn agrees_with_the_formula() {
+        for (t, f) in [(1, 1), (1, 77), (5, 33), (40, 300), (300, 257)] {
+            let inputs = [(random(1, t, f) * 9.0).unwrap(), random(2, t, f)];
+            check(&inputs, |x| swiglu(&x[0], &x[1]), |x| x[0].silu()? * &x[1], 1e-6);
+        }
+    }
+
+    #[test]
+    fn views_extremes_and_threads() {
+        let (gate, up) = (random(1, 70, 1000), random(2, 70, 1000));
+        let expected = swiglu(&gate, &up).unwrap();
+        assert_close("view", &swiglu(&as_view(&gate), &as_view(&up)).unwrap(), &expected, 0.0);
+        assert_same_on_any_threads(|| vec![swiglu(&gate, &up).unwrap()]);
+        let extremes = Tensor::new(&[[-1e30f32, -100.0, 100.0, f32::NAN]], gate.device()).unwrap();
+        let y = swiglu(&extremes, &extremes.ones_like().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(y[0][..3], [0.0, 0.0, 100.0]);
+        assert!(y[0][3].is_nan());
+        assert!(swiglu(&gate, &up.t().unwrap()).is_err());
+    }
 }

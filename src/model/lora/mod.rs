@@ -11,8 +11,8 @@ use rand_chacha::ChaCha8Rng;
 
 pub use settings::{LoraSettings, Targets};
 
-use crate::Result;
 use crate::arch::{ModelSpec, Role};
+use crate::{Result, ops};
 
 /// The adapter of one linear layer `[o, i]`.
 #[derive(Clone, Debug)]
@@ -34,22 +34,14 @@ impl Adapter {
         Ok(self.a.dim(0)?)
     }
 
-    /// What it adds to the layer's output: x·Aᵀ·scale·Bᵀ, `[t, i]` to `[t, o]`.
-    ///
-    /// # Errors
-    /// Shapes that do not fit.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.expand(&self.reduce(x)?)
-    }
-
-    /// x·Aᵀ·scale, `[t, i]` to `[t, r]`.
+    /// x·Aᵀ·scale, `[t, i]` to `[t, r]`, without a graph.
     pub(super) fn reduce(&self, x: &Tensor) -> Result<Tensor> {
-        Ok((x.matmul(&self.a.t()?)? * self.scale)?)
+        Ok((ops::low_rank_down(x, &self.a)? * self.scale)?)
     }
 
-    /// u·Bᵀ, `[t, r]` to `[t, o]`.
-    pub(super) fn expand(&self, u: &Tensor) -> Result<Tensor> {
-        Ok(u.matmul(&self.b.t()?)?)
+    /// What it adds to the layer's output, x·Aᵀ·scale·Bᵀ, `[t, i]` to `[t, o]`, with gradients for all three.
+    pub(super) fn tracked(&self, x: &Tensor) -> Result<Tensor> {
+        ops::trainable_linear(&(ops::trainable_linear(x, &self.a)? * self.scale)?, &self.b)
     }
 
     /// What it adds to the weight, `[o, i]` f32: B·A·scale.

@@ -7,18 +7,18 @@
 mod decode;
 #[cfg(test)]
 mod goldens;
-mod product;
 mod quantise;
 mod tables;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-pub use product::{nf4_linear, nf4_linear_backward};
 pub use tables::{BLOCK, CODES, SCALE_BLOCK, dynamic_map};
 
+use super::matmul::Weight;
 use crate::{Error, Result};
 
 /// The scales of the blocks.
@@ -166,5 +166,20 @@ impl Nf4Weight {
         let piece = 64 * self.block;
         values.par_chunks_mut(piece).enumerate().for_each(|(index, values)| self.decode(index * piece, values));
         Ok(Tensor::from_vec(values, (self.rows, self.columns), device)?.to_dtype(dtype)?)
+    }
+}
+
+impl Weight for Nf4Weight {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
+
+    #[inline(always)]
+    fn widen(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
+        self.decode(row * self.columns + columns.start, out);
     }
 }

@@ -1,0 +1,145 @@
+//! Gradients: probabilities are computed again from the saved normaliser, block by block.
+
+use rayon::prelude::*;
+
+use super::super::exp::exp;
+use super::super::matmul::{Matrix, Target, multiply, with_scratch};
+use super::super::rows::{Rows, filled};
+use super::super::simd::{dot, vectorised};
+use super::forward::hide;
+use super::{Block, Heads, KEYS, Layout, QUERIES, by_lanes};
+
+/// What the gradients depend on: the inputs, the attended values and their gradient, and log Σ e^score, `[t, h]`.
+pub(super) struct Inputs<'a> {
+    pub(super) q: Rows<'a>,
+    pub(super) k: Rows<'a>,
+    pub(super) v: Rows<'a>,
+    pub(super) out: Rows<'a>,
+    pub(super) dout: Rows<'a>,
+    pub(super) normaliser: &'a [f32],
+}
+
+/// Where the gradients go.
+#[derive(Clone, Copy)]
+struct Gradients {
+    q: Target,
+    k: Target,
+    v: Target,
+}
+
+/// The gradients of q, k and v.
+///
+/// A task is one KV head of one tree of segments, which it walks in order: whatever the number of threads, the
+/// gradient of a key is summed in the same order.
+pub(super) fn backward(layout: &Layout, heads: &Heads, inputs: &Inputs) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let mut trees: Vec<Vec<Block>> = vec![Vec::new(); layout.segments().len()];
+    for (segment, root) in layout.roots().into_iter().enumerate() {
+        trees[root].extend(Block::of_segment(layout, segment, heads.window));
+    }
+    trees.retain(|blocks| !blocks.is_empty());
+    let (t, width, kv_width) = (inputs.q.count, inputs.q.width, inputs.k.width);
+    let (mut dk, mut dv) = (vec![0f32; t * kv_width], vec![0f32; t * kv_width]);
+    let dq = filled(t * width, |dq| {
+        let gradients = Gradients {
+            q: Target::new(dq, t, width, width),
+            k: Target::over(&mut dk, t, kv_width, kv_width),
+            v: Target::over(&mut dv, t, kv_width, kv_width),
+        };
+        (0..trees.len() * heads.kv_heads).into_par_iter().with_max_len(1).for_each(|task| {
+            let kv_head = task % heads.kv_heads;
+            for block in &trees[task / heads.kv_heads] {
+                for head in heads.group(kv_head) {
+                    let pass = Pass { heads, block, inputs, gradients, kv_head, head };
+                    match block.lanes() {
+                        16 => pass.run::<16>(),
+                        32 => pass.run::<32>(),
+                        _ => pass.run::<QUERIES>(),
+                    }
+                }
+            }
+        });
+    });
+    (dq, dk, dv)
+}
+
+/// One block of queries and one head.
+struct Pass<'a> {
+    heads: &'a Heads,
+    block: &'a Block,
+    inputs: &'a Inputs<'a>,
+    gradients: Gradients,
+    kv_head: usize,
+    head: usize,
+}
+
+impl Pass<'_> {
+    /// With P the probabilities and D = Σ dout·out of a query: dV += P·dout, dS = scale · P·(V·dout - D),
+    /// dK += dS·q, dq += dS·k.
+    fn run<const LANES: usize>(&self) {
+        let Inputs { q, k, v, out, dout, normaliser } = *self.inputs;
+        let e = self.heads.head_dim;
+        let (own, shared) = (self.heads.columns(self.head), self.heads.columns(self.kv_head));
+        let rows = self.block.tokens.len();
+        let q_block = q.matrix().part(self.block.tokens.clone(), own.clone());
+        let dout_block = dout.matrix().part(self.block.tokens.clone(), own.clone());
+        let dq = self.gradients.q.part(self.block.tokens.clone(), own.clone());
+        let mut log_sums = [0f32; LANES];
+        let mut shares = [0f32; LANES];
+        with_scratch(LANES * 2 * (e + KEYS), |scratch| {
+            let (queries, scratch) = scratch.split_at_mut(LANES * e);
+            let (douts, scratch) = scratch.split_at_mut(LANES * e);
+            let (weights, scores) = scratch.split_at_mut(LANES * KEYS);
+            vectorised(
+                #[inline(always)]
+                || {
+                    by_lanes(q, self.block, own.clone(), self.heads.scale, LANES, queries);
+                    by_lanes(dout, self.block, own.clone(), 1.0, LANES, douts);
+                    for (lane, token) in self.block.tokens.clone().enumerate() {
+                        log_sums[lane] = normaliser[token * self.heads.heads + self.head];
+                        shares[lane] = dot(&out.row(token)[own.clone()], &dout.row(token)[own.clone()]);
+                    }
+                },
+            );
+            for (index, keys) in self.block.keys.iter().enumerate() {
+                let n = keys.tokens.len();
+                let (weights, scores) = (&mut weights[..n * LANES], &mut scores[..n * LANES]);
+                let k_part = k.matrix().part(keys.tokens.clone(), shared.clone());
+                let v_part = v.matrix().part(keys.tokens.clone(), shared.clone());
+                // SAFETY: `weights` and `scores` are borrowed mutably here.
+                unsafe {
+                    let queries = Matrix::new(queries, e, LANES, LANES, 1);
+                    multiply(Target::over(weights, n, LANES, LANES), k_part, queries, false);
+                    let douts = Matrix::new(douts, e, LANES, LANES, 1);
+                    multiply(Target::over(scores, n, LANES, LANES), v_part, douts, false);
+                }
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let (weights, _) = weights.as_chunks_mut::<LANES>();
+                        let (scores, _) = scores.as_chunks_mut::<LANES>();
+                        for (weights, scores) in weights.iter_mut().zip(scores.iter_mut()) {
+                            let lanes = log_sums.iter().zip(&shares);
+                            for ((weight, score), (log_sum, share)) in weights.iter_mut().zip(scores).zip(lanes) {
+                                *weight = exp(*weight - log_sum);
+                                *score = *weight * (*score - share) * self.heads.scale;
+                            }
+                        }
+                        if !self.block.sees_all(keys, self.heads.window) {
+                            hide(self.block, keys, self.heads.window, weights, 0.0);
+                            hide(self.block, keys, self.heads.window, scores, 0.0);
+                        }
+                    },
+                );
+                let weights = Matrix::new(weights, n, LANES, LANES, 1).part(0..n, 0..rows);
+                let scores = Matrix::new(scores, n, LANES, LANES, 1).part(0..n, 0..rows);
+                // SAFETY: this task owns the head's rows of dq and the tree's rows of the KV head's dk and dv; dk and
+                // dv are initialised, and dq is from the first keys on.
+                unsafe {
+                    multiply(self.gradients.v.part(keys.tokens.clone(), shared.clone()), weights, dout_block, true);
+                    multiply(self.gradients.k.part(keys.tokens.clone(), shared.clone()), scores, q_block, true);
+                    multiply(dq, scores.transposed(), k_part, index > 0);
+                }
+            }
+        });
+    }
+}

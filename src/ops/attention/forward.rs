@@ -1,0 +1,154 @@
+//! Scores, softmax and weighted values, block by block.
+
+use rayon::prelude::*;
+
+use super::super::exp::exp;
+use super::super::matmul::{Matrix, Target, multiply, with_scratch};
+use super::super::rows::{Rows, filled};
+use super::super::simd::vectorised;
+use super::{Block, Heads, KEYS, Keys, Layout, QUERIES, by_lanes};
+
+/// The attended values `[t, h·e]`, and log Σ e^score of every token and head, `[t, h]`.
+pub(super) fn forward(layout: &Layout, heads: &Heads, q: Rows, k: Rows, v: Rows) -> (Vec<f32>, Vec<f32>) {
+    let blocks: Vec<Block> =
+        (0..layout.segments().len()).flat_map(|segment| Block::of_segment(layout, segment, heads.window)).collect();
+    let (t, width) = (q.count, q.width);
+    let mut normaliser = Vec::new();
+    let out = filled(t * width, |out| {
+        let out = Target::new(out, t, width, width);
+        normaliser = filled(t * heads.heads, |normaliser| {
+            let normaliser = Target::new(normaliser, t, heads.heads, heads.heads);
+            // The longest rows first: the tasks left at the end are the short ones.
+            (0..blocks.len() * heads.kv_heads).into_par_iter().with_max_len(1).for_each(|task| {
+                let (block, kv_head) = (&blocks[blocks.len() - 1 - task / heads.kv_heads], task % heads.kv_heads);
+                let pass = Pass { heads, block, q, k, v, kv_head };
+                match block.lanes() {
+                    16 => pass.run::<16>(out, normaliser),
+                    32 => pass.run::<32>(out, normaliser),
+                    _ => pass.run::<QUERIES>(out, normaliser),
+                }
+            });
+        });
+    });
+    (out, normaliser)
+}
+
+/// One block of queries and one KV head.
+struct Pass<'a> {
+    heads: &'a Heads,
+    block: &'a Block,
+    q: Rows<'a>,
+    k: Rows<'a>,
+    v: Rows<'a>,
+    kv_head: usize,
+}
+
+/// What the softmax of a lane knows so far.
+struct Running<const LANES: usize> {
+    max: [f32; LANES],
+    sum: [f32; LANES],
+}
+
+impl Pass<'_> {
+    /// Writes the block's rows of the heads that read this KV head.
+    fn run<const LANES: usize>(&self, out: Target, normaliser: Target) {
+        let e = self.heads.head_dim;
+        let columns = self.heads.columns(self.kv_head);
+        let rows = self.block.tokens.len();
+        with_scratch(LANES * (2 * e + KEYS), |scratch| {
+            let (queries, scratch) = scratch.split_at_mut(LANES * e);
+            let (sums, scores) = scratch.split_at_mut(LANES * e);
+            for head in self.heads.group(self.kv_head) {
+                vectorised(
+                    #[inline(always)]
+                    || by_lanes(self.q, self.block, self.heads.columns(head), self.heads.scale, LANES, queries),
+                );
+                sums.fill(0.0);
+                let mut running = Running::<LANES> { max: [f32::MIN; LANES], sum: [0.0; LANES] };
+                for keys in &self.block.keys {
+                    let n = keys.tokens.len();
+                    let scores = &mut scores[..n * LANES];
+                    let k = self.k.matrix().part(keys.tokens.clone(), columns.clone());
+                    let v = self.v.matrix().part(keys.tokens.clone(), columns.clone());
+                    let lanes = Matrix::new(queries, e, LANES, LANES, 1);
+                    // SAFETY: `scores` is borrowed mutably here.
+                    unsafe { multiply(Target::over(scores, n, LANES, LANES), k, lanes, false) };
+                    vectorised(
+                        #[inline(always)]
+                        || running.soften(self.block, keys, self.heads.window, scores, sums),
+                    );
+                    let weights = Matrix::new(scores, n, LANES, LANES, 1).transposed();
+                    // SAFETY: `sums` is borrowed mutably here, and initialised.
+                    unsafe { multiply(Target::over(sums, LANES, e, e), weights, v, true) };
+                }
+                let out = out.part(self.block.tokens.clone(), self.heads.columns(head));
+                let normaliser = normaliser.part(self.block.tokens.clone(), head..head + 1);
+                for (lane, sums) in sums.chunks_exact_mut(e).take(rows).enumerate() {
+                    let factor = 1.0 / running.sum[lane];
+                    sums.iter_mut().for_each(|sum| *sum *= factor);
+                    // SAFETY: tasks own different rows or heads.
+                    unsafe {
+                        out.write(lane, sums);
+                        normaliser.write(lane, &[running.max[lane] + running.sum[lane].ln()]);
+                    }
+                }
+            }
+        });
+    }
+}
+
+impl<const LANES: usize> Running<LANES> {
+    /// Turns the scores of `keys` into weights relative to the running maximum, and brings what was summed with an
+    /// older maximum, the rows of `sums`, down to it.
+    #[inline(always)]
+    fn soften(&mut self, block: &Block, keys: &Keys, window: Option<usize>, scores: &mut [f32], sums: &mut [f32]) {
+        let (scores, _) = scores.as_chunks_mut::<LANES>();
+        if !block.sees_all(keys, window) {
+            hide(block, keys, window, scores, f32::NEG_INFINITY);
+        }
+        let mut max = self.max;
+        for scores in scores.iter() {
+            for (max, score) in max.iter_mut().zip(scores) {
+                *max = if *score > *max { *score } else { *max };
+            }
+        }
+        let mut factors = [0f32; LANES];
+        for (factor, (old, new)) in factors.iter_mut().zip(self.max.iter().zip(&max)) {
+            *factor = exp(old - new);
+        }
+        let mut sum = [0f32; LANES];
+        for scores in scores.iter_mut() {
+            for ((score, max), sum) in scores.iter_mut().zip(&max).zip(&mut sum) {
+                *score = exp(*score - max);
+                *sum += *score;
+            }
+        }
+        for (total, (factor, sum)) in self.sum.iter_mut().zip(factors.iter().zip(&sum)) {
+            *total = *total * factor + sum;
+        }
+        self.max = max;
+        let width = sums.len() / LANES;
+        for (sums, factor) in sums.chunks_exact_mut(width).zip(factors) {
+            if factor != 1.0 {
+                sums.iter_mut().for_each(|sum| *sum *= factor);
+            }
+        }
+    }
+}
+
+/// Sets what a lane does not see to `value`.
+#[inline(always)]
+pub(super) fn hide<const LANES: usize>(
+    block: &Block,
+    keys: &Keys,
+    window: Option<usize>,
+    scores: &mut [[f32; LANES]],
+    value: f32,
+) {
+    for (offset, scores) in scores.iter_mut().enumerate() {
+        let seeing = block.seeing(keys.position + offset, window);
+        for (lane, score) in scores.iter_mut().enumerate() {
+            *score = if seeing.contains(&lane) { *score } else { value };
+        }
+    }
+}

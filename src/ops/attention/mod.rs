@@ -1,0 +1,280 @@
+//! Causal attention over the segment tree of a pass.
+//!
+//! Scores stand as `[keys, lanes]`: a row per key, a lane per query of a block. The running maximum and sum of the
+//! softmax (arXiv 2205.14135) are then plain vector operations over lanes, and all products read q, k and v where
+//! they are, head by head, in the operand orders that need no packing.
+
+mod backward;
+mod forward;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor, bail};
+
+use super::Layout;
+use super::matmul::blocks;
+use super::rows::{Held, Rows, by_rows};
+use crate::{Error, Result};
+
+/// The heads of one attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heads {
+    /// Query heads, `h`, a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Key and value heads, `k`; query head i reads KV head i / (h / k).
+    pub kv_heads: usize,
+    /// Numbers per head, `e`.
+    pub head_dim: usize,
+    /// Factor on the scores, usually 1/√e.
+    pub scale: f32,
+    /// A token sees the last so many tokens of its sequence, itself included; `None` sees all.
+    pub window: Option<usize>,
+}
+
+impl Heads {
+    /// The query heads that read KV head `kv_head`.
+    fn group(&self, kv_head: usize) -> Range<usize> {
+        let size = self.heads / self.kv_heads;
+        kv_head * size..(kv_head + 1) * size
+    }
+
+    /// The numbers of head `head` in a row.
+    fn columns(&self, head: usize) -> Range<usize> {
+        head * self.head_dim..(head + 1) * self.head_dim
+    }
+}
+
+/// softmax(scale · q·kᵀ)·v where each token sees itself and what comes before it in its sequence, prefixes included.
+/// `q` is `[t, h·e]`, `k` and `v` are `[t, k·e]`, all f32, t the tokens of `layout`; the result is `[t, h·e]`.
+/// Gradients for all three.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, heads: &Heads) -> Result<Tensor> {
+    check(q, k, v, layout, heads)?;
+    Ok(by_rows(q)?.apply_op3(&by_rows(k)?, &by_rows(v)?, Attention::new(layout, heads))?)
+}
+
+/// The result of [`attention`] with what its gradients need.
+#[derive(Debug)]
+pub struct Attended {
+    /// `[t, h·e]`.
+    pub out: Tensor,
+    op: Attention,
+}
+
+/// [`attention`] without a graph, for [`attention_backward`].
+///
+/// # Errors
+/// As [`attention`].
+pub fn attention_kept(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, heads: &Heads) -> Result<Attended> {
+    check(q, k, v, layout, heads)?;
+    let op = Attention::new(layout, heads);
+    let out = by_rows(q)?.apply_op3_no_bwd(&by_rows(k)?, &by_rows(v)?, &op)?;
+    Ok(Attended { out, op })
+}
+
+/// The gradients of [`attention`] by themselves, of `q`, `k` and `v`.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn attention_backward(
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    attended: &Attended,
+    dout: &Tensor,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let Attended { out, op } = attended;
+    check(q, k, v, &op.layout, &op.heads)?;
+    if dout.dims2()? != out.dims2()? {
+        return Err(Error::work(format!("attention: dout is {:?}, out {:?}", dout.shape(), out.shape())));
+    }
+    Ok(op.gradients([&by_rows(q)?, &by_rows(k)?, &by_rows(v)?], out, dout)?)
+}
+
+fn check(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Layout, heads: &Heads) -> Result<()> {
+    let Heads { heads: h, kv_heads, head_dim, window, .. } = *heads;
+    if h == 0 || kv_heads == 0 || h % kv_heads != 0 || head_dim == 0 || window == Some(0) {
+        return Err(Error::work(format!("attention: impossible heads {heads:?}")));
+    }
+    for (name, tensor, heads) in [("q", q, h), ("k", k, kv_heads), ("v", v, kv_heads)] {
+        let expected = (layout.tokens(), heads * head_dim);
+        if tensor.dims2()? != expected {
+            return Err(Error::work(format!("attention: {name} is {:?}, expected {expected:?}", tensor.shape())));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Attention {
+    layout: Arc<Layout>,
+    heads: Heads,
+    /// log Σ e^score of every token and head, `[t, h]`, kept for the backward pass.
+    normaliser: OnceLock<Vec<f32>>,
+}
+
+impl Attention {
+    fn new(layout: &Arc<Layout>, heads: &Heads) -> Self {
+        Self { layout: Arc::clone(layout), heads: heads.clone(), normaliser: OnceLock::new() }
+    }
+
+    fn gradients(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        out: &Tensor,
+        dout: &Tensor,
+    ) -> candle_core::Result<(Tensor, Tensor, Tensor)> {
+        let Some(normaliser) = self.normaliser.get() else { bail!("attention: backward before forward") };
+        let dout = by_rows(dout)?;
+        let held = [Held::new(q), Held::new(k), Held::new(v), Held::new(out), Held::new(&dout)];
+        let [q_rows, k_rows, v_rows, out_rows, dout_rows] = &held;
+        let inputs = backward::Inputs {
+            q: q_rows.rows(self.name())?,
+            k: k_rows.rows(self.name())?,
+            v: v_rows.rows(self.name())?,
+            out: out_rows.rows(self.name())?,
+            dout: dout_rows.rows(self.name())?,
+            normaliser,
+        };
+        let (dq, dk, dv) = backward::backward(&self.layout, &self.heads, &inputs);
+        Ok((
+            Tensor::from_vec(dq, q.shape(), q.device())?,
+            Tensor::from_vec(dk, k.shape(), k.device())?,
+            Tensor::from_vec(dv, v.shape(), v.device())?,
+        ))
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_strides: &Strides,
+        k: &CpuStorage,
+        k_strides: &Strides,
+        v: &CpuStorage,
+        v_strides: &Strides,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let q = Rows::new(self.name(), q, q_strides)?;
+        let k = Rows::new(self.name(), k, k_strides)?;
+        let v = Rows::new(self.name(), v, v_strides)?;
+        let (out, normaliser) = forward::forward(&self.layout, &self.heads, q, k, v);
+        self.normaliser.get_or_init(|| normaliser);
+        Ok((CpuStorage::F32(out), (q.count, q.width).into()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        dout: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dq, dk, dv) = self.gradients([q, k, v], out, dout)?;
+        Ok((Some(dq), Some(dk), Some(dv)))
+    }
+}
+
+/// Queries per block: three AVX-512 registers of lanes, the width of the tile of `gemm`.
+const QUERIES: usize = 48;
+/// Lanes come in steps of a register.
+const STEP: usize = 16;
+/// Keys whose scores exist at one time, per block of queries.
+const KEYS: usize = 256;
+
+/// Consecutive queries of one segment.
+#[derive(Clone, Debug)]
+struct Block {
+    /// Flat indices of its tokens.
+    tokens: Range<usize>,
+    /// Position of the first token in its sequence.
+    position: usize,
+    /// Keys that at least one of them sees, in pieces of `KEYS` at most, the oldest first.
+    keys: Vec<Keys>,
+}
+
+/// Consecutive keys.
+#[derive(Clone, Debug)]
+struct Keys {
+    /// Flat indices of their tokens.
+    tokens: Range<usize>,
+    /// Position of the first of them in the sequence.
+    position: usize,
+}
+
+impl Block {
+    /// The blocks of segment `index`.
+    fn of_segment(layout: &Layout, index: usize, window: Option<usize>) -> impl Iterator<Item = Self> {
+        let segment = layout.segments()[index];
+        let mut position = 0;
+        let mut runs = layout.prefix(index);
+        runs.push(segment.start..segment.start + segment.len);
+        let runs: Vec<Keys> = runs
+            .into_iter()
+            .map(|tokens| {
+                let run = Keys { position, tokens };
+                position += run.tokens.len();
+                run
+            })
+            .collect();
+        blocks(segment.len, QUERIES, STEP).into_iter().map(move |queries| {
+            let position = segment.position + queries.start;
+            let visible = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + queries.len();
+            let keys = runs.iter().flat_map(|run| run.pieces(&visible)).collect();
+            Self { tokens: segment.start + queries.start..segment.start + queries.end, position, keys }
+        })
+    }
+
+    /// Lanes that a score block of these queries has.
+    fn lanes(&self) -> usize {
+        self.tokens.len().next_multiple_of(STEP)
+    }
+
+    /// The lanes that see the key at `position`.
+    #[inline(always)]
+    fn seeing(&self, position: usize, window: Option<usize>) -> Range<usize> {
+        let first = position.saturating_sub(self.position);
+        let end = window.map_or(usize::MAX, |window| (position + window).saturating_sub(self.position));
+        first..end
+    }
+
+    /// Whether every query sees every key of `keys`.
+    fn sees_all(&self, keys: &Keys, window: Option<usize>) -> bool {
+        keys.position + keys.tokens.len() <= self.position + 1
+            && self.seeing(keys.position, window).end >= self.tokens.len()
+    }
+}
+
+impl Keys {
+    /// The part whose positions are in `visible`, in pieces.
+    fn pieces(&self, visible: &Range<usize>) -> Vec<Keys> {
+        let start = visible.start.clamp(self.position, self.position + self.tokens.len());
+        let end = visible.end.clamp(start, self.position + self.tokens.len());
+        let piece = |piece: Range<usize>| Keys {
+            position: start + piece.start,
+            tokens: self.tokens.start + start + piece.start - self.position
+                ..self.tokens.start + start + piece.end - self.position,
+        };
+        blocks(end - start, KEYS, STEP).into_iter().map(piece).collect()
+    }
+}
+
+/// Writes the head `columns` of the block's rows of `x`, times `scale`, as `[e, lanes]`; lanes beyond the block are 0.
+#[inline(always)]
+fn by_lanes(x: Rows, block: &Block, columns: Range<usize>, scale: f32, lanes: usize, out: &mut [f32]) {
+    out.fill(0.0);
+    for (lane, token) in block.tokens.clone().enumerate() {
+        let row = &x.row(token)[columns.clone()];
+        for (out, x) in out[lane..].iter_mut().step_by(lanes).zip(row) {
+            *out = x * scale;
+        }
+    }
+}

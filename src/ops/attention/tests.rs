@@ -1,0 +1,153 @@
+//! Attention against the plain formula.
+
+use candle_core::{D, Device, Var};
+
+use super::*;
+use crate::ops::testing::{as_view, assert_close, assert_same_on_any_threads, check, random};
+
+/// What token i adds to the score of token j: 0 if it sees it, else -infinity.
+fn mask(layout: &Layout, window: Option<usize>) -> Tensor {
+    let t = layout.tokens();
+    let mut mask = vec![f64::NEG_INFINITY; t * t];
+    for (index, segment) in layout.segments().iter().enumerate() {
+        let mut sequence: Vec<usize> = layout.prefix(index).into_iter().flatten().collect();
+        for token in segment.start..segment.start + segment.len {
+            sequence.push(token);
+            let seen = sequence.len() - window.unwrap_or(usize::MAX).min(sequence.len());
+            sequence[seen..].iter().for_each(|key| mask[token * t + key] = 0.0);
+        }
+    }
+    Tensor::from_vec(mask, (t, t), &Device::Cpu).unwrap()
+}
+
+fn formula(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Layout, heads: &Heads) -> candle_core::Result<Tensor> {
+    let mask = mask(layout, heads.window);
+    let group = heads.heads / heads.kv_heads;
+    let attend = |head: usize| {
+        let part = |x: &Tensor, head| x.narrow(1, head * heads.head_dim, heads.head_dim)?.contiguous();
+        let (q, k, v) = (part(q, head)?, part(k, head / group)?, part(v, head / group)?);
+        let scores = ((q.matmul(&k.t()?)? * f64::from(heads.scale))? + &mask)?;
+        candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)
+    };
+    Tensor::cat(&(0..heads.heads).map(attend).collect::<candle_core::Result<Vec<_>>>()?, 1)
+}
+
+/// A tree: a prefix with two questions, one of which has two answers, and a sequence of its own in between.
+fn tree(lengths: [usize; 6]) -> Arc<Layout> {
+    let mut layout = Layout::default();
+    let prefix = layout.push(lengths[0], None).unwrap();
+    let question = layout.push(lengths[1], Some(prefix)).unwrap();
+    layout.push(lengths[2], None).unwrap();
+    layout.push(lengths[3], Some(question)).unwrap();
+    layout.push(lengths[4], Some(prefix)).unwrap();
+    layout.push(lengths[5], Some(question)).unwrap();
+    Arc::new(layout)
+}
+
+fn heads(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> Heads {
+    Heads { heads, kv_heads, head_dim, scale: 2.0 / (head_dim as f32).sqrt(), window }
+}
+
+fn inputs(layout: &Layout, heads: &Heads) -> [Tensor; 3] {
+    let width = |heads_: usize| heads_ * heads.head_dim;
+    let spread = (random(1, layout.tokens(), width(heads.heads)) * 4.0).unwrap();
+    let kv = |seed| random(seed, layout.tokens(), width(heads.kv_heads));
+    [spread, kv(2), kv(3)]
+}
+
+#[test]
+fn agrees_with_the_formula() {
+    let plain = |lengths: &[usize]| Arc::new(Layout::sequences(lengths.iter().copied()).unwrap());
+    for (layout, heads) in [
+        (plain(&[1]), heads(1, 1, 4, None)),
+        (plain(&[1, 2, 1]), heads(2, 1, 5, None)),
+        (plain(&[7, 40]), heads(4, 2, 16, Some(3))),
+        (plain(&[49]), heads(6, 2, 8, Some(1))),
+        (plain(&[97, 15, 33]), heads(3, 3, 64, None)),
+        (plain(&[600]), heads(2, 1, 24, None)),
+        (plain(&[600]), heads(2, 1, 24, Some(70))),
+        (plain(&[300]), heads(1, 1, 8, Some(1000))),
+        (tree([5, 3, 4, 1, 2, 6]), heads(4, 1, 10, None)),
+        (tree([130, 50, 20, 17, 3, 90]), heads(4, 2, 32, None)),
+        (tree([130, 50, 20, 17, 3, 90]), heads(4, 2, 32, Some(60))),
+        (tree([270, 2, 9, 1, 1, 55]), heads(2, 2, 16, Some(256))),
+    ] {
+        check(
+            &inputs(&layout, &heads),
+            |x| attention(&x[0], &x[1], &x[2], &layout, &heads),
+            |x| formula(&x[0], &x[1], &x[2], &layout, &heads),
+            1e-5,
+        );
+    }
+}
+
+#[test]
+fn a_tree_is_its_sequences() {
+    let layout = tree([100, 30, 64, 20, 70, 5]);
+    let heads = heads(4, 2, 16, None);
+    let [q, k, v] = inputs(&layout, &heads);
+    let together = attention(&q, &k, &v, &layout, &heads).unwrap();
+    for (index, segment) in layout.segments().iter().enumerate() {
+        let mut runs = layout.prefix(index);
+        runs.push(segment.start..segment.start + segment.len);
+        let gather = |x: &Tensor| {
+            let runs: Vec<_> = runs.iter().map(|run| x.narrow(0, run.start, run.len()).unwrap()).collect();
+            Tensor::cat(&runs, 0).unwrap()
+        };
+        let alone = Arc::new(Layout::sequences([segment.position + segment.len]).unwrap());
+        let alone = attention(&gather(&q), &gather(&k), &gather(&v), &alone, &heads).unwrap();
+        let alone = alone.narrow(0, segment.position, segment.len).unwrap();
+        assert_close("segment", &together.narrow(0, segment.start, segment.len).unwrap(), &alone, 1e-6);
+    }
+}
+
+#[test]
+fn views_are_read_where_they_are() {
+    let layout = tree([50, 3, 4, 1, 2, 6]);
+    let heads = heads(4, 2, 16, None);
+    let [q, k, v] = inputs(&layout, &heads);
+    let expected = attention(&q, &k, &v, &layout, &heads).unwrap();
+    let found = attention(&as_view(&q), &as_view(&k), &as_view(&v), &layout, &heads).unwrap();
+    assert_close("view", &found, &expected, 0.0);
+}
+
+#[test]
+fn same_on_any_threads() {
+    let layout = tree([130, 50, 20, 17, 3, 90]);
+    let heads = heads(4, 2, 32, Some(100));
+    let inputs = inputs(&layout, &heads);
+    assert_same_on_any_threads(|| {
+        let vars = inputs.each_ref().map(|input| Var::from_tensor(input).unwrap());
+        let y = attention(&vars[0], &vars[1], &vars[2], &layout, &heads).unwrap();
+        let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        let mut all: Vec<_> = vars.iter().map(|var| grads.get(var).unwrap().clone()).collect();
+        all.push(y);
+        all
+    });
+}
+
+#[test]
+fn large_scores_do_not_overflow_and_nan_is_not_hidden() {
+    let layout = Arc::new(Layout::sequences([300]).unwrap());
+    let heads = heads(1, 1, 8, None);
+    let [q, k, v] = inputs(&layout, &heads);
+    let (q, k) = ((q * 1e4).unwrap(), (k * 1e4).unwrap());
+    let y = attention(&q, &k, &v, &layout, &heads).unwrap();
+    assert!(crate::ops::all_finite(&y).unwrap());
+    let mut values = v.to_vec2::<f32>().unwrap();
+    values[10][3] = f32::NAN;
+    let v = Tensor::new(values, &Device::Cpu).unwrap();
+    assert!(!crate::ops::all_finite(&attention(&q, &k, &v, &layout, &heads).unwrap()).unwrap());
+}
+
+#[test]
+fn faults_are_named() {
+    let layout = Arc::new(Layout::sequences([3]).unwrap());
+    let x = random(1, 3, 8);
+    for bad in [heads(3, 2, 4, None), heads(2, 0, 4, None), heads(2, 2, 0, None), heads(2, 2, 4, Some(0))] {
+        assert!(attention(&x, &x, &x, &layout, &bad).is_err());
+    }
+    assert!(attention(&x, &x, &x, &layout, &heads(2, 2, 4, None)).is_ok());
+    let message = attention(&x, &random(1, 4, 8), &x, &layout, &heads(2, 2, 4, None)).unwrap_err().to_string();
+    assert!(message.contains("k is [4, 8]"), "{message}");
+}

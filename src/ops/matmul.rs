@@ -1,0 +1,312 @@
+//! Matrix products: strided views, one product on the calling thread, and products with a weight of any format that
+//! is widened to f32 block by block, in cache, while the product runs on all threads.
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::simd::{dot, vectorised};
+
+/// A view of f32 numbers with any strides, to read.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    data: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Element (r, c) is `data[r * row_stride + c * column_stride]`; all of them must be inside.
+    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> Self {
+        if rows > 0 && columns > 0 {
+            assert!((rows - 1) * row_stride + (columns - 1) * column_stride < data.len());
+        }
+        Self { data, rows, columns, row_stride, column_stride }
+    }
+
+    /// Rows as columns.
+    pub(crate) fn transposed(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+        }
+    }
+
+    /// The part where `rows` and `columns` meet.
+    pub(crate) fn part(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+        assert!(rows.end <= self.rows && columns.end <= self.columns);
+        let start = (rows.start * self.row_stride + columns.start * self.column_stride).min(self.data.len());
+        Self { data: &self.data[start..], rows: rows.len(), columns: columns.len(), ..self }
+    }
+
+    /// The numbers and the distance of the rows, if a row's numbers are consecutive.
+    pub(crate) fn row_data(self) -> (&'a [f32], usize) {
+        assert_eq!(self.column_stride, 1);
+        (self.data, self.row_stride)
+    }
+
+    /// Row `index`, if its numbers are consecutive.
+    #[inline(always)]
+    fn row(&self, index: usize) -> &'a [f32] {
+        debug_assert_eq!(self.column_stride, 1);
+        &self.data[index * self.row_stride..][..self.columns]
+    }
+}
+
+/// A view of rows of f32 numbers, to write: several threads may hold one and write different elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    data: *mut f32,
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+}
+
+// SAFETY: a `Target` is an address; what writes through it is unsafe and demands that nobody else touches the elements
+// meanwhile.
+unsafe impl Send for Target {}
+// SAFETY: as above.
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// Rows of consecutive numbers, `row_stride` apart.
+    pub(crate) fn new(data: &mut [MaybeUninit<f32>], rows: usize, columns: usize, row_stride: usize) -> Self {
+        if rows > 0 && columns > 0 {
+            assert!(columns <= row_stride && (rows - 1) * row_stride + columns <= data.len());
+        }
+        Self { data: data.as_mut_ptr().cast(), rows, columns, row_stride }
+    }
+
+    /// The same over numbers that are there already.
+    pub(crate) fn over(data: &mut [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
+        if rows > 0 && columns > 0 {
+            assert!(columns <= row_stride && (rows - 1) * row_stride + columns <= data.len());
+        }
+        Self { data: data.as_mut_ptr(), rows, columns, row_stride }
+    }
+
+    /// The part where `rows` and `columns` meet.
+    pub(crate) fn part(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+        assert!(rows.end <= self.rows && columns.end <= self.columns);
+        let start = rows.start * self.row_stride + columns.start;
+        Self { data: self.data.wrapping_add(start), rows: rows.len(), columns: columns.len(), ..self }
+    }
+
+    /// Writes row `index`.
+    ///
+    /// # Safety
+    /// The memory lives, and nobody else reads or writes this row meanwhile.
+    pub(crate) unsafe fn write(self, index: usize, values: &[f32]) {
+        assert!(index < self.rows && values.len() == self.columns);
+        let row = self.data.wrapping_add(index * self.row_stride);
+        // SAFETY: the row is inside the memory by construction, and the caller's alone.
+        unsafe { row.copy_from_nonoverlapping(values.as_ptr(), values.len()) };
+    }
+}
+
+/// out = left · right, or out += left · right, on the calling thread.
+///
+/// # Safety
+/// The memory of `out` lives, nobody else reads or writes its elements meanwhile, and they are initialised if `add`.
+pub(crate) unsafe fn multiply(out: Target, left: Matrix, right: Matrix, add: bool) {
+    assert!(out.rows == left.rows && out.columns == right.columns && left.columns == right.rows);
+    // SAFETY: the views hold their elements inside their memory by construction, the shapes fit, and the caller
+    // answers for `out`.
+    unsafe {
+        gemm::gemm(
+            out.rows,
+            out.columns,
+            left.columns,
+            out.data,
+            1,
+            out.row_stride as isize,
+            add,
+            left.data.as_ptr(),
+            left.column_stride as isize,
+            left.row_stride as isize,
+            right.data.as_ptr(),
+            right.column_stride as isize,
+            right.row_stride as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// A weight matrix `[o, i]` in any format that can be read as f32 piece by piece.
+pub(crate) trait Weight: Sync {
+    /// Output features, `o`.
+    fn rows(&self) -> usize;
+    /// Input features, `i`.
+    fn columns(&self) -> usize;
+    /// Writes the numbers `columns` of row `row` to `out`, which is as long. Called inside `vectorised`: inline it.
+    fn widen(&self, row: usize, columns: Range<usize>, out: &mut [f32]);
+}
+
+/// Rows of `x` per task: long enough that a block of the weight, widened and packed once per task, costs little.
+const TOKENS: usize = 512;
+/// The same where the weight is a single panel.
+const NARROW_TOKENS: usize = 64;
+/// Rows of the weight per task, two of the widest tiles of `gemm`.
+const PANEL: usize = 96;
+/// Columns of the input's gradient per task.
+const COLUMNS: usize = 192;
+/// Length of the sums between two visits of the output, which `gemm` would choose too: a panel stays in the L2 cache.
+pub(crate) const DEPTH: usize = 512;
+/// Numbers added to a widened row, so that rows a power of two apart do not meet in the same cache set.
+pub(crate) const SKEW: usize = 16;
+/// Rows of `x` up to which reading the weight costs more than the arithmetic: dot products straight from the weight.
+const FEW: usize = 4;
+/// Multiply-adds below which starting threads costs more than it saves.
+const WORTH_THREADS: usize = 1 << 17;
+
+/// The ranges of `size` at most that cover 0..len evenly; all but the last are multiples of `step`.
+pub(crate) fn blocks(len: usize, size: usize, step: usize) -> Vec<Range<usize>> {
+    let size = len.div_ceil(len.div_ceil(size).max(1)).next_multiple_of(step);
+    (0..len).step_by(size.max(1)).map(|start| start..(start + size).min(len)).collect()
+}
+
+/// Runs `task` for every pair of a row block and a column block, on all threads if the work is worth it.
+pub(crate) fn each(
+    rows: &[Range<usize>],
+    columns: &[Range<usize>],
+    work: usize,
+    task: impl Fn(Range<usize>, Range<usize>) + Sync,
+) {
+    let pair = |index: usize| task(rows[index % rows.len()].clone(), columns[index / rows.len()].clone());
+    let pairs = rows.len() * columns.len();
+    if work < WORTH_THREADS || pairs < 2 {
+        (0..pairs).for_each(pair);
+    } else {
+        (0..pairs).into_par_iter().with_max_len(1).for_each(pair);
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends the thread's scratch memory, `len` numbers with any values. The borrower must not borrow again inside.
+pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        work(&mut scratch[..len])
+    })
+}
+
+/// Widens the part of `weight` where `rows` and `columns` meet into rows `stride` apart.
+pub(crate) fn widen_part(
+    weight: &impl Weight,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    stride: usize,
+    out: &mut [f32],
+) {
+    let width = columns.len();
+    vectorised(
+        #[inline(always)]
+        || {
+            for (row, out) in rows.zip(out.chunks_mut(stride)) {
+                weight.widen(row, columns.clone(), &mut out[..width]);
+            }
+        },
+    );
+}
+
+/// A product of a few columns that is added to a larger one while its part is in cache: left · right, `[t, r]` and
+/// `[r, n]`.
+pub(crate) type LowRank<'a> = (Matrix<'a>, Matrix<'a>);
+
+/// out = x · weightᵀ, plus `low`: `x` is `[t, i]`, `out` `[t, o]`, every element of which is written.
+pub(crate) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: Target) {
+    let (t, o, i) = (x.rows, weight.rows(), weight.columns());
+    assert!(x.columns == i && out.rows == t && out.columns == o);
+    if t <= FEW && x.column_stride == 1 && low.is_none() {
+        return few(x, weight, out);
+    }
+    // a narrow product has no panels to share out
+    let tokens = if o <= PANEL { NARROW_TOKENS } else { TOKENS };
+    each(&blocks(t, tokens, 8), &blocks(o, PANEL, 16), t * o * i, |tokens, panel| {
+        let stride = i.min(DEPTH) + SKEW;
+        with_scratch(panel.len() * stride, |scratch| {
+            let out = out.part(tokens.clone(), panel.clone());
+            for depth in blocks(i, DEPTH, 16) {
+                widen_part(weight, panel.clone(), depth.clone(), stride, scratch);
+                let block = Matrix::new(scratch, panel.len(), depth.len(), stride, 1).transposed();
+                // SAFETY: tasks own different parts of `out`; the first depth sets what the next ones add to.
+                unsafe { multiply(out, x.part(tokens.clone(), depth.clone()), block, depth.start > 0) };
+            }
+            add_low_rank(low, tokens, panel, out);
+        });
+    });
+}
+
+/// Adds the part of `low` where `rows` and `columns` meet; `out` is that part, and the task's own.
+fn add_low_rank(low: Option<LowRank>, rows: Range<usize>, columns: Range<usize>, out: Target) {
+    if let Some((left, right)) = low {
+        let (left, right) = (left.part(rows, 0..left.columns), right.part(0..right.rows, columns));
+        // SAFETY: the caller has just written `out`, which no other task touches.
+        unsafe { multiply(out, left, right, true) };
+    }
+}
+
+/// `product` for so few rows that the weight is read once, at the speed of memory.
+fn few(x: Matrix, weight: &impl Weight, out: Target) {
+    let i = weight.columns();
+    each(&blocks(x.rows, FEW, 1), &blocks(weight.rows(), PANEL, 1), weight.rows() * i, |tokens, panel| {
+        let mut widened = [0f32; DEPTH];
+        for row in panel {
+            let mut sums = [0f32; FEW];
+            vectorised(
+                #[inline(always)]
+                || {
+                    for start in (0..i).step_by(DEPTH) {
+                        let depth = start..(start + DEPTH).min(i);
+                        let widened = &mut widened[..depth.len()];
+                        weight.widen(row, depth.clone(), widened);
+                        for (sum, token) in sums.iter_mut().zip(tokens.clone()) {
+                            *sum += dot(&x.row(token)[depth.clone()], widened);
+                        }
+                    }
+                },
+            );
+            for (sum, token) in sums.iter().zip(tokens.clone()) {
+                // SAFETY: tasks own different columns of `out`.
+                unsafe { out.part(token..token + 1, row..row + 1).write(0, &[*sum]) };
+            }
+        }
+    });
+}
+
+/// out = x · weight, plus `low`: `x` is `[t, o]` with any strides, `out` `[t, i]`, every element of which is written.
+/// With `add`, what `out` was is added.
+pub(crate) fn product_back(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: Target, add: bool) {
+    let (t, o, i) = (x.rows, weight.rows(), weight.columns());
+    assert!(x.columns == o && out.rows == t && out.columns == i);
+    each(&blocks(t, TOKENS, 8), &blocks(i, COLUMNS, 16), t * o * i, |tokens, columns| {
+        let stride = columns.len();
+        with_scratch(o.min(DEPTH) * stride, |scratch| {
+            let out = out.part(tokens.clone(), columns.clone());
+            for depth in blocks(o, DEPTH, 16) {
+                widen_part(weight, depth.clone(), columns.clone(), stride, scratch);
+                let block = Matrix::new(scratch, depth.len(), columns.len(), stride, 1);
+                // SAFETY: tasks own different parts of `out`; the first depth sets what the next ones add to.
+                unsafe { multiply(out, x.part(tokens.clone(), depth.clone()), block, add || depth.start > 0) };
+            }
+            add_low_rank(low, tokens, columns, out);
+        });
+    });
+}
