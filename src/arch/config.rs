@@ -127,6 +127,8 @@ mod tests {
         let smol = spec("smollm3", &json!({})).unwrap();
         assert!(smol.tied);
         assert_eq!(smol.rotated, [true, true, true, false]);
+        let longer = json!({"no_rope_layers": [0, 1, 1, 0, 0]});
+        assert_eq!(spec("smollm3", &longer).unwrap().rotated, [false, true, true, false]);
     }
 
     #[test]
@@ -197,6 +199,7 @@ mod tests {
             ("qwen2", json!({"layer_types": ["x", "x", "x", "x"]}), "layer_types is \"x\""),
             ("qwen2", json!({"layer_types": vec!["sliding_attention"; 4]}), "no sliding_window is switched on"),
             ("smollm3", json!({"no_rope_layers": [1, 2, 1, 1]}), "no_rope_layers is 2"),
+            ("smollm3", json!({"no_rope_layers": [1, 0, 1]}), "no_rope_layers has 3 entries"),
         ] {
             let error = spec(model_type, &patch).expect_err(expected);
             let message = error.to_string();

@@ -9,15 +9,16 @@ use crate::{Error, Result};
 /// Whether each layer rotates, `[l]`.
 pub(super) fn rotated(keys: &Keys<'_>, row: &Architecture, layers: usize) -> Result<Vec<bool>> {
     let list = keys.list("no_rope_layers")?;
-    if let Some(list) = list {
-        check_length("no_rope_layers", list, layers)?;
+    if let Some(list) = list.filter(|list| list.len() < layers) {
+        return Err(wrong_length("no_rope_layers", list, layers));
     }
     // 1 rotates, 0 does not, whatever the key's name suggests
     let rotates = |value: &Value| match value.as_u64().or(value.as_bool().map(u64::from)) {
         Some(flag @ 0..=1) => Ok(flag == 1),
         _ => Err(keys.fault("no_rope_layers", value, "ones and zeros")),
     };
-    let list = list.map(|list| list.iter().map(rotates).collect::<Result<Vec<_>>>()).transpose()?;
+    // transformers allows it to go on beyond the layers
+    let list = list.map(|list| list[..layers].iter().map(rotates).collect::<Result<Vec<_>>>()).transpose()?;
     match (row.unrotated_interval, list) {
         (Some(_), Some(list)) => Ok(list),
         (Some(interval), None) => {
@@ -79,7 +80,9 @@ pub(super) fn windows(keys: &Keys<'_>, row: &Architecture, rotated: &[bool]) -> 
 /// Which layers `layer_types` calls sliding.
 fn listed(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
     let Some(list) = keys.list("layer_types")? else { return Ok(None) };
-    check_length("layer_types", list, layers)?;
+    if list.len() != layers {
+        return Err(wrong_length("layer_types", list, layers));
+    }
     let slides = |value: &Value| match value.as_str() {
         Some("full_attention" | "attention") => Ok(false),
         Some("sliding_attention") => Ok(true),
@@ -88,11 +91,8 @@ fn listed(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
     list.iter().map(slides).collect::<Result<_>>().map(Some)
 }
 
-fn check_length(key: &str, list: &[Value], layers: usize) -> Result<()> {
-    if list.len() == layers {
-        return Ok(());
-    }
-    Err(Error::work(format!("{key} has {} entries, expected one for each of the {layers} layers", list.len())))
+fn wrong_length(key: &str, list: &[Value], layers: usize) -> Error {
+    Error::work(format!("{key} has {} entries, expected one for each of the {layers} layers", list.len()))
 }
 
 /// A list that the row's class in transformers would not heed.

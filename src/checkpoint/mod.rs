@@ -3,6 +3,7 @@
 //! Every file is untrusted: headers are checked against the real length of their file, indexes against their shards,
 //! and nothing is mapped into memory.
 
+mod flush;
 mod four_bit;
 mod header;
 mod index;

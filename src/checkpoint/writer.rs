@@ -11,6 +11,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
 
+use super::flush::Flusher;
 use super::header::{MAX_HEADER, PREFIX};
 use super::index::{INDEX, SINGLE};
 use super::size::ByteSize;
@@ -100,6 +101,16 @@ impl Shard {
         progress: &dyn Progress,
         mut write: impl FnMut(&Slot, &mut File) -> Result<()>,
     ) -> Result<()> {
+        flushing(dir, |flusher| self.write_with(flusher, dir, progress, &mut write))
+    }
+
+    fn write_with(
+        &self,
+        flusher: &mut Flusher,
+        dir: &Path,
+        progress: &dyn Progress,
+        write: &mut impl FnMut(&Slot, &mut File) -> Result<()>,
+    ) -> Result<()> {
         let path = dir.join(&self.file);
         let at = |error: std::io::Error| Error::work(format!("{}: {error}", path.display()));
         let mut file = File::create_new(&path).map_err(at)?;
@@ -116,6 +127,7 @@ impl Shard {
                 let reason = format!("tensor {name} ended at byte {written}, its place in the file at {end}");
                 return Err(Error::work(format!("{}: {reason}", path.display())));
             }
+            flusher.grown(&file, len).map_err(at)?;
             progress.advance(len);
         }
         Ok(())
@@ -188,9 +200,9 @@ impl ShardPlan {
         mut write: impl FnMut(&Slot, &mut File) -> Result<()>,
     ) -> Result<()> {
         progress.begin("writing", self.total_size(), Unit::Bytes);
-        for shard in &self.shards {
-            shard.write(dir, progress, &mut write)?;
-        }
+        flushing(dir, |flusher| {
+            self.shards.iter().try_for_each(|shard| shard.write_with(flusher, dir, progress, &mut write))
+        })?;
         if self.shards.len() > 1 {
             let listed =
                 |shard: &Shard| shard.slots.iter().map(|slot| (slot.name.clone(), shard.file.clone())).collect();
@@ -203,6 +215,15 @@ impl ShardPlan {
         progress.end();
         Ok(())
     }
+}
+
+/// Runs `work` with a flusher, and waits for that before the result counts.
+fn flushing(dir: &Path, work: impl FnOnce(&mut Flusher) -> Result<()>) -> Result<()> {
+    let at = |error: std::io::Error| Error::io(dir, &error);
+    let mut flusher = Flusher::start().map_err(at)?;
+    let done = work(&mut flusher);
+    let flushed = flusher.finish().map_err(at);
+    done.and(flushed)
 }
 
 /// Writes the values of a computed tensor as they are, F32, F16 or BF16, row-major.

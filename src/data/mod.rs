@@ -1,16 +1,29 @@
 //! Text in, token sequences out; the same from the same seed, whatever the number of threads.
 //!
 //! A data file is read as [`rows`]: JSON objects one after the other, whatever the file's format. A [`Source`] is one
-//! or several such files seen as documents (one field of each row); [`Sequences`] are documents turned into token
+//! or several such files seen as documents (one field of each row). [`Sequences`] are documents turned into token
 //! sequences for a measurement, [`TrainStream`] is an endless, resumable stream of them for training. [`Tokenizer`]
 //! gives the ids that the checkpoint's `tokenizer.json` gives.
 
+pub mod batches;
+mod chunk;
 mod csv;
 mod guard;
 mod input;
 mod json;
+mod pack;
 mod parquet;
 pub mod rows;
+mod sequences;
+mod source;
+mod special;
+mod stream;
 mod text;
+mod tokenizer;
 
+pub use pack::{Packing, Shape, Tally};
 pub use rows::{Place, ReadOptions, Row, Rows, TextSplit, rows, rows_with};
+pub use sequences::{SequenceOptions, Sequences};
+pub use source::{Document, Documents, Source, SourceOptions};
+pub use stream::{Position, StreamOptions, TrainStream};
+pub use tokenizer::{Special, Tokenizer};

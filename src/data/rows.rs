@@ -77,7 +77,7 @@ impl Row {
 /// `a`, `b` and `c`, as an error message lists them.
 pub(super) fn listed(names: &[&str]) -> String {
     if names.is_empty() {
-        return "no fields".to_owned();
+        return "an empty row".to_owned();
     }
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

@@ -22,7 +22,6 @@ pub struct Probe {
     layers: usize,
     metrics: Vec<(&'static Metric, Moments)>,
     samples: usize,
-    tokens: usize,
 }
 
 /// A run of tokens of one sample.
@@ -48,7 +47,7 @@ impl Probe {
             Subject::Layer => vec![layers],
         };
         let metrics = metrics.into_iter().map(|metric| (metric, Moments::new(rows(metric)))).collect();
-        Self { layers, metrics, samples: 0, tokens: 0 }
+        Self { layers, metrics, samples: 0 }
     }
 
     /// Layers of the model, L.
@@ -61,12 +60,6 @@ impl Probe {
     #[must_use]
     pub fn samples(&self) -> usize {
         self.samples
-    }
-
-    /// Tokens seen.
-    #[must_use]
-    pub fn tokens(&self) -> usize {
-        self.tokens
     }
 
     /// Whether the metrics ask for all tokens. If not, only the last row of each sample is looked at, and a batch may
@@ -129,7 +122,6 @@ impl Probe {
             self.push(segment.len, sums);
         }
         self.samples += segments.len();
-        self.tokens += layout.tokens();
         Ok(())
     }
 

@@ -2,7 +2,10 @@
 
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
+use super::{Head, ModelOptions, PASS_TOKENS, Residency};
 use crate::arch::ModelSpec;
+use crate::checkpoint::Checkpoint;
+use crate::{Error, Result};
 
 /// Kept for the program itself: code, tokenizer, thread stacks, allocator slack.
 const OVERHEAD: u64 = 64 << 20;
@@ -47,4 +50,45 @@ pub fn transient_bytes_per_token(spec: &ModelSpec) -> u64 {
     let attention = 3 * spec.heads * spec.head_dim + 4 * spec.kv_heads * spec.head_dim;
     let fused = if spec.fused { 2 } else { 1 };
     4 * (5 * spec.hidden_size + fused * (attention + 3 * spec.mlp_size)) as u64
+}
+
+/// How a model fits into the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// Where its layers are.
+    pub residency: Residency,
+    /// Bytes of weights in memory at once: all layers and the head, or two layers and the head.
+    pub weight_bytes: u64,
+}
+
+impl Fit {
+    /// Decides for the layers `places` of a model.
+    ///
+    /// # Errors
+    /// A budget that holds neither the model nor two of its layers and a pass.
+    pub fn new(checkpoint: &Checkpoint, spec: &ModelSpec, places: &[usize], options: &ModelOptions) -> Result<Self> {
+        let layer_bytes = |(place, layer): (usize, &usize)| options.fittings.bytes(checkpoint, spec, *layer, place);
+        let layers = || places.iter().enumerate().map(layer_bytes);
+        let head_bytes = Head::bytes(checkpoint, spec);
+        let resident = head_bytes + layers().sum::<u64>();
+        let streamed = head_bytes + 2 * layers().max().unwrap_or(0);
+        let pass = PASS_TOKENS as u64 * transient_bytes_per_token(spec);
+        let usable = options.budget.usable();
+        let fits = resident + 2 * pass <= usable;
+        let residency = options.residency.unwrap_or(if fits { Residency::Resident } else { Residency::Streamed });
+        let weight_bytes = match residency {
+            Residency::Resident => resident,
+            Residency::Streamed => streamed,
+        };
+        // Passes shrink to a sixteenth before the budget is called too small.
+        let least = weight_bytes + pass / 16;
+        if least > usable {
+            return Err(Error::request(format!(
+                "--memory: {} MiB is too small for this model, its weights and one pass take {} MiB",
+                options.budget.bytes() >> 20,
+                (least + options.budget.bytes() - usable) >> 20
+            )));
+        }
+        Ok(Self { residency, weight_bytes })
+    }
 }

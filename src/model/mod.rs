@@ -23,7 +23,7 @@ pub use fittings::{Fittings, Parameter, Part};
 pub use head::Head;
 pub use linear::Linear;
 pub use loss::Loss;
-pub use memory::Budget;
+pub use memory::{Budget, Fit};
 pub use stack::Residency;
 
 use std::sync::Arc;
@@ -111,33 +111,12 @@ impl Model {
                 spec.layers - 1
             )));
         }
-        let sizes: Vec<u64> = places
-            .iter()
-            .enumerate()
-            .map(|(place, layer)| options.fittings.bytes(&checkpoint, &spec, *layer, place))
-            .collect();
-        let head_bytes = Head::bytes(&checkpoint, &spec);
-        let resident_bytes = head_bytes + sizes.iter().sum::<u64>();
-        let streamed_bytes = head_bytes + 2 * sizes.iter().max().unwrap_or(&0);
-        let pass_bytes = PASS_TOKENS as u64 * memory::transient_bytes_per_token(&spec);
-        let fits = resident_bytes + 2 * pass_bytes <= options.budget.usable();
-        let residency = options.residency.unwrap_or(if fits { Residency::Resident } else { Residency::Streamed });
-        let weight_bytes = match residency {
-            Residency::Resident => resident_bytes,
-            Residency::Streamed => streamed_bytes,
-        };
-        let least = weight_bytes + pass_bytes / 16;
-        if least > options.budget.usable() {
-            return Err(Error::request(format!(
-                "--memory: {} MiB is too small for this model, its weights and one pass take {} MiB",
-                options.budget.bytes() >> 20,
-                (least + options.budget.bytes() - options.budget.usable()) >> 20
-            )));
-        }
+        let fit = Fit::new(&checkpoint, &spec, &places, options)?;
         let head = Head::open(checkpoint.clone(), spec.clone(), &options.device)?;
         let fittings = options.fittings.clone();
         let stack =
-            Stack::open(checkpoint.clone(), spec.clone(), places, fittings, residency, &options.device, progress)?;
+            Stack::open(checkpoint.clone(), spec.clone(), places, fittings, fit.residency, &options.device, progress)?;
+        let weight_bytes = fit.weight_bytes;
         Ok(Self { checkpoint, spec, stack, head, device: options.device.clone(), budget: options.budget, weight_bytes })
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Device;
+use serde::Serialize;
 
 use super::{Block, Fittings};
 use crate::arch::ModelSpec;
@@ -11,7 +12,8 @@ use crate::progress::{Progress, Unit};
 use crate::{Error, Result, interrupt};
 
 /// Where a layer is between two uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Residency {
     /// All layers stay in memory.
     Resident,

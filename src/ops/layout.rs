@@ -136,7 +136,7 @@ mod tests {
         layout.push(4, None).unwrap();
         assert_eq!(layout.positions(), [0, 1, 2, 3, 4, 5, 3, 4, 0, 1, 2, 3]);
         assert_eq!(layout.prefix(2), [0..3, 3..5]);
-        assert_eq!(layout.prefix(3), [0..3]);
+        assert_eq!(layout.prefix(3), std::slice::from_ref(&(0..3)));
         assert_eq!(layout.roots(), [0, 0, 0, 0, 4]);
         assert_eq!((layout.tokens(), layout.longest_of_each()), (12, vec![6, 6, 6, 6, 4]));
         assert!(layout.push(0, None).is_err());

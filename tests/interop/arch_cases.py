@@ -69,10 +69,10 @@ CASES = {
     "llama-dynamic": (LLAMA | {"max_position_embeddings": 16, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, 40, (2, 3)),
     "llama3-old": (LLAMA | {"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3"} | LLAMA3, "tie_word_embeddings": True}, 40, (1, 1)),
     "llama3-new": (LLAMA | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0} | LLAMA3, "tie_word_embeddings": True}, 40, (1, 1)),
-    "llama-yarn": (LLAMA | {"max_position_embeddings": 64, "rope_theta": 10000.0,
+    "llama-yarn": (LLAMA | {"max_position_embeddings": 64, "rope_theta": 500.0, "head_dim": 16,
                             "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}}, 40, (1, 2)),
-    "llama-yarn-mscale": (LLAMA | {"max_position_embeddings": 64, "rope_parameters": {
-        "rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4, "beta_slow": 0.5,
+    "llama-yarn-mscale": (LLAMA | {"max_position_embeddings": 64, "head_dim": 16, "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 1, "beta_slow": 0.25,
         "mscale": 0.707, "mscale_all_dim": 1.4, "truncate": False}}, 40, (1, 2)),
     # a family member under its own name
     "own-name": (LLAMA | {"model_type": "some-llama", "rope_theta": 20000.0, "tie_word_embeddings": False}, 24, (1, 2)),

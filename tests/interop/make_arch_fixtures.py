@@ -1,7 +1,7 @@
 """Writes tests/data/arch: logits and rotations of small models of every architecture, as transformers computes them.
 
     python make_arch_fixtures.py            writes the fixtures
-    python make_arch_fixtures.py --check    computes them again and compares (1e-5 on logits)
+    python make_arch_fixtures.py --check    computes them again and compares (1e-4 on logits)
 
 Needs torch and transformers (made with 5.23). A model's weights come from a formula (arch_cases.py), so a fixture holds
 only the config, the token ids, the logits at some positions before and after a cut, and the rotations."""
@@ -103,19 +103,21 @@ def write(name, value):
         f.write("{\n" + lines + "\n}\n")
 
 
-def compare(path, found, expected, tolerance):
+def compare(path, found, expected):
     """Same structure, same numbers: exactly, but for logits and rotations."""
+    # far positions amplify the last bit of a frequency; another machine's powers may differ there
+    tolerance = 2e-2 if "rotations" in path else 1e-4
     if isinstance(expected, dict):
         assert list(found) == list(expected), (path, list(found), list(expected))
         for key in expected:
-            compare(f"{path}.{key}", found[key], expected[key], tolerance)
+            compare(f"{path}.{key}", found[key], expected[key])
     elif isinstance(expected, list) and expected and isinstance(expected[0], float):
         worst = np.abs(np.array(found) - np.array(expected)).max()
         assert len(found) == len(expected) and worst <= tolerance, (path, worst)
     elif isinstance(expected, list) and expected and isinstance(expected[0], dict):
         assert len(found) == len(expected), path
         for index, pair in enumerate(zip(found, expected)):
-            compare(f"{path}[{index}]", *pair, tolerance)
+            compare(f"{path}[{index}]", *pair)
     else:
         assert found == expected, (path, found, expected)
 
@@ -134,8 +136,7 @@ def main():
     for name, value in made.items():
         if args.check:
             with open(os.path.join(DATA, f"{name}.json")) as f:
-                # far positions amplify the last bit of a frequency; another machine's powers may differ there
-                compare(name, json.loads(json.dumps(value)), json.load(f), 2e-2 if name == "rotations" else 1e-5)
+                compare(name, json.loads(json.dumps(value)), json.load(f))
         else:
             write(name, value)
         print(name, "agrees" if args.check else "written")

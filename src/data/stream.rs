@@ -1,0 +1,297 @@
+//! The sequences of a training run: endless, shuffled, and resumable at any sequence.
+
+use std::collections::VecDeque;
+
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::chunk;
+use super::pack::{Packer, Shape, Tally};
+use super::source::{Documents, Source};
+use super::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// How training reads its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct StreamOptions {
+    /// The shape of the sequences.
+    pub shape: Shape,
+    /// Sequences are shuffled among the `window` that are read together: a source with fewer is shuffled as a whole,
+    /// afresh in every epoch. 1 keeps the order of the text.
+    pub window: usize,
+    /// The shuffle's seed.
+    pub seed: u64,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self { shape: Shape::default(), window: 8192, seed: 0 }
+    }
+}
+
+/// A place in the stream, small enough to be saved with every checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Position {
+    /// Passes over the whole source that are behind.
+    pub epoch: u64,
+    /// Documents of this epoch before the window.
+    pub document: u64,
+    /// Their last tokens, which begin the window's first sequence (packing only).
+    pub carry: Vec<u32>,
+    /// Sequences of the window that are behind.
+    pub next: usize,
+}
+
+/// Token sequences without end: when the source is over, the next epoch begins.
+pub struct TrainStream {
+    source: Source,
+    options: StreamOptions,
+    documents: Documents,
+    /// Documents tokenised ahead of the window's end.
+    ahead: VecDeque<(bool, Vec<u32>)>,
+    window: Vec<Vec<u32>>,
+    position: Position,
+    /// Where the window after this one starts.
+    following: Position,
+    tally: Tally,
+}
+
+impl TrainStream {
+    /// A stream from its start, or from a saved `position` of the same source, tokenizer and options.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for an impossible shape; [`Error::Work`] when the source is broken or has too little text.
+    pub fn new(
+        source: &Source,
+        tokenizer: &Tokenizer,
+        options: StreamOptions,
+        position: Option<Position>,
+    ) -> Result<Self> {
+        options.shape.check()?;
+        if options.window == 0 {
+            return Err(Error::request("a shuffle window of 0 sequences, expected 1 or more"));
+        }
+        let position = position.unwrap_or_default();
+        let mut stream = Self {
+            source: source.clone(),
+            options,
+            documents: source.documents(),
+            ahead: VecDeque::new(),
+            window: Vec::new(),
+            following: Position { next: 0, ..position.clone() },
+            position: Position::default(),
+            tally: Tally::default(),
+        };
+        for _ in 0..position.document {
+            if stream.documents.next().transpose()?.is_none() {
+                return Err(Error::work(format!("{}: shorter than when training began", source.name())));
+            }
+        }
+        stream.fill(tokenizer)?;
+        if position.next > stream.window.len() {
+            return Err(Error::work(format!("{}: other text than when training began", source.name())));
+        }
+        stream.position.next = position.next;
+        Ok(stream)
+    }
+
+    /// The next `count` sequences.
+    ///
+    /// # Errors
+    /// [`Error::Work`] when the source is broken; [`Error::Interrupted`].
+    pub fn take(&mut self, tokenizer: &Tokenizer, count: usize) -> Result<Vec<Vec<u32>>> {
+        let mut rows = Vec::with_capacity(count);
+        while rows.len() < count {
+            if self.position.next == self.window.len() {
+                self.fill(tokenizer)?;
+            }
+            rows.push(self.window[self.position.next].clone());
+            self.position.next += 1;
+        }
+        Ok(rows)
+    }
+
+    /// Where the next sequence stands.
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// What became of the text read since this stream was made.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Reads the window that starts at `following`.
+    fn fill(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+        loop {
+            self.position = self.following.clone();
+            let carry = std::mem::take(&mut self.following.carry);
+            let mut packer = Packer::new(self.options.shape, self.position.document, carry);
+            let ended = self.read(tokenizer, &mut packer)?;
+            self.window = packer.ready().drain(..).collect();
+            if ended {
+                packer.drop_rest();
+                self.following = Position { epoch: self.position.epoch + 1, ..Position::default() };
+                self.documents = self.source.documents();
+            } else {
+                self.following.carry = packer.carry().to_vec();
+            }
+            self.count(&packer.tally);
+            if !self.window.is_empty() {
+                self.shuffle();
+                return Ok(());
+            }
+            if self.position.document == 0 {
+                return Err(Error::work(format!(
+                    "{}: too little text for one sequence of {} tokens",
+                    self.source.name(),
+                    self.options.shape.seq_len
+                )));
+            }
+        }
+    }
+
+    /// Gives documents to `packer` until it has a window's worth; true at the end of the source.
+    fn read(&mut self, tokenizer: &Tokenizer, packer: &mut Packer) -> Result<bool> {
+        while packer.ready().len() < self.options.window {
+            if self.ahead.is_empty() {
+                let chunk = chunk::read(&mut self.documents, usize::MAX)?;
+                let usable: Vec<bool> =
+                    chunk.iter().map(|d| chunk::has_text(d) || !self.options.shape.skips_empty()).collect();
+                self.ahead = usable.into_iter().zip(chunk::encode(tokenizer, &chunk)?).collect();
+            }
+            let Some((usable, tokens)) = self.ahead.pop_front() else { return Ok(true) };
+            self.following.document += 1;
+            packer.tally.documents += 1;
+            if usable {
+                packer.take(tokens);
+            } else {
+                packer.tally.empty += 1;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Fisher and Yates, from the seed, the epoch and the window's place: the same window is shuffled the same way by
+    /// whoever arrives at it.
+    fn shuffle(&mut self) {
+        let mut random = ChaCha8Rng::seed_from_u64(self.options.seed);
+        random.set_stream(self.position.epoch.rotate_left(32) ^ self.position.document);
+        for last in (1..self.window.len()).rev() {
+            // the bias of a 64-bit product is below 2^-50 for any window
+            let other = (u128::from(random.next_u64()) * (last as u128 + 1)) >> 64;
+            self.window.swap(last, other as usize);
+        }
+    }
+
+    fn count(&mut self, more: &Tally) {
+        self.tally.documents += more.documents;
+        self.tally.empty += more.empty;
+        self.tally.short += more.short;
+        self.tally.truncated += more.truncated;
+        self.tally.sequences += more.sequences;
+        self.tally.tokens += more.tokens;
+        self.tally.dropped_tokens += more.dropped_tokens;
+        self.tally.longest = self.tally.longest.max(more.longest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pack::Packing;
+    use super::super::source::SourceOptions;
+    use super::super::tokenizer::tests::bytes;
+    use super::*;
+
+    fn source(documents: usize) -> (tempfile::TempDir, Source) {
+        let directory = tempfile::tempdir().unwrap();
+        for (file, name) in ["a.jsonl", "b.jsonl"].iter().enumerate() {
+            let lines: Vec<String> = (0..documents)
+                .filter(|i| i % 2 == file)
+                .map(|i| {
+                    let text = if i % 10 == 3 { String::new() } else { format!("{i:04}{}", "x".repeat(i % 7)) };
+                    serde_json::json!({ "text": text }).to_string()
+                })
+                .collect();
+            std::fs::write(directory.path().join(name), lines.join("\n")).unwrap();
+        }
+        let source = Source::open(directory.path(), &SourceOptions::default()).unwrap();
+        (directory, source)
+    }
+
+    fn options(packing: Packing, window: usize) -> StreamOptions {
+        StreamOptions { shape: Shape { seq_len: 8, packing, min_tokens: 2 }, window, seed: 5 }
+    }
+
+    #[test]
+    fn every_epoch_holds_the_same_sequences_in_another_order() {
+        let (tokenizer, (_directory, source)) = (bytes(), source(700));
+        for packing in [Packing::Document, Packing::Packed] {
+            let mut stream = TrainStream::new(&source, &tokenizer, options(packing, 100_000), None).unwrap();
+            let length = stream.window.len();
+            assert_eq!(stream.tally().empty, 70);
+            if packing == Packing::Document {
+                assert_eq!(length, 630);
+            }
+            let mut epochs: Vec<Vec<Vec<u32>>> = (0..2).map(|_| stream.take(&tokenizer, length).unwrap()).collect();
+            assert_ne!(epochs[0], epochs[1]);
+            assert_eq!(stream.position().epoch, 1);
+            epochs.iter_mut().for_each(|epoch| epoch.sort());
+            assert_eq!(epochs[0], epochs[1]);
+        }
+    }
+
+    #[test]
+    fn a_window_of_one_keeps_the_order_of_the_text() {
+        let (tokenizer, (_directory, source)) = (bytes(), source(40));
+        let mut stream = TrainStream::new(&source, &tokenizer, options(Packing::Document, 1), None).unwrap();
+        let first: Vec<String> =
+            stream.take(&tokenizer, 4).unwrap().iter().map(|row| bytes().decode(&row[1..5], true).unwrap()).collect();
+        assert_eq!(first, ["0000", "0002", "0004", "0006"]);
+    }
+
+    #[test]
+    fn a_resumed_stream_goes_on_where_it_stopped() {
+        let (tokenizer, (_directory, source)) = (bytes(), source(700));
+        for packing in [Packing::Document, Packing::Packed, Packing::RunClm] {
+            for window in [1, 7, 64, 8192] {
+                let options = options(packing, window);
+                let mut whole = TrainStream::new(&source, &tokenizer, options, None).unwrap();
+                let mut positions = Vec::new();
+                let mut rows = Vec::new();
+                for _ in 0..300 {
+                    positions.push(whole.position().clone());
+                    rows.extend(whole.take(&tokenizer, 5).unwrap());
+                }
+                assert!(whole.position().epoch >= 1);
+                for start in (0..300).step_by(23) {
+                    let saved = serde_json::to_string(&positions[start]).unwrap();
+                    let position = serde_json::from_str(&saved).unwrap();
+                    let mut resumed = TrainStream::new(&source, &tokenizer, options, Some(position)).unwrap();
+                    let expected = &rows[5 * start..rows.len().min(5 * start + 40)];
+                    let resumed = resumed.take(&tokenizer, expected.len()).unwrap();
+                    assert_eq!(resumed, expected, "{packing:?} {window} {start}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn too_little_text_and_changed_text_are_errors() {
+        let (tokenizer, (_directory, source)) = (bytes(), source(1));
+        let mut long = options(Packing::Packed, 10);
+        long.shape.seq_len = 100;
+        assert!(
+            TrainStream::new(&source, &tokenizer, long, None).err().unwrap().to_string().contains("too little text")
+        );
+        let gone = Position { document: 5, ..Position::default() };
+        let message = TrainStream::new(&source, &tokenizer, options(Packing::Document, 10), Some(gone))
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(message.contains("shorter than when training began"), "{message}");
+        let far = Position { next: 5, ..Position::default() };
+        assert!(TrainStream::new(&source, &tokenizer, options(Packing::Document, 10), Some(far)).is_err());
+    }
+}
