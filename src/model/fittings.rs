@@ -18,7 +18,7 @@ pub struct Fittings {
     pub four_bit: Option<bool>,
     /// Adapters by place in the stack.
     pub adapters: Option<Arc<Adapters>>,
-    /// Blocks from this place on are held whole in f32, to be trained.
+    /// Blocks from this place on are held whole in f32, to be trained, and so are the final norm and the head.
     pub whole_from: Option<usize>,
 }
 

@@ -69,7 +69,7 @@ impl Fit {
     pub fn new(checkpoint: &Checkpoint, spec: &ModelSpec, places: &[usize], options: &ModelOptions) -> Result<Self> {
         let layer_bytes = |(place, layer): (usize, &usize)| options.fittings.bytes(checkpoint, spec, *layer, place);
         let layers = || places.iter().enumerate().map(layer_bytes);
-        let head_bytes = Head::bytes(checkpoint, spec);
+        let head_bytes = Head::bytes(checkpoint, spec, options.fittings.whole_from.is_some());
         let resident = head_bytes + layers().sum::<u64>();
         let streamed = head_bytes + 2 * layers().max().unwrap_or(0);
         let pass = PASS_TOKENS as u64 * transient_bytes_per_token(spec);

@@ -20,7 +20,7 @@ pub use backward::{Kept, Noise, Training, kept_bytes_per_token};
 pub use batch::Batch;
 pub use block::{Block, Pass};
 pub use fittings::{Fittings, Parameter, Part};
-pub use head::Head;
+pub use head::{Head, HeadLoss, Lesson};
 pub use linear::Linear;
 pub use loss::Loss;
 pub use memory::{Budget, Fit};
@@ -112,7 +112,8 @@ impl Model {
             )));
         }
         let fit = Fit::new(&checkpoint, &spec, &places, options)?;
-        let head = Head::open(checkpoint.clone(), spec.clone(), &options.device)?;
+        let whole = options.fittings.whole_from.is_some();
+        let head = Head::open(checkpoint.clone(), spec.clone(), &options.device, whole)?;
         let fittings = options.fittings.clone();
         let stack =
             Stack::open(checkpoint.clone(), spec.clone(), places, fittings, fit.residency, &options.device, progress)?;
@@ -136,6 +137,36 @@ impl Model {
     #[must_use]
     pub fn residency(&self) -> Residency {
         self.stack.residency()
+    }
+
+    /// The blocks from the embedding up, when they stay in memory.
+    #[must_use]
+    pub fn blocks(&self) -> Option<&[Arc<Block>]> {
+        self.stack.blocks()
+    }
+
+    /// Final norm and vocabulary head.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Where it computes.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The checkpoint it was opened from.
+    #[must_use]
+    pub fn checkpoint(&self) -> &Arc<Checkpoint> {
+        &self.checkpoint
+    }
+
+    /// Bytes of weights in memory at once.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// Tokens a batch should have at most, unless one sequence alone is longer, when `streams_kept` residual streams

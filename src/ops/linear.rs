@@ -109,7 +109,7 @@ pub(crate) fn with_dense<W: WithWeight>(
 }
 
 /// x · weightᵀ.
-struct Forward<'a>(Matrix<'a>);
+pub(super) struct Forward<'a>(pub(super) Matrix<'a>);
 
 impl WithWeight for Forward<'_> {
     type Output = Vec<f32>;

@@ -1,25 +1,14 @@
-//! The goldens, where they are.
+//! Reading goldens, and comparing with them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-/// `../shared/NAME`, or a note and `None` where it is not there.
-pub(crate) fn shared(name: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared")).join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    #[allow(clippy::print_stderr, reason = "says why a test did nothing")]
-    {
-        eprintln!("skipped: {} is not there", path.display());
-    }
-    None
-}
+pub(crate) use crate::fixture::shared;
 
 /// All tensors of a safetensors file.
-pub(crate) fn tensors(path: PathBuf) -> HashMap<String, Tensor> {
+pub(crate) fn tensors(path: impl AsRef<Path>) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
 
