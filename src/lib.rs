@@ -13,7 +13,7 @@
 
 pub mod arch;
 pub mod checkpoint;
-// pub mod commands;
+pub mod commands;
 pub mod data;
 pub mod demo;
 pub mod error;
@@ -24,6 +24,7 @@ pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod progress;
+pub mod provenance;
 pub mod report;
 pub mod settings;
 pub mod surgery;

@@ -3,8 +3,10 @@
 //! Every file is untrusted: headers are checked against the real length of their file, indexes against their shards,
 //! and nothing is mapped into memory.
 
+mod fingerprint;
 mod flush;
 mod four_bit;
+mod hash;
 mod header;
 mod index;
 mod json;
@@ -12,10 +14,12 @@ mod load;
 mod output;
 mod positioned;
 mod read;
+mod side;
 mod size;
 mod writer;
 
 pub use four_bit::four_bit_owner;
+pub use hash::sha256;
 pub use index::{Entry, Index};
 pub use json::read_json;
 pub use output::{OutputDir, write_file};

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
+use super::rebuilt;
 use crate::{Error, Result};
 
 /// The named special tokens in the order in which transformers adds those that `tokenizer.json` lacks.
@@ -45,32 +46,39 @@ pub(super) struct Ids {
 impl Declared {
     /// Reads `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and `config.json` of `directory`,
     /// those that are there, with the precedence of transformers 5 (`PreTrainedTokenizerBase._from_pretrained`):
-    /// `added_tokens_decoder` in the first makes the second and third void.
+    /// `added_tokens_decoder` in the first makes the second and third void. A `tokenizer` given (the content of
+    /// `tokenizer.json`) becomes what `AutoTokenizer` makes of it.
     ///
     /// # Errors
     /// [`Error::Work`] for a file that is no JSON object.
-    pub(super) fn read(directory: &Path) -> Result<Self> {
+    pub(super) fn read(directory: &Path, tokenizer: Option<&mut Value>) -> Result<Self> {
         let config = object(&directory.join("config.json"))?.unwrap_or_default();
         let own = object(&directory.join("tokenizer_config.json"))?;
         let map = object(&directory.join("special_tokens_map.json"))?;
         let named_somewhere = own.is_some() || map.is_some();
         let mut settings = own.unwrap_or_default();
 
-        let mut by_index: BTreeMap<u64, AddedToken> = BTreeMap::new();
-        if let Some(Value::Object(decoder)) = settings.get("added_tokens_decoder") {
-            for (index, value) in decoder {
-                if let (Ok(index), Some(token)) = (index.parse(), token(value, false)) {
-                    by_index.insert(index, token);
-                }
-            }
-        } else {
+        let decoder = match settings.remove("added_tokens_decoder") {
+            Some(Value::Object(decoder)) => Some(decoder),
+            _ => None,
+        };
+        if decoder.is_none() {
             settings.extend(map.unwrap_or_default());
+        }
+        let lost = tokenizer.map(|file| rebuilt::rebuild(file, &mut settings, &config)).unwrap_or_default();
+        let mut by_index: BTreeMap<u64, AddedToken> = BTreeMap::new();
+        if let Some(decoder) = decoder {
+            let tokens = decoder.iter().filter_map(|(index, value)| Some((index.parse().ok()?, token(value, false)?)));
+            by_index.extend(tokens);
+        } else {
             for (content, index) in object(&directory.join("added_tokens.json"))?.unwrap_or_default() {
                 let special = NAMED.iter().any(|name| content_of(settings.get(*name)) == Some(&content));
                 if let Some(index) = index.as_u64() {
                     by_index.insert(index, AddedToken::from(content, special));
                 }
             }
+            let tokens = lost.iter().filter_map(|value| Some((value.get("id")?.as_u64()?, token(value, false)?)));
+            by_index.extend(tokens);
         }
         let known = |mut found: AddedToken| {
             if let Some(declared) = by_index.values().find(|declared| declared.content == found.content) {
@@ -184,7 +192,7 @@ mod tests {
         for (name, value) in files {
             std::fs::write(directory.path().join(name), value.to_string()).unwrap();
         }
-        Declared::read(directory.path()).unwrap()
+        Declared::read(directory.path(), None).unwrap()
     }
 
     fn contents(tokens: &[AddedToken]) -> Vec<&str> {
@@ -239,7 +247,7 @@ mod tests {
     fn a_broken_file_is_named() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("config.json"), "[1]").unwrap();
-        let message = Declared::read(directory.path()).unwrap_err().to_string();
+        let message = Declared::read(directory.path(), None).unwrap_err().to_string();
         assert!(message.contains("config.json: ") && message.contains("expected a JSON object"), "{message}");
     }
 }

@@ -23,16 +23,26 @@ pub enum Special {
     Always,
 }
 
+/// Whose tokenizer it is when `tokenizer.json` and transformers 5 disagree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rules {
+    /// `tokenizer.json` decides: what the model was trained with, what transformers 4 gives and what
+    /// `PreTrainedTokenizerFast` of transformers 5 gives.
+    #[default]
+    File,
+    /// As `AutoTokenizer` of transformers 5, which for `tokenizer_class` `LlamaTokenizer`, `Qwen2Tokenizer` and
+    /// `GPT2Tokenizer` keeps the vocabulary and builds the rest anew: other ids for some texts (Llama 2: those that start
+    /// with a space). For comparing with numbers made that way.
+    Transformers5,
+}
+
 /// A checkpoint's tokenizer.
 ///
-/// `tokenizer.json` decides, which is what the model was trained with. `add_bos_token` and `add_eos_token` of
-/// `tokenizer_config.json` count for nothing beside it, as in transformers 5: its post-processor holds what they led
-/// to. Special tokens that it lacks and the other files declare are added as transformers adds them. Truncation,
-/// padding and dropout stored in it are switched off: they are left over from somebody's training.
-///
-/// transformers 5 itself does not always follow the file: for `tokenizer_class` `LlamaTokenizer`, `Qwen2Tokenizer` and
-/// `GPT2Tokenizer` its `AutoTokenizer` keeps the vocabulary and builds the rest anew, which changes the ids of some
-/// texts (for the first, those that start with a space); its `PreTrainedTokenizerFast` follows the file.
+/// `add_bos_token` and `add_eos_token` of `tokenizer_config.json` count for nothing beside `tokenizer.json`, as in
+/// transformers 5: its post-processor holds what they led to. Special tokens that it lacks and the other files declare
+/// are added as transformers adds them. Truncation, padding and dropout stored in it are switched off: they are left
+/// over from somebody's training.
 pub struct Tokenizer {
     inner: Inner,
     path: PathBuf,
@@ -55,6 +65,14 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Request`] when there is no `tokenizer.json`, [`Error::Work`] when it or a file beside it is broken.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
+        Self::open_as(directory, Rules::File)
+    }
+
+    /// [`Tokenizer::open`] by other rules.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn open_as(directory: impl AsRef<Path>, rules: Rules) -> Result<Self> {
         let directory = directory.as_ref();
         let path = directory.join("tokenizer.json");
         let bytes = match std::fs::read(&path) {
@@ -62,7 +80,16 @@ impl Tokenizer {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing(directory)),
             Err(error) => return Err(Error::io(&path, &error)),
         };
-        Self::new(&bytes, Declared::read(directory)?, path)
+        if rules == Rules::File {
+            return Self::new(&bytes, Declared::read(directory, None)?, path);
+        }
+        let mut file = match serde_json::from_slice(&bytes) {
+            Ok(file @ serde_json::Value::Object(_)) => file,
+            Ok(_) => return Err(Error::work(format!("{}: not a tokenizer: no JSON object", path.display()))),
+            Err(error) => return Err(Error::work(format!("{}: not a tokenizer: {error}", path.display()))),
+        };
+        let declared = Declared::read(directory, Some(&mut file))?;
+        Self::new(file.to_string().as_bytes(), declared, path)
     }
 
     fn new(json: &[u8], declared: Declared, path: PathBuf) -> Result<Self> {

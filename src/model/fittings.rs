@@ -52,7 +52,8 @@ impl Fittings {
     }
 
     /// Bytes that the block at `place`, read from layer `l`, takes in memory.
-    pub(super) fn bytes(&self, checkpoint: &Checkpoint, spec: &ModelSpec, l: usize, place: usize) -> u64 {
+    #[must_use]
+    pub fn bytes(&self, checkpoint: &Checkpoint, spec: &ModelSpec, l: usize, place: usize) -> u64 {
         let tensors = spec.layer_tensors(l).into_iter().map(|tensor| {
             let numbers = tensor.shape.iter().product::<usize>() as u64;
             let matrix = tensor.shape.len() == 2;

@@ -52,27 +52,45 @@ pub fn load(index: &Index, name: &str, shape: (usize, usize)) -> Result<Nf4Weigh
     read(index, name, entry, shape).context(place)
 }
 
-fn read(index: &Index, name: &str, entry: &Entry, shape: (usize, usize)) -> Result<Nf4Weight> {
+/// Shape and type that the four-bit weight `name` had.
+///
+/// # Errors
+/// Work: not a four-bit weight, or settings that cannot be read.
+pub fn original(index: &Index, name: &str) -> Result<(Vec<usize>, DType)> {
+    let state = state(index, name).context(|| format!("tensor {name}"))?;
+    let dtype = state.dtype()?;
+    Ok((state.shape, dtype))
+}
+
+fn state(index: &Index, name: &str) -> Result<State> {
     let state = index.four_bit_state(name).ok_or_else(|| Error::work("is not stored in four bits"))?;
     if state.len > MAX_STATE {
         return Err(Error::work(format!("its quant_state has {} bytes, expected a short text", state.len)));
     }
-    let state: State = serde_json::from_slice(&index.read(state)?)
-        .map_err(|error| Error::work(format!("its quant_state is not what bitsandbytes writes: {error}")))?;
+    serde_json::from_slice(&index.read(state)?)
+        .map_err(|error| Error::work(format!("its quant_state is not what bitsandbytes writes: {error}")))
+}
+
+impl State {
+    fn dtype(&self) -> Result<DType> {
+        match self.dtype.as_str() {
+            "bfloat16" => Ok(DType::BF16),
+            "float16" => Ok(DType::F16),
+            "float32" => Ok(DType::F32),
+            other => Err(Error::work(format!(
+                "its quant_state says dtype {other}, expected bfloat16, float16 or float32"
+            ))),
+        }
+    }
+}
+
+fn read(index: &Index, name: &str, entry: &Entry, shape: (usize, usize)) -> Result<Nf4Weight> {
+    let state = state(index, name)?;
     if state.shape != [shape.0, shape.1] {
         let expected = [shape.0, shape.1];
         return Err(Error::work(format!("its quant_state says shape {:?}, expected {expected:?}", state.shape)));
     }
-    let dtype = match state.dtype.as_str() {
-        "bfloat16" => DType::BF16,
-        "float16" => DType::F16,
-        "float32" => DType::F32,
-        other => {
-            return Err(Error::work(format!(
-                "its quant_state says dtype {other}, expected bfloat16, float16 or float32"
-            )));
-        }
-    };
+    let dtype = state.dtype()?;
     let part = |ending: &str, dtype: Dtype| -> Result<Vec<u8>> {
         let part = index.entry(&format!("{name}.{ending}"))?;
         match part.dtype == dtype {

@@ -82,6 +82,12 @@ impl Head {
         Ok(self.weight.get_or_init(|| weight))
     }
 
+    /// Whether it is trained.
+    #[must_use]
+    pub fn is_trained(&self) -> bool {
+        self.whole
+    }
+
     /// The final norm's weight, `[d]`.
     #[must_use]
     pub fn norm_weight(&self) -> &Tensor {

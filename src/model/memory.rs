@@ -1,6 +1,6 @@
 //! How much memory there is, and what a model takes of it.
 
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 use super::{Head, ModelOptions, PASS_TOKENS, Residency};
 use crate::arch::ModelSpec;
@@ -41,6 +41,16 @@ pub fn free() -> u64 {
         System::new_with_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()));
     let available = system.available_memory();
     system.cgroup_limits().map_or(available, |limits| available.min(limits.free_memory))
+}
+
+/// Resident memory of this process now; 0 where the system does not say.
+#[must_use]
+pub fn resident() -> u64 {
+    let Ok(pid) = sysinfo::get_current_pid() else { return 0 };
+    let mut system = System::new();
+    let what = ProcessRefreshKind::nothing().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, what);
+    system.process(pid).map_or(0, sysinfo::Process::memory)
 }
 
 /// Bytes that one token takes while a block works on it, f32: the residual stream in and out, norms, projections,

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, bail};
 
-use crate::Result;
+use super::rows::Held;
+use crate::{Error, Result};
 
 /// Runs `change` on the numbers of a contiguous f32 tensor; every tensor that shares them sees the new ones.
 ///
@@ -12,6 +13,19 @@ use crate::Result;
 /// Another dtype, a view with gaps, or a device without this kernel.
 pub fn edit(tensor: &Tensor, change: impl FnMut(&mut [f32])) -> Result<()> {
     Ok(tensor.inplace_op1(&Edit(RefCell::new(change)))?)
+}
+
+/// Lends the numbers of a contiguous f32 tensor in main memory.
+///
+/// # Errors
+/// Another dtype, a view with gaps, or a device without this kernel.
+pub fn numbers<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let held = Held::new(tensor);
+    let (storage, layout) = held.cpu("numbers")?;
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(numbers), Some((begin, end))) => Ok(read(&numbers[begin..end])),
+        _ => Err(Error::work("expected contiguous f32 numbers")),
+    }
 }
 
 struct Edit<F>(RefCell<F>);
@@ -36,7 +50,7 @@ impl<F: FnMut(&mut [f32])> InplaceOp1 for Edit<F> {
 mod tests {
     use candle_core::{Device, Tensor};
 
-    use super::edit;
+    use super::{edit, numbers};
 
     #[test]
     fn sharers_see_it() {
@@ -44,6 +58,7 @@ mod tests {
         let shared = tensor.detach();
         edit(&tensor, |numbers| numbers[1] = 2.0).unwrap();
         assert_eq!(shared.to_vec1::<f32>().unwrap(), [0.0, 2.0, 0.0]);
+        assert_eq!(numbers(&shared, <[f32]>::to_vec).unwrap(), [0.0, 2.0, 0.0]);
         let gaps = Tensor::zeros((2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
         assert!(edit(&gaps.t().unwrap(), |_| ()).is_err());
         assert!(edit(&gaps.to_dtype(candle_core::DType::F64).unwrap(), |_| ()).is_err());

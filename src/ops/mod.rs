@@ -31,7 +31,7 @@ pub use attention::{Attended, Heads, attention, attention_backward, attention_ke
 pub use cross_entropy::cross_entropy;
 pub use device::device;
 pub use dropout::{Mask, dropout};
-pub use edit::edit;
+pub use edit::{edit, numbers};
 pub use finite::all_finite;
 pub use layout::{Layout, Segment};
 pub use likelihood::{Scored, log_likelihood};

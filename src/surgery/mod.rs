@@ -1,1 +1,23 @@
-//! Filled in by its room.
+//! The cut: which tensors go, what the others are called afterwards, what the config says of them. Bytes and names
+//! only; no tensor is decoded.
+//!
+//! A [`Cut`] is decided in full from a checkpoint and a plan; then its weights are copied, its config, model card and
+//! history written, and, if asked, the result compared with the source.
+
+mod card;
+mod config;
+mod cut;
+mod json_text;
+mod layer_keys;
+mod module_names;
+mod names;
+mod per_layer;
+mod sources;
+mod stack_shape;
+mod verify;
+mod write;
+
+pub use config::{ConfigEdit, config_edits, edit_config, layer_count};
+pub use cut::{Cut, Shrunk};
+pub use names::Stack;
+pub use verify::Identical;

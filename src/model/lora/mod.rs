@@ -44,12 +44,13 @@ impl Adapter {
         ops::trainable_linear(&(ops::trainable_linear(x, &self.a)? * self.scale)?, &self.b)
     }
 
-    /// What it adds to the weight, `[o, i]` f32: B·A·scale.
+    /// What it adds to the rows `first..first + rows` of the weight, `[rows, i]` f32: B·A·scale.
     ///
     /// # Errors
-    /// Work: A and B do not fit.
-    pub fn delta(&self) -> Result<Tensor> {
-        Ok((self.b.matmul(&self.a)? * self.scale)?)
+    /// Work: A and B do not fit, or have fewer rows.
+    pub fn delta_rows(&self, first: usize, rows: usize) -> Result<Tensor> {
+        let b = self.b.detach().narrow(0, first, rows)?;
+        Ok((ops::low_rank_up(&b, &self.a)? * self.scale)?)
     }
 }
 
@@ -91,6 +92,24 @@ impl Adapters {
             }
         }
         Ok(Self { settings: settings.clone(), modules })
+    }
+
+    /// Numbers in the adapters that [`Adapters::new`] would make.
+    ///
+    /// # Errors
+    /// As [`Adapters::new`].
+    pub fn count(spec: &ModelSpec, settings: &LoraSettings) -> Result<u64> {
+        settings.check()?;
+        let roles = settings.targets.roles(spec)?;
+        settings.check_patterns(&roles)?;
+        let modules = (0..spec.layers).flat_map(|layer| spec.linear_modules(layer).into_iter().map(move |m| (layer, m)));
+        let chosen = modules.filter(|(_, (role, _))| roles.contains(role));
+        Ok(chosen
+            .map(|(layer, (role, path))| {
+                let (outputs, inputs) = matrix(spec, layer, role);
+                (settings.of(&path).0 * (outputs + inputs)) as u64
+            })
+            .sum())
     }
 
     /// Numbers in all adapters.

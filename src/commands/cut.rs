@@ -1,0 +1,273 @@
+//! `prune cut`: removes layers and writes the smaller checkpoint, bit for bit.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, read_json};
+use crate::importance::Analysis;
+use crate::plan::{Notations, Plan, PlannedFor, layers_for_fraction, parse_drop};
+use crate::progress::Progress;
+use crate::surgery::{ConfigEdit, Cut, Identical, Shrunk, layer_count};
+use crate::{Context, Error, Result};
+
+/// Settings of `prune cut`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CutSettings {
+    /// Directory or hub id.
+    pub model: Option<String>,
+    /// Directory of the new checkpoint; a dry run may do without.
+    pub out: Option<PathBuf>,
+    /// Plan file, or an `analysis.json` with a plan.
+    pub plan: Option<PathBuf>,
+    /// Layers to drop, such as `21-28,30`; 0-based, inclusive.
+    pub drop: Option<String>,
+    /// Drops this many layers below the last.
+    pub deepest: Option<usize>,
+    /// Share of the layers to drop: with an analysis as `plan`, its best choice of that size; alone, the deepest.
+    pub fraction: Option<f64>,
+    /// Weight files are no larger than this, unless one tensor is: `5GB`, `2GiB`.
+    pub max_shard_size: String,
+    /// Config keys that stay although they look as if they had one value per layer: a name, or a path with dots.
+    pub allow_unsliced: Vec<String>,
+    /// Hashes the source's weight files whole, which reads them once more.
+    pub hash: bool,
+    /// Compares what was written with the source before it appears.
+    pub verify: bool,
+    /// Replaces an output that exists.
+    pub force: bool,
+    /// Decides everything, writes nothing.
+    pub dry_run: bool,
+}
+
+impl Default for CutSettings {
+    fn default() -> Self {
+        Self {
+            model: None,
+            out: None,
+            plan: None,
+            drop: None,
+            deepest: None,
+            fraction: None,
+            max_shard_size: "5GB".to_owned(),
+            allow_unsliced: Vec::new(),
+            hash: false,
+            verify: false,
+            force: false,
+            dry_run: false,
+        }
+    }
+}
+
+/// What the command did, or would do.
+#[derive(Clone, Debug, Serialize)]
+pub struct CutReport {
+    /// Source: directory, or hub id with the commit.
+    pub model: String,
+    /// The new checkpoint; absent in a dry run without one.
+    pub out: Option<PathBuf>,
+    /// Whether nothing was written.
+    pub dry_run: bool,
+    /// Number of layers.
+    pub layers: Shrunk,
+    /// Dropped layers of the source, ascending.
+    pub dropped: Vec<usize>,
+    /// The plan in the words of other tools.
+    pub notations: Notations,
+    /// Numbers stored, tied ones once.
+    pub parameters: Shrunk,
+    /// Bytes of tensors.
+    pub bytes: Shrunk,
+    /// Weight files of the new checkpoint.
+    pub shards: Vec<ShardReport>,
+    /// What changes in `config.json`.
+    pub config: Vec<ConfigEdit>,
+    /// Bytes the output takes on disk; side files are not counted.
+    pub disk_needed: u64,
+    /// Bytes free where the output goes; absent in a dry run without one.
+    pub disk_free: Option<u64>,
+    /// What `verify` compared; absent when it was not asked for.
+    pub identical: Option<Identical>,
+}
+
+/// One weight file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShardReport {
+    /// Its name.
+    pub file: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// Runs `prune cut`.
+///
+/// # Errors
+/// Request: settings that do not fit together, a plan for another model, an output that exists, a config key that is
+/// not understood. Work: a broken checkpoint, a full disk, a difference found by `verify`. Interrupted. Nothing is left
+/// behind.
+pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport> {
+    let model = settings.model.as_deref().ok_or_else(|| Error::request("which model? give a directory or a hub id"))?;
+    one_choice(settings)?;
+    let max_shard_size: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
+    let checkpoint = Checkpoint::open_dir(std::path::Path::new(model))?;
+    let planned_for = PlannedFor {
+        id: checkpoint.source.id.clone(),
+        revision: checkpoint.source.revision.clone(),
+        fingerprint: checkpoint.fingerprint(),
+        layers: layer_count(&checkpoint.config).context(|| checkpoint.source.dir.display())?,
+    };
+    let plan = plan(settings, &planned_for)?;
+    let cut = Cut::new(&checkpoint, &planned_for, plan, max_shard_size, &settings.allow_unsliced)?;
+    let mut report = report(settings, &cut);
+    let Some(target) = &settings.out else {
+        return match settings.dry_run {
+            true => Ok(report),
+            false => Err(Error::request("where to? name the directory of the new checkpoint with --out")),
+        };
+    };
+    let out = OutputDir::create(target, settings.force, &[&checkpoint.source.dir])?;
+    report.disk_free = Some(fs4::available_space(out.path()).map_err(|error| Error::io(target, &error))?);
+    if settings.dry_run {
+        return Ok(report);
+    }
+    out.require_space(report.disk_needed)?;
+    cut.write(out.path(), &provenance_settings(settings), settings.hash, progress)?;
+    if settings.verify {
+        let written = Checkpoint::open_dir(out.path())?;
+        report.identical = Some(cut.verify(&written, progress)?);
+    }
+    out.commit()?;
+    Ok(report)
+}
+
+/// Exactly one way to say what goes.
+fn one_choice(settings: &CutSettings) -> Result<()> {
+    let named = [
+        ("--plan", settings.plan.is_some()),
+        ("--drop", settings.drop.is_some()),
+        ("--deepest", settings.deepest.is_some()),
+        ("--fraction", settings.fraction.is_some()),
+    ];
+    let named: Vec<&str> = named.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect();
+    match named[..] {
+        [] => Err(Error::request("which layers? give --plan, --drop, --deepest or --fraction")),
+        [_] | ["--plan", "--fraction"] => Ok(()),
+        _ => Err(Error::request(format!("{} say different things; give one of them", named.join(" and ")))),
+    }
+}
+
+fn plan(settings: &CutSettings, model: &PlannedFor) -> Result<Plan> {
+    if let Some(text) = &settings.drop {
+        let dropped = parse_drop(text, model.layers).context(|| "--drop")?;
+        return Plan::drop_layers(model.clone(), &dropped);
+    }
+    if let Some(layers) = settings.deepest {
+        return Plan::deepest(model.clone(), layers).context(|| "--deepest");
+    }
+    let share = settings.fraction.map(|fraction| layers_for_fraction(fraction, model.layers)).transpose();
+    match (&settings.plan, share.context(|| "--fraction")?) {
+        (Some(path), None) => Plan::read(path),
+        (Some(path), Some(layers)) => from_analysis(path, layers),
+        (None, Some(layers)) => Plan::deepest(model.clone(), layers),
+        (None, None) => Err(Error::request("no plan")),
+    }
+}
+
+/// The best choice of `layers` layers in an analysis, by the metric and strategy it was searched with.
+fn from_analysis(path: &std::path::Path, layers: usize) -> Result<Plan> {
+    let document: Value = read_json(path)?;
+    if document.get("stack").is_some() {
+        return Err(Error::request(format!(
+            "{}: a plan says itself which layers go; --fraction goes with an analysis.json",
+            path.display()
+        )));
+    }
+    let mut analysis = Analysis::from_value(document).context(|| path.display())?;
+    analysis.mark(layers).context(|| path.display())?;
+    analysis.plan.ok_or_else(|| Error::work(format!("{}: no plan came of it", path.display())))
+}
+
+/// The settings that decide the output's bytes.
+fn provenance_settings(settings: &CutSettings) -> Value {
+    json!({
+        "max_shard_size": settings.max_shard_size,
+        "allow_unsliced": settings.allow_unsliced,
+        "hash": settings.hash,
+    })
+}
+
+impl fmt::Display for CutReport {
+    /// A page for a person.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = |bytes: u64| ByteSize(bytes).to_string();
+        let shrunk = |pair: Shrunk, show: &dyn Fn(u64) -> String| match pair.before == pair.after {
+            true => show(pair.after),
+            false => format!("{} -> {}", show(pair.before), show(pair.after)),
+        };
+        let dropped = if self.dropped.is_empty() { "none".to_owned() } else { self.notations.inclusive.clone() };
+        writeln!(f, "model        {}", self.model)?;
+        writeln!(f, "layers       {}", shrunk(self.layers, &|count| count.to_string()))?;
+        writeln!(f, "dropped      {dropped} (0-based, inclusive)")?;
+        writeln!(f, "parameters   {}", shrunk(self.parameters, &|count| count.to_string()))?;
+        writeln!(
+            f,
+            "weights      {}, {} of files: {}",
+            shrunk(self.bytes, &size),
+            size(self.disk_needed),
+            self.files()
+        )?;
+        for edit in &self.config {
+            writeln!(f, "config       {edit}")?;
+        }
+        if !self.dropped.is_empty() {
+            writeln!(f, "llama.cpp    --prune-layers {}", self.notations.llama_cpp)?;
+            writeln!(f, "NeMo         --drop_layers {} (1-based)", self.notations.nemo)?;
+            writeln!(f, "mergekit     passthrough, layer_range {}", self.notations.slices)?;
+        }
+        if let Some(free) = self.disk_free {
+            writeln!(f, "disk         {} needed, {} free", size(self.disk_needed), size(free))?;
+        }
+        if let Some(Identical { tensors, bytes }) = self.identical {
+            writeln!(f, "verified     {tensors} tensors, {} byte for byte the source's", size(bytes))?;
+        }
+        match (&self.out, self.dry_run) {
+            (_, true) => write!(f, "nothing was written (dry run)"),
+            (Some(out), false) => write!(f, "written      {}", out.display()),
+            (None, false) => Ok(()),
+        }
+    }
+}
+
+impl CutReport {
+    /// The weight files by name, the ends of the list only.
+    fn files(&self) -> String {
+        match self.shards.as_slice() {
+            [] => "none".to_owned(),
+            [only] => only.file.clone(),
+            [first, .., last] => format!("{} to {}", first.file, last.file),
+        }
+    }
+}
+
+fn report(settings: &CutSettings, cut: &Cut<'_>) -> CutReport {
+    let plan = cut.plan();
+    let shards = cut.shards().shards.iter().map(|shard| ShardReport { file: shard.file.clone(), bytes: shard.size() });
+    CutReport {
+        model: plan.planned_for.pinned(),
+        out: settings.out.clone(),
+        dry_run: settings.dry_run,
+        layers: Shrunk { before: plan.planned_for.layers as u64, after: plan.stack.len() as u64 },
+        dropped: plan.dropped(),
+        notations: plan.notations(),
+        parameters: cut.parameters(),
+        bytes: cut.bytes(),
+        shards: shards.collect(),
+        config: cut.edits().to_vec(),
+        disk_needed: cut.shards().disk_size(),
+        disk_free: None,
+        identical: None,
+    }
+}

@@ -1,0 +1,103 @@
+//! `prune.json`: where a checkpoint came from and what was done to it, one step after the other. It holds no date and
+//! no place of the output, so that the same input gives the same bytes.
+//!
+//! ```json
+//! {
+//!   "prune": "0.1.0",
+//!   "origin": {"id": "org/name", "revision": "…", "fingerprint": "…", "layers": 32},
+//!   "layers": [0, 1, 31],
+//!   "steps": [{"step": "cut", "…": "…"}]
+//! }
+//! ```
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::plan::PlannedFor;
+use crate::{Error, Result};
+
+/// The file's name in a checkpoint directory.
+pub const FILE: &str = "prune.json";
+
+/// The history of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Version of prune that wrote the file last.
+    #[serde(rename = "prune")]
+    pub version: String,
+    /// The model the first step started from.
+    pub origin: PlannedFor,
+    /// For each layer of this checkpoint, its number in the origin.
+    pub layers: Vec<usize>,
+    /// What was done, the first step first; each names its command as `step`.
+    pub steps: Vec<Map<String, Value>>,
+}
+
+impl Provenance {
+    /// The history of a model that no step was taken on.
+    #[must_use]
+    pub fn new(origin: PlannedFor) -> Self {
+        let layers = (0..origin.layers).collect();
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), origin, layers, steps: Vec::new() }
+    }
+
+    /// The history that lies in the checkpoint directory `dir`; `None` when there is none.
+    ///
+    /// # Errors
+    /// Work: the file is there and cannot be read as one of a model with `layers` layers.
+    pub fn read(dir: &Path, layers: usize) -> Result<Option<Self>> {
+        let path = dir.join(FILE);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(&path, &error)),
+        };
+        let fault = |fault: String| Error::work(format!("{}: {fault}", path.display()));
+        let history: Self = serde_json::from_slice(&text).map_err(|error| fault(error.to_string()))?;
+        if history.layers.len() != layers {
+            return Err(fault(format!("speaks of {} layers, the checkpoint has {layers}", history.layers.len())));
+        }
+        Ok(Some(history))
+    }
+
+    /// Takes a step that leaves the layers `kept` (ascending).
+    pub fn push(&mut self, step: Map<String, Value>, kept: &[usize]) {
+        self.version = env!("CARGO_PKG_VERSION").to_owned();
+        self.layers = kept.iter().filter_map(|layer| self.layers.get(*layer).copied()).collect();
+        self.steps.push(step);
+    }
+
+    /// The file's text: indented JSON, a newline at the end.
+    ///
+    /// # Errors
+    /// None in practice; whatever the JSON writer reports.
+    pub fn to_json(&self) -> Result<String> {
+        let mut text = serde_json::to_string_pretty(self).map_err(|error| Error::work(error.to_string()))?;
+        text.push('\n');
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_add_up() {
+        let origin = PlannedFor { id: "a".into(), revision: None, fingerprint: "f".into(), layers: 6 };
+        let mut history = Provenance::new(origin);
+        history.push(Map::new(), &[0, 1, 4, 5]);
+        history.push(Map::new(), &[0, 2, 3]);
+        assert_eq!((history.layers.as_slice(), history.steps.len()), (&[0, 4, 5][..], 2));
+
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Provenance::read(dir.path(), 3).unwrap(), None);
+        std::fs::write(dir.path().join(FILE), history.to_json().unwrap()).unwrap();
+        assert_eq!(Provenance::read(dir.path(), 3).unwrap(), Some(history));
+        assert!(Provenance::read(dir.path(), 4).unwrap_err().to_string().contains("speaks of 3 layers"));
+        std::fs::write(dir.path().join(FILE), "{}").unwrap();
+        assert!(Provenance::read(dir.path(), 3).unwrap_err().to_string().contains("prune.json"));
+    }
+}

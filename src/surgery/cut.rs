@@ -1,0 +1,177 @@
+//! A cut, decided in full before a byte is written, and then written as it was decided.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::config::{ConfigEdit, config_edits, edit_config};
+use super::names::Stack;
+use crate::arch::ModelSpec;
+use crate::checkpoint::{ByteSize, Checkpoint, Entry, ShardPlan, Slot};
+use crate::plan::{Plan, PlannedFor};
+use crate::progress::Progress;
+use crate::{Context, Error, Result};
+
+/// A number of the source and of what the cut leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Shrunk {
+    /// In the source.
+    pub before: u64,
+    /// In the new checkpoint.
+    pub after: u64,
+}
+
+/// What a cut will write.
+#[derive(Debug)]
+pub struct Cut<'a> {
+    source: &'a Checkpoint,
+    plan: Plan,
+    kept: Vec<usize>,
+    /// Name in the source of every tensor of the new checkpoint.
+    origins: BTreeMap<String, String>,
+    shards: ShardPlan,
+    config: String,
+    edits: Vec<ConfigEdit>,
+    parameters: Shrunk,
+    bytes: Shrunk,
+}
+
+impl<'a> Cut<'a> {
+    /// Decides what `plan` makes of `source`, which is the model `model`. Nothing is written. `allow_unsliced` are
+    /// config keys that stay as they are although they look as if they had one value per layer.
+    ///
+    /// # Errors
+    /// Request: a plan for another model, a config key that is not understood, an architecture that is not known.
+    /// Work: a broken config, tensors that disagree with it.
+    pub fn new(
+        source: &'a Checkpoint,
+        model: &PlannedFor,
+        plan: Plan,
+        max_shard_size: ByteSize,
+        allow_unsliced: &[String],
+    ) -> Result<Self> {
+        plan.check_for(model)?;
+        let kept = plan.kept();
+        let place = || source.source.dir.display();
+        let spec = ModelSpec::from_config(&source.config).context(place)?;
+        spec.check(&source.index).context(place)?;
+        let edits = config_edits(&source.config, &kept, allow_unsliced).context(place)?;
+        let config = edited_config(source, &spec, &kept, &edits).context(place)?;
+
+        let mut entries: Vec<&Entry> = source.index.tensors.values().collect();
+        // in the order of the files, so that they are read from front to back
+        entries.sort_by_key(|entry| (entry.shard, entry.begin));
+        let extra = source.config.get("num_nextn_predict_layers").and_then(Value::as_u64).unwrap_or(0);
+        let names = source.index.tensors.keys().map(String::as_str);
+        let stack = Stack::find(names, spec.layers, usize::try_from(extra).unwrap_or(0)).context(place)?;
+        let (mut origins, mut slots) = (BTreeMap::new(), Vec::new());
+        let mut parameters = Shrunk { before: 0, after: 0 };
+        let mut bytes = parameters;
+        for entry in entries {
+            let elements: u64 = entry.shape.iter().map(|size| *size as u64).product();
+            parameters.before += elements;
+            bytes.before += entry.len;
+            let Some(name) = stack.rename(&entry.name, &kept) else { continue };
+            parameters.after += elements;
+            bytes.after += entry.len;
+            slots.push(Slot { name: name.clone(), dtype: entry.dtype, shape: entry.shape.clone() });
+            origins.insert(name, entry.name.clone());
+        }
+        let shards = ShardPlan::new(slots, max_shard_size)?;
+        Ok(Self { source, plan, kept, origins, shards, config, edits, parameters, bytes })
+    }
+
+    /// The source.
+    #[must_use]
+    pub fn source(&self) -> &Checkpoint {
+        self.source
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Layers of the source that stay, ascending.
+    #[must_use]
+    pub fn kept(&self) -> &[usize] {
+        &self.kept
+    }
+
+    /// The weight files.
+    #[must_use]
+    pub fn shards(&self) -> &ShardPlan {
+        &self.shards
+    }
+
+    /// What changes in `config.json`.
+    #[must_use]
+    pub fn edits(&self) -> &[ConfigEdit] {
+        &self.edits
+    }
+
+    /// Text of the new `config.json`.
+    #[must_use]
+    pub fn config(&self) -> &str {
+        &self.config
+    }
+
+    /// Numbers stored, tied ones once.
+    #[must_use]
+    pub fn parameters(&self) -> Shrunk {
+        self.parameters
+    }
+
+    /// Bytes of tensors.
+    #[must_use]
+    pub fn bytes(&self) -> Shrunk {
+        self.bytes
+    }
+
+    /// Name in the source of the new checkpoint's tensor `name`.
+    #[must_use]
+    pub fn origin(&self, name: &str) -> Option<&str> {
+        self.origins.get(name).map(String::as_str)
+    }
+
+    /// The new checkpoint's tensors: name, and name in the source; in the order of their names.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.origins.iter().map(|(new, old)| (new.as_str(), old.as_str()))
+    }
+
+    /// Copies the kept tensors into `dir`, file to file: nothing is decoded, and memory does not grow with the model.
+    ///
+    /// # Errors
+    /// Work: a file that cannot be read or written. Interrupted.
+    pub fn write_weights(&self, dir: &Path, progress: &dyn Progress) -> Result<()> {
+        self.shards.write(dir, progress, |slot, file| {
+            let origin = self.origin(&slot.name).ok_or_else(|| Error::work(format!("no origin of {}", slot.name)))?;
+            self.source.index.copy_to(self.source.index.entry(origin)?, file)
+        })
+    }
+}
+
+/// The text of the new config, after making sure that it describes the kept layers as the old one did.
+fn edited_config(source: &Checkpoint, before: &ModelSpec, kept: &[usize], edits: &[ConfigEdit]) -> Result<String> {
+    let path = source.source.dir.join("config.json");
+    let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, &error))?;
+    let text = edit_config(&text, edits)?;
+    let config = serde_json::from_str(&text).map_err(|error| Error::work(format!("config.json: {error}")))?;
+    let after = ModelSpec::from_config(&config)?;
+    let expected = ModelSpec {
+        layers: kept.len(),
+        windows: kept.iter().map(|layer| before.windows[*layer]).collect(),
+        rotated: kept.iter().map(|layer| before.rotated[*layer]).collect(),
+        ..before.clone()
+    };
+    if after != expected {
+        return Err(Error::work(
+            "config.json: after the cut it would describe other layers than those that were kept; please report this",
+        ));
+    }
+    Ok(text)
+}

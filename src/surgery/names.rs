@@ -1,0 +1,174 @@
+//! Which tensors belong to which layer, by name alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{Error, Result};
+
+/// Where the layers are in a checkpoint's tensor names: `model.layers.` in `model.layers.3.mlp.up_proj.weight`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stack {
+    prefix: String,
+    layers: usize,
+}
+
+impl Stack {
+    /// Finds the stack of `layers` layers. `extra` more may follow it: prediction heads beyond the stack
+    /// (`num_nextn_predict_layers`) are numbered on from its last layer.
+    ///
+    /// # Errors
+    /// Work: no name holds `layers.N.`, or the numbers are not 0 to L-1: a config and tensors that disagree.
+    pub fn find<'a>(names: impl IntoIterator<Item = &'a str>, layers: usize, extra: usize) -> Result<Self> {
+        let mut stacks: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+        for name in names {
+            if let Some((prefix, layer, _)) = split(name) {
+                stacks.entry(prefix).or_default().insert(layer);
+            }
+        }
+        let fits = |numbers: &BTreeSet<usize>| {
+            let last = numbers.last().copied().unwrap_or(0);
+            numbers.len() == last + 1 && (layers..=layers.saturating_add(extra)).contains(&numbers.len())
+        };
+        // a second stack of the same height is part of a model that no plan speaks of
+        let mut fitting: Vec<&str> =
+            stacks.iter().filter(|(_, numbers)| fits(numbers)).map(|(prefix, _)| *prefix).collect();
+        fitting.sort_by_key(|prefix| *prefix != "model.layers.");
+        match fitting[..] {
+            [prefix] | [prefix @ "model.layers.", ..] => Ok(Self { prefix: prefix.to_owned(), layers }),
+            [first, second, ..] => Err(Error::work(format!(
+                "{first}N and {second}N both have {layers} layers; which of them the config speaks of is not known"
+            ))),
+            [] => Err(disagreement(&stacks, layers)),
+        }
+    }
+
+    /// Layer that the tensor `name` belongs to, counted from 0; `None` outside the stack.
+    #[must_use]
+    pub fn layer(&self, name: &str) -> Option<usize> {
+        let (prefix, layer, _) = split(name)?;
+        (prefix == self.prefix).then_some(layer)
+    }
+
+    /// Name of the tensor in the stack of the layers `kept` (ascending); `None` when its layer is dropped. Layers
+    /// beyond the stack stay beyond it.
+    #[must_use]
+    pub fn rename(&self, name: &str, kept: &[usize]) -> Option<String> {
+        let Some((prefix, layer, rest)) = split(name).filter(|(prefix, ..)| *prefix == self.prefix) else {
+            return Some(name.to_owned());
+        };
+        let new = match layer.checked_sub(self.layers) {
+            Some(beyond) => kept.len() + beyond,
+            None => kept.binary_search(&layer).ok()?,
+        };
+        Some(format!("{prefix}{new}{rest}"))
+    }
+}
+
+/// `model.layers.`, 3, `.mlp.up_proj.weight`. A number with a leading zero is no layer number, so that two names never
+/// become one.
+fn split(name: &str) -> Option<(&str, usize, &str)> {
+    const WORD: &str = "layers.";
+    for (at, _) in name.match_indices(WORD) {
+        if at > 0 && !name[..at].ends_with('.') {
+            continue;
+        }
+        let (prefix, rest) = name.split_at(at + WORD.len());
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = rest.split_at(digits);
+        let canonical = digits == 1 || !number.starts_with('0');
+        if canonical && rest.len() > 1 && rest.starts_with('.') {
+            return Some((prefix, number.parse().ok()?, rest));
+        }
+    }
+    None
+}
+
+fn disagreement(stacks: &BTreeMap<&str, BTreeSet<usize>>, layers: usize) -> Error {
+    let largest = stacks.iter().max_by_key(|(_, numbers)| numbers.len());
+    let Some((prefix, numbers)) = largest else {
+        return Error::work("no tensor name holds `layers.N.`; this layout of layers is not known");
+    };
+    let last = numbers.last().copied().unwrap_or(0);
+    let gap = (0..last).find(|layer| !numbers.contains(layer));
+    Error::work(match gap {
+        Some(layer) => format!("the tensors {prefix}N go up to {last}, but layer {layer} has none"),
+        None => format!(
+            "config.json says {layers} layers (num_hidden_layers), the tensors {prefix}N make {}; one of them is wrong",
+            numbers.len()
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stack(names: &[&str], layers: usize) -> Result<Stack> {
+        Stack::find(names.iter().copied(), layers, 0)
+    }
+
+    #[test]
+    fn names_are_renumbered() {
+        let names =
+            ["lm_head.weight", "model.layers.0.mlp.w", "model.layers.1.mlp.w", "model.layers.2.a.layers.0.w", "norm"];
+        let stack = stack(&names, 3).unwrap();
+        let new: Vec<Option<String>> = names.iter().map(|name| stack.rename(name, &[0, 2])).collect();
+        let expected = ["lm_head.weight", "model.layers.0.mlp.w", "", "model.layers.1.a.layers.0.w", "norm"];
+        let expected: Vec<_> = expected.iter().map(|name| (!name.is_empty()).then(|| name.to_string())).collect();
+        assert_eq!(new, expected);
+        assert_eq!(stack.layer("model.layers.2.a.layers.0.w"), Some(2));
+        assert_eq!(stack.layer("encoder.layers.2.w"), None);
+    }
+
+    #[test]
+    fn layers_beyond_the_stack_stay_beyond() {
+        let names = ["layers.0.w", "layers.1.w", "layers.2.eh_proj"];
+        let stack = Stack::find(names, 2, 1).unwrap();
+        assert_eq!(stack.rename("layers.2.eh_proj", &[1]).unwrap(), "layers.1.eh_proj");
+        assert_eq!(stack.rename("layers.1.w", &[1]).unwrap(), "layers.0.w");
+        assert!(Stack::find(names, 2, 0).unwrap_err().to_string().contains("says 2 layers"));
+    }
+
+    #[test]
+    fn tensors_and_config_must_agree() {
+        for (names, layers, word) in [
+            (&["a", "b.layer.0.x"][..], 1, "no tensor name holds"),
+            (
+                &["model.layers.0.w"],
+                2,
+                "config.json says 2 layers (num_hidden_layers), the tensors model.layers.N make 1",
+            ),
+            (&["model.layers.0.w", "model.layers.2.w"], 3, "go up to 2, but layer 1 has none"),
+            (&["a.layers.0.w", "b.layers.0.w"], 1, "a.layers.N and b.layers.N both have 1 layers"),
+        ] {
+            let error = stack(names, layers).unwrap_err();
+            assert!(error.to_string().contains(word) && error.exit_code() == 1, "{error}");
+        }
+        let both = ["a.layers.0.w", "model.layers.0.w", "vision.layers.0.w", "vision.layers.1.w"];
+        assert_eq!(stack(&both, 1).unwrap().prefix, "model.layers.");
+    }
+
+    #[test]
+    fn odd_numbers_are_no_layers() {
+        for name in
+            ["model.layers.01.w", "model.layers..w", "model.layers.1", "model.layers.1.", "xlayers.1.w", "layers.1x.w"]
+        {
+            assert_eq!(split(name), None, "{name}");
+        }
+        assert_eq!(split(&format!("layers.{}.w", "9".repeat(40))), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_names_become_one(
+            names in proptest::collection::btree_set("(model\\.)?(layers\\.)?[0-3]{1,2}(\\.layers\\.[0-9])?\\.?[wb]?", 1..40),
+            kept in proptest::collection::btree_set(0usize..4, 1..4),
+        ) {
+            let stack = Stack { prefix: "model.layers.".into(), layers: 4 };
+            let kept: Vec<usize> = kept.into_iter().collect();
+            let new: Vec<String> = names.iter().filter_map(|name| stack.rename(name, &kept)).collect();
+            prop_assert_eq!(new.iter().collect::<BTreeSet<_>>().len(), new.len());
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Numbers in a config that give layers their kind by place: the first so many, every so many. After a cut the kept
+//! layers must still come out as what they were.
+
+use serde_json::{Map, Value, json};
+
+use super::config::ConfigEdit;
+use super::json_text::Change;
+use super::layer_keys::{List, PERIODS, Period, SHARED_FROM_THE_END, SPLITS, Split};
+use super::per_layer::Allowed;
+use crate::{Error, Result};
+
+/// Adds the edits that keep every kept layer's kind.
+pub(super) fn edits(
+    config: &Map<String, Value>,
+    layers: usize,
+    kept: &[usize],
+    allowed: Allowed<'_>,
+    edits: &mut Vec<ConfigEdit>,
+) -> Result<()> {
+    for split in SPLITS.iter().filter(|split| !allowed.has(split.key)) {
+        edits.extend(split_edit(split, config, layers, kept));
+    }
+    for period in PERIODS.iter().filter(|period| !allowed.has(period.key)) {
+        edits.extend(period_edits(period, config, kept)?);
+    }
+    for key in SHARED_FROM_THE_END.iter().filter(|key| !allowed.has(key)) {
+        if let Some(count) = config.get(*key).and_then(Value::as_u64).filter(|count| *count > 0) {
+            return Err(Error::request(format!(
+                "config.json: `{key}` is {count}: upper layers reuse the keys and values of lower ones, which a cut \
+                 would rewire; such models cannot be cut"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The number of kept layers below the split.
+fn split_edit(split: &Split, config: &Map<String, Value>, layers: usize, kept: &[usize]) -> Option<ConfigEdit> {
+    let stated = config.get(split.key);
+    let assumed = || {
+        let read = split.only_if.is_none_or(|key| config.get(key) == Some(&Value::Bool(true)));
+        let unsaid = read && !is_list(config, split.list);
+        unsaid.then(|| default(split.defaults, config)).flatten()
+    };
+    let before = match stated {
+        Some(value) => value.as_u64()?,
+        None => assumed()?,
+    };
+    // beyond the stack: no layer is above it, before or after
+    if before > layers as u64 {
+        return None;
+    }
+    let after = kept.iter().filter(|layer| (**layer as u64) < before).count() as u64;
+    (after != before).then(|| ConfigEdit::set(split.key, stated, json!(after)))
+}
+
+fn period_edits(period: &Period, config: &Map<String, Value>, kept: &[usize]) -> Result<Vec<ConfigEdit>> {
+    let stated = config.get(period.key).filter(|value| !value.is_null());
+    let length = match stated {
+        Some(Value::String(pattern)) => Some(pattern.len() as u64),
+        Some(value) => value.as_u64(),
+        None => default(period.readers, config),
+    };
+    let Some(length) = length.filter(|length| *length > 1) else { return Ok(Vec::new()) };
+    let kind = |layer: usize, list: &List| (list.value)(layer as u64, length);
+    let same = match (&period.list, stated) {
+        (Some(list), Some(Value::Number(_)) | None) => {
+            kept.iter().enumerate().all(|(new, old)| kind(new, list) == kind(*old, list))
+        }
+        _ => kept.iter().enumerate().all(|(new, old)| new as u64 % length == *old as u64 % length),
+    };
+    if same {
+        return Ok(Vec::new());
+    }
+    let goes = |value: &Value| ConfigEdit::new(vec![period.key.to_owned()], Change::Remove, value.clone(), Value::Null);
+    match &period.list {
+        // the list was sliced and is what readers believe; the number would contradict it
+        Some(list) if is_list(config, list.key) => Ok(stated.map(goes).into_iter().collect()),
+        Some(list) if default(period.readers, config).is_some() && !stated.is_some_and(Value::is_string) => {
+            let values: Vec<Value> = kept.iter().map(|layer| kind(*layer, list)).collect();
+            let spelled_out = ConfigEdit::set(list.key, config.get(list.key), Value::Array(values));
+            Ok([spelled_out].into_iter().chain(stated.map(goes)).collect())
+        }
+        _ => Err(Error::request(format!(
+            "config.json: `{}` repeats a kind of layer every {length} layers, and after this cut layers would change \
+             their kind; drop a multiple of {length} layers in a row, or pass --allow-unsliced {} if no layer depends \
+             on it",
+            period.key, period.key
+        ))),
+    }
+}
+
+/// What readers of this `model_type` assume.
+fn default(table: &[(&str, u64)], config: &Map<String, Value>) -> Option<u64> {
+    let model_type = config.get("model_type")?.as_str()?;
+    table.iter().find(|(name, _)| *name == model_type).map(|(_, value)| *value)
+}
+
+fn is_list(config: &Map<String, Value>, key: &str) -> bool {
+    config.get(key).is_some_and(|value| value.as_array().is_some_and(|list| !list.is_empty()))
+}

@@ -1,0 +1,69 @@
+//! Writing a cut: side files, weights, config, history, model card.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{Cut, card, sources};
+use crate::progress::Progress;
+use crate::provenance::{self, Provenance};
+use crate::{Error, Result};
+
+impl Cut<'_> {
+    /// Writes the whole checkpoint into `dir`, which is empty. `settings` are those that decide its bytes; they go into
+    /// `prune.json`. With `hash`, the source's weight files are hashed whole for it.
+    ///
+    /// # Errors
+    /// Work: a file that cannot be read or written, a hub cache whose files are not what the hub says. Interrupted.
+    pub fn write(&self, dir: &Path, settings: &Value, hash: bool, progress: &dyn Progress) -> Result<()> {
+        let history = self.history(settings, hash, progress)?;
+        self.source().copy_side_files(dir)?;
+        self.write_weights(dir, progress)?;
+        let source_card = self.source().model_card()?;
+        for (name, text) in [
+            ("config.json", self.config().to_owned()),
+            (provenance::FILE, history.to_json()?),
+            ("README.md", card::card(self, &history, source_card.as_deref())),
+        ] {
+            let path = dir.join(name);
+            fs::write(&path, text).map_err(|error| Error::io(&path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// The source's history and this cut.
+    fn history(&self, settings: &Value, hash: bool, progress: &dyn Progress) -> Result<Provenance> {
+        let (source, plan) = (self.source(), self.plan());
+        let model = &plan.planned_for;
+        let mut history = match Provenance::read(&source.source.dir, model.layers) {
+            Ok(history) => history.unwrap_or_else(|| Provenance::new(model.clone())),
+            Err(error) => {
+                progress.warn(&format!("{error}; the history starts anew with this cut"));
+                Provenance::new(model.clone())
+            }
+        };
+        let files = sources::files(source, hash, progress)?;
+        let step = json!({
+            "step": "cut",
+            "version": env!("CARGO_PKG_VERSION"),
+            "source": {
+                "id": model.id,
+                "revision": model.revision,
+                "fingerprint": model.fingerprint,
+                "layers": model.layers,
+                "files": files,
+            },
+            "dropped": plan.dropped(),
+            "why": plan.why,
+            "notations": plan.notations(),
+            "settings": settings,
+            "config": self.edits(),
+            "parameters": self.parameters(),
+            "bytes": self.bytes(),
+        });
+        let step: Map<String, Value> = step.as_object().cloned().unwrap_or_default();
+        history.push(step, self.kept());
+        Ok(history)
+    }
+}
