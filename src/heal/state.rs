@@ -20,7 +20,7 @@ const SETTINGS: &str = "settings.json";
 const STATE: &str = "state.safetensors";
 const BEST: &str = "best.safetensors";
 /// The log's file.
-pub const LOG: &str = "log.jsonl";
+pub(super) const LOG: &str = "log.jsonl";
 /// The tensor that holds [`Progress`] as JSON.
 const PLACE: &str = "place.json";
 
