@@ -3,6 +3,8 @@
 //! `tests/data/arch` is written by `tests/interop/make_arch_fixtures.py`. A fixture holds no weights: both sides make
 //! them from the formula described in `tests/interop/arch_cases.py`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 mod fixture;
 
 use std::collections::BTreeMap;
@@ -17,8 +19,10 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use prune::arch::{ARCHITECTURES, ModelSpec};
 use prune::checkpoint;
+use prune::commands::cut::{CutSettings, cut};
 use prune::model::{Batch, Model, ModelOptions, Observer, Residency};
 use prune::progress::Silent;
+use prune::surgery::{config_edits, edit_config};
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -230,12 +234,24 @@ fn logits_are_those_of_transformers_before_and_after_a_cut() {
     for (name, case) in cases() {
         let dir = tempfile::tempdir().unwrap();
         case.write(dir.path());
+        let target = tempfile::tempdir().unwrap();
+        let out = target.path().join("cut");
+        let settings = CutSettings {
+            model: Some(dir.path().display().to_string()),
+            out: Some(out.clone()),
+            drop: Some(format!("{}-{}", case.drop.0, case.drop.1)),
+            ..CutSettings::default()
+        };
+        cut(&settings, &Silent).unwrap();
         for residency in [Residency::Resident, Residency::Streamed] {
-            for (places, expected) in [(None, &case.logits), (Some(case.kept()), &case.logits_after_the_cut)] {
-                let cut = places.is_some();
-                let found = logits(dir.path(), &case.ids, &case.positions, residency, places);
+            for (what, dir, places, expected) in [
+                ("whole", dir.path(), None, &case.logits),
+                ("in memory cut", dir.path(), Some(case.kept()), &case.logits_after_the_cut),
+                ("cut", &out, None, &case.logits_after_the_cut),
+            ] {
+                let found = logits(dir, &case.ids, &case.positions, residency, places);
                 let worst = worst(&found, expected);
-                assert!(worst <= 1e-4, "{name}, {residency:?}, cut {cut}: off by {worst}");
+                assert!(worst <= 1e-4, "{name} {what}, {residency:?}: off by {worst}");
             }
         }
     }
@@ -329,6 +345,29 @@ fn candles_own_llama_agrees() {
             let found = logits(dir.path(), &case.ids, &case.positions, Residency::Resident, Some(kept));
             let worst = worst(&found, &witnessed);
             assert!(worst <= 1e-4, "{name}: off by {worst}");
+        }
+    }
+}
+
+/// The config that a cut writes reads as the source's spec with the dropped layers' entries gone, for every block.
+#[test]
+fn a_cut_config_reads_as_the_kept_layers() {
+    for (name, case) in cases() {
+        let spec = case.spec();
+        let text = serde_json::to_string_pretty(&case.config).unwrap();
+        for first in 0..spec.layers {
+            for last in first..spec.layers.min(first + spec.layers - 1) {
+                let kept: Vec<usize> = (0..spec.layers).filter(|layer| !(first..=last).contains(layer)).collect();
+                let edits = config_edits(&case.config, &kept, &[]).unwrap();
+                let cut: Map<String, Value> = serde_json::from_str(&edit_config(&text, &edits).unwrap()).unwrap();
+                let expected = ModelSpec {
+                    layers: kept.len(),
+                    windows: kept.iter().map(|layer| spec.windows[*layer]).collect(),
+                    rotated: kept.iter().map(|layer| spec.rotated[*layer]).collect(),
+                    ..spec.clone()
+                };
+                assert_eq!(ModelSpec::from_config(&cut).unwrap(), expected, "{name} without {first}..={last}");
+            }
         }
     }
 }

@@ -20,7 +20,8 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// What any room may use.
-const FOUNDATIONS: &[&str] = &["error", "interrupt", "plan", "progress", "settings", "Context", "Error", "Result"];
+const FOUNDATIONS: &[&str] =
+    &["error", "interrupt", "plan", "progress", "provenance", "settings", "Context", "Error", "Result"];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, found: &mut Vec<(PathBuf, String)>) {

@@ -28,6 +28,8 @@ const ADDED: &[&str] = &[
     "qk_layernorm",
     "use_qk_norm",
     "per_layer_config",
+    "rope_interleaved",
+    "lm_head_bias",
 ];
 
 /// Keys that multiply something unless they are absent, null or one.

@@ -90,7 +90,7 @@ impl OutputDir {
         self.temp.disable_cleanup(true);
         sync_dir(&self.place.parent).map_err(at)?;
         if exists(&aside) {
-            remove(&aside).map_err(|error| Error::io(&aside, &error))?;
+            self.place.discard(&aside).map_err(|error| Error::io(&aside, &error))?;
         }
         Ok(())
     }
@@ -159,7 +159,7 @@ impl Place {
         if exists(&aside) && !exists(&target) {
             fs::rename(&aside, &target).map_err(at)?;
         } else if exists(&aside) {
-            remove(&aside).map_err(at)?;
+            self.discard(&aside).map_err(at)?;
         }
         for found in fs::read_dir(&self.parent).map_err(at)?.flatten() {
             let name = found.file_name();
@@ -177,6 +177,14 @@ impl Place {
             }
         }
         Ok(())
+    }
+
+    /// Removes an output that was moved aside. It loses its name before its files: what a killed run left half removed
+    /// must not be put back.
+    fn discard(&self, aside: &Path) -> io::Result<()> {
+        let trash = Builder::new().prefix(&self.prefix()).tempdir_in(&self.parent)?;
+        fs::rename(aside, trash.path().join("old"))?;
+        trash.close()
     }
 
     fn busy(&self) -> Error {

@@ -29,7 +29,7 @@ pub struct CutSettings {
     pub deepest: Option<usize>,
     /// Share of the layers to drop: with an analysis as `plan`, its best choice of that size; alone, the deepest.
     pub fraction: Option<f64>,
-    /// Weight files are no larger than this, unless one tensor is: `5GB`, `2GiB`.
+    /// Tensors of one weight file take no more than this, unless one alone does: `5GB`, `2GiB`.
     pub max_shard_size: String,
     /// Config keys that stay although they look as if they had one value per layer: a name, or a path with dots.
     pub allow_unsliced: Vec<String>,

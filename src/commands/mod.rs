@@ -1,3 +1,7 @@
 //! One file per command: open the inputs, call a stage, return its report.
 
+mod analysis_view;
+pub mod analyze;
 pub mod cut;
+pub mod demo;
+mod open;

@@ -8,6 +8,7 @@
 pub mod batches;
 mod chunk;
 mod csv;
+mod find;
 mod guard;
 mod input;
 mod json;
@@ -22,6 +23,7 @@ mod stream;
 mod text;
 mod tokenizer;
 
+pub use find::{Fetch, Purpose};
 pub use pack::{Packing, Shape, Tally};
 pub use rows::{Place, ReadOptions, Row, Rows, TextSplit, rows, rows_with};
 pub use sequences::{SequenceOptions, Sequences};

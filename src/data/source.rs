@@ -28,6 +28,7 @@ impl Default for SourceOptions {
 #[derive(Clone, Debug)]
 pub struct Source {
     name: String,
+    revision: Option<String>,
     files: Arc<[PathBuf]>,
     read: ReadOptions,
     field: String,
@@ -68,12 +69,22 @@ impl Source {
             rows::rows_with(file, &read)?;
             bytes += std::fs::metadata(file).map_err(|e| Error::io(file, &e))?.len();
         }
-        Ok(Self { name, files: files.into(), read, field: options.field.clone(), bytes })
+        Ok(Self { name, revision: None, files: files.into(), read, field: options.field.clone(), bytes })
     }
 
     /// What the user called it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The commit of the hub's data set it was fetched from.
+    pub fn revision(&self) -> Option<&str> {
+        self.revision.as_deref()
+    }
+
+    /// The same, known to be of this commit.
+    pub(super) fn at_revision(self, revision: String) -> Self {
+        Self { revision: Some(revision), ..self }
     }
 
     /// Its files, in the order in which they are read.

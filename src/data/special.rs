@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::rebuilt;
-use crate::{Error, Result};
+use crate::Result;
+use crate::checkpoint::read_json;
 
 /// The named special tokens in the order in which transformers adds those that `tokenizer.json` lacks.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -50,7 +51,7 @@ impl Declared {
     /// `tokenizer.json`) becomes what `AutoTokenizer` makes of it.
     ///
     /// # Errors
-    /// [`Error::Work`] for a file that is no JSON object.
+    /// [`crate::Error::Work`] for a file that is no JSON object.
     pub(super) fn read(directory: &Path, tokenizer: Option<&mut Value>) -> Result<Self> {
         let config = object(&directory.join("config.json"))?.unwrap_or_default();
         let own = object(&directory.join("tokenizer_config.json"))?;
@@ -170,15 +171,7 @@ fn inner<'a>(config: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
 
 /// A JSON object, or `None` where there is no such file.
 fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(path, &error)),
-    };
-    match serde_json::from_slice(&text) {
-        Ok(object) => Ok(Some(object)),
-        Err(error) => Err(Error::work(format!("{}: {error}, expected a JSON object", path.display()))),
-    }
+    if path.exists() { read_json(path).map(Some) } else { Ok(None) }
 }
 
 #[cfg(test)]
@@ -248,6 +241,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("config.json"), "[1]").unwrap();
         let message = Declared::read(directory.path(), None).unwrap_err().to_string();
-        assert!(message.contains("config.json: ") && message.contains("expected a JSON object"), "{message}");
+        assert!(message.contains("config.json: ") && message.contains("expected a map"), "{message}");
     }
 }

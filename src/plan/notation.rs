@@ -1,6 +1,6 @@
 //! A plan in the words of other tools, which number layers in three different ways.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -21,6 +21,15 @@ pub struct Notations {
     pub mergekit: String,
     /// The slices of that configuration: `[0, 21] [29, 32]`.
     pub slices: String,
+}
+
+impl fmt::Display for Notations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "drop layers        {}  (0-based, inclusive)", self.inclusive)?;
+        writeln!(f, "mergekit           {}  (kept layers, half-open slices)", self.slices)?;
+        writeln!(f, "llama.cpp          --prune-layers {}", self.llama_cpp)?;
+        write!(f, "NeMo               drop_layers=[{}]  (1-based)", self.nemo.replace(' ', ", "))
+    }
 }
 
 impl Plan {

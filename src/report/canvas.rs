@@ -1,21 +1,24 @@
 //! What figures are drawn on: one set of strokes, two ways to see them.
 
-use std::sync::Once;
-
-use epaint_default_fonts::UBUNTU_LIGHT;
 use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
 use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
 use plotters::element::{Circle, PathElement, Polygon, Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color, FontStyle, FontTransform, IntoFont, RGBColor, TextStyle, register_font};
+use plotters::style::{Color, FontTransform, IntoFont, RGBColor, TextStyle};
 
+use super::letters;
 use crate::{Error, Result};
 
 /// Dots for one unit of length: fine enough for a dense screen, and for strokes between the units in an SVG.
 const DOTS: f64 = 2.0;
-/// The family a viewer picks letters from; the first is what PNGs are set in and what widths are measured with.
+/// What a line of text takes from top to bottom, for one unit of its size: plotters' size of a font.
+const LINE: f64 = 1.24;
+/// The family a viewer of SVG picks letters from; the first is what PNGs are set in and what widths are measured with.
 const FAMILY: &str = "Ubuntu, 'Segoe UI', 'Helvetica Neue', Helvetica, 'DejaVu Sans', sans-serif";
+
+/// How much wider letters of the others are.
+const WIDEST: f64 = 1.2;
 
 /// Ink.
 pub(super) type Colour = [u8; 3];
@@ -49,7 +52,7 @@ pub trait Figure {
         let (width, height) = self.size();
         let dots = dots(self.size());
         let mut text = String::new();
-        paint(self, SVGBackend::with_string(&mut text, dots))?;
+        paint(self, SVGBackend::with_string(&mut text, dots), false)?;
         // drawn in dots, shown in units
         let drawn = format!("width=\"{}\" height=\"{}\"", dots.0, dots.1);
         let crisp = if self.is_crisp() { " shape-rendering=\"crispEdges\"" } else { "" };
@@ -63,7 +66,7 @@ pub trait Figure {
     fn png(&self) -> Result<Vec<u8>> {
         let (width, height) = dots(self.size());
         let mut pixels = vec![255; width as usize * height as usize * 3];
-        paint(self, BitMapBackend::with_buffer(&mut pixels, (width, height)))?;
+        paint(self, BitMapBackend::with_buffer(&mut pixels, (width, height)), true)?;
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, width, height);
         encoder.set_color(png::ColorType::Rgb);
@@ -78,13 +81,8 @@ fn dots((width, height): (u32, u32)) -> (u32, u32) {
     (width * DOTS as u32, height * DOTS as u32)
 }
 
-fn paint<F: Figure + ?Sized, B: DrawingBackend>(figure: &F, backend: B) -> Result<()> {
-    static FONT: Once = Once::new();
-    FONT.call_once(|| {
-        // the bytes are part of the program; a failure shows as a missing font below
-        let _ = register_font(FAMILY, FontStyle::Normal, UBUNTU_LIGHT);
-    });
-    let canvas = Canvas { area: backend.into_drawing_area() };
+fn paint<F: Figure + ?Sized, B: DrawingBackend>(figure: &F, backend: B, draws_letters: bool) -> Result<()> {
+    let canvas = Canvas { area: backend.into_drawing_area(), draws_letters };
     canvas.done(canvas.area.fill(&ink(WHITE)))?;
     figure.draw(&canvas)?;
     canvas.done(canvas.area.present())
@@ -93,6 +91,8 @@ fn paint<F: Figure + ?Sized, B: DrawingBackend>(figure: &F, backend: B) -> Resul
 /// The paper of a figure, measured in units from the upper left corner.
 pub struct Canvas<B: DrawingBackend> {
     area: DrawingArea<B, Shift>,
+    /// Letters are dots here; elsewhere they are text, and the viewer's.
+    draws_letters: bool,
 }
 
 /// A point of a [`Canvas`].
@@ -106,7 +106,6 @@ pub(super) struct Letters {
     pub(super) colour: Colour,
     /// Which side of the text is at the point.
     pub(super) across: HPos,
-    pub(super) along: VPos,
     /// Reads upwards.
     pub(super) is_upright: bool,
 }
@@ -114,7 +113,7 @@ pub(super) struct Letters {
 impl Letters {
     /// Black, to the right of its point, centred on its height.
     pub(super) fn new(size: f64) -> Self {
-        Self { size, colour: BLACK, across: HPos::Left, along: VPos::Center, is_upright: false }
+        Self { size, colour: BLACK, across: HPos::Left, is_upright: false }
     }
 
     pub(super) fn colour(self, colour: Colour) -> Self {
@@ -133,10 +132,11 @@ impl Letters {
         Self { is_upright: true, ..self }
     }
 
+    /// For SVG.
     fn style(self) -> TextStyle<'static> {
         let transform = if self.is_upright { FontTransform::Rotate270 } else { FontTransform::None };
-        let font = (FAMILY, self.size * DOTS).into_font().transform(transform);
-        TextStyle { color: ink(self.colour).to_backend_color(), ..font.into() }.pos(Pos::new(self.across, self.along))
+        let font = (FAMILY, self.size * DOTS * LINE).into_font().transform(transform);
+        TextStyle { color: ink(self.colour).to_backend_color(), ..font.into() }.pos(Pos::new(self.across, VPos::Center))
     }
 }
 
@@ -172,31 +172,47 @@ impl<B: DrawingBackend> Canvas<B> {
         self.done(self.area.draw(&Circle::new(place(at), (radius * DOTS).round() as i32, ink(colour).filled())))
     }
 
-    pub(super) fn text(&self, text: &str, at: At, letters: Letters) -> Result<()> {
-        self.done(self.area.draw(&Text::new(text.to_owned(), place(at), letters.style())))
+    pub(super) fn text(&self, text: &str, at: At, how: Letters) -> Result<()> {
+        if !self.draws_letters {
+            return self.done(self.area.draw(&Text::new(text.to_owned(), place(at), how.style())));
+        }
+        let size = how.size * DOTS;
+        let start = match how.across {
+            HPos::Left => 0.0,
+            HPos::Center => -letters::width(text, size) / 2.0,
+            HPos::Right => -letters::width(text, size),
+        };
+        // capitals and digits are centred; a viewer of SVG centres on the small letters, a little lower
+        let base = letters::CAPITALS * size / 2.0;
+        let (x, y) = (at.0 * DOTS, at.1 * DOTS);
+        letters::dots(text, size, (start, base), |(across, down), cover| {
+            let dot = match how.is_upright {
+                false => (x.round() as i32 + across, y.round() as i32 + down),
+                true => (x.round() as i32 + down, y.round() as i32 - across),
+            };
+            self.done(self.area.draw_pixel(dot, &ink(how.colour).mix(cover)))
+        })
     }
 
-    /// Width of a text in units.
-    pub(super) fn width(&self, text: &str, letters: Letters) -> Result<f64> {
-        let flat = Letters { is_upright: false, ..letters };
-        let (width, _) = self.done(self.area.estimate_text_size(text, &flat.style()))?;
-        Ok(f64::from(width) / DOTS)
+    /// Width of a text in units; in SVG, the most it may take.
+    pub(super) fn width(&self, text: &str, how: Letters) -> f64 {
+        letters::width(text, how.size) * if self.draws_letters { 1.0 } else { WIDEST }
     }
 
     /// `text`, or as much of its start and end as fits `room` units.
-    pub(super) fn fitting(&self, text: &str, letters: Letters, room: f64) -> Result<String> {
-        if self.width(text, letters)? <= room {
-            return Ok(text.to_owned());
+    pub(super) fn fitting(&self, text: &str, how: Letters, room: f64) -> String {
+        if self.width(text, how) <= room {
+            return text.to_owned();
         }
         let chars: Vec<char> = text.chars().collect();
         for kept in (0..chars.len().min(400)).rev() {
             let (start, end) = (kept.div_ceil(2), kept / 2);
             let short: String = chars[..start].iter().chain(&['…']).chain(&chars[chars.len() - end..]).collect();
-            if self.width(&short, letters)? <= room {
-                return Ok(short);
+            if self.width(&short, how) <= room {
+                return short;
             }
         }
-        Ok("…".to_owned())
+        "…".to_owned()
     }
 }
 
@@ -206,4 +222,92 @@ fn place((x, y): At) -> (i32, i32) {
 
 fn ink([r, g, b]: Colour) -> RGBColor {
     RGBColor(r, g, b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{HeatMap, LineChart, Point, Series, Triangle};
+    use super::*;
+
+    fn map(rows: Vec<Vec<f64>>, chosen: Option<usize>) -> HeatMap {
+        let best = rows.iter().map(|row| row.len().checked_sub(1)).collect();
+        HeatMap {
+            title: "a \"model\" <of> & many ".repeat(9),
+            subtitle: String::new(),
+            measure: "distance".into(),
+            plan: "plan: drop 3".into(),
+            scores: Triangle { rows, best, chosen, highest_first: false },
+        }
+    }
+
+    fn chart(points: &[(f64, f64, f64)]) -> LineChart {
+        let points = points.iter().map(|&(x, y, error)| Point { x, y, error }).collect();
+        LineChart {
+            title: "t".into(),
+            series: vec![Series { name: "s".into(), points, marked: Some(1) }],
+            ..LineChart::default()
+        }
+    }
+
+    /// Both pictures are whole, of one size, and made again they are the same.
+    fn look(figure: &impl Figure) -> (String, Vec<u8>) {
+        let (svg, png) = (figure.svg().unwrap(), figure.png().unwrap());
+        assert_eq!((figure.svg().unwrap(), figure.png().unwrap()), (svg.clone(), png.clone()));
+        let (width, height) = figure.size();
+        assert!(svg.starts_with(&format!("<svg width=\"{width}\" height=\"{height}\"")), "{}", &svg[..99]);
+        assert!(svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("href"));
+        assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());
+        let mut reader = png::Decoder::new(std::io::Cursor::new(&png)).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        assert_eq!((info.width, info.height), (2 * width, 2 * height));
+        assert!(pixels.iter().any(|part| *part < 60));
+        (svg, pixels)
+    }
+
+    #[test]
+    fn maps_of_every_depth() {
+        for layers in [0usize, 1, 2, 3, 7, 30, 100] {
+            let value = |n: usize, l: usize| ((n * 31 + l * 17) % 13) as f64 / 13.0;
+            let rows: Vec<Vec<f64>> = (1..=layers).map(|n| (0..=layers - n).map(|l| value(n, l)).collect()).collect();
+            let figure = map(rows, Some(1));
+            let (svg, pixels) = look(&figure);
+            assert!(svg.contains("&lt;of&gt; &amp;") && svg.contains('…'));
+            let blocks = if layers == 1 { 1 } else { (layers * (layers + 1) / 2).saturating_sub(1) };
+            assert!(svg.matches("<rect").count() > blocks);
+            if layers > 1 {
+                // the plan is marked in red
+                assert!(pixels.chunks(3).any(|pixel| pixel == RED));
+            }
+        }
+        look(&map(vec![vec![0.5; 12]], None));
+        look(&map(vec![vec![1e300, -1e300, 0.0], vec![1e-300, 0.0]], None));
+    }
+
+    #[test]
+    fn charts_of_few_points() {
+        for points in [
+            &[][..],
+            &[(0.0, 1.0, 0.0)],
+            &[(0.0, 0.0, 0.0), (1.0, 0.0, 0.1)],
+            &[(0.0, f64::NAN, 0.0), (1.0, 3.0, 0.0), (2.0, -3.0, 1.0)],
+            &[(0.0, 1e9, 0.0), (1e-9, 1e9 + 1.0, 0.0)],
+        ] {
+            look(&chart(points));
+        }
+        look(&LineChart { title: "empty".into(), ..LineChart::default() });
+    }
+
+    #[test]
+    fn what_does_not_fit_loses_its_middle() {
+        let mut pixels = vec![255; 300];
+        let backend = BitMapBackend::with_buffer(&mut pixels, (10, 10));
+        let canvas = Canvas { area: backend.into_drawing_area(), draws_letters: true };
+        let how = Letters::new(10.0);
+        assert_eq!(canvas.fitting("short", how, 100.0), "short");
+        let fit = canvas.fitting("organisation/a-model-with-a-long-name", how, 100.0);
+        assert!(fit.starts_with("org") && fit.ends_with("name") && fit.contains('…'), "{fit}");
+        assert!(canvas.width(&fit, how) <= 100.0);
+        assert_eq!(canvas.fitting("anything", how, 0.0), "…");
+    }
 }

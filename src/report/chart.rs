@@ -55,30 +55,48 @@ const LEGEND: f64 = 220.0;
 /// Curves with more points than this show no dots.
 const DOTTED: usize = 41;
 
+/// One side of the frame: the numbers at its ends, and the round ones between them.
+struct Axis {
+    low: f64,
+    high: f64,
+    labelled: Vec<f64>,
+}
+
+impl Axis {
+    /// Covers `values`, with some room beyond them: `margin` of their span. Starts at zero when that is near.
+    fn new(values: impl Iterator<Item = f64>, margin: f64, count: usize) -> Self {
+        let values = values.filter(|value| value.is_finite());
+        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
+        let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
+        let room = if high > low { (high - low) * margin } else { low.abs().max(1.0) * 0.1 };
+        let is_near_zero = low >= 0.0 && low < 0.35 * high;
+        let (low, high) = (if is_near_zero { 0.0 } else { low - room }, high + room);
+        let inside = |number: &f64| *number >= low - 1e-9 * (high - low) && *number <= high + 1e-9 * (high - low);
+        let labelled = round_numbers(low, high, count).into_iter().filter(inside).collect();
+        Self { low, high, labelled }
+    }
+
+    /// Where `value` lies, 0 at the low end and 1 at the high one.
+    fn part(&self, value: f64) -> f64 {
+        (value - self.low) / (self.high - self.low)
+    }
+}
+
 /// Numbers to places on the paper.
 struct Axes {
-    across: Vec<f64>,
-    up: Vec<f64>,
+    across: Axis,
+    up: Axis,
     right: f64,
 }
 
 impl Axes {
     fn place(&self, x: f64, y: f64) -> At {
-        let part = |numbers: &[f64], value: f64| (value - numbers[0]) / (numbers[numbers.len() - 1] - numbers[0]);
         let base = f64::from(SIZE.1) - BOTTOM;
-        (LEFT + part(&self.across, x) * (self.right - LEFT), base - part(&self.up, y) * (base - TOP))
+        (LEFT + self.across.part(x) * (self.right - LEFT), base - self.up.part(y) * (base - TOP))
     }
 }
 
 impl LineChart {
-    /// The span of the points along one side, widened to round numbers.
-    fn numbers(&self, count: usize, value: impl Fn(&Point) -> [f64; 2]) -> Vec<f64> {
-        let points = self.series.iter().flat_map(|series| &series.points);
-        let values = points.flat_map(value).filter(|value| value.is_finite());
-        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
-        if low > high { round_numbers(0.0, 1.0, count) } else { round_numbers(low, high, count) }
-    }
-
     /// Ordered curves take ordered colours, without the pale end that white paper swallows.
     fn ink(&self, index: usize) -> Colour {
         let last = self.series.len().saturating_sub(1).max(1);
@@ -87,14 +105,13 @@ impl LineChart {
 
     fn grid<B: DrawingBackend>(&self, canvas: &Canvas<B>, axes: &Axes) -> Result<()> {
         let small = Letters::new(13.0);
-        let (left, right) = (axes.across[0], axes.across[axes.across.len() - 1]);
-        let (bottom, top) = (axes.up[0], axes.up[axes.up.len() - 1]);
-        for (&y, label) in axes.up.iter().zip(labels(&axes.up)) {
+        let (left, right, bottom, top) = (axes.across.low, axes.across.high, axes.up.low, axes.up.high);
+        for (&y, label) in axes.up.labelled.iter().zip(labels(&axes.up.labelled)) {
             let at = axes.place(left, y);
             canvas.line([at, axes.place(right, y)], PALE, 1.0)?;
             canvas.text(&label, (at.0 - 8.0, at.1), small.to_the_left())?;
         }
-        for (&x, label) in axes.across.iter().zip(labels(&axes.across)) {
+        for (&x, label) in axes.across.labelled.iter().zip(labels(&axes.across.labelled)) {
             let at = axes.place(x, bottom);
             canvas.line([at, (at.0, at.1 + 5.0)], GREY, 1.0)?;
             canvas.text(&label, (at.0, at.1 + 15.0), small.centred())?;
@@ -115,10 +132,10 @@ impl LineChart {
             let upper = points.iter().map(edge(1.0));
             canvas.polygon(upper.chain(points.iter().rev().map(edge(-1.0))), ink, 0.2)?;
         }
-        canvas.line(points.iter().map(edge(0.0)), ink, 1.5)?;
+        canvas.line(points.iter().map(edge(0.0)), ink, 2.0)?;
         if points.len() <= DOTTED {
             for point in &points {
-                canvas.disc(axes.place(point.x, point.y), 2.5, ink)?;
+                canvas.disc(axes.place(point.x, point.y), 3.0, ink)?;
             }
         }
         if let Some(point) = series.marked.and_then(|index| series.points.get(index)).filter(finite) {
@@ -139,22 +156,24 @@ impl Figure for LineChart {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<()> {
         let room = f64::from(SIZE.0) - 32.0;
         let (title, subtitle, small) = (Letters::new(20.0), Letters::new(14.0).colour(GREY), Letters::new(13.0));
-        canvas.text(&canvas.fitting(&self.title, title, room)?, (16.0, 24.0), title)?;
-        canvas.text(&canvas.fitting(&self.subtitle, subtitle, room)?, (16.0, 46.0), subtitle)?;
-        let names = self.series.iter().map(|series| canvas.width(&series.name, small).map(|width| width + 28.0));
-        let widths = names.chain([canvas.width(&self.legend, small)]).collect::<Result<Vec<f64>>>()?;
-        let legend = widths.into_iter().fold(0.0, f64::max).min(LEGEND);
-        let right = f64::from(SIZE.0) - legend - 34.0;
-        let up = self.numbers(6, |point| [point.y - point.error, point.y + point.error]);
-        let axes = Axes { across: self.numbers(8, |point| [point.x, point.x]), up, right };
+        canvas.text(&canvas.fitting(&self.title, title, room), (16.0, 24.0), title)?;
+        canvas.text(&canvas.fitting(&self.subtitle, subtitle, room), (16.0, 46.0), subtitle)?;
+        let names = self.series.iter().map(|series| canvas.width(&series.name, small) + 28.0);
+        let legend = names.fold(canvas.width(&self.legend, small), f64::max).min(LEGEND);
+        let points = || self.series.iter().flat_map(|series| &series.points);
+        let axes = Axes {
+            across: Axis::new(points().map(|point| point.x), 0.02, 8),
+            up: Axis::new(points().flat_map(|point| [point.y - point.error, point.y + point.error]), 0.05, 6),
+            right: f64::from(SIZE.0) - legend - 34.0,
+        };
         self.grid(canvas, &axes)?;
-        let x = right + 18.0;
-        canvas.text(&canvas.fitting(&self.legend, small, LEGEND)?, (x, TOP), small.colour(GREY))?;
+        let x = axes.right + 18.0;
+        canvas.text(&canvas.fitting(&self.legend, small, LEGEND), (x, TOP), small.colour(GREY))?;
         for (index, series) in self.series.iter().enumerate() {
             self.curve(canvas, &axes, index)?;
             let y = TOP + 20.0 * (index + 1) as f64;
             canvas.line([(x, y), (x + 20.0, y)], self.ink(index), 2.5)?;
-            canvas.text(&canvas.fitting(&series.name, small, LEGEND - 28.0)?, (x + 28.0, y), small)?;
+            canvas.text(&canvas.fitting(&series.name, small, LEGEND - 28.0), (x + 28.0, y), small)?;
         }
         Ok(())
     }

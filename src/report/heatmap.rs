@@ -2,7 +2,7 @@
 
 use plotters::backend::DrawingBackend;
 
-use super::canvas::{BLACK, Canvas, Figure, GREY, Letters, RED};
+use super::canvas::{At, BLACK, Canvas, Colour, Figure, GREY, Letters, RED, WHITE};
 use super::scale::label_step;
 use super::triangle::{Triangle, colour, takes_black};
 use crate::Result;
@@ -22,6 +22,8 @@ pub struct HeatMap {
     pub scores: Triangle,
 }
 
+/// Cells of at least this side are marked by a frame.
+const FRAMED: f64 = 14.0;
 const LEFT: f64 = 64.0;
 const TOP: f64 = 96.0;
 const RIGHT: f64 = 112.0;
@@ -33,10 +35,11 @@ impl HeatMap {
         (640.0 / self.scores.layers().max(1) as f64).floor().clamp(8.0, 64.0)
     }
 
-    /// Width and height of the cells together.
+    /// Width and height of the plot: the cells together, or what the words round them need. Cells stand in its lower
+    /// left corner.
     fn plot(&self) -> (f64, f64) {
         let cell = self.cell();
-        (self.scores.layers() as f64 * cell, self.scores.shown_rows() as f64 * cell)
+        ((self.scores.layers() as f64 * cell).max(320.0), (self.scores.shown_rows() as f64 * cell).max(170.0))
     }
 
     /// Upper left corner of the block of `n` layers that starts at `l`.
@@ -54,7 +57,7 @@ impl HeatMap {
                 let fill = colour(rescaled);
                 canvas.fill((x, y), (x + cell, y + cell), fill)?;
                 if cell >= 36.0 {
-                    let ink = if takes_black(fill) { BLACK } else { [255, 255, 255] };
+                    let ink = if takes_black(fill) { BLACK } else { WHITE };
                     let number = format!("{value:.3}");
                     let number = if cell >= 48.0 { &number } else { number.trim_start_matches('0') };
                     let middle = (x + cell / 2.0, y + cell / 2.0);
@@ -72,10 +75,11 @@ impl HeatMap {
             let Some(l) = self.scores.best(n) else { continue };
             let (x, y) = self.corner(n, l);
             let is_chosen = self.scores.chosen == Some(n);
-            let ink = if is_chosen { RED } else { BLACK };
-            match cell >= 14.0 {
-                true => canvas.frame((x, y), (x + cell, y + cell), ink, if cell >= 30.0 { 2.5 } else { 2.0 })?,
-                false => canvas.fill((x + 2.0, y + 2.0), (x + cell - 2.0, y + cell - 2.0), ink)?,
+            match is_chosen {
+                true if cell < FRAMED => {
+                    canvas.frame((x - 4.0, y - 4.0), (x + cell + 4.0, y + cell + 4.0), RED, 2.0)?
+                }
+                _ => self.mark(canvas, (x, y), cell, if is_chosen { RED } else { BLACK })?,
             }
             if is_chosen {
                 let y = y + cell / 2.0;
@@ -85,8 +89,19 @@ impl HeatMap {
         Ok(())
     }
 
+    /// Marks a square of side `side`: a frame round its number, or a dot where there is no room for one.
+    fn mark<B: DrawingBackend>(&self, canvas: &Canvas<B>, (x, y): At, side: f64, ink: Colour) -> Result<()> {
+        match self.cell() >= FRAMED {
+            true => canvas.frame((x, y), (x + side, y + side), ink, 2.0),
+            false => {
+                let rim = ((side - 4.0) / 2.0).floor();
+                canvas.fill((x + rim, y + rim), (x + side - rim, y + side - rim), ink)
+            }
+        }
+    }
+
     fn axes<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<()> {
-        let (cell, (width, height)) = (self.cell(), self.plot());
+        let (cell, (_, height)) = (self.cell(), self.plot());
         let small = Letters::new(13.0).centred();
         let base = TOP + height;
         let step = label_step(cell, 26.0);
@@ -104,7 +119,11 @@ impl HeatMap {
             canvas.text(&n.to_string(), (LEFT - 14.0, y), Letters::new(13.0).to_the_left())?;
         }
         let names = Letters::new(15.0).centred();
-        canvas.text("first layer of the block, l", (LEFT + width / 2.0, base + 36.0), names)?;
+        canvas.text(
+            "first layer of the block, l",
+            (LEFT + self.scores.layers() as f64 * cell / 2.0, base + 36.0),
+            names,
+        )?;
         canvas.text("layers in the block, n", (14.0, TOP + height / 2.0), names.upright())
     }
 
@@ -122,7 +141,7 @@ impl HeatMap {
             canvas.text(label, (x + 24.0, y), Letters::new(13.0))?;
         }
         let letters = Letters::new(13.0).centred().colour(GREY);
-        let name = canvas.fitting(&format!("{}, each row rescaled", self.measure), letters, height)?;
+        let name = canvas.fitting(&format!("{}, each row rescaled", self.measure), letters, height);
         canvas.text(&name, (x + 62.0, TOP + height / 2.0), letters.upright())
     }
 
@@ -135,10 +154,13 @@ impl HeatMap {
         }
         let (mut x, end) = (LEFT, f64::from(self.size().0) - 16.0);
         for (entry, ink) in entries {
-            canvas.frame((x, y - 6.0), (x + 12.0, y + 6.0), ink, 2.0)?;
-            let entry = canvas.fitting(entry, letters, end - x - 18.0)?;
+            match ink == RED {
+                true => canvas.frame((x, y - 6.0), (x + 12.0, y + 6.0), RED, 2.0)?,
+                false => self.mark(canvas, (x, y - 6.0), 12.0, ink)?,
+            }
+            let entry = canvas.fitting(entry, letters, end - x - 18.0);
             canvas.text(&entry, (x + 18.0, y), letters)?;
-            x += canvas.width(&entry, letters)? + 40.0;
+            x += canvas.width(&entry, letters) + 40.0;
         }
         Ok(())
     }
@@ -157,8 +179,8 @@ impl Figure for HeatMap {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<()> {
         let room = f64::from(self.size().0) - 32.0;
         let (title, subtitle) = (Letters::new(20.0), Letters::new(14.0).colour(GREY));
-        canvas.text(&canvas.fitting(&self.title, title, room)?, (16.0, 24.0), title)?;
-        canvas.text(&canvas.fitting(&self.subtitle, subtitle, room)?, (16.0, 46.0), subtitle)?;
+        canvas.text(&canvas.fitting(&self.title, title, room), (16.0, 24.0), title)?;
+        canvas.text(&canvas.fitting(&self.subtitle, subtitle, room), (16.0, 46.0), subtitle)?;
         self.cells(canvas)?;
         self.marks(canvas)?;
         self.axes(canvas)?;

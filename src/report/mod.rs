@@ -3,6 +3,7 @@
 mod canvas;
 mod chart;
 mod heatmap;
+mod letters;
 mod scale;
 mod table;
 mod terminal;

@@ -160,7 +160,11 @@ fn configs_that_are_not_understood() {
     let allowed = CutSettings { drop: Some("1".into()), allow_unsliced: allow, ..settings(&path, &out) };
     cut(&allowed, &Silent).unwrap();
     assert_eq!(json(&out.join("config.json"))["layer_gain"], json!([1.0, 1.0, 1.0, 1.0]));
-    says(&refused(&path, |run| run.allow_unsliced = vec!["nothing".into()]), 2, &["--allow-unsliced nothing"]);
+    says(
+        &refused(&path, |run| run.allow_unsliced = vec!["layer_gain".into(), "nothing".into()]),
+        2,
+        &["--allow-unsliced nothing"],
+    );
 
     for (change, code, word) in [
         (json!({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}), 2, "gpt2"),
@@ -249,6 +253,6 @@ fn verification_sees_a_single_byte() {
 
     let config = out.join("config.json");
     let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace("\"rms_norm_eps\": 1e-5", "\"rms_norm_eps\": 1e-6")).unwrap();
+    fs::write(&config, text.replace("10000.0", "10001.0")).unwrap();
     says(&decided.verify(&open(&out), &Silent).unwrap_err(), 1, &["config.json"]);
 }

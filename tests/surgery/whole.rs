@@ -140,7 +140,7 @@ fn shards_stay_below_their_size() {
     let (source, out) = (dir.path().join("source"), dir.path().join("out"));
     let model = Llama { layers: 8, dtype: Dtype::BF16, shards: 2, ..Llama::default() };
     model.write(&source);
-    let sharded = CutSettings { drop: Some("3-5".into()), max_shard_size: "9KB".into(), ..settings(&source, &out) };
+    let sharded = CutSettings { drop: Some("3-5".into()), max_shard_size: "5KB".into(), ..settings(&source, &out) };
     let report = cut(&sharded, &Silent).unwrap();
     let count = report.shards.len();
     assert!(count >= 4, "{:?}", report.shards);

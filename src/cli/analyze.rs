@@ -1,0 +1,84 @@
+//! `prune analyze`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use prune::Result;
+use prune::commands::analyze::{self, AnalyzeReport};
+use serde::Serialize;
+
+use super::Context;
+
+/// Scores every block of layers and finds the one whose removal hurts least
+#[derive(Args, Serialize)]
+#[command(after_help = "Examples:
+  prune analyze ./llama --data c4.jsonl                               every block size, nothing written
+  prune analyze ./llama --data c4.jsonl -o analysis                   keep analysis.json and the figures
+  prune analyze org/name --data allenai/c4 --samples 10000 -o a       hub model, hub text
+  prune analyze --from analysis/analysis.json --layers 8 -o plan8     another plan, no forward pass")]
+pub(crate) struct AnalyzeArgs {
+    /// Model: a directory or a hub id (org/name, org/name@revision)
+    #[arg(required_unless_present_any = ["from", "config"])]
+    model: Option<String>,
+    /// Text: .jsonl, .json.gz, .parquet, .txt, a directory of them, or a hub data set
+    #[arg(long, value_name = "SRC")]
+    data: Option<String>,
+    /// Field of the rows that holds the text [default: text]
+    #[arg(long, value_name = "NAME")]
+    text_field: Option<String>,
+    /// Sequences to measure [default: 1000]
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+    /// Tokens of a sequence at most [default: 2048, or the model's context]
+    #[arg(long, value_name = "T")]
+    seq_len: Option<usize>,
+    /// Sequences: one a document, or documents joined and cut [default: document]
+    #[arg(long, value_name = "HOW", value_parser = ["document", "packed"])]
+    packing: Option<String>,
+    /// Take documents at random with this seed instead of the first ones
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+    /// Score that the plan follows [default: angular]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(analyze::metric_names()))]
+    metric: Option<String>,
+    /// Layers to drop
+    #[arg(long, value_name = "N", conflicts_with = "fraction")]
+    layers: Option<usize>,
+    /// Share of the layers to drop, 0 to 1
+    #[arg(long, value_name = "F")]
+    fraction: Option<f64>,
+    /// First layers that must stay
+    #[arg(long, value_name = "N")]
+    protect_first: Option<usize>,
+    /// Last layers that must stay
+    #[arg(long, value_name = "N")]
+    protect_last: Option<usize>,
+    /// Plan from an existing analysis.json, without a forward pass
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "text_field", "samples", "seq_len", "packing", "seed", "memory"])]
+    from: Option<PathBuf>,
+    /// Directory for analysis.json, heat map and curves (PNG and SVG)
+    #[arg(long, short, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Also write every score as CSV
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Replace existing outputs
+    #[arg(long)]
+    force: bool,
+    /// Cap on memory, such as 8GiB [default: nine tenths of what is free]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Say what would be done and what it takes, and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(args: &AnalyzeArgs, context: &Context) -> Result<()> {
+    let settings = prune::settings::resolve("analyze", context.config.as_deref(), args)?;
+    let report = analyze::analyze(&settings, &context.bars)?;
+    context.output.report(&report, || text(&report, context.output.colour()))
+}
+
+fn text(report: &AnalyzeReport, colour: bool) -> String {
+    report.text(colour)
+}

@@ -1,0 +1,60 @@
+//! `prune cut`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use prune::Result;
+use prune::commands::cut;
+use serde::Serialize;
+
+use super::Context;
+
+/// Removes layers and writes the pruned checkpoint, bit for bit
+#[derive(Args, Serialize)]
+#[command(after_help = "Examples:
+  prune cut ./llama --plan analysis/analysis.json -o ./llama-24           the plan of an analysis
+  prune cut ./llama --plan analysis/analysis.json --fraction 0.25 -o out  its best block of another size
+  prune cut ./llama --drop 21-28,30 -o out                                these layers, 0-based, inclusive
+  prune cut ./llama --deepest 8 -o out                                    the deepest eight but the last
+  prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
+pub(crate) struct CutArgs {
+    /// Model: a directory or a hub id (org/name, org/name@revision)
+    #[arg(required_unless_present = "config")]
+    model: Option<String>,
+    /// Directory of the new checkpoint
+    #[arg(long, short, value_name = "DIR", required_unless_present_any = ["config", "dry_run"])]
+    out: Option<PathBuf>,
+    /// Plan, or analysis.json with one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["drop", "deepest"])]
+    plan: Option<PathBuf>,
+    /// Layers to drop: 0-based, inclusive ranges, such as 21-28,30
+    #[arg(long, value_name = "LAYERS", conflicts_with = "deepest")]
+    drop: Option<String>,
+    /// Drop the n deepest layers but the last one
+    #[arg(long, value_name = "N")]
+    deepest: Option<usize>,
+    /// Share of the layers to drop, 0 to 1: the analysis' best block of that size, or the deepest layers
+    #[arg(long, value_name = "F", conflicts_with_all = ["drop", "deepest"])]
+    fraction: Option<f64>,
+    /// Size of a shard at most [default: 5GB]
+    #[arg(long, value_name = "SIZE")]
+    max_shard_size: Option<String>,
+    /// Keep a list of config.json as it is although its length is the layer count
+    #[arg(long, value_name = "KEY")]
+    allow_unsliced: Vec<String>,
+    /// Compare what was written with the source, and run both across the seam
+    #[arg(long)]
+    verify: bool,
+    /// Replace an existing directory
+    #[arg(long)]
+    force: bool,
+    /// Say what would be written and what it takes, and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(args: &CutArgs, context: &Context) -> Result<()> {
+    let settings = prune::settings::resolve("cut", context.config.as_deref(), args)?;
+    let report = cut::cut(&settings, &context.bars)?;
+    context.output.report(&report, || report.to_string())
+}

@@ -1,0 +1,166 @@
+//! An analysis as people look at it: figures, tables, strips.
+
+use std::fmt::Write as _;
+
+use super::analyze::{AnalyzeReport, PassReport};
+use crate::Result;
+use crate::checkpoint::ByteSize;
+use crate::importance::{Analysis, Order, Subject, inclusive, metric};
+use crate::plan::Plan;
+use crate::report::{
+    BestRow, Figure, HeatMap, LineChart, Paint, Point, Series, Triangle, best_table, strip, triangle_map,
+};
+
+/// Curves of the distance chart at most; more would not be told apart.
+const CURVES: usize = 6;
+
+/// The scores the search followed.
+fn triangle(analysis: &Analysis) -> Result<Triangle> {
+    let name = &analysis.search.metric;
+    let metric = metric(name)?;
+    let best = match metric.subject {
+        Subject::Block => analysis.search.best.iter().map(|choice| choice.drop.first().copied()).collect(),
+        Subject::Layer => vec![analysis.search.best.first().and_then(|choice| choice.drop.first().copied())],
+    };
+    Ok(Triangle {
+        rows: analysis.scores(name)?.mean.clone(),
+        best,
+        chosen: dropped(analysis).map(|layers| layers.len()),
+        highest_first: metric.order == Order::Highest,
+    })
+}
+
+/// Layers the plan drops.
+fn dropped(analysis: &Analysis) -> Option<Vec<usize>> {
+    analysis.plan.as_ref().map(Plan::dropped)
+}
+
+/// What a score is, in words.
+fn measure(analysis: &Analysis) -> String {
+    match analysis.search.metric.as_str() {
+        "angular" => "angular distance".to_owned(),
+        other => other.replace('-', " "),
+    }
+}
+
+fn subtitle(analysis: &Analysis) -> String {
+    let data = &analysis.data;
+    format!("{} samples, {} tokens of {}", data.samples, data.tokens, data.source)
+}
+
+/// Files of the figures: heat map and curves.
+pub(super) fn figures(analysis: &Analysis) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let scores = triangle(analysis)?;
+    let measure = measure(analysis);
+    let plan = dropped(analysis).map(|layers| format!("plan: drop {}", inclusive(&layers)));
+    let heat_map = HeatMap {
+        title: format!("{}: {measure} of every block", analysis.model.id),
+        subtitle: subtitle(analysis),
+        measure: measure.clone(),
+        plan: plan.unwrap_or_default(),
+        scores: scores.clone(),
+    };
+    let curves = curves(analysis, &scores, &measure)?;
+    Ok(vec![
+        ("heatmap.svg", heat_map.svg()?.into_bytes()),
+        ("heatmap.png", heat_map.png()?),
+        ("curves.svg", curves.svg()?.into_bytes()),
+        ("curves.png", curves.png()?),
+    ])
+}
+
+/// The score against l for a few n, the plan's among them.
+fn curves(analysis: &Analysis, scores: &Triangle, measure: &str) -> Result<LineChart> {
+    let rows = scores.shown_rows();
+    let mut sizes: Vec<usize> = (0..CURVES).map(|i| (1 << i).min(rows)).collect();
+    sizes.extend(scores.chosen.filter(|n| *n <= rows));
+    sizes.sort_unstable();
+    sizes.dedup();
+    let values = analysis.scores(&analysis.search.metric)?;
+    let series = sizes.into_iter().map(|n| Series {
+        name: format!("n = {n}"),
+        points: (0..scores.rows[n - 1].len())
+            .map(|l| Point { x: l as f64, y: scores.rows[n - 1][l], error: values.error(n, l).unwrap_or(0.0) })
+            .collect(),
+        marked: scores.best.get(n - 1).copied().flatten(),
+    });
+    Ok(LineChart {
+        title: format!("{}: {measure} against depth", analysis.model.id),
+        subtitle: subtitle(analysis),
+        across: "first layer of the block, l".to_owned(),
+        up: measure.to_owned(),
+        legend: "block size".to_owned(),
+        series: series.collect(),
+    })
+}
+
+impl AnalyzeReport {
+    /// The report for a terminal.
+    #[must_use]
+    pub fn text(&self, colour: bool) -> String {
+        let mut text = String::new();
+        if let Some(pass) = &self.pass {
+            pass_text(pass, &mut text);
+        }
+        if let Some(analysis) = &self.analysis {
+            analysis_text(analysis, if colour { Paint::Colour } else { Paint::Blocks }, &mut text);
+        }
+        for path in &self.written {
+            let _ = writeln!(text, "wrote {}", path.display());
+        }
+        text
+    }
+}
+
+fn pass_text(pass: &PassReport, text: &mut String) {
+    let _ = write!(text, "{} samples, {} tokens; ", pass.samples, pass.tokens);
+    let place = match pass.residency {
+        crate::model::Residency::Resident => "layers in memory",
+        crate::model::Residency::Streamed => "layers streamed from disk",
+    };
+    let _ = write!(
+        text,
+        "{place}, {} of weights at once, cap {}",
+        ByteSize(pass.weight_bytes),
+        ByteSize(pass.memory_bytes)
+    );
+    match pass.seconds {
+        Some(seconds) => {
+            let _ = writeln!(text, "; {seconds:.1} s, {:.0} tokens/s\n", pass.tokens as f64 / seconds);
+        }
+        None => text.push_str("\ndry run: nothing measured, nothing written\n"),
+    }
+}
+
+fn analysis_text(analysis: &Analysis, paint: Paint, text: &mut String) {
+    let chosen = dropped(analysis).map(|layers| layers.len());
+    let rows: Vec<BestRow> = analysis
+        .search
+        .best
+        .iter()
+        .map(|choice| BestRow {
+            n: choice.layers(),
+            drop: inclusive(&choice.drop),
+            score: (choice.score, choice.stderr),
+            runner_up: choice
+                .runner_up
+                .as_ref()
+                .map(|next| (inclusive(&next.drop), next.difference, next.difference_stderr)),
+            rivals: choice.rivals.len(),
+            is_chosen: chosen == Some(choice.layers()),
+        })
+        .collect();
+    let _ = writeln!(text, "{}", best_table(&measure(analysis), &rows).trim_end());
+    if let Ok(scores) = triangle(analysis) {
+        text.push('\n');
+        if let Some(map) = triangle_map(&scores, paint) {
+            let _ = writeln!(text, "{}", map.trim_end());
+        }
+        if let Some(n) = chosen {
+            let _ = writeln!(text, "\n{}", strip(&scores, n, paint).trim_end());
+        }
+    }
+    if let Some(plan) = &analysis.plan {
+        let _ = writeln!(text, "\n{}", plan.notations());
+    }
+}

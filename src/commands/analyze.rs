@@ -1,0 +1,276 @@
+//! `prune analyze`: which block of layers changes the residual stream least.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{analysis_view, open};
+use crate::arch::ModelSpec;
+use crate::checkpoint::{self, Checkpoint, OutputDir};
+use crate::data::{Packing, SequenceOptions, Sequences, Shape, Source, SourceOptions, Tokenizer};
+use crate::importance::{Amount, Analysis, DataUsed, METRICS, Probe, Protect, Search, Watch};
+use crate::model::{Batch, Fit, Model, ModelOptions, Residency};
+use crate::plan::PlannedFor;
+use crate::progress::Progress;
+use crate::{Error, Result};
+
+/// Settings of `prune analyze`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AnalyzeSettings {
+    /// Directory or hub id.
+    pub model: Option<String>,
+    /// Where the text is.
+    pub data: Option<String>,
+    /// Field of the rows that holds the text.
+    pub text_field: String,
+    /// Sequences at most.
+    pub samples: usize,
+    /// Tokens of a sequence at most; `None` is 2048 or the model's context, whichever is less.
+    pub seq_len: Option<usize>,
+    /// One sequence a document, or documents joined and cut.
+    pub packing: Packing,
+    /// Takes documents at random; `None` takes the first ones.
+    pub seed: Option<u64>,
+    /// Score that the plan follows.
+    pub metric: String,
+    /// How the plan chooses; `None` is what suits the metric.
+    pub strategy: Option<String>,
+    /// Layers to drop.
+    pub layers: Option<usize>,
+    /// Share of the layers to drop.
+    pub fraction: Option<f64>,
+    /// First layers that must stay.
+    pub protect_first: usize,
+    /// Last layers that must stay.
+    pub protect_last: usize,
+    /// Existing analysis to plan from, without a forward pass.
+    pub from: Option<PathBuf>,
+    /// Directory for `analysis.json` and the figures.
+    pub out: Option<PathBuf>,
+    /// File for every score as CSV.
+    pub csv: Option<PathBuf>,
+    /// Replace what exists.
+    pub force: bool,
+    /// Where it computes: `auto`, `cpu`.
+    pub device: Option<String>,
+    /// Cap on memory.
+    pub memory: Option<String>,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+impl Default for AnalyzeSettings {
+    fn default() -> Self {
+        Self {
+            model: None,
+            data: None,
+            text_field: "text".to_owned(),
+            samples: 1000,
+            seq_len: None,
+            packing: Packing::Document,
+            seed: None,
+            metric: METRICS[0].name.to_owned(),
+            strategy: None,
+            layers: None,
+            fraction: None,
+            protect_first: 0,
+            protect_last: 0,
+            from: None,
+            out: None,
+            csv: None,
+            force: false,
+            device: None,
+            memory: None,
+            dry_run: false,
+        }
+    }
+}
+
+/// Sequence length where neither the user nor the model says less.
+const SEQ_LEN: usize = 2048;
+
+/// What the command did.
+#[derive(Debug, Serialize)]
+pub struct AnalyzeReport {
+    /// The scores and the plan; absent in a dry run.
+    pub analysis: Option<Analysis>,
+    /// How the pass ran, or would run.
+    pub pass: Option<PassReport>,
+    /// Files written.
+    pub written: Vec<PathBuf>,
+}
+
+/// How a pass over the text runs.
+#[derive(Debug, Serialize)]
+pub struct PassReport {
+    /// Layers in memory, or streamed from disk.
+    pub residency: Residency,
+    /// Bytes of weights in memory at once.
+    pub weight_bytes: u64,
+    /// Cap on memory, bytes.
+    pub memory_bytes: u64,
+    /// Sequences.
+    pub samples: usize,
+    /// Tokens.
+    pub tokens: usize,
+    /// Seconds of the pass, loading not counted; absent in a dry run.
+    pub seconds: Option<f64>,
+}
+
+/// Names that `--metric` takes.
+#[must_use]
+pub fn metric_names() -> Vec<&'static str> {
+    METRICS.iter().map(|metric| metric.name).collect()
+}
+
+/// Runs `prune analyze`.
+///
+/// # Errors
+/// Settings that do not fit together, a model or text that cannot be read, a forward pass that fails.
+pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<AnalyzeReport> {
+    let amount = match (settings.layers, settings.fraction) {
+        (Some(_), Some(_)) => return Err(Error::request("--layers and --fraction: give one of them")),
+        (Some(layers), None) => Some(Amount::Layers(layers)),
+        (None, Some(fraction)) => Some(Amount::Fraction(fraction)),
+        (None, None) => None,
+    };
+    let search = Search {
+        metric: settings.metric.clone(),
+        strategy: settings.strategy.clone(),
+        protect: Protect { first: settings.protect_first, last: settings.protect_last },
+    };
+    refuse_existing(settings)?;
+    let (mut analysis, pass) = match &settings.from {
+        Some(path) => {
+            let mut analysis = Analysis::read(path)?;
+            analysis.search(&search)?;
+            (analysis, None)
+        }
+        None => match measure(settings, &search, amount, progress)? {
+            (Some(analysis), pass) => (analysis, Some(pass)),
+            (None, pass) => return Ok(AnalyzeReport { analysis: None, pass: Some(pass), written: Vec::new() }),
+        },
+    };
+    if let Some(amount) = amount {
+        analysis.mark(amount.of(analysis.model.layers)?)?;
+    }
+    let written = if settings.dry_run { Vec::new() } else { write(settings, &analysis)? };
+    Ok(AnalyzeReport { analysis: Some(analysis), pass, written })
+}
+
+/// What is in the way is said before the work, not after it.
+fn refuse_existing(settings: &AnalyzeSettings) -> Result<()> {
+    let outputs = settings.out.iter().chain(&settings.csv);
+    match outputs.filter(|path| !settings.force && path.exists()).next() {
+        Some(path) => Err(Error::request(format!("{} exists; --force replaces it", path.display()))),
+        None => Ok(()),
+    }
+}
+
+fn measure(
+    settings: &AnalyzeSettings,
+    search: &Search,
+    amount: Option<Amount>,
+    progress: &dyn Progress,
+) -> Result<(Option<Analysis>, PassReport)> {
+    let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
+    let spec = ModelSpec::from_config(&checkpoint.config)?;
+    if let Some(amount) = amount {
+        amount.of(spec.layers)?;
+    }
+    let seq_len = settings.seq_len.unwrap_or(SEQ_LEN.min(spec.max_positions));
+    if seq_len > spec.max_positions {
+        progress.warn(&format!(
+            "--seq-len {seq_len} is longer than the {} positions the model was made for",
+            spec.max_positions
+        ));
+    }
+    let sequences = read_text(settings, &checkpoint, seq_len, progress)?;
+    let options = ModelOptions {
+        device: open::device(settings.device.as_deref())?,
+        budget: open::budget(settings.memory.as_deref())?,
+        ..ModelOptions::default()
+    };
+    let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
+    let mut pass = PassReport {
+        residency: fit.residency,
+        weight_bytes: fit.weight_bytes,
+        memory_bytes: options.budget.bytes(),
+        samples: sequences.rows.len(),
+        tokens: sequences.tally.tokens as usize,
+        seconds: None,
+    };
+    if settings.dry_run {
+        return Ok((None, pass));
+    }
+    let model = Model::open(checkpoint.clone(), &options, progress)?;
+    let mut probe = Probe::new(model.layers(), METRICS);
+    let batches = Batch::pack(&sequences.rows, model.pass_tokens(model.layers() + 1))?;
+    let started = std::time::Instant::now();
+    model.run(&batches, &mut Watch::new(&mut probe, &batches), "measuring", progress)?;
+    pass.seconds = Some(started.elapsed().as_secs_f64());
+    let planned_for = PlannedFor {
+        id: checkpoint.source.id.clone(),
+        revision: checkpoint.source.revision.clone(),
+        fingerprint: checkpoint.fingerprint(),
+        layers: spec.layers,
+    };
+    let data = DataUsed {
+        source: settings.data.clone().unwrap_or_default(),
+        samples: probe.samples(),
+        tokens: sequences.tally.tokens,
+        seq_len,
+        seed: settings.seed.unwrap_or(0),
+    };
+    let analysis =
+        Analysis::new(planned_for, spec.hidden_size, data, resolved(settings, seq_len)?, probe.finish()?, search)?;
+    Ok((Some(analysis), pass))
+}
+
+fn read_text(
+    settings: &AnalyzeSettings,
+    checkpoint: &Checkpoint,
+    seq_len: usize,
+    progress: &dyn Progress,
+) -> Result<Sequences> {
+    let data = settings.data.as_deref().ok_or_else(|| Error::request("which text? --data names it"))?;
+    let options = SourceOptions { field: settings.text_field.clone(), ..SourceOptions::default() };
+    let source = Source::open(data, &options)?;
+    let tokenizer = Tokenizer::open(&checkpoint.source.dir)?;
+    let shape = Shape { seq_len, packing: settings.packing, ..Shape::default() };
+    let options = SequenceOptions { samples: Some(settings.samples), shape, seed: settings.seed };
+    Sequences::read(&source, &tokenizer, &options, progress)
+}
+
+/// The settings that made the numbers, none of those that say where they went.
+fn resolved(settings: &AnalyzeSettings, seq_len: usize) -> Result<Map<String, Value>> {
+    let settings = AnalyzeSettings { seq_len: Some(seq_len), ..settings.clone() };
+    let value = serde_json::to_value(&settings).map_err(|error| Error::work(format!("settings: {error}")))?;
+    let Value::Object(mut map) = value else { return Err(Error::work("settings are no table")) };
+    for key in ["out", "csv", "force", "memory", "dry_run", "from"] {
+        map.remove(key);
+    }
+    map.retain(|_, value| !value.is_null());
+    Ok(map)
+}
+
+fn write(settings: &AnalyzeSettings, analysis: &Analysis) -> Result<Vec<PathBuf>> {
+    let mut written = Vec::new();
+    if let Some(target) = &settings.out {
+        let out = OutputDir::create(target, settings.force, &[])?;
+        let json = ("analysis.json", analysis.to_json()?.into_bytes());
+        for (name, bytes) in std::iter::once(json).chain(analysis_view::figures(analysis)?) {
+            let path = out.path().join(name);
+            std::fs::write(&path, bytes).map_err(|error| Error::io(&path, &error))?;
+            written.push(target.join(name));
+        }
+        out.commit()?;
+    }
+    if let Some(path) = &settings.csv {
+        checkpoint::write_file(path, settings.force, analysis.to_csv().as_bytes())?;
+        written.push(path.clone());
+    }
+    Ok(written)
+}

@@ -1,0 +1,27 @@
+//! Opening what several commands name alike: a model, a budget, a sample of text.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+
+use crate::checkpoint::{ByteSize, Checkpoint};
+use crate::model::Budget;
+use crate::progress::Progress;
+use crate::{Context, Error, Result, ops};
+
+/// The model a command was given.
+pub(super) fn checkpoint(model: Option<&str>, _progress: &dyn Progress) -> Result<Arc<Checkpoint>> {
+    let model = model.ok_or_else(|| Error::request("which model? give a directory or a hub id"))?;
+    Checkpoint::open_dir(std::path::Path::new(model)).map(Arc::new)
+}
+
+/// `--memory`.
+pub(super) fn budget(memory: Option<&str>) -> Result<Budget> {
+    let cap = memory.map(|text| text.parse::<ByteSize>().context(|| "--memory")).transpose()?;
+    Ok(Budget::new(cap.map(|size| size.0)))
+}
+
+/// `--device`.
+pub(super) fn device(choice: Option<&str>) -> Result<Device> {
+    ops::device(choice.unwrap_or("auto")).context(|| "--device")
+}
