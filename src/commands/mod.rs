@@ -4,4 +4,7 @@ mod analysis_view;
 pub mod analyze;
 pub mod cut;
 pub mod demo;
+pub mod heal;
+mod heal_figure;
+pub mod merge;
 mod open;

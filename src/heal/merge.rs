@@ -162,7 +162,8 @@ impl<'a> Merge<'a> {
             if was_four_bit && owner != entry.name {
                 continue;
             }
-            let shape = if was_four_bit { four_bit::original(&self.checkpoint.index, owner)?.0 } else { entry.shape.clone() };
+            let shape =
+                if was_four_bit { four_bit::original(&self.checkpoint.index, owner)?.0 } else { entry.shape.clone() };
             if self.becomes_four_bit(owner) {
                 interrupt::check()?;
                 // the text of the settings is as long as its numbers: only quantising tells

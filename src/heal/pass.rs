@@ -82,12 +82,7 @@ fn blocks(model: &Model) -> Result<&[std::sync::Arc<Block>]> {
 ///
 /// # Errors
 /// Work: a value that is not finite, named with its layer. Interrupted.
-pub fn pass(
-    model: &Model,
-    batch: &Batch,
-    settings: &PassSettings<'_>,
-    gradients: &mut Gradients,
-) -> Result<PassLoss> {
+pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients: &mut Gradients) -> Result<PassLoss> {
     let blocks = blocks(model)?;
     let prepared = Pass::new(model.spec(), batch, model.device())?;
     let training = |place| Training { pass: &prepared, place, noise: settings.noise };

@@ -129,7 +129,8 @@ fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
 /// Forward, input gradients, and what is computed again; attention at half its square.
 fn flops_per_token(spec: &ModelSpec, seq_len: usize, recomputed: f64) -> f64 {
     let tensors = spec.layer_tensors(0);
-    let matrices: usize = tensors.iter().filter(|tensor| tensor.shape.len() == 2).map(|t| t.shape[0] * t.shape[1]).sum();
+    let matrices: usize =
+        tensors.iter().filter(|tensor| tensor.shape.len() == 2).map(|t| t.shape[0] * t.shape[1]).sum();
     let attention = 2 * spec.heads * spec.head_dim * seq_len;
     let layer = (2 * matrices + attention) as f64;
     let head = (2 * spec.vocab_size * spec.hidden_size) as f64;

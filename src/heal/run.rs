@@ -135,7 +135,8 @@ impl Run<'_> {
             return Ok(());
         }
         let step = at.place.step;
-        let loss = self.model.loss(self.validation, "validation", &Silent).context(|| format!("validation at step {step}"))?;
+        let loss =
+            self.model.loss(self.validation, "validation", &Silent).context(|| format!("validation at step {step}"))?;
         at.journal.add(Line::Validation { step, val_loss: loss.mean() })?;
         if at.place.best.is_none_or(|best| loss.mean() < best.loss) {
             at.place.best = Some(Best { step, loss: loss.mean() });

@@ -21,7 +21,7 @@ pub struct HealSettings {
     /// The cut model: directory or hub id.
     pub model: Option<String>,
     /// Text to train on: a file or a directory of files.
-    pub data: Option<PathBuf>,
+    pub data: Option<String>,
     /// Directory of the results.
     pub out: Option<PathBuf>,
 
@@ -36,7 +36,7 @@ pub struct HealSettings {
     /// Sequences are shuffled among so many that are read together; 1 keeps the order of the text.
     pub shuffle_window: usize,
     /// Text to measure the validation loss on.
-    pub eval_data: Option<PathBuf>,
+    pub eval_data: Option<String>,
     /// Sequences of it.
     pub eval_samples: usize,
     /// Steps between two validations; 0 validates at the end only.
@@ -339,7 +339,8 @@ mod tests {
 
     #[test]
     fn from_a_file_and_back() {
-        let text = "model = \"m\"\ntarget = [\"q_proj\"]\ntrain = \"lm-head+last3\"\nschedule = \"linear\"\nwarmup = 0.1";
+        let text =
+            "model = \"m\"\ntarget = [\"q_proj\"]\ntrain = \"lm-head+last3\"\nschedule = \"linear\"\nwarmup = 0.1";
         let settings: HealSettings = toml::from_str(text).unwrap();
         assert_eq!(settings.target, Targets::Modules(vec!["q_proj".into()]));
         assert_eq!((settings.train, settings.schedule, settings.batch), (Train::Last(3), Decay::Linear, 16));

@@ -113,9 +113,8 @@ impl WorkDir {
                 slots.push(slot(format!("second.{name}"), &[tensor.elem_count()]));
             }
         }
-        let moments = |name: &str| {
-            optimiser.moments.get(name).ok_or_else(|| Error::work(format!("no moments of {name}")))
-        };
+        let moments =
+            |name: &str| optimiser.moments.get(name).ok_or_else(|| Error::work(format!("no moments of {name}")));
         self.replace(STATE, slots, |name, file| {
             if name == PLACE {
                 return write_bytes(file, &place);
@@ -231,9 +230,8 @@ fn compare(path: &Path, before: &Map<String, Value>, now: &Map<String, Value>) -
     let keys: std::collections::BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     let differing = keys.into_iter().filter(|key| before.get(*key) != now.get(*key));
     let show = |value: Option<&Value>| value.map_or_else(|| "absent".to_owned(), Value::to_string);
-    let list: Vec<String> = differing
-        .map(|key| format!("{key} was {}, is {}", show(before.get(key)), show(now.get(key))))
-        .collect();
+    let list: Vec<String> =
+        differing.map(|key| format!("{key} was {}, is {}", show(before.get(key)), show(now.get(key)))).collect();
     if list.is_empty() {
         return Ok(());
     }

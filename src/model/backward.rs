@@ -228,8 +228,7 @@ impl Block {
         let Some(dattended) = dattended else { return Ok(None) };
         let pass = at.training.pass;
         let (turned_q, turned_k) = self.turn(q, k, pass)?;
-        let (dq, dk, dv) =
-            ops::attention_backward((&turned_q, &turned_k, v), attended, &dattended)?;
+        let (dq, dk, dv) = ops::attention_backward((&turned_q, &turned_k, v), attended, &dattended)?;
         drop((turned_q, turned_k, dattended));
         let dq = self.turn_back(at, Role::QNorm, q, dq)?;
         let dk = self.turn_back(at, Role::KNorm, k, dk)?;

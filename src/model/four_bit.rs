@@ -77,9 +77,9 @@ impl State {
             "bfloat16" => Ok(DType::BF16),
             "float16" => Ok(DType::F16),
             "float32" => Ok(DType::F32),
-            other => Err(Error::work(format!(
-                "its quant_state says dtype {other}, expected bfloat16, float16 or float32"
-            ))),
+            other => {
+                Err(Error::work(format!("its quant_state says dtype {other}, expected bfloat16, float16 or float32")))
+            }
         }
     }
 }

@@ -58,7 +58,8 @@ pub fn objective(
         return Err(Error::work(format!("token {token} is beyond the vocabulary of {vocabulary}")));
     }
     if let Some(teacher) = &teacher {
-        let ((teacher_rows, width), (teacher_vocabulary, head_width)) = (teacher.hidden.dims2()?, teacher.head.dims2()?);
+        let ((teacher_rows, width), (teacher_vocabulary, head_width)) =
+            (teacher.hidden.dims2()?, teacher.head.dims2()?);
         if teacher_rows != rows || width != head_width || teacher_vocabulary != vocabulary {
             return Err(fault("the teacher's head", teacher.head));
         }
@@ -203,9 +204,10 @@ fn distilled(logits: &mut [f32], token: usize, teacher_logits: &[f32], teacher: 
         || {
             let (own, own_normaliser) = soft(logits);
             let (others, other_normaliser) = soft(teacher_logits);
-            let gaps = others.iter().zip(logits.iter().zip(teacher_logits)).map(|(q, (own, other))| {
-                f64::from(*q) * (f64::from(*other) - f64::from(*own)) / temperature
-            });
+            let gaps = others
+                .iter()
+                .zip(logits.iter().zip(teacher_logits))
+                .map(|(q, (own, other))| f64::from(*q) * (f64::from(*other) - f64::from(*own)) / temperature);
             let divergence = gaps.sum::<f64>() - other_normaliser + own_normaliser;
             let cross_entropy = row_loss(logits, token);
             let (hard, soft) = ((1.0 - weight) as f32, (weight * temperature) as f32);

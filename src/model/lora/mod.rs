@@ -102,7 +102,8 @@ impl Adapters {
         settings.check()?;
         let roles = settings.targets.roles(spec)?;
         settings.check_patterns(&roles)?;
-        let modules = (0..spec.layers).flat_map(|layer| spec.linear_modules(layer).into_iter().map(move |m| (layer, m)));
+        let modules =
+            (0..spec.layers).flat_map(|layer| spec.linear_modules(layer).into_iter().map(move |m| (layer, m)));
         let chosen = modules.filter(|(_, (role, _))| roles.contains(role));
         Ok(chosen
             .map(|(layer, (role, path))| {
