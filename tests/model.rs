@@ -2,22 +2,16 @@
 
 mod fixture;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use fixture::shared;
 use prune::checkpoint::Checkpoint;
+use prune::commands::cut::{CutSettings, cut};
+use prune::data::{SequenceOptions, Sequences, Shape, Source, SourceOptions, Tokenizer};
 use prune::model::{Batch, Model, ModelOptions, Observer, Residency};
 use prune::progress::Silent;
-
-fn shared(path: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: {} is not here", path.display());
-    None
-}
 
 /// Keeps every residual stream, `[l + 1][batch]`.
 #[derive(Default)]
@@ -64,5 +58,43 @@ fn tiny_equals_transformers() {
         let loss = model.loss(&ids, "loss", &Silent).unwrap();
         assert_eq!(loss.tokens, samples * (t - 1));
         assert!((loss.sum - nll).abs() / nll < 1e-6, "{} {nll}", loss.sum);
+    }
+}
+
+#[test]
+fn a_cut_of_the_stories_model_loses_what_the_reference_says() {
+    let (Some(model), Some(text)) =
+        (shared("data/stories260K"), shared("data/tinystories/tiny_stories_train_head.jsonl"))
+    else {
+        return;
+    };
+    let reference: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(model.join("reference.json")).unwrap()).unwrap();
+    let eval = &reference["eval"];
+    // the reference takes the first rows of the file that have more than 32 tokens, cut to 128
+    let source = Source::open(&text, &SourceOptions::default()).unwrap();
+    let shape = Shape { seq_len: 128, min_tokens: 33, ..Shape::default() };
+    let options = SequenceOptions { samples: Some(40), shape, seed: None };
+    let rows = Sequences::read(&source, &Tokenizer::open(&model).unwrap(), &options, &Silent).unwrap().rows;
+    let predicted: usize = rows.iter().map(|row| row.len() - 1).sum();
+    assert_eq!(predicted as u64, eval["predicted_tokens"].as_u64().unwrap());
+    for residency in [Residency::Resident, Residency::Streamed] {
+        let loss = open(&model, residency).loss(&rows, "loss", &Silent).unwrap().mean();
+        assert!((loss - eval["loss"].as_f64().unwrap()).abs() < 1e-4, "{residency:?}: {loss}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (layer, expected) in eval["loss_without_block"].as_array().unwrap().iter().enumerate() {
+        let expected = expected.as_f64().unwrap();
+        let out = dir.path().join(layer.to_string());
+        let settings = CutSettings {
+            model: Some(model.display().to_string()),
+            drop: Some(layer.to_string()),
+            out: Some(out.clone()),
+            verify: true,
+            ..CutSettings::default()
+        };
+        cut(&settings, &Silent).unwrap();
+        let loss = open(&out, Residency::Resident).loss(&rows, "loss", &Silent).unwrap().mean();
+        assert!((loss - expected).abs() < 1e-4, "without layer {layer}: {loss}, not {expected}");
     }
 }

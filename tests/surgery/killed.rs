@@ -20,6 +20,9 @@ const MODEL: &str = "PRUNE_TEST_CUT_MODEL";
 const OUT: &str = "PRUNE_TEST_CUT_OUT";
 const FORCE: &str = "PRUNE_TEST_CUT_FORCE";
 
+/// Arguments that make this program run [`child`] alone.
+const CHILD: [&str; 4] = ["--exact", "killed::child", "--ignored", "--nocapture"];
+
 #[test]
 #[ignore = "the process that the test below kills"]
 fn child() {
@@ -37,7 +40,7 @@ fn child() {
 
 fn start(source: &Path, out: &Path, force: bool) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "killed::child", "--ignored", "--quiet"])
+        .args(CHILD)
         .env(MODEL, source)
         .env(OUT, out)
         .env(FORCE, if force { "yes" } else { "no" })
@@ -92,4 +95,28 @@ fn killed_cuts_leave_nothing_that_looks_finished() {
     assert!(start(&source, &out, true).wait().unwrap().success());
     assert!(files(&out) == expected);
     assert_eq!(names(&place), ["out"]);
+}
+
+/// A limit on the size of files stands for the disk that fills up in the middle of a shard.
+#[test]
+#[cfg(unix)]
+fn a_full_disk_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, place) = (dir.path().join("source"), dir.path().join("place"));
+    Llama { layers: 8, hidden: 192, mlp: 768, heads: 8, kv_heads: 8, head_dim: 24, vocab: 512, ..Llama::default() }
+        .write(&source);
+    // in blocks of 512 bytes; without the signal, the write itself fails
+    let limited = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 2000; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(CHILD)
+        .env(MODEL, &source)
+        .env(OUT, place.join("out"))
+        .env(FORCE, "no")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&limited.stderr);
+    assert!(!limited.status.success() && said.contains("safetensors: "), "{said}");
+    assert!(said.contains("File too large"), "{said}");
+    assert!(!place.exists(), "{:?}", names(&place));
 }

@@ -1,0 +1,233 @@
+//! The binary as a person or a script meets it: exit codes, one-line errors, nothing left behind.
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+mod fixture;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use fixture::{Head, Llama, write_json};
+use serde_json::{Value, json};
+
+/// A directory with a model and a text.
+struct Desk {
+    dir: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self { dir: tempfile::tempdir().unwrap() };
+        Llama::default().write(&desk.path("model"));
+        let lines = (0..12).map(|line| {
+            let words: Vec<String> = (0..8 + line).map(|word| format!("w{}", 3 + (word * 7 + line) % 13)).collect();
+            json!({"text": words.join(" ")}).to_string() + "\n"
+        });
+        fs::write(desk.path("text.jsonl"), lines.collect::<String>()).unwrap();
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Runs the binary in the directory; words are split at spaces.
+    fn run(&self, line: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_prune"));
+        command.args(line.split_whitespace()).current_dir(self.dir.path()).env("HF_HUB_OFFLINE", "1").output().unwrap()
+    }
+
+    fn json(&self, line: &str) -> Value {
+        let output = self.run(line);
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The run fails with this code and one line that says all the words, and writes nothing.
+    fn refused(&self, line: &str, code: i32, words: &[&str]) {
+        let before = self.names();
+        let output = self.run(line);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+        assert!(said.starts_with("error: ") && said.trim_end().lines().count() == 1, "{line}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{line}: {word:?} is not in {said}");
+        }
+        assert!(output.stdout.is_empty(), "{line}: printed something");
+        assert_eq!(self.names(), before, "{line}: left something behind");
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path()).unwrap();
+        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// The model's config with a key changed.
+    fn config(&self, key: &str, value: Value) {
+        let path = self.path("model/config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        match value {
+            Value::Null => drop(config.as_object_mut().unwrap().remove(key)),
+            value => config[key] = value,
+        }
+        write_json(&path, &config);
+    }
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn analyze_then_cut() {
+    let desk = Desk::new();
+    let report = desk.json("analyze model --data text.jsonl --layers 2 -o a --csv scores.csv --json");
+    for file in ["analysis.json", "heatmap.png", "heatmap.svg", "curves.png", "curves.svg"] {
+        assert!(fs::metadata(desk.path("a").join(file)).unwrap().len() > 500, "{file}");
+    }
+    let analysis = read(&desk.path("a/analysis.json"));
+    assert_eq!(report["analysis"]["plan"], analysis["plan"]);
+    assert!(
+        fs::read_to_string(desk.path("scores.csv")).unwrap().starts_with("metric,n,l,end,mean,stderr\nangular,1,0,0,")
+    );
+
+    let cut = desk.json("cut model --plan a/analysis.json -o small --verify --json");
+    assert_eq!(cut["layers"], json!({"before": 4, "after": 2}));
+    assert_eq!(read(&desk.path("small/config.json"))["num_hidden_layers"], json!(2));
+    // the pruned model is a model like any other
+    desk.json("analyze small --data text.jsonl --json");
+
+    // another plan of the same scores needs no forward pass and equals a measurement's
+    desk.json("analyze --from a/analysis.json --layers 3 --protect-last 1 -o b --json");
+    desk.json("analyze model --data text.jsonl --layers 3 --protect-last 1 -o c --json");
+    assert_eq!(read(&desk.path("b/analysis.json"))["plan"], read(&desk.path("c/analysis.json"))["plan"]);
+}
+
+#[test]
+fn memory_and_threads_do_not_change_a_byte() {
+    let desk = Desk::new();
+    let roomy = desk.json("analyze model --data text.jsonl -o roomy --json");
+    assert_eq!(roomy["pass"]["residency"], "resident");
+    let tight = desk.json("analyze model --data text.jsonl -o tight --memory 65MiB --threads 1 --json");
+    assert_eq!(tight["pass"]["residency"], "streamed");
+    let bytes = |name: &str| fs::read(desk.path(name).join("analysis.json")).unwrap();
+    assert!(bytes("roomy") == bytes("tight"));
+    assert!(
+        bytes("roomy") == {
+            desk.json("analyze model --data text.jsonl -o again --json");
+            bytes("again")
+        }
+    );
+}
+
+#[test]
+fn a_config_file_and_flags() {
+    let desk = Desk::new();
+    fs::write(
+        desk.path("a.toml"),
+        "model = \"model\"\n[analyze]\nmodel = \"model\"\ndata = \"text.jsonl\"\nlayers = 1\n",
+    )
+    .unwrap();
+    let report = desk.json("analyze --config a.toml --json");
+    assert_eq!(report["analysis"]["plan"]["stack"].as_array().unwrap().len(), 3);
+    let report = desk.json("analyze --config a.toml --layers 2 --json");
+    assert_eq!(report["analysis"]["plan"]["stack"].as_array().unwrap().len(), 2);
+    fs::write(desk.path("b.toml"), "[analyze]\nlayer = 1\n").unwrap();
+    desk.refused("analyze --config b.toml", 2, &["b.toml", "layer"]);
+}
+
+#[test]
+fn dry_runs_write_nothing() {
+    let desk = Desk::new();
+    let before = desk.names();
+    let report = desk.json("analyze model --data text.jsonl -o a --dry-run --json");
+    assert_eq!(report["pass"]["samples"], 12);
+    desk.json("cut model --drop 1 -o b --dry-run --json");
+    assert_eq!(desk.names(), before);
+}
+
+#[test]
+fn wrong_requests() {
+    let desk = Desk::new();
+    fs::create_dir(desk.path("here")).unwrap();
+    desk.refused("analyze nowhere --data text.jsonl", 2, &["nowhere"]);
+    desk.refused("analyze model --data nothing.jsonl", 2, &["nothing.jsonl"]);
+    desk.refused("analyze model", 2, &["--data"]);
+    desk.refused("analyze model --data text.jsonl -o here", 2, &["here", "--force"]);
+    desk.refused("analyze model --data text.jsonl --layers 4 -o a", 2, &["4"]);
+    desk.refused("analyze model --data text.jsonl --fraction 1.5 -o a", 2, &["fraction", "1.5"]);
+    desk.refused("analyze model --data text.jsonl --memory lots", 2, &["--memory", "lots"]);
+    desk.refused("analyze model --data text.jsonl --memory 1MiB", 2, &["--memory", "too small"]);
+    desk.refused("analyze model --data text.jsonl --text-field body", 1, &["text.jsonl", "body", "text"]);
+    desk.refused("analyze model --data text.jsonl --threads 0", 2, &["--threads"]);
+    desk.refused("cut model --drop 0-3 -o a", 2, &["every layer"]);
+    desk.refused("cut model --drop 4 -o a", 2, &["4", "0..=3"]);
+    desk.refused("cut model --drop one -o a", 2, &["one"]);
+    desk.refused("cut model --drop 1 -o here", 2, &["here", "--force"]);
+    desk.config("model_type", json!("perceptron"));
+    desk.config("architectures", json!(["PerceptronForever"]));
+    desk.refused("analyze model --data text.jsonl", 2, &["perceptron", "llama", "qwen3"]);
+}
+
+#[test]
+fn plans_of_another_model() {
+    let desk = Desk::new();
+    desk.json("analyze model --data text.jsonl --layers 1 -o a --json");
+    Llama { layers: 5, ..Llama::default() }.write(&desk.path("other"));
+    desk.refused("cut other --plan a/analysis.json -o b", 2, &["a/analysis.json", "other"]);
+    fs::write(desk.path("broken.json"), "{\"format\": \"prune-analysis\", \"version\": 1").unwrap();
+    desk.refused("cut model --plan broken.json -o b", 1, &["broken.json"]);
+}
+
+#[test]
+fn broken_checkpoints() {
+    let change = |line: &str, words: &[&str], break_it: &dyn Fn(&Desk)| {
+        let desk = Desk::new();
+        break_it(&desk);
+        desk.refused(line, 1, words);
+    };
+    let analyze = "analyze model --data text.jsonl -o a";
+    let weights = |desk: &Desk| desk.path("model/model.safetensors");
+    change(analyze, &["model.safetensors"], &|desk| {
+        let bytes = fs::read(weights(desk)).unwrap();
+        fs::write(weights(desk), &bytes[..bytes.len() - 10]).unwrap();
+    });
+    change(analyze, &["num_hidden_layers", "4"], &|desk| desk.config("num_hidden_layers", json!(3)));
+    change(analyze, &["hidden_size"], &|desk| desk.config("hidden_size", Value::Null));
+    change(analyze, &["mlp", "intermediate_size"], &|desk| desk.config("intermediate_size", json!(24)));
+    change(analyze, &["tokenizer.json"], &|desk| fs::write(desk.path("model/tokenizer.json"), "{}").unwrap());
+    change(analyze, &["text.jsonl"], &|desk| fs::write(desk.path("text.jsonl"), "").unwrap());
+    change(analyze, &["layers.2.mlp.up_proj.weight", "finite"], &|desk| {
+        let model = Llama::default();
+        let mut tensors = model.tensors();
+        let tensor = tensors.iter_mut().find(|tensor| tensor.name.contains("2.mlp.up_proj")).unwrap();
+        tensor.bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        fixture::write_weights(&desk.path("model"), &tensors, 1);
+    });
+}
+
+#[test]
+fn every_head_of_the_family() {
+    for head in [Head::Own, Head::Tied, Head::TiedHeadOnly] {
+        let desk = Desk::new();
+        Llama { head, ..Llama::default() }.write(&desk.path("m"));
+        desk.json("analyze m --data text.jsonl --json");
+        desk.json("cut m --drop 1-2 -o small --verify --json");
+    }
+}
+
+#[test]
+fn the_demo_extracts_and_runs() {
+    let desk = Desk::new();
+    desk.json("demo --extract atlas --json");
+    assert!(desk.path("atlas/model/model.safetensors").exists());
+    desk.refused("demo --extract atlas", 2, &["atlas", "--force"]);
+    desk.refused("demo --extract model --force", 2, &["model", "stays"]);
+    let report = desk.json("demo --json");
+    let job = &report["job"];
+    // the reference: transformers in f32, 0.357 nats over the first hundred validation texts
+    assert!((job["dense_loss"].as_f64().unwrap() - 0.357).abs() < 1e-3, "{job}");
+    assert!((job["cuts"][0]["distance"].as_f64().unwrap() - 0.037).abs() < 1e-3, "{job}");
+}
