@@ -97,7 +97,9 @@ impl<'a> Trainer<'a> {
     /// do not reach. Interrupted.
     pub fn step(&mut self, rows: &[Vec<u32>]) -> Result<StepReport> {
         let step = self.optimiser.steps;
-        let (sums, gradients, targets) = self.gradients(rows).context(|| format!("step {}", step + 1))?;
+        // inside the pool, where every op is: not a thread that wakes the pool and sleeps for each of them
+        let computed = rayon::scope(|_| self.gradients(rows));
+        let (sums, gradients, targets) = computed.context(|| format!("step {}", step + 1))?;
         let norm = self.norm(&gradients).context(|| format!("step {}", step + 1))?;
         let (rate, clip) = (self.rates.rate(step), clip(norm, self.clip));
         self.optimiser.begin_step();
