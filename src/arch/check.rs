@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::ModelSpec;
 use super::names::LAYERS;
-use crate::checkpoint::Index;
+use crate::checkpoint::{Index, four_bit_owner};
 use crate::{Error, Result};
 
 /// A buffer that old Llama checkpoints carry and nothing reads.
@@ -34,7 +34,9 @@ impl ModelSpec {
                 used.insert(tensor.name);
             }
         }
-        let unused = index.tensors.keys().filter(|name| !used.contains(*name) && !name.ends_with(FREQUENCIES));
+        let is_used =
+            |name: &str| used.contains(name) || four_bit_owner(name).is_some_and(|owner| used.contains(owner));
+        let unused = index.tensors.keys().filter(|name| !is_used(name) && !name.ends_with(FREQUENCIES));
         Ok(unused.cloned().collect())
     }
 
@@ -61,6 +63,8 @@ fn check_tensor(index: &Index, name: &str, shape: &[usize]) -> Result<()> {
     match index.tensors.get(name) {
         None => Err(Error::work(format!("tensor {name} is missing, expected with shape {shape:?}"))),
         Some(entry) if entry.shape == shape => Ok(()),
+        // four-bit codes have a shape of their own; the one they stand for is compared when they are read
+        Some(_) if index.four_bit_state(name).is_some() => Ok(()),
         Some(entry) => {
             Err(Error::work(format!("tensor {name} has shape {:?}, config.json asks for {shape:?}", entry.shape)))
         }

@@ -219,7 +219,7 @@ mod tests {
             ("llama", json!({"residual_multiplier": 0.22}), "residual_multiplier is 0.22"),
             ("llama", json!({"is_encoder_decoder": true}), "is_encoder_decoder"),
             ("llama", json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), "method gptq"),
-            ("llama", json!({"quantization_config": {"load_in_4bit": true}}), "bitsandbytes"),
+            ("llama", json!({"quantization_config": {"load_in_4bit": false}}), "bitsandbytes"),
             ("llama", json!({"no_rope_layers": [1, 1, 1, 0]}), "no_rope_layers"),
             ("llama", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5"),
             ("llama", json!({"layer_types": vec!["sliding_attention"; 4]}), "layer_types"),
@@ -235,5 +235,7 @@ mod tests {
         let off = json!({"num_local_experts": 0, "attn_logit_softcapping": null, "logit_scale": 1, "alibi": false,
                          "quantization_config": null, "hidden_act": "swish", "no_rope_layers": [1, 1, 1, 1]});
         assert!(spec("llama", &off).is_ok());
+        let four_bit = json!({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}});
+        assert!(spec("llama", &four_bit).is_ok());
     }
 }

@@ -70,7 +70,7 @@ pub(super) fn check(keys: &Keys<'_>, row: &Architecture) -> Result<()> {
     Ok(())
 }
 
-/// Weights that are not plain floating point numbers.
+/// Weights that are neither plain floating point numbers nor bitsandbytes' four-bit codes.
 fn quantized(keys: &Keys<'_>) -> Result<()> {
     let Some(quantization) = keys.object("quantization_config")?.or(keys.object("compression_config")?) else {
         return Ok(());
@@ -81,9 +81,12 @@ fn quantized(keys: &Keys<'_>) -> Result<()> {
         None => "unknown",
     };
     Err(Error::request(match method {
-        "bitsandbytes" => "quantization_config: the weights are stored as bitsandbytes codes, which are not read as a \
-                           source; start from the full-precision checkpoint, healing quantises it by itself"
-            .to_owned(),
+        "bitsandbytes" if quantization.flag("load_in_4bit")?.unwrap_or(false) => return Ok(()),
+        "bitsandbytes" => {
+            "quantization_config: the weights are stored in bitsandbytes' eight bits, which are not read; \
+                           start from the full-precision checkpoint, healing quantises it by itself"
+                .to_owned()
+        }
         _ => format!(
             "quantization_config: the weights are quantised by method {method}, expected f32, f16 or bf16; start from \
              the full-precision checkpoint"

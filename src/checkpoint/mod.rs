@@ -5,6 +5,7 @@
 
 mod fingerprint;
 mod flush;
+mod four_bit;
 mod hash;
 mod header;
 mod hub;
@@ -18,6 +19,7 @@ mod side;
 mod size;
 mod writer;
 
+pub use four_bit::four_bit_owner;
 pub use hash::sha256;
 pub use hub::{Dataset, Hub, HubFile};
 pub use index::{Entry, Index};

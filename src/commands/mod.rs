@@ -6,4 +6,7 @@ pub mod cut;
 pub mod demo;
 pub mod eval;
 mod eval_view;
+pub mod heal;
+mod heal_figure;
+pub mod merge;
 mod open;

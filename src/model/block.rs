@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::{Batch, Linear, PASS_TOKENS};
+use super::{Batch, Fittings, Linear, PASS_TOKENS};
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, Heads, Layout};
@@ -46,14 +46,14 @@ impl Pass {
 
 /// Query, key and value projections, apart or in one tensor.
 #[derive(Debug)]
-enum Attend {
+pub(super) enum Attend {
     Split { q: Linear, k: Linear, v: Linear },
     Fused(Linear),
 }
 
 /// Gate and up projections, apart or in one tensor.
 #[derive(Debug)]
-enum Expand {
+pub(super) enum Expand {
     Split { gate: Linear, up: Linear },
     Fused(Linear),
 }
@@ -61,37 +61,41 @@ enum Expand {
 /// One decoder block: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 #[derive(Debug)]
 pub struct Block {
-    eps: f64,
-    heads: Heads,
-    mlp_size: usize,
+    /// Whether all of it is trained.
+    pub(super) whole: bool,
+    pub(super) eps: f64,
+    pub(super) heads: Heads,
+    pub(super) mlp_size: usize,
     /// Whether queries and keys are rotated.
-    rotated: bool,
-    input_norm: Tensor,
-    attend: Attend,
+    pub(super) rotated: bool,
+    pub(super) input_norm: Tensor,
+    pub(super) attend: Attend,
     /// Norms of the query and key heads.
-    head_norms: Option<(Tensor, Tensor)>,
-    o: Linear,
-    post_norm: Tensor,
-    expand: Expand,
-    down: Linear,
+    pub(super) head_norms: Option<(Tensor, Tensor)>,
+    pub(super) o: Linear,
+    pub(super) post_norm: Tensor,
+    pub(super) expand: Expand,
+    pub(super) down: Linear,
 }
 
 impl Block {
-    /// Reads layer `l`. Matrices keep their type on disk, norms and biases are widened to f32.
+    /// Reads layer `l` for the place `place` of the stack. Matrices keep their type on disk unless `fittings` says
+    /// otherwise, norms and biases are widened to f32.
     ///
     /// # Errors
     /// A tensor that is missing, has another shape or cannot be read.
-    pub fn load(checkpoint: &Checkpoint, spec: &ModelSpec, l: usize, device: &Device) -> Result<Self> {
+    pub fn load(
+        checkpoint: &Checkpoint,
+        spec: &ModelSpec,
+        (l, place): (usize, usize),
+        fittings: &Fittings,
+        device: &Device,
+    ) -> Result<Self> {
         let vector = |role| {
             let tensor = spec.layer_tensor(l, role);
             checkpoint.load_f32(&tensor.name, &tensor.shape, device)
         };
-        let linear = |role| {
-            let tensor = spec.layer_tensor(l, role);
-            let weight = checkpoint.load(&tensor.name, &tensor.shape, device)?;
-            let bias = tensor.bias.map(|name| checkpoint.load_f32(&name, &tensor.shape[..1], device)).transpose()?;
-            Ok::<_, crate::Error>(Linear::new(weight, bias))
-        };
+        let linear = |role| fittings.linear(checkpoint, spec, (l, place), role, device);
         let (attend, expand) = if spec.fused {
             (Attend::Fused(linear(Role::Qkv)?), Expand::Fused(linear(Role::GateUp)?))
         } else {
@@ -101,6 +105,7 @@ impl Block {
             )
         };
         Ok(Self {
+            whole: fittings.is_whole(place),
             eps: spec.norm_eps,
             heads: Heads {
                 heads: spec.heads,
@@ -144,27 +149,44 @@ impl Block {
     }
 
     fn attention(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let Heads { heads, kv_heads, head_dim, .. } = self.heads;
         let (q, k, v) = match &self.attend {
             Attend::Split { q, k, v } => (q.forward(x)?, k.forward(x)?, v.forward(x)?),
-            Attend::Fused(qkv) => {
-                let (qkv, width) = (qkv.forward(x)?, kv_heads * head_dim);
-                let part = |start, len| qkv.narrow(1, start, len)?.contiguous();
-                (part(0, heads * head_dim)?, part(heads * head_dim, width)?, part(heads * head_dim + width, width)?)
-            }
+            Attend::Fused(qkv) => self.split_heads(&qkv.forward(x)?)?,
         };
-        let (q, k) = match &self.head_norms {
-            Some((q_norm, k_norm)) => (self.norm_heads(&q, q_norm)?, self.norm_heads(&k, k_norm)?),
-            None => (q, k),
-        };
-        let rotate = |x| if self.rotated { ops::rope(&x, &pass.cos, &pass.sin, head_dim) } else { Ok(x) };
-        let (q, k) = (rotate(q)?, rotate(k)?);
+        let (q, k) = self.turn(&q, &k, pass)?;
         let attended = ops::attention(&q, &k, &v, &pass.layout, &self.heads).context(|| "attention")?;
         self.o.forward(&attended)
     }
 
+    /// Query, key and value of a fused projection.
+    pub(super) fn split_heads(&self, qkv: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+        let Heads { heads, kv_heads, head_dim, .. } = self.heads;
+        let width = kv_heads * head_dim;
+        let part = |start, len| qkv.narrow(1, start, len)?.contiguous();
+        Ok((part(0, heads * head_dim)?, part(heads * head_dim, width)?, part(heads * head_dim + width, width)?))
+    }
+
+    /// Gate and up of a fused projection.
+    pub(super) fn split_mlp(&self, both: &Tensor) -> Result<(Tensor, Tensor)> {
+        let part = |start| both.narrow(1, start, self.mlp_size)?.contiguous();
+        Ok((part(0)?, part(self.mlp_size)?))
+    }
+
+    /// Queries and keys as attention takes them: heads normed where the architecture does, then rotated.
+    pub(super) fn turn(&self, q: &Tensor, k: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
+        let (q, k) = match &self.head_norms {
+            Some((q_norm, k_norm)) => (self.norm_heads(q, q_norm)?, self.norm_heads(k, k_norm)?),
+            None => (q.clone(), k.clone()),
+        };
+        let rotate = |x: Tensor| match self.rotated {
+            true => ops::rope(&x, &pass.cos, &pass.sin, self.heads.head_dim),
+            false => Ok(x),
+        };
+        Ok((rotate(q)?, rotate(k)?))
+    }
+
     /// `[t, n·e]`, each head normalised on its own.
-    fn norm_heads(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    pub(super) fn norm_heads(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let (t, width) = x.dims2()?;
         let heads = x.reshape((t * width / self.heads.head_dim, self.heads.head_dim))?;
         Ok(ops::rms_norm(&heads, weight, self.eps)?.reshape((t, width))?)
@@ -173,11 +195,7 @@ impl Block {
     fn mlp(&self, x: &Tensor) -> Result<Tensor> {
         let (gate, up) = match &self.expand {
             Expand::Split { gate, up } => (gate.forward(x)?, up.forward(x)?),
-            Expand::Fused(gate_up) => {
-                let both = gate_up.forward(x)?;
-                let part = |start| both.narrow(1, start, self.mlp_size)?.contiguous();
-                (part(0)?, part(self.mlp_size)?)
-            }
+            Expand::Fused(gate_up) => self.split_mlp(&gate_up.forward(x)?)?,
         };
         self.down.forward(&ops::swiglu(&gate, &up)?)
     }

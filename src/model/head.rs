@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
+use super::four_bit;
 use crate::Result;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
-use crate::ops::{self, Scored};
+use crate::ops::{self, Scored, Teacher, WeightMatrix};
 
 /// Final norm and head, `[d]` and `[v, d]`.
 #[derive(Debug)]
@@ -15,28 +16,82 @@ pub struct Head {
     checkpoint: Arc<Checkpoint>,
     spec: Arc<ModelSpec>,
     device: Device,
+    /// Held in f32, to be trained.
+    whole: bool,
     norm: Tensor,
     /// Read when the first rows are scored; an analysis never needs it.
     weight: OnceLock<Tensor>,
 }
 
+/// A model to learn from, as far as the loss is concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Lesson<'a> {
+    /// The teacher's head.
+    pub head: &'a Head,
+    /// What leaves the teacher's last layer, `[t, d']`.
+    pub x: &'a Tensor,
+    /// Weight of the divergence from the teacher, from 0 to 1.
+    pub weight: f64,
+    /// Softens both distributions.
+    pub temperature: f64,
+}
+
+/// The training loss of a pass, and its gradients.
+#[derive(Debug)]
+pub struct HeadLoss {
+    /// Sum over the targets.
+    pub loss: f64,
+    /// The cross-entropy alone, summed.
+    pub cross_entropy: f64,
+    /// Gradient of what left the last layer, `[t, d]`, of the summed loss times `factor`.
+    pub dx: Tensor,
+    /// Gradients of the final norm and the head, when they are trained.
+    pub own: Option<(Tensor, Tensor)>,
+}
+
 impl Head {
-    pub(super) fn open(checkpoint: Arc<Checkpoint>, spec: Arc<ModelSpec>, device: &Device) -> Result<Self> {
+    pub(super) fn open(
+        checkpoint: Arc<Checkpoint>,
+        spec: Arc<ModelSpec>,
+        device: &Device,
+        whole: bool,
+    ) -> Result<Self> {
         let norm = checkpoint.load_f32(spec.final_norm_tensor(), &[spec.hidden_size], device)?;
-        Ok(Self { checkpoint, spec, device: device.clone(), norm, weight: OnceLock::new() })
+        Ok(Self { checkpoint, spec, device: device.clone(), whole, norm, weight: OnceLock::new() })
     }
 
-    pub(super) fn bytes(checkpoint: &Checkpoint, spec: &ModelSpec) -> u64 {
-        checkpoint.index.tensors.get(spec.head_tensor(&checkpoint.index)).map_or(0, |entry| entry.len)
+    pub(super) fn bytes(checkpoint: &Checkpoint, spec: &ModelSpec, whole: bool) -> u64 {
+        let entry = checkpoint.index.tensors.get(spec.head_tensor(&checkpoint.index));
+        if whole { (4 * spec.vocab_size * spec.hidden_size) as u64 } else { entry.map_or(0, |entry| entry.len) }
     }
 
-    fn weight(&self) -> Result<&Tensor> {
+    /// The head's matrix, `[v, d]`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn weight(&self) -> Result<&Tensor> {
         if let Some(weight) = self.weight.get() {
             return Ok(weight);
         }
         let name = self.spec.head_tensor(&self.checkpoint.index);
-        let weight = self.checkpoint.load(name, &[self.spec.vocab_size, self.spec.hidden_size], &self.device)?;
+        let shape = [self.spec.vocab_size, self.spec.hidden_size];
+        let weight = match four_bit::load_matrix(&self.checkpoint, name, &shape, &self.device)? {
+            WeightMatrix::Dense(weight) if !self.whole => weight,
+            weight => weight.dense(DType::F32, &self.device)?,
+        };
         Ok(self.weight.get_or_init(|| weight))
+    }
+
+    /// Whether it is trained.
+    #[must_use]
+    pub fn is_trained(&self) -> bool {
+        self.whole
+    }
+
+    /// The final norm's weight, `[d]`.
+    #[must_use]
+    pub fn norm_weight(&self) -> &Tensor {
+        &self.norm
     }
 
     fn norm(&self, x: &Tensor) -> Result<Tensor> {
@@ -49,5 +104,33 @@ impl Head {
 
     pub(super) fn score(&self, x: &Tensor, candidates: &[&[u32]]) -> Result<Vec<Vec<Scored>>> {
         ops::log_likelihood(&self.norm(x)?, self.weight()?, candidates)
+    }
+
+    /// The training loss over the rows of `x` `[t, d]` (what leaves the last layer) that have a target; its gradients
+    /// are multiplied with `factor`.
+    ///
+    /// # Errors
+    /// The head cannot be read, or a target is beyond the vocabulary.
+    pub fn train(
+        &self,
+        x: &Tensor,
+        targets: &[Option<u32>],
+        factor: f64,
+        lesson: Option<Lesson<'_>>,
+    ) -> Result<HeadLoss> {
+        let normed = self.norm(x)?;
+        let taught = lesson.map(|lesson| Ok::<_, crate::Error>((lesson, lesson.head.norm(lesson.x)?))).transpose()?;
+        let teacher = taught
+            .as_ref()
+            .map(|(lesson, hidden)| {
+                let Lesson { weight, temperature, .. } = *lesson;
+                Ok::<_, crate::Error>(Teacher { hidden, head: lesson.head.weight()?, weight, temperature })
+            })
+            .transpose()?;
+        let found = ops::objective(&normed, self.weight()?, targets, teacher, self.whole)?;
+        let dnormed = (found.hidden * factor)?;
+        let (dx, dnorm) = ops::rms_norm_backward(x, &self.norm, self.spec.norm_eps, &dnormed, self.whole)?;
+        let dweight = found.head.map(|head| head * factor).transpose()?;
+        Ok(HeadLoss { loss: found.loss, cross_entropy: found.cross_entropy, dx, own: dnorm.zip(dweight) })
     }
 }

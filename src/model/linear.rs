@@ -1,29 +1,39 @@
-//! A linear layer: a frozen weight, perhaps a bias.
+//! A linear layer: a weight, perhaps a bias, perhaps an adapter.
 
 use candle_core::Tensor;
 
-use crate::{Result, ops};
+use super::lora::Adapter;
+use crate::Result;
+use crate::ops::WeightMatrix;
 
-/// `y = x·Wᵀ + b`.
+/// `y = x·Wᵀ + b`, plus the adapter's `(x·Aᵀ)·Bᵀ·scale`.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    /// `[o, i]`, in its type on disk or in four bits.
+    pub(super) weight: WeightMatrix,
+    /// `[o]` f32.
+    pub(super) bias: Option<Tensor>,
+    /// What is added to the frozen product.
+    pub(super) adapter: Option<Adapter>,
 }
 
 impl Linear {
-    /// `weight` is `[o, i]` in its type on disk, `bias` `[o]` in f32.
+    /// `weight` is `[o, i]`, `bias` `[o]` in f32.
     #[must_use]
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+    pub fn new(weight: WeightMatrix, bias: Option<Tensor>) -> Self {
+        Self { weight, bias, adapter: None }
     }
 
-    /// `[t, i]` to `[t, o]`.
+    /// `[t, i]` to `[t, o]`. Gradients for `x` and, where it is tracked, the adapter.
     ///
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = ops::linear(x, &self.weight)?;
+        let y = match &self.adapter {
+            None => self.weight.linear(x)?,
+            Some(adapter) if x.track_op() || adapter.a.track_op() => (self.weight.linear(x)? + adapter.tracked(x)?)?,
+            Some(adapter) => self.weight.linear_plus(x, &adapter.reduce(x)?, &adapter.b)?,
+        };
         match &self.bias {
             Some(bias) => Ok(y.broadcast_add(bias)?),
             None => Ok(y),

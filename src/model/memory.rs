@@ -1,6 +1,6 @@
 //! How much memory there is, and what a model takes of it.
 
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 use super::{Head, ModelOptions, PASS_TOKENS, Residency, TREE_TOKENS};
 use crate::arch::ModelSpec;
@@ -43,6 +43,16 @@ pub fn free() -> u64 {
     system.cgroup_limits().map_or(available, |limits| available.min(limits.free_memory))
 }
 
+/// Resident memory of this process now; 0 where the system does not say.
+#[must_use]
+pub fn resident() -> u64 {
+    let Ok(pid) = sysinfo::get_current_pid() else { return 0 };
+    let mut system = System::new();
+    let what = ProcessRefreshKind::nothing().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, what);
+    system.process(pid).map_or(0, sysinfo::Process::memory)
+}
+
 /// Bytes that one token takes while a block works on it, f32: the residual stream in and out, norms, projections,
 /// the MLP's three.
 #[must_use]
@@ -81,13 +91,11 @@ impl Fit {
     /// # Errors
     /// A budget that holds neither the model nor two of its layers and a pass.
     pub fn new(checkpoint: &Checkpoint, spec: &ModelSpec, places: &[usize], options: &ModelOptions) -> Result<Self> {
-        let layer_bytes = |layer: usize| -> u64 {
-            let tensors = spec.layer_tensors(layer);
-            tensors.iter().filter_map(|tensor| checkpoint.index.tensors.get(&tensor.name)).map(|entry| entry.len).sum()
-        };
-        let head_bytes = Head::bytes(checkpoint, spec);
-        let resident = head_bytes + places.iter().map(|place| layer_bytes(*place)).sum::<u64>();
-        let streamed = head_bytes + 2 * places.iter().map(|place| layer_bytes(*place)).max().unwrap_or(0);
+        let layer_bytes = |(place, layer): (usize, &usize)| options.fittings.bytes(checkpoint, spec, *layer, place);
+        let layers = || places.iter().enumerate().map(layer_bytes);
+        let head_bytes = Head::bytes(checkpoint, spec, options.fittings.whole_from.is_some());
+        let resident = head_bytes + layers().sum::<u64>();
+        let streamed = head_bytes + 2 * layers().max().unwrap_or(0);
         let pass = PASS_TOKENS as u64 * transient_bytes_per_token(spec);
         let usable = options.budget.usable();
         let fits = resident + 2 * pass <= usable;

@@ -4,17 +4,23 @@
 //! from memory when the model fits and from disk when it does not; both give the same bytes, and a streamed pass reads
 //! each weight once per wave of batches.
 
+mod backward;
 mod batch;
 mod block;
+mod fittings;
+pub mod four_bit;
 mod head;
 mod linear;
+pub mod lora;
 mod loss;
 pub mod memory;
 mod stack;
 
+pub use backward::{Kept, Noise, Training, kept_bytes_per_token};
 pub use batch::Batch;
 pub use block::{Block, Pass};
-pub use head::Head;
+pub use fittings::{Fittings, Parameter, Part};
+pub use head::{Head, HeadLoss, Lesson};
 pub use linear::Linear;
 pub use loss::Loss;
 pub use memory::{Budget, Fit};
@@ -61,6 +67,8 @@ pub struct ModelOptions {
     pub device: Device,
     /// Cap on memory.
     pub budget: Budget,
+    /// What is done to the weights on the way in.
+    pub fittings: Fittings,
     /// Source layers to stack, from the embedding up; `None` stacks all of them.
     pub places: Option<Vec<usize>>,
     /// Forces where the layers are; `None` lets the budget decide.
@@ -69,7 +77,13 @@ pub struct ModelOptions {
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, budget: Budget::new(None), places: None, residency: None }
+        Self {
+            device: Device::Cpu,
+            budget: Budget::new(None),
+            fittings: Fittings::default(),
+            places: None,
+            residency: None,
+        }
     }
 }
 
@@ -102,8 +116,11 @@ impl Model {
             )));
         }
         let fit = Fit::new(&checkpoint, &spec, &places, options)?;
-        let head = Head::open(checkpoint.clone(), spec.clone(), &options.device)?;
-        let stack = Stack::open(checkpoint.clone(), spec.clone(), places, fit.residency, &options.device, progress)?;
+        let whole = options.fittings.whole_from.is_some();
+        let head = Head::open(checkpoint.clone(), spec.clone(), &options.device, whole)?;
+        let fittings = options.fittings.clone();
+        let stack =
+            Stack::open(checkpoint.clone(), spec.clone(), places, fittings, fit.residency, &options.device, progress)?;
         let weight_bytes = fit.weight_bytes;
         Ok(Self { checkpoint, spec, stack, head, device: options.device.clone(), budget: options.budget, weight_bytes })
     }
@@ -124,6 +141,36 @@ impl Model {
     #[must_use]
     pub fn residency(&self) -> Residency {
         self.stack.residency()
+    }
+
+    /// The blocks from the embedding up, when they stay in memory.
+    #[must_use]
+    pub fn blocks(&self) -> Option<&[Arc<Block>]> {
+        self.stack.blocks()
+    }
+
+    /// Final norm and vocabulary head.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Where it computes.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The checkpoint it was opened from.
+    #[must_use]
+    pub fn checkpoint(&self) -> &Arc<Checkpoint> {
+        &self.checkpoint
+    }
+
+    /// Bytes of weights in memory at once.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// Tokens a batch should have at most, unless one sequence alone is longer, when `streams_kept` residual streams

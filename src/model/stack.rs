@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use serde::Serialize;
 
-use super::Block;
+use super::{Block, Fittings};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::progress::{Progress, Unit};
@@ -29,6 +29,7 @@ pub(super) struct Stack {
     device: Device,
     /// Source layer at each place.
     places: Vec<usize>,
+    fittings: Fittings,
     /// One block a place, when resident.
     blocks: Option<Vec<Arc<Block>>>,
 }
@@ -38,11 +39,12 @@ impl Stack {
         checkpoint: Arc<Checkpoint>,
         spec: Arc<ModelSpec>,
         places: Vec<usize>,
+        fittings: Fittings,
         residency: Residency,
         device: &Device,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let mut stack = Self { checkpoint, spec, device: device.clone(), places, blocks: None };
+        let mut stack = Self { checkpoint, spec, device: device.clone(), places, fittings, blocks: None };
         if residency == Residency::Resident {
             progress.begin("loading layers", stack.len() as u64, Unit::Items);
             let mut blocks = Vec::with_capacity(stack.len());
@@ -71,7 +73,13 @@ impl Stack {
     }
 
     fn load(&self, place: usize) -> Result<Arc<Block>> {
-        Block::load(&self.checkpoint, &self.spec, self.places[place], &self.device).map(Arc::new)
+        let layer = (self.places[place], place);
+        Block::load(&self.checkpoint, &self.spec, layer, &self.fittings, &self.device).map(Arc::new)
+    }
+
+    /// The blocks, when they stay in memory.
+    pub(super) fn blocks(&self) -> Option<&[Arc<Block>]> {
+        self.blocks.as_deref()
     }
 
     /// Calls `step` with every block from the bottom up; a streamed stack loads the next block meanwhile.

@@ -1,16 +1,13 @@
-//! The training loss: forward and backward together, a few rows at a time, so that the logits of all rows never exist.
+//! The cross-entropy as an op with gradients, which are computed along with it.
 
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout as Strides, Shape, Tensor, bail};
-use rayon::prelude::*;
 
-use super::exp::exp;
 use super::likelihood::log_likelihood;
-use super::linear::{Dense, WithWeight, with_dense};
-use super::matmul::{Matrix, Target, Weight, product, product_back};
+use super::linear::with_dense;
+use super::objective::{Gradients, Work, present};
 use super::rows::{Rows, by_rows};
-use super::simd::{change_and_sum, max, vectorised};
 use crate::{Error, Result};
 
 /// Sum over the rows of -ln p(target), a scalar f32: `hidden` is `[t, d]` f32, already normed, `head` `[v, d]` f32,
@@ -40,7 +37,7 @@ pub fn cross_entropy(hidden: &Tensor, head: &Tensor, targets: &[Option<u32>]) ->
     if head.track_op() && head.dtype() != DType::F32 {
         return Err(Error::work(format!("cross_entropy: a trained head is f32, this one {:?}", head.dtype())));
     }
-    let targets = targets.iter().enumerate().filter_map(|(row, token)| Some((row, (*token)? as usize))).collect();
+    let targets = present(targets);
     let op = CrossEntropy { targets, head_tracked: head.track_op(), gradients: OnceLock::new() };
     Ok(by_rows(hidden)?.apply_op2(&by_rows(head)?, op)?)
 }
@@ -51,12 +48,6 @@ struct CrossEntropy {
     head_tracked: bool,
     /// Of the sum, computed along with it.
     gradients: OnceLock<Gradients>,
-}
-
-/// `[t, d]`, and `[v, d]` if the head is tracked.
-struct Gradients {
-    hidden: Vec<f32>,
-    head: Vec<f32>,
 }
 
 impl CustomOp2 for CrossEntropy {
@@ -72,9 +63,10 @@ impl CustomOp2 for CrossEntropy {
         head_strides: &Strides,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let hidden = Rows::new(self.name(), hidden, hidden_strides)?;
-        let (loss, gradients) = with_dense(head, head_strides, Loss { op: self, hidden })?;
+        let work = Work { hidden, targets: &self.targets, teacher: None, of_head: self.head_tracked };
+        let (sums, gradients) = with_dense(head, head_strides, work)??;
         self.gradients.get_or_init(|| gradients);
-        Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
+        Ok((CpuStorage::F32(vec![sums.loss as f32]), Shape::from(())))
     }
 
     fn bwd(
@@ -95,73 +87,6 @@ impl CustomOp2 for CrossEntropy {
             self.head_tracked.then(|| scaled(&gradients.head, head)).transpose()?,
         ))
     }
-}
-
-/// Logits that exist at one time, 32 MiB of them.
-const LOGITS: usize = 8 << 20;
-/// Rows whose logits exist at one time, at least and at most.
-const ROWS: (usize, usize) = (32, 512);
-
-struct Loss<'a> {
-    op: &'a CrossEntropy,
-    hidden: Rows<'a>,
-}
-
-impl WithWeight for Loss<'_> {
-    type Output = (f32, Gradients);
-
-    fn run(self, head: &impl Weight) -> (f32, Gradients) {
-        let (hidden, targets) = (self.hidden, &self.op.targets);
-        let (v, d) = (head.rows(), head.columns());
-        let rows = (LOGITS / v).clamp(ROWS.0, ROWS.1).min(targets.len());
-        let mut gradients = Gradients {
-            hidden: vec![0f32; hidden.count * d],
-            head: if self.op.head_tracked { vec![0f32; v * d] } else { Vec::new() },
-        };
-        let mut logits = vec![0f32; rows * v];
-        let (mut inputs, mut dinputs) = (vec![0f32; rows * d], vec![0f32; rows * d]);
-        let mut loss = 0f64;
-        for targets in targets.chunks(rows.max(1)) {
-            let n = targets.len();
-            for (input, (row, _)) in inputs.chunks_exact_mut(d).zip(targets) {
-                input.copy_from_slice(hidden.row(*row));
-            }
-            let inputs = Matrix::new(&inputs, n, d, d, 1);
-            product(inputs, head, Target::over(&mut logits, n, v, v));
-            let losses: Vec<f64> = logits[..n * v]
-                .par_chunks_exact_mut(v)
-                .zip(targets)
-                .map(|(logits, (_, token))| {
-                    vectorised(
-                        #[inline(always)]
-                        || row_loss(logits, *token),
-                    )
-                })
-                .collect();
-            loss += losses.iter().sum::<f64>();
-            let dlogits = Matrix::new(&logits, n, v, v, 1);
-            product_back(dlogits, head, Target::over(&mut dinputs, n, d, d), false);
-            for (dinput, (row, _)) in dinputs.chunks_exact(d).zip(targets) {
-                gradients.hidden[row * d..][..d].copy_from_slice(dinput);
-            }
-            if self.op.head_tracked {
-                let out = Target::over(&mut gradients.head, v, d, d);
-                product_back(dlogits.transposed(), &Dense::of_rows(inputs), out, true);
-            }
-        }
-        (loss as f32, gradients)
-    }
-}
-
-/// -ln p(token); the row's logits become the gradient of that, p - 1(token).
-#[inline(always)]
-fn row_loss(logits: &mut [f32], token: usize) -> f64 {
-    let (max, own) = (max(logits), logits[token]);
-    let sum = change_and_sum(logits, |logit| exp(logit - max));
-    let factor = 1.0 / sum;
-    logits.iter_mut().for_each(|logit| *logit *= factor);
-    logits[token] -= 1.0;
-    f64::from(sum.ln() - (own - max))
 }
 
 #[cfg(test)]

@@ -109,14 +109,14 @@ pub(crate) fn with_dense<W: WithWeight>(
 }
 
 /// x · weightᵀ.
-struct Forward<'a>(Matrix<'a>);
+pub(super) struct Forward<'a>(pub(super) Matrix<'a>);
 
 impl WithWeight for Forward<'_> {
     type Output = Vec<f32>;
 
     fn run(self, weight: &impl Weight) -> Vec<f32> {
         let (t, o) = (self.0.rows, weight.rows());
-        filled(t * o, |out| product(self.0, weight, Target::new(out, t, o, o)))
+        filled(t * o, |out| product(self.0, weight, None, Target::new(out, t, o, o)))
     }
 }
 
@@ -128,7 +128,7 @@ impl WithWeight for Backward<'_> {
 
     fn run(self, weight: &impl Weight) -> Vec<f32> {
         let (t, i) = (self.0.rows, weight.columns());
-        filled(t * i, |out| product_back(self.0, weight, Target::new(out, t, i, i), false))
+        filled(t * i, |out| product_back(self.0, weight, None, Target::new(out, t, i, i), false))
     }
 }
 

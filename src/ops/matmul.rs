@@ -162,6 +162,8 @@ pub(crate) trait Weight: Sync {
 
 /// Rows of `x` per task: long enough that a block of the weight, widened and packed once per task, costs little.
 const TOKENS: usize = 510;
+/// The same where the weight is a single panel.
+const NARROW_TOKENS: usize = 64;
 /// Rows of the weight per task, two of the widest tiles of `gemm`.
 const PANEL: usize = 128;
 /// Columns of the input's gradient per task.
@@ -232,14 +234,20 @@ pub(crate) fn widen_part(
     );
 }
 
-/// out = x · weightᵀ: `x` is `[t, i]`, `out` `[t, o]`, every element of which is written.
-pub(crate) fn product(x: Matrix, weight: &impl Weight, out: Target) {
+/// A product of a few columns that is added to a larger one while its part is in cache: left · right, `[t, r]` and
+/// `[r, n]`.
+pub(crate) type LowRank<'a> = (Matrix<'a>, Matrix<'a>);
+
+/// out = x · weightᵀ, plus `low`: `x` is `[t, i]`, `out` `[t, o]`, every element of which is written.
+pub(crate) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: Target) {
     let (t, o, i) = (x.rows, weight.rows(), weight.columns());
     assert!(x.columns == i && out.rows == t && out.columns == o);
-    if t <= FEW && x.column_stride == 1 {
+    if t <= FEW && x.column_stride == 1 && low.is_none() {
         return few(x, weight, out);
     }
-    each(&blocks(t, TOKENS, 6), &blocks(o, PANEL, 16), t * o * i, |tokens, panel| {
+    // a narrow product has no panels to share out
+    let tokens = if o <= PANEL { NARROW_TOKENS } else { TOKENS };
+    each(&blocks(t, tokens, 6), &blocks(o, PANEL, 16), t * o * i, |tokens, panel| {
         let stride = i.min(DEPTH) + SKEW;
         with_scratch(panel.len() * stride, |scratch| {
             let out = out.part(tokens.clone(), panel.clone());
@@ -249,8 +257,18 @@ pub(crate) fn product(x: Matrix, weight: &impl Weight, out: Target) {
                 // SAFETY: tasks own different parts of `out`; the first depth sets what the next ones add to.
                 unsafe { multiply(out, x.part(tokens.clone(), depth.clone()), block, depth.start > 0) };
             }
+            add_low_rank(low, tokens, panel, out);
         });
     });
+}
+
+/// Adds the part of `low` where `rows` and `columns` meet; `out` is that part, and the task's own.
+fn add_low_rank(low: Option<LowRank>, rows: Range<usize>, columns: Range<usize>, out: Target) {
+    if let Some((left, right)) = low {
+        let (left, right) = (left.part(rows, 0..left.columns), right.part(0..right.rows, columns));
+        // SAFETY: the caller has just written `out`, which no other task touches.
+        unsafe { multiply(out, left, right, true) };
+    }
 }
 
 /// `product` for so few rows that the weight is read once, at the speed of memory.
@@ -281,9 +299,9 @@ fn few(x: Matrix, weight: &impl Weight, out: Target) {
     });
 }
 
-/// out = x · weight: `x` is `[t, o]` with any strides, `out` `[t, i]`, every element of which is written. With `add`,
-/// out += x · weight.
-pub(crate) fn product_back(x: Matrix, weight: &impl Weight, out: Target, add: bool) {
+/// out = x · weight, plus `low`: `x` is `[t, o]` with any strides, `out` `[t, i]`, every element of which is written.
+/// With `add`, what `out` was is added.
+pub(crate) fn product_back(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: Target, add: bool) {
     let (t, o, i) = (x.rows, weight.rows(), weight.columns());
     assert!(x.columns == o && out.rows == t && out.columns == i);
     each(&blocks(t, TOKENS, 6), &blocks(i, COLUMNS, 16), t * o * i, |tokens, columns| {
@@ -296,6 +314,7 @@ pub(crate) fn product_back(x: Matrix, weight: &impl Weight, out: Target, add: bo
                 // SAFETY: tasks own different parts of `out`; the first depth sets what the next ones add to.
                 unsafe { multiply(out, x.part(tokens.clone(), depth.clone()), block, add || depth.start > 0) };
             }
+            add_low_rank(low, tokens, columns, out);
         });
     });
 }

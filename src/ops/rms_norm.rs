@@ -25,6 +25,26 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     Ok(rows.apply_op2(&weight.contiguous()?, op)?.reshape(x.shape())?)
 }
 
+/// The gradients of [`rms_norm`] by themselves: of `x` `[t, d]` and, where `weighted`, of the weight.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn rms_norm_backward(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    dy: &Tensor,
+    weighted: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
+    if x.dims2()? != dy.dims2()? || weight.dims1()? != x.dim(1)? {
+        return Err(Error::work(format!("rms_norm: x is {:?}, dy {:?}", x.shape(), dy.shape())));
+    }
+    let (x, weight) = (by_rows(x)?, weight.contiguous()?);
+    let (dx, dweight) = RmsNorm { eps: eps as f32 }.gradients(&x, &weight, dy, true, weighted)?;
+    let dx = dx.ok_or_else(|| Error::work("rms_norm: no gradient"))?;
+    Ok((dx, dweight))
+}
+
 struct RmsNorm {
     eps: f32,
 }
@@ -76,21 +96,32 @@ impl CustomOp2 for RmsNorm {
         _y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        self.gradients(x, weight, dy, x.track_op(), weight.track_op())
+    }
+}
+
+impl RmsNorm {
+    fn gradients(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        dy: &Tensor,
+        of_x: bool,
+        of_weight: bool,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let dy = by_rows(dy)?;
         let (held_x, held_weight, held_dy) = (Held::new(x), Held::new(weight), Held::new(&dy));
         let (xs, dys) = (held_x.rows(self.name())?, held_dy.rows(self.name())?);
         let (weights, strides) = held_weight.cpu(self.name())?;
         let weights = &weights.as_slice::<f32>()?[strides.start_offset()..][..xs.width];
-        let dx = x.track_op().then(|| self.backward(xs, weights, dys));
-        let dw = weight.track_op().then(|| self.weight_gradient(xs, dys));
+        let dx = of_x.then(|| self.backward(xs, weights, dys));
+        let dw = of_weight.then(|| self.weight_gradient(xs, dys));
         Ok((
             dx.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()?,
             dw.map(|dw| Tensor::from_vec(dw, weight.shape(), weight.device())).transpose()?,
         ))
     }
-}
 
-impl RmsNorm {
     /// With x̂ = x·factor and g = weight·dy: dx = factor · (g - x̂ · mean(g·x̂)).
     fn backward(&self, x: Rows, weight: &[f32], dy: Rows) -> Vec<f32> {
         let [dx] = filled_rows(

@@ -12,6 +12,19 @@ use crate::{Error, Result};
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
+    turn(x, cos, sin, Rope { head_dim, back: false })
+}
+
+/// The gradient of [`rope`] by itself: `dy` turned back.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn rope_backward(dy: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
+    turn(dy, cos, sin, Rope { head_dim, back: true })
+}
+
+fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor, op: Rope) -> Result<Tensor> {
+    let head_dim = op.head_dim;
     let ((t, width), (rows, half)) = (x.dims2()?, cos.dims2()?);
     if head_dim == 0 || width % head_dim != 0 || 2 * half > head_dim || rows != t || sin.dims2()? != (rows, half) {
         return Err(Error::work(format!(
@@ -22,7 +35,7 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<T
         )));
     }
     let (cos, sin) = (by_rows(&cos.detach())?, by_rows(&sin.detach())?);
-    Ok(by_rows(x)?.apply_op3(&cos, &sin, Rope { head_dim, back: false })?)
+    Ok(by_rows(x)?.apply_op3(&cos, &sin, op)?)
 }
 
 struct Rope {

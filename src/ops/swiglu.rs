@@ -17,6 +17,17 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     Ok(by_rows(gate)?.apply_op2(&by_rows(up)?, SwiGlu)?)
 }
 
+/// The gradients of [`swiglu`] by themselves, of gate and up.
+///
+/// # Errors
+/// Shapes that differ, or a device without this kernel.
+pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+    if gate.dims2()? != dy.dims2()? || up.dims2()? != dy.dims2()? {
+        return Err(Error::work(format!("swiglu: gate is {:?}, dy {:?}", gate.shape(), dy.shape())));
+    }
+    Ok(SwiGlu.gradients(&by_rows(gate)?, &by_rows(up)?, dy)?)
+}
+
 struct SwiGlu;
 
 /// 1 / (1 + e^-x).
@@ -59,6 +70,13 @@ impl CustomOp2 for SwiGlu {
         _y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dgate, dup) = self.gradients(gate, up, dy)?;
+        Ok((Some(dgate), Some(dup)))
+    }
+}
+
+impl SwiGlu {
+    fn gradients(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let dy = by_rows(dy)?;
         let (held_gate, held_up, held_dy) = (Held::new(gate), Held::new(up), Held::new(&dy));
         let (gates, ups) = (held_gate.rows(self.name())?, held_up.rows(self.name())?);
@@ -77,10 +95,7 @@ impl CustomOp2 for SwiGlu {
                 }
             },
         );
-        Ok((
-            Some(Tensor::from_vec(dgate, gate.shape(), gate.device())?),
-            Some(Tensor::from_vec(dup, up.shape(), up.device())?),
-        ))
+        Ok((Tensor::from_vec(dgate, gate.shape(), gate.device())?, Tensor::from_vec(dup, up.shape(), up.device())?))
     }
 }
 

@@ -54,6 +54,47 @@ impl Heads {
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, heads: &Heads) -> Result<Tensor> {
+    check(q, k, v, layout, heads)?;
+    Ok(by_rows(q)?.apply_op3(&by_rows(k)?, &by_rows(v)?, Attention::new(layout, heads))?)
+}
+
+/// The result of [`attention`] with what its gradients need.
+#[derive(Debug)]
+pub struct Attended {
+    /// `[t, h·e]`.
+    pub out: Tensor,
+    op: Attention,
+}
+
+/// [`attention`] without a graph, for [`attention_backward`].
+///
+/// # Errors
+/// As [`attention`].
+pub fn attention_kept(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, heads: &Heads) -> Result<Attended> {
+    check(q, k, v, layout, heads)?;
+    let op = Attention::new(layout, heads);
+    let out = by_rows(q)?.apply_op3_no_bwd(&by_rows(k)?, &by_rows(v)?, &op)?;
+    Ok(Attended { out, op })
+}
+
+/// The gradients of [`attention`] by themselves, of `q`, `k` and `v`.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn attention_backward(
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    attended: &Attended,
+    dout: &Tensor,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let Attended { out, op } = attended;
+    check(q, k, v, &op.layout, &op.heads)?;
+    if dout.dims2()? != out.dims2()? {
+        return Err(Error::work(format!("attention: dout is {:?}, out {:?}", dout.shape(), out.shape())));
+    }
+    Ok(op.gradients([&by_rows(q)?, &by_rows(k)?, &by_rows(v)?], out, dout)?)
+}
+
+fn check(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Layout, heads: &Heads) -> Result<()> {
     let Heads { heads: h, kv_heads, head_dim, window, .. } = *heads;
     if h == 0 || kv_heads == 0 || h % kv_heads != 0 || head_dim == 0 || window == Some(0) {
         return Err(Error::work(format!("attention: impossible heads {heads:?}")));
@@ -64,15 +105,47 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, heads
             return Err(Error::work(format!("attention: {name} is {:?}, expected {expected:?}", tensor.shape())));
         }
     }
-    let op = Attention { layout: Arc::clone(layout), heads: heads.clone(), normaliser: OnceLock::new() };
-    Ok(by_rows(q)?.apply_op3(&by_rows(k)?, &by_rows(v)?, op)?)
+    Ok(())
 }
 
+#[derive(Debug)]
 struct Attention {
     layout: Arc<Layout>,
     heads: Heads,
     /// log Σ e^score of every token and head, `[t, h]`, kept for the backward pass.
     normaliser: OnceLock<Vec<f32>>,
+}
+
+impl Attention {
+    fn new(layout: &Arc<Layout>, heads: &Heads) -> Self {
+        Self { layout: Arc::clone(layout), heads: heads.clone(), normaliser: OnceLock::new() }
+    }
+
+    fn gradients(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        out: &Tensor,
+        dout: &Tensor,
+    ) -> candle_core::Result<(Tensor, Tensor, Tensor)> {
+        let Some(normaliser) = self.normaliser.get() else { bail!("attention: backward before forward") };
+        let dout = by_rows(dout)?;
+        let held = [Held::new(q), Held::new(k), Held::new(v), Held::new(out), Held::new(&dout)];
+        let [q_rows, k_rows, v_rows, out_rows, dout_rows] = &held;
+        let inputs = backward::Inputs {
+            q: q_rows.rows(self.name())?,
+            k: k_rows.rows(self.name())?,
+            v: v_rows.rows(self.name())?,
+            out: out_rows.rows(self.name())?,
+            dout: dout_rows.rows(self.name())?,
+            normaliser,
+        };
+        let (dq, dk, dv) = backward::backward(&self.layout, &self.heads, &inputs);
+        Ok((
+            Tensor::from_vec(dq, q.shape(), q.device())?,
+            Tensor::from_vec(dk, k.shape(), k.device())?,
+            Tensor::from_vec(dv, v.shape(), v.device())?,
+        ))
+    }
 }
 
 impl CustomOp3 for Attention {
@@ -105,24 +178,8 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         dout: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(normaliser) = self.normaliser.get() else { bail!("attention: backward before forward") };
-        let dout = by_rows(dout)?;
-        let held = [Held::new(q), Held::new(k), Held::new(v), Held::new(out), Held::new(&dout)];
-        let [q_rows, k_rows, v_rows, out_rows, dout_rows] = &held;
-        let inputs = backward::Inputs {
-            q: q_rows.rows(self.name())?,
-            k: k_rows.rows(self.name())?,
-            v: v_rows.rows(self.name())?,
-            out: out_rows.rows(self.name())?,
-            dout: dout_rows.rows(self.name())?,
-            normaliser,
-        };
-        let (dq, dk, dv) = backward::backward(&self.layout, &self.heads, &inputs);
-        Ok((
-            Some(Tensor::from_vec(dq, q.shape(), q.device())?),
-            Some(Tensor::from_vec(dk, k.shape(), k.device())?),
-            Some(Tensor::from_vec(dv, v.shape(), v.device())?),
-        ))
+        let (dq, dk, dv) = self.gradients([q, k, v], out, dout)?;
+        Ok((Some(dq), Some(dk), Some(dv)))
     }
 }
 

@@ -1,0 +1,42 @@
+//! The loss curve of a healing.
+
+use crate::heal::Line;
+use crate::report::{LineChart, Point, Series};
+
+/// Points of the training curve, at most: each is the mean of as many steps as it takes.
+const POINTS: usize = 100;
+
+/// Training and validation loss over steps.
+pub(super) fn losses(lines: &[Line]) -> LineChart {
+    let steps: Vec<(usize, f64)> = lines
+        .iter()
+        .filter_map(|line| match line {
+            Line::Step { step, loss, .. } => Some((*step, *loss)),
+            Line::Validation { .. } => None,
+        })
+        .collect();
+    let point = |step: f64, loss: f64| Point { x: step, y: loss, error: 0.0 };
+    let training = steps.chunks(steps.len().div_ceil(POINTS).max(1)).map(|some| {
+        let count = some.len() as f64;
+        let mean = |number: &dyn Fn(&(usize, f64)) -> f64| some.iter().map(number).sum::<f64>() / count;
+        point(mean(&|(step, _)| *step as f64), mean(&|(_, loss)| *loss))
+    });
+    let validation = lines.iter().filter_map(|line| match line {
+        Line::Validation { step, val_loss } => Some(point(*step as f64, *val_loss)),
+        Line::Step { .. } => None,
+    });
+    let validation: Vec<Point> = validation.collect();
+    let best = (0..validation.len()).min_by(|a, b| validation[*a].y.total_cmp(&validation[*b].y));
+    let mut series = vec![Series { name: "training".to_owned(), points: training.collect(), marked: None }];
+    if !validation.is_empty() {
+        series.push(Series { name: "validation".to_owned(), points: validation, marked: best });
+    }
+    LineChart {
+        title: "Healing".to_owned(),
+        subtitle: "loss while training; a mark is the best validation".to_owned(),
+        across: "step".to_owned(),
+        up: "loss, nats a token".to_owned(),
+        legend: String::new(),
+        series,
+    }
+}

@@ -1,0 +1,98 @@
+//! `prune merge`: puts an adapter into the weights of its model.
+
+use std::path::PathBuf;
+
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+use super::open;
+use crate::arch::ModelSpec;
+use crate::checkpoint::{ByteSize, OutputDir};
+use crate::heal::{Merge, MergeSize};
+use crate::model::lora::Adapters;
+use crate::progress::Progress;
+use crate::{Context, Error, Result};
+
+/// Settings of `prune merge`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MergeSettings {
+    /// The model the adapter was trained on: directory or hub id.
+    pub model: Option<String>,
+    /// The adapter, in PEFT's files.
+    pub adapter: Option<PathBuf>,
+    /// Directory of the merged model.
+    pub out: Option<PathBuf>,
+    /// Writes the merged linear layers in four bits.
+    pub save_4bit: bool,
+    /// With `save_4bit`: keeps the scales in f32 instead of quantising them as well.
+    pub plain_scales: bool,
+    /// Tensors of one weight file take no more than this, unless one alone does.
+    pub max_shard_size: String,
+    /// Replaces an output that exists.
+    pub force: bool,
+    /// Says what would be written and what it takes, and stops.
+    pub dry_run: bool,
+}
+
+impl Default for MergeSettings {
+    fn default() -> Self {
+        Self {
+            model: None,
+            adapter: None,
+            out: None,
+            save_4bit: false,
+            plain_scales: false,
+            max_shard_size: "5GB".to_owned(),
+            force: false,
+            dry_run: false,
+        }
+    }
+}
+
+/// What the command did, or would do.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MergeReport {
+    /// The model.
+    pub model: String,
+    /// Weights changed.
+    pub merged: usize,
+    /// Numbers in the adapter.
+    pub adapter_parameters: usize,
+    /// Disk and memory.
+    pub size: MergeSize,
+    /// The merged model; absent in a dry run.
+    pub out: Option<PathBuf>,
+}
+
+/// Runs `prune merge`.
+///
+/// # Errors
+/// Request: an adapter for another model, an output that exists. Work: broken files, a full disk. Nothing is left behind.
+pub fn merge(settings: &MergeSettings, progress: &dyn Progress) -> Result<MergeReport> {
+    let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
+    let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
+    spec.check(&checkpoint.index)?;
+    let dir = settings.adapter.as_deref().ok_or_else(|| Error::request("which adapter? name its directory"))?;
+    let adapters = Adapters::open(dir, &spec, &Device::Cpu)?;
+    let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
+    let four_bit = settings.save_4bit.then_some(!settings.plain_scales);
+    let merge = Merge::new(&checkpoint, &spec, Some(&adapters), &[], four_bit, max_shard, progress)?;
+    let mut report = MergeReport {
+        model: checkpoint.source.id.clone(),
+        merged: adapters.modules.len(),
+        adapter_parameters: adapters.parameters(),
+        size: merge.size(),
+        out: None,
+    };
+    if settings.dry_run {
+        return Ok(report);
+    }
+    let target = settings.out.as_deref().ok_or_else(|| Error::request("where to? name a directory with --out"))?;
+    let out = OutputDir::create(target, settings.force, &[&checkpoint.source.dir, dir])?;
+    out.require_space(report.size.disk)?;
+    merge.write(out.path(), progress)?;
+    out.commit()?;
+    report.out = Some(target.to_owned());
+    Ok(report)
+}

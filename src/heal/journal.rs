@@ -1,0 +1,196 @@
+//! The log of a run, a JSON object a line, and the Trainer's summary of it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::settings::HealSettings;
+use super::state::{Best, LOG};
+use crate::{Error, Result};
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Line {
+    /// After a step.
+    Step {
+        /// Steps done.
+        step: usize,
+        /// Loss, nats a token.
+        loss: f64,
+        /// The cross-entropy alone, where there is a teacher.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        cross_entropy: Option<f64>,
+        /// The learning rate used.
+        lr: f64,
+        /// Norm of the gradients before clipping.
+        grad_norm: f64,
+        /// Tokens trained on so far.
+        tokens: u64,
+        /// Passes over the text that are behind.
+        epoch: u64,
+        /// Of this step.
+        tokens_per_second: f64,
+        /// Resident memory of the process.
+        memory_mib: u64,
+    },
+    /// After a validation.
+    Validation {
+        /// Steps done.
+        step: usize,
+        /// Loss on the validation text, nats a token.
+        val_loss: f64,
+    },
+}
+
+impl Line {
+    fn step(&self) -> usize {
+        match self {
+            Self::Step { step, .. } | Self::Validation { step, .. } => *step,
+        }
+    }
+}
+
+/// The log of an unfinished run.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    lines: Vec<Line>,
+}
+
+impl Journal {
+    /// Takes up the log in `dir`, without what was written after step `step`; `None` begins it anew.
+    ///
+    /// # Errors
+    /// Work: it cannot be read or written.
+    pub fn open(dir: &Path, step: Option<usize>) -> Result<Self> {
+        let path = dir.join(LOG);
+        let at = |error: std::io::Error| Error::io(&path, &error);
+        let text = if path.exists() { fs::read_to_string(&path).map_err(at)? } else { String::new() };
+        // a line that was cut short by a kill is of a later step than the state
+        let lines: Vec<Line> = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Line>(line).ok())
+            .filter(|line| step.is_some_and(|step| line.step() <= step))
+            .collect();
+        let mut kept = String::new();
+        for line in &lines {
+            kept.push_str(&to_json(line)?);
+        }
+        fs::write(&path, kept).map_err(at)?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(at)?;
+        Ok(Self { path, file, lines })
+    }
+
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// Work: the disk is full.
+    pub fn add(&mut self, line: Line) -> Result<()> {
+        let text = to_json(&line)?;
+        self.file.write_all(text.as_bytes()).map_err(|error| Error::io(&self.path, &error))?;
+        self.lines.push(line);
+        Ok(())
+    }
+
+    /// All lines.
+    #[must_use]
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// Whether there was a validation after `step` steps.
+    #[must_use]
+    pub fn has_validation(&self, step: usize) -> bool {
+        self.lines.iter().any(|line| matches!(line, Line::Validation { step: own, .. } if *own == step))
+    }
+
+    /// `trainer_state.json` as the Hugging Face Trainer writes it.
+    #[must_use]
+    pub fn trainer_state(&self, settings: &HealSettings, best: Option<Best>) -> Value {
+        let history: Vec<Value> = self
+            .lines
+            .iter()
+            .map(|line| match line {
+                Line::Step { step, loss, lr, grad_norm, epoch, .. } => {
+                    json!({"epoch": *epoch as f64, "grad_norm": grad_norm, "learning_rate": lr, "loss": loss, "step": step})
+                }
+                Line::Validation { step, val_loss } => json!({"eval_loss": val_loss, "step": step}),
+            })
+            .collect();
+        let epochs = self.lines.iter().rev().find_map(|line| match line {
+            Line::Step { epoch, .. } => Some(*epoch),
+            Line::Validation { .. } => None,
+        });
+        json!({
+            "best_global_step": best.map(|best| best.step),
+            "best_metric": best.map(|best| best.loss),
+            "best_model_checkpoint": null,
+            "epoch": epochs.unwrap_or(0) as f64,
+            "eval_steps": settings.eval_every,
+            "global_step": self.lines.iter().map(Line::step).max().unwrap_or(0),
+            "is_hyper_param_search": false,
+            "is_local_process_zero": true,
+            "is_world_process_zero": true,
+            "log_history": history,
+            "logging_steps": 1,
+            "max_steps": settings.steps,
+            "num_input_tokens_seen": self.lines.iter().rev().find_map(|line| match line {
+                Line::Step { tokens, .. } => Some(*tokens),
+                Line::Validation { .. } => None,
+            }),
+            "num_train_epochs": epochs.unwrap_or(0) + 1,
+            "save_steps": settings.save_every,
+            "train_batch_size": settings.batch,
+        })
+    }
+}
+
+fn to_json(line: &Line) -> Result<String> {
+    let mut text = serde_json::to_string(line).map_err(|error| Error::work(error.to_string()))?;
+    text.push('\n');
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(step: usize) -> Line {
+        Line::Step {
+            step,
+            loss: 1.5,
+            cross_entropy: None,
+            lr: 1e-3,
+            grad_norm: 0.25,
+            tokens: 100,
+            epoch: 0,
+            tokens_per_second: 9.0,
+            memory_mib: 7,
+        }
+    }
+
+    #[test]
+    fn what_came_after_the_state_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), None).unwrap();
+        for line in [step(1), Line::Validation { step: 1, val_loss: 2.0 }, step(2), step(3)] {
+            journal.add(line).unwrap();
+        }
+        let path = dir.path().join(LOG);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{text}{{\"step\": 4, \"lo")).unwrap();
+        let mut journal = Journal::open(dir.path(), Some(2)).unwrap();
+        assert_eq!(journal.lines(), [step(1), Line::Validation { step: 1, val_loss: 2.0 }, step(2)]);
+        journal.add(step(3)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+
+        let state = journal.trainer_state(&HealSettings::default(), Some(Best { step: 1, loss: 2.0 }));
+        assert_eq!((state["global_step"].as_u64(), state["best_metric"].as_f64()), (Some(3), Some(2.0)));
+        assert_eq!(state["log_history"][1]["eval_loss"].as_f64(), Some(2.0));
+    }
+}

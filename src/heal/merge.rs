@@ -1,0 +1,318 @@
+//! Writing a checkpoint whose weights are those of another, with adapters added or parameters replaced: a tensor at a
+//! time, some rows of it at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
+use serde_json::{Map, Value};
+
+use super::pass::HEAD;
+use crate::arch::ModelSpec;
+use crate::checkpoint::{ByteSize, Checkpoint, Entry, ShardPlan, Slot, four_bit_owner, write_tensor};
+use crate::model::four_bit::{self, Part};
+use crate::model::lora::{Adapter, Adapters};
+use crate::ops::Nf4Weight;
+use crate::progress::{Progress, Unit};
+use crate::{Context, Error, Result, interrupt};
+
+/// Numbers of a tensor that are in memory at a time, unless one row is longer.
+const PIECE: usize = 1 << 22;
+
+/// What happens to a tensor.
+enum Change<'a> {
+    /// The update is added in f32, and the sum rounded once, to the type on disk.
+    Add(&'a Adapter),
+    /// Other numbers, f32, rounded to the type on disk.
+    Replace(&'a Tensor),
+}
+
+/// A checkpoint to be written.
+pub struct Merge<'a> {
+    checkpoint: &'a Checkpoint,
+    changes: BTreeMap<String, Change<'a>>,
+    /// Linear layers of the blocks in four bits; the scales too if `Some(true)`.
+    four_bit: Option<bool>,
+    linear: BTreeSet<String>,
+    config: Map<String, Value>,
+    plan: ShardPlan,
+}
+
+/// What writing takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct MergeSize {
+    /// Bytes on disk.
+    pub disk: u64,
+    /// Bytes in memory, at most.
+    pub memory: u64,
+}
+
+impl<'a> Merge<'a> {
+    /// The model of `checkpoint` with `adapters` in its weights and `replaced` (by name) in the place of theirs. With
+    /// `four_bit` the linear layers of the blocks are quantised, as bitsandbytes does; without, a source in four bits
+    /// is written as numbers of the type it had before.
+    ///
+    /// # Errors
+    /// Request: a replaced tensor that the model does not have. Work: tensors that no file can hold.
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        spec: &ModelSpec,
+        adapters: Option<&'a Adapters>,
+        replaced: &'a [(String, Tensor)],
+        four_bit: Option<bool>,
+        max_shard: ByteSize,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let mut changes = BTreeMap::new();
+        for ((layer, role), adapter) in adapters.iter().flat_map(|adapters| &adapters.modules) {
+            changes.insert(spec.layer_tensor(*layer, *role).name, Change::Add(adapter));
+        }
+        changes.extend(replaced.iter().map(|(name, tensor)| (name.clone(), Change::Replace(tensor))));
+        let linear = (0..spec.layers).flat_map(|layer| spec.layer_tensors(layer));
+        let linear = linear.filter(|tensor| tensor.role.is_linear() && tensor.shape.len() == 2);
+        let mut merge = Self {
+            checkpoint,
+            changes,
+            four_bit,
+            linear: linear.map(|tensor| tensor.name).collect(),
+            config: checkpoint.config.clone(),
+            plan: ShardPlan::new(Vec::new(), max_shard)?,
+        };
+        merge.settle_config(spec);
+        if four_bit.is_some() {
+            progress.begin("quantising", merge.linear.len() as u64, Unit::Items);
+        }
+        let slots = merge.slots(spec, progress)?;
+        if let Some(name) = merge.changes.keys().find(|name| !slots.iter().any(|slot| slot.name == **name)) {
+            return Err(Error::request(format!("{name} is no tensor of {}", checkpoint.source.id)));
+        }
+        merge.plan = ShardPlan::new(slots, max_shard)?;
+        Ok(merge)
+    }
+
+    /// Disk and memory that writing takes.
+    #[must_use]
+    pub fn size(&self) -> MergeSize {
+        let largest = |slots: &[Slot]| slots.iter().map(|slot| slot.shape.iter().product::<usize>()).max().unwrap_or(0);
+        let largest = self.plan.shards.iter().map(|shard| largest(&shard.slots)).max().unwrap_or(0);
+        // four bits need the matrix whole; otherwise a piece, what is added to it, their sum and the sum rounded
+        let whole = if self.four_bit.is_some() { 2 * largest } else { 0 };
+        MergeSize { disk: self.plan.disk_size(), memory: 4 * (whole + 4 * PIECE.min(largest)) as u64 }
+    }
+
+    /// Writes weights, config and side files into `dir`.
+    ///
+    /// # Errors
+    /// Work: a file that cannot be read or written, a weight that is not finite. Interrupted.
+    pub fn write(&self, dir: &Path, progress: &dyn Progress) -> Result<()> {
+        self.checkpoint.copy_side_files(dir)?;
+        // the parts of the last weight that was quantised: they stand side by side in each group of one dtype
+        let mut last: (String, Vec<Part>) = Default::default();
+        self.plan.write(dir, progress, |slot, file| {
+            let owner = four_bit_owner(&slot.name).unwrap_or(&slot.name);
+            if !self.becomes_four_bit(owner) {
+                return self.write_numbers(slot, file);
+            }
+            if last.0 != owner {
+                last = (owner.to_owned(), self.parts(owner)?);
+            }
+            let part = last.1.iter().find(|(name, ..)| *name == slot.name);
+            let (.., bytes) = part.ok_or_else(|| Error::work(format!("no {} came of {owner}", slot.name)))?;
+            file.write_all(bytes).map_err(|error| Error::work(error.to_string()))
+        })?;
+        let path = dir.join("config.json");
+        let text = serde_json::to_string_pretty(&self.config).map_err(|error| Error::work(error.to_string()))?;
+        std::fs::write(&path, text + "\n").map_err(|error| Error::io(&path, &error))
+    }
+
+    /// The tensors that a weight becomes in four bits.
+    fn parts(&self, name: &str) -> Result<Vec<Part>> {
+        let place = || format!("tensor {name}");
+        let weight = Nf4Weight::quantise(&self.whole(name)?, self.four_bit.unwrap_or(false)).context(place)?;
+        Ok(four_bit::parts(name, &weight))
+    }
+
+    fn becomes_four_bit(&self, name: &str) -> bool {
+        self.four_bit.is_some() && self.linear.contains(name)
+    }
+
+    /// The config without or with a quantisation, and with a head of its own where a tied one was trained.
+    fn settle_config(&mut self, spec: &ModelSpec) {
+        let quantisation = self.four_bit.map(|double| {
+            let compute = self.checkpoint.dtype_name().unwrap_or("float32");
+            four_bit::quantization_config(double, compute)
+        });
+        self.config = four_bit::with_quantization(&self.config, quantisation);
+        if spec.tied && self.changes.contains_key(HEAD) {
+            self.config.insert("tie_word_embeddings".to_owned(), Value::Bool(false));
+        }
+    }
+
+    /// All tensors of the new checkpoint, in the order of the old one's files.
+    fn slots(&self, spec: &ModelSpec, progress: &dyn Progress) -> Result<Vec<Slot>> {
+        let mut entries: Vec<&Entry> = self.checkpoint.index.tensors.values().collect();
+        entries.sort_by_key(|entry| (entry.shard, entry.begin));
+        let mut slots = Vec::new();
+        for entry in entries {
+            let owner = four_bit_owner(&entry.name).unwrap_or(&entry.name);
+            let was_four_bit = self.checkpoint.four_bit_state(owner).is_some();
+            if was_four_bit && owner != entry.name {
+                continue;
+            }
+            let shape =
+                if was_four_bit { four_bit::original(&self.checkpoint.index, owner)?.0 } else { entry.shape.clone() };
+            if self.becomes_four_bit(owner) {
+                interrupt::check()?;
+                // the text of the settings is as long as its numbers: only quantising tells
+                let parts = self.parts(owner)?.into_iter();
+                slots.extend(parts.map(|(name, dtype, shape, _)| Slot { name, dtype, shape }));
+                progress.advance(1);
+                continue;
+            }
+            let dtype = if was_four_bit { self.dtype_of(owner)? } else { entry.dtype };
+            slots.push(Slot { name: owner.to_owned(), dtype, shape });
+        }
+        if spec.tied && self.changes.contains_key(HEAD) {
+            // a trained head is no longer the embedding: both get a tensor of their own
+            for name in [HEAD, EMBEDDING] {
+                if let Some(other) = slots.iter().find(|slot| slot.name == HEAD || slot.name == EMBEDDING).cloned()
+                    && !slots.iter().any(|slot| slot.name == name)
+                {
+                    slots.push(Slot { name: name.to_owned(), ..other });
+                }
+            }
+        }
+        Ok(slots)
+    }
+
+    /// Type that a tensor has or had before it was quantised.
+    fn dtype_of(&self, name: &str) -> Result<Dtype> {
+        if self.checkpoint.four_bit_state(name).is_none() {
+            return Ok(self.source(name)?.dtype);
+        }
+        Ok(match four_bit::original(&self.checkpoint.index, name)?.1 {
+            DType::BF16 => Dtype::BF16,
+            DType::F16 => Dtype::F16,
+            _ => Dtype::F32,
+        })
+    }
+
+    /// Where the numbers of `name` come from: its own tensor, or that of the other end of a tied model.
+    fn source(&self, name: &str) -> Result<&Entry> {
+        let other = if name == HEAD { EMBEDDING } else { HEAD };
+        let tied = || self.checkpoint.index.tensors.get(other).filter(|_| [HEAD, EMBEDDING].contains(&name));
+        match self.checkpoint.index.tensors.get(name).or_else(tied) {
+            Some(entry) => Ok(entry),
+            None => self.checkpoint.entry(name),
+        }
+    }
+
+    /// A changed tensor, or one that was in four bits, as numbers; another one byte by byte.
+    fn write_numbers(&self, slot: &Slot, file: &mut File) -> Result<()> {
+        let entry = self.source(&slot.name)?;
+        let was_four_bit = self.checkpoint.four_bit_state(&entry.name).is_some();
+        if !self.changes.contains_key(&slot.name) && !was_four_bit {
+            return self.checkpoint.copy_to(entry, file);
+        }
+        let dtype = match slot.dtype {
+            Dtype::BF16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+            _ => DType::F32,
+        };
+        if let Some(Change::Replace(tensor)) = self.changes.get(&slot.name) {
+            return write_tensor(&tensor.to_dtype(dtype)?, file);
+        }
+        let source = Numbers::open(self.checkpoint, entry, &slot.shape)?;
+        source.pieces(|rows, piece| {
+            let sum = self.changed(&slot.name, rows, piece)?;
+            write_tensor(&sum.to_dtype(dtype)?, file)
+        })
+    }
+
+    /// The rows from `first` on of tensor `name`, with what is added to them.
+    fn changed(&self, name: &str, first: usize, rows: Tensor) -> Result<Tensor> {
+        match self.changes.get(name) {
+            Some(Change::Add(adapter)) => Ok((&rows + adapter.delta_rows(first, rows.dim(0)?)?)?),
+            Some(Change::Replace(tensor)) => Ok(tensor.narrow(0, first, rows.dim(0)?)?),
+            None => Ok(rows),
+        }
+    }
+
+    /// A matrix whole, in the type it has or had, to be quantised.
+    fn whole(&self, name: &str) -> Result<Tensor> {
+        let entry = self.source(name)?;
+        let dtype = match self.dtype_of(name)? {
+            Dtype::BF16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+            _ => DType::F32,
+        };
+        let shape = match self.checkpoint.four_bit_state(name) {
+            Some(_) => four_bit::original(&self.checkpoint.index, name)?.0,
+            None => entry.shape.clone(),
+        };
+        let mut rows = Vec::new();
+        Numbers::open(self.checkpoint, entry, &shape)?.pieces(|first, piece| {
+            rows.push(self.changed(name, first, piece)?.to_dtype(dtype)?);
+            Ok(())
+        })?;
+        Ok(Tensor::cat(&rows, 0)?)
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// The numbers of a stored tensor.
+enum Numbers<'a> {
+    Dense(&'a Checkpoint, &'a Entry),
+    FourBit(Nf4Weight),
+}
+
+impl<'a> Numbers<'a> {
+    fn open(checkpoint: &'a Checkpoint, entry: &'a Entry, shape: &[usize]) -> Result<Self> {
+        match (checkpoint.four_bit_state(&entry.name), shape) {
+            (Some(_), [rows, columns]) => {
+                Ok(Self::FourBit(four_bit::load(&checkpoint.index, &entry.name, (*rows, *columns))?))
+            }
+            _ => Ok(Self::Dense(checkpoint, entry)),
+        }
+    }
+
+    /// Calls `take` with some rows at a time as f32, and the number of the first.
+    fn pieces(&self, mut take: impl FnMut(usize, Tensor) -> Result<()>) -> Result<()> {
+        let (rows, columns) = match self {
+            Self::FourBit(weight) => weight.shape(),
+            Self::Dense(_, entry) => match entry.shape[..] {
+                [rows, columns] => (rows, columns),
+                // a vector is one row that is not cut
+                _ => return take(0, self.vector()?),
+            },
+        };
+        let step = (PIECE / columns.max(1)).max(1);
+        for first in (0..rows).step_by(step) {
+            let range = first..(first + step).min(rows);
+            let piece = match self {
+                Self::Dense(checkpoint, entry) => {
+                    let piece = checkpoint.load_rows_range(&entry.name, &entry.shape, range, &Device::Cpu)?;
+                    piece.to_dtype(DType::F32)?
+                }
+                Self::FourBit(weight) => {
+                    let mut values = vec![0_f32; range.len() * columns];
+                    weight.decode(first * columns, &mut values);
+                    Tensor::from_vec(values, (range.len(), columns), &Device::Cpu)?
+                }
+            };
+            take(first, piece)?;
+        }
+        Ok(())
+    }
+
+    fn vector(&self) -> Result<Tensor> {
+        match self {
+            Self::Dense(checkpoint, entry) => checkpoint.load_f32(&entry.name, &entry.shape, &Device::Cpu),
+            Self::FourBit(weight) => weight.dequantise(DType::F32, &Device::Cpu),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Healing: fine-tuning what a cut left, with frozen weights in four bits and low-rank adapters, or the last layers
+//! whole.
+//!
+//! `settings` says what can be asked for, `pass` computes gradients, `trainer` makes steps of them with `optimiser` and
+//! `schedule`, `run` is the loop with validations and `state`s to go on from, `journal` its log; `merge` writes a model
+//! with the adapters in its weights.
+
+mod journal;
+mod merge;
+pub mod optimiser;
+mod pass;
+mod plan;
+mod run;
+mod samples;
+pub mod schedule;
+mod settings;
+mod state;
+mod trainer;
+
+pub use journal::{Journal, Line};
+pub use merge::{Merge, MergeSize};
+pub use pass::{FINAL_NORM, Gradients, HEAD, PassLoss, PassSettings, parameters, pass, targets};
+pub use plan::{Estimate, estimate, fittings};
+pub use run::{Finished, Run};
+pub use samples::{FixedSamples, Samples, TextSamples};
+pub use settings::{HealSettings, Quant, Train};
+pub use state::{Best, Place, WorkDir};
+pub use trainer::{StepReport, Trainer};

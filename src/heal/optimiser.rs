@@ -1,0 +1,137 @@
+//! AdamW (arXiv 1711.05101), step for step as PyTorch computes it.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the optimiser. The defaults are the Hugging Face Trainer's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamW {
+    /// Decay of the mean of the gradients.
+    pub beta1: f64,
+    /// Decay of the mean of their squares.
+    pub beta2: f64,
+    /// Added to the root of the latter.
+    pub eps: f64,
+    /// Share of a parameter that a step takes away, times the learning rate; norms and biases keep theirs.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamW {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+/// Means of one parameter's gradients and of their squares.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Moments {
+    /// Of the gradients.
+    pub first: Vec<f32>,
+    /// Of their squares.
+    pub second: Vec<f32>,
+}
+
+/// The optimiser of all trained parameters, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Optimiser {
+    /// Settings.
+    pub settings: AdamW,
+    /// Steps done.
+    pub steps: usize,
+    /// Moments of each parameter; absent before its first step.
+    pub moments: BTreeMap<String, Moments>,
+}
+
+/// Numbers that one task updates.
+const CHUNK: usize = 1 << 14;
+
+impl Optimiser {
+    /// An optimiser that has done nothing.
+    #[must_use]
+    pub fn new(settings: AdamW) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
+    /// Counts a step; every parameter's [`Optimiser::update`] follows.
+    pub fn begin_step(&mut self) {
+        self.steps += 1;
+    }
+
+    /// One step of the parameter `name`: its `values` move against `gradient` times `clip`.
+    pub fn update(&mut self, name: &str, values: &mut [f32], gradient: &[f32], rate: f64, clip: f32) {
+        let AdamW { beta1, beta2, eps, weight_decay } = self.settings;
+        let decays = !["norm", "bias"].iter().any(|word| name.contains(word));
+        let keep = if decays { (1.0 - rate * weight_decay) as f32 } else { 1.0 };
+        let step = self.steps as i32;
+        let pace = (-rate / (1.0 - beta1.powi(step))) as f32;
+        let correction = (1.0 - beta2.powi(step)).sqrt() as f32;
+        let (weight1, beta2, weight2, eps) = ((1.0 - beta1) as f32, beta2 as f32, (1.0 - beta2) as f32, eps as f32);
+
+        let moments = self.moments.entry(name.to_owned()).or_default();
+        moments.first.resize(values.len(), 0.0);
+        moments.second.resize(values.len(), 0.0);
+        let first = moments.first.par_chunks_mut(CHUNK);
+        let second = moments.second.par_chunks_mut(CHUNK);
+        let pieces = values.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(first).zip(second);
+        pieces.for_each(|(((values, gradient), first), second)| {
+            for (((value, gradient), first), second) in values.iter_mut().zip(gradient).zip(first).zip(second) {
+                let gradient = gradient * clip;
+                *first += weight1 * (gradient - *first);
+                *second = *second * beta2 + weight2 * gradient * gradient;
+                *value = *value * keep + pace * (*first / (second.sqrt() / correction + eps));
+            }
+        });
+    }
+}
+
+/// The factor that brings gradients of this norm down to `most`, as `torch.nn.utils.clip_grad_norm_`; one where there is
+/// no limit.
+#[must_use]
+pub fn clip(norm: f64, most: Option<f64>) -> f32 {
+    most.map_or(1.0, |most| (most / (norm + 1e-6)).min(1.0)) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three steps of `torch.optim.AdamW` on (x - 1)²/2 from x = 3, computed in f64 by the formula of its documentation.
+    #[test]
+    fn three_steps() {
+        let settings = AdamW { weight_decay: 0.1, ..AdamW::default() };
+        let mut optimiser = Optimiser::new(settings);
+        let mut x = [3.0_f32];
+        let (mut exact, mut m, mut v) = (3.0_f64, 0.0, 0.0);
+        for step in 1..=3 {
+            optimiser.begin_step();
+            let gradient = [x[0] - 1.0];
+            optimiser.update("weight", &mut x, &gradient, 0.05, 1.0);
+            let g = exact - 1.0;
+            exact *= 1.0 - 0.05 * 0.1;
+            m = 0.9 * m + 0.1 * g;
+            v = 0.999 * v + 0.001 * g * g;
+            exact -= 0.05 * (m / (1.0 - 0.9_f64.powi(step))) / ((v / (1.0 - 0.999_f64.powi(step))).sqrt() + 1e-8);
+            assert!((f64::from(x[0]) - exact).abs() < 1e-6, "{x:?} {exact}");
+        }
+    }
+
+    #[test]
+    fn norms_do_not_decay() {
+        let mut optimiser = Optimiser::new(AdamW { weight_decay: 0.5, ..AdamW::default() });
+        optimiser.begin_step();
+        let (mut norm, mut weight) = ([2.0_f32], [2.0_f32]);
+        optimiser.update("model.norm.weight", &mut norm, &[0.0], 0.1, 1.0);
+        optimiser.update("up_proj.lora_A", &mut weight, &[0.0], 0.1, 1.0);
+        assert_eq!((norm[0], weight[0]), (2.0, 1.9));
+    }
+
+    #[test]
+    fn clipping() {
+        assert_eq!(clip(0.5, Some(1.0)), 1.0);
+        assert!((clip(4.0, Some(1.0)) - 0.25).abs() < 1e-6);
+        assert_eq!(clip(4.0, None), 1.0);
+    }
+}

@@ -1,0 +1,154 @@
+//! One pass of training: some sequences through the model, and their gradients back.
+//!
+//! The forward walk keeps, for the layers that are to be trained through, either what their backward pass needs or only
+//! what entered them; the backward walk goes from the top, makes the former from the latter where it has to, takes a
+//! layer's vector-Jacobian product and frees what the layer kept. Nothing below the lowest trained layer is kept.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use crate::model::{Batch, Block, Kept, Lesson, Model, Noise, Parameter, Pass, Training};
+use crate::{Error, Result, interrupt, ops};
+
+/// Gradients by the name of their parameter, summed over passes.
+pub type Gradients = BTreeMap<String, Tensor>;
+
+/// Name of the final norm's weight.
+pub const FINAL_NORM: &str = "model.norm.weight";
+/// Name of the head's weight.
+pub const HEAD: &str = "lm_head.weight";
+
+/// A pass to make.
+#[derive(Clone, Copy, Debug)]
+pub struct PassSettings<'a> {
+    /// What the gradients are multiplied with: one over the number of targets of the whole step.
+    pub factor: f64,
+    /// Dropout.
+    pub noise: Option<Noise>,
+    /// Layers, counted from the top, that keep what their backward pass needs.
+    pub keep: usize,
+    /// A teacher.
+    pub lesson: Option<Lesson<'a>>,
+}
+
+/// Sums over the targets of a pass.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PassLoss {
+    /// The loss.
+    pub loss: f64,
+    /// The cross-entropy alone.
+    pub cross_entropy: f64,
+}
+
+/// For each token of the batch, the next of its sequence.
+#[must_use]
+pub fn targets(batch: &Batch) -> Vec<Option<u32>> {
+    let mut targets = vec![None; batch.tokens()];
+    for segment in batch.layout.segments() {
+        for row in segment.start..segment.start + segment.len - 1 {
+            targets[row] = Some(batch.ids[row + 1]);
+        }
+    }
+    targets
+}
+
+/// The parameters that are trained, by name, in the order of the model. Changing them in place changes the model.
+///
+/// # Errors
+/// Work: layers that are not in memory.
+pub fn parameters(model: &Model) -> Result<Vec<(String, Tensor)>> {
+    let mut all = Vec::new();
+    for (place, block) in blocks(model)?.iter().enumerate() {
+        all.extend(block.parameters().into_iter().map(|parameter| named(model, place, parameter)));
+    }
+    if model.head().is_trained() {
+        all.push((FINAL_NORM.to_owned(), model.head().norm_weight().clone()));
+        all.push((HEAD.to_owned(), model.head().weight()?.clone()));
+    }
+    Ok(all)
+}
+
+fn named(model: &Model, place: usize, (role, part, tensor): Parameter) -> (String, Tensor) {
+    let name = model.spec().layer_tensor(place, role).name;
+    (format!("{}.{}", name.strip_suffix(".weight").unwrap_or(&name), part.suffix()), tensor)
+}
+
+fn blocks(model: &Model) -> Result<&[std::sync::Arc<Block>]> {
+    model.blocks().ok_or_else(|| Error::work("training needs all layers in memory"))
+}
+
+/// Runs `batch` forward and back, and adds to `gradients`.
+///
+/// # Errors
+/// Work: a value that is not finite, named with its layer. Interrupted.
+pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients: &mut Gradients) -> Result<PassLoss> {
+    let blocks = blocks(model)?;
+    let prepared = Pass::new(model.spec(), batch, model.device())?;
+    let training = |place| Training { pass: &prepared, place, noise: settings.noise };
+    let trained = |block: &std::sync::Arc<Block>| !block.parameters().is_empty();
+    let lowest = blocks.iter().position(trained).unwrap_or(blocks.len());
+
+    let mut x = model.embed(batch)?;
+    let mut memories = Vec::new();
+    for (place, block) in blocks.iter().enumerate() {
+        interrupt::check()?;
+        if place < lowest {
+            x = block.forward(&x, &prepared)?;
+        } else if place + settings.keep >= blocks.len() {
+            let (y, kept) = block.forward_kept(&x, &training(place))?;
+            memories.push(Memory::Whole(Box::new(kept)));
+            x = y;
+        } else {
+            // dropout is part of the pass, so this is not `forward`; what it keeps is dropped at once
+            let (y, _) = block.forward_kept(&x, &training(place))?;
+            memories.push(Memory::Input(x));
+            x = y;
+        }
+        if !ops::all_finite(&x)? {
+            return Err(Error::work(format!("layer {place} gives values that are not finite")));
+        }
+    }
+
+    let found = model.head().train(&x, &targets(batch), settings.factor, settings.lesson)?;
+    drop(x);
+    if !found.loss.is_finite() {
+        return Err(Error::work("the loss is not finite, although what leaves the last layer is"));
+    }
+    if let Some((norm, head)) = found.own {
+        add(gradients, FINAL_NORM.to_owned(), norm)?;
+        add(gradients, HEAD.to_owned(), head)?;
+    }
+    let mut dx = Some(found.dx);
+    for (place, block) in blocks.iter().enumerate().skip(lowest).rev() {
+        interrupt::check()?;
+        let (Some(memory), Some(dy)) = (memories.pop(), dx.take()) else { break };
+        let kept = match memory {
+            Memory::Whole(kept) => kept,
+            Memory::Input(x) => Box::new(block.forward_kept(&x, &training(place))?.1),
+        };
+        let (below, own) = block.backward(&kept, &training(place), &dy, place > lowest)?;
+        drop((kept, dy));
+        for parameter in own {
+            let (name, gradient) = named(model, place, parameter);
+            add(gradients, name, gradient)?;
+        }
+        dx = below;
+    }
+    Ok(PassLoss { loss: found.loss, cross_entropy: found.cross_entropy })
+}
+
+/// What a layer remembers of its forward pass.
+enum Memory {
+    Whole(Box<Kept>),
+    Input(Tensor),
+}
+
+fn add(gradients: &mut Gradients, name: String, gradient: Tensor) -> Result<()> {
+    let sum = match gradients.remove(&name) {
+        Some(sum) => (sum + gradient)?,
+        None => gradient,
+    };
+    gradients.insert(name, sum);
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! What a healing takes, before anything is loaded: memory, disk, time.
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use serde::Serialize;
+
+use super::settings::{HealSettings, Quant, Train};
+use crate::arch::ModelSpec;
+use crate::checkpoint::{ByteSize, Checkpoint};
+use crate::model::lora::Adapters;
+use crate::model::{Budget, Fittings, kept_bytes_per_token, memory};
+use crate::{Error, Result, ops};
+
+/// Logits and their gradients, and what the allocator keeps.
+const HEAD_BYTES: u64 = 48 << 20;
+
+/// What a healing takes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Bytes of weights in memory, frozen and trained.
+    pub weights: u64,
+    /// Numbers that are trained.
+    pub trained: u64,
+    /// Bytes of gradients and of the optimiser.
+    pub optimiser: u64,
+    /// Bytes of activations.
+    pub activations: u64,
+    /// Layers that keep what their backward pass needs; the others compute it again.
+    pub layers_kept: usize,
+    /// Bytes in memory, all together.
+    pub memory: u64,
+    /// Tokens of a step.
+    pub tokens_per_step: u64,
+    /// Floating point operations of a step.
+    pub flops_per_step: f64,
+    /// Seconds of all steps at the speed measured on this machine just now; validations not counted.
+    pub seconds: f64,
+    /// Bytes on disk: results and the state while it runs.
+    pub disk: u64,
+}
+
+/// Estimates the healing of `checkpoint` by `settings` within `budget`. The weights of a teacher of `teacher_bytes` are
+/// in memory as well.
+///
+/// # Errors
+/// Request: it does not fit; says what would.
+pub fn estimate(
+    checkpoint: &Checkpoint,
+    spec: &ModelSpec,
+    settings: &HealSettings,
+    budget: Budget,
+    teacher_bytes: u64,
+) -> Result<Estimate> {
+    let trained = trained(spec, settings)?;
+    let fittings = fittings(spec, settings);
+    let matrix = (spec.vocab_size * spec.hidden_size) as u64;
+    let head = match settings.train {
+        Train::Lora => checkpoint.tensors.get(spec.head_tensor(&checkpoint.index)).map_or(0, |entry| entry.len),
+        Train::Last(_) => 4 * matrix,
+    };
+    let frozen: u64 = (0..spec.layers).map(|layer| fittings.bytes(checkpoint, spec, layer, layer)).sum();
+    let adapters = if settings.train == Train::Lora { 4 * trained } else { 0 };
+    let weights = frozen + head + adapters + teacher_bytes;
+    // gradients, two moments
+    let optimiser = 12 * trained;
+
+    let tokens = settings.pass_tokens.max(settings.seq_len) as u64;
+    let tokens = tokens.min((settings.seq_len * settings.batch) as u64);
+    let entering = 4 * spec.hidden_size as u64 * tokens;
+    let kept = kept_bytes_per_token(spec) * tokens;
+    let passing = 2 * memory::transient_bytes_per_token(spec) * tokens + HEAD_BYTES;
+    let least = weights + optimiser + passing + spec.layers as u64 * entering;
+    let room = budget.usable();
+    if least > room {
+        return Err(too_large(settings, budget, least, weights + optimiser + HEAD_BYTES));
+    }
+    let layers_kept = usize::try_from((room - least) / (kept - entering).max(1)).unwrap_or(usize::MAX).min(spec.layers);
+    let activations = passing + spec.layers as u64 * entering + layers_kept as u64 * (kept - entering);
+
+    let tokens_per_step = (settings.batch * settings.seq_len) as u64;
+    let recomputed = 1.0 - layers_kept as f64 / spec.layers as f64;
+    let flops_per_step = tokens_per_step as f64 * flops_per_token(spec, settings.seq_len, recomputed);
+    let source: u64 = checkpoint.tensors.values().map(|entry| entry.len).sum();
+    let merged = if settings.adapter_only { 0 } else { source };
+    let four_bit = if settings.save_4bit { source / 2 } else { 0 };
+    Ok(Estimate {
+        weights,
+        trained,
+        optimiser,
+        activations,
+        layers_kept,
+        memory: weights + optimiser + activations + (budget.bytes() - budget.usable()),
+        tokens_per_step,
+        flops_per_step,
+        seconds: settings.steps as f64 * flops_per_step / flops_per_second()?,
+        disk: merged + four_bit + 4 * trained * 5,
+    })
+}
+
+/// How the model is read for `settings`, adapters apart.
+#[must_use]
+pub fn fittings(spec: &ModelSpec, settings: &HealSettings) -> Fittings {
+    Fittings {
+        four_bit: (settings.quant == Quant::Nf4).then_some(!settings.plain_scales),
+        adapters: None,
+        whole_from: match settings.train {
+            Train::Lora => None,
+            Train::Last(layers) => Some(spec.layers.saturating_sub(layers)),
+        },
+    }
+}
+
+/// Numbers that are trained.
+fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
+    match settings.train {
+        Train::Lora => Ok(Adapters::count(spec, &settings.lora())?),
+        Train::Last(layers) if layers > spec.layers => {
+            Err(Error::request(format!("train = \"{}\": the model has {} layers", settings.train, spec.layers)))
+        }
+        Train::Last(layers) => {
+            let tensors = (spec.layers - layers..spec.layers).flat_map(|layer| spec.layer_tensors(layer));
+            let numbers: usize = tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+            Ok((numbers + spec.vocab_size * spec.hidden_size + spec.hidden_size) as u64)
+        }
+    }
+}
+
+/// Forward, input gradients, and what is computed again; attention at half its square.
+fn flops_per_token(spec: &ModelSpec, seq_len: usize, recomputed: f64) -> f64 {
+    let tensors = spec.layer_tensors(0);
+    let matrices: usize =
+        tensors.iter().filter(|tensor| tensor.shape.len() == 2).map(|t| t.shape[0] * t.shape[1]).sum();
+    let attention = 2 * spec.heads * spec.head_dim * seq_len;
+    let layer = (2 * matrices + attention) as f64;
+    let head = (2 * spec.vocab_size * spec.hidden_size) as f64;
+    spec.layers as f64 * layer * (2.0 + recomputed) + 2.0 * head
+}
+
+/// Floating point operations a second in a product of the usual size, measured: the best of three.
+fn flops_per_second() -> Result<f64> {
+    let (tokens, width) = (256, 1024);
+    let x = Tensor::ones((tokens, width), DType::F32, &Device::Cpu)?;
+    let weight = Tensor::ones((width, width), DType::F32, &Device::Cpu)?;
+    let mut best = f64::INFINITY;
+    for _ in 0..3 {
+        let started = Instant::now();
+        ops::linear(&x, &weight)?;
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    // norms, activations and attention take about a fifth of a step
+    Ok(0.8 * (2 * tokens * width * width) as f64 / best.max(1e-9))
+}
+
+fn too_large(settings: &HealSettings, budget: Budget, least: u64, fixed: u64) -> Error {
+    let mut hints = Vec::new();
+    if settings.quant == Quant::None {
+        hints.push("quant = \"nf4\" takes a quarter to an eighth of the weights' memory".to_owned());
+    }
+    if fixed < budget.usable() {
+        hints.push("a shorter seq_len and fewer pass_tokens take less for activations".to_owned());
+    } else {
+        hints.push(format!("weights and optimiser alone take {}", ByteSize(fixed)));
+    }
+    if settings.train != Train::Lora {
+        hints.push("train = \"lora\" needs no optimiser for whole layers".to_owned());
+    }
+    let (least, cap) = (ByteSize(least + budget.bytes() - budget.usable()), ByteSize(budget.bytes()));
+    Error::request(format!("this healing takes at least {least} of memory, allowed are {cap}: {}", hints.join("; ")))
+}

@@ -1,0 +1,153 @@
+//! The loop of a run: steps, validations, saved states.
+
+use std::time::Instant;
+
+use super::journal::{Journal, Line};
+use super::samples::Samples;
+use super::settings::HealSettings;
+use super::state::{Best, Place, WorkDir};
+use super::trainer::Trainer;
+use crate::model::{Model, memory};
+use crate::progress::{Progress, Silent, Unit};
+use crate::{Context, Error, Result, interrupt};
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Finished {
+    /// The log.
+    pub journal: Journal,
+    /// The best validation.
+    pub best: Option<Best>,
+    /// Validation loss before the first step.
+    pub before: Option<f64>,
+    /// Tokens trained on.
+    pub tokens: u64,
+}
+
+/// A run ready to start or go on.
+pub struct Run<'a> {
+    /// The model in training.
+    pub model: &'a Model,
+    /// Its trainer.
+    pub trainer: Trainer<'a>,
+    /// Settings.
+    pub settings: &'a HealSettings,
+    /// Where its state is saved.
+    pub dir: &'a WorkDir,
+    /// Sequences to validate on.
+    pub validation: &'a [Vec<u32>],
+}
+
+impl Run<'_> {
+    /// How far an earlier run came, the parameters and the optimiser put where they were; `None` if there was none.
+    ///
+    /// # Errors
+    /// Work: its state is broken.
+    pub fn restore(&mut self) -> Result<Option<Place>> {
+        let parameters = self.trainer.parameters().to_vec();
+        self.dir.restore(&parameters, self.trainer.optimiser_mut())
+    }
+
+    /// Trains from `place`, or from the start, to the last step; the best or the last parameters are in place afterwards.
+    ///
+    /// # Errors
+    /// Work: a value that is not finite, a text that cannot be read, a full disk; the last good state is saved.
+    /// Interrupted, the state saved.
+    pub fn train(
+        &mut self,
+        place: Option<Place>,
+        samples: &mut dyn Samples,
+        progress: &dyn Progress,
+    ) -> Result<Finished> {
+        let journal = Journal::open(self.dir.path(), place.as_ref().map(|place| place.step))?;
+        let mut at = At { journal, place: place.unwrap_or_default() };
+        let done = self.steps(&mut at, samples, progress);
+        if let Err(error) = done {
+            // the step that failed has changed nothing: this is the last good state
+            if at.place.step > 0 {
+                self.dir.save(&at.place, self.trainer.parameters(), self.trainer.optimiser())?;
+            }
+            let (step, dir) = (at.place.step, self.dir.path().display());
+            return match error {
+                Error::Work(message) => Err(Error::work(format!("{message}; the state after step {step} is in {dir}"))),
+                other => Err(other),
+            };
+        }
+        if let Some(best) = at.place.best.filter(|best| !self.settings.keep_last && best.step < self.settings.steps) {
+            if best.step == 0 {
+                progress.warn("no validation was better than the one before the first step; its parameters are kept");
+            }
+            self.dir.restore_best(self.trainer.parameters())?;
+        }
+        let before = at.journal.lines().iter().find_map(|line| match line {
+            Line::Validation { step: 0, val_loss } => Some(*val_loss),
+            _ => None,
+        });
+        Ok(Finished { journal: at.journal, best: at.place.best, before, tokens: at.place.tokens })
+    }
+
+    fn steps(&mut self, at: &mut At, samples: &mut dyn Samples, progress: &dyn Progress) -> Result<()> {
+        let steps = self.settings.steps;
+        progress.begin("healing", (steps - at.place.step) as u64, Unit::Items);
+        loop {
+            let step = at.place.step;
+            let due = step == 0 || step == steps || step.checked_rem(self.settings.eval_every) == Some(0);
+            // a run that was stopped in a validation has saved the step and not its validation
+            if due && !at.journal.has_validation(step) {
+                self.validate(at)?;
+            }
+            if step > 0 && (step.is_multiple_of(self.settings.save_every) || step == steps) {
+                self.dir.save(&at.place, self.trainer.parameters(), self.trainer.optimiser())?;
+            }
+            if step == steps {
+                progress.end();
+                return Ok(());
+            }
+            interrupt::check()?;
+            self.step(at, samples)?;
+            progress.advance(1);
+        }
+    }
+
+    fn step(&mut self, at: &mut At, samples: &mut dyn Samples) -> Result<()> {
+        let started = Instant::now();
+        let rows = samples.take(self.settings.batch)?;
+        let report = self.trainer.step(&rows)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let place = &mut at.place;
+        (place.step, place.tokens) = (place.step + 1, place.tokens + report.tokens as u64);
+        place.position = samples.position();
+        at.journal.add(Line::Step {
+            step: place.step,
+            loss: report.loss,
+            cross_entropy: self.settings.teacher.is_some().then_some(report.cross_entropy),
+            lr: report.rate,
+            grad_norm: report.norm,
+            tokens: place.tokens,
+            epoch: place.position.epoch,
+            tokens_per_second: (report.tokens as f64 / seconds * 10.0).round() / 10.0,
+            memory_mib: memory::resident() >> 20,
+        })
+    }
+
+    fn validate(&self, at: &mut At) -> Result<()> {
+        if self.validation.is_empty() {
+            return Ok(());
+        }
+        let step = at.place.step;
+        let loss =
+            self.model.loss(self.validation, "validation", &Silent).context(|| format!("validation at step {step}"))?;
+        at.journal.add(Line::Validation { step, val_loss: loss.mean() })?;
+        if at.place.best.is_none_or(|best| loss.mean() < best.loss) {
+            at.place.best = Some(Best { step, loss: loss.mean() });
+            self.dir.save_best(self.trainer.parameters())?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a run is.
+struct At {
+    journal: Journal,
+    place: Place,
+}

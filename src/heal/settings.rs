@@ -1,0 +1,380 @@
+//! Everything that can be said about a healing, in one flat table.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::optimiser::AdamW;
+use super::schedule::{Decay, Schedule, warmup_steps};
+use crate::data::{Packing, Shape, TextSplit};
+use crate::model::lora::{LoraSettings, Targets};
+use crate::{Error, Result};
+
+/// Settings of `prune heal`. The defaults are those of the paper (arXiv 2403.17887, appendix A.1) where it has one for
+/// all models.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealSettings {
+    /// The cut model: directory or hub id.
+    pub model: Option<String>,
+    /// Text to train on: a file or a directory of files.
+    pub data: Option<String>,
+    /// Directory of the results.
+    pub out: Option<PathBuf>,
+
+    /// The field that holds the text.
+    pub text_field: String,
+    /// How plain text files are cut into documents.
+    pub text_split: TextSplit,
+    /// Tokens of a sequence, at most.
+    pub seq_len: usize,
+    /// How documents become sequences.
+    pub packing: Packing,
+    /// Sequences are shuffled among so many that are read together; 1 keeps the order of the text.
+    pub shuffle_window: usize,
+    /// Text to measure the validation loss on.
+    pub eval_data: Option<String>,
+    /// Sequences of it.
+    pub eval_samples: usize,
+    /// Steps between two validations; 0 validates at the end only.
+    pub eval_every: usize,
+    /// Writes what the last step gave, not what did best in validation.
+    pub keep_last: bool,
+
+    /// What is trained: `lora`, or `lm-head+lastK`, the head, the final norm and the last K layers whole.
+    pub train: Train,
+    /// Rank of the adapters.
+    pub rank: usize,
+    /// Strength of the adapters; equal to the rank by default.
+    pub alpha: Option<f64>,
+    /// Share of the adapters' inputs dropped in training.
+    pub dropout: f64,
+    /// Rank-stabilised scaling.
+    pub rslora: bool,
+    /// Adapted layers: `mlp`, `attention`, `all-linear` or names.
+    pub target: Targets,
+    /// Other ranks for modules by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Other alphas for modules by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// An adapter in PEFT's files to start from; it brings its own rank, alpha and targets.
+    pub adapter: Option<PathBuf>,
+    /// How the frozen weights are held.
+    pub quant: Quant,
+    /// Keeps the scales of four-bit weights in f32 instead of quantising them as well.
+    pub plain_scales: bool,
+
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Sequences of a step.
+    pub batch: usize,
+    /// Tokens that go through the model together, unless one sequence is longer. Fewer take less memory; the result is
+    /// the same but for rounding.
+    pub pass_tokens: usize,
+    /// The highest learning rate.
+    pub lr: f64,
+    /// How it goes after the warm-up.
+    pub schedule: Decay,
+    /// Steps of the warm-up, or, below 1, its share of all steps.
+    pub warmup: f64,
+    /// AdamW: decay of the mean of the gradients.
+    pub beta1: f64,
+    /// AdamW: decay of the mean of their squares.
+    pub beta2: f64,
+    /// AdamW: added to the root of the latter.
+    pub eps: f64,
+    /// AdamW: share of a parameter that a step takes away, times the learning rate.
+    pub weight_decay: f64,
+    /// Gradients of a larger norm are scaled down to it; 0 does not.
+    pub clip: f64,
+    /// Seed of adapters, shuffle and dropout.
+    pub seed: u64,
+
+    /// The uncut model, to learn from: directory or hub id.
+    pub teacher: Option<String>,
+    /// Weight of the divergence from the teacher; what is left of 1 is that of the cross-entropy.
+    pub teacher_weight: f64,
+    /// Softens teacher's and model's distributions.
+    pub temperature: f64,
+
+    /// Steps between two saved states.
+    pub save_every: usize,
+    /// Writes the adapter alone, no merged model.
+    pub adapter_only: bool,
+    /// Writes the base model in four bits as well.
+    pub save_4bit: bool,
+    /// Tensors of one weight file take no more than this, unless one alone does.
+    pub max_shard_size: String,
+    /// Forgets the state of an unfinished run.
+    pub restart: bool,
+    /// Replaces an output that exists.
+    pub force: bool,
+    /// Computes memory, disk and time; trains nothing.
+    pub dry_run: bool,
+    /// Cap on memory: `8GiB`.
+    pub memory: Option<String>,
+    /// Where to compute.
+    pub device: String,
+}
+
+impl Default for HealSettings {
+    fn default() -> Self {
+        let (lora, adam) = (LoraSettings::default(), AdamW::default());
+        Self {
+            model: None,
+            data: None,
+            out: None,
+            text_field: "text".to_owned(),
+            text_split: TextSplit::default(),
+            seq_len: 2048,
+            packing: Packing::Packed,
+            shuffle_window: 8192,
+            eval_data: None,
+            eval_samples: 100,
+            eval_every: 100,
+            keep_last: false,
+            train: Train::Lora,
+            rank: lora.rank,
+            alpha: lora.alpha,
+            dropout: lora.dropout,
+            rslora: lora.rslora,
+            target: lora.targets,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            adapter: None,
+            quant: Quant::Nf4,
+            plain_scales: false,
+            steps: 5000,
+            batch: 16,
+            pass_tokens: 1024,
+            lr: 3e-4,
+            schedule: Decay::Cosine,
+            warmup: 100.0,
+            beta1: adam.beta1,
+            beta2: adam.beta2,
+            eps: adam.eps,
+            weight_decay: adam.weight_decay,
+            clip: 1.0,
+            seed: 0,
+            teacher: None,
+            teacher_weight: 0.5,
+            temperature: 1.0,
+            save_every: 100,
+            adapter_only: false,
+            save_4bit: false,
+            max_shard_size: "5GB".to_owned(),
+            restart: false,
+            force: false,
+            dry_run: false,
+            memory: None,
+            device: "auto".to_owned(),
+        }
+    }
+}
+
+/// Settings that do not change what comes out: an unfinished run may go on with others.
+const FREE: [&str; 11] = [
+    "out",
+    "save_every",
+    "adapter_only",
+    "save_4bit",
+    "max_shard_size",
+    "restart",
+    "force",
+    "dry_run",
+    "memory",
+    "device",
+    "keep_last",
+];
+
+impl HealSettings {
+    /// Refuses what cannot be done, whatever the model.
+    ///
+    /// # Errors
+    /// Request: names the setting, what it is and what was expected.
+    pub fn check(&self) -> Result<()> {
+        for (name, value) in [
+            ("steps", self.steps),
+            ("batch", self.batch),
+            ("pass_tokens", self.pass_tokens),
+            ("save_every", self.save_every),
+            ("eval_samples", self.eval_samples),
+        ] {
+            if value == 0 {
+                return Err(Error::request(format!("{name} is 0, expected 1 or more")));
+            }
+        }
+        for (name, value, from, below) in [
+            ("lr", self.lr, 0.0, f64::INFINITY),
+            ("warmup", self.warmup, 0.0, f64::INFINITY),
+            ("beta1", self.beta1, 0.0, 1.0),
+            ("beta2", self.beta2, 0.0, 1.0),
+            ("eps", self.eps, 0.0, f64::INFINITY),
+            ("weight_decay", self.weight_decay, 0.0, f64::INFINITY),
+            ("clip", self.clip, 0.0, f64::INFINITY),
+            ("teacher_weight", self.teacher_weight, 0.0, 1.0 + f64::EPSILON),
+            ("temperature", self.temperature, f64::MIN_POSITIVE, f64::INFINITY),
+        ] {
+            if !(from..below).contains(&value) {
+                return Err(Error::request(format!("{name} is {value}, expected from {from} to below {below}")));
+            }
+        }
+        if self.train != Train::Lora && self.adapter.is_some() {
+            return Err(Error::request("adapter goes with train = \"lora\""));
+        }
+        if self.train != Train::Lora && self.adapter_only {
+            return Err(Error::request(format!("train = \"{}\" makes no adapter: leave adapter_only out", self.train)));
+        }
+        self.lora().check()
+    }
+
+    /// The adapters to make.
+    #[must_use]
+    pub fn lora(&self) -> LoraSettings {
+        LoraSettings {
+            rank: self.rank,
+            alpha: self.alpha,
+            dropout: self.dropout,
+            rslora: self.rslora,
+            targets: self.target.clone(),
+            rank_pattern: self.rank_pattern.clone(),
+            alpha_pattern: self.alpha_pattern.clone(),
+        }
+    }
+
+    /// The optimiser's settings.
+    #[must_use]
+    pub fn adam(&self) -> AdamW {
+        AdamW { beta1: self.beta1, beta2: self.beta2, eps: self.eps, weight_decay: self.weight_decay }
+    }
+
+    /// The learning rates.
+    #[must_use]
+    pub fn rates(&self) -> Schedule {
+        let warmup = warmup_steps(self.warmup, self.steps);
+        Schedule { peak: self.lr, warmup, steps: self.steps, decay: self.schedule }
+    }
+
+    /// The shape of the sequences.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        Shape { seq_len: self.seq_len, packing: self.packing, ..Shape::default() }
+    }
+
+    /// The settings that decide what comes out, by name.
+    #[must_use]
+    pub fn deciding(&self) -> serde_json::Map<String, serde_json::Value> {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(mut map)) => {
+                map.retain(|name, _| !FREE.contains(&name.as_str()));
+                map
+            }
+            _ => serde_json::Map::new(),
+        }
+    }
+}
+
+/// How the frozen weights are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quant {
+    /// In four bits.
+    Nf4,
+    /// As they are on disk.
+    None,
+}
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Train {
+    /// Adapters.
+    Lora,
+    /// The head, the final norm and the last so many layers ("Reassessing Layer Pruning in LLMs", arXiv 2411.15558).
+    Last(usize),
+}
+
+impl FromStr for Train {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "lora" {
+            return Ok(Self::Lora);
+        }
+        let layers = text.strip_prefix("lm-head+last").and_then(|layers| layers.parse().ok());
+        layers.map(Self::Last).ok_or_else(|| {
+            Error::request(format!("train is {text:?}, expected \"lora\" or \"lm-head+last3\" (any number of layers)"))
+        })
+    }
+}
+
+impl fmt::Display for Train {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lora => f.write_str("lora"),
+            Self::Last(layers) => write!(f, "lm-head+last{layers}"),
+        }
+    }
+}
+
+impl Serialize for Train {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Train {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn from_a_file_and_back() {
+        let text =
+            "model = \"m\"\ntarget = [\"q_proj\"]\ntrain = \"lm-head+last3\"\nschedule = \"linear\"\nwarmup = 0.1";
+        let settings: HealSettings = toml::from_str(text).unwrap();
+        assert_eq!(settings.target, Targets::Modules(vec!["q_proj".into()]));
+        assert_eq!((settings.train, settings.schedule, settings.batch), (Train::Last(3), Decay::Linear, 16));
+        let json = serde_json::to_value(&settings).unwrap();
+        assert_eq!(serde_json::from_value::<HealSettings>(json).unwrap(), settings);
+        assert!(toml::from_str::<HealSettings>("rnak = 3").unwrap_err().to_string().contains("rnak"));
+        assert!(toml::from_str::<HealSettings>("train = \"head\"").unwrap_err().to_string().contains("lm-head+last3"));
+    }
+
+    #[test]
+    fn impossible_settings_are_named() {
+        for (text, name) in [
+            ("steps = 0", "steps"),
+            ("lr = -1.0", "lr"),
+            ("lr = nan", "lr"),
+            ("beta1 = 1.0", "beta1"),
+            ("teacher_weight = 1.5", "teacher_weight"),
+            ("temperature = 0.0", "temperature"),
+            ("rank = 0", "rank"),
+            ("dropout = 1.0", "dropout"),
+            ("train = \"lm-head+last2\"\nadapter_only = true", "adapter_only"),
+        ] {
+            let error = toml::from_str::<HealSettings>(text).unwrap().check().unwrap_err();
+            assert!(error.to_string().contains(name) && error.exit_code() == 2, "{error}");
+        }
+        HealSettings { teacher_weight: 1.0, clip: 0.0, ..HealSettings::default() }.check().unwrap();
+    }
+
+    #[test]
+    fn what_decides_the_result() {
+        let deciding = HealSettings::default().deciding();
+        assert!(deciding.contains_key("lr") && deciding.contains_key("eval_every"));
+        assert!(FREE.iter().all(|name| !deciding.contains_key(*name)));
+        let all = serde_json::to_value(HealSettings::default()).unwrap();
+        assert!(FREE.iter().all(|name| all.get(name).is_some()));
+    }
+}

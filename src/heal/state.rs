@@ -1,0 +1,243 @@
+//! What a run that stopped goes on from: a directory beside the output, and in it the parameters, the optimiser and the
+//! place in the text, in one file that is replaced whole.
+
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::optimiser::{Moments, Optimiser};
+use crate::checkpoint::{Index, Shard, Slot, read_json, write_file, write_tensor};
+use crate::data::Position;
+use crate::progress::Silent;
+use crate::{Context, Error, Result, ops};
+
+const SETTINGS: &str = "settings.json";
+const STATE: &str = "state.safetensors";
+const BEST: &str = "best.safetensors";
+/// The log's file.
+pub(super) const LOG: &str = "log.jsonl";
+/// The tensor that holds [`Progress`] as JSON.
+const PLACE: &str = "place.json";
+
+/// How far a run is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// Steps done.
+    pub step: usize,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// The next sequence.
+    pub position: Position,
+    /// The best validation so far.
+    pub best: Option<Best>,
+}
+
+/// A validation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Steps done then.
+    pub step: usize,
+    /// Loss, nats a token.
+    pub loss: f64,
+}
+
+/// The directory of an unfinished run, `OUT.healing`. No other process works in it meanwhile.
+#[derive(Debug)]
+pub struct WorkDir {
+    path: PathBuf,
+    /// `None` where the system locks no directories.
+    _lock: Option<File>,
+}
+
+impl WorkDir {
+    /// Where the unfinished run of an output lies.
+    #[must_use]
+    pub fn place(out: &Path) -> PathBuf {
+        let mut name = out.as_os_str().to_owned();
+        name.push(".healing");
+        PathBuf::from(name)
+    }
+
+    /// Opens or makes the directory of `out`'s run. `deciding` are the settings that decide the result; they must be
+    /// those the run began with. `restart` forgets what is there.
+    ///
+    /// # Errors
+    /// Request: another run works there, or began with other settings (names them). Work: it cannot be made.
+    pub fn open(out: &Path, deciding: &Map<String, Value>, restart: bool) -> Result<Self> {
+        let path = Self::place(out);
+        fs::create_dir_all(&path).map_err(|error| Error::io(&path, &error))?;
+        let busy = || Error::request(format!("{}: another run is working there", path.display()));
+        let lock = match File::open(&path).map(|dir| (dir.try_lock(), dir)) {
+            Ok((Ok(()), dir)) => Some(dir),
+            Ok((Err(TryLockError::WouldBlock), _)) => return Err(busy()),
+            Ok((Err(TryLockError::Error(_)), _)) | Err(_) => None,
+        };
+        let settings = path.join(SETTINGS);
+        if restart {
+            for name in [SETTINGS, STATE, BEST, LOG] {
+                remove(&path.join(name))?;
+            }
+        }
+        if settings.exists() {
+            let before: Map<String, Value> = read_json(&settings)?;
+            compare(&path, &before, deciding)?;
+        } else {
+            let text = serde_json::to_vec_pretty(deciding).map_err(|error| Error::work(error.to_string()))?;
+            write_file(&settings, true, &text)?;
+        }
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Saves how far the run is; the old state stands until the new one is whole and durable.
+    ///
+    /// # Errors
+    /// Work: the disk is full, or a parameter cannot be read.
+    pub fn save(&self, place: &Place, parameters: &[(String, Tensor)], optimiser: &Optimiser) -> Result<()> {
+        let place = serde_json::to_vec(place).map_err(|error| Error::work(error.to_string()))?;
+        let mut slots = vec![Slot { name: PLACE.to_owned(), dtype: Dtype::U8, shape: vec![place.len()] }];
+        for (name, tensor) in parameters {
+            slots.push(slot(format!("value.{name}"), tensor.dims()));
+            if optimiser.moments.contains_key(name) {
+                slots.push(slot(format!("first.{name}"), &[tensor.elem_count()]));
+                slots.push(slot(format!("second.{name}"), &[tensor.elem_count()]));
+            }
+        }
+        let moments =
+            |name: &str| optimiser.moments.get(name).ok_or_else(|| Error::work(format!("no moments of {name}")));
+        self.replace(STATE, slots, |name, file| {
+            if name == PLACE {
+                return write_bytes(file, &place);
+            }
+            match name.split_once('.') {
+                Some(("first", name)) => write_bytes(file, bytemuck::cast_slice(&moments(name)?.first)),
+                Some(("second", name)) => write_bytes(file, bytemuck::cast_slice(&moments(name)?.second)),
+                Some((_, name)) => write_tensor(find(parameters, name)?, file),
+                None => Err(Error::work(format!("no parameter {name}"))),
+            }
+        })
+    }
+
+    /// Takes up the run: how far it is, with the parameters and the optimiser put where they were; `None` at the start.
+    ///
+    /// # Errors
+    /// Work: a state that is broken or of other parameters.
+    pub fn restore(&self, parameters: &[(String, Tensor)], optimiser: &mut Optimiser) -> Result<Option<Place>> {
+        let path = self.path.join(STATE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let index = Index::open_file(&path)?;
+        let place: Place = serde_json::from_slice(&index.read(index.entry(PLACE)?)?)
+            .map_err(|error| Error::work(error.to_string()))
+            .context(|| path.display())?;
+        for (name, tensor) in parameters {
+            put(&index, &format!("value.{name}"), tensor)?;
+            let read = |which: &str| {
+                let values = index.load_f32(&format!("{which}.{name}"), &[tensor.elem_count()], &Device::Cpu)?;
+                ops::numbers(&values, <[f32]>::to_vec)
+            };
+            optimiser.moments.insert(name.clone(), Moments { first: read("first")?, second: read("second")? });
+        }
+        optimiser.steps = place.step;
+        Ok(Some(place))
+    }
+
+    /// Keeps the parameters as the best so far.
+    ///
+    /// # Errors
+    /// As [`WorkDir::save`].
+    pub fn save_best(&self, parameters: &[(String, Tensor)]) -> Result<()> {
+        let slots = parameters.iter().map(|(name, tensor)| slot(name.clone(), tensor.dims())).collect();
+        self.replace(BEST, slots, |name, file| write_tensor(find(parameters, name)?, file))
+    }
+
+    /// Puts the best parameters in place.
+    ///
+    /// # Errors
+    /// Work: the file is broken or of other parameters.
+    pub fn restore_best(&self, parameters: &[(String, Tensor)]) -> Result<()> {
+        let index = Index::open_file(&self.path.join(BEST))?;
+        parameters.iter().try_for_each(|(name, tensor)| put(&index, name, tensor))
+    }
+
+    /// Removes the directory: the run is over.
+    ///
+    /// # Errors
+    /// Work: it cannot be removed.
+    pub fn remove(self) -> Result<()> {
+        fs::remove_dir_all(&self.path).map_err(|error| Error::io(&self.path, &error))
+    }
+
+    /// Writes a safetensors file beside `name`, makes it durable and renames it.
+    fn replace(
+        &self,
+        name: &str,
+        slots: Vec<Slot>,
+        mut write: impl FnMut(&str, &mut File) -> Result<()>,
+    ) -> Result<()> {
+        let (new, target) = (format!("{name}.new"), self.path.join(name));
+        let fresh = self.path.join(&new);
+        remove(&fresh)?;
+        Shard::new(new, slots)?.write(&self.path, &Silent, |slot, file| write(&slot.name, file))?;
+        let at = |error: std::io::Error| Error::io(&fresh, &error);
+        File::open(&fresh).and_then(|file| file.sync_all()).map_err(at)?;
+        fs::rename(&fresh, &target).map_err(at)?;
+        if cfg!(unix) {
+            File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(at)?;
+        }
+        Ok(())
+    }
+}
+
+fn slot(name: String, shape: &[usize]) -> Slot {
+    Slot { name, dtype: Dtype::F32, shape: shape.to_vec() }
+}
+
+fn find<'a>(parameters: &'a [(String, Tensor)], name: &str) -> Result<&'a Tensor> {
+    let found = parameters.iter().find(|(own, _)| own == name);
+    found.map(|(_, tensor)| tensor).ok_or_else(|| Error::work(format!("no parameter {name}")))
+}
+
+fn put(index: &Index, name: &str, tensor: &Tensor) -> Result<()> {
+    let values = index.load_f32(name, tensor.dims(), &Device::Cpu)?;
+    ops::numbers(&values, |new| ops::edit(tensor, |values| values.copy_from_slice(new)))?
+}
+
+fn write_bytes(file: &mut File, bytes: &[u8]) -> Result<()> {
+    file.write_all(bytes).map_err(|error| Error::work(error.to_string()))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Names what differs.
+fn compare(path: &Path, before: &Map<String, Value>, now: &Map<String, Value>) -> Result<()> {
+    let keys: std::collections::BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let differing = keys.into_iter().filter(|key| before.get(*key) != now.get(*key));
+    let show = |value: Option<&Value>| value.map_or_else(|| "absent".to_owned(), Value::to_string);
+    let list: Vec<String> =
+        differing.map(|key| format!("{key} was {}, is {}", show(before.get(key)), show(now.get(key)))).collect();
+    if list.is_empty() {
+        return Ok(());
+    }
+    Err(Error::request(format!(
+        "{}: the unfinished run there began with other settings: {}; use those, or --restart to begin anew",
+        path.display(),
+        list.join("; ")
+    )))
+}

@@ -1,0 +1,196 @@
+//! Steps of training: gradients of some sequences, clipped, into the optimiser.
+
+use candle_core::Tensor;
+
+use super::optimiser::{Optimiser, clip};
+use super::pass::{Gradients, PassLoss, PassSettings, parameters, pass};
+use super::schedule::Schedule;
+use super::settings::HealSettings;
+use crate::model::{Batch, Lesson, Model, Noise, Observer};
+use crate::progress::Silent;
+use crate::{Context, Error, Result, ops};
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// The loss: mean over the targets of all sequences of the step.
+    pub loss: f64,
+    /// The cross-entropy alone, the same unless there is a teacher.
+    pub cross_entropy: f64,
+    /// Norm of all gradients before clipping.
+    pub norm: f64,
+    /// The learning rate used.
+    pub rate: f64,
+    /// Tokens of the sequences.
+    pub tokens: usize,
+}
+
+/// A model in training.
+pub struct Trainer<'a> {
+    model: &'a Model,
+    teacher: Option<(&'a Model, f64, f64)>,
+    parameters: Vec<(String, Tensor)>,
+    optimiser: Optimiser,
+    rates: Schedule,
+    clip: Option<f64>,
+    dropout: f64,
+    seed: u64,
+    pass_tokens: usize,
+    keep: usize,
+}
+
+impl<'a> Trainer<'a> {
+    /// Prepares training of what `model` has to train; `keep` layers keep what their backward pass needs.
+    ///
+    /// # Errors
+    /// Request: nothing to train, or a teacher with another vocabulary.
+    pub fn new(model: &'a Model, teacher: Option<&'a Model>, settings: &HealSettings, keep: usize) -> Result<Self> {
+        let parameters = parameters(model)?;
+        if parameters.is_empty() {
+            return Err(Error::request("nothing to train: no adapter and no whole layer"));
+        }
+        if let Some(teacher) = teacher.filter(|teacher| teacher.spec().vocab_size != model.spec().vocab_size) {
+            let (theirs, ours) = (teacher.spec().vocab_size, model.spec().vocab_size);
+            return Err(Error::request(format!("teacher: its vocabulary has {theirs} tokens, the model's {ours}")));
+        }
+        Ok(Self {
+            model,
+            teacher: teacher.map(|teacher| (teacher, settings.teacher_weight, settings.temperature)),
+            parameters,
+            optimiser: Optimiser::new(settings.adam()),
+            rates: settings.rates(),
+            clip: (settings.clip > 0.0).then_some(settings.clip),
+            dropout: settings.dropout,
+            seed: settings.seed,
+            pass_tokens: settings.pass_tokens,
+            keep,
+        })
+    }
+
+    /// Steps done.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.optimiser.steps
+    }
+
+    /// The trained parameters by name.
+    #[must_use]
+    pub fn parameters(&self) -> &[(String, Tensor)] {
+        &self.parameters
+    }
+
+    /// The optimiser, to be saved.
+    #[must_use]
+    pub fn optimiser(&self) -> &Optimiser {
+        &self.optimiser
+    }
+
+    /// The optimiser, to be restored.
+    pub fn optimiser_mut(&mut self) -> &mut Optimiser {
+        &mut self.optimiser
+    }
+
+    /// One optimiser step on `rows`. Until it succeeds nothing has changed.
+    ///
+    /// # Errors
+    /// Work: a loss or gradient that is not finite (named with its layer or parameter), a parameter that the gradients
+    /// do not reach. Interrupted.
+    pub fn step(&mut self, rows: &[Vec<u32>]) -> Result<StepReport> {
+        let step = self.optimiser.steps;
+        // inside the pool, where every op is: not a thread that wakes the pool and sleeps for each of them
+        let computed = rayon::scope(|_| self.gradients(rows));
+        let (sums, gradients, targets) = computed.context(|| format!("step {}", step + 1))?;
+        let norm = self.norm(&gradients).context(|| format!("step {}", step + 1))?;
+        let (rate, clip) = (self.rates.rate(step), clip(norm, self.clip));
+        self.optimiser.begin_step();
+        for (name, parameter) in &self.parameters {
+            if let Some(gradient) = gradients.get(name) {
+                let optimiser = &mut self.optimiser;
+                ops::numbers(gradient, |gradient| {
+                    ops::edit(parameter, |values| optimiser.update(name, values, gradient, rate, clip))
+                })??;
+            }
+        }
+        Ok(StepReport {
+            loss: sums.loss / targets as f64,
+            cross_entropy: sums.cross_entropy / targets as f64,
+            norm,
+            rate,
+            tokens: rows.iter().map(Vec::len).sum(),
+        })
+    }
+
+    /// Gradients of the mean loss over the targets of `rows`; the sums of the loss, and the number of targets.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn gradients(&self, rows: &[Vec<u32>]) -> Result<(PassLoss, Gradients, usize)> {
+        let batches = Batch::pack(rows, self.pass_tokens)?;
+        let targets: usize = rows.iter().map(|row| row.len() - 1).sum();
+        if targets == 0 {
+            return Err(Error::work("no sequence of this step has a second token"));
+        }
+        let taught = self.teacher.map(|(teacher, ..)| Last::of(teacher, &batches)).transpose()?;
+        let (mut sums, mut gradients) = (PassLoss::default(), Gradients::new());
+        for (index, batch) in batches.iter().enumerate() {
+            let draw = (self.optimiser.steps as u64) << 16 | index as u64;
+            let lesson = self.teacher.zip(taught.as_ref()).map(|((teacher, weight, temperature), taught)| Lesson {
+                head: teacher.head(),
+                x: &taught[index],
+                weight,
+                temperature,
+            });
+            let settings = PassSettings {
+                factor: 1.0 / targets as f64,
+                noise: (self.dropout > 0.0).then_some(Noise { rate: self.dropout, seed: self.seed, draw }),
+                keep: self.keep,
+                lesson,
+            };
+            let pass = pass(self.model, batch, &settings, &mut gradients)?;
+            sums.loss += pass.loss;
+            sums.cross_entropy += pass.cross_entropy;
+        }
+        Ok((sums, gradients, targets))
+    }
+
+    /// Norm of all gradients together.
+    fn norm(&self, gradients: &Gradients) -> Result<f64> {
+        let mut total = 0.0;
+        for (name, _) in &self.parameters {
+            let gradient =
+                gradients.get(name).ok_or_else(|| Error::work(format!("the gradients do not reach {name}")))?;
+            let square = ops::numbers(gradient, |numbers| {
+                numbers.iter().map(|number| f64::from(*number) * f64::from(*number)).sum::<f64>()
+            })?;
+            if !square.is_finite() {
+                return Err(Error::work(format!("the gradient of {name} is not finite")));
+            }
+            total += square;
+        }
+        Ok(total.sqrt())
+    }
+}
+
+/// Keeps what leaves the last layer of each batch.
+struct Last(Vec<Option<Tensor>>, usize);
+
+impl Last {
+    fn of(model: &Model, batches: &[Batch]) -> Result<Vec<Tensor>> {
+        let mut last = Self(vec![None; batches.len()], model.layers());
+        model.run(batches, &mut last, "teacher", &Silent)?;
+        last.0.into_iter().map(|x| x.ok_or_else(|| Error::work("the teacher gave nothing"))).collect()
+    }
+}
+
+impl Observer for Last {
+    fn residual(&mut self, batch: usize, place: usize, x: &Tensor) -> Result<()> {
+        if place == self.1 {
+            self.0[batch] = Some(x.clone());
+        }
+        Ok(())
+    }
+
+    fn streams_kept(&self) -> usize {
+        1
+    }
+}

@@ -1,0 +1,102 @@
+//! What is done to a block's weights when they are read.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::lora::Adapters;
+use super::{Linear, four_bit};
+use crate::arch::{ModelSpec, Role};
+use crate::checkpoint::Checkpoint;
+use crate::ops::WeightMatrix;
+use crate::{Context, Result};
+
+/// Weights as they are on disk, unless it says otherwise.
+#[derive(Clone, Debug, Default)]
+pub struct Fittings {
+    /// Puts the linear layers of the blocks in four bits; `Some(true)` quantises the scales as well.
+    pub four_bit: Option<bool>,
+    /// Adapters by place in the stack.
+    pub adapters: Option<Arc<Adapters>>,
+    /// Blocks from this place on are held whole in f32, to be trained, and so are the final norm and the head.
+    pub whole_from: Option<usize>,
+}
+
+impl Fittings {
+    /// Whether the block at `place` is held whole in f32.
+    #[must_use]
+    pub fn is_whole(&self, place: usize) -> bool {
+        self.whole_from.is_some_and(|from| place >= from)
+    }
+
+    /// Reads the linear layer `role` of layer `l` for the block at `place`.
+    pub(super) fn linear(
+        &self,
+        checkpoint: &Checkpoint,
+        spec: &ModelSpec,
+        (l, place): (usize, usize),
+        role: Role,
+        device: &Device,
+    ) -> Result<Linear> {
+        let tensor = spec.layer_tensor(l, role);
+        let weight = match four_bit::load_matrix(checkpoint, &tensor.name, &tensor.shape, device)? {
+            weight if self.is_whole(place) => WeightMatrix::Dense(weight.dense(DType::F32, device)?),
+            weight => match self.four_bit {
+                Some(double) => weight.quantise(double).context(|| format!("tensor {}", tensor.name))?,
+                None => weight,
+            },
+        };
+        let bias = tensor.bias.map(|name| checkpoint.load_f32(&name, &tensor.shape[..1], device)).transpose()?;
+        let adapter = self.adapters.as_ref().and_then(|adapters| adapters.modules.get(&(place, role)).cloned());
+        Ok(Linear { weight, bias, adapter })
+    }
+
+    /// Bytes that the block at `place`, read from layer `l`, takes in memory.
+    #[must_use]
+    pub fn bytes(&self, checkpoint: &Checkpoint, spec: &ModelSpec, l: usize, place: usize) -> u64 {
+        let tensors = spec.layer_tensors(l).into_iter().map(|tensor| {
+            let numbers = tensor.shape.iter().product::<usize>() as u64;
+            let matrix = tensor.shape.len() == 2;
+            let four_bit = checkpoint.four_bit_state(&tensor.name).is_some() || self.four_bit.is_some();
+            match checkpoint.tensors.get(&tensor.name) {
+                _ if self.is_whole(place) || !matrix => 4 * numbers,
+                // half a byte, and at most an f32 for every 64
+                _ if four_bit => numbers / 2 + numbers / 16,
+                entry => entry.map_or(0, |entry| entry.len),
+            }
+        });
+        let adapters = self.adapters.iter().flat_map(|adapters| adapters.modules.range((place, Role::InputNorm)..));
+        let own = adapters.take_while(|((layer, _), _)| *layer == place);
+        let adapters: usize = own.map(|(_, adapter)| 4 * (adapter.a.elem_count() + adapter.b.elem_count())).sum();
+        tensors.sum::<u64>() + adapters as u64
+    }
+}
+
+/// What of a module is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The adapter's A.
+    A,
+    /// The adapter's B.
+    B,
+    /// The weight itself.
+    Weight,
+    /// The bias.
+    Bias,
+}
+
+impl Part {
+    /// End of the parameter's name: `lora_A.weight`.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::A => "lora_A.weight",
+            Self::B => "lora_B.weight",
+            Self::Weight => "weight",
+            Self::Bias => "bias",
+        }
+    }
+}
+
+/// A parameter of a block, or its gradient.
+pub type Parameter = (Role, Part, Tensor);

@@ -1,0 +1,94 @@
+//! Dropout whose mask is a function of numbers, so that a backward pass makes the same one again.
+
+use candle_core::{CpuStorage, CustomOp1, Layout as Strides, Shape, Tensor};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use super::rows::{Rows, by_rows};
+use crate::Result;
+
+/// A mask: which numbers of a tensor are dropped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mask {
+    /// Share of the numbers that is dropped, in [0, 1).
+    pub rate: f64,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Different for every use.
+    pub stream: u64,
+}
+
+/// Sets a share of the numbers to zero and divides the others by what is left of one; `x` is `[t, i]` f32. Gradient for
+/// `x`: the same again.
+///
+/// # Errors
+/// A device without this kernel.
+pub fn dropout(x: &Tensor, mask: Mask) -> Result<Tensor> {
+    Ok(by_rows(x)?.apply_op1(mask)?)
+}
+
+/// Numbers that one task masks.
+const CHUNK: usize = 1 << 14;
+
+impl CustomOp1 for Mask {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, strides: &Strides) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = Rows::new(self.name(), x, strides)?;
+        let (width, keep) = (x.width.max(1), (1.0 / (1.0 - self.rate)) as f32);
+        let limit = (self.rate * f64::from(u32::MAX)) as u32;
+        let mut y = vec![0_f32; x.count * x.width];
+        let rows = CHUNK.div_ceil(width);
+        y.par_chunks_mut(rows * width).enumerate().for_each(|(chunk, y)| {
+            let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+            random.set_stream(self.stream);
+            random.set_word_pos((chunk * rows * width) as u128);
+            for (row, y) in y.chunks_exact_mut(width).enumerate() {
+                for (y, x) in y.iter_mut().zip(x.row(chunk * rows + row)) {
+                    *y = if random.next_u32() < limit { 0.0 } else { x * keep };
+                }
+            }
+        });
+        Ok((CpuStorage::F32(y), (x.count, x.width).into()))
+    }
+
+    fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        by_rows(dy)?.apply_op1_no_bwd(self).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    #[test]
+    fn keeps_the_mean_and_repeats() {
+        let x = Tensor::ones((300, 257), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let mask = Mask { rate: 0.25, seed: 3, stream: 9 };
+        let numbers = |mask| dropout(&x, mask).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let y = numbers(mask);
+        assert!(y.iter().all(|y| *y == 0.0 || *y == 1.0 / 0.75));
+        let dropped = y.iter().filter(|y| **y == 0.0).count() as f64 / y.len() as f64;
+        assert!((dropped - 0.25).abs() < 0.01, "{dropped}");
+        assert_eq!(y, numbers(mask));
+        assert_ne!(y, numbers(Mask { stream: 10, ..mask }));
+        assert_ne!(y, numbers(Mask { seed: 4, ..mask }));
+        let part = dropout(&x.narrow(0, 0, 70).unwrap(), mask).unwrap();
+        assert_eq!(part.flatten_all().unwrap().to_vec1::<f32>().unwrap(), y[..70 * 257]);
+        assert!(numbers(Mask { rate: 0.0, ..mask }).iter().all(|y| *y == 1.0));
+    }
+
+    #[test]
+    fn the_gradient_is_the_mask() {
+        let x = Var::ones((5, 40), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let y = dropout(&x, Mask { rate: 0.5, seed: 0, stream: 0 }).unwrap();
+        let grads = y.sum_all().unwrap().backward().unwrap();
+        let numbers = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(numbers(grads.get(&x).unwrap()), numbers(&y));
+    }
+}

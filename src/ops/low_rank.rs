@@ -1,0 +1,106 @@
+//! The narrow products of a low-rank adapter.
+
+use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor};
+
+use super::linear::Dense;
+use super::matmul::{Target, product, product_back};
+use super::rows::{Rows, by_rows, filled};
+use crate::{Error, Result};
+
+/// x·Aᵀ without a graph: `x` is `[t, i]`, `a` `[r, i]`, the product `[t, r]`, all f32.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn low_rank_down(x: &Tensor, a: &Tensor) -> Result<Tensor> {
+    run(x, a, Narrow::Down)
+}
+
+/// x·B without a graph: `x` is `[t, o]`, `b` `[o, r]`, the product `[t, r]`, all f32.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn low_rank_up(x: &Tensor, b: &Tensor) -> Result<Tensor> {
+    run(x, b, Narrow::Up)
+}
+
+/// aᵀ·b without a graph: `a` is `[t, m]`, `b` `[t, n]`, the product `[m, n]`, all f32: the gradient of a factor.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn outer(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    run(a, b, Narrow::Outer)
+}
+
+fn run(a: &Tensor, b: &Tensor, op: Narrow) -> Result<Tensor> {
+    let ((rows, columns), (other_rows, other_columns)) = (a.dims2()?, b.dims2()?);
+    let fits = match op {
+        Narrow::Down => columns == other_columns,
+        Narrow::Up => columns == other_rows,
+        Narrow::Outer => rows == other_rows,
+    };
+    if !fits {
+        return Err(Error::work(format!("{}: {:?} and {:?}", op.name(), a.shape(), b.shape())));
+    }
+    Ok(by_rows(a)?.apply_op2_no_bwd(&by_rows(b)?, &op)?)
+}
+
+#[derive(Clone, Copy)]
+enum Narrow {
+    /// a·bᵀ.
+    Down,
+    /// a·b.
+    Up,
+    /// aᵀ·b.
+    Outer,
+}
+
+impl CustomOp2 for Narrow {
+    fn name(&self) -> &'static str {
+        "low_rank"
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_strides: &Strides,
+        b: &CpuStorage,
+        b_strides: &Strides,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (a, b) = (Rows::new(self.name(), a, a_strides)?.matrix(), Rows::new(self.name(), b, b_strides)?.matrix());
+        let (rows, columns) = match self {
+            Self::Down => (a.rows, b.rows),
+            Self::Up => (a.rows, b.columns),
+            Self::Outer => (a.columns, b.columns),
+        };
+        let weight = Dense::of_rows(b);
+        let out = filled(rows * columns, |out| {
+            let out = Target::new(out, rows, columns, columns);
+            match self {
+                Self::Down => product(a, &weight, None, out),
+                Self::Up => product_back(a, &weight, None, out, false),
+                Self::Outer => product_back(a.transposed(), &weight, None, out, false),
+            }
+        });
+        Ok((CpuStorage::F32(out), (rows, columns).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{as_view, assert_close, assert_same_on_any_threads, random};
+
+    #[test]
+    fn agree_with_the_products() {
+        for (t, m, n) in [(1, 1, 1), (3, 8, 70), (70, 300, 8), (600, 8, 200), (513, 129, 16)] {
+            let (x, a, b, y) = (random(1, t, m), random(2, n, m), random(3, m, n), random(4, t, n));
+            let product = |a: &Tensor, b: &Tensor| a.matmul(b).unwrap();
+            assert_close("down", &low_rank_down(&x, &a).unwrap(), &product(&x, &a.t().unwrap()), 2e-5);
+            assert_close("up", &low_rank_up(&as_view(&x), &b).unwrap(), &product(&x, &b), 2e-5);
+            assert_close("outer", &outer(&x, &as_view(&y)).unwrap(), &product(&x.t().unwrap(), &y), 2e-5);
+        }
+        assert!(outer(&random(1, 2, 3), &random(1, 3, 3)).is_err());
+        let (x, y) = (random(1, 600, 100), random(2, 600, 8));
+        assert_same_on_any_threads(|| vec![outer(&x, &y).unwrap(), outer(&y, &x).unwrap()]);
+    }
+}

@@ -1,0 +1,297 @@
+//! Losses over the vocabulary with their gradients, a few rows at a time, so that the logits of all rows never exist.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::exp::exp;
+use super::linear::{Dense, WithWeight, with_dense};
+use super::matmul::{Matrix, Target, Weight, product, product_back};
+use super::rows::{Held, Rows, by_rows};
+use super::simd::{change_and_sum, max, vectorised};
+use crate::{Error, Result};
+
+/// A model to learn from, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Teacher<'a> {
+    /// Its normed residual stream at the same rows, `[t, d']`.
+    pub hidden: &'a Tensor,
+    /// Its head, `[v, d']`.
+    pub head: &'a Tensor,
+    /// Weight of the divergence from the teacher; what is left of one is the weight of the cross-entropy.
+    pub weight: f64,
+    /// Both distributions are softened by this temperature.
+    pub temperature: f64,
+}
+
+/// A loss and its gradients.
+#[derive(Debug)]
+pub struct Objective {
+    /// Sum over the rows.
+    pub loss: f64,
+    /// The cross-entropy alone, summed.
+    pub cross_entropy: f64,
+    /// Gradient of `hidden`, `[t, d]`.
+    pub hidden: Tensor,
+    /// Gradient of the head `[v, d]`, where it was asked for.
+    pub head: Option<Tensor>,
+}
+
+/// The training loss summed over the rows that have a target, with its gradients and without a graph: the
+/// cross-entropy -ln p(target), or, with a teacher, (1-w)·cross-entropy + w·τ²·KL(teacher ‖ model) where both
+/// distributions are those of logits/τ (arXiv 1503.02531). `hidden` is `[t, d]` f32, already normed, `head` `[v, d]`.
+///
+/// # Errors
+/// Shapes that do not fit, a target beyond the vocabulary, or a device without this kernel.
+pub fn objective(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[Option<u32>],
+    teacher: Option<Teacher<'_>>,
+    of_head: bool,
+) -> Result<Objective> {
+    let ((rows, d), (vocabulary, head_d)) = (hidden.dims2()?, head.dims2()?);
+    let fault = |what: &str, tensor: &Tensor| Error::work(format!("objective: {what} is {:?}", tensor.shape()));
+    if rows != targets.len() || d != head_d {
+        return Err(fault("hidden", hidden));
+    }
+    if let Some(token) = targets.iter().flatten().find(|token| **token as usize >= vocabulary) {
+        return Err(Error::work(format!("token {token} is beyond the vocabulary of {vocabulary}")));
+    }
+    if let Some(teacher) = &teacher {
+        let ((teacher_rows, width), (teacher_vocabulary, head_width)) =
+            (teacher.hidden.dims2()?, teacher.head.dims2()?);
+        if teacher_rows != rows || width != head_width || teacher_vocabulary != vocabulary {
+            return Err(fault("the teacher's head", teacher.head));
+        }
+    }
+    let (device, hidden_shape, head_shape) = (hidden.device(), hidden.shape(), head.shape());
+    let (hidden, head) = (by_rows(hidden)?, by_rows(head)?);
+    let (held_hidden, held_head) = (Held::new(&hidden), Held::new(&head));
+    let (storage, strides) = held_head.cpu("objective")?;
+    let work = Work { hidden: held_hidden.rows("objective")?, targets: &present(targets), teacher, of_head };
+    let (sums, gradients) = with_dense(storage, strides, work)??;
+    Ok(Objective {
+        loss: sums.loss,
+        cross_entropy: sums.cross_entropy,
+        hidden: Tensor::from_vec(gradients.hidden, hidden_shape, device)?,
+        head: if of_head { Some(Tensor::from_vec(gradients.head, head_shape, device)?) } else { None },
+    })
+}
+
+/// The rows that count, and their tokens.
+pub(super) fn present(targets: &[Option<u32>]) -> Vec<(usize, usize)> {
+    targets.iter().enumerate().filter_map(|(row, token)| Some((row, (*token)? as usize))).collect()
+}
+
+/// `[t, d]`, and `[v, d]` if it was asked for.
+pub(super) struct Gradients {
+    pub(super) hidden: Vec<f32>,
+    pub(super) head: Vec<f32>,
+}
+
+/// Over the rows.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sums {
+    pub(super) loss: f64,
+    pub(super) cross_entropy: f64,
+}
+
+/// Logits that exist at one time, 32 MiB of them.
+const LOGITS: usize = 8 << 20;
+/// Rows whose logits exist at one time, at least and at most.
+const ROWS: (usize, usize) = (32, 512);
+
+/// A loss to compute with whatever head.
+pub(super) struct Work<'a> {
+    pub(super) hidden: Rows<'a>,
+    pub(super) targets: &'a [(usize, usize)],
+    pub(super) teacher: Option<Teacher<'a>>,
+    pub(super) of_head: bool,
+}
+
+impl WithWeight for Work<'_> {
+    type Output = candle_core::Result<(Sums, Gradients)>;
+
+    fn run(self, head: &impl Weight) -> Self::Output {
+        let (hidden, targets) = (self.hidden, self.targets);
+        let (v, d) = (head.rows(), head.columns());
+        let rows = (LOGITS / v).clamp(ROWS.0, ROWS.1).min(targets.len());
+        let mut gradients = Gradients {
+            hidden: vec![0f32; hidden.count * d],
+            head: if self.of_head { vec![0f32; v * d] } else { Vec::new() },
+        };
+        let mut logits = vec![0f32; rows * v];
+        let (mut inputs, mut dinputs) = (vec![0f32; rows * d], vec![0f32; rows * d]);
+        let mut sums = Sums::default();
+        for targets in targets.chunks(rows.max(1)) {
+            let n = targets.len();
+            for (input, (row, _)) in inputs.chunks_exact_mut(d).zip(targets) {
+                input.copy_from_slice(hidden.row(*row));
+            }
+            let inputs = Matrix::new(&inputs, n, d, d, 1);
+            product(inputs, head, None, Target::over(&mut logits, n, v, v));
+            let own = logits[..n * v].par_chunks_exact_mut(v).zip(targets);
+            let losses: Vec<Sums> = match &self.teacher {
+                None => own.map(|(logits, (_, token))| plain(logits, *token)).collect(),
+                Some(teacher) => {
+                    let teachers = teacher.logits(targets)?;
+                    let pairs = own.zip(teachers.par_chunks_exact(v));
+                    pairs.map(|((logits, (_, token)), other)| distilled(logits, *token, other, teacher)).collect()
+                }
+            };
+            for row in losses {
+                sums.loss += row.loss;
+                sums.cross_entropy += row.cross_entropy;
+            }
+            let dlogits = Matrix::new(&logits, n, v, v, 1);
+            product_back(dlogits, head, None, Target::over(&mut dinputs, n, d, d), false);
+            for (dinput, (row, _)) in dinputs.chunks_exact(d).zip(targets) {
+                gradients.hidden[row * d..][..d].copy_from_slice(dinput);
+            }
+            if self.of_head {
+                let out = Target::over(&mut gradients.head, v, d, d);
+                product_back(dlogits.transposed(), &Dense::of_rows(inputs), None, out, true);
+            }
+        }
+        Ok((sums, gradients))
+    }
+}
+
+impl Teacher<'_> {
+    /// The teacher's logits at the rows of `targets`.
+    fn logits(&self, targets: &[(usize, usize)]) -> candle_core::Result<Vec<f32>> {
+        let rows: Vec<u32> = targets.iter().map(|(row, _)| *row as u32).collect();
+        let rows = Tensor::from_vec(rows, targets.len(), self.hidden.device())?;
+        let hidden = self.hidden.index_select(&rows, 0)?;
+        let head = by_rows(self.head)?;
+        let (held_hidden, held_head) = (Held::new(&hidden), Held::new(&head));
+        let (storage, strides) = held_head.cpu("objective")?;
+        with_dense(storage, strides, super::linear::Forward(held_hidden.rows("objective")?.matrix()))
+    }
+}
+
+/// -ln p(token); the row's logits become the gradient of that, p - 1(token).
+fn plain(logits: &mut [f32], token: usize) -> Sums {
+    let loss = vectorised(
+        #[inline(always)]
+        || row_loss(logits, token),
+    );
+    Sums { loss, cross_entropy: loss }
+}
+
+#[inline(always)]
+fn row_loss(logits: &mut [f32], token: usize) -> f64 {
+    let (max, own) = (max(logits), logits[token]);
+    let sum = change_and_sum(logits, |logit| exp(logit - max));
+    let factor = 1.0 / sum;
+    logits.iter_mut().for_each(|logit| *logit *= factor);
+    logits[token] -= 1.0;
+    f64::from(sum.ln() - (own - max))
+}
+
+/// The mixed loss of a row; its logits z become the gradient, (1-w)·(p - 1(token)) + w·τ·(p_τ - q_τ).
+fn distilled(logits: &mut [f32], token: usize, teacher_logits: &[f32], teacher: &Teacher<'_>) -> Sums {
+    let (weight, temperature) = (teacher.weight, teacher.temperature);
+    let soft = |logits: &[f32]| -> (Vec<f32>, f64) {
+        let max = max(logits);
+        let mut probabilities: Vec<f32> = logits.iter().map(|logit| (logit - max) / temperature as f32).collect();
+        let sum = change_and_sum(&mut probabilities, |logit| exp(logit));
+        probabilities.iter_mut().for_each(|p| *p /= sum);
+        (probabilities, f64::from(max) / temperature + f64::from(sum).ln())
+    };
+    vectorised(
+        #[inline(always)]
+        || {
+            let (own, own_normaliser) = soft(logits);
+            let (others, other_normaliser) = soft(teacher_logits);
+            let gaps = others
+                .iter()
+                .zip(logits.iter().zip(teacher_logits))
+                .map(|(q, (own, other))| f64::from(*q) * (f64::from(*other) - f64::from(*own)) / temperature);
+            let divergence = gaps.sum::<f64>() - other_normaliser + own_normaliser;
+            let cross_entropy = row_loss(logits, token);
+            let (hard, soft) = ((1.0 - weight) as f32, (weight * temperature) as f32);
+            for (logit, (p, q)) in logits.iter_mut().zip(own.iter().zip(&others)) {
+                *logit = hard * *logit + soft * (p - q);
+            }
+            let loss = (1.0 - weight) * cross_entropy + weight * temperature * temperature * divergence;
+            Sums { loss, cross_entropy }
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{D, DType, Device, Var};
+
+    use super::*;
+    use crate::ops::testing::{assert_close, assert_same_on_any_threads, random};
+
+    fn log_softmax(logits: &Tensor) -> Tensor {
+        candle_nn::ops::log_softmax(logits, D::Minus1).unwrap()
+    }
+
+    /// Loss and gradients by candle's autograd in f64.
+    fn formula(
+        [hidden, head, other, other_head]: [&Tensor; 4],
+        targets: &[Option<u32>],
+        (weight, temperature): (f64, f64),
+    ) -> (f64, Tensor, Tensor) {
+        let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap();
+        let (hidden, head) = (Var::from_tensor(&wide(hidden)).unwrap(), Var::from_tensor(&wide(head)).unwrap());
+        let logits = hidden.matmul(&head.t().unwrap()).unwrap();
+        let others = wide(other).matmul(&wide(other_head).t().unwrap()).unwrap();
+        let log_p = log_softmax(&logits);
+        let soft_p = log_softmax(&(&logits / temperature).unwrap());
+        let soft_q = log_softmax(&(others / temperature).unwrap());
+        let divergence = (soft_q.exp().unwrap() * (&soft_q - soft_p).unwrap()).unwrap();
+        let mut sum = Tensor::zeros((), DType::F64, &Device::Cpu).unwrap();
+        for (row, token) in targets.iter().enumerate() {
+            let Some(token) = token else { continue };
+            let hard = log_p.get(row).unwrap().get(*token as usize).unwrap();
+            let soft = divergence.get(row).unwrap().sum_all().unwrap();
+            sum = (sum - (hard * (1.0 - weight)).unwrap()).unwrap();
+            sum = (sum + (soft * (weight * temperature * temperature)).unwrap()).unwrap();
+        }
+        let grads = sum.backward().unwrap();
+        (sum.to_scalar().unwrap(), grads.get(&hidden).unwrap().clone(), grads.get(&head).unwrap().clone())
+    }
+
+    #[test]
+    fn agrees_with_the_formula() {
+        for (t, d, v, other_d) in [(1, 3, 5, 4), (40, 16, 130, 24), (600, 8, 37, 8)] {
+            let targets: Vec<Option<u32>> = (0..t).map(|row| (row % 5 != 3).then_some((row * 31 % v) as u32)).collect();
+            let (hidden, head) = ((random(1, t, d) * 3.0).unwrap(), random(2, v, d));
+            let (other, other_head) = ((random(3, t, other_d) * 3.0).unwrap(), random(4, v, other_d));
+            for (weight, temperature) in [(0.0, 1.0), (0.5, 1.0), (0.3, 2.0), (1.0, 4.0)] {
+                let teacher = Teacher { hidden: &other, head: &other_head, weight, temperature };
+                let found = objective(&hidden, &head, &targets, Some(teacher), true).unwrap();
+                let inputs = [&hidden, &head, &other, &other_head];
+                let (loss, dhidden, dhead) = formula(inputs, &targets, (weight, temperature));
+                assert!((found.loss - loss).abs() < 1e-5 * loss.abs().max(1.0), "{} {loss}", found.loss);
+                assert_close("hidden", &found.hidden, &dhidden.to_dtype(DType::F32).unwrap(), 2e-5);
+                assert_close("head", &found.head.unwrap(), &dhead.to_dtype(DType::F32).unwrap(), 2e-5);
+                let plain = objective(&hidden, &head, &targets, None, false).unwrap();
+                assert!((plain.loss - found.cross_entropy).abs() < 1e-9 && plain.head.is_none());
+                if weight == 0.0 {
+                    assert_close("plain", &plain.hidden, &found.hidden, 1e-6);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn faults_and_threads() {
+        let (hidden, head, narrow) = (random(1, 90, 20), random(2, 300, 20), random(3, 299, 20));
+        let targets = vec![Some(7); 90];
+        assert!(objective(&hidden, &head, &targets[..9], None, false).is_err());
+        assert!(objective(&hidden, &head, &[Some(300); 90], None, false).is_err());
+        let teacher = |head| Some(Teacher { hidden: &hidden, head, weight: 0.5, temperature: 2.0 });
+        assert!(objective(&hidden, &head, &targets, teacher(&narrow), false).is_err());
+        assert_same_on_any_threads(|| {
+            let found = objective(&hidden, &head, &targets, teacher(&head), true).unwrap();
+            let loss = Tensor::new(found.loss, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+            vec![loss, found.hidden, found.head.unwrap()]
+        });
+    }
+}

@@ -1,0 +1,265 @@
+//! A weight matrix in whatever form it is kept, and its products.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout as Strides, Shape, Tensor};
+
+use super::linear::{WithWeight, with_dense};
+use super::matmul::{LowRank, Matrix, Target, Weight, product, product_back};
+use super::nf4::Nf4Weight;
+use super::rows::{Held, Rows, by_rows, filled};
+use crate::{Error, Result};
+
+/// A frozen matrix `[o, i]` that multiplies.
+#[derive(Clone, Debug)]
+pub enum WeightMatrix {
+    /// f32, bf16 or f16.
+    Dense(Tensor),
+    /// Four bits, decoded straight to f32 a panel at a time.
+    FourBit(Arc<Nf4Weight>),
+}
+
+impl WeightMatrix {
+    /// `(o, i)`.
+    ///
+    /// # Errors
+    /// Work: not a matrix.
+    pub fn shape(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Dense(weight) => Ok(weight.dims2()?),
+            Self::FourBit(weight) => Ok(weight.shape()),
+        }
+    }
+
+    /// x·Wᵀ, `[t, i]` to `[t, o]` in f32. Only `x` receives a gradient, and only where something asks for it.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or a device without this kernel.
+    pub fn linear(&self, x: &Tensor) -> Result<Tensor> {
+        self.fits("x", x, self.shape()?.1)?;
+        Ok(by_rows(x)?.apply_op1(Forward { weight: self.clone(), low: None })?)
+    }
+
+    /// x·Wᵀ + u·Bᵀ without a graph: `u` is `[t, r]`, `b` `[o, r]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or a device without this kernel.
+    pub fn linear_plus(&self, x: &Tensor, u: &Tensor, b: &Tensor) -> Result<Tensor> {
+        let (o, i) = self.shape()?;
+        self.fits("x", x, i)?;
+        check_low(x, u, b, (o, 0))?;
+        let low = Some((by_rows(u)?, by_rows(b)?));
+        Ok(by_rows(x)?.apply_op1_no_bwd(&Forward { weight: self.clone(), low })?)
+    }
+
+    /// dy·W, `[t, o]` to `[t, i]` in f32, plus du·A: `du` is `[t, r]`, `a` `[r, i]`. The gradient of x, without a graph.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or a device without this kernel.
+    pub fn linear_backward(&self, dy: &Tensor, low: Option<(&Tensor, &Tensor)>) -> Result<Tensor> {
+        let (o, i) = self.shape()?;
+        self.fits("dy", dy, o)?;
+        if let Some((du, a)) = low {
+            check_low(dy, du, a, (i, 1))?;
+        }
+        let low = low.map(|(du, a)| Ok::<_, Error>((by_rows(du)?, by_rows(a)?))).transpose()?;
+        Ok(by_rows(dy)?.apply_op1_no_bwd(&Backward { weight: self.clone(), low })?)
+    }
+
+    /// The same matrix in four bits; one that is already is left as it is.
+    ///
+    /// # Errors
+    /// Work: a weight that is not finite.
+    pub fn quantise(&self, double: bool) -> Result<Self> {
+        match self {
+            Self::Dense(weight) => Ok(Self::FourBit(Arc::new(Nf4Weight::quantise(weight, double)?))),
+            Self::FourBit(_) => Ok(self.clone()),
+        }
+    }
+
+    /// The whole matrix as numbers of `dtype`, on `device`.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn dense(&self, dtype: DType, device: &Device) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => Ok(weight.to_dtype(dtype)?.to_device(device)?),
+            Self::FourBit(weight) => weight.dequantise(dtype, device),
+        }
+    }
+
+    fn fits(&self, name: &str, x: &Tensor, expected: usize) -> Result<()> {
+        match x.dims2()? {
+            (_, width) if width == expected => Ok(()),
+            found => Err(Error::work(format!("linear: {name} is {found:?}, the weight {:?}", self.shape()?))),
+        }
+    }
+
+    /// Runs `work` on a weight in this process's memory.
+    fn run<W: WithWeight>(&self, work: W) -> candle_core::Result<W::Output> {
+        match self {
+            Self::Dense(weight) => {
+                let weight = by_rows(weight)?;
+                let held = Held::new(&weight);
+                let (storage, strides) = held.cpu("linear")?;
+                with_dense(storage, strides, work)
+            }
+            Self::FourBit(weight) => Ok(work.run(&**weight)),
+        }
+    }
+}
+
+/// The two narrow factors beside a product with `x`: `[t, r]`, and `[n, r]` or `[r, n]`.
+fn check_low(x: &Tensor, left: &Tensor, right: &Tensor, (n, rank_at): (usize, usize)) -> Result<()> {
+    let (t, rank) = left.dims2()?;
+    let expected = if rank_at == 0 { (n, rank) } else { (rank, n) };
+    match t == x.dim(0)? && right.dims2()? == expected {
+        true => Ok(()),
+        false => Err(Error::work(format!("linear: low-rank factors {:?} and {:?}", left.shape(), right.shape()))),
+    }
+}
+
+/// x ↦ x·Wᵀ + u·Bᵀ.
+struct Forward {
+    weight: WeightMatrix,
+    low: Option<(Tensor, Tensor)>,
+}
+
+/// dy ↦ dy·W + du·A.
+struct Backward {
+    weight: WeightMatrix,
+    low: Option<(Tensor, Tensor)>,
+}
+
+/// Lends the low-rank factors to a product; the right one turned where it is stored `[n, r]`.
+fn with_low<R>(
+    low: Option<&(Tensor, Tensor)>,
+    turned: bool,
+    work: impl FnOnce(Option<LowRank>) -> candle_core::Result<R>,
+) -> candle_core::Result<R> {
+    let Some((left, right)) = low else { return work(None) };
+    let (left, right) = (Held::new(left), Held::new(right));
+    let (left, right) = (left.rows("linear")?.matrix(), right.rows("linear")?.matrix());
+    work(Some((left, if turned { right.transposed() } else { right })))
+}
+
+struct Multiply<'a> {
+    x: Matrix<'a>,
+    low: Option<LowRank<'a>>,
+    back: bool,
+}
+
+impl WithWeight for Multiply<'_> {
+    type Output = Vec<f32>;
+
+    fn run(self, weight: &impl Weight) -> Vec<f32> {
+        let (t, width) = (self.x.rows, if self.back { weight.columns() } else { weight.rows() });
+        filled(t * width, |out| {
+            let out = Target::new(out, t, width, width);
+            match self.back {
+                true => product_back(self.x, weight, self.low, out, false),
+                false => product(self.x, weight, self.low, out),
+            }
+        })
+    }
+}
+
+impl CustomOp1 for Forward {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, strides: &Strides) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = Rows::new(self.name(), x, strides)?.matrix();
+        let y = with_low(self.low.as_ref(), true, |low| self.weight.run(Multiply { x, low, back: false }))?;
+        let width = y.len().checked_div(x.rows).unwrap_or(0);
+        Ok((CpuStorage::F32(y), (x.rows, width).into()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        if !x.track_op() {
+            return Ok(None);
+        }
+        by_rows(dy)?.apply_op1_no_bwd(&Backward { weight: self.weight.clone(), low: None }).map(Some)
+    }
+}
+
+impl CustomOp1 for Backward {
+    fn name(&self) -> &'static str {
+        "linear_backward"
+    }
+
+    fn cpu_fwd(&self, dy: &CpuStorage, strides: &Strides) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = Rows::new(self.name(), dy, strides)?.matrix();
+        let dx = with_low(self.low.as_ref(), false, |low| self.weight.run(Multiply { x, low, back: true }))?;
+        let width = dx.len().checked_div(x.rows).unwrap_or(0);
+        Ok((CpuStorage::F32(dx), (x.rows, width).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_close, assert_same_on_any_threads, check, random};
+
+    /// Tokens, outputs, inputs, rank: shapes that divide nothing, and rows whose blocks of 64 straddle them.
+    const SHAPES: [(usize, usize, usize, usize); 6] =
+        [(1, 3, 5, 1), (7, 130, 65, 3), (600, 64, 128, 8), (33, 200, 600, 16), (5, 1030, 64, 2), (70, 96, 1100, 8)];
+
+    fn weights(o: usize, i: usize) -> Vec<WeightMatrix> {
+        let dense = WeightMatrix::Dense(random(2, o, i));
+        let narrow = WeightMatrix::Dense(random(3, o, i).to_dtype(DType::BF16).unwrap());
+        vec![dense.quantise(false).unwrap(), dense.quantise(true).unwrap(), narrow, dense]
+    }
+
+    /// The product and its gradient equal those of the matrix written out.
+    #[test]
+    fn agrees_with_the_matrix() {
+        for (t, o, i, _) in SHAPES {
+            for weight in weights(o, i) {
+                let exact = weight.dense(DType::F64, &Device::Cpu).unwrap();
+                check(&[random(1, t, i)], |x| weight.linear(&x[0]), |x| x[0].matmul(&exact.t()?), 3e-6);
+            }
+        }
+    }
+
+    /// With low-rank factors beside it, forward and backward.
+    #[test]
+    fn agrees_with_the_matrix_plus_low_rank() {
+        for (t, o, i, r) in SHAPES {
+            for weight in weights(o, i) {
+                let exact = weight.dense(DType::F32, &Device::Cpu).unwrap();
+                let (x, dy, u, du) = (random(4, t, i), random(5, t, o), random(6, t, r), random(7, t, r));
+                let (a, b) = (random(8, r, i), random(9, o, r));
+                let y = weight.linear_plus(&x, &u, &b).unwrap();
+                let product = |x: &Tensor, w: &Tensor| x.matmul(w).unwrap();
+                let expected = (product(&x, &exact.t().unwrap()) + product(&u, &b.t().unwrap())).unwrap();
+                assert_close("y", &y, &expected, 2e-5);
+                let dx = weight.linear_backward(&dy, Some((&du, &a))).unwrap();
+                let expected = (product(&dy, &exact) + product(&du, &a)).unwrap();
+                assert_close("dx", &dx, &expected, 2e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_views_and_faults() {
+        let weight = weights(300, 200).remove(1);
+        let (x, u, b) = (random(1, 700, 200), random(2, 700, 8), random(3, 300, 8));
+        assert_same_on_any_threads(|| {
+            let y = weight.linear_plus(&x, &u, &b).unwrap();
+            vec![weight.linear_backward(&y, None).unwrap(), y]
+        });
+        assert!(weight.linear(&random(1, 2, 199)).is_err());
+        assert!(weight.linear_plus(&x, &u, &random(3, 300, 7)).is_err());
+        assert!(weight.linear_backward(&x, None).is_err());
+    }
+
+    /// No gradient is computed for an input that nothing asks about.
+    #[test]
+    fn an_untracked_input_gets_no_gradient() {
+        let forward = Forward { weight: weights(8, 64).remove(0), low: None };
+        let x = random(1, 2, 64);
+        assert!(forward.bwd(&x, &x, &random(2, 2, 8)).unwrap().is_none());
+    }
+}

@@ -1,0 +1,18 @@
+//! Healing: adapters and their files, training, merging, against PEFT, bitsandbytes and the Hugging Face Trainer.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+#![allow(clippy::print_stdout, reason = "how far apart the numbers are is worth a line")]
+
+#[path = "heal/adapters.rs"]
+mod adapters;
+mod fixture;
+#[path = "heal/four_bit.rs"]
+mod four_bit;
+#[path = "heal/gradients.rs"]
+mod gradients;
+#[path = "heal/model.rs"]
+mod model;
+#[path = "heal/runs.rs"]
+mod runs;
+#[path = "heal/shared.rs"]
+mod shared;
