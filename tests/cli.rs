@@ -231,3 +231,29 @@ fn the_demo_extracts_and_runs() {
     assert!((job["dense_loss"].as_f64().unwrap() - 0.357).abs() < 1e-3, "{job}");
     assert!((job["cuts"][0]["distance"].as_f64().unwrap() - 0.037).abs() < 1e-3, "{job}");
 }
+
+#[test]
+fn cut_heal_merge_eval() {
+    let desk = Desk::new();
+    desk.json("cut model --drop 1 -o small --json");
+    let heal = "heal small --data text.jsonl --eval-data text.jsonl --seq-len 8 --rank 2 --steps 6 --batch 2 \
+                --eval-every 3 --warmup 1 --lr 0.05 -o healed --json";
+    let report = desk.json(heal);
+    let result = &report["result"];
+    assert!(result["best_loss"].as_f64().unwrap() < result["loss_before"].as_f64().unwrap(), "{result}");
+    // the same command again finds everything done
+    assert_eq!(desk.json(heal)["result"], *result);
+    desk.json("merge small --adapter healed/adapter -o merged --json");
+    let weights = |dir: &str| fs::read(desk.path(dir).join("model.safetensors")).unwrap();
+    assert!(weights("merged") == weights("healed/merged"));
+    assert!(weights("merged") != weights("small"));
+    let loss = |model: &str| {
+        let report = desk.json(&format!("eval {model} --tasks text:text.jsonl --json"));
+        let figures = report["figures"].as_array().unwrap();
+        figures.iter().find(|figure| figure["metric"] == "loss").unwrap()["value"].as_f64().unwrap()
+    };
+    assert!(loss("merged") < loss("small"));
+    desk.refused("merge model --adapter healed/adapter -o other", 2, &["healed/adapter"]);
+    desk.refused("eval small --tasks riddles", 2, &["riddles"]);
+    desk.refused("heal small --data text.jsonl --steps 0 -o none", 2, &["steps"]);
+}

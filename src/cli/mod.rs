@@ -4,6 +4,9 @@
 mod analyze;
 mod cut;
 mod demo;
+mod eval;
+mod heal;
+mod merge;
 mod output;
 mod progress;
 
@@ -30,7 +33,9 @@ const EXAMPLES: &str = "\
 Examples:
   prune demo                                          the whole job on an embedded checkpoint
   prune analyze ./llama --data c4.jsonl -o analysis   which block hurts least
-  prune cut ./llama --plan analysis/analysis.json --layers 8 -o ./llama-24";
+  prune cut ./llama --plan analysis/analysis.json --fraction 0.25 -o ./llama-24
+  prune heal ./llama-24 --data c4.jsonl -o healed     QLoRA on the cut model
+  prune eval ./llama-24 --tasks mmlu,boolq -o scores  how good it still is";
 
 /// Options every command takes.
 #[derive(Args)]
@@ -53,6 +58,9 @@ struct Global {
 enum Command {
     Analyze(analyze::AnalyzeArgs),
     Cut(cut::CutArgs),
+    Heal(Box<heal::HealArgs>),
+    Merge(merge::MergeArgs),
+    Eval(eval::EvalArgs),
     Demo(demo::DemoArgs),
 }
 
@@ -77,6 +85,9 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Analyze(args) => analyze::run(&args, &context),
         Command::Cut(args) => cut::run(&args, &context),
+        Command::Heal(args) => heal::run(&args, &context),
+        Command::Merge(args) => merge::run(&args, &context),
+        Command::Eval(args) => eval::run(&args, &context),
         Command::Demo(args) => demo::run(&args, &context),
     }
 }

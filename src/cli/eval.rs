@@ -1,0 +1,85 @@
+//! `prune eval`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use prune::Result;
+use prune::commands::eval;
+use serde::Serialize;
+
+use super::Context;
+
+/// Scores a model on MMLU, BoolQ and others, and its loss on text, in the figures of lm-evaluation-harness
+#[derive(Args, Serialize)]
+#[command(after_help = "Examples:
+  prune eval ./llama-24 --tasks mmlu,boolq -o results                   data from the hub or its cache
+  prune eval ./llama-24 --tasks mmlu --data-dir ./mmlu --limit 20       local data, first questions of each subject
+  prune eval ./llama-24 --tasks text:validation.jsonl                   mean token loss on any text
+  prune eval ./llama-24 --tasks boolq --against dense/results -o out    paired difference to another run")]
+pub(crate) struct EvalArgs {
+    /// Model: a directory or a hub id (org/name, org/name@revision)
+    #[arg(required_unless_present = "config")]
+    model: Option<String>,
+    /// Tasks and groups, separated by commas: mmlu, mmlu_stem, boolq, hellaswag, arc_easy, c4, text:FILE...
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "config")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tasks: Vec<String>,
+    /// Examples in front of each question [default: 5 for MMLU, else 0]
+    #[arg(long, value_name = "N")]
+    few_shot: Option<usize>,
+    /// Folder with the data, or for a single task the file [default: the hub and its cache]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// First questions of each task: a number, or a share when below 1
+    #[arg(long, value_name = "N")]
+    limit: Option<f64>,
+    /// Equal a version of lm-evaluation-harness in everything, oddities included
+    #[arg(long, value_name = "VERSION", value_parser = ["lm-eval-0.4.0", "lm-eval-0.4.13"])]
+    compat: Option<String>,
+    /// Force or forbid the tokenizer's beginning-of-sequence token
+    #[arg(long, value_name = "BOOL")]
+    bos: Option<bool>,
+    /// Longest input in tokens [default: the model's context]
+    #[arg(long, value_name = "T")]
+    max_length: Option<usize>,
+    /// Score MMLU, BoolQ and C4 the way the scripts of arXiv 2403.17887 do
+    #[arg(long)]
+    paper: bool,
+    /// Seed of the few-shot examples [default: 1234]
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+    /// Directory for results and samples; a stopped run goes on there
+    #[arg(long, short, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Results of another run to compare with, question by question
+    #[arg(long, value_name = "RESULTS")]
+    against: Option<PathBuf>,
+    /// Replace existing results
+    #[arg(long)]
+    force: bool,
+    /// Where to compute: auto, cpu [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Cap on memory, such as 8GiB [default: nine tenths of what is free]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Tokens of a pass at most [default: what suits model and memory]
+    #[arg(long, value_name = "T")]
+    pass_tokens: Option<usize>,
+    /// Say what would be done and what it takes, and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
+    let mut flags = serde_json::json!(args);
+    // a flag that says no is not a flag that was not given
+    if args.bos == Some(false) {
+        flags["bos"] = serde_json::Value::Null;
+    }
+    let mut settings: prune::eval::settings::EvalSettings =
+        prune::settings::resolve("eval", context.config.as_deref(), &flags)?;
+    settings.bos = args.bos.or(settings.bos);
+    let report = eval::eval(&settings, &context.bars)?;
+    context.output.report(&report, || report.text())
+}

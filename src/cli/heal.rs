@@ -1,0 +1,170 @@
+//! `prune heal`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use prune::Result;
+use prune::checkpoint::ByteSize;
+use prune::commands::heal::{self, HealReport};
+use serde::Serialize;
+
+use super::Context;
+
+/// Fine-tunes a cut model with QLoRA: frozen four-bit weights, LoRA adapters
+#[derive(Args, Serialize)]
+#[command(after_help = "Examples:
+  prune heal ./llama-24 --data c4.jsonl -o healed                             the paper's recipe
+  prune heal ./llama-24 --data c4.jsonl --eval-data val.jsonl --rank 8 --steps 500 --seq-len 512 -o healed
+  prune heal ./llama-24 --data c4.jsonl --train lm-head+last3 --quant none -o healed
+  prune heal ./llama-24 --data c4.jsonl --teacher ./llama -o healed           learn from the uncut model
+  prune heal ./llama-24 --data c4.jsonl --dry-run                             memory, disk and time
+A run that was stopped goes on when the same command is given again.")]
+pub(crate) struct HealArgs {
+    /// The cut model: a directory or a hub id
+    #[arg(required_unless_present = "config")]
+    model: Option<String>,
+    /// Text to train on: a file or a directory of files
+    #[arg(long, value_name = "SRC", required_unless_present = "config")]
+    data: Option<String>,
+    /// Directory of the results: adapter, merged model, log, loss curve
+    #[arg(long, short, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Field of the rows that holds the text [default: text]
+    #[arg(long, value_name = "NAME", help_heading = "Text")]
+    text_field: Option<String>,
+    /// Tokens of a sequence at most [default: 2048]
+    #[arg(long, value_name = "T", help_heading = "Text")]
+    seq_len: Option<usize>,
+    /// Sequences: documents joined and cut, or one a document [default: packed]
+    #[arg(long, value_name = "HOW", value_parser = ["document", "packed"], help_heading = "Text")]
+    packing: Option<String>,
+    /// Sequences are shuffled among so many; 1 keeps the order of the text [default: 8192]
+    #[arg(long, value_name = "N", help_heading = "Text")]
+    shuffle_window: Option<usize>,
+    /// Text to measure the validation loss on
+    #[arg(long, value_name = "SRC", help_heading = "Text")]
+    eval_data: Option<String>,
+    /// Sequences of it [default: 100]
+    #[arg(long, value_name = "N", help_heading = "Text")]
+    eval_samples: Option<usize>,
+    /// Steps between two validations; 0 validates at the end only [default: 100]
+    #[arg(long, value_name = "K", help_heading = "Text")]
+    eval_every: Option<usize>,
+    /// Write what the last step gave, not what did best in validation
+    #[arg(long, help_heading = "Text")]
+    keep_last: bool,
+    /// What is trained: lora, or lm-head+lastK [default: lora]
+    #[arg(long, value_name = "WHAT", help_heading = "Adapters")]
+    train: Option<String>,
+    /// Rank of the adapters [default: the paper's 64]
+    #[arg(long, value_name = "R", help_heading = "Adapters")]
+    rank: Option<usize>,
+    /// Strength of the adapters [default: the rank]
+    #[arg(long, value_name = "A", help_heading = "Adapters")]
+    alpha: Option<f64>,
+    /// Share of the adapters' inputs dropped in training [default: 0.05]
+    #[arg(long, value_name = "P", help_heading = "Adapters")]
+    dropout: Option<f64>,
+    /// Rank-stabilised scaling
+    #[arg(long, help_heading = "Adapters")]
+    rslora: bool,
+    /// Adapted layers: mlp, attention, all-linear, or module names [default: mlp]
+    #[arg(long, value_name = "WHICH", help_heading = "Adapters")]
+    target: Option<String>,
+    /// Adapter in PEFT's files to start from
+    #[arg(long, value_name = "DIR", help_heading = "Adapters")]
+    adapter: Option<PathBuf>,
+    /// How the frozen weights are held [default: nf4]
+    #[arg(long, value_name = "HOW", value_parser = ["nf4", "none"], help_heading = "Adapters")]
+    quant: Option<String>,
+    /// Keep the scales of four-bit weights in f32 instead of quantising them as well
+    #[arg(long, help_heading = "Adapters")]
+    plain_scales: bool,
+    /// Optimiser steps [default: 5000]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    steps: Option<usize>,
+    /// Sequences of a step [default: 16]
+    #[arg(long, value_name = "B", help_heading = "Training")]
+    batch: Option<usize>,
+    /// Tokens that go through the model together [default: 1024]
+    #[arg(long, value_name = "T", help_heading = "Training")]
+    pass_tokens: Option<usize>,
+    /// Highest learning rate [default: 0.0003]
+    #[arg(long, value_name = "LR", help_heading = "Training")]
+    lr: Option<f64>,
+    /// How it goes after the warm-up [default: cosine]
+    #[arg(long, value_name = "HOW", value_parser = ["cosine", "linear", "constant"], help_heading = "Training")]
+    schedule: Option<String>,
+    /// Steps of the warm-up, or, below 1, its share [default: 100]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    warmup: Option<f64>,
+    /// AdamW's weight decay [default: 0]
+    #[arg(long, value_name = "W", help_heading = "Training")]
+    weight_decay: Option<f64>,
+    /// Norm at which gradients are clipped; 0 does not [default: 1]
+    #[arg(long, value_name = "NORM", help_heading = "Training")]
+    clip: Option<f64>,
+    /// Seed of adapters, shuffle and dropout [default: 0]
+    #[arg(long, value_name = "SEED", help_heading = "Training")]
+    seed: Option<u64>,
+    /// The uncut model, to learn from
+    #[arg(long, value_name = "MODEL", help_heading = "Training")]
+    teacher: Option<String>,
+    /// Weight of the divergence from the teacher, 0 to 1 [default: 0.5]
+    #[arg(long, value_name = "W", requires = "teacher", help_heading = "Training")]
+    teacher_weight: Option<f64>,
+    /// Softens teacher's and model's distributions [default: 1]
+    #[arg(long, value_name = "T", requires = "teacher", help_heading = "Training")]
+    temperature: Option<f64>,
+    /// Steps between two saved states [default: 100]
+    #[arg(long, value_name = "K", help_heading = "Output")]
+    save_every: Option<usize>,
+    /// Write the adapter alone, no merged model
+    #[arg(long, help_heading = "Output")]
+    adapter_only: bool,
+    /// Write the base model in four bits as well
+    #[arg(long, help_heading = "Output")]
+    save_4bit: bool,
+    /// Size of a shard at most [default: 5GB]
+    #[arg(long, value_name = "SIZE", help_heading = "Output")]
+    max_shard_size: Option<String>,
+    /// Forget the state of an unfinished run
+    #[arg(long, help_heading = "Output")]
+    restart: bool,
+    /// Replace an existing directory
+    #[arg(long)]
+    force: bool,
+    /// Where to compute: auto, cpu [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Cap on memory, such as 8GiB [default: nine tenths of what is free]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Say what it takes, and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(args: &HealArgs, context: &Context) -> Result<()> {
+    let settings = prune::settings::resolve("heal", context.config.as_deref(), args)?;
+    let report = heal::heal(&settings, &context.bars)?;
+    context.output.report(&report, || text(&report))
+}
+
+fn text(report: &HealReport) -> String {
+    let mut text = String::new();
+    let bytes = |key: &str| ByteSize(report.estimate.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0));
+    let _ = writeln!(text, "computed  memory {}, disk {}", bytes("memory"), bytes("disk"));
+    let Some(result) = &report.result else {
+        return text + "dry run: nothing trained, nothing written";
+    };
+    let _ = writeln!(text, "trained   {} steps, {} tokens", result.steps, result.tokens);
+    if let (Some(before), Some(best), Some(step)) = (result.loss_before, result.best_loss, result.best_step) {
+        let _ = writeln!(text, "loss      {before:.4} -> {best:.4} nats a token, best after step {step}");
+    }
+    if let Some(out) = &report.out {
+        let _ = write!(text, "wrote     {}", out.display());
+    }
+    text
+}

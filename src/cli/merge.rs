@@ -1,0 +1,62 @@
+//! `prune merge`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use prune::Result;
+use prune::checkpoint::ByteSize;
+use prune::commands::merge::{self, MergeReport};
+use serde::Serialize;
+
+use super::Context;
+
+/// Adds an adapter into the weights of its model, shard by shard
+#[derive(Args, Serialize)]
+#[command(after_help = "Examples:
+  prune merge ./llama-24 --adapter healed/adapter -o ./llama-24-healed
+  prune merge ./llama-24 --adapter healed/adapter --dry-run          what it takes")]
+pub(crate) struct MergeArgs {
+    /// The model the adapter was trained on: a directory or a hub id
+    #[arg(required_unless_present = "config")]
+    model: Option<String>,
+    /// The adapter, in PEFT's files
+    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    adapter: Option<PathBuf>,
+    /// Directory of the merged model
+    #[arg(long, short, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Write the merged linear layers in four bits
+    #[arg(long)]
+    save_4bit: bool,
+    /// With --save-4bit: keep the scales in f32 instead of quantising them as well
+    #[arg(long, requires = "save_4bit")]
+    plain_scales: bool,
+    /// Size of a shard at most [default: 5GB]
+    #[arg(long, value_name = "SIZE")]
+    max_shard_size: Option<String>,
+    /// Replace an existing directory
+    #[arg(long)]
+    force: bool,
+    /// Say what would be written and what it takes, and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(args: &MergeArgs, context: &Context) -> Result<()> {
+    let settings = prune::settings::resolve("merge", context.config.as_deref(), args)?;
+    let report = merge::merge(&settings, &context.bars)?;
+    context.output.report(&report, || text(&report))
+}
+
+fn text(report: &MergeReport) -> String {
+    let MergeReport { model, merged, adapter_parameters, size, out } = report;
+    let done = match out {
+        Some(out) => format!("wrote {}", out.display()),
+        None => "dry run: nothing written".to_owned(),
+    };
+    format!(
+        "{model}: {merged} weights, adapter of {adapter_parameters} numbers\ndisk {}, memory {}\n{done}",
+        ByteSize(size.disk),
+        ByteSize(size.memory)
+    )
+}
