@@ -42,6 +42,9 @@ pub(crate) struct CutArgs {
     /// Keep a list of config.json as it is although its length is the layer count
     #[arg(long, value_name = "KEY")]
     allow_unsliced: Vec<String>,
+    /// Also hash the source's weight files whole for prune.json, which reads them once more
+    #[arg(long)]
+    hash: bool,
     /// Compare what was written with the source, and run both across the seam
     #[arg(long)]
     verify: bool,

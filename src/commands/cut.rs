@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::open;
+use super::seam::Seam;
+use super::{open, seam};
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, read_json};
 use crate::importance::Analysis;
 use crate::plan::{Notations, Plan, PlannedFor, layers_for_fraction, parse_drop};
@@ -92,6 +94,8 @@ pub struct CutReport {
     pub disk_free: Option<u64>,
     /// What `verify` compared; absent when it was not asked for.
     pub identical: Option<Identical>,
+    /// The joints, after `verify` ran both models over them; absent when it was not asked for.
+    pub seams: Option<Vec<Seam>>,
 }
 
 /// One weight file.
@@ -136,8 +140,9 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
     out.require_space(report.disk_needed)?;
     cut.write(out.path(), &provenance_settings(settings), settings.hash, progress)?;
     if settings.verify {
-        let written = Checkpoint::open_dir(out.path())?;
+        let written = Arc::new(Checkpoint::open_dir(out.path())?);
         report.identical = Some(cut.verify(&written, progress)?);
+        report.seams = Some(seam::check(&checkpoint, cut.kept(), &written, progress)?);
     }
     out.commit()?;
     Ok(report)
@@ -236,6 +241,12 @@ impl fmt::Display for CutReport {
         if let Some(Identical { tensors, bytes }) = self.identical {
             writeln!(f, "verified     {tensors} tensors, {} byte for byte the source's", size(bytes))?;
         }
+        for Seam { layer, distance } in self.seams.iter().flatten() {
+            writeln!(
+                f,
+                "seam         layer {layer} meets a stream at angular distance {distance:.4}; both models run alike"
+            )?;
+        }
         match (&self.out, self.dry_run) {
             (_, true) => write!(f, "nothing was written (dry run)"),
             (Some(out), false) => write!(f, "written      {}", out.display()),
@@ -272,5 +283,6 @@ fn report(settings: &CutSettings, cut: &Cut<'_>) -> CutReport {
         disk_needed: cut.shards().disk_size(),
         disk_free: None,
         identical: None,
+        seams: None,
     }
 }

@@ -10,3 +10,4 @@ pub mod heal;
 mod heal_figure;
 pub mod merge;
 mod open;
+mod seam;
