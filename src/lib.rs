@@ -17,6 +17,7 @@ pub mod commands;
 pub mod data;
 pub mod demo;
 pub mod error;
+pub mod eval;
 pub mod importance;
 pub mod interrupt;
 pub mod model;

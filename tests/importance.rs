@@ -1,12 +1,13 @@
 //! Scores against the reference implementations' numbers, from recorded residual streams and through the model;
 //! analysis files under mutation.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails where it unwraps, and says what it skips")]
 
 mod fixture;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use fixture::Llama;
 use proptest::prelude::*;
 use prune::checkpoint::Checkpoint;
@@ -92,11 +93,11 @@ fn distances_of_recorded_streams_equal_the_golden_ones() {
         let lengths: Vec<usize> = lengths.into_iter().map(|len| len as usize).collect();
         let scores = recorded(hidden, &lengths);
         let golden: Vec<Vec<f64>> = tensors["padded.distance.mean"].to_vec2().unwrap();
-        for n in 1..=layers {
-            for l in 0..=layers - n {
-                let (found, expected) = (named(&scores, "angular").mean[n - 1][l], golden[l][n]);
+        for (row, means) in named(&scores, "angular").mean.iter().enumerate() {
+            for (l, found) in means.iter().enumerate() {
+                let expected = golden[l][row + 1];
                 // these streams were computed anew, in another shape
-                assert!((found - expected).abs() < 1e-6, "{name} padded d({l}, {n}): {found} {expected}");
+                assert!((found - expected).abs() < 1e-6, "{name} padded d({l}, {}): {found} {expected}", row + 1);
             }
         }
     }
@@ -201,6 +202,9 @@ proptest! {
     fn no_file_makes_the_reader_panic(edits in prop::collection::vec((any::<prop::sample::Index>(), 0u8..6, any::<u8>()), 1..6)) {
         let mut bytes = file();
         for (at, kind, byte) in edits {
+            if bytes.is_empty() {
+                break;
+            }
             let at = at.index(bytes.len());
             match kind {
                 0 => bytes[at] = byte,

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
 /// Bytes written between two flushes.
-const EVERY: u64 = 256 << 20;
+const EVERY: u64 = 64 << 20;
 
 /// A thread that flushes the files it is handed, one after the other.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ mod size;
 mod writer;
 
 pub use hash::sha256;
-pub use hub::{Hub, HubFile};
+pub use hub::{Dataset, Hub, HubFile};
 pub use index::{Entry, Index};
 pub use json::read_json;
 pub use output::{OutputDir, write_file};

@@ -1,11 +1,15 @@
 //! Bytes of tensors: into memory, or from file to file.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 
 use super::index::{Entry, Index};
 use super::positioned::read_exact_at;
 use crate::{Error, Result};
+
+/// Bytes copied at a time. Tensors begin anywhere in a page, at another place in each file, which makes the kernel's
+/// own copy from file to file touch every page twice; through a buffer that stays in cache it is faster. With twice as
+/// much, Linux spends more time on finding room in the page cache than on copying.
+const COPIED: usize = 512 << 10;
 
 impl Index {
     /// All bytes of one tensor, as on disk.
@@ -30,8 +34,7 @@ impl Index {
             .map_err(|error| self.fault(entry, format!("cannot be read: {error}")))
     }
 
-    /// Copies the tensor's bytes to `out`; when that is a file, inside the kernel where the system can, so that memory
-    /// does not grow with the tensor.
+    /// Copies the tensor's bytes to `out`, a piece at a time: memory does not grow with the tensor.
     ///
     /// # Errors
     /// Work: either side fails, or the file changed since it was opened.
@@ -40,17 +43,18 @@ impl Index {
             let file = self.shards[entry.shard].display();
             Error::work(format!("copying tensor {} out of {file}: {error}", entry.name))
         };
-        // a handle of its own, because the kernel's copy moves the file's cursor
-        let mut file = File::open(&self.shards[entry.shard]).map_err(fault)?;
-        let (now, then) = (file.metadata().map_err(fault)?, &self.files[entry.shard].1);
+        let (file, then) = &self.files[entry.shard];
+        let now = file.metadata().map_err(fault)?;
         if now.len() != then.len() || now.modified().ok() != then.modified().ok() {
             return Err(fault(io::Error::other("the file changed since it was opened")));
         }
-        file.seek(SeekFrom::Start(entry.begin)).map_err(fault)?;
-        match io::copy(&mut (&file).take(entry.len), out).map_err(fault)? {
-            copied if copied == entry.len => Ok(()),
-            _ => Err(fault(io::ErrorKind::UnexpectedEof.into())),
+        let mut piece = vec![0; COPIED.min(entry.len as usize)];
+        for offset in (0..entry.len).step_by(COPIED) {
+            let len = COPIED.min((entry.len - offset) as usize);
+            read_exact_at(file, &mut piece[..len], entry.begin + offset).map_err(fault)?;
+            out.write_all(&piece[..len]).map_err(fault)?;
         }
+        Ok(())
     }
 
     /// What is wrong with a tensor, after its file and name. Never a wrong request: the file was there when opened.

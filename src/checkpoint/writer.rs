@@ -6,6 +6,7 @@ use std::io::{Seek, Write};
 use std::path::Path;
 
 use candle_core::{Device, Storage, Tensor};
+use fs4::fs_std::FileExt;
 use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -114,6 +115,7 @@ impl Shard {
         let path = dir.join(&self.file);
         let at = |error: std::io::Error| Error::work(format!("{}: {error}", path.display()));
         let mut file = File::create_new(&path).map_err(at)?;
+        allocate(&file, self.size()).map_err(at)?;
         file.write_all(&self.header).map_err(at)?;
         let mut end = self.header.len() as u64;
         for slot in &self.slots {
@@ -214,6 +216,17 @@ impl ShardPlan {
         }
         progress.end();
         Ok(())
+    }
+}
+
+/// Claims the room of the whole file before its first byte: a full disk is known at once, and the flush beside the
+/// copying need not look for places, which takes as long as the copying.
+fn allocate(file: &File, bytes: u64) -> std::io::Result<()> {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match FileExt::allocate(file, bytes) {
+        Err(error) if matches!(error.kind(), FileTooLarge | QuotaExceeded | StorageFull) => Err(error),
+        // a file system that cannot claim finds room as it goes
+        _ => Ok(()),
     }
 }
 

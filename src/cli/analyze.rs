@@ -65,6 +65,12 @@ pub(crate) struct AnalyzeArgs {
     /// Replace existing outputs
     #[arg(long)]
     force: bool,
+    /// How the plan chooses [default: what suits the metric]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(analyze::strategy_names()))]
+    strategy: Option<String>,
+    /// Where to compute: auto, cpu [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// Cap on memory, such as 8GiB [default: nine tenths of what is free]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,

@@ -22,10 +22,12 @@ fn triangle(analysis: &Analysis) -> Result<Triangle> {
         Subject::Block => analysis.search.best.iter().map(|choice| choice.drop.first().copied()).collect(),
         Subject::Layer => vec![analysis.search.best.first().and_then(|choice| choice.drop.first().copied())],
     };
+    let dropped = dropped(analysis);
     Ok(Triangle {
         rows: analysis.scores(name)?.mean.clone(),
         best,
-        chosen: dropped(analysis).map(|layers| layers.len()),
+        chosen: dropped.as_ref().map(Vec::len),
+        dropped: dropped.unwrap_or_default(),
         highest_first: metric.order == Order::Highest,
     })
 }

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::open;
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, read_json};
 use crate::importance::Analysis;
 use crate::plan::{Notations, Plan, PlannedFor, layers_for_fraction, parse_drop};
 use crate::progress::Progress;
-use crate::surgery::{ConfigEdit, Cut, Identical, Shrunk, layer_count};
+use crate::surgery::{ConfigEdit, Cut, Identical, Shrunk, layer_count, short_count};
 use crate::{Context, Error, Result};
 
 /// Settings of `prune cut`.
@@ -109,10 +110,9 @@ pub struct ShardReport {
 /// not understood. Work: a broken checkpoint, a full disk, a difference found by `verify`. Interrupted. Nothing is left
 /// behind.
 pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport> {
-    let model = settings.model.as_deref().ok_or_else(|| Error::request("which model? give a directory or a hub id"))?;
     one_choice(settings)?;
     let max_shard_size: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
-    let checkpoint = Checkpoint::open_dir(std::path::Path::new(model))?;
+    let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let planned_for = PlannedFor {
         id: checkpoint.source.id.clone(),
         revision: checkpoint.source.revision.clone(),
@@ -169,8 +169,11 @@ fn plan(settings: &CutSettings, model: &PlannedFor) -> Result<Plan> {
     }
     let share = settings.fraction.map(|fraction| layers_for_fraction(fraction, model.layers)).transpose();
     match (&settings.plan, share.context(|| "--fraction")?) {
-        (Some(path), None) => Plan::read(path),
-        (Some(path), Some(layers)) => from_analysis(path, layers),
+        (Some(path), share) => {
+            let plan = share.map_or_else(|| Plan::read(path), |layers| from_analysis(path, layers))?;
+            plan.check_for(model).context(|| path.display())?;
+            Ok(plan)
+        }
         (None, Some(layers)) => Plan::deepest(model.clone(), layers),
         (None, None) => Err(Error::request("no plan")),
     }
@@ -211,7 +214,7 @@ impl fmt::Display for CutReport {
         writeln!(f, "model        {}", self.model)?;
         writeln!(f, "layers       {}", shrunk(self.layers, &|count| count.to_string()))?;
         writeln!(f, "dropped      {dropped} (0-based, inclusive)")?;
-        writeln!(f, "parameters   {}", shrunk(self.parameters, &|count| count.to_string()))?;
+        writeln!(f, "parameters   {}", shrunk(self.parameters, &short_count))?;
         writeln!(
             f,
             "weights      {}, {} of files: {}",

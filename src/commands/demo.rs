@@ -128,7 +128,7 @@ fn job(dir: &Path, progress: &dyn Progress) -> Result<Job> {
         &AnalyzeSettings {
             model: Some(model.display().to_string()),
             data: Some(validation.display().to_string()),
-            samples: SAMPLES,
+            samples: Some(SAMPLES),
             layers: Some(WRITTEN),
             out: Some(dir.join("analysis")),
             ..AnalyzeSettings::default()

@@ -4,4 +4,6 @@ mod analysis_view;
 pub mod analyze;
 pub mod cut;
 pub mod demo;
+pub mod eval;
+mod eval_view;
 mod open;

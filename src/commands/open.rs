@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use crate::checkpoint::{ByteSize, Checkpoint};
+use crate::checkpoint::{ByteSize, Checkpoint, Hub};
 use crate::model::Budget;
 use crate::progress::Progress;
 use crate::{Context, Error, Result, ops};
 
 /// The model a command was given.
-pub(super) fn checkpoint(model: Option<&str>, _progress: &dyn Progress) -> Result<Arc<Checkpoint>> {
+pub(super) fn checkpoint(model: Option<&str>, progress: &dyn Progress) -> Result<Arc<Checkpoint>> {
     let model = model.ok_or_else(|| Error::request("which model? give a directory or a hub id"))?;
-    Checkpoint::open_dir(std::path::Path::new(model)).map(Arc::new)
+    Checkpoint::open(model, &Hub::from_env()?, progress).map(Arc::new)
 }
 
 /// `--memory`.

@@ -74,10 +74,6 @@ impl Sequences {
                 options.shape.seq_len
             )));
         }
-        if let Some(samples) = options.samples.filter(|samples| *samples > sequences.rows.len()) {
-            let found = sequences.rows.len();
-            progress.warn(&format!("{}: {samples} samples were asked for, there is text for {found}", source.name()));
-        }
         Ok(sequences)
     }
 

@@ -1,4 +1,4 @@
-//! JSON a person can read: indented, with lists of numbers on one line.
+//! JSON a person can read: indented, with lists of numbers and of small objects on one line.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ pub(super) fn to_text(value: &Value) -> String {
 
 fn write_value(text: &mut String, value: &Value, depth: usize) {
     match value {
-        Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
+        Value::Array(items) if !items.iter().all(is_short) => {
             let items = items.iter().map(|item| (String::new(), item));
             write_items(text, ['[', ']'], items, depth);
         }
@@ -26,6 +26,11 @@ fn write_value(text: &mut String, value: &Value, depth: usize) {
             }
             text.push(']');
         }
+        Value::Object(members) if is_short(value) => {
+            for (name, item) in members {
+                let _ = write!(text, "{{{}: {item}}}", Value::from(name.as_str()));
+            }
+        }
         Value::Object(members) if !members.is_empty() => {
             let members = members.iter().map(|(name, item)| (format!("{}: ", Value::from(name.as_str())), item));
             write_items(text, ['{', '}'], members, depth);
@@ -33,6 +38,15 @@ fn write_value(text: &mut String, value: &Value, depth: usize) {
         scalar => {
             let _ = write!(text, "{scalar}");
         }
+    }
+}
+
+/// A scalar, or an object that holds one scalar: `{"layer": 3}`.
+fn is_short(value: &Value) -> bool {
+    let is_scalar = |value: &Value| !value.is_object() && !value.is_array();
+    match value {
+        Value::Object(members) => members.len() == 1 && members.values().all(is_scalar),
+        other => is_scalar(other),
     }
 }
 
@@ -61,11 +75,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_scalars_stay_on_a_line() {
-        let value = json!({"a\"": [[1, 2.5], [3]], "b": {}, "c": [], "d": [{"e": null}], "f": "x"});
+    fn short_things_stay_on_a_line() {
+        let value = json!({"a\"": [[1, 2.5], [3]], "b": {}, "c": [], "d": [{"e": null}, {"e": 1}], "f": "x"});
         let text = to_text(&value);
-        let expected = "{\n  \"a\\\"\": [\n    [1, 2.5],\n    [3]\n  ],\n  \"b\": {},\n  \"c\": [],\n  \"d\": [\n    {\n      \
-                        \"e\": null\n    }\n  ],\n  \"f\": \"x\"\n}\n";
+        let expected = [
+            "{",
+            "  \"a\\\"\": [",
+            "    [1, 2.5],",
+            "    [3]",
+            "  ],",
+            "  \"b\": {},",
+            "  \"c\": [],",
+            "  \"d\": [{\"e\": null}, {\"e\": 1}],",
+            "  \"f\": \"x\"",
+            "}",
+            "",
+        ];
+        let expected = expected.join("\n");
         assert_eq!(text, expected);
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }

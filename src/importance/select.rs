@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::metrics::{Metric, Subject};
 use super::moments::Scores;
+use crate::plan::{layers_for_fraction, ranges};
 use crate::{Error, Result};
 
 /// Two scores are told apart when they differ by more than this many standard errors of their difference.
@@ -16,7 +17,7 @@ const ERRORS_APART: f64 = 2.0;
 pub enum Amount {
     /// This many layers.
     Layers(usize),
-    /// This fraction of the layers, rounded to the nearest number of them.
+    /// This fraction of the layers, as [`layers_for_fraction`] rounds it.
     Fraction(f64),
 }
 
@@ -26,22 +27,14 @@ impl Amount {
     /// # Errors
     /// Nothing to drop, or nothing left.
     pub fn of(self, layers: usize) -> Result<usize> {
-        let (count, wish) = match self {
-            Self::Layers(count) => (count, format!("{count} layers")),
-            Self::Fraction(part) if part.is_finite() && (0.0..=1.0).contains(&part) => {
-                ((part * layers as f64).round() as usize, format!("a fraction of {part}"))
-            }
-            Self::Fraction(part) => {
-                return Err(Error::request(format!("a fraction of layers lies between 0 and 1, not {part}")));
-            }
-        };
-        match count {
-            0 => Err(Error::request(format!("{wish} of {layers} is no layer at all"))),
-            count if count >= layers => Err(Error::request(format!(
-                "{wish} leaves nothing of a model of {layers} layers; drop at most {}",
-                layers - 1
+        match self {
+            Self::Fraction(fraction) => layers_for_fraction(fraction, layers),
+            Self::Layers(0) => Err(Error::request("0 layers to drop: at least one, or there is no plan")),
+            Self::Layers(count) if count >= layers => Err(Error::request(format!(
+                "{count} layers to drop leave nothing of {layers}; at most {} can go",
+                layers.saturating_sub(1)
             ))),
-            count => Ok(count),
+            Self::Layers(count) => Ok(count),
         }
     }
 }
@@ -271,12 +264,7 @@ fn lowest(candidates: &Candidates, n: usize) -> Choice {
 /// Layers for the reader, runs as inclusive ranges: `3, 21..=28`.
 #[must_use]
 pub fn inclusive(layers: &[usize]) -> String {
-    let runs = layers.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
-        [only] => only.to_string(),
-        [first, .., last] => format!("{first}..={last}"),
-        [] => String::new(),
-    });
-    runs.collect::<Vec<_>>().join(", ")
+    ranges(layers.iter().copied())
 }
 
 #[cfg(test)]
@@ -390,7 +378,6 @@ mod tests {
             Amount::Layers(0),
             Amount::Layers(4),
             Amount::Layers(usize::MAX),
-            Amount::Fraction(0.1),
             Amount::Fraction(1.0),
             Amount::Fraction(-0.5),
             Amount::Fraction(f64::NAN),
@@ -404,11 +391,5 @@ mod tests {
         assert_eq!(Protect { first: 2, last: 1 }.allowed(8), 2..7);
         assert!(Protect { first: 5, last: 5 }.allowed(8).is_empty());
         assert!(Protect { first: usize::MAX, last: usize::MAX }.allowed(8).is_empty());
-    }
-
-    #[test]
-    fn ranges_for_the_reader() {
-        assert_eq!(inclusive(&[3, 21, 22, 23, 30, 31]), "3, 21..=23, 30..=31");
-        assert_eq!(inclusive(&[]), "");
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::{Batch, Linear};
+use super::{Batch, Linear, PASS_TOKENS};
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, Heads, Layout};
@@ -130,8 +130,17 @@ impl Block {
     /// The device's.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let x = (x + self.attention(&ops::rms_norm(x, &self.input_norm, self.eps)?, pass)?)?;
-        let mlp = self.mlp(&ops::rms_norm(&x, &self.post_norm, self.eps)?)?;
-        Ok((x + mlp)?)
+        let mlp =
+            |x: &Tensor| -> Result<Tensor> { Ok((x + self.mlp(&ops::rms_norm(x, &self.post_norm, self.eps)?)?)?) };
+        let t = x.dim(0)?;
+        if t <= PASS_TOKENS {
+            return mlp(&x);
+        }
+        // the MLP is the widest part and looks at each token alone
+        let starts = (0..t).step_by(PASS_TOKENS);
+        let parts: Vec<Tensor> =
+            starts.map(|start| mlp(&x.narrow(0, start, PASS_TOKENS.min(t - start))?)).collect::<Result<_>>()?;
+        Ok(Tensor::cat(&parts, 0)?)
     }
 
     fn attention(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {

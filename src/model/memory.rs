@@ -2,7 +2,7 @@
 
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-use super::{Head, ModelOptions, PASS_TOKENS, Residency};
+use super::{Head, ModelOptions, PASS_TOKENS, Residency, TREE_TOKENS};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
@@ -52,6 +52,20 @@ pub fn transient_bytes_per_token(spec: &ModelSpec) -> u64 {
     4 * (5 * spec.hidden_size + fused * (attention + 3 * spec.mlp_size)) as u64
 }
 
+/// Tokens of a pass, `most` if the budget allows, when `streams_kept` residual streams of it are kept beside
+/// `weight_bytes` of weights.
+pub(super) fn pass_tokens(
+    spec: &ModelSpec,
+    budget: Budget,
+    weight_bytes: u64,
+    streams_kept: usize,
+    most: usize,
+) -> usize {
+    let per_token = transient_bytes_per_token(spec) + (streams_kept * spec.hidden_size * 4) as u64;
+    let room = budget.usable().saturating_sub(weight_bytes) / per_token.max(1);
+    usize::try_from(room).unwrap_or(most).clamp(1, most)
+}
+
 /// How a model fits into the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fit {
@@ -92,5 +106,11 @@ impl Fit {
             )));
         }
         Ok(Self { residency, weight_bytes })
+    }
+
+    /// Tokens a pass should have at most, unless one sequence alone is longer, when its sequences share beginnings.
+    #[must_use]
+    pub fn tree_tokens(&self, spec: &ModelSpec, budget: Budget) -> usize {
+        pass_tokens(spec, budget, self.weight_bytes, 0, TREE_TOKENS)
     }
 }

@@ -35,6 +35,10 @@ use stack::Stack;
 /// at their best, few enough that activations stay close.
 const PASS_TOKENS: usize = 1024;
 
+/// The same for a tree of sequences that share long beginnings: each pass runs the beginnings once, so the more fit in,
+/// the better. Only attention sees all of it at once, the rest works on [`PASS_TOKENS`] at a time.
+const TREE_TOKENS: usize = 4 * PASS_TOKENS;
+
 /// Sees the residual streams go by.
 pub trait Observer {
     /// `x^(l)` of batch `batch`, `[t, d]`, on its way into the layer at place `place`; `place` = number of layers is
@@ -126,10 +130,7 @@ impl Model {
     /// of it are kept.
     #[must_use]
     pub fn pass_tokens(&self, streams_kept: usize) -> usize {
-        let per_token =
-            memory::transient_bytes_per_token(&self.spec) + (streams_kept * self.spec.hidden_size * 4) as u64;
-        let room = self.budget.usable().saturating_sub(self.weight_bytes) / per_token.max(1);
-        usize::try_from(room).unwrap_or(PASS_TOKENS).clamp(1, PASS_TOKENS)
+        memory::pass_tokens(&self.spec, self.budget, self.weight_bytes, streams_kept, PASS_TOKENS)
     }
 
     /// Residual streams `[t, d]` that enter layer 0: the embeddings of the batch's tokens.

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 pub fn device(choice: &str) -> Result<Device> {
     match choice {
         "auto" | "cpu" => Ok(Device::Cpu),
-        "cuda" => Err(Error::request("--device cuda: this build has no CUDA kernels; use --device cpu")),
-        other => Err(Error::request(format!("--device {other}: expected auto or cpu"))),
+        "cuda" => Err(Error::request("cuda: this build has no CUDA kernels; use --device cpu")),
+        other => Err(Error::request(format!("{other}: expected auto or cpu"))),
     }
 }

@@ -71,16 +71,19 @@ impl WithWeight for Score<'_> {
     type Output = Vec<Scored>;
 
     fn run(self, head: &impl Weight) -> Vec<Scored> {
-        match self.hidden.count {
+        // As few lanes beyond the last row as can be.
+        let rows = self.hidden.count;
+        match rows.div_ceil(rows.div_ceil(64).max(1)) {
             0..=16 => score::<16>(self.hidden, self.wanted, head),
             17..=32 => score::<32>(self.hidden, self.wanted, head),
-            _ => score::<48>(self.hidden, self.wanted, head),
+            33..=48 => score::<48>(self.hidden, self.wanted, head),
+            _ => score::<64>(self.hidden, self.wanted, head),
         }
     }
 }
 
 /// Rows of the head whose logits exist at one time.
-const PANEL: usize = 192;
+const PANEL: usize = 96;
 /// Blocks of rows whose logits exist at one time.
 const BLOCKS: usize = 8;
 /// Parts of the vocabulary, each one task: a number of its own, so that the sums do not depend on the threads.

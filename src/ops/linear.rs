@@ -167,12 +167,22 @@ impl<'a> Dense<'a, f32> {
 /// A number that widens to f32 without loss.
 trait Narrow: Copy + Sync {
     fn widen(from: &[Self], to: &mut [f32]);
+    /// The numbers themselves, if they are f32.
+    #[inline(always)]
+    fn wide(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
 }
 
 impl Narrow for f32 {
     #[inline(always)]
     fn widen(from: &[Self], to: &mut [f32]) {
         to.copy_from_slice(from);
+    }
+
+    #[inline(always)]
+    fn wide(from: &[Self]) -> Option<&[f32]> {
+        Some(from)
     }
 }
 
@@ -204,6 +214,15 @@ impl<T: Narrow> Weight for Dense<'_, T> {
     #[inline(always)]
     fn widen(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
         T::widen(&self.data[row * self.stride..][columns], out);
+    }
+
+    #[inline(always)]
+    fn wide<'a>(&'a self, row: usize, columns: Range<usize>, scratch: &'a mut [f32]) -> &'a [f32] {
+        let numbers = &self.data[row * self.stride..][columns];
+        T::wide(numbers).unwrap_or_else(|| {
+            T::widen(numbers, scratch);
+            scratch
+        })
     }
 }
 

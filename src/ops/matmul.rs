@@ -152,12 +152,18 @@ pub(crate) trait Weight: Sync {
     fn columns(&self) -> usize;
     /// Writes the numbers `columns` of row `row` to `out`, which is as long. Called inside `vectorised`: inline it.
     fn widen(&self, row: usize, columns: Range<usize>, out: &mut [f32]);
+    /// The numbers `columns` of row `row`, where they are if they are f32, else widened in `scratch`, which is as long.
+    #[inline(always)]
+    fn wide<'a>(&'a self, row: usize, columns: Range<usize>, scratch: &'a mut [f32]) -> &'a [f32] {
+        self.widen(row, columns, scratch);
+        scratch
+    }
 }
 
 /// Rows of `x` per task: long enough that a block of the weight, widened and packed once per task, costs little.
-const TOKENS: usize = 512;
+const TOKENS: usize = 510;
 /// Rows of the weight per task, two of the widest tiles of `gemm`.
-const PANEL: usize = 96;
+const PANEL: usize = 128;
 /// Columns of the input's gradient per task.
 const COLUMNS: usize = 192;
 /// Length of the sums between two visits of the output, which `gemm` would choose too: a panel stays in the L2 cache.
@@ -165,7 +171,9 @@ pub(crate) const DEPTH: usize = 512;
 /// Numbers added to a widened row, so that rows a power of two apart do not meet in the same cache set.
 pub(crate) const SKEW: usize = 16;
 /// Rows of `x` up to which reading the weight costs more than the arithmetic: dot products straight from the weight.
-const FEW: usize = 4;
+const FEW: usize = 8;
+/// Length of their dot products between two visits of the sum.
+const FEW_DEPTH: usize = 2048;
 /// Multiply-adds below which starting threads costs more than it saves.
 const WORTH_THREADS: usize = 1 << 17;
 
@@ -231,7 +239,7 @@ pub(crate) fn product(x: Matrix, weight: &impl Weight, out: Target) {
     if t <= FEW && x.column_stride == 1 {
         return few(x, weight, out);
     }
-    each(&blocks(t, TOKENS, 8), &blocks(o, PANEL, 16), t * o * i, |tokens, panel| {
+    each(&blocks(t, TOKENS, 6), &blocks(o, PANEL, 16), t * o * i, |tokens, panel| {
         let stride = i.min(DEPTH) + SKEW;
         with_scratch(panel.len() * stride, |scratch| {
             let out = out.part(tokens.clone(), panel.clone());
@@ -248,19 +256,19 @@ pub(crate) fn product(x: Matrix, weight: &impl Weight, out: Target) {
 /// `product` for so few rows that the weight is read once, at the speed of memory.
 fn few(x: Matrix, weight: &impl Weight, out: Target) {
     let i = weight.columns();
-    each(&blocks(x.rows, FEW, 1), &blocks(weight.rows(), PANEL, 1), weight.rows() * i, |tokens, panel| {
-        let mut widened = [0f32; DEPTH];
+    let (all, panels) = (0..x.rows, blocks(weight.rows(), PANEL, 1));
+    each(&[all], &panels, x.rows * weight.rows() * i, |tokens, panel| {
+        let mut scratch = [0f32; FEW_DEPTH];
         for row in panel {
             let mut sums = [0f32; FEW];
             vectorised(
                 #[inline(always)]
                 || {
-                    for start in (0..i).step_by(DEPTH) {
-                        let depth = start..(start + DEPTH).min(i);
-                        let widened = &mut widened[..depth.len()];
-                        weight.widen(row, depth.clone(), widened);
+                    for start in (0..i).step_by(FEW_DEPTH) {
+                        let depth = start..(start + FEW_DEPTH).min(i);
+                        let weight = weight.wide(row, depth.clone(), &mut scratch[..depth.len()]);
                         for (sum, token) in sums.iter_mut().zip(tokens.clone()) {
-                            *sum += dot(&x.row(token)[depth.clone()], widened);
+                            *sum += dot(&x.row(token)[depth.clone()], weight);
                         }
                     }
                 },
@@ -278,7 +286,7 @@ fn few(x: Matrix, weight: &impl Weight, out: Target) {
 pub(crate) fn product_back(x: Matrix, weight: &impl Weight, out: Target, add: bool) {
     let (t, o, i) = (x.rows, weight.rows(), weight.columns());
     assert!(x.columns == o && out.rows == t && out.columns == i);
-    each(&blocks(t, TOKENS, 8), &blocks(i, COLUMNS, 16), t * o * i, |tokens, columns| {
+    each(&blocks(t, TOKENS, 6), &blocks(i, COLUMNS, 16), t * o * i, |tokens, columns| {
         let stride = columns.len();
         with_scratch(o.min(DEPTH) * stride, |scratch| {
             let out = out.part(tokens.clone(), columns.clone());

@@ -54,11 +54,11 @@ impl CustomOp2 for RmsNorm {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = Rows::new(self.name(), x, x_strides)?;
         let weight = &weight.as_slice::<f32>()?[weight_strides.start_offset()..][..x.width];
-        let y = filled_rows(
+        let [y] = filled_rows(
             x.count,
             x.width,
             #[inline(always)]
-            |row, y| {
+            |row, [y]| {
                 let x = x.row(row);
                 let factor = self.factor(x);
                 for (y, (x, weight)) in y.iter_mut().zip(x.iter().zip(weight)) {
@@ -93,11 +93,11 @@ impl CustomOp2 for RmsNorm {
 impl RmsNorm {
     /// With x̂ = x·factor and g = weight·dy: dx = factor · (g - x̂ · mean(g·x̂)).
     fn backward(&self, x: Rows, weight: &[f32], dy: Rows) -> Vec<f32> {
-        filled_rows(
+        let [dx] = filled_rows(
             x.count,
             x.width,
             #[inline(always)]
-            |row, dx| {
+            |row, [dx]| {
                 let (x, dy) = (x.row(row), dy.row(row));
                 let factor = self.factor(x);
                 // dx holds g until its mean is known.
@@ -111,7 +111,8 @@ impl RmsNorm {
                     *dx = factor * (*dx - x * shrink);
                 }
             },
-        )
+        );
+        dx
     }
 
     /// Σ dy·x̂ over the rows.

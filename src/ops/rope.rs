@@ -50,12 +50,12 @@ impl CustomOp3 for Rope {
         let sin = Rows::new(self.name(), sin, sin_strides)?;
         let sign = if self.back { -1.0 } else { 1.0 };
         let half = cos.width;
-        let y = filled_rows(
+        let [y] = filled_rows(
             x.count,
             x.width,
             #[inline(always)]
-            |row, y| {
-                let (cos, sin) = (cos.row(row), sin.row(row));
+            |row, [y]| {
+                let (cos, sin) = (&cos.row(row)[..half], &sin.row(row)[..half]);
                 for (y, x) in y.chunks_exact_mut(self.head_dim).zip(x.row(row).chunks_exact(self.head_dim)) {
                     let (y_first, y_rest) = y.split_at_mut(half);
                     let (y_second, y_rest) = y_rest.split_at_mut(half);

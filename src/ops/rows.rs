@@ -94,30 +94,42 @@ pub(crate) fn filled(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) ->
 /// Numbers below which starting threads costs more than it saves.
 const WORTH_THREADS: usize = 1 << 15;
 
-/// A buffer of `count` rows of `width` numbers; `write` is given a row's index and writes all of it.
-pub(crate) fn filled_rows(
+/// A row to be written.
+pub(crate) type NewRow<'a> = &'a mut [MaybeUninit<f32>];
+
+/// Buffers of `count` rows of `width` numbers; `write` is given a row's index and writes all of it in each of them.
+pub(crate) fn filled_rows<const N: usize>(
     count: usize,
     width: usize,
-    write: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync,
-) -> Vec<f32> {
-    filled(count * width, |out| {
-        if out.is_empty() {
-            return;
-        }
-        let some = |first: usize, out: &mut [MaybeUninit<f32>]| {
+    write: impl Fn(usize, [NewRow; N]) + Sync,
+) -> [Vec<f32>; N] {
+    let len = count * width;
+    let mut buffers: [Vec<f32>; N] = std::array::from_fn(|_| Vec::with_capacity(len));
+    if len > 0 {
+        let rows = if len < 2 * WORTH_THREADS { count } else { WORTH_THREADS.div_ceil(width) };
+        let mut parts = buffers.each_mut().map(|buffer| buffer.spare_capacity_mut()[..len].chunks_mut(rows * width));
+        let blocks: Vec<[NewRow; N]> = (0..count.div_ceil(rows))
+            .map(|_| parts.each_mut().map(|parts| parts.next().unwrap_or_default()))
+            .collect();
+        let fill = |(block, mut parts): (usize, [NewRow; N])| {
             vectorised(
                 #[inline(always)]
                 || {
-                    for (index, row) in out.chunks_exact_mut(width).enumerate() {
-                        write(first + index, row);
+                    for row in 0..parts[0].len() / width {
+                        write(block * rows + row, parts.each_mut().map(|part| &mut part[row * width..][..width]));
                     }
                 },
             );
         };
-        if out.len() < 2 * WORTH_THREADS {
-            return some(0, out);
+        if blocks.len() < 2 {
+            blocks.into_iter().enumerate().for_each(fill);
+        } else {
+            blocks.into_par_iter().enumerate().for_each(fill);
         }
-        let rows = WORTH_THREADS.div_ceil(width);
-        out.par_chunks_mut(rows * width).enumerate().for_each(|(block, out)| some(block * rows, out));
-    })
+    }
+    for buffer in &mut buffers {
+        // SAFETY: the capacity is at least `len`, and `write` has initialised all rows.
+        unsafe { buffer.set_len(len) };
+    }
+    buffers
 }

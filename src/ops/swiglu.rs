@@ -39,11 +39,11 @@ impl CustomOp2 for SwiGlu {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let gate = Rows::new(self.name(), gate, gate_strides)?;
         let up = Rows::new(self.name(), up, up_strides)?;
-        let y = filled_rows(
+        let [y] = filled_rows(
             gate.count,
             gate.width,
             #[inline(always)]
-            |row, y| {
+            |row, [y]| {
                 for (y, (gate, up)) in y.iter_mut().zip(gate.row(row).iter().zip(up.row(row))) {
                     y.write(gate * sigmoid(*gate) * up);
                 }
@@ -63,14 +63,11 @@ impl CustomOp2 for SwiGlu {
         let (held_gate, held_up, held_dy) = (Held::new(gate), Held::new(up), Held::new(&dy));
         let (gates, ups) = (held_gate.rows(self.name())?, held_up.rows(self.name())?);
         let dys = held_dy.rows(self.name())?;
-        // One pass: the two gradients of a row side by side, `[t, 2, f]`.
-        let width = gates.width;
-        let both = filled_rows(
+        let [dgate, dup] = filled_rows(
             gates.count,
-            2 * width,
+            gates.width,
             #[inline(always)]
-            |row, both| {
-                let (dgate, dup) = both.split_at_mut(width);
+            |row, [dgate, dup]| {
                 let inputs = gates.row(row).iter().zip(ups.row(row)).zip(dys.row(row));
                 for ((dgate, dup), ((gate, up), dy)) in dgate.iter_mut().zip(dup).zip(inputs) {
                     let sigmoid = sigmoid(*gate);
@@ -80,8 +77,10 @@ impl CustomOp2 for SwiGlu {
                 }
             },
         );
-        let both = Tensor::from_vec(both, (gates.count, 2 * width), gate.device())?;
-        Ok((Some(both.narrow(1, 0, width)?), Some(both.narrow(1, width, width)?)))
+        Ok((
+            Some(Tensor::from_vec(dgate, gate.shape(), gate.device())?),
+            Some(Tensor::from_vec(dup, up.shape(), up.device())?),
+        ))
     }
 }
 

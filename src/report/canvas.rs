@@ -236,7 +236,7 @@ mod tests {
             subtitle: String::new(),
             measure: "distance".into(),
             plan: "plan: drop 3".into(),
-            scores: Triangle { rows, best, chosen, highest_first: false },
+            scores: Triangle { rows, best, chosen, ..Triangle::default() },
         }
     }
 

@@ -68,20 +68,21 @@ impl HeatMap {
         Ok(())
     }
 
-    /// Frames the best block of each row, the chosen one in red.
+    /// Frames the best block of each row, the chosen one and single layers that go in red.
     fn marks<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<()> {
         let cell = self.cell();
-        for n in 1..=self.scores.shown_rows() {
-            let Some(l) = self.scores.best(n) else { continue };
+        let rows = 1..=self.scores.shown_rows();
+        let entries = rows.flat_map(|n| (0..self.scores.rows[n - 1].len()).map(move |l| (n, l)));
+        for (n, l) in entries.filter(|(n, l)| self.scores.is_marked(*n, *l)) {
             let (x, y) = self.corner(n, l);
-            let is_chosen = self.scores.chosen == Some(n);
+            let is_chosen = self.scores.chosen == Some(n) || self.scores.is_single() && !self.scores.dropped.is_empty();
             match is_chosen {
                 true if cell < FRAMED => {
                     canvas.frame((x - 4.0, y - 4.0), (x + cell + 4.0, y + cell + 4.0), RED, 2.0)?
                 }
                 _ => self.mark(canvas, (x, y), cell, if is_chosen { RED } else { BLACK })?,
             }
-            if is_chosen {
+            if is_chosen && !self.scores.is_single() {
                 let y = y + cell / 2.0;
                 canvas.polygon([(LEFT - 2.0, y), (LEFT - 11.0, y - 5.0), (LEFT - 11.0, y + 5.0)], RED, 1.0)?;
             }
@@ -110,20 +111,19 @@ impl HeatMap {
             canvas.fill((x - 0.5, base), (x + 0.5, base + 4.0), GREY)?;
             canvas.text(&l.to_string(), (x, base + 13.0), small)?;
         }
+        let names = Letters::new(15.0).centred();
+        let middle = LEFT + self.scores.layers() as f64 * cell / 2.0;
+        if self.scores.is_single() {
+            return canvas.text("layer, l", (middle, base + 36.0), names);
+        }
+        canvas.text("first layer of the block, l", (middle, base + 36.0), names)?;
         let step = label_step(cell, 18.0);
-        let labels = (1..=self.scores.shown_rows()).filter(|n| n % step == 0 || *n == 1);
-        for n in labels {
+        for n in (1..=self.scores.shown_rows()).filter(|n| n % step == 0 || *n == 1) {
             let y = base - (n as f64 - 0.5) * cell;
             canvas.fill((LEFT - 4.0, y - 0.5), (LEFT, y + 0.5), GREY)?;
             // the red arrow of the chosen row stands here too
             canvas.text(&n.to_string(), (LEFT - 14.0, y), Letters::new(13.0).to_the_left())?;
         }
-        let names = Letters::new(15.0).centred();
-        canvas.text(
-            "first layer of the block, l",
-            (LEFT + self.scores.layers() as f64 * cell / 2.0, base + 36.0),
-            names,
-        )?;
         canvas.text("layers in the block, n", (14.0, TOP + height / 2.0), names.upright())
     }
 
@@ -141,14 +141,21 @@ impl HeatMap {
             canvas.text(label, (x + 24.0, y), Letters::new(13.0))?;
         }
         let letters = Letters::new(13.0).centred().colour(GREY);
-        let name = canvas.fitting(&format!("{}, each row rescaled", self.measure), letters, height);
+        let name = canvas.fitting(
+            &format!("{}, {}rescaled", self.measure, if self.scores.is_single() { "" } else { "each row " }),
+            letters,
+            height,
+        );
         canvas.text(&name, (x + 62.0, TOP + height / 2.0), letters.upright())
     }
 
     /// Explains the marks, in a line above the cells.
     fn legend<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<()> {
         let (letters, y) = (Letters::new(14.0), TOP - 20.0);
-        let mut entries = vec![("best block of each n", BLACK)];
+        let mut entries = Vec::new();
+        if !self.scores.is_single() {
+            entries.push(("best block of each n", BLACK));
+        }
         if self.scores.chosen.is_some() {
             entries.push((&self.plan, RED));
         }

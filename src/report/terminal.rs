@@ -20,29 +20,25 @@ const WIDE: usize = 36;
 /// Models with more layers than this get no triangle.
 const MOST_LAYERS: usize = 44;
 
-/// Row `n` of the scores over l, rescaled, with the best block's first layer pointed at. Ends with a newline; empty when
-/// there is no such row.
+/// Row `n`-1 of the scores over l, rescaled, with an arrow at the best block's first layer; the only row of single
+/// layers, with an arrow at each that the plan drops. Ends with a newline; empty when there is no such row.
 #[must_use]
 pub fn strip(scores: &Triangle, n: usize, paint: Paint) -> String {
     let width = width(scores);
+    let (n, label) = if scores.is_single() { (1, "layer ".to_owned()) } else { (n, format!("n={n:<3} ")) };
     let cells = scores.rescaled(n);
     if cells.is_empty() {
         return String::new();
     }
-    let label = format!("n={n:<3} ");
-    let mut text = label.clone();
-    for rescaled in &cells {
-        text.push_str(&cell(*rescaled, width, paint, Shape::Bar, false));
+    let pointer = if paint == Paint::Plain { "^" } else { "▲" };
+    let (mut row, mut pointers) = (String::new(), String::new());
+    for (l, rescaled) in cells.iter().enumerate() {
+        row.push_str(&cell(*rescaled, width, paint, Shape::Bar, false));
+        let _ = write!(pointers, "{:<width$}", if scores.is_marked(n, l) { pointer } else { "" });
     }
-    text.push('\n');
-    let mut below = axis(scores, width, cells.len());
-    if let Some(best) = scores.best(n) {
-        let pointer = if paint == Paint::Plain { '^' } else { '▲' };
-        let _ = writeln!(text, "{}{pointer} {best}", " ".repeat(label.len() + best * width));
-    }
-    below.insert_str(0, &" ".repeat(label.len()));
-    let _ = writeln!(text, "{}", below.trim_end());
-    text
+    let below = axis(scores, width, cells.len());
+    let room = " ".repeat(label.len());
+    format!("{label}{row}\n{room}{}\n{room}{}\n", pointers.trim_end(), below.trim_end())
 }
 
 /// All rows, the largest blocks on top, each rescaled, the best block of each marked. `None` for models so deep that it
@@ -58,7 +54,7 @@ pub fn triangle_map(scores: &Triangle, paint: Paint) -> Option<String> {
         let arrow = if scores.chosen == Some(n) { '>' } else { ' ' };
         let _ = write!(text, "{n:>4}{arrow} ");
         for (l, rescaled) in scores.rescaled(n).into_iter().enumerate() {
-            text.push_str(&cell(rescaled, width, paint, Shape::Shade, scores.best(n) == Some(l)));
+            text.push_str(&cell(rescaled, width, paint, Shape::Shade, scores.is_marked(n, l)));
         }
         text.push('\n');
     }
@@ -124,7 +120,7 @@ mod tests {
         let value = |n: usize, l: usize| ((l as f64 - 0.6 * layers as f64).powi(2) + n as f64).sqrt();
         let rows: Vec<Vec<f64>> = (1..=layers).map(|n| (0..=layers - n).map(|l| value(n, l)).collect()).collect();
         let lowest = |row: &Vec<f64>| (0..row.len()).min_by(|a, b| row[*a].total_cmp(&row[*b]));
-        Triangle { best: rows.iter().map(lowest).collect(), rows, chosen: Some(2), highest_first: false }
+        Triangle { best: rows.iter().map(lowest).collect(), rows, chosen: Some(2), ..Triangle::default() }
     }
 
     /// Text as it appears: without colours.
@@ -147,6 +143,15 @@ mod tests {
         assert_eq!(lines[2], "      0   2   4   6   8");
         assert!(strip(&scores(10), 11, Paint::Plain).is_empty());
         assert!(strip(&scores(10), 1, Paint::Blocks).contains("▁▁"));
+    }
+
+    #[test]
+    fn a_strip_of_single_layers_points_at_what_goes() {
+        let rows = vec![vec![0.3, 0.1, 0.2, 0.4]];
+        let scores =
+            Triangle { rows, best: vec![Some(1)], chosen: Some(2), dropped: vec![1, 2], ..Triangle::default() };
+        assert_eq!(strip(&scores, 2, Paint::Plain), "layer 6 0 3 9 \n        ^ ^\n      0   2\n");
+        assert_eq!(triangle_map(&scores, Paint::Plain).unwrap().lines().next(), Some("   1  6 * * 9 "));
     }
 
     #[test]

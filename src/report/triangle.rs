@@ -12,6 +12,8 @@ pub struct Triangle {
     pub best: Vec<Option<usize>>,
     /// The n of the plan.
     pub chosen: Option<usize>,
+    /// The layers the plan drops.
+    pub dropped: Vec<usize>,
     /// The highest scores go first: similarities.
     pub highest_first: bool,
 }
@@ -21,6 +23,18 @@ impl Triangle {
     #[must_use]
     pub fn layers(&self) -> usize {
         self.rows.first().map_or(0, Vec::len)
+    }
+
+    /// Whether these are scores of single layers.
+    #[must_use]
+    pub fn is_single(&self) -> bool {
+        self.rows.len() == 1
+    }
+
+    /// Whether entry `l` of row `n`-1 is to be marked: the best block, or a single layer that the plan drops.
+    #[must_use]
+    pub fn is_marked(&self, n: usize, l: usize) -> bool {
+        if self.is_single() && !self.dropped.is_empty() { self.dropped.contains(&l) } else { self.best(n) == Some(l) }
     }
 
     /// Row `n`-1 shifted and scaled to [0, 1], 0 what goes first; a row of equal scores is all 0.

@@ -29,10 +29,10 @@ pub(super) fn card(cut: &Cut<'_>, history: &Provenance, source: Option<&str>) ->
     };
     say(&format!("{} with {lost}, counted from 0.", linked(origin)));
     say(&format!(
-        "{} of {} parameters of the source of this cut remain. Every tensor that was kept is bit for bit the source's, \
-         under a new layer number; nothing was trained afterwards.\n",
-        cut.parameters().after,
-        cut.parameters().before
+        "{} of {} parameters remain. Every tensor that was kept is bit for bit the source's, under a new layer number; \
+         nothing was trained afterwards.\n",
+        short_count(cut.parameters().after),
+        short_count(cut.parameters().before)
     ));
     if history.steps.len() > 1 {
         say(&format!(
@@ -59,6 +59,22 @@ pub(super) fn card(cut: &Cut<'_>, history: &Provenance, source: Option<&str>) ->
     }
     say("`prune.json` names the source's files, every step and every change to `config.json`.");
     text
+}
+
+/// A number of parameters to three digits: `861 M`, `1.10 B`.
+#[must_use]
+pub fn short_count(count: u64) -> String {
+    let (unit, size) = match count {
+        0..1000 => return count.to_string(),
+        // 999.5 and more would print as a thousand
+        1000..999_500 => ("K", 1e3),
+        999_500..999_500_000 => ("M", 1e6),
+        999_500_000..999_500_000_000 => ("B", 1e9),
+        _ => ("T", 1e12),
+    };
+    let value = count as f64 / size;
+    let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+    format!("{value:.digits$} {unit}")
 }
 
 /// Front matter in the hub's keys. A directory on someone's disk is no `base_model`.
@@ -145,6 +161,30 @@ mod tests {
         for card in ["", "# T\n", "---\nlicense: mit\n", "text\n---\nlicense: mit\n---\n"] {
             assert!(carried(card).is_empty(), "{card}");
         }
+    }
+
+    #[test]
+    fn the_hub_learns_what_the_model_was_made_from() {
+        let origin = PlannedFor {
+            id: "org/name@main".into(),
+            revision: Some("abc123".into()),
+            fingerprint: "00ff".into(),
+            layers: 4,
+        };
+        let text = front_matter(&origin, Some("---\nlicense: mit\nbase_model: other/one\n---\n"));
+        let expected = "---\nbase_model: org/name\nbase_model_relation: finetune\nlibrary_name: transformers\n\
+                        license: mit\ntags:\n- layer-pruning\n- pruned\n---\n\n";
+        assert_eq!(text, expected);
+        assert_eq!(linked(&origin), "[org/name](https://huggingface.co/org/name) at revision `abc123`");
+    }
+
+    #[test]
+    fn three_digits_of_a_count() {
+        let shown = [7, 999, 1000, 999_499, 999_500, 860_932_096, 1_104_218_112, 9_994_999, 9_995_000, 99_950_000]
+            .map(short_count);
+        let expected = ["7", "999", "1.00 K", "999 K", "1.00 M", "861 M", "1.10 B", "9.99 M", "10.0 M", "100 M"];
+        assert_eq!(shown, expected);
+        assert_eq!(short_count(2_000_000_000_000), "2.00 T");
     }
 
     #[test]

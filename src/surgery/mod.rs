@@ -17,6 +17,7 @@ mod stack_shape;
 mod verify;
 mod write;
 
+pub use card::short_count;
 pub use config::{ConfigEdit, config_edits, edit_config, layer_count};
 pub use cut::{Cut, Shrunk};
 pub use names::Stack;

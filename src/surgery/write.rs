@@ -47,13 +47,8 @@ impl Cut<'_> {
         let step = json!({
             "step": "cut",
             "version": env!("CARGO_PKG_VERSION"),
-            "source": {
-                "id": model.id,
-                "revision": model.revision,
-                "fingerprint": model.fingerprint,
-                "layers": model.layers,
-                "files": files,
-            },
+            "source": model,
+            "files": files,
             "dropped": plan.dropped(),
             "why": plan.why,
             "notations": plan.notations(),

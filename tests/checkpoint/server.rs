@@ -127,7 +127,7 @@ fn answer(shared: &Shared, request: &Request, mut out: &TcpStream) -> bool {
     let path = request.path.replace("%2F", "/").replace("%20", " ").replace("%23", "#");
     if let Some(rest) = path.strip_prefix("/api/") {
         return match rest {
-            "models/org/name/revision/main" | "models/org/name/revision/v1" => {
+            "models/org/name/revision/main" | "models/org/name/revision/v1" | "datasets/org/name/revision/main" => {
                 let siblings: Vec<_> = shared.files.keys().map(|name| json!({"rfilename": name})).collect();
                 let body = json!({"sha": COMMIT, "siblings": siblings, "gated": false}).to_string();
                 write!(out, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).is_ok()

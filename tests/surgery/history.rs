@@ -27,7 +27,7 @@ fn the_history_says_what_was_done_to_what() {
     assert_eq!(step["settings"], json!({"max_shard_size": "5GB", "allow_unsliced": [], "hash": true}));
     assert_eq!(step["why"]["strategy"], "given");
     assert_eq!(step["config"], json!([{"key": "num_hidden_layers", "before": 6, "after": 4}]));
-    let listed = step["source"]["files"].as_object().unwrap();
+    let listed = step["files"].as_object().unwrap();
     for name in ["config.json", "tokenizer.json", "LICENSE", "model-00001-of-00002.safetensors"] {
         assert_eq!(listed[name]["sha256"], sha256(&source.join(name), &Silent).unwrap(), "{name}");
         assert_eq!(listed[name]["bytes"], fs::metadata(source.join(name)).unwrap().len());
@@ -38,7 +38,7 @@ fn the_history_says_what_was_done_to_what() {
     let quick = dir.path().join("quick");
     drop_layers(&source, "2-3", &quick);
     let quick = json(&quick.join("prune.json"));
-    let shard = &quick["steps"][0]["source"]["files"]["model-00002-of-00002.safetensors"];
+    let shard = &quick["steps"][0]["files"]["model-00002-of-00002.safetensors"];
     assert_eq!(shard.get("sha256"), None);
     assert_eq!(shard["header_sha256"], listed["model-00002-of-00002.safetensors"]["header_sha256"]);
     let header = files(&source)[std::path::Path::new("model-00002-of-00002.safetensors")].clone();

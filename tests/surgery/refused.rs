@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use proptest::prelude::*;
 use prune::Error;
 use prune::checkpoint::{ByteSize, Checkpoint};
 use prune::commands::cut::{CutSettings, cut};
 use prune::plan::{Plan, PlannedFor};
 use prune::progress::Silent;
-use prune::surgery::Cut;
+use prune::surgery::{Cut, config_edits, edit_config};
 use serde_json::{Map, Value, json};
 
 use super::fixture::{Llama, write_safetensors};
@@ -203,7 +204,7 @@ fn weights_that_are_broken() {
     says(&refused(&path, |_| ()), 1, &["model.layers.2.mlp.up_proj.weight"]);
 }
 
-/// The shard goes, or changes, after everything was checked and before it is read.
+/// A shard changes after everything was checked and before it is read.
 #[test]
 fn a_source_that_changes_while_it_is_cut() {
     let (dir, path) = source(&Llama { shards: 2, ..Llama::default() });
@@ -213,16 +214,11 @@ fn a_source_that_changes_while_it_is_cut() {
     let decided = Cut::new(&checkpoint, &model, plan, ByteSize(5_000_000_000), &[]).unwrap();
     let shard = path.join("model-00002-of-00002.safetensors");
     let bytes = fs::read(&shard).unwrap();
-    fs::remove_file(&shard).unwrap();
-    let out = dir.path().join("one");
+    fs::write(&shard, &bytes[..bytes.len() - 4]).unwrap();
+    let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
     let error = decided.write_weights(&out, &Silent).unwrap_err();
-    says(&error, 1, &["model-00002-of-00002.safetensors"]);
-
-    fs::write(&shard, &bytes[..bytes.len() - 4]).unwrap();
-    let out = dir.path().join("two");
-    fs::create_dir(&out).unwrap();
-    says(&decided.write_weights(&out, &Silent).unwrap_err(), 1, &["changed"]);
+    says(&error, 1, &["model-00002-of-00002.safetensors", "changed"]);
 }
 
 #[test]
@@ -255,4 +251,75 @@ fn verification_sees_a_single_byte() {
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("10000.0", "10001.0")).unwrap();
     says(&decided.verify(&open(&out), &Silent).unwrap_err(), 1, &["config.json"]);
+}
+
+/// Keys with a meaning for the cut, and one without.
+const KEYS: &[&str] = &[
+    "layer_types",
+    "no_rope_layers",
+    "no_rope_layer_interval",
+    "sliding_window_pattern",
+    "max_window_layers",
+    "mlp_only_layers",
+    "per_layer_config",
+    "eos_token_id",
+    "model_type",
+    "use_sliding_window",
+    "quantization_config",
+    "num_kv_shared_layers",
+    "num_hidden_layers",
+    "0",
+    "layers.1.mlp",
+    "anything",
+];
+
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (0u64..8).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        prop_oneof!["[a-z.0-9]{0,8}", "model\\.layers\\.[0-9]{1,3}\\.[a-z]{1,3}", Just("smollm3".to_owned())]
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 6, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..7).prop_map(Value::from),
+            proptest::collection::vec((proptest::sample::select(KEYS), inner), 0..5)
+                .prop_map(|pairs| pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn any_config_is_edited_or_refused(
+        values in proptest::collection::vec((proptest::sample::select(KEYS), any_value()), 0..6),
+        layers in 1usize..7,
+        keep in proptest::collection::vec(any::<bool>(), 7),
+        allowed in proptest::sample::subsequence(KEYS, 0..3),
+        pretty: bool,
+    ) {
+        let mut config: Map<String, Value> = values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        config.insert("num_hidden_layers".into(), json!(layers));
+        let kept: Vec<usize> = (0..layers).filter(|layer| keep[*layer]).collect();
+        let allowed: Vec<String> = allowed.into_iter().map(str::to_owned).collect();
+        match config_edits(&config, &kept, &allowed) {
+            Err(error) => prop_assert!(!error.to_string().contains('\n'), "{}", error),
+            Ok(edits) => {
+                let value = Value::Object(config.clone());
+                let text = if pretty { serde_json::to_string_pretty(&value).unwrap() } else { value.to_string() };
+                let edited: Map<String, Value> = serde_json::from_str(&edit_config(&text, &edits).unwrap()).unwrap();
+                prop_assert_eq!(&edited["num_hidden_layers"], &json!(kept.len()));
+                // what no edit names is as it was
+                let named = |key: &str| edits.iter().any(|edit| edit.key.split('.').next() == Some(key));
+                for (key, value) in config.iter().filter(|(key, _)| !named(key)) {
+                    prop_assert_eq!(edited.get(key), Some(value));
+                }
+                prop_assert!(kept.len() < layers || edits.is_empty());
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::fs;
 
 use proptest::prelude::*;
 use prune::checkpoint::write_file;
+use prune::commands::analyze::{AnalyzeSettings, analyze};
 use prune::commands::cut::{CutSettings, cut};
 use prune::plan::{Plan, PlannedFor};
 use prune::progress::Silent;
@@ -178,6 +179,29 @@ fn every_way_to_say_what_goes() {
         (CutSettings { fraction: Some(0.01), ..base.clone() }, vec![6]),
     ] {
         assert_eq!(cut(&settings, &Silent).unwrap().dropped, dropped, "{settings:?}");
+    }
+}
+
+#[test]
+fn an_analysis_has_the_best_block_of_every_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, data, out) = (dir.path().join("source"), dir.path().join("text.txt"), dir.path().join("analysis"));
+    Llama { layers: 8, ..Llama::default() }.write(&source);
+    fs::write(&data, "w3 w9 w27 w14 w5\n\nw60 w11 w8 w8 w40 w33\n\nw4 w5 w6 w7\n").unwrap();
+    let measured = AnalyzeSettings {
+        model: Some(source.to_str().unwrap().into()),
+        data: Some(data.to_str().unwrap().into()),
+        layers: Some(3),
+        out: Some(out.clone()),
+        ..AnalyzeSettings::default()
+    };
+    let analysis = analyze(&measured, &Silent).unwrap().analysis.unwrap();
+    let file = Some(out.join("analysis.json"));
+    let base = CutSettings { model: measured.model, plan: file, dry_run: true, ..CutSettings::default() };
+    assert_eq!(cut(&base, &Silent).unwrap().dropped, analysis.search.best[2].drop, "the plan it marks");
+    for n in 1..=7 {
+        let settings = CutSettings { fraction: Some(n as f64 / 8.0), ..base.clone() };
+        assert_eq!(cut(&settings, &Silent).unwrap().dropped, analysis.search.best[n - 1].drop);
     }
 }
 

@@ -26,9 +26,16 @@ pub struct HubFile {
 
 /// What the hub says of a repository.
 #[derive(Deserialize)]
-struct Listing {
-    sha: String,
+pub(super) struct Listing {
+    pub(super) sha: String,
     siblings: Vec<Sibling>,
+}
+
+impl Listing {
+    /// Names of the files.
+    pub(super) fn names(self) -> Vec<String> {
+        self.siblings.into_iter().map(|sibling| sibling.rfilename).collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -70,13 +77,13 @@ impl Hub {
     }
 
     /// Runs `fetch` unless the network must not be used.
-    fn online<T>(&self, fetch: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    pub(super) fn online<T>(&self, fetch: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         if self.is_offline() { Err(Failure::Unreachable("HF_HUB_OFFLINE is set".to_owned())) } else { fetch() }
     }
 
     /// The commit that the cache has in full, for `why` the hub was not asked. `missing` names a needed file that is
     /// not in a snapshot.
-    fn cached(
+    pub(super) fn cached(
         &self,
         repo: &Repo,
         cache: &RepoCache,
@@ -105,11 +112,11 @@ impl Hub {
     /// Brings all files a model needs and returns the commit.
     fn fetch_model(&self, repo: &Repo, cache: &RepoCache, progress: &dyn Progress) -> Result<String, Failure> {
         let listing: Listing = self.listing(repo)?;
-        let commit = listing.sha;
+        let commit = listing.sha.clone();
         if !is_commit(&commit) {
             return Err(Error::work(format!("{repo}: the hub names no commit but {commit:?}")).into());
         }
-        let names: Vec<String> = listing.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
+        let names = listing.names();
         let has = |name: &str| names.iter().any(|other| other == name);
         let page = repo.to_string();
         if !has(CONFIG) {
@@ -150,7 +157,7 @@ impl Hub {
     }
 
     /// Brings those of `files` that the snapshot of `commit` does not have.
-    fn fetch_files(
+    pub(super) fn fetch_files(
         &self,
         repo: &Repo,
         cache: &RepoCache,

@@ -7,10 +7,12 @@
 
 mod ask;
 mod cache;
+mod dataset;
 mod download;
 mod fetch;
 mod repo;
 
+pub use dataset::Dataset;
 pub use fetch::HubFile;
 
 use std::fmt;

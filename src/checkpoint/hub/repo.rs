@@ -29,6 +29,15 @@ impl Repo {
         Ok(Self { kind: RepoType::Model, name: name.to_owned(), revision: revision.to_owned() })
     }
 
+    /// The data set `org/name[@revision]`.
+    pub(super) fn dataset(id: &str) -> Result<Self> {
+        let (name, revision) = split_revision(id);
+        if name.split('/').count() > 2 || !is_name(name) || !is_relative(revision) {
+            return Err(Error::request(format!("{id}: no data set's name (org/name or org/name@revision)")));
+        }
+        Ok(Self { kind: RepoType::Dataset, name: name.to_owned(), revision: revision.to_owned() })
+    }
+
     /// The repository and the path inside it of `datasets/org/name/path/in/repo[@revision]`.
     pub(super) fn dataset_file(id: &str) -> Result<(Self, String)> {
         let fault = || Error::request(format!("{id}: not of the form datasets/org/name/path/in/repo[@revision]"));

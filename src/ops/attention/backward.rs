@@ -53,6 +53,7 @@ pub(super) fn backward(layout: &Layout, heads: &Heads, inputs: &Inputs) -> (Vec<
                     match block.lanes() {
                         16 => pass.run::<16>(),
                         32 => pass.run::<32>(),
+                        48 => pass.run::<48>(),
                         _ => pass.run::<QUERIES>(),
                     }
                 }

@@ -25,6 +25,7 @@ pub(super) fn forward(layout: &Layout, heads: &Heads, q: Rows, k: Rows, v: Rows)
                 match block.lanes() {
                     16 => pass.run::<16>(out, normaliser),
                     32 => pass.run::<32>(out, normaliser),
+                    48 => pass.run::<48>(out, normaliser),
                     _ => pass.run::<QUERIES>(out, normaliser),
                 }
             });

@@ -127,11 +127,11 @@ impl CustomOp3 for Attention {
 }
 
 /// Queries per block: three AVX-512 registers of lanes, the width of the tile of `gemm`.
-const QUERIES: usize = 48;
+const QUERIES: usize = 64;
 /// Lanes come in steps of a register.
 const STEP: usize = 16;
 /// Keys whose scores exist at one time, per block of queries.
-const KEYS: usize = 256;
+const KEYS: usize = 252;
 
 /// Consecutive queries of one segment.
 #[derive(Clone, Debug)]
@@ -206,7 +206,7 @@ impl Keys {
             tokens: self.tokens.start + start + piece.start - self.position
                 ..self.tokens.start + start + piece.end - self.position,
         };
-        blocks(end - start, KEYS, STEP).into_iter().map(piece).collect()
+        blocks(end - start, KEYS, 6).into_iter().map(piece).collect()
     }
 }
 

@@ -1,0 +1,325 @@
+//! `prune eval`: how good a model is, in the figures everyone else gets.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use safetensors::Dtype;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::open;
+use crate::arch::ModelSpec;
+use crate::checkpoint::{Checkpoint, Hub, OutputDir};
+use crate::data::Tokenizer;
+use crate::eval::compare::{Comparison, Other};
+use crate::eval::encode::Encoder;
+use crate::eval::job::{Job, Scores};
+use crate::eval::journal::{JOURNAL, Journal, Run};
+use crate::eval::metrics::{Answer, Figure};
+use crate::eval::passes::{self, Pass, Request};
+use crate::eval::results::{self, About};
+use crate::eval::score;
+use crate::eval::select::{select, task_names as names};
+use crate::eval::settings::{Compat, EvalSettings};
+use crate::eval::source::Source;
+use crate::eval::tasks::TASKS;
+use crate::model::{Fit, Model, ModelOptions, Residency};
+use crate::progress::Progress;
+use crate::{Error, Result};
+
+/// What the command did.
+#[derive(Debug, Serialize)]
+pub struct EvalReport {
+    /// Directory or hub id.
+    pub model: String,
+    /// Figures of groups and tasks, in the order of a table; none in a dry run.
+    pub figures: Vec<FigureReport>,
+    /// Differences to the other run.
+    pub comparisons: Vec<Comparison>,
+    /// How the passes ran, or would run.
+    pub passes: PassReport,
+    /// Files written.
+    pub written: Vec<PathBuf>,
+}
+
+/// One figure of a task or group.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FigureReport {
+    /// Name in results.
+    pub task: String,
+    /// Name in tables.
+    pub alias: String,
+    /// How deep the task is in its groups.
+    pub depth: usize,
+    /// Examples in front of each question; absent where a group's tasks differ.
+    pub shots: Option<usize>,
+    /// Documents.
+    pub documents: usize,
+    /// What was measured.
+    pub metric: &'static str,
+    /// How much.
+    pub value: f64,
+    /// Standard error.
+    pub stderr: Option<f64>,
+}
+
+/// How the passes run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PassReport {
+    /// Layers in memory, or streamed from disk.
+    pub residency: Residency,
+    /// Bytes of weights in memory at once.
+    pub weight_bytes: u64,
+    /// Cap on memory, bytes.
+    pub memory_bytes: u64,
+    /// Questions and texts.
+    pub documents: usize,
+    /// Choices and windows.
+    pub requests: usize,
+    /// Tokens of all requests.
+    pub tokens_asked: usize,
+    /// Tokens that are run, shared beginnings counted once a pass.
+    pub tokens_run: usize,
+    /// Passes.
+    pub passes: usize,
+    /// Passes that an earlier, unfinished run had done.
+    pub resumed: usize,
+    /// Seconds of the passes, loading not counted; absent in a dry run.
+    pub seconds: Option<f64>,
+}
+
+/// Names that `--tasks` takes.
+#[must_use]
+pub fn task_names() -> Vec<String> {
+    names()
+}
+
+/// Runs `prune eval`.
+///
+/// # Errors
+/// Settings that do not fit together, data or a model that cannot be read, an output that is in the way, results that
+/// cannot be compared with; each names its place.
+pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalReport> {
+    settings.check()?;
+    refuse_existing(settings)?;
+    let source = match &settings.data_dir {
+        Some(path) => Source::open(path)?,
+        None => Source::hub(Hub::from_env()?),
+    };
+    let subjects: Vec<String> = TASKS.iter().flat_map(|task| source.subjects(task)).collect();
+    let selection = select(&settings.tasks, &subjects)?;
+    let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
+    let spec = ModelSpec::from_config(&checkpoint.config)?;
+    let tokenizer = Tokenizer::open(&checkpoint.source.dir)?;
+    let max_length = settings.max_length.unwrap_or(spec.max_positions);
+    if max_length > spec.max_positions {
+        let promised = spec.max_positions;
+        progress
+            .warn(&format!("--max-length {max_length} is longer than the {promised} positions the model was made for"));
+    }
+    let about = about(&checkpoint, &spec, &tokenizer, max_length)?;
+    let other = settings.against.as_deref().map(|path| Other::open(path, &about)).transpose()?;
+    let encoder = Encoder::new(&tokenizer, settings.compat, settings.bos, max_length, settings.paper)?;
+    let job = Job::prepare(selection, &source, &encoder, settings, progress)?;
+    let options = ModelOptions {
+        device: open::device(settings.device.as_deref())?,
+        budget: open::budget(settings.memory.as_deref())?,
+        ..ModelOptions::default()
+    };
+    let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
+    let tokens = settings.pass_tokens.unwrap_or_else(|| fit.tree_tokens(&spec, options.budget));
+    let round = rounding(settings, &checkpoint);
+    let run = run_of(settings, &checkpoint, &job, round, tokens)?;
+    let plan = passes::plan(&job.requests, &job.ranges(), run.pass_tokens)?;
+    let mut report = EvalReport {
+        model: about.model.clone(),
+        figures: Vec::new(),
+        comparisons: Vec::new(),
+        passes: PassReport {
+            residency: fit.residency,
+            weight_bytes: fit.weight_bytes,
+            memory_bytes: options.budget.bytes(),
+            documents: job.documents(),
+            requests: job.requests.len(),
+            tokens_asked: job.tokens(),
+            tokens_run: plan.iter().map(|pass| pass.batch.tokens()).sum(),
+            passes: plan.len(),
+            resumed: 0,
+            seconds: None,
+        },
+        written: Vec::new(),
+    };
+    if settings.dry_run {
+        return Ok(report);
+    }
+    let mut kept = Kept::open(settings, &run, &plan, job.requests.len())?;
+    report.passes.resumed = plan.len() - kept.left.len();
+    if !kept.left.is_empty() {
+        let model = Model::open(checkpoint.clone(), &options, progress)?;
+        let started = Instant::now();
+        kept.score(&model, &job.requests, &plan, round, progress)?;
+        report.passes.seconds = Some(started.elapsed().as_secs_f64());
+    }
+    let Kept { answers, .. } = kept;
+    let scores = job.scores(&answers, spec.vocab_size);
+    report.figures = figures(&scores);
+    if let Some(other) = &other {
+        report.comparisons = other.compare(&job, &scores, spec.vocab_size, settings.paper)?;
+    }
+    if let Some(out) = &settings.out {
+        let inputs = settings.data_dir.as_deref().into_iter().chain(settings.against.as_deref());
+        let sources: Vec<&Path> = std::iter::once(checkpoint.source.dir.as_path()).chain(inputs).collect();
+        // what stands there is this run's own journal, or what --force gave up
+        let dir = OutputDir::create(out, true, &sources)?;
+        let files = results::write(dir.path(), &about, settings, &job, &scores)?;
+        dir.commit()?;
+        report.written = files.iter().map(|file| out.join(file)).collect();
+    }
+    Ok(report)
+}
+
+/// What is in the way is said before the work; a journal alone is an unfinished run to go on with.
+fn refuse_existing(settings: &EvalSettings) -> Result<()> {
+    let Some(out) = settings.out.as_deref().filter(|out| !settings.force && out.exists()) else { return Ok(()) };
+    let mut entries = fs::read_dir(out).map_err(|error| Error::io(out, &error))?;
+    let finished = entries.any(|entry| entry.map_or(true, |entry| entry.file_name() != JOURNAL));
+    if finished { Err(Error::request(format!("{} exists; --force replaces it", out.display()))) } else { Ok(()) }
+}
+
+fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_length: usize) -> Result<About> {
+    let token = |id: Option<u32>| id.and_then(|id| Some((tokenizer.token(id)?, id)));
+    let path = checkpoint.source.dir.join("tokenizer.json");
+    let bytes = fs::read(&path).map_err(|error| Error::io(&path, &error))?;
+    let numbers = |entry: &crate::checkpoint::Entry| entry.shape.iter().product::<usize>() as u64;
+    Ok(About {
+        model: checkpoint.source.id.clone(),
+        revision: checkpoint.source.revision.clone(),
+        parameters: checkpoint.index.tensors.values().map(numbers).sum(),
+        dtype: checkpoint.dtype_name().unwrap_or("float32").to_owned(),
+        vocabulary: spec.vocab_size,
+        max_length,
+        special: [token(tokenizer.pad()), token(tokenizer.eos()), token(tokenizer.bos())],
+        tokenizer: format!("{:x}", Sha256::digest(bytes)),
+    })
+}
+
+/// The type the reference would round log-probabilities to.
+fn rounding(settings: &EvalSettings, checkpoint: &Checkpoint) -> Dtype {
+    match (settings.compat, checkpoint.dtype_name()) {
+        (Some(Compat::V0_4_13), Some("bfloat16")) => Dtype::BF16,
+        (Some(Compat::V0_4_13), Some("float16")) => Dtype::F16,
+        _ => Dtype::F32,
+    }
+}
+
+/// What has to be the same for a run to go on where another one stopped.
+fn run_of(
+    settings: &EvalSettings,
+    checkpoint: &Checkpoint,
+    job: &Job,
+    round: Dtype,
+    pass_tokens: usize,
+) -> Result<Run> {
+    let mut digest = Sha256::new();
+    digest.update(job.digest());
+    digest.update(format!("{round:?}"));
+    let config = checkpoint.source.dir.join("config.json");
+    for path in std::iter::once(&config).chain(&checkpoint.index.shards) {
+        let metadata = fs::metadata(path).map_err(|error| Error::io(path, &error))?;
+        let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        digest.update(format!("{} {} {changed:?}\n", path.display(), metadata.len()));
+    }
+    let mut run = Run {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        model: checkpoint.source.id.clone(),
+        digest: format!("{:x}", digest.finalize()),
+        pass_tokens,
+    };
+    if let Some(begun) = settings.out.as_deref().and_then(Journal::run)
+        && (&begun.version, &begun.digest) == (&run.version, &run.digest)
+    {
+        run.pass_tokens = begun.pass_tokens;
+    }
+    Ok(run)
+}
+
+/// Answers so far, and where they are kept.
+struct Kept {
+    journal: Option<Journal>,
+    /// To every request.
+    answers: Vec<Answer>,
+    /// Passes that are to be run.
+    left: Vec<usize>,
+}
+
+impl Kept {
+    fn open(settings: &EvalSettings, run: &Run, plan: &[Pass], requests: usize) -> Result<Self> {
+        let journal = settings.out.as_deref().map(|out| Journal::open(out, run, settings.force)).transpose()?;
+        let answers = vec![Answer { log_likelihood: 0.0, greedy: true }; requests];
+        let mut kept = Self { journal, answers, left: Vec::new() };
+        for (number, pass) in plan.iter().enumerate() {
+            let known = kept.journal.as_ref().and_then(|journal| journal.answers(number)).map(<[Answer]>::to_vec);
+            match known.filter(|known| known.len() == pass.requests.len()) {
+                Some(known) => kept.fill(pass, &known),
+                None => kept.left.push(number),
+            }
+        }
+        Ok(kept)
+    }
+
+    fn fill(&mut self, pass: &Pass, found: &[Answer]) {
+        for (request, answer) in pass.requests.iter().zip(found) {
+            self.answers[*request] = *answer;
+        }
+    }
+
+    fn score(
+        &mut self,
+        model: &Model,
+        requests: &[Request],
+        plan: &[Pass],
+        round: Dtype,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let left: Vec<(usize, &Pass)> = self.left.iter().map(|number| (*number, &plan[*number])).collect();
+        score::score(model, requests, &left, round, progress, &mut |number, found| {
+            self.fill(&plan[number], found);
+            self.journal.as_mut().map_or(Ok(()), |journal| journal.keep(number, found))
+        })
+    }
+}
+
+/// Groups from the top down with their members, then the tasks that are in none.
+fn figures(scores: &Scores) -> Vec<FigureReport> {
+    let mut rows = Vec::new();
+    let nested = |name: &str| scores.groups.iter().any(|score| score.group.children.iter().any(|child| child == name));
+    let groups = scores.groups.iter().map(|score| score.group.name.as_str());
+    let tasks = scores.tasks.iter().map(|task| task.name.as_str());
+    for name in groups.chain(tasks).filter(|name| !nested(name)) {
+        descend(scores, name, 0, &mut rows);
+    }
+    rows
+}
+
+fn descend(scores: &Scores, name: &str, depth: usize, rows: &mut Vec<FigureReport>) {
+    let row = |alias: &str, shots, documents, figure: &Figure| FigureReport {
+        task: name.to_owned(),
+        alias: alias.to_owned(),
+        depth,
+        shots,
+        documents,
+        metric: figure.metric.name(),
+        value: figure.value,
+        stderr: figure.stderr,
+    };
+    if let Some(score) = scores.groups.iter().find(|score| score.group.name == name) {
+        rows.extend(score.figures.iter().map(|figure| row(&score.group.alias, score.shots, score.size, figure)));
+        for child in &score.group.children {
+            descend(scores, child, depth + 1, rows);
+        }
+    } else if let Some(task) = scores.tasks.iter().find(|task| task.name == name) {
+        let figures = task.figures.iter();
+        rows.extend(figures.map(|figure| row(&task.alias, Some(task.shots), task.outcomes.len(), figure)));
+    }
+}

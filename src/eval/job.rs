@@ -1,0 +1,239 @@
+//! Everything that is asked of the model in one evaluation, and what the answers amount to.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::encode::Encoder;
+use super::metrics::{Answer, Figure, Metric, Outcome, figure, pooled};
+use super::passes::{Request, Targets};
+use super::prompts::{Body, Document, Prompts, prompts};
+use super::select::{Group, Leaf, Selection};
+use super::settings::EvalSettings;
+use super::source::Source;
+use crate::progress::{Progress, Unit};
+use crate::{Context, Result, interrupt};
+
+/// One task's documents and the places of their requests.
+#[derive(Debug)]
+pub struct Part {
+    /// The task.
+    pub leaf: Leaf,
+    /// Its documents.
+    pub prompts: Prompts,
+    /// For each document, its requests.
+    asked: Vec<Range<usize>>,
+    /// For each document, whether the first request is a special token in front of a text.
+    leads: Vec<bool>,
+}
+
+/// All requests of all tasks.
+#[derive(Debug)]
+pub struct Job {
+    /// The tasks.
+    pub parts: Vec<Part>,
+    /// Their groups.
+    pub groups: Vec<Group>,
+    /// The requests of all documents, in order.
+    pub requests: Vec<Request>,
+}
+
+impl Job {
+    /// Reads the data and tokenises them.
+    ///
+    /// # Errors
+    /// Data that are not there or malformed, a prompt that cannot be scored; each names its place.
+    pub fn prepare(
+        selection: Selection,
+        source: &Source,
+        encoder: &Encoder<'_>,
+        settings: &EvalSettings,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let mut job = Self { parts: Vec::new(), groups: selection.groups, requests: Vec::new() };
+        for leaf in selection.leaves {
+            interrupt::check()?;
+            let prompts = prompts(&leaf, source, settings, progress)?;
+            job.parts.push(Part { leaf, prompts, asked: Vec::new(), leads: Vec::new() });
+        }
+        progress.begin("tokenising", job.documents() as u64, Unit::Items);
+        let mut truncated = 0;
+        for part in &mut job.parts {
+            interrupt::check()?;
+            let documents = &part.prompts.documents;
+            let place = |document: &Document| format!("{}, document {}", part.leaf.name, document.id);
+            let asked: Vec<_> =
+                documents.par_iter().map(|document| encoder.document(document).context(|| place(document))).collect();
+            for asked in asked {
+                let asked = asked?;
+                truncated += usize::from(asked.truncated > 0);
+                let first = job.requests.len();
+                job.requests.extend(asked.requests);
+                part.asked.push(first..job.requests.len());
+                part.leads.push(asked.lead);
+            }
+            progress.advance(documents.len() as u64);
+        }
+        progress.end();
+        if truncated > 0 {
+            progress.warn(&format!(
+                "{truncated} prompts are longer than the model's context and lose their beginning, as in the reference"
+            ));
+        }
+        Ok(job)
+    }
+
+    /// The requests of each task.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<Range<usize>> {
+        let bounds = |part: &Part| match (part.asked.first(), part.asked.last()) {
+            (Some(first), Some(last)) => first.start..last.end,
+            _ => 0..0,
+        };
+        self.parts.iter().map(bounds).collect()
+    }
+
+    /// Documents of all tasks.
+    #[must_use]
+    pub fn documents(&self) -> usize {
+        self.parts.iter().map(|part| part.prompts.documents.len()).sum()
+    }
+
+    /// Tokens that scoring one request after the other would run.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.requests.iter().map(|request| request.input.len()).sum()
+    }
+
+    /// SHA-256 of every request.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut digest = Sha256::new();
+        let mut numbers = |numbers: &[u32]| {
+            digest.update((numbers.len() as u64).to_le_bytes());
+            numbers.iter().for_each(|number| digest.update(number.to_le_bytes()));
+        };
+        for Request { input, from, targets } in &self.requests {
+            numbers(input);
+            match targets {
+                Targets::Sequence(tokens) => numbers(&[&[*from as u32, 0], tokens.as_slice()].concat()),
+                Targets::AnyOf(tokens) => numbers(&[&[*from as u32, 1], tokens.as_slice()].concat()),
+            }
+        }
+        format!("{:x}", digest.finalize())
+    }
+
+    /// What the answers to all requests amount to. `vocabulary` is the number of tokens the model knows.
+    #[must_use]
+    pub fn scores(&self, answers: &[Answer], vocabulary: usize) -> Scores {
+        let tasks: Vec<TaskScore> =
+            self.parts.iter().map(|part| part.score(&self.requests, answers, vocabulary)).collect();
+        let groups = self.groups.iter().map(|group| GroupScore::new(group, &tasks)).collect();
+        Scores { tasks, groups }
+    }
+}
+
+impl Part {
+    fn score(&self, requests: &[Request], answers: &[Answer], vocabulary: usize) -> TaskScore {
+        let documents = self.prompts.documents.iter().zip(&self.asked).zip(&self.leads);
+        let outcomes: Vec<Outcome> = documents
+            .map(|((document, asked), lead)| {
+                outcome(document, &requests[asked.clone()], &answers[asked.clone()], *lead)
+            })
+            .collect();
+        let figures = self.leaf.task.metrics.iter().map(|metric| {
+            let parts: Vec<(f64, f64)> = outcomes.iter().map(|outcome| outcome.parts(*metric)).collect();
+            figure(*metric, &parts, vocabulary)
+        });
+        TaskScore {
+            name: self.leaf.name.clone(),
+            alias: self.leaf.alias().to_owned(),
+            shots: self.prompts.shots,
+            figures: figures.collect(),
+            outcomes,
+        }
+    }
+}
+
+fn outcome(document: &Document, requests: &[Request], answers: &[Answer], lead: bool) -> Outcome {
+    match &document.body {
+        Body::Question { question, .. } => Outcome::choice(question, answers.to_vec()),
+        Body::Text(text) => {
+            let skipped = usize::from(lead);
+            let sum = |answers: &[Answer]| answers.iter().map(|answer| f64::from(answer.log_likelihood)).sum::<f64>();
+            // the special token in front and the rest of its window are one f32 number in the reference
+            let first = sum(&answers[..answers.len().min(1 + skipped)]) as f32;
+            let all = f64::from(first) + sum(answers.get(1 + skipped..).unwrap_or_default());
+            let own = sum(answers.get(skipped..).unwrap_or_default());
+            let tokens = requests.iter().skip(skipped).map(|request| match &request.targets {
+                Targets::Sequence(tokens) => tokens.len(),
+                Targets::AnyOf(_) => 1,
+            });
+            Outcome::text(text, all, own, tokens.sum())
+        }
+    }
+}
+
+/// A task's figures.
+#[derive(Clone, Debug)]
+pub struct TaskScore {
+    /// Name in results.
+    pub name: String,
+    /// Name in tables.
+    pub alias: String,
+    /// Examples in front of every question.
+    pub shots: usize,
+    /// What was measured.
+    pub figures: Vec<Figure>,
+    /// Document by document.
+    pub outcomes: Vec<Outcome>,
+}
+
+impl TaskScore {
+    /// The figure of a metric.
+    #[must_use]
+    pub fn figure(&self, metric: Metric) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.metric == metric)
+    }
+}
+
+/// A group's figures.
+#[derive(Clone, Debug)]
+pub struct GroupScore {
+    /// The group.
+    pub group: Group,
+    /// Questions of all its tasks.
+    pub size: usize,
+    /// Examples, where all its tasks show as many.
+    pub shots: Option<usize>,
+    /// What was measured.
+    pub figures: Vec<Figure>,
+}
+
+impl GroupScore {
+    fn new(group: &Group, tasks: &[TaskScore]) -> Self {
+        let members: Vec<&TaskScore> = group.leaves.iter().filter_map(|leaf| tasks.get(*leaf)).collect();
+        let accuracy = members.iter().filter_map(|task| {
+            let figure = task.figure(Metric::Acc)?;
+            Some((figure.value, figure.stderr, task.outcomes.len()))
+        });
+        let shots =
+            members.first().map(|first| first.shots).filter(|shots| members.iter().all(|task| task.shots == *shots));
+        Self {
+            group: group.clone(),
+            size: members.iter().map(|task| task.outcomes.len()).sum(),
+            shots,
+            figures: vec![pooled(Metric::Acc, &accuracy.collect::<Vec<_>>())],
+        }
+    }
+}
+
+/// Figures of all tasks and groups.
+#[derive(Clone, Debug)]
+pub struct Scores {
+    /// In the order they were asked for.
+    pub tasks: Vec<TaskScore>,
+    /// Children before their parents.
+    pub groups: Vec<GroupScore>,
+}

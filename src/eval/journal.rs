@@ -1,0 +1,185 @@
+//! Answers kept as they come: a run that was killed continues where it was and ends with the same bytes.
+//!
+//! `journal.jsonl` in the output directory starts with a line that says which run it belongs to; then comes one line a
+//! finished pass. A line that was cut short by the end of its process does not count.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::metrics::Answer;
+use crate::{Error, Result};
+
+/// Name of the file in the output directory.
+pub const JOURNAL: &str = "journal.jsonl";
+
+/// Which run a journal belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Version of the program.
+    pub version: String,
+    /// The model, for the reader.
+    pub model: String,
+    /// Digest of the model's files, of every request and of what changes an answer.
+    pub digest: String,
+    /// Tokens a pass was planned for: a continued run plans the same passes on a machine with other memory.
+    pub pass_tokens: usize,
+}
+
+/// One finished pass: log-likelihood and greediness of each of its requests.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    pass: usize,
+    answers: Vec<(f32, bool)>,
+}
+
+/// An open journal.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    done: BTreeMap<usize, Vec<Answer>>,
+}
+
+impl Journal {
+    /// The run that the journal in `dir` belongs to, if there is one.
+    #[must_use]
+    pub fn run(dir: &Path) -> Option<Run> {
+        let text = fs::read_to_string(dir.join(JOURNAL)).ok()?;
+        serde_json::from_str(text.split_once('\n')?.0).ok()
+    }
+
+    /// Continues the journal in `dir`, or starts one; `force` throws away another run's.
+    ///
+    /// # Errors
+    /// A journal of another run, one that another process writes, or the file system's.
+    pub fn open(dir: &Path, run: &Run, force: bool) -> Result<Self> {
+        let path = dir.join(JOURNAL);
+        let io = |error: std::io::Error| Error::io(&path, &error);
+        fs::create_dir_all(dir).map_err(|error| Error::io(dir, &error))?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(io)?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::request(format!("{}: another evaluation is writing here", path.display())));
+            }
+            // a file system without locks: go on without
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io)?;
+        let (known, done, whole) = parse(&bytes);
+        if known.as_ref() == Some(run) {
+            // what follows the last whole line was cut short
+            file.set_len(whole as u64).map_err(io)?;
+            return Ok(Self { path, file, done });
+        }
+        if known.is_some() && !force {
+            return Err(Error::request(format!(
+                "{}: holds an unfinished evaluation with another model, other data or settings; --force starts anew",
+                dir.display()
+            )));
+        }
+        file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).map_err(io)?;
+        let mut journal = Self { path, file, done: BTreeMap::new() };
+        journal.append(run)?;
+        Ok(journal)
+    }
+
+    /// Answers of a pass that an earlier process finished.
+    #[must_use]
+    pub fn answers(&self, pass: usize) -> Option<&[Answer]> {
+        self.done.get(&pass).map(Vec::as_slice)
+    }
+
+    /// Keeps the answers of a pass.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn keep(&mut self, pass: usize, answers: &[Answer]) -> Result<()> {
+        let answers = answers.iter().map(|answer| (answer.log_likelihood, answer.greedy)).collect();
+        self.append(&Line { pass, answers })
+    }
+
+    fn append(&mut self, line: &impl Serialize) -> Result<()> {
+        let mut text = serde_json::to_string(line).map_err(|error| Error::work(format!("journal: {error}")))?;
+        text.push('\n');
+        // one write a line, so that only the last one can be cut short
+        self.file.write_all(text.as_bytes()).map_err(|error| Error::io(&self.path, &error))
+    }
+}
+
+/// The run, its finished passes, and the length of the whole lines.
+fn parse(bytes: &[u8]) -> (Option<Run>, BTreeMap<usize, Vec<Answer>>, usize) {
+    let mut done = BTreeMap::new();
+    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let Some(first) = lines.next() else { return (None, done, 0) };
+    let Ok(run) = serde_json::from_slice(first) else { return (None, done, 0) };
+    let mut whole = first.len();
+    for line in lines {
+        let Ok(Line { pass, answers }) = serde_json::from_slice(line) else { break };
+        let answer = |(log_likelihood, greedy)| Answer { log_likelihood, greedy };
+        done.insert(pass, answers.into_iter().map(answer).collect());
+        whole += line.len();
+    }
+    (Some(run), done, whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(digest: &str) -> Run {
+        Run { version: "1".into(), model: "m".into(), digest: digest.into(), pass_tokens: 8 }
+    }
+
+    fn answers(n: usize) -> Vec<Answer> {
+        (0..n).map(|i| Answer { log_likelihood: -1.0 / (i as f32 + 3.0), greedy: i == 1 }).collect()
+    }
+
+    #[test]
+    fn what_was_kept_is_there_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), &run("a"), false).unwrap();
+        journal.keep(4, &answers(3)).unwrap();
+        journal.keep(1, &answers(2)).unwrap();
+        drop(journal);
+        let path = dir.path().join(JOURNAL);
+        let mut bytes = fs::read(&path).unwrap();
+        let whole = bytes.len();
+        bytes.extend_from_slice(b"{\"pass\":9,\"answers\":[[-0.");
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(Journal::run(dir.path()), Some(run("a")));
+        let mut journal = Journal::open(dir.path(), &run("a"), false).unwrap();
+        assert_eq!(journal.answers(4), Some(answers(3).as_slice()));
+        assert_eq!((journal.answers(1).unwrap().len(), journal.answers(9)), (2, None));
+        assert_eq!(fs::metadata(&path).unwrap().len(), whole as u64);
+        journal.keep(9, &answers(1)).unwrap();
+        drop(journal);
+        assert_eq!(Journal::open(dir.path(), &run("a"), false).unwrap().answers(9).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn another_runs_journal_is_refused_unless_forced() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), &run("a"), false).unwrap();
+        journal.keep(0, &answers(1)).unwrap();
+        drop(journal);
+        let error = Journal::open(dir.path(), &run("b"), false).unwrap_err();
+        assert!(error.to_string().contains("--force"), "{error}");
+        let journal = Journal::open(dir.path(), &run("b"), true).unwrap();
+        assert_eq!(journal.answers(0), None);
+        drop(journal);
+        assert_eq!(Journal::run(dir.path()), Some(run("b")));
+    }
+
+    #[test]
+    fn two_processes_do_not_write_one_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = Journal::open(dir.path(), &run("a"), false).unwrap();
+        let error = Journal::open(dir.path(), &run("a"), false).unwrap_err();
+        assert!(error.to_string().contains("another evaluation"), "{error}");
+    }
+}

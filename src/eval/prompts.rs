@@ -1,0 +1,382 @@
+//! Examples in front of questions: what the model is asked, document by document.
+
+use std::sync::Arc;
+
+use super::python::Random;
+use super::questions::Question;
+use super::select::Leaf;
+use super::settings::EvalSettings;
+use super::source::{Fields, Source};
+use super::tasks::{Form, Sampler};
+use super::texts::Text;
+use crate::progress::Progress;
+use crate::{Context, Error, Result};
+
+/// A document and what is asked about it.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Position in its split.
+    pub id: usize,
+    /// The prepared row, part of the reference's hashes.
+    pub row: Fields,
+    /// What is scored.
+    pub body: Body,
+}
+
+/// What is scored of a document.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// A question behind a description and examples.
+    Question {
+        /// Description and examples.
+        shots: Arc<str>,
+        /// The question.
+        question: Question,
+    },
+    /// Every token of a text.
+    Text(Text),
+}
+
+/// All documents of one task.
+#[derive(Clone, Debug)]
+pub struct Prompts {
+    /// Examples in front of every question.
+    pub shots: usize,
+    /// Documents of the split, before any limit.
+    pub total: usize,
+    /// Documents that are scored.
+    pub documents: Vec<Document>,
+}
+
+/// Reads the data of `leaf` and puts examples in front of each question, as `few_shot`, `limit` and `seed` of the
+/// settings say.
+///
+/// # Errors
+/// Data that are not there (the subject named), a malformed row (file and row named), too few examples.
+pub fn prompts(leaf: &Leaf, source: &Source, settings: &EvalSettings, progress: &dyn Progress) -> Result<Prompts> {
+    let task = leaf.task;
+    let rows = source.split(leaf, task.split, progress)?;
+    let total = rows.len();
+    let taken = match settings.limit {
+        Some(share) if share < 1.0 => (total as f64 * share).ceil() as usize,
+        Some(count) => count as usize,
+        None => total,
+    };
+    let rows = rows.into_iter().take(taken).enumerate();
+    let mut documents = Vec::with_capacity(taken.min(total));
+    match task.form {
+        Form::Text { prepare, read } => {
+            for (id, row) in rows {
+                let place = || row.place.clone();
+                let fields = prepare(row.fields).context(place)?;
+                let text = read(&fields).context(place)?;
+                documents.push(Document { id, row: fields, body: Body::Text(text) });
+            }
+            Ok(Prompts { shots: 0, total, documents })
+        }
+        Form::Choice { prepare, read, description } => {
+            let mut examples = Examples::open(leaf, source, settings, prepare, read, progress)?;
+            let description = description(leaf.subject.as_deref().unwrap_or_default());
+            let mut shared: Arc<str> = Arc::from("");
+            for (id, row) in rows {
+                let place = || row.place.clone();
+                let fields = prepare(row.fields).context(place)?;
+                let question = read(&fields).context(place)?;
+                let text = description.clone() + &examples.pick(&fields)?;
+                if *shared != *text {
+                    shared = Arc::from(text);
+                }
+                documents.push(Document { id, row: fields, body: Body::Question { shots: shared.clone(), question } });
+            }
+            Ok(Prompts { shots: examples.shots, total, documents })
+        }
+    }
+}
+
+/// The examples of one task: prepared rows and their solved questions.
+struct Examples<'a> {
+    leaf: &'a Leaf,
+    shots: usize,
+    random: Random,
+    rows: Vec<Fields>,
+    solved: Vec<String>,
+}
+
+impl<'a> Examples<'a> {
+    fn open(
+        leaf: &'a Leaf,
+        source: &Source,
+        settings: &EvalSettings,
+        prepare: fn(Fields) -> Result<Fields>,
+        read: fn(&Fields) -> Result<Question>,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let shots = settings.few_shot.unwrap_or(leaf.task.shots);
+        let random = Random::new(settings.seed);
+        let mut examples = Self { leaf, shots, random, rows: Vec::new(), solved: Vec::new() };
+        if shots == 0 {
+            return Ok(examples);
+        }
+        let rows = source.split(leaf, leaf.task.shots_split, progress)?;
+        let used = if leaf.task.sampler == Sampler::First { shots } else { rows.len() };
+        for row in rows.into_iter().take(used) {
+            let place = || row.place.clone();
+            let fields = prepare(row.fields).context(place)?;
+            examples.solved.push(read(&fields).context(place)?.solved());
+            examples.rows.push(fields);
+        }
+        Ok(examples)
+    }
+
+    /// The solved examples in front of `row`, in order.
+    fn pick(&mut self, row: &Fields) -> Result<String> {
+        if self.shots == 0 {
+            return Ok(String::new());
+        }
+        let picked = match self.leaf.task.sampler {
+            Sampler::First => (self.shots <= self.rows.len()).then(|| (0..self.shots).collect()),
+            Sampler::Drawn => self.random.sample(self.rows.len(), self.shots),
+            Sampler::DrawnWithoutSelf => self.without_self(row),
+        };
+        let picked = picked.ok_or_else(|| {
+            let (task, split) = (&self.leaf.name, self.leaf.task.shots_split);
+            Error::request(format!(
+                "--few-shot {}: {task} takes examples from its {split} split, which has only {} rows",
+                self.shots,
+                self.rows.len()
+            ))
+        })?;
+        Ok(picked.into_iter().map(|index| self.solved[index].as_str()).collect())
+    }
+
+    fn without_self(&mut self, row: &Fields) -> Option<Vec<usize>> {
+        let mut picked = self.random.sample(self.rows.len(), self.shots + 1)?;
+        picked.retain(|index| self.rows[*index] != *row);
+        picked.truncate(self.shots);
+        if picked.len() < self.shots {
+            // several copies of the document were drawn: draw again from a pool without any
+            let pool: Vec<usize> = (0..self.rows.len()).filter(|index| self.rows[*index] != *row).collect();
+            let drawn = self.random.sample(pool.len(), self.shots)?;
+            picked = drawn.into_iter().map(|index| pool[index]).collect();
+        }
+        Some(picked)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::eval::select::select;
+    use crate::progress::Silent;
+
+    pub(in crate::eval) const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/golden/eval");
+
+    /// The golden items in the folders a user would have, `train` being the scored split as in the reference run.
+    pub(in crate::eval) fn golden_data() -> Option<tempfile::TempDir> {
+        let data = Path::new(GOLDEN).join("data");
+        if !data.is_dir() {
+            eprintln!("skipped: {} is not there", data.display());
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for (from, to) in [
+            ("boolq/validation", "boolq/validation"),
+            ("boolq/train", "boolq/train"),
+            ("hellaswag/validation", "hellaswag/validation"),
+            ("hellaswag/validation", "hellaswag/train"),
+            ("arc/test", "arc_easy/test"),
+            ("arc/test", "arc_easy/train"),
+            ("arc/test", "arc_challenge/test"),
+            ("piqa/validation", "piqa/validation"),
+            ("piqa/validation", "piqa/train"),
+            ("winogrande/validation", "winogrande/validation"),
+            ("winogrande/validation", "winogrande/train"),
+            ("wikitext/test", "wikitext/test"),
+            ("c4/validation", "c4/validation"),
+        ] {
+            copy(&data.join(from), &folder.path().join(to));
+        }
+        for subject in ["abstract_algebra", "us_foreign_policy", "high_school_statistics"] {
+            for split in ["dev", "test"] {
+                let path = format!("mmlu/{subject}/{split}");
+                copy(&data.join(&path), &folder.path().join(&path));
+            }
+        }
+        Some(folder)
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from.with_extension("jsonl"), to.with_extension("jsonl")).unwrap();
+    }
+
+    pub(in crate::eval) fn golden_prompts(folder: &Path, task: &str, shots: usize) -> Prompts {
+        let selection = select(&[task.to_owned()], &[]).unwrap();
+        prompts(&selection.leaves[0], &Source::open(folder).unwrap(), &with(shots), &Silent).unwrap()
+    }
+
+    fn with(shots: usize) -> EvalSettings {
+        EvalSettings { few_shot: Some(shots), ..EvalSettings::default() }
+    }
+
+    /// Context and continuation of every request.
+    fn strings(prompts: &Prompts) -> Vec<Vec<String>> {
+        let mut all = Vec::new();
+        for document in &prompts.documents {
+            match &document.body {
+                Body::Question { shots, question } => {
+                    for index in 0..question.choices() {
+                        let context = format!("{shots}{}", question.context(index));
+                        all.push(vec![context, format!(" {}", question.answer(index))]);
+                    }
+                }
+                Body::Text(text) => all.push(vec![text.text.clone()]),
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_golden_prompt() {
+        let Some(folder) = golden_data() else { return };
+        let text = fs::read_to_string(format!("{GOLDEN}/requests.json")).unwrap();
+        let golden: Value = serde_json::from_str(&text).unwrap();
+        let mut compared = 0;
+        for task in golden["tasks"].as_array().unwrap() {
+            let (name, shots) = (task["task"].as_str().unwrap(), task["num_fewshot"].as_u64().unwrap() as usize);
+            let prompts = golden_prompts(folder.path(), name, shots);
+            let expected: Vec<Value> = task["requests"].as_array().unwrap().iter().map(|r| r["args"].clone()).collect();
+            assert_eq!(serde_json::json!(strings(&prompts)), Value::Array(expected), "{name} {shots}");
+            let targets: Vec<String> = prompts
+                .documents
+                .iter()
+                .map(|document| match &document.body {
+                    Body::Question { question, .. } => question.target.clone(),
+                    Body::Text(text) => text.text.clone(),
+                })
+                .collect();
+            let expected = task["targets"].as_array().unwrap().iter();
+            let expected: Vec<String> =
+                expected.map(|target| target.as_str().map_or_else(|| target.to_string(), str::to_owned)).collect();
+            assert_eq!(targets, expected, "{name}");
+            compared += 1;
+        }
+        assert_eq!(compared, 19);
+    }
+
+    #[test]
+    fn the_prompts_of_version_0_4_0_are_the_same() {
+        let Some(folder) = golden_data() else { return };
+        let text = fs::read_to_string(format!("{GOLDEN}/requests_v0.4.0.json")).unwrap();
+        let golden: serde_json::Map<String, Value> = serde_json::from_str(&text).unwrap();
+        for (key, requests) in golden {
+            let (name, shots) = key.split_once('/').unwrap();
+            let ours = strings(&golden_prompts(folder.path(), name, shots.parse().unwrap()));
+            let expected: Vec<Value> =
+                requests.as_array().unwrap().iter().map(|r| serde_json::json!([r[2], r[3]])).collect();
+            assert_eq!(serde_json::json!(ours), Value::Array(expected), "{key}");
+        }
+    }
+
+    #[test]
+    fn parquet_as_on_the_hub_gives_the_same_documents() {
+        let Some(folder) = golden_data() else { return };
+        let hub = tempfile::tempdir().unwrap();
+        for (from, to, files) in [
+            ("mmlu_parquet/abstract_algebra", "abstract_algebra", ["dev", "test"]),
+            ("boolq_parquet", "boolq", ["train", "validation"]),
+        ] {
+            for split in files {
+                let name = format!("{split}-00000-of-00001.parquet");
+                fs::create_dir_all(hub.path().join(to)).unwrap();
+                fs::copy(Path::new(GOLDEN).join("data").join(from).join(&name), hub.path().join(to).join(&name))
+                    .unwrap();
+            }
+        }
+        for (task, shots) in [("mmlu_abstract_algebra", 5), ("boolq", 2)] {
+            let (lines, parquet) =
+                (golden_prompts(folder.path(), task, shots), golden_prompts(hub.path(), task, shots));
+            assert_eq!(strings(&lines), strings(&parquet));
+            for (line, row) in lines.documents.iter().zip(&parquet.documents) {
+                assert_eq!(serde_json::to_string(&line.row).unwrap(), serde_json::to_string(&row.row).unwrap());
+            }
+        }
+    }
+
+    fn write(folder: &Path, files: &[(&str, &str)]) {
+        for (path, text) in files {
+            let path = folder.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    fn attempt(files: &[(&str, &str)], task: &str, shots: usize) -> Result<Prompts> {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), files);
+        let selection = select(&[task.to_owned()], &[]).unwrap();
+        prompts(&selection.leaves[0], &Source::open(folder.path()).unwrap(), &with(shots), &Silent)
+    }
+
+    #[test]
+    fn hendrycks_files_have_no_header_and_letters() {
+        let dev = "q1,a,b,c,d,B\n\"q,2\",a,b,c,d,D\n";
+        let files = [("dev/anatomy_dev.csv", dev), ("test/anatomy_test.csv", "\"line 1\nline 2\",1,2,3,4,C\n")];
+        let prompts = attempt(&files, "mmlu_anatomy", 1).unwrap();
+        let strings = strings(&prompts);
+        assert!(
+            strings[0][0]
+                .starts_with("The following are multiple choice questions (with answers) about anatomy.\n\nq1\nA. a\n")
+        );
+        assert!(strings[0][0].ends_with("Answer: B\n\nline 1\nline 2\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer:"));
+        let row = serde_json::to_string(&prompts.documents[0].row).unwrap();
+        assert_eq!(row, r#"{"question":"line 1\nline 2","subject":"anatomy","choices":["1","2","3","4"],"answer":2}"#);
+    }
+
+    #[test]
+    fn boolq_in_its_original_layout_has_the_title_apart() {
+        let line = r#"{"question": "is it", "title": "T", "answer": true, "passage": "P."}"#;
+        let prompts = attempt(&[("dev.jsonl", line)], "boolq", 0).unwrap();
+        assert_eq!(strings(&prompts)[0][0], "T -- P.\nQuestion: is it?\nAnswer:");
+        let google = r#"{"question": "is it", "answer": true, "passage": "P."}"#;
+        let error = attempt(&[("validation.jsonl", google)], "boolq", 0).unwrap_err().to_string();
+        assert!(error.contains("validation.jsonl line 1") && error.contains("aps/super_glue"), "{error}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_data_is_named() {
+        let good = "q,a,b,c,d,A\n";
+        let error = |files: &[(&str, &str)], shots| attempt(files, "mmlu_anatomy", shots).unwrap_err();
+        let missing = error(&[("test/virology_test.csv", good)], 0);
+        assert!(missing.to_string().contains("subject anatomy"), "{missing}");
+        assert_eq!(missing.exit_code(), 2);
+        let letter = error(&[("test/anatomy_test.csv", "q,a,b,c,d,A\nq,a,b,c,d,E\n")], 0).to_string();
+        assert!(letter.contains("anatomy_test.csv row 2") && letter.contains("\"E\""), "{letter}");
+        let columns = error(&[("test/anatomy_test.csv", "q,a,b,c,d,A\nq,a,b,c\n")], 0).to_string();
+        assert!(columns.contains("anatomy_test.csv row 2"), "{columns}");
+        let few = error(&[("test/anatomy_test.csv", good), ("dev/anatomy_dev.csv", good)], 5);
+        assert!(few.to_string().contains("--few-shot 5") && few.to_string().contains("only 1"), "{few}");
+        let fields = r#"{"question": "q", "choices": ["a", "b", "c"], "answer": 0}"#;
+        let three = error(&[("anatomy/test.jsonl", fields)], 0).to_string();
+        assert!(three.contains("test.jsonl line 1") && three.contains("3 entries"), "{three}");
+        let empty = error(&[("test/anatomy_test.csv", "")], 0).to_string();
+        assert!(empty.contains("no rows"), "{empty}");
+        let unlabelled =
+            attempt(&[("piqa/validation.jsonl", r#"{"goal":"g","sol1":"a","sol2":"b","label":-1}"#)], "piqa", 0);
+        assert!(unlabelled.unwrap_err().to_string().contains("label is -1"));
+    }
+
+    #[test]
+    fn wikitexts_own_file_is_cut_into_pages() {
+        let text = " \n = A = \n \n one \n = = Part = = \n \n = B = \n two \n";
+        let prompts = attempt(&[("wikitext/test.txt", text)], "wikitext", 0).unwrap();
+        let pages: Vec<&str> =
+            prompts.documents.iter().map(|document| document.row["page"].as_str().unwrap()).collect();
+        assert_eq!(pages, [" = A = \n \n one \n = = Part = = \n ", " = B = \n two \n"]);
+    }
+}

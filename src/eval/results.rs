@@ -1,0 +1,300 @@
+//! `results_*.json` and `samples_*.jsonl` as lm-evaluation-harness 0.4.13 writes them, for its viewers and for people.
+//!
+//! The names end in a digest of the results instead of a date, and no clock shows in the files: the same evaluation
+//! gives the same bytes.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::job::{GroupScore, Job, Part, Scores, TaskScore};
+use super::metrics::Figure;
+use super::python::to_json_pretty;
+use super::samples::{self, Hashes};
+use super::settings::EvalSettings;
+use super::tasks::{Config, Form, Sampler, Task};
+use crate::{Error, Result};
+
+/// What the files say about the model.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// Directory or hub id, as the user gave it.
+    pub model: String,
+    /// Commit of the hub repository.
+    pub revision: Option<String>,
+    /// Numbers in its weights.
+    pub parameters: u64,
+    /// Type of its weights: `float32`.
+    pub dtype: String,
+    /// Tokens it knows.
+    pub vocabulary: usize,
+    /// Longest input, in tokens.
+    pub max_length: usize,
+    /// Texts and ids of its tokenizer's padding, end and beginning tokens.
+    pub special: [Option<(String, u32)>; 3],
+    /// SHA-256 of `tokenizer.json`: results of another tokenizer's model are not comparable question by question.
+    pub tokenizer: String,
+}
+
+/// Writes results and samples below `dir`, in a folder named after the model; returns the paths relative to `dir`, the
+/// results file first.
+///
+/// # Errors
+/// The file system's.
+pub fn write(dir: &Path, about: &About, settings: &EvalSettings, job: &Job, scores: &Scores) -> Result<Vec<PathBuf>> {
+    let folder = PathBuf::from(sanitized(&about.model));
+    let place = dir.join(&folder);
+    fs::create_dir_all(&place).map_err(|error| Error::io(&place, &error))?;
+    let parts: Vec<(&Part, &TaskScore)> = job.parts.iter().zip(&scores.tasks).collect();
+    let hashes: Vec<Hashes> = parts.iter().map(|(part, _)| samples::hashes(part, settings.paper)).collect();
+    let text = to_json_pretty(&results(about, settings, &parts, &hashes, scores));
+    let stamp = &format!("{:x}", Sha256::digest(&text))[..12];
+    let mut files = vec![folder.join(format!("results_{stamp}.json"))];
+    for ((part, score), hashes) in parts.iter().zip(&hashes) {
+        let file = folder.join(format!("samples_{}_{stamp}.jsonl", score.name));
+        let path = dir.join(&file);
+        let io = |error: std::io::Error| Error::io(&path, &error);
+        let mut out = BufWriter::new(File::create(&path).map_err(io)?);
+        samples::write(&mut out, part, score, hashes, settings.paper).map_err(io)?;
+        out.flush().map_err(io)?;
+        files.push(file);
+    }
+    // last, so that results are there only when everything is
+    let path = dir.join(&files[0]);
+    fs::write(&path, text).map_err(|error| Error::io(&path, &error))?;
+    Ok(files)
+}
+
+/// `re.sub(r"[\"<>:/|\\?*\[\]]+", "__", name)`.
+fn sanitized(name: &str) -> String {
+    let mut result = String::new();
+    let mut inside = false;
+    for c in name.chars() {
+        let strange = r#""<>:/|\?*[]"#.contains(c);
+        if !strange {
+            result.push(c);
+        } else if !inside {
+            result.push_str("__");
+        }
+        inside = strange;
+    }
+    // a folder of that name would be this one or the one above
+    if result.chars().all(|c| c == '.') { format!("{result}_") } else { result }
+}
+
+fn results(
+    about: &About,
+    settings: &EvalSettings,
+    parts: &[(&Part, &TaskScore)],
+    hashes: &[Hashes],
+    scores: &Scores,
+) -> Value {
+    let mut top = Map::new();
+    let mut results: Map<String, Value> =
+        scores.tasks.iter().map(|task| (task.name.clone(), task_entry(task))).collect();
+    let groups: Map<String, Value> =
+        scores.groups.iter().map(|score| (score.group.name.clone(), group_entry(score))).collect();
+    results.extend(groups.clone());
+    top.insert("results".to_owned(), Value::Object(results));
+    if !groups.is_empty() {
+        top.insert("groups".to_owned(), Value::Object(groups));
+    }
+    let subtasks = scores.groups.iter().rev().map(|score| (score.group.name.clone(), json!(score.group.children)));
+    top.insert("group_subtasks".to_owned(), Value::Object(subtasks.collect()));
+    let leaves = parts.iter().map(|(part, score)| (score.name.clone(), config(part, score, settings)));
+    top.insert("configs".to_owned(), sorted(leaves));
+    let groups = || scores.groups.iter();
+    let versions = parts.iter().map(|(part, score)| (score.name.clone(), json!(part.leaf.task.version)));
+    top.insert(
+        "versions".to_owned(),
+        sorted(versions.chain(groups().map(|group| (group.group.name.clone(), json!("2"))))),
+    );
+    let shots = scores.tasks.iter().map(|task| (task.name.clone(), json!(task.shots)));
+    let group_shots = groups().filter_map(|group| Some((group.group.name.clone(), json!(group.shots?))));
+    top.insert("n-shot".to_owned(), sorted(shots.chain(group_shots)));
+    let better = |figures: &[Figure]| {
+        let figures =
+            figures.iter().map(|figure| (figure.metric.name().to_owned(), json!(figure.metric.higher_is_better())));
+        Value::Object(figures.collect())
+    };
+    let directions = scores.tasks.iter().map(|task| (task.name.clone(), better(&task.figures)));
+    let group_directions = groups().map(|group| (group.group.name.clone(), better(&group.figures)));
+    top.insert("higher_is_better".to_owned(), sorted(directions.chain(group_directions)));
+    let counts = parts.iter().map(|(part, score)| {
+        let counts = json!({"original": part.prompts.total, "effective": score.outcomes.len()});
+        (score.name.clone(), counts)
+    });
+    top.insert("n-samples".to_owned(), Value::Object(counts.collect()));
+    top.insert("config".to_owned(), run_config(about, settings));
+    top.extend(tokenizer_info(about));
+    let task_hashes = parts.iter().zip(hashes).map(|((_, score), hashes)| (score.name.clone(), json!(hashes.task)));
+    top.insert("task_hashes".to_owned(), Value::Object(task_hashes.collect()));
+    for (key, value) in [
+        ("model_source", json!("prune")),
+        ("model_name", json!(about.model)),
+        ("model_name_sanitized", json!(sanitized(&about.model))),
+        ("system_instruction", Value::Null),
+        ("system_instruction_sha", Value::Null),
+        ("fewshot_as_multiturn", json!(false)),
+        ("chat_template", Value::Null),
+        ("chat_template_sha", Value::Null),
+        (
+            "prune",
+            json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "tokenizer_sha256": about.tokenizer,
+                "vocabulary": about.vocabulary,
+                "compat": settings.compat,
+                "bos": settings.bos,
+                "paper": settings.paper,
+            }),
+        ),
+    ] {
+        top.insert(key.to_owned(), value);
+    }
+    Value::Object(top)
+}
+
+fn sorted(entries: impl Iterator<Item = (String, Value)>) -> Value {
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort_by(|a, b| a.0.cmp(&b.0));
+    Value::Object(entries.into_iter().collect())
+}
+
+fn task_entry(task: &TaskScore) -> Value {
+    let mut entry = Map::new();
+    entry.insert("name".to_owned(), json!(task.name));
+    entry.insert("alias".to_owned(), json!(task.alias));
+    entry.insert("sample_len".to_owned(), json!(task.outcomes.len()));
+    figures(&mut entry, &task.figures);
+    Value::Object(entry)
+}
+
+fn group_entry(score: &GroupScore) -> Value {
+    let mut entry = Map::new();
+    entry.insert("alias".to_owned(), json!(score.group.alias));
+    entry.insert("name".to_owned(), json!(score.group.name));
+    entry.insert("sample_len".to_owned(), json!(score.size));
+    figures(&mut entry, &score.figures);
+    let counts = score.figures.iter().map(|figure| (key(figure, ""), json!(score.size)));
+    entry.insert("sample_count".to_owned(), Value::Object(counts.collect()));
+    Value::Object(entry)
+}
+
+fn figures(entry: &mut Map<String, Value>, figures: &[Figure]) {
+    for figure in figures {
+        entry.insert(key(figure, ""), json!(figure.value));
+        entry.insert(key(figure, "_stderr"), figure.stderr.map_or_else(|| json!("N/A"), |stderr| json!(stderr)));
+    }
+}
+
+fn key(figure: &Figure, suffix: &str) -> String {
+    format!("{}{suffix},none", figure.metric.name())
+}
+
+/// The task's definition with the reference's keys.
+fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
+    let Task { dataset, config, split, shots_split, sampler, form, metrics, version, definition, .. } = *part.leaf.task;
+    let mut entry = Map::new();
+    entry.insert("task".to_owned(), json!(score.name));
+    if part.leaf.subject.is_some() {
+        entry.insert("task_alias".to_owned(), json!(score.alias));
+    }
+    entry.insert("dataset_path".to_owned(), json!(dataset));
+    let part_of = match config {
+        Config::None => None,
+        Config::Named(name) => Some(name),
+        Config::Subject => part.leaf.subject.as_deref(),
+    };
+    if let Some(name) = part_of {
+        entry.insert("dataset_name".to_owned(), json!(name));
+    }
+    entry.insert(if split == "test" { "test_split" } else { "validation_split" }.to_owned(), json!(split));
+    entry.insert("fewshot_split".to_owned(), json!(shots_split));
+    if let Ok(Value::Object(definition)) = serde_json::from_str(definition) {
+        entry.extend(definition);
+    }
+    let (description, output) = match form {
+        Form::Choice { description, .. } => (description(&score.alias), "multiple_choice"),
+        Form::Text { .. } => (String::new(), "loglikelihood_rolling"),
+    };
+    let sampler = if sampler == Sampler::First { "first_n" } else { "default" };
+    let metrics: Vec<Value> = metrics
+        .iter()
+        .map(|metric| json!({"metric": metric.name(), "higher_is_better": metric.higher_is_better()}))
+        .collect();
+    for (key, value) in [
+        ("description", json!(description)),
+        ("target_delimiter", json!(" ")),
+        ("fewshot_delimiter", json!("\n\n")),
+        ("fewshot_config", json!({"sampler": sampler, "split": shots_split})),
+        ("num_fewshot", json!(score.shots)),
+        ("metric_list", json!(metrics)),
+        ("output_type", json!(output)),
+        ("repeats", json!(1)),
+        ("metadata", json!({"version": version, "paper": settings.paper})),
+    ] {
+        entry.insert(key.to_owned(), value);
+    }
+    Value::Object(entry)
+}
+
+fn run_config(about: &About, settings: &EvalSettings) -> Value {
+    let mut arguments = Map::new();
+    arguments.insert("pretrained".to_owned(), json!(about.model));
+    if let Some(bos) = settings.bos {
+        arguments.insert("add_bos_token".to_owned(), json!(bos));
+    }
+    if let Some(length) = settings.max_length {
+        arguments.insert("max_length".to_owned(), json!(length));
+    }
+    json!({
+        "model": "prune",
+        "model_args": arguments,
+        "model_num_parameters": about.parameters,
+        "model_dtype": format!("torch.{}", about.dtype),
+        "model_revision": about.revision.as_deref().unwrap_or("main"),
+        "model_sha": about.revision.as_deref().unwrap_or_default(),
+        "batch_size": Value::Null,
+        "batch_sizes": [],
+        "device": Value::Null,
+        "use_cache": Value::Null,
+        "limit": settings.limit,
+        "bootstrap_iters": 0,
+        "gen_kwargs": Value::Null,
+        "random_seed": 0,
+        "numpy_seed": 1234,
+        "torch_seed": 1234,
+        "fewshot_seed": settings.seed,
+    })
+}
+
+fn tokenizer_info(about: &About) -> Map<String, Value> {
+    let mut info = Map::new();
+    info.insert("git_hash".to_owned(), Value::Null);
+    // the version whose figures these are
+    info.insert("lm_eval_version".to_owned(), json!("0.4.13"));
+    for (name, token) in ["pad", "eos", "bos"].iter().zip(&about.special) {
+        let (text, id) =
+            token.as_ref().map_or((Value::Null, "None".to_owned()), |(text, id)| (json!(text), id.to_string()));
+        info.insert(format!("tokenizer_{name}_token"), json!([text, id]));
+    }
+    info.insert("eot_token_id".to_owned(), json!(about.special[1].as_ref().map(|(_, id)| id)));
+    info.insert("max_length".to_owned(), json!(about.max_length));
+    info
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_named_as_the_reference_names_them() {
+        assert_eq!(sanitized("meta-llama/Llama-2-7b-hf"), "meta-llama__Llama-2-7b-hf");
+        assert_eq!(sanitized("./a//b[1]"), ".__a__b__1__");
+        assert_eq!(sanitized(".."), ".._");
+    }
+}

@@ -1,0 +1,77 @@
+//! Runs passes through a model and reads the answers.
+
+use candle_core::Tensor;
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+use super::metrics::Answer;
+use super::passes::{Pass, Request, Targets};
+use crate::Result;
+use crate::model::{Batch, Model, Observer};
+use crate::ops::Scored;
+use crate::progress::Progress;
+
+/// Answers every request of `passes`. `keep` gets the number of each pass and the answers of its requests, in the order
+/// of [`Pass::requests`]. `round` is the type that log-probabilities are rounded to, f32 for none.
+///
+/// # Errors
+/// The model's, or what `keep` says.
+pub fn score(
+    model: &Model,
+    requests: &[Request],
+    passes: &[(usize, &Pass)],
+    round: Dtype,
+    progress: &dyn Progress,
+    keep: &mut dyn FnMut(usize, &[Answer]) -> Result<()>,
+) -> Result<()> {
+    let batches: Vec<Batch> = passes.iter().map(|(_, pass)| pass.batch.clone()).collect();
+    let mut reader = Reader { model, requests, passes, round, keep };
+    model.run(&batches, &mut reader, "scoring", progress)
+}
+
+struct Reader<'a> {
+    model: &'a Model,
+    requests: &'a [Request],
+    passes: &'a [(usize, &'a Pass)],
+    round: Dtype,
+    keep: &'a mut dyn FnMut(usize, &[Answer]) -> Result<()>,
+}
+
+impl Observer for Reader<'_> {
+    fn residual(&mut self, batch: usize, place: usize, x: &Tensor) -> Result<()> {
+        if place < self.model.layers() {
+            return Ok(());
+        }
+        let (number, pass) = self.passes[batch];
+        let x = x.index_select(&Tensor::from_slice(&pass.rows, pass.rows.len(), x.device())?, 0)?;
+        let candidates: Vec<&[u32]> = pass.candidates.iter().map(Vec::as_slice).collect();
+        let scored = self.model.score(&x, &candidates)?;
+        (self.keep)(number, &answers(self.requests, pass, &scored, self.round))
+    }
+}
+
+/// The answers of a pass's requests from the scores of its rows.
+fn answers(requests: &[Request], pass: &Pass, scored: &[Vec<Scored>], round: Dtype) -> Vec<Answer> {
+    let mut found: Vec<Option<(f64, bool)>> = vec![None; pass.requests.len()];
+    for want in &pass.wants {
+        let Scored { log_likelihood, greedy } = scored[want.row][want.candidate];
+        let log_likelihood = f64::from(rounded(log_likelihood, round));
+        let place = pass.requests.partition_point(|request| *request < want.request);
+        let any = matches!(requests[want.request].targets, Targets::AnyOf(_));
+        found[place] = Some(match found[place] {
+            None => (log_likelihood, greedy),
+            Some((best, was)) if any => (log_likelihood.max(best), greedy || was),
+            Some((sum, all)) => (sum + log_likelihood, all && greedy),
+        });
+    }
+    let answer = |(sum, greedy)| Answer { log_likelihood: rounded(sum as f32, round), greedy };
+    found.into_iter().map(|found| answer(found.unwrap_or((0.0, true)))).collect()
+}
+
+fn rounded(x: f32, to: Dtype) -> f32 {
+    match to {
+        Dtype::BF16 => bf16::from_f32(x).to_f32(),
+        Dtype::F16 => f16::from_f32(x).to_f32(),
+        _ => x,
+    }
+}

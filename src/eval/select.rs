@@ -1,0 +1,223 @@
+//! From the names on the command line to the tasks that are run and the groups they are averaged in.
+
+use std::path::PathBuf;
+
+use super::subjects::{self, Category, SUBJECTS};
+use super::tasks::{Config, TASKS, TEXT, Task};
+use crate::{Error, Result};
+
+/// One task that is run: a row of the table, a subject of a family, or a text of the user's.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    /// Name in results: `boolq`, `mmlu_anatomy`, `text_notes`.
+    pub name: String,
+    /// The row of the table.
+    pub task: &'static Task,
+    /// Member of the family.
+    pub subject: Option<String>,
+    /// The user's text.
+    pub file: Option<PathBuf>,
+}
+
+impl Leaf {
+    /// Name in tables.
+    #[must_use]
+    pub fn alias(&self) -> &str {
+        self.subject.as_deref().unwrap_or(&self.name)
+    }
+}
+
+/// Tasks averaged by size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Name in results.
+    pub name: String,
+    /// Name in tables.
+    pub alias: String,
+    /// Names of its groups or tasks.
+    pub children: Vec<String>,
+    /// Positions of all its tasks among the leaves.
+    pub leaves: Vec<usize>,
+}
+
+/// What is to be run.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Tasks, each once, in the order they were asked for.
+    pub leaves: Vec<Leaf>,
+    /// Groups, children before their parents.
+    pub groups: Vec<Group>,
+}
+
+/// Every name there is, for help and completions.
+#[must_use]
+pub fn task_names() -> Vec<String> {
+    let groups = Category::ALL.iter().map(|category| category.group().to_owned());
+    let subjects = SUBJECTS.iter().map(|(subject, _)| format!("mmlu_{subject}"));
+    TASKS.iter().map(|task| task.name.to_owned()).chain(groups).chain(subjects).collect()
+}
+
+/// Resolves `names`. `local` are the subjects a local folder has: with subjects of the user's own there, `mmlu` means
+/// all of those; otherwise it means the 57.
+///
+/// # Errors
+/// A name that is no task, or none at all.
+pub fn select(names: &[String], local: &[String]) -> Result<Selection> {
+    let mut selection = Selection::default();
+    for name in names {
+        selection.add(name.trim(), local)?;
+    }
+    if selection.leaves.is_empty() {
+        return Err(Error::request("--tasks: name at least one task, such as mmlu or boolq"));
+    }
+    Ok(selection)
+}
+
+impl Selection {
+    fn add(&mut self, name: &str, local: &[String]) -> Result<()> {
+        if let Some(path) = name.strip_prefix("text:") {
+            let path = PathBuf::from(path);
+            let stem = path.file_name().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            let stem = stem.split('.').next().unwrap_or_default();
+            let stem: String = stem.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+            self.leaf(Leaf { name: format!("text_{stem}"), task: &TEXT, subject: None, file: Some(path) });
+            return Ok(());
+        }
+        let family = TASKS.iter().find(|task| task.config == Config::Subject && in_family(name, task.name));
+        if let Some(task) = family {
+            return self.family(task, name, local);
+        }
+        let task = TASKS.iter().find(|task| task.name == name);
+        let task = task.ok_or_else(|| unknown(name))?;
+        self.leaf(Leaf { name: task.name.to_owned(), task, subject: None, file: None });
+        Ok(())
+    }
+
+    fn family(&mut self, task: &'static Task, name: &str, local: &[String]) -> Result<()> {
+        let own = local.iter().any(|subject| subjects::category(subject).is_none());
+        if name == task.name && own {
+            let leaves: Vec<usize> = local.iter().map(|subject| self.subject(task, subject)).collect();
+            self.group(name, name, leaves.iter().map(|leaf| self.leaves[*leaf].name.clone()).collect(), leaves);
+        } else if name == task.name {
+            let groups = Category::ALL.map(|category| self.category(task, category));
+            let leaves = groups.iter().flatten().copied().collect();
+            self.group(name, name, Category::ALL.map(|category| category.group().to_owned()).to_vec(), leaves);
+        } else if let Some(category) = Category::ALL.iter().find(|category| category.group() == name) {
+            self.category(task, *category);
+        } else {
+            let subject = &name[task.name.len() + 1..];
+            if subjects::category(subject).is_none() && !local.iter().any(|known| known == subject) {
+                return Err(unknown(name));
+            }
+            self.subject(task, subject);
+        }
+        Ok(())
+    }
+
+    fn category(&mut self, task: &'static Task, category: Category) -> Vec<usize> {
+        let members = SUBJECTS.iter().filter(|(_, of)| *of == category);
+        let leaves: Vec<usize> = members.map(|(subject, _)| self.subject(task, subject)).collect();
+        let children = leaves.iter().map(|leaf| self.leaves[*leaf].name.clone()).collect();
+        self.group(category.group(), category.alias(), children, leaves.clone());
+        leaves
+    }
+
+    fn subject(&mut self, task: &'static Task, subject: &str) -> usize {
+        let name = format!("{}_{subject}", task.name);
+        self.leaf(Leaf { name, task, subject: Some(subject.to_owned()), file: None })
+    }
+
+    fn leaf(&mut self, leaf: Leaf) -> usize {
+        if let Some(index) = self.leaves.iter().position(|known| known.name == leaf.name) {
+            return index;
+        }
+        self.leaves.push(leaf);
+        self.leaves.len() - 1
+    }
+
+    fn group(&mut self, name: &str, alias: &str, children: Vec<String>, leaves: Vec<usize>) {
+        if !self.groups.iter().any(|group| group.name == name) {
+            self.groups.push(Group { name: name.to_owned(), alias: alias.to_owned(), children, leaves });
+        }
+    }
+}
+
+fn in_family(name: &str, family: &str) -> bool {
+    name.strip_prefix(family).is_some_and(|rest| rest.is_empty() || (rest.starts_with('_') && rest.len() > 1))
+}
+
+fn unknown(name: &str) -> Error {
+    let near = task_names().into_iter().filter(|known| distance(name, known) <= 2).collect::<Vec<_>>();
+    let hint = if near.is_empty() {
+        let names: Vec<&str> = TASKS.iter().map(|task| task.name).collect();
+        format!("there are {}, mmlu_<subject> and text:FILE", names.join(", "))
+    } else {
+        format!("did you mean {}?", near.join(" or "))
+    };
+    Error::request(format!("--tasks: there is no task {name:?}; {hint}"))
+}
+
+/// Edit distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j].min(diagonal) + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> Vec<String> {
+        list.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn mmlu_is_57_subjects_in_four_groups() {
+        let selection = select(&names(&["mmlu", "boolq", "mmlu_anatomy"]), &[]).unwrap();
+        assert_eq!(selection.leaves.len(), 58);
+        let groups: Vec<_> = selection.groups.iter().map(|group| (group.name.as_str(), group.leaves.len())).collect();
+        let expected = [
+            ("mmlu_stem", 19),
+            ("mmlu_other", 13),
+            ("mmlu_social_sciences", 12),
+            ("mmlu_humanities", 13),
+            ("mmlu", 57),
+        ];
+        assert_eq!(groups, expected);
+        assert_eq!(selection.leaves[0].name, "mmlu_abstract_algebra");
+        assert_eq!(selection.leaves[0].alias(), "abstract_algebra");
+    }
+
+    #[test]
+    fn subjects_of_ones_own() {
+        let local = names(&["astronomy", "queens"]);
+        let selection = select(&names(&["mmlu"]), &local).unwrap();
+        assert_eq!(selection.groups[0].children, ["mmlu_astronomy", "mmlu_queens"]);
+        assert_eq!(select(&names(&["mmlu_queens"]), &local).unwrap().leaves.len(), 1);
+        assert_eq!(select(&names(&["mmlu"]), &names(&["astronomy"])).unwrap().leaves.len(), 57);
+    }
+
+    #[test]
+    fn texts_are_named_after_their_files() {
+        let selection = select(&names(&["text:a/my notes.jsonl.gz"]), &[]).unwrap();
+        assert_eq!(selection.leaves[0].name, "text_my-notes");
+    }
+
+    #[test]
+    fn unknown_names_are_refused() {
+        let error = |name: &str| select(&names(&[name]), &[]).unwrap_err();
+        assert!(error("bolq").to_string().contains("did you mean boolq?"));
+        assert!(error("mmlu_anatomi").to_string().contains("mmlu_anatomy"));
+        assert!(error("lambada").to_string().contains("hellaswag"));
+        assert_eq!(select(&[], &[]).unwrap_err().exit_code(), 2);
+    }
+}

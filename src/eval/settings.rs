@@ -1,0 +1,157 @@
+//! What the user can choose.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// A version of lm-evaluation-harness whose every figure is wanted, oddities included.
+///
+/// Without one, prompts and tokens are those of 0.4.13 and log-probabilities are in f32 whatever the weights' type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compat {
+    /// The version of the paper: no beginning-of-sequence token, f32 log-probabilities.
+    #[serde(rename = "lm-eval-0.4.0")]
+    V0_4_0,
+    /// Log-probabilities rounded to the model's own type, so that a bf16 model has ties, which the first choice wins.
+    #[serde(rename = "lm-eval-0.4.13")]
+    V0_4_13,
+}
+
+/// Settings of an evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalSettings {
+    /// Model: a directory or a hub id.
+    pub model: Option<String>,
+    /// Tasks and groups: `mmlu`, `mmlu_stem`, `mmlu_anatomy`, `boolq`, `c4`, `text:FILE`…
+    pub tasks: Vec<String>,
+    /// Examples in front of each question; each task's own number when absent (5 for MMLU, else 0).
+    pub few_shot: Option<usize>,
+    /// Folder (or, for a single task, file) with the data; the hub and its cache when absent.
+    pub data_dir: Option<PathBuf>,
+    /// First questions of each task: a number, or a share when below 1.
+    pub limit: Option<f64>,
+    /// Version of the reference to equal in everything.
+    pub compat: Option<Compat>,
+    /// Forces or forbids the tokenizer's beginning-of-sequence token.
+    pub bos: Option<bool>,
+    /// Longest input in tokens; the model's own context when absent.
+    pub max_length: Option<usize>,
+    /// Scores MMLU, BoolQ and C4 the way the scripts of arXiv 2403.17887 do.
+    pub paper: bool,
+    /// Seed of the examples.
+    pub seed: u64,
+    /// Directory for results and samples.
+    pub out: Option<PathBuf>,
+    /// Results of another run to compare with, question by question: a results file, or a directory with one.
+    pub against: Option<PathBuf>,
+    /// Replaces existing results.
+    pub force: bool,
+    /// Where it computes: `auto`, `cpu`.
+    pub device: Option<String>,
+    /// Cap on memory, such as `8GiB`.
+    pub memory: Option<String>,
+    /// Tokens of a pass at most, unless one request alone is longer; what suits model and memory when absent.
+    pub pass_tokens: Option<usize>,
+    /// Says what would be done and stops.
+    pub dry_run: bool,
+}
+
+impl Default for EvalSettings {
+    fn default() -> Self {
+        Self {
+            model: None,
+            tasks: Vec::new(),
+            few_shot: None,
+            data_dir: None,
+            limit: None,
+            compat: None,
+            bos: None,
+            max_length: None,
+            paper: false,
+            seed: 1234,
+            out: None,
+            against: None,
+            force: false,
+            device: None,
+            memory: None,
+            pass_tokens: None,
+            dry_run: false,
+        }
+    }
+}
+
+/// Tasks that the paper's scripts know.
+const PAPER: [&str; 3] = ["mmlu", "boolq", "c4"];
+
+impl EvalSettings {
+    /// Looks for what can never work.
+    ///
+    /// # Errors
+    /// A request for which there is no sense, its flag named.
+    pub fn check(&self) -> Result<()> {
+        let sound = |limit: f64| limit > 0.0 && limit.is_finite() && (limit < 1.0 || limit.fract() == 0.0);
+        if let Some(limit) = self.limit.filter(|limit| !sound(*limit)) {
+            return Err(Error::request(format!(
+                "--limit {limit}: expected a number of questions, or a share between 0 and 1"
+            )));
+        }
+        if self.max_length == Some(0) {
+            return Err(Error::request("--max-length 0: at least one token has to fit"));
+        }
+        if self.pass_tokens == Some(0) {
+            return Err(Error::request("--pass-tokens 0: at least one token has to fit"));
+        }
+        if self.paper {
+            let strange = self.tasks.iter().find(|name| {
+                !name.starts_with("text:")
+                    && !PAPER.iter().any(|known| name.as_str() == *known || name.starts_with("mmlu_"))
+            });
+            if let Some(name) = strange {
+                return Err(Error::request(format!("--paper: the paper scores {}, not {name}", PAPER.join(", "))));
+            }
+            if self.compat.is_some() {
+                return Err(Error::request("--paper and --compat exclude each other"));
+            }
+        }
+        let file = self.data_dir.as_deref().filter(|path| self.tasks.len() > 1 && path.is_file());
+        if let Some(file) = file {
+            return Err(Error::request(format!("--data-dir {}: one file can serve one task only", file.display())));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_and_versions_are_refused() {
+        let settings: EvalSettings =
+            toml::from_str("model = \"m\"\ntasks = [\"boolq\"]\ncompat = \"lm-eval-0.4.0\"").unwrap();
+        assert_eq!((settings.compat, settings.seed), (Some(Compat::V0_4_0), 1234));
+        assert!(toml::from_str::<EvalSettings>("modle = \"m\"").is_err());
+        assert!(toml::from_str::<EvalSettings>("compat = \"lm-eval-0.4.7\"").is_err());
+    }
+
+    #[test]
+    fn senseless_requests_name_their_flag() {
+        let settings = EvalSettings { tasks: vec!["boolq".into()], ..EvalSettings::default() };
+        settings.check().unwrap();
+        for (wrong, flag) in [
+            (EvalSettings { limit: Some(0.0), ..settings.clone() }, "--limit"),
+            (EvalSettings { limit: Some(1.5), ..settings.clone() }, "--limit"),
+            (EvalSettings { limit: Some(f64::NAN), ..settings.clone() }, "--limit"),
+            (EvalSettings { max_length: Some(0), ..settings.clone() }, "--max-length"),
+            (EvalSettings { paper: true, tasks: vec!["piqa".into()], ..settings.clone() }, "--paper"),
+            (EvalSettings { paper: true, compat: Some(Compat::V0_4_0), ..settings.clone() }, "--paper"),
+        ] {
+            let error = wrong.check().unwrap_err();
+            assert!(error.to_string().contains(flag), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The rows of a task's splits: from a folder or file of the user's, or from the hub.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::layouts;
+use super::select::Leaf;
+use super::tasks::{Config, Task};
+use super::texts;
+use crate::checkpoint::{Dataset, Hub};
+use crate::data::{ReadOptions, Row, rows_with};
+use crate::progress::Progress;
+use crate::{Error, Result};
+
+/// A row's fields, in their order.
+pub type Fields = Map<String, Value>;
+
+/// Where data come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A folder: its files, relative to it.
+    Folder(PathBuf, Vec<String>),
+    /// One file: the split that is scored.
+    File(PathBuf),
+    /// Each task's data set on the hub, or what the hub's cache has of it; those that were asked for are remembered.
+    Hub(Box<Hub>, RefCell<BTreeMap<&'static str, Dataset>>),
+}
+
+/// Levels of folders below the given one that are looked at.
+const DEPTH: usize = 4;
+
+/// Files that a folder of data has at most.
+const MANY: usize = 100_000;
+
+impl Source {
+    /// Data sets of `hub`.
+    #[must_use]
+    pub fn hub(hub: Hub) -> Self {
+        Self::Hub(Box::new(hub), RefCell::default())
+    }
+
+    /// Data in `path`, a folder or a file.
+    ///
+    /// # Errors
+    /// A path that is not there, or a folder with too many files to be one of data.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_file() {
+            return Ok(Self::File(path.to_owned()));
+        }
+        let mut files = Vec::new();
+        walk(path, "", DEPTH, &mut files)?;
+        files.sort();
+        Ok(Self::Folder(path.to_owned(), files))
+    }
+
+    /// Subjects of `task` that are here.
+    #[must_use]
+    pub fn subjects(&self, task: &Task) -> Vec<String> {
+        match self {
+            Self::Folder(_, files) if task.config == Config::Subject => layouts::subjects(files, task),
+            Self::Folder(..) | Self::File(_) | Self::Hub(..) => Vec::new(),
+        }
+    }
+
+    /// The rows of one split of `leaf`.
+    ///
+    /// # Errors
+    /// No such split (the subject named), a broken file.
+    pub fn split(&self, leaf: &Leaf, split: &str, progress: &dyn Progress) -> Result<Vec<Row>> {
+        let (files, mixed) = self.files(leaf, split, progress)?;
+        let mut rows = Vec::new();
+        for file in &files {
+            read(leaf, file, &mut rows)?;
+        }
+        if let (true, Some(subject)) = (mixed, &leaf.subject) {
+            rows.retain(|row| row.fields.get("subject").and_then(Value::as_str) == Some(subject));
+        }
+        if rows.is_empty() {
+            let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+            return Err(Error::work(format!("{}: no rows for {}", files.join(", "), leaf.name)));
+        }
+        Ok(rows)
+    }
+
+    fn files(&self, leaf: &Leaf, split: &str, progress: &dyn Progress) -> Result<(Vec<PathBuf>, bool)> {
+        if let Some(file) = &leaf.file {
+            return Ok((vec![file.clone()], false));
+        }
+        match self {
+            Self::Folder(folder, files) => {
+                let subject = leaf.subject.as_deref();
+                let found = layouts::find(files, leaf.task, subject, split);
+                let found = found.ok_or_else(|| missing(leaf, split, &folder.display().to_string()))?;
+                Ok((found.files.iter().map(|file| folder.join(file)).collect(), found.mixed))
+            }
+            Self::File(file) if split == leaf.task.split => Ok((vec![file.clone()], false)),
+            Self::File(file) => Err(missing(leaf, split, &file.display().to_string())),
+            Self::Hub(hub, known) => {
+                let id = leaf.task.dataset;
+                if !known.borrow().contains_key(id) {
+                    let dataset = hub.dataset(id, progress)?;
+                    known.borrow_mut().insert(id, dataset);
+                }
+                let known = known.borrow();
+                let dataset = &known[id];
+                let found = layouts::find(dataset.names(), leaf.task, leaf.subject.as_deref(), split);
+                let found = found.ok_or_else(|| missing(leaf, split, id))?;
+                Ok((hub.dataset_files(dataset, &found.files, progress)?, found.mixed))
+            }
+        }
+    }
+}
+
+fn missing(leaf: &Leaf, split: &str, place: &str) -> Error {
+    let what = match &leaf.subject {
+        Some(subject) => format!("the {split} split of subject {subject} ({})", leaf.name),
+        None => format!("the {split} split of {}", leaf.name),
+    };
+    let looked = match &leaf.subject {
+        Some(subject) => format!(
+            "{subject}/{split}-00000-of-00001.parquet, {subject}/{split}.jsonl, {split}/{subject}_{split}.csv and the like"
+        ),
+        None => format!("{split}-00000-of-00001.parquet, {split}.jsonl, {}_{split}.jsonl and the like", leaf.task.name),
+    };
+    Error::request(format!("{place}: {what} is not there; looked for {looked}"))
+}
+
+fn walk(root: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> Result<()> {
+    let folder = root.join(below);
+    let entries = std::fs::read_dir(&folder).map_err(|error| Error::io(&folder, &error))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| Error::io(&folder, &error))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+        // a link counts as what it points to: the hub cache is made of links
+        if entry.path().is_dir() {
+            if depth > 0 {
+                walk(root, &path, depth - 1, files)?;
+            }
+        } else {
+            files.push(path);
+        }
+        if files.len() > MANY {
+            return Err(Error::request(format!(
+                "--data-dir {}: more than {MANY} files, is it the right folder?",
+                root.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Reads `file` into `rows`, in the columns of the hub's data set.
+fn read(leaf: &Leaf, file: &Path, rows: &mut Vec<Row>) -> Result<()> {
+    let csv = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+    if let (Some(subject), true) = (&leaf.subject, csv) {
+        let columns = COLUMNS.map(str::to_owned).into();
+        let options = ReadOptions { columns: Some(columns), ..ReadOptions::default() };
+        for row in rows_with(file, &options)? {
+            let mut row = row?;
+            let header = row.fields.iter().all(|(name, value)| value.as_str() == Some(name));
+            if !header {
+                row.fields = from_columns(&row.fields, subject);
+                rows.push(row);
+            }
+        }
+        return Ok(());
+    }
+    for row in rows_with(file, &ReadOptions::default())? {
+        let row = row?;
+        let raw = leaf.task.name == "wikitext" && !row.fields.contains_key("page");
+        match row.fields.get("text").and_then(Value::as_str).filter(|_| raw) {
+            Some(text) => rows.extend(texts::pages(text).into_iter().map(|page| {
+                let mut fields = Fields::new();
+                fields.insert("page".to_owned(), json!(page));
+                Row { fields, place: row.place.clone() }
+            })),
+            None => rows.push(row),
+        }
+    }
+    Ok(())
+}
+
+/// Columns of MMLU's own files, which have no header.
+const COLUMNS: [&str; 6] = ["question", "A", "B", "C", "D", "answer"];
+
+fn from_columns(columns: &Fields, subject: &str) -> Fields {
+    let choices: Vec<&Value> = COLUMNS[1..5].iter().filter_map(|name| columns.get(*name)).collect();
+    let mut fields = Fields::new();
+    fields.insert("question".to_owned(), columns.get("question").cloned().unwrap_or_default());
+    fields.insert("subject".to_owned(), json!(subject));
+    fields.insert("choices".to_owned(), json!(choices));
+    fields.insert("answer".to_owned(), columns.get("answer").cloned().unwrap_or_default());
+    fields
+}
