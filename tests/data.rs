@@ -11,9 +11,10 @@ use fixture::shared;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
+use prune::checkpoint::Hub;
 use prune::data::{
-    Packing, ReadOptions, Row, Rules, SequenceOptions, Sequences, Shape, Source, SourceOptions, Special, TextSplit,
-    Tokenizer, rows, rows_with,
+    Packing, Purpose, ReadOptions, Row, Rules, SequenceOptions, Sequences, Shape, Source, SourceOptions, Special,
+    TextSplit, Tokenizer, rows, rows_with,
 };
 use prune::progress::Silent;
 use serde_json::{Map, Value};
@@ -240,6 +241,37 @@ fn samples_of_c4_for_a_measurement() {
         assert_eq!(sample, read(packing, Some(1)));
         assert_ne!(sample.rows, read(packing, Some(2)).rows);
     }
+}
+
+#[test]
+fn a_hub_data_set_file_comes_out_of_the_shared_cache() {
+    let (home, commit) = (tempdir().unwrap(), "0123456789abcdef0123456789abcdef01234567");
+    let repo = home.path().join("hub/datasets--allenai--c4");
+    let snapshot = repo.join("snapshots").join(commit).join("en");
+    fs::create_dir_all(repo.join("refs")).unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::write(repo.join("refs/main"), commit).unwrap();
+    let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(b"{\"text\":\"kept\",\"timestamp\":\"\",\"url\":\"\"}\n").unwrap();
+    fs::write(snapshot.join("c4-validation.00000-of-00008.json.gz"), gzip.finish().unwrap()).unwrap();
+    let variables = |name: &str| match name {
+        "HF_HOME" => Some(home.path().display().to_string()),
+        "HF_HUB_OFFLINE" => Some("1".to_owned()),
+        _ => None,
+    };
+    let hub = Hub::from_vars(variables).unwrap();
+    let find = |spec: &str, purpose| {
+        Source::find(spec, purpose, &SourceOptions::default(), &|id| hub.dataset_file(id, &Silent))
+    };
+    let names = ["allenai/c4", "hf://datasets/allenai/c4/en/c4-validation.00000-of-00008.json.gz"];
+    for name in names {
+        let source = find(name, Purpose::Measure).unwrap();
+        assert_eq!((source.name(), source.revision()), (name, Some(commit)));
+        let texts: Vec<String> = source.documents().map(|document| document.unwrap().text).collect();
+        assert_eq!(texts, ["kept"]);
+    }
+    let missing = find("allenai/c4", Purpose::Train).unwrap_err().to_string();
+    assert!(missing.contains("c4-train.00000-of-01024.json.gz is not in the cache"), "{missing}");
 }
 
 /// Everything that a file's reader gives; the error if there is one.

@@ -1,8 +1,9 @@
 //! Where text is: a local file or directory, a file of a hub data set, or a data set with a name of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::source::{Source, SourceOptions};
+use crate::checkpoint::HubFile;
 use crate::{Error, Result};
 
 /// What text is wanted for.
@@ -28,8 +29,8 @@ const KNOWN: &[Known] = &[Known {
     train: "datasets/allenai/c4/en/c4-train.00000-of-01024.json.gz",
 }];
 
-/// Brings a hub file, `datasets/org/name/path/in/repo[@revision]`, onto this machine: its path and its commit.
-pub type Fetch<'a> = &'a dyn Fn(&str) -> Result<(PathBuf, String)>;
+/// Brings a hub file, `datasets/org/name/path/in/repo[@revision]`, onto this machine: `Hub::dataset_file`.
+pub type Fetch<'a> = &'a dyn Fn(&str) -> Result<HubFile>;
 
 impl Source {
     /// The text called `spec`: a local file or directory; `hub:datasets/org/name/path[@revision]` or
@@ -50,7 +51,7 @@ impl Source {
                 known.join(", ")
             )));
         };
-        let (path, revision) = fetch(&id)?;
+        let HubFile { path, revision } = fetch(&id)?;
         Ok(Self::of_files(spec.to_owned(), vec![path], options)?.at_revision(revision))
     }
 }
@@ -108,7 +109,7 @@ mod tests {
         let find = |spec: &str| {
             let fetch = |id: &str| {
                 assert_eq!(id, "datasets/org/name/a.jsonl");
-                Ok((path.clone(), "c0ffee".to_owned()))
+                Ok(HubFile { path: path.clone(), revision: "c0ffee".to_owned() })
             };
             Source::find(spec, Purpose::Measure, &SourceOptions::default(), &fetch)
         };
