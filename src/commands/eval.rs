@@ -17,7 +17,7 @@ use crate::eval::encode::Encoder;
 use crate::eval::job::{Job, Scores};
 use crate::eval::journal::{JOURNAL, Journal, Run};
 use crate::eval::metrics::{Answer, Figure};
-use crate::eval::passes::{self, Pass, Request};
+use crate::eval::passes::{self, Pass, PassTokens, Request};
 use crate::eval::results::{self, About};
 use crate::eval::score;
 use crate::eval::select::{select, task_names as names};
@@ -128,7 +128,11 @@ pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalRepo
         ..ModelOptions::default()
     };
     let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
-    let tokens = settings.pass_tokens.unwrap_or_else(|| fit.tree_tokens(&spec, options.budget));
+    let (usual, most) = match settings.pass_tokens {
+        Some(tokens) => (tokens, tokens),
+        None => fit.tree_tokens(&spec, options.budget),
+    };
+    let tokens = PassTokens { usual, most };
     let round = rounding(settings, &checkpoint);
     let run = run_of(settings, &checkpoint, &job, round, tokens)?;
     let plan = passes::plan(&job.requests, &job.ranges(), run.pass_tokens)?;
@@ -219,7 +223,7 @@ fn run_of(
     checkpoint: &Checkpoint,
     job: &Job,
     round: Dtype,
-    pass_tokens: usize,
+    pass_tokens: PassTokens,
 ) -> Result<Run> {
     let mut digest = Sha256::new();
     digest.update(job.digest());

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::metrics::Answer;
+use super::passes::PassTokens;
 use crate::{Error, Result};
 
 /// Name of the file in the output directory.
@@ -26,7 +27,7 @@ pub struct Run {
     /// Digest of the model's files, of every request and of what changes an answer.
     pub digest: String,
     /// Tokens a pass was planned for: a continued run plans the same passes on a machine with other memory.
-    pub pass_tokens: usize,
+    pub pass_tokens: PassTokens,
 }
 
 /// One finished pass: log-likelihood and greediness of each of its requests.
@@ -132,7 +133,12 @@ mod tests {
     use super::*;
 
     fn run(digest: &str) -> Run {
-        Run { version: "1".into(), model: "m".into(), digest: digest.into(), pass_tokens: 8 }
+        Run {
+            version: "1".into(),
+            model: "m".into(),
+            digest: digest.into(),
+            pass_tokens: PassTokens { usual: 8, most: 9 },
+        }
     }
 
     fn answers(n: usize) -> Vec<Answer> {

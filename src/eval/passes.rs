@@ -7,6 +7,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::Batch;
 use crate::ops::Layout;
 use crate::{Error, Result};
@@ -60,13 +62,28 @@ pub struct Pass {
 /// A shared run shorter than this is run again for each sequence: a segment of a few tokens costs more than it saves.
 const LEAST_SHARED: usize = 8;
 
-/// Packs requests into passes of at most `budget` tokens (more where one sequence alone is longer). Requests of
-/// different `groups` are kept apart in order, not in passes; within one, sequences are sorted so that neighbours share
-/// the most.
+/// Tokens a pass may have, unless one sequence alone is longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassTokens {
+    /// Usually.
+    pub usual: usize,
+    /// Where sequences share a beginning so long that they would otherwise fill passes with it again and again.
+    pub most: usize,
+}
+
+impl PassTokens {
+    /// For a pass whose first sequences have `shared` tokens in common: at least three quarters are to be news.
+    fn for_shared(self, shared: usize) -> usize {
+        self.usual.max((4 * shared).min(self.most))
+    }
+}
+
+/// Packs requests into passes. Requests of different `groups` are kept apart in order, not in passes; within one,
+/// sequences are sorted so that neighbours share the most.
 ///
 /// # Errors
 /// A request without tokens.
-pub fn plan(requests: &[Request], groups: &[Range<usize>], budget: usize) -> Result<Vec<Pass>> {
+pub fn plan(requests: &[Request], groups: &[Range<usize>], budget: PassTokens) -> Result<Vec<Pass>> {
     let mut sequences: Vec<Sequence> = Vec::new();
     for group in groups {
         let mut order: Vec<usize> = group.clone().collect();
@@ -83,19 +100,25 @@ pub fn plan(requests: &[Request], groups: &[Range<usize>], budget: usize) -> Res
             }
         }
     }
+    let shared = |index: usize| match index {
+        0 => 0,
+        _ => common(&sequences[index - 1].input, &sequences[index].input),
+    };
+    let shared: Vec<usize> = (0..sequences.len()).map(shared).collect();
     let mut passes = Vec::new();
-    let (mut start, mut tokens) = (0, 0);
-    for index in 0..sequences.len() {
-        let new = sequences[index].input.len();
-        let shared = if index > start { common(&sequences[index - 1].input, &sequences[index].input) } else { 0 };
-        if index > start && tokens + new - shared > budget {
+    let (mut start, mut tokens, mut limit) = (0, 0, 0);
+    for index in 0..=sequences.len() {
+        let new = sequences.get(index).map(|sequence| sequence.input.len() - shared[index]);
+        if index > start && new.is_none_or(|new| tokens + new > limit) {
             passes.push(Packer::pack(requests, &sequences[start..index])?);
-            (start, tokens) = (index, 0);
+            start = index;
         }
-        tokens += if index > start { new - shared } else { new };
-    }
-    if start < sequences.len() {
-        passes.push(Packer::pack(requests, &sequences[start..])?);
+        if index == start && index < sequences.len() {
+            tokens = sequences[index].input.len();
+            limit = budget.for_shared(shared.get(index + 1).copied().unwrap_or(0));
+        } else {
+            tokens += new.unwrap_or(0);
+        }
     }
     Ok(passes)
 }
@@ -219,6 +242,10 @@ mod tests {
         Request { input: Arc::from(input), from, targets: Targets::Sequence(targets.to_vec()) }
     }
 
+    fn fixed(tokens: usize) -> PassTokens {
+        PassTokens { usual: tokens, most: tokens }
+    }
+
     /// Reads every request's input and targets back out of the passes.
     fn check(requests: &[Request], passes: &[Pass]) {
         let mut found = vec![Vec::new(); requests.len()];
@@ -255,7 +282,7 @@ mod tests {
     fn one_token_choices_are_one_sequence() {
         let context: Vec<u32> = (0..20).collect();
         let requests: Vec<Request> = (50..54).map(|answer| request(&context, 19, &[answer])).collect();
-        let passes = plan(&requests, &[0..4], 1000).unwrap();
+        let passes = plan(&requests, &[0..4], fixed(1000)).unwrap();
         check(&requests, &passes);
         assert_eq!((passes.len(), tokens(&passes), passes[0].rows.len()), (1, 20, 1));
         assert_eq!(passes[0].candidates, [[50, 51, 52, 53]]);
@@ -272,19 +299,19 @@ mod tests {
                 requests.push(request(&input, 109, &[answer]));
             }
         }
-        let whole = plan(&requests, &[0..20], 1000).unwrap();
+        let whole = plan(&requests, &[0..20], fixed(1000)).unwrap();
         check(&requests, &whole);
         assert_eq!(tokens(&whole), 200);
-        let cut = plan(&requests, &[0..20], 150).unwrap();
+        let cut = plan(&requests, &[0..20], fixed(150)).unwrap();
         check(&requests, &cut);
         assert_eq!((cut.len(), tokens(&cut)), (2, 300));
-        let single = plan(&requests, &[0..20], 1).unwrap();
-        check(&single_requests(&requests), &single);
+        let single = plan(&requests, &[0..20], fixed(1)).unwrap();
+        check(&requests, &single);
         assert_eq!(single.len(), 10);
-    }
-
-    fn single_requests(requests: &[Request]) -> Vec<Request> {
-        requests.to_vec()
+        // what is shared is long, so a pass may be longer than usual: one question in it would be a waste
+        let long = plan(&requests, &[0..20], PassTokens { usual: 110, most: 160 }).unwrap();
+        check(&requests, &long);
+        assert_eq!((long.len(), tokens(&long)), (2, 300));
     }
 
     #[test]
@@ -318,7 +345,7 @@ mod tests {
         }
         let sum: usize = requests.iter().map(|request| request.input.len()).sum();
         for budget in [1, 40, 300, 100_000] {
-            let passes = plan(&requests, &[0..90, 90..200], budget).unwrap();
+            let passes = plan(&requests, &[0..90, 90..200], fixed(budget)).unwrap();
             check(&requests, &passes);
             let answered: usize = passes.iter().map(|pass| pass.requests.len()).sum();
             assert_eq!(answered, requests.len());
@@ -328,7 +355,7 @@ mod tests {
 
     #[test]
     fn empty_requests_are_refused() {
-        assert!(plan(&[request(&[], 0, &[1])], &[0..1], 10).is_err());
-        assert!(plan(&[request(&[1], 3, &[1])], &[0..1], 10).is_err());
+        assert!(plan(&[request(&[], 0, &[1])], &[0..1], fixed(10)).is_err());
+        assert!(plan(&[request(&[1], 3, &[1])], &[0..1], fixed(10)).is_err());
     }
 }

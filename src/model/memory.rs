@@ -57,9 +57,25 @@ pub fn resident() -> u64 {
 /// the MLP's three.
 #[must_use]
 pub fn transient_bytes_per_token(spec: &ModelSpec) -> u64 {
+    attention_bytes_per_token(spec) + mlp_bytes_per_token(spec)
+}
+
+/// What the whole of a pass takes at once.
+fn attention_bytes_per_token(spec: &ModelSpec) -> u64 {
     let attention = 3 * spec.heads * spec.head_dim + 4 * spec.kv_heads * spec.head_dim;
     let fused = if spec.fused { 2 } else { 1 };
-    4 * (5 * spec.hidden_size + fused * (attention + 3 * spec.mlp_size)) as u64
+    4 * (5 * spec.hidden_size + fused * attention) as u64
+}
+
+/// What [`PASS_TOKENS`] tokens of a pass take at once.
+fn mlp_bytes_per_token(spec: &ModelSpec) -> u64 {
+    let fused = if spec.fused { 2 } else { 1 };
+    4 * (fused * 3 * spec.mlp_size) as u64
+}
+
+/// Bytes that a pass of `tokens` takes while a block works on it.
+pub(super) fn transient_bytes(spec: &ModelSpec, tokens: usize) -> u64 {
+    attention_bytes_per_token(spec) * tokens as u64 + mlp_bytes_per_token(spec) * tokens.min(PASS_TOKENS) as u64
 }
 
 /// Tokens of a pass, `most` if the budget allows, when `streams_kept` residual streams of it are kept beside
@@ -71,9 +87,13 @@ pub(super) fn pass_tokens(
     streams_kept: usize,
     most: usize,
 ) -> usize {
-    let per_token = transient_bytes_per_token(spec) + (streams_kept * spec.hidden_size * 4) as u64;
-    let room = budget.usable().saturating_sub(weight_bytes) / per_token.max(1);
-    usize::try_from(room).unwrap_or(most).clamp(1, most)
+    let kept = (streams_kept * spec.hidden_size * 4) as u64;
+    let (attention, mlp) = (attention_bytes_per_token(spec) + kept, mlp_bytes_per_token(spec));
+    let room = budget.usable().saturating_sub(weight_bytes);
+    let short = room / (attention + mlp).max(1);
+    let long = room.saturating_sub(mlp * PASS_TOKENS as u64) / attention.max(1);
+    let tokens = if short < PASS_TOKENS as u64 { short } else { long };
+    usize::try_from(tokens).unwrap_or(most).clamp(1, most)
 }
 
 /// How a model fits into the budget.
@@ -116,9 +136,11 @@ impl Fit {
         Ok(Self { residency, weight_bytes })
     }
 
-    /// Tokens a pass should have at most, unless one sequence alone is longer, when its sequences share beginnings.
+    /// Tokens a pass should have, unless one sequence alone is longer, when its sequences share beginnings: usually, and
+    /// at most where what they share is long.
     #[must_use]
-    pub fn tree_tokens(&self, spec: &ModelSpec, budget: Budget) -> usize {
-        pass_tokens(spec, budget, self.weight_bytes, 0, TREE_TOKENS)
+    pub fn tree_tokens(&self, spec: &ModelSpec, budget: Budget) -> (usize, usize) {
+        let tokens = |most| pass_tokens(spec, budget, self.weight_bytes, 0, most);
+        (tokens(TREE_TOKENS), tokens(4 * TREE_TOKENS))
     }
 }

@@ -265,8 +265,7 @@ impl Model {
     /// each wave reads the model from disk.
     fn waves(&self, batches: &[Batch], streams_kept: usize) -> Vec<std::ops::Range<usize>> {
         let stream = (self.spec.hidden_size * 4 * (streams_kept + 1)) as u64 + (self.spec.rope.rotary_dim * 4) as u64;
-        let transient =
-            memory::transient_bytes_per_token(&self.spec) * batches.iter().map(Batch::tokens).max().unwrap_or(0) as u64;
+        let transient = memory::transient_bytes(&self.spec, batches.iter().map(Batch::tokens).max().unwrap_or(0));
         let room = match self.residency() {
             Residency::Resident => 0,
             Residency::Streamed => self.budget.usable().saturating_sub(self.weight_bytes + transient),
