@@ -4,6 +4,7 @@
 
 mod fixture;
 #[path = "checkpoint/server.rs"]
+#[allow(dead_code, reason = "another test needs the rest of it")]
 mod server;
 
 use std::collections::BTreeMap;

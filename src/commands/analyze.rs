@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{analysis_view, open};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{self, Checkpoint, OutputDir};
-use crate::data::{Packing, SequenceOptions, Sequences, Shape, Source, SourceOptions, Tokenizer};
+use crate::data::{Packing, Purpose, SequenceOptions, Sequences, Shape, SourceOptions, Tokenizer};
 use crate::importance::{
     Amount, Analysis, DataUsed, METRICS, Probe, Protect, STRATEGIES, Search, Watch, metric, strategy,
 };
@@ -175,7 +175,7 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
 /// What is in the way is said before the work, not after it.
 fn refuse_existing(settings: &AnalyzeSettings) -> Result<()> {
     let outputs = settings.out.iter().chain(&settings.csv);
-    match outputs.filter(|path| !settings.force && path.exists()).next() {
+    match outputs.into_iter().find(|path| !settings.force && path.exists()) {
         Some(path) => Err(Error::request(format!("{} exists; --force replaces it", path.display()))),
         None => Ok(()),
     }
@@ -252,7 +252,7 @@ fn read_text(
 ) -> Result<Sequences> {
     let data = settings.data.as_deref().ok_or_else(|| Error::request("which text? --data names it"))?;
     let options = SourceOptions { field: settings.text_field.clone(), ..SourceOptions::default() };
-    let source = Source::open(data, &options)?;
+    let source = open::text(data, Purpose::Measure, &options, progress)?;
     let tokenizer = Tokenizer::open(&checkpoint.source.dir)?;
     let shape = Shape { seq_len, packing: settings.packing, ..Shape::default() };
     let samples = settings.samples.unwrap_or(SAMPLES);

@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 use super::{heal_figure, open};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, read_json};
-use crate::data::{SequenceOptions, Sequences, Shape, Source, SourceOptions, StreamOptions, Tokenizer, TrainStream};
+use crate::data::{
+    Purpose, SequenceOptions, Sequences, Shape, Source, SourceOptions, StreamOptions, Tokenizer, TrainStream,
+};
 use crate::heal::{
     Best, Estimate, Finished, HealSettings, Merge, Run, TextSamples, Train, Trainer, WorkDir, estimate, fittings,
 };
@@ -70,7 +72,7 @@ pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealRepo
     let data =
         settings.data.as_deref().ok_or_else(|| Error::request("which text? name a file or directory with --data"))?;
     let options = SourceOptions { field: settings.text_field.clone(), split: settings.text_split };
-    let source = Source::open(data, &options)?;
+    let source = open::text(data, Purpose::Train, &options, progress)?;
     let text = Text { options, source };
     if settings.seq_len > spec.max_positions {
         let (asked, promised) = (settings.seq_len, spec.max_positions);
@@ -207,7 +209,7 @@ impl Job<'_> {
     /// Sequences to validate on: documents in the order of their text.
     fn validation(&self, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
         let Some(path) = &self.settings.eval_data else { return Ok(Vec::new()) };
-        let source = Source::open(path, &self.text.options)?;
+        let source = open::text(path, Purpose::Measure, &self.text.options, self.progress)?;
         let options = SequenceOptions {
             samples: Some(self.settings.eval_samples),
             shape: Shape { packing: crate::data::Packing::Document, ..self.settings.shape() },

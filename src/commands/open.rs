@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::Device;
 
 use crate::checkpoint::{ByteSize, Checkpoint, Hub};
+use crate::data::{Purpose, Source, SourceOptions};
 use crate::model::Budget;
 use crate::progress::Progress;
 use crate::{Context, Error, Result, ops};
@@ -24,4 +25,9 @@ pub(super) fn budget(memory: Option<&str>) -> Result<Budget> {
 /// `--device`.
 pub(super) fn device(choice: Option<&str>) -> Result<Device> {
     ops::device(choice.unwrap_or("auto")).context(|| "--device")
+}
+
+/// The text a command was given: a file, a directory, a file of a hub data set.
+pub(super) fn text(data: &str, purpose: Purpose, options: &SourceOptions, progress: &dyn Progress) -> Result<Source> {
+    Source::find(data, purpose, options, &|id| Hub::from_env()?.dataset_file(id, progress))
 }

@@ -235,6 +235,7 @@ impl<'a> Packer<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "groups of requests are ranges, and one group is a list too")]
 mod tests {
     use super::*;
 

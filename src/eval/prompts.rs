@@ -164,6 +164,7 @@ impl<'a> Examples<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
 pub(super) mod tests {
     use std::fs;
     use std::path::Path;

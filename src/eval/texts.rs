@@ -121,6 +121,7 @@ fn detokenize(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
 mod tests {
     use sha2::Digest;
 

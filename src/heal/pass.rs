@@ -46,8 +46,9 @@ pub struct PassLoss {
 pub fn targets(batch: &Batch) -> Vec<Option<u32>> {
     let mut targets = vec![None; batch.tokens()];
     for segment in batch.layout.segments() {
-        for row in segment.start..segment.start + segment.len - 1 {
-            targets[row] = Some(batch.ids[row + 1]);
+        let (first, end) = (segment.start, segment.start + segment.len);
+        for (target, next) in targets[first..end - 1].iter_mut().zip(&batch.ids[first + 1..end]) {
+            *target = Some(*next);
         }
     }
     targets

@@ -195,7 +195,7 @@ fn distilled(logits: &mut [f32], token: usize, teacher_logits: &[f32], teacher: 
     let soft = |logits: &[f32]| -> (Vec<f32>, f64) {
         let max = max(logits);
         let mut probabilities: Vec<f32> = logits.iter().map(|logit| (logit - max) / temperature as f32).collect();
-        let sum = change_and_sum(&mut probabilities, |logit| exp(logit));
+        let sum = change_and_sum(&mut probabilities, exp);
         probabilities.iter_mut().for_each(|p| *p /= sum);
         (probabilities, f64::from(max) / temperature + f64::from(sum).ln())
     };

@@ -17,7 +17,7 @@ impl Nf4Weight {
             let (now, rest) = out.split_at_mut(len);
             let scale = self.scale(block);
             let table = self.codes.map(|code| code * scale);
-            if at % 2 == 0 {
+            if at.is_multiple_of(2) {
                 pairs(&self.packed[at / 2..], &table, now);
             } else {
                 now[0] = table[usize::from(self.packed[at / 2] & 15)];

@@ -69,7 +69,7 @@ impl Nf4Weight {
     ) -> Result<Self> {
         let count =
             rows.checked_mul(columns).ok_or_else(|| Error::work(format!("impossible shape [{rows}, {columns}]")))?;
-        if block == 0 || block % 2 != 0 {
+        if block == 0 || !block.is_multiple_of(2) {
             return Err(Error::work(format!("{block} weights to a scale: expected an even number")));
         }
         let expect = |what: &str, found: usize, expected: usize| {
