@@ -253,6 +253,9 @@ fn cut_heal_merge_eval() {
         figures.iter().find(|figure| figure["metric"] == "loss").unwrap()["value"].as_f64().unwrap()
     };
     assert!(loss("merged") < loss("small"));
+    assert!((loss("small --adapter healed/adapter") - loss("merged")).abs() < 1e-5);
+    desk.refused("eval model --adapter healed/adapter --tasks text:text.jsonl", 2, &["healed/adapter"]);
+    desk.refused("eval small --adapter small --tasks text:text.jsonl", 2, &["adapter_config.json"]);
     desk.refused("merge model --adapter healed/adapter -o other", 2, &["healed/adapter"]);
     desk.refused("eval small --tasks riddles", 2, &["riddles"]);
     desk.refused("heal small --data text.jsonl --steps 0 -o none", 2, &["steps"]);

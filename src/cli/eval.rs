@@ -20,6 +20,9 @@ pub(crate) struct EvalArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
     #[arg(required_unless_present = "config")]
     model: Option<String>,
+    /// Adapter on top of the model, in PEFT's files
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Tasks and groups, separated by commas: mmlu, mmlu_stem, boolq, hellaswag, arc_easy, c4, text:FILE...
     #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "config")]
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use safetensors::Dtype;
@@ -24,7 +25,8 @@ use crate::eval::select::{select, task_names as names};
 use crate::eval::settings::{Compat, EvalSettings};
 use crate::eval::source::Source;
 use crate::eval::tasks::TASKS;
-use crate::model::{Fit, Model, ModelOptions, Residency};
+use crate::model::lora::{ADAPTER_FILES, Adapters};
+use crate::model::{Fit, Fittings, Model, ModelOptions, Residency};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -122,9 +124,12 @@ pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalRepo
     let other = settings.against.as_deref().map(|path| Other::open(path, &about)).transpose()?;
     let encoder = Encoder::new(&tokenizer, settings.compat, settings.bos, max_length, settings.paper)?;
     let job = Job::prepare(selection, &source, &encoder, settings, progress)?;
+    let device = open::device(settings.device.as_deref())?;
+    let adapters = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
     let options = ModelOptions {
-        device: open::device(settings.device.as_deref())?,
+        device,
         budget: open::budget(settings.memory.as_deref())?,
+        fittings: Fittings { adapters: adapters.map(Arc::new), ..Fittings::default() },
         ..ModelOptions::default()
     };
     let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
@@ -229,7 +234,9 @@ fn run_of(
     digest.update(job.digest());
     digest.update(format!("{round:?}"));
     let config = checkpoint.source.dir.join("config.json");
-    for path in std::iter::once(&config).chain(&checkpoint.index.shards) {
+    let adapter = settings.adapter.as_ref().map(|dir| ADAPTER_FILES.map(|file| dir.join(file)));
+    let files = std::iter::once(&config).chain(&checkpoint.index.shards).chain(adapter.iter().flatten());
+    for path in files {
         let metadata = fs::metadata(path).map_err(|error| Error::io(path, &error))?;
         let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
         digest.update(format!("{} {} {changed:?}\n", path.display(), metadata.len()));

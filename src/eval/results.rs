@@ -245,6 +245,9 @@ fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
 fn run_config(about: &About, settings: &EvalSettings) -> Value {
     let mut arguments = Map::new();
     arguments.insert("pretrained".to_owned(), json!(about.model));
+    if let Some(adapter) = &settings.adapter {
+        arguments.insert("peft".to_owned(), json!(adapter));
+    }
     if let Some(bos) = settings.bos {
         arguments.insert("add_bos_token".to_owned(), json!(bos));
     }

@@ -25,6 +25,8 @@ pub enum Compat {
 pub struct EvalSettings {
     /// Model: a directory or a hub id.
     pub model: Option<String>,
+    /// Adapter on top of it, in PEFT's files.
+    pub adapter: Option<PathBuf>,
     /// Tasks and groups: `mmlu`, `mmlu_stem`, `mmlu_anatomy`, `boolq`, `c4`, `text:FILE`…
     pub tasks: Vec<String>,
     /// Examples in front of each question; each task's own number when absent (5 for MMLU, else 0).
@@ -63,6 +65,7 @@ impl Default for EvalSettings {
     fn default() -> Self {
         Self {
             model: None,
+            adapter: None,
             tasks: Vec::new(),
             few_shot: None,
             data_dir: None,

@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+pub use peft::ADAPTER_FILES;
 pub use settings::{LoraSettings, Targets};
 
 use crate::arch::{ModelSpec, Role};

@@ -18,6 +18,8 @@ use crate::{Context, Error, Result};
 const CONFIG: &str = "adapter_config.json";
 /// The file of its tensors.
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// The files of an adapter directory.
+pub const ADAPTER_FILES: [&str; 2] = [CONFIG, WEIGHTS];
 
 /// What PEFT puts before the path of a module.
 const PREFIX: &str = "base_model.model.";
