@@ -4,6 +4,7 @@ mod canvas;
 mod chart;
 mod heatmap;
 mod letters;
+pub mod run;
 mod scale;
 mod table;
 mod terminal;

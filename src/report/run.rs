@@ -1,0 +1,149 @@
+//! What a report tells: a whole job's figures, gathered from the files its stages left.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A job from the dense model to its cut and healed variants.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunData {
+    /// The model's directory or hub id.
+    pub model: String,
+    /// `llama`, `qwen3`: the model type.
+    pub family: String,
+    /// A sentence to stand beside every figure.
+    pub caveat: Option<String>,
+    /// What was measured on each variant, in the order of the tables.
+    pub measures: Vec<Measure>,
+    /// The model before the cut.
+    pub dense: Variant,
+    /// What became of it, by strategy, layers dropped, unhealed before healed.
+    pub variants: Vec<Variant>,
+    /// Scores of all blocks; absent where no strategy asked for them.
+    pub distances: Option<Distances>,
+    /// The recipe as it was run, TOML.
+    pub recipe: String,
+    /// Program, version, hashes of what it read: key and value.
+    pub provenance: Vec<(String, String)>,
+}
+
+/// A column of scores: a task's accuracy, or a loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measure {
+    /// Task or group: `mmlu`, `mmlu_astronomy`, `boolq`, `c4`.
+    pub task: String,
+    /// Its name for people.
+    pub title: String,
+    /// `acc`, `loss`, `word_perplexity`.
+    pub metric: String,
+    /// What guessing would score; absent for losses.
+    pub chance: Option<f64>,
+    /// Lower is better.
+    pub is_loss: bool,
+    /// Depth in its group: 0 for what a summary shows.
+    pub depth: usize,
+}
+
+/// One model: dense, cut, or cut and healed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Variant {
+    /// Directory of its files, relative to the run's.
+    pub dir: String,
+    /// Which search chose what to drop: `similarity`, `deepest`; absent for the dense model.
+    pub strategy: Option<String>,
+    /// Layers dropped, 0-based.
+    pub dropped: Vec<usize>,
+    /// Whether it was fine-tuned after the cut.
+    pub is_healed: bool,
+    /// Layers left.
+    pub layers: usize,
+    /// Parameters.
+    pub parameters: u64,
+    /// Bytes of weights on disk.
+    pub bytes: u64,
+    /// One entry for each measure of the run; absent where a measure was not taken.
+    pub scores: Vec<Option<Score>>,
+    /// How it was healed.
+    pub healing: Option<Healing>,
+    /// How fast it runs here; absent where it was not measured.
+    pub speed: Option<Speed>,
+}
+
+/// A figure with its error.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// The figure.
+    pub value: f64,
+    /// Its standard error.
+    pub stderr: Option<f64>,
+    /// Documents it was measured on.
+    pub documents: usize,
+}
+
+/// A fine-tuning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Healing {
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Validation loss before the first step, nats a token.
+    pub loss_before: Option<f64>,
+    /// The best validation loss.
+    pub best_loss: Option<f64>,
+    /// Steps after which it was best.
+    pub best_step: Option<usize>,
+    /// Step and training loss.
+    pub training: Vec<(usize, f64)>,
+    /// Step and validation loss.
+    pub validation: Vec<(usize, f64)>,
+}
+
+/// Speed and memory on the machine of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    /// Tokens a second, reading a prompt.
+    pub prompt: f64,
+    /// Tokens a second, writing one after the other.
+    pub generation: f64,
+    /// Seconds from a prompt to the first new token.
+    pub first_token: f64,
+    /// Peak memory of the process, bytes.
+    pub memory: u64,
+}
+
+/// Scores of all blocks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Distances {
+    /// `angular`…
+    pub metric: String,
+    /// Its name for people: `angular distance`.
+    pub title: String,
+    /// Row n-1 holds the blocks of n layers, entry l the one that starts at layer l; one row where layers are scored.
+    pub mean: Vec<Vec<f64>>,
+    /// Standard errors, laid out alike.
+    pub stderr: Vec<Vec<f64>>,
+    /// First layer of the best block of each row, where there is one.
+    pub best: Vec<Option<usize>>,
+    /// Samples measured.
+    pub samples: usize,
+    /// The text they come from.
+    pub text: String,
+    /// More of a score is to go first: similarities.
+    pub highest_first: bool,
+}
+
+impl RunData {
+    /// All models, the dense one first.
+    pub fn all(&self) -> impl Iterator<Item = &Variant> {
+        std::iter::once(&self.dense).chain(&self.variants)
+    }
+
+    /// The same job without what differs from one run of it to the next: speed, and when it was.
+    #[must_use]
+    pub fn without_timings(&self) -> Value {
+        let mut data = self.clone();
+        data.dense.speed = None;
+        data.variants.iter_mut().for_each(|variant| variant.speed = None);
+        serde_json::to_value(data).unwrap_or_default()
+    }
+}
