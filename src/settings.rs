@@ -37,9 +37,44 @@ fn read(command: &str, path: &Path) -> Result<Map<String, Value>> {
         _ => table,
     };
     match serde_json::to_value(table) {
-        Ok(Value::Object(map)) => Ok(map),
+        Ok(Value::Object(mut map)) => {
+            beside(path.parent().unwrap_or(Path::new("")), &mut map);
+            Ok(map)
+        }
         Ok(_) => Err(wrong(&"not a table")),
         Err(error) => Err(wrong(&error)),
+    }
+}
+
+/// Settings that name what is read.
+const INPUTS: [&str; 9] = ["model", "data", "eval_data", "data_dir", "adapter", "teacher", "plan", "from", "against"];
+
+/// Relative paths to inputs that exist in the directory of their file, `near`, mean those; others are left as they are,
+/// to be found from the current directory or the hub. Tables in the table included.
+pub fn beside(near: &Path, settings: &mut Map<String, Value>) {
+    let found = |text: &str| {
+        let path = near.join(text);
+        (!text.is_empty() && path.exists()).then(|| path.display().to_string())
+    };
+    for (key, value) in settings {
+        match value {
+            Value::Object(section) => beside(near, section),
+            Value::String(text) if INPUTS.contains(&key.as_str()) => {
+                if let Some(path) = found(text) {
+                    *text = path;
+                }
+            }
+            // eval's `text:FILE`
+            Value::Array(names) if key == "tasks" => {
+                for name in names {
+                    let path = name.as_str().and_then(|name| found(name.strip_prefix("text:")?));
+                    if let Some(path) = path {
+                        *name = Value::String(format!("text:{path}"));
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -47,6 +82,7 @@ fn read(command: &str, path: &Path) -> Result<Map<String, Value>> {
 mod tests {
     use super::*;
     use serde::Deserialize;
+    use serde_json::json;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(deny_unknown_fields, default)]
@@ -83,6 +119,20 @@ mod tests {
         let config = file("model = \"m\"\n[analyze]\nsamples = 4\n");
         let settings: Settings = resolve("analyze", Some(config.path()), &serde_json::json!({})).unwrap();
         assert_eq!(settings.samples, 4);
+    }
+
+    #[test]
+    fn inputs_are_looked_for_beside_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("c4"), "x").unwrap();
+        let text = json!({"data": "c4", "model": "org/c4", "name": "c4", "eval": {"tasks": ["c4", "text:c4"]}});
+        let Value::Object(mut settings) = text else { panic!() };
+        beside(dir.path(), &mut settings);
+        let found = dir.path().join("c4").display().to_string();
+        let expected = json!({
+            "data": found, "model": "org/c4", "name": "c4", "eval": {"tasks": ["c4", format!("text:{found}")]},
+        });
+        assert_eq!(Value::Object(settings), expected);
     }
 
     #[test]

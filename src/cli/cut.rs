@@ -36,6 +36,9 @@ pub(crate) struct CutArgs {
     /// Share of the layers to drop, 0 to 1: the analysis' best block of that size, or the deepest layers
     #[arg(long, value_name = "F", conflicts_with_all = ["drop", "deepest"])]
     fraction: Option<f64>,
+    /// Number of layers to drop, with an analysis as --plan: its best choice of that size
+    #[arg(long, value_name = "N", requires = "plan", conflicts_with = "fraction")]
+    layers: Option<usize>,
     /// Size of a shard at most [default: 5GB]
     #[arg(long, value_name = "SIZE")]
     max_shard_size: Option<String>,

@@ -9,6 +9,7 @@ mod heal;
 mod merge;
 mod output;
 mod progress;
+mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +62,7 @@ enum Command {
     Heal(Box<heal::HealArgs>),
     Merge(merge::MergeArgs),
     Eval(eval::EvalArgs),
+    Run(run::RunArgs),
     Demo(demo::DemoArgs),
 }
 
@@ -88,6 +90,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Heal(args) => heal::run(&args, &context),
         Command::Merge(args) => merge::run(&args, &context),
         Command::Eval(args) => eval::run(&args, &context),
+        Command::Run(args) => run::run(&args, &context),
         Command::Demo(args) => demo::run(&args, &context),
     }
 }

@@ -15,7 +15,7 @@ use crate::report::{
 const CURVES: usize = 6;
 
 /// The scores the search followed.
-fn triangle(analysis: &Analysis) -> Result<Triangle> {
+pub(super) fn triangle(analysis: &Analysis) -> Result<Triangle> {
     let name = &analysis.search.metric;
     let metric = metric(name)?;
     let best = match metric.subject {
@@ -38,7 +38,7 @@ fn dropped(analysis: &Analysis) -> Option<Vec<usize>> {
 }
 
 /// What a score is, in words.
-fn measure(analysis: &Analysis) -> String {
+pub(super) fn measure(analysis: &Analysis) -> String {
     match analysis.search.metric.as_str() {
         "angular" => "angular distance".to_owned(),
         other => other.replace('-', " "),

@@ -32,6 +32,8 @@ pub struct CutSettings {
     pub deepest: Option<usize>,
     /// Share of the layers to drop: with an analysis as `plan`, its best choice of that size; alone, the deepest.
     pub fraction: Option<f64>,
+    /// Layers to drop: with an analysis as `plan`, its best choice of so many.
+    pub layers: Option<usize>,
     /// Tensors of one weight file take no more than this, unless one alone does: `5GB`, `2GiB`.
     pub max_shard_size: String,
     /// Config keys that stay although they look as if they had one value per layer: a name, or a path with dots.
@@ -55,6 +57,7 @@ impl Default for CutSettings {
             drop: None,
             deepest: None,
             fraction: None,
+            layers: None,
             max_shard_size: "5GB".to_owned(),
             allow_unsliced: Vec::new(),
             hash: false,
@@ -155,11 +158,13 @@ fn one_choice(settings: &CutSettings) -> Result<()> {
         ("--drop", settings.drop.is_some()),
         ("--deepest", settings.deepest.is_some()),
         ("--fraction", settings.fraction.is_some()),
+        ("--layers", settings.layers.is_some()),
     ];
     let named: Vec<&str> = named.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect();
     match named[..] {
         [] => Err(Error::request("which layers? give --plan, --drop, --deepest or --fraction")),
-        [_] | ["--plan", "--fraction"] => Ok(()),
+        ["--layers"] => Err(Error::request("--layers goes with an analysis: give --plan, or --deepest instead")),
+        [_] | ["--plan", "--fraction" | "--layers"] => Ok(()),
         _ => Err(Error::request(format!("{} say different things; give one of them", named.join(" and ")))),
     }
 }
@@ -173,7 +178,7 @@ fn plan(settings: &CutSettings, model: &PlannedFor) -> Result<Plan> {
         return Plan::deepest(model.clone(), layers).context(|| "--deepest");
     }
     let share = settings.fraction.map(|fraction| layers_for_fraction(fraction, model.layers)).transpose();
-    match (&settings.plan, share.context(|| "--fraction")?) {
+    match (&settings.plan, share.context(|| "--fraction")?.or(settings.layers)) {
         (Some(path), share) => {
             let plan = share.map_or_else(|| Plan::read(path), |layers| from_analysis(path, layers))?;
             plan.check_for(model).context(|| path.display())?;
@@ -189,7 +194,7 @@ fn from_analysis(path: &std::path::Path, layers: usize) -> Result<Plan> {
     let document: Value = read_json(path)?;
     if document.get("stack").is_some() {
         return Err(Error::request(format!(
-            "{}: a plan says itself which layers go; --fraction goes with an analysis.json",
+            "{}: a plan says itself which layers go; --fraction and --layers go with an analysis.json",
             path.display()
         )));
     }

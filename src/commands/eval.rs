@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use safetensors::Dtype;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::open;
@@ -46,7 +46,7 @@ pub struct EvalReport {
 }
 
 /// One figure of a task or group.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FigureReport {
     /// Name in results.
     pub task: String,
@@ -59,11 +59,13 @@ pub struct FigureReport {
     /// Documents.
     pub documents: usize,
     /// What was measured.
-    pub metric: &'static str,
+    pub metric: String,
     /// How much.
     pub value: f64,
     /// Standard error.
     pub stderr: Option<f64>,
+    /// What guessing would score; absent for losses.
+    pub chance: Option<f64>,
 }
 
 /// How the passes run.
@@ -103,6 +105,21 @@ pub fn task_names() -> Vec<String> {
 /// Settings that do not fit together, data or a model that cannot be read, an output that is in the way, results that
 /// cannot be compared with; each names its place.
 pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalReport> {
+    eval_sharing(settings, &mut None, progress)
+}
+
+/// Questions that were read and tokenised, and a digest of everything they depend on but the data's content.
+pub(super) type Tokenised = Option<(String, Job)>;
+
+/// Runs `prune eval`; with the questions of the evaluation before, where they are the same ones.
+///
+/// # Errors
+/// As [`eval`].
+pub(super) fn eval_sharing(
+    settings: &EvalSettings,
+    tokenised: &mut Tokenised,
+    progress: &dyn Progress,
+) -> Result<EvalReport> {
     settings.check()?;
     refuse_existing(settings)?;
     let source = match &settings.data_dir {
@@ -123,7 +140,12 @@ pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalRepo
     let about = about(&checkpoint, &spec, &tokenizer, max_length)?;
     let other = settings.against.as_deref().map(|path| Other::open(path, &about)).transpose()?;
     let encoder = Encoder::new(&tokenizer, settings.compat, settings.bos, max_length, settings.paper)?;
-    let job = Job::prepare(selection, &source, &encoder, settings, progress)?;
+    let asked = questions(settings, &about);
+    let job = match tokenised.take() {
+        Some((digest, job)) if digest == asked => job,
+        _ => Job::prepare(selection, &source, &encoder, settings, progress)?,
+    };
+    let job = &tokenised.insert((asked, job)).1;
     let device = open::device(settings.device.as_deref())?;
     let adapters = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
     let options = ModelOptions {
@@ -139,7 +161,7 @@ pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalRepo
     };
     let tokens = PassTokens { usual, most };
     let round = rounding(settings, &checkpoint);
-    let run = run_of(settings, &checkpoint, &job, round, tokens)?;
+    let run = run_of(settings, &checkpoint, job, round, tokens)?;
     let plan = passes::plan(&job.requests, &job.ranges(), run.pass_tokens)?;
     let mut report = EvalReport {
         model: about.model.clone(),
@@ -174,14 +196,14 @@ pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalRepo
     let scores = job.scores(&answers, spec.vocab_size);
     report.figures = figures(&scores);
     if let Some(other) = &other {
-        report.comparisons = other.compare(&job, &scores, spec.vocab_size, settings.paper)?;
+        report.comparisons = other.compare(job, &scores, spec.vocab_size, settings.paper)?;
     }
     if let Some(out) = &settings.out {
         let inputs = settings.data_dir.as_deref().into_iter().chain(settings.against.as_deref());
         let sources: Vec<&Path> = std::iter::once(checkpoint.source.dir.as_path()).chain(inputs).collect();
         // what stands there is this run's own journal, or what --force gave up
         let dir = OutputDir::create(out, true, &sources)?;
-        let files = results::write(dir.path(), &about, settings, &job, &scores)?;
+        let files = results::write(dir.path(), &about, settings, job, &scores)?;
         dir.commit()?;
         report.written = files.iter().map(|file| out.join(file)).collect();
     }
@@ -211,6 +233,13 @@ fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_l
         special: [token(tokenizer.pad()), token(tokenizer.eos()), token(tokenizer.bos())],
         tokenizer: format!("{:x}", Sha256::digest(bytes)),
     })
+}
+
+/// What the tokenised questions depend on: the tokenizer, and the settings that choose and shape them.
+fn questions(settings: &EvalSettings, about: &About) -> String {
+    let EvalSettings { tasks, few_shot, data_dir, limit, compat, bos, paper, seed, .. } = settings;
+    let chosen = (tasks, few_shot, data_dir, limit, compat, bos, paper, seed);
+    format!("{chosen:?} {} {} {:?}", about.tokenizer, about.max_length, about.special)
 }
 
 /// The type the reference would round log-probabilities to.
@@ -314,23 +343,26 @@ fn figures(scores: &Scores) -> Vec<FigureReport> {
 }
 
 fn descend(scores: &Scores, name: &str, depth: usize, rows: &mut Vec<FigureReport>) {
-    let row = |alias: &str, shots, documents, figure: &Figure| FigureReport {
+    let row = |alias: &str, shots, documents, chance: Option<f64>, figure: &Figure| FigureReport {
         task: name.to_owned(),
         alias: alias.to_owned(),
         depth,
         shots,
         documents,
-        metric: figure.metric.name(),
+        metric: figure.metric.name().to_owned(),
         value: figure.value,
         stderr: figure.stderr,
+        chance: chance.filter(|_| figure.metric.higher_is_better()),
     };
     if let Some(score) = scores.groups.iter().find(|score| score.group.name == name) {
-        rows.extend(score.figures.iter().map(|figure| row(&score.group.alias, score.shots, score.size, figure)));
+        let figures = score.figures.iter();
+        rows.extend(figures.map(|figure| row(&score.group.alias, score.shots, score.size, score.chance, figure)));
         for child in &score.group.children {
             descend(scores, child, depth + 1, rows);
         }
     } else if let Some(task) = scores.tasks.iter().find(|task| task.name == name) {
         let figures = task.figures.iter();
-        rows.extend(figures.map(|figure| row(&task.alias, Some(task.shots), task.outcomes.len(), figure)));
+        let documents = task.outcomes.len();
+        rows.extend(figures.map(|figure| row(&task.alias, Some(task.shots), documents, task.chance, figure)));
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::eval::{EvalReport, PassReport};
 use crate::eval::compare::Comparison;
 use crate::model::Residency;
+use crate::report::{Column, table};
 
 impl EvalReport {
     /// The report for a terminal.
@@ -13,29 +14,40 @@ impl EvalReport {
         let mut text = String::new();
         passes(&self.passes, &mut text);
         if !self.figures.is_empty() {
-            let mut rows = vec![["task", "shots", "n", "metric", "value", "± error"].map(str::to_owned).to_vec()];
-            for figure in &self.figures {
-                rows.push(vec![
+            let head = [
+                Column::left("task"),
+                Column::right("shots"),
+                Column::right("n"),
+                Column::left("metric"),
+                Column::right("value"),
+                Column::left("± error"),
+            ];
+            let rows = self.figures.iter().map(|figure| {
+                vec![
                     format!("{:indent$}{}", "", figure.alias, indent = 2 * figure.depth),
                     figure.shots.map_or_else(|| "-".to_owned(), |shots| shots.to_string()),
                     figure.documents.to_string(),
                     figure.metric.to_owned(),
                     format!("{:.4}", figure.value),
                     figure.stderr.map_or_else(String::new, |stderr| format!("± {stderr:.4}")),
-                ]);
-            }
+                ]
+            });
             text.push('\n');
-            table(&rows, &[1, 2, 4], &mut text);
+            text.push_str(&table(&head, rows));
         }
         if !self.comparisons.is_empty() {
-            let mut rows = vec![
-                ["against the other run", "n", "metric", "difference", "± error", "gained", "lost", "p"]
-                    .map(str::to_owned)
-                    .to_vec(),
+            let head = [
+                Column::left("against the other run"),
+                Column::right("n"),
+                Column::left("metric"),
+                Column::right("difference"),
+                Column::left("± error"),
+                Column::right("gained"),
+                Column::right("lost"),
+                Column::right("p"),
             ];
-            rows.extend(self.comparisons.iter().map(compared));
             text.push('\n');
-            table(&rows, &[1, 3, 5, 6, 7], &mut text);
+            text.push_str(&table(&head, self.comparisons.iter().map(compared)));
         }
         if !self.written.is_empty() {
             text.push('\n');
@@ -78,22 +90,4 @@ fn compared(comparison: &Comparison) -> Vec<String> {
         count(comparison.lost),
         comparison.p.map_or_else(String::new, |p| if p < 1e-4 { format!("{p:.1e}") } else { format!("{p:.4}") }),
     ]
-}
-
-/// Columns two spaces apart, those of `right` aligned there; a rule under the first row.
-fn table(rows: &[Vec<String>], right: &[usize], text: &mut String) {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    for (index, row) in rows.iter().enumerate() {
-        let cells = row.iter().enumerate().map(|(column, cell)| {
-            let pad = " ".repeat(widths[column] - cell.chars().count());
-            if right.contains(&column) { pad + cell } else { format!("{cell}{pad}") }
-        });
-        let line = cells.collect::<Vec<_>>().join("  ");
-        let _ = writeln!(text, "{}", line.trim_end());
-        if index == 0 {
-            let _ = writeln!(text, "{}", "─".repeat(widths.iter().sum::<usize>() + 2 * columns.saturating_sub(1)));
-        }
-    }
 }

@@ -10,4 +10,5 @@ pub mod heal;
 mod heal_figure;
 pub mod merge;
 mod open;
+pub mod run;
 mod seam;

@@ -299,8 +299,14 @@ mod tests {
 
     #[test]
     fn the_error_is_that_of_the_paired_differences() {
-        let score =
-            TaskScore { name: "t".into(), alias: "t".into(), shots: 0, figures: Vec::new(), outcomes: Vec::new() };
+        let score = TaskScore {
+            name: "t".into(),
+            alias: "t".into(),
+            shots: 0,
+            figures: Vec::new(),
+            outcomes: Vec::new(),
+            chance: None,
+        };
         let pairs: Vec<Pair> =
             [(1.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)].map(|(a, b)| ((a, 1.0), (b, 1.0))).into();
         let (comparison, _) = compare(&score, Metric::Acc, &pairs, 10).unwrap();

@@ -150,9 +150,20 @@ impl Part {
             name: self.leaf.name.clone(),
             alias: self.leaf.alias().to_owned(),
             shots: self.prompts.shots,
+            chance: self.chance(),
             figures: figures.collect(),
             outcomes,
         }
+    }
+
+    /// What guessing would score: the mean of one over the number of choices.
+    fn chance(&self) -> Option<f64> {
+        let of = |document: &Document| match &document.body {
+            Body::Question { question, .. } => Some(1.0 / question.choices().max(1) as f64),
+            Body::Text(_) => None,
+        };
+        let chances: Option<Vec<f64>> = self.prompts.documents.iter().map(of).collect();
+        chances.filter(|chances| !chances.is_empty()).map(|all| all.iter().sum::<f64>() / all.len() as f64)
     }
 }
 
@@ -184,6 +195,8 @@ pub struct TaskScore {
     pub alias: String,
     /// Examples in front of every question.
     pub shots: usize,
+    /// Accuracy of guessing; absent for texts.
+    pub chance: Option<f64>,
     /// What was measured.
     pub figures: Vec<Figure>,
     /// Document by document.
@@ -207,6 +220,8 @@ pub struct GroupScore {
     pub size: usize,
     /// Examples, where all its tasks show as many.
     pub shots: Option<usize>,
+    /// Accuracy of guessing; absent where a task has texts.
+    pub chance: Option<f64>,
     /// What was measured.
     pub figures: Vec<Figure>,
 }
@@ -220,10 +235,14 @@ impl GroupScore {
         });
         let shots =
             members.first().map(|first| first.shots).filter(|shots| members.iter().all(|task| task.shots == *shots));
+        let size: usize = members.iter().map(|task| task.outcomes.len()).sum();
+        let weighted: Option<Vec<f64>> =
+            members.iter().map(|task| Some(task.chance? * task.outcomes.len() as f64)).collect();
         Self {
             group: group.clone(),
-            size: members.iter().map(|task| task.outcomes.len()).sum(),
+            size,
             shots,
+            chance: weighted.filter(|_| size > 0).map(|all| all.iter().sum::<f64>() / size as f64),
             figures: vec![pooled(Metric::Acc, &accuracy.collect::<Vec<_>>())],
         }
     }

@@ -13,6 +13,6 @@ mod triangle;
 pub use canvas::{Canvas, Figure};
 pub use chart::{LineChart, Point, Series};
 pub use heatmap::HeatMap;
-pub use table::{BestRow, best_table};
+pub use table::{BestRow, Column, best_table, table};
 pub use terminal::{Paint, strip, triangle_map};
 pub use triangle::Triangle;

@@ -1,6 +1,46 @@
-//! The best block of every n, as a table in a terminal.
+//! Tables in a terminal: any, and the best block of every n.
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
+
+/// The head of a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    name: String,
+    alignment: CellAlignment,
+}
+
+impl Column {
+    /// Words: they start below each other.
+    #[must_use]
+    pub fn left(name: &str) -> Self {
+        Self { name: name.to_owned(), alignment: CellAlignment::Left }
+    }
+
+    /// Numbers: they end below each other.
+    #[must_use]
+    pub fn right(name: &str) -> Self {
+        Self { name: name.to_owned(), alignment: CellAlignment::Right }
+    }
+}
+
+/// A table with a line under its head.
+#[must_use]
+pub fn table(head: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    let cell = |column: &Column, text: &str| Cell::new(text).set_alignment(column.alignment);
+    table.set_header(head.iter().map(|column| cell(column, &column.name)));
+    for row in rows {
+        table.add_row(head.iter().zip(&row).map(|(column, text)| cell(column, text)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let mut lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    let width = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0);
+    lines.insert(1, "─".repeat(width));
+    lines.join("\n") + "\n"
+}
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +110,14 @@ fn with_error(value: f64, error: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_left_numbers_right() {
+        let head = [Column::left("model"), Column::right("loss")];
+        let text =
+            table(&head, [vec!["dense".to_owned(), "1.5".to_owned()], vec!["cut".to_owned(), "12.25".to_owned()]]);
+        assert_eq!(text, "model   loss\n────────────\ndense    1.5\ncut    12.25\n");
+    }
 
     #[test]
     fn a_line_for_each_n() {

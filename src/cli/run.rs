@@ -1,0 +1,40 @@
+//! `prune run`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use prune::Result;
+use prune::commands::run::{self, RunSettings};
+
+use super::Context;
+
+/// The whole job from a recipe: analyse, cut, heal, evaluate, report
+#[derive(Args)]
+#[command(after_help = "Examples:
+  prune run recipe.toml -o job                        everything, ending in job/report.html
+  prune run recipe.toml -o job --dry-run              its stages, with memory, disk and time
+  prune run recipe.toml -o job --set heal.steps=200 --set drop.layers=[2,4]
+  prune run configs/llama-2-7b.toml -o llama-2-7b     the paper's recipe
+A run that was stopped goes on when the same command is given again; after a change to the recipe only what it
+touches is done again. Relative paths in a recipe are looked for beside it, then in the current directory.")]
+pub(crate) struct RunArgs {
+    /// The recipe: model, [drop], and a section for each command with its settings
+    #[arg(value_name = "RECIPE.toml")]
+    recipe: PathBuf,
+    /// Directory of everything that is made
+    #[arg(long, short, value_name = "DIR", required_unless_present = "dry_run")]
+    out: Option<PathBuf>,
+    /// Change a setting of the recipe
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Say what would be done and what it takes, and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<()> {
+    let RunArgs { recipe, out, set, dry_run } = args;
+    let settings = RunSettings { recipe: Some(recipe.clone()), set: set.clone(), out: out.clone(), dry_run: *dry_run };
+    let report = run::run(&settings, &context.bars)?;
+    context.output.report(&report, || report.to_string())
+}

@@ -1,0 +1,160 @@
+//! From what the stages left to a report.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::pipeline::{CutDone, Done};
+use super::recipe::Recipe;
+use crate::checkpoint::{Entry, write_file};
+use crate::commands::analysis_view;
+use crate::commands::eval::FigureReport;
+use crate::commands::heal::HealResult;
+use crate::eval::metrics::Metric;
+use crate::heal::Line;
+use crate::importance::{Analysis, Order, metric};
+use crate::report::run::{Distances, Healing, Measure, RunData, Score, Variant};
+use crate::{Error, Result};
+
+/// The run's figures.
+///
+/// # Errors
+/// Work: a log that is gone.
+pub(super) fn data(recipe: &Recipe, done: &Done, dir: &Path) -> Result<RunData> {
+    let scored = done.dense.iter().chain(done.cuts.iter().flat_map(|cut| cut.scores.iter().chain(&cut.healed)));
+    let measures = measures(scored.flatten());
+    let scores = |figures: Option<&Vec<FigureReport>>| -> Vec<Option<Score>> {
+        measures.iter().map(|measure| score(measure, figures?)).collect()
+    };
+    let tensors = done.checkpoint.index.tensors.values();
+    let layers = done.layers;
+    let dense = Variant {
+        dir: "dense".to_owned(),
+        strategy: None,
+        dropped: Vec::new(),
+        is_healed: false,
+        layers,
+        parameters: tensors.clone().map(numbers).sum(),
+        bytes: tensors.map(|entry| entry.len).sum(),
+        scores: scores(done.dense.as_ref()),
+        healing: None,
+        speed: None,
+    };
+    let mut variants = Vec::new();
+    for cut in &done.cuts {
+        let variant = Variant {
+            dir: cut.dir.clone(),
+            strategy: Some(cut.wanted.strategy.clone()),
+            dropped: cut.dropped.clone(),
+            is_healed: false,
+            layers: layers - cut.dropped.len(),
+            parameters: cut.size.parameters,
+            bytes: cut.size.bytes,
+            scores: scores(cut.scores.as_ref()),
+            healing: None,
+            speed: None,
+        };
+        let healed = cut.healing.map(|result| {
+            let healing = Some(healing(cut, result, dir)?);
+            Ok::<_, Error>(Variant { is_healed: true, scores: scores(cut.healed.as_ref()), healing, ..variant.clone() })
+        });
+        if cut.healing.is_none() || cut.scores.is_some() {
+            variants.push(variant);
+        }
+        variants.extend(healed.transpose()?);
+    }
+    let source = &done.checkpoint.source;
+    let mut provenance = vec![("prune".to_owned(), env!("CARGO_PKG_VERSION").to_owned())];
+    provenance.push(("model".to_owned(), source.id.clone()));
+    provenance.extend(source.revision.clone().map(|revision| ("revision".to_owned(), revision)));
+    provenance.push(("fingerprint".to_owned(), done.checkpoint.fingerprint()));
+    let family = done.checkpoint.config.get("model_type").and_then(|family| family.as_str());
+    Ok(RunData {
+        model: recipe.model.clone(),
+        family: family.unwrap_or_default().to_owned(),
+        caveat: recipe.caveat.clone(),
+        measures,
+        dense,
+        variants,
+        distances: done.analysis.as_ref().map(distances).transpose()?,
+        recipe: recipe.text.clone(),
+        provenance,
+    })
+}
+
+fn numbers(entry: &Entry) -> u64 {
+    entry.shape.iter().map(|size| *size as u64).product()
+}
+
+/// The columns: accuracies of questions, losses of texts, each once.
+fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<Measure> {
+    let mut measures: Vec<Measure> = Vec::new();
+    for figure in figures {
+        let known = measures.iter().any(|known| (&known.task, &known.metric) == (&figure.task, &figure.metric));
+        let is_shown = matches!(Metric::named(&figure.metric), Some(Metric::Acc | Metric::AccNorm | Metric::Loss));
+        if known || !is_shown {
+            continue;
+        }
+        measures.push(Measure {
+            task: figure.task.clone(),
+            title: figure.alias.clone(),
+            metric: figure.metric.clone(),
+            chance: figure.chance,
+            is_loss: figure.metric == Metric::Loss.name(),
+            depth: figure.depth,
+        });
+    }
+    measures
+}
+
+fn score(measure: &Measure, figures: &[FigureReport]) -> Option<Score> {
+    let is_it = |figure: &&FigureReport| (&measure.task, &measure.metric) == (&figure.task, &figure.metric);
+    let figure = figures.iter().find(is_it)?;
+    Some(Score { value: figure.value, stderr: figure.stderr, documents: figure.documents })
+}
+
+fn healing(cut: &CutDone, result: HealResult, dir: &Path) -> Result<Healing> {
+    let path = dir.join(&cut.dir).join("healed/log.jsonl");
+    let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, &error))?;
+    let (mut training, mut validation) = (Vec::new(), Vec::new());
+    for line in text.lines() {
+        let line = serde_json::from_str(line).map_err(|error| Error::work(format!("{}: {error}", path.display())))?;
+        match line {
+            Line::Step { step, loss, .. } => training.push((step, loss)),
+            Line::Validation { step, val_loss } => validation.push((step, val_loss)),
+        }
+    }
+    Ok(Healing {
+        steps: result.steps,
+        tokens: result.tokens,
+        loss_before: result.loss_before,
+        best_loss: result.best_loss,
+        best_step: result.best_step,
+        training,
+        validation,
+    })
+}
+
+fn distances(analysis: &Analysis) -> Result<Distances> {
+    let triangle = analysis_view::triangle(analysis)?;
+    let scores = analysis.scores(&analysis.search.metric)?;
+    Ok(Distances {
+        metric: analysis.search.metric.clone(),
+        title: analysis_view::measure(analysis),
+        mean: scores.mean.clone(),
+        stderr: scores.stderr.clone().unwrap_or_default(),
+        best: triangle.best,
+        samples: analysis.data.samples,
+        text: analysis.data.source.clone(),
+        highest_first: metric(&analysis.search.metric)?.order == Order::Highest,
+    })
+}
+
+/// Writes the report and what it shows into the run's directory.
+///
+/// # Errors
+/// The disk's.
+pub(super) fn publish(data: &RunData, dir: &Path) -> Result<PathBuf> {
+    let text = serde_json::to_string_pretty(data).map_err(|error| Error::work(error.to_string()))?;
+    write_file(&dir.join("report.json"), true, (text + "\n").as_bytes())?;
+    Ok(dir.join("report.html"))
+}

@@ -1,0 +1,301 @@
+//! The stages of a run, in order: each is a command with the settings of the recipe.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::inputs;
+use super::recipe::{Keep, Recipe, Wanted, Which};
+use super::state::{Stage, State, key};
+use crate::arch::ModelSpec;
+use crate::checkpoint::Checkpoint;
+use crate::commands::analyze::{self, AnalyzeSettings};
+use crate::commands::cut::{self, CutSettings};
+use crate::commands::eval::{self, FigureReport, Tokenised};
+use crate::commands::heal::{self, HealResult};
+use crate::commands::merge::{self, MergeSettings};
+use crate::commands::open;
+use crate::eval::settings::EvalSettings;
+use crate::heal::HealSettings;
+use crate::importance::Analysis;
+use crate::plan::parse_drop;
+use crate::progress::Progress;
+use crate::{Error, Result};
+
+/// What came of the stages.
+pub(super) struct Done {
+    /// The dense model.
+    pub(super) checkpoint: Arc<Checkpoint>,
+    /// Its layers.
+    pub(super) layers: usize,
+    /// The analysis, where there is one.
+    pub(super) analysis: Option<Analysis>,
+    /// The dense model's scores.
+    pub(super) dense: Option<Vec<FigureReport>>,
+    /// The cuts, in the recipe's order.
+    pub(super) cuts: Vec<CutDone>,
+    /// Names of all stages, in order.
+    pub(super) stages: Vec<String>,
+    /// Those that were done just now.
+    pub(super) made: Vec<String>,
+}
+
+/// One cut.
+pub(super) struct CutDone {
+    /// What the recipe asked for.
+    pub(super) wanted: Wanted,
+    /// The directory of its files; another one's where an earlier cut drops the same layers.
+    pub(super) dir: String,
+    /// Layers dropped.
+    pub(super) dropped: Vec<usize>,
+    /// Its size.
+    pub(super) size: Size,
+    /// Scores before healing.
+    pub(super) scores: Option<Vec<FigureReport>>,
+    /// What came of the healing.
+    pub(super) healing: Option<HealResult>,
+    /// Scores after it.
+    pub(super) healed: Option<Vec<FigureReport>>,
+}
+
+/// Size of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Size {
+    pub(super) parameters: u64,
+    pub(super) bytes: u64,
+}
+
+/// Does what is not done yet.
+///
+/// # Errors
+/// Those of the stages.
+pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Result<(Done, State)> {
+    let checkpoint = open::checkpoint(Some(&recipe.model), progress)?;
+    let spec = ModelSpec::from_config(&checkpoint.config)?;
+    let wanted = recipe.wanted(spec.layers)?;
+    let state = State::open(out)?;
+    let model = inputs::model(&checkpoint)?;
+    let mut line = Line { recipe, state, model, progress, tokenised: None, stages: Vec::new(), made: Vec::new() };
+    let analysis = line.analyze()?;
+    let dense =
+        line.score("dense/scores", Scored { path: recipe.model.clone(), adapter: None }, &line.model.clone())?;
+    let mut cuts: Vec<CutDone> = Vec::new();
+    for wanted in wanted {
+        let dropped = match &wanted.which {
+            Which::Similarity(n) => best(analysis.as_ref(), *n)?,
+            Which::Deepest(n) => (spec.layers - 1 - n..spec.layers - 1).collect(),
+            Which::Given(text) => parse_drop(text, spec.layers)?.into_iter().collect(),
+        };
+        let cut = match cuts.iter().find(|cut| cut.dropped == dropped) {
+            Some(same) => same.again(wanted),
+            None => line.cut(wanted, dropped)?,
+        };
+        cuts.push(cut);
+    }
+    let Line { state, stages, made, .. } = line;
+    Ok((Done { checkpoint, layers: spec.layers, analysis, dense, cuts, stages, made }, state))
+}
+
+fn best(analysis: Option<&Analysis>, n: usize) -> Result<Vec<usize>> {
+    let analysis = analysis.ok_or_else(|| Error::request("[analyze]: the similarity strategy needs it"))?;
+    let choice = analysis.search.best.get(n - 1);
+    let most = analysis.search.best.len();
+    let choice = choice.ok_or_else(|| Error::request(format!("[drop] layers: {n}; at most {most} may go")))?;
+    Ok(choice.drop.clone())
+}
+
+impl CutDone {
+    /// The same layers by another strategy.
+    fn again(&self, wanted: Wanted) -> Self {
+        Self {
+            wanted,
+            dir: self.dir.clone(),
+            dropped: self.dropped.clone(),
+            size: self.size,
+            scores: self.scores.clone(),
+            healing: self.healing,
+            healed: self.healed.clone(),
+        }
+    }
+}
+
+/// A model to score.
+struct Scored {
+    path: String,
+    adapter: Option<PathBuf>,
+}
+
+/// A run at work.
+struct Line<'a> {
+    recipe: &'a Recipe,
+    state: State,
+    /// What the dense model looks like.
+    model: Value,
+    progress: &'a dyn Progress,
+    tokenised: Tokenised,
+    stages: Vec<String>,
+    made: Vec<String>,
+}
+
+impl Line<'_> {
+    /// Puts the stage on the list.
+    fn begin(&mut self, stage: &Stage<'_>) {
+        self.stages.push(stage.name.to_owned());
+        if !self.state.is_done(stage) {
+            self.made.push(stage.name.to_owned());
+        }
+    }
+
+    fn analyze(&mut self) -> Result<Option<Analysis>> {
+        let Some(settings) = &self.recipe.analyze else { return Ok(None) };
+        let Some(data) = &settings.data else { return Ok(None) };
+        let mut deciding = serde_json::to_value(settings).map_err(|error| Error::work(error.to_string()))?;
+        if let Value::Object(map) = &mut deciding {
+            map.retain(|name, _| name != "memory" && name != "device");
+        }
+        let key = key(&json!([self.model, deciding, inputs::named(data)?]));
+        let stage = Stage { name: "analysis", key, needed: Some("analysis") };
+        self.begin(&stage);
+        let settings = AnalyzeSettings { model: Some(self.recipe.model.clone()), force: true, ..settings.clone() };
+        self.state.run(&stage, self.progress, |out, progress| {
+            analyze::analyze(&AnalyzeSettings { out: Some(out.to_owned()), ..settings }, progress).map(|_| ())
+        })?;
+        Analysis::read(&self.state.dir().join("analysis/analysis.json")).map(Some)
+    }
+
+    /// Scores `model`, which is what `identity` says.
+    fn score(&mut self, name: &str, model: Scored, identity: &Value) -> Result<Option<Vec<FigureReport>>> {
+        let Some(settings) = &self.recipe.eval else { return Ok(None) };
+        let key = key(&json!([identity, inputs::eval(settings)?]));
+        let stage = Stage { name, key, needed: Some(name) };
+        self.begin(&stage);
+        let settings =
+            EvalSettings { model: Some(model.path), adapter: model.adapter, force: true, ..settings.clone() };
+        let tokenised = &mut self.tokenised;
+        let figures = self.state.run(&stage, self.progress, |out, progress| {
+            let settings = EvalSettings { out: Some(out.to_owned()), ..settings };
+            eval::eval_sharing(&settings, tokenised, progress).map(|report| report.figures)
+        });
+        figures.map(Some)
+    }
+
+    fn cut(&mut self, wanted: Wanted, dropped: Vec<usize>) -> Result<CutDone> {
+        let dir = wanted.name.clone();
+        let place = |part: &str| format!("{dir}/{part}");
+        let [model, scores, healed, healed_scores] = ["model", "scores", "healed", "healed-scores"].map(place);
+        let identity = json!([self.model, dropped]);
+        let healing = self.healing(&identity)?;
+
+        // what is missing decides whether the cut has to be there
+        let is_scored = healing.is_none() || self.recipe.drop.unhealed;
+        let mut missing = is_scored && self.unscored(&scores, &identity)?;
+        if let Some((key, _)) = &healing {
+            missing |= !self.state.is_done(&Stage { name: &healed, key: key.clone(), needed: Some(&healed) });
+            missing |= self.unscored(&healed_scores, &json!(key))?;
+        }
+        let size = self.write_cut(&wanted, &dropped, &model, missing)?;
+
+        let cut = Scored { path: self.path(&model), adapter: None };
+        let scores = if is_scored { self.score(&scores, cut, &identity)? } else { None };
+        let mut done = CutDone { wanted, dir: dir.clone(), dropped, size, scores, healing: None, healed: None };
+        if let Some((key, settings)) = healing {
+            let identity = json!(key);
+            let stage = Stage { name: &healed, key, needed: Some(&healed) };
+            self.begin(&stage);
+            let settings = HealSettings { model: Some(self.path(&model)), ..settings };
+            done.healing = Some(self.state.run(&stage, self.progress, |out, progress| {
+                let settings = HealSettings { out: Some(out.to_owned()), ..settings };
+                let report = heal::heal(&settings, progress)?;
+                report.result.ok_or_else(|| Error::work("the healing has no result"))
+            })?);
+            let whole = if self.unscored(&healed_scores, &identity)? {
+                self.merged(&model, &healed)?
+            } else {
+                Scored { path: self.path(&model), adapter: None }
+            };
+            done.healed = self.score(&healed_scores, whole, &identity)?;
+        }
+        if self.recipe.drop.keep == Keep::Adapters {
+            self.tidy(&model, &healed)?;
+        }
+        Ok(done)
+    }
+
+    /// The healed model: merged, or where the recipe wants adapters alone, the cut with its adapter.
+    fn merged(&self, model: &str, healed: &str) -> Result<Scored> {
+        let (adapter, merged) = (self.state.dir().join(healed).join("adapter"), format!("{healed}/merged"));
+        let path = self.state.dir().join(&merged);
+        if self.recipe.heal.as_ref().is_some_and(|heal| heal.adapter_only) {
+            return Ok(Scored { path: self.path(model), adapter: Some(adapter) });
+        }
+        if !path.exists() {
+            // an earlier run has tidied it away
+            let settings = MergeSettings {
+                model: Some(self.path(model)),
+                adapter: Some(adapter),
+                out: Some(path),
+                max_shard_size: self.recipe.cut.max_shard_size.clone(),
+                ..MergeSettings::default()
+            };
+            merge::merge(&settings, self.progress)?;
+        }
+        Ok(Scored { path: self.path(&merged), adapter: None })
+    }
+
+    /// Removes the models that can be made again from the adapter.
+    fn tidy(&self, model: &str, healed: &str) -> Result<()> {
+        let has_adapter = self.state.dir().join(healed).join("adapter").exists();
+        let models = [(model.to_owned(), true), (format!("{healed}/merged"), has_adapter)];
+        for (model, can_go) in models {
+            let path = self.state.dir().join(model);
+            if can_go && path.exists() {
+                std::fs::remove_dir_all(&path).map_err(|error| Error::io(&path, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, part: &str) -> String {
+        self.state.dir().join(part).display().to_string()
+    }
+
+    /// Whether scores are still to be made.
+    fn unscored(&self, name: &str, identity: &Value) -> Result<bool> {
+        let Some(settings) = &self.recipe.eval else { return Ok(false) };
+        let key = key(&json!([identity, inputs::eval(settings)?]));
+        Ok(!self.state.is_done(&Stage { name, key, needed: Some(name) }))
+    }
+
+    /// The healing of a cut, and the key of what comes of it.
+    fn healing(&self, identity: &Value) -> Result<Option<(String, HealSettings)>> {
+        let Some(settings) = &self.recipe.heal else { return Ok(None) };
+        let teacher = settings.teacher.as_deref();
+        let texts = [settings.data.as_deref(), settings.eval_data.as_deref(), teacher].into_iter().flatten();
+        let adapter = settings.adapter.as_ref().map(|path| path.display().to_string());
+        let read: Vec<Value> = texts.chain(adapter.as_deref()).map(inputs::named).collect::<Result<_>>()?;
+        Ok(Some((key(&json!([identity, settings.deciding(), read])), settings.clone())))
+    }
+
+    fn write_cut(&mut self, wanted: &Wanted, dropped: &[usize], name: &str, needed: bool) -> Result<Size> {
+        let settings = &self.recipe.cut;
+        let deciding = json!([settings.max_shard_size, settings.allow_unsliced, settings.hash]);
+        let key = key(&json!([self.model, dropped, deciding, wanted.strategy]));
+        let stage = Stage { name, key, needed: needed.then_some(name) };
+        self.begin(&stage);
+        let mut settings = CutSettings { model: Some(self.recipe.model.clone()), force: true, ..settings.clone() };
+        match &wanted.which {
+            Which::Similarity(n) => {
+                settings.plan = Some(self.state.dir().join("analysis/analysis.json"));
+                settings.layers = Some(*n);
+            }
+            Which::Deepest(n) => settings.deepest = Some(*n),
+            Which::Given(text) => settings.drop = Some(text.clone()),
+        }
+        self.state.run(&stage, self.progress, |out, progress| {
+            let report = cut::cut(&CutSettings { out: Some(out.to_owned()), ..settings }, progress)?;
+            Ok(Size { parameters: report.parameters.after, bytes: report.bytes.after })
+        })
+    }
+}

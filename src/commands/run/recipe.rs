@@ -1,0 +1,316 @@
+//! A recipe: the whole job in one TOML file. A section for each command, with its settings; what connects the commands
+//! is not written down, it follows.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::commands::analyze::AnalyzeSettings;
+use crate::commands::cut::CutSettings;
+use crate::eval::settings::EvalSettings;
+use crate::heal::HealSettings;
+use crate::plan::layers_for_fraction;
+use crate::settings::beside;
+use crate::{Context, Error, Result};
+
+/// What a recipe says.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The dense model: directory or hub id.
+    pub model: String,
+    /// A sentence that stands beside every figure of the report.
+    pub caveat: Option<String>,
+    /// What to drop.
+    pub drop: Drop,
+    /// How layers are scored; absent where no strategy asks for scores.
+    pub analyze: Option<AnalyzeSettings>,
+    /// How cuts are written.
+    pub cut: CutSettings,
+    /// How cuts are healed; absent: not at all.
+    pub heal: Option<HealSettings>,
+    /// How models are scored.
+    pub eval: Option<EvalSettings>,
+    /// The recipe with what was set on the command line, TOML.
+    pub text: String,
+}
+
+/// `[drop]`: every strategy with every number of layers, and the layers that are named.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drop {
+    /// How the layers are found.
+    pub strategies: Vec<Strategy>,
+    /// How many.
+    pub layers: Vec<usize>,
+    /// How many, as shares of all layers.
+    pub fractions: Vec<f64>,
+    /// Layers by number, such as `21-28,30`; one entry for each cut.
+    pub given: Vec<String>,
+    /// Scores cuts that are not healed as well, where there is a healing.
+    pub unhealed: bool,
+    /// What stays on disk in the end.
+    pub keep: Keep,
+}
+
+impl Default for Drop {
+    fn default() -> Self {
+        Self {
+            strategies: vec![Strategy::Similarity],
+            layers: Vec::new(),
+            fractions: Vec::new(),
+            given: Vec::new(),
+            unhealed: true,
+            keep: Keep::Models,
+        }
+    }
+}
+
+/// How the layers of a cut are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// The best choice of the analysis (arXiv 2403.17887, section 3.2).
+    Similarity,
+    /// The deepest ones but the last (section 4.4 there).
+    Deepest,
+}
+
+/// What stays on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Every model.
+    Models,
+    /// Adapters, scores, figures: a cut and its merged model go when everything that needs them is done.
+    Adapters,
+}
+
+/// One cut that the recipe asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its directory: `similarity-4`.
+    pub name: String,
+    /// What it is called in figures: `similarity`.
+    pub strategy: String,
+    /// How the layers are found.
+    pub which: Which,
+}
+
+/// How the layers are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The best choice of so many.
+    Similarity(usize),
+    /// The deepest so many.
+    Deepest(usize),
+    /// These, in the notation of `--drop`.
+    Given(String),
+}
+
+/// Settings of each section that are not the recipe's to make.
+const OWN: [(&str, &[&str]); 4] = [
+    ("analyze", &["model", "layers", "fraction", "from", "out", "csv", "force", "dry_run"]),
+    ("cut", &["model", "plan", "drop", "deepest", "fraction", "layers", "out", "force", "dry_run"]),
+    ("heal", &["model", "out", "restart", "force", "dry_run"]),
+    ("eval", &["model", "adapter", "out", "against", "force", "dry_run"]),
+];
+
+impl Recipe {
+    /// Reads the recipe at `path` and sets what `set` says: `heal.steps=10`.
+    ///
+    /// # Errors
+    /// Request: no such file, not TOML, a key that is unknown or that `prune run` sets itself; each is named.
+    pub fn read(path: &Path, set: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
+        let place = || path.display().to_string();
+        let mut table: toml::Table = text.parse().map_err(request).context(place)?;
+        for change in set {
+            merge(&mut table, change).context(|| format!("--set {change}"))?;
+        }
+        let text = toml::to_string_pretty(&table).map_err(request)?;
+        let near = path.parent().unwrap_or(Path::new(""));
+        let mut map: Map<String, Value> = match serde_json::to_value(table).map_err(request)? {
+            Value::Object(map) => map,
+            _ => return Err(Error::request("not a table")).context(place),
+        };
+        for (section, own) in OWN {
+            let keys = map.get(section).and_then(Value::as_object).map(Map::keys);
+            if let Some(key) = keys.into_iter().flatten().find(|key| own.contains(&key.as_str())) {
+                return Err(Error::request(format!("[{section}] {key}: prune run sets this itself; leave it out")))
+                    .context(place);
+            }
+        }
+        let recipe = Self {
+            model: required(take(&mut map, "model", near)?, "model = \"...\": which model?").context(place)?,
+            caveat: take(&mut map, "caveat", near).context(place)?,
+            drop: take(&mut map, "drop", near).context(place)?.unwrap_or_default(),
+            analyze: take(&mut map, "analyze", near).context(place)?,
+            cut: take(&mut map, "cut", near).context(place)?.unwrap_or_default(),
+            heal: take(&mut map, "heal", near).context(place)?,
+            eval: take(&mut map, "eval", near).context(place)?,
+            text,
+        };
+        if let Some(unknown) = map.keys().next() {
+            let known = "model, caveat, [drop], [analyze], [cut], [heal], [eval]";
+            return Err(Error::request(format!("{unknown}: unknown; a recipe has {known}"))).context(place);
+        }
+        recipe.check().context(place)?;
+        Ok(recipe)
+    }
+
+    fn check(&self) -> Result<()> {
+        let Drop { strategies, layers, fractions, given, .. } = &self.drop;
+        if layers.is_empty() && fractions.is_empty() && given.is_empty() {
+            return Err(Error::request(
+                "[drop]: how many layers? give layers, fractions or given, such as layers = [4]",
+            ));
+        }
+        if given.is_empty() && strategies.is_empty() {
+            return Err(Error::request("[drop] strategies is empty, expected \"similarity\", \"deepest\" or both"));
+        }
+        let needs_scores = strategies.contains(&Strategy::Similarity) && !(layers.is_empty() && fractions.is_empty());
+        if needs_scores && self.analyze.as_ref().is_none_or(|analyze| analyze.data.is_none()) {
+            return Err(Error::request("[analyze] data: the similarity strategy has to see text; name some"));
+        }
+        if let Some(heal) = &self.heal {
+            heal.check().context(|| "[heal]")?;
+            if heal.data.is_none() {
+                return Err(Error::request("[heal] data: which text? name some, or leave [heal] out"));
+            }
+        }
+        match &self.eval {
+            Some(eval) if eval.tasks.is_empty() => Err(Error::request("[eval] tasks: which? such as [\"mmlu\"]")),
+            Some(eval) => eval.check().context(|| "[eval]"),
+            None => Ok(()),
+        }
+    }
+
+    /// The cuts of a model of `layers` layers, each once.
+    ///
+    /// # Errors
+    /// Request: more layers than there are.
+    pub fn wanted(&self, layers: usize) -> Result<Vec<Wanted>> {
+        let mut sizes = self.drop.layers.clone();
+        for fraction in &self.drop.fractions {
+            sizes.push(layers_for_fraction(*fraction, layers).context(|| "[drop] fractions")?);
+        }
+        sizes.sort_unstable();
+        sizes.dedup();
+        if let Some(size) = sizes.iter().find(|size| !(1..layers).contains(*size)) {
+            return Err(Error::request(format!(
+                "[drop] layers: {size} of {layers} cannot go, 1 to {} can",
+                layers - 1
+            )));
+        }
+        let mut wanted = Vec::new();
+        for strategy in &self.drop.strategies {
+            for size in &sizes {
+                let (strategy, which) = match strategy {
+                    Strategy::Similarity => ("similarity", Which::Similarity(*size)),
+                    Strategy::Deepest => ("deepest", Which::Deepest(*size)),
+                };
+                wanted.push(Wanted { name: format!("{strategy}-{size}"), strategy: strategy.to_owned(), which });
+            }
+        }
+        for text in &self.drop.given {
+            let name = format!("given-{}", text.replace(' ', "").replace(',', "+"));
+            wanted.push(Wanted { name, strategy: "given".to_owned(), which: Which::Given(text.clone()) });
+        }
+        let mut names = std::collections::BTreeSet::new();
+        wanted.retain(|wanted| names.insert(wanted.name.clone()));
+        Ok(wanted)
+    }
+}
+
+fn request(error: impl std::fmt::Display) -> Error {
+    Error::request(error.to_string())
+}
+
+fn required<T>(value: Option<T>, question: &str) -> Result<T> {
+    value.ok_or_else(|| Error::request(question))
+}
+
+/// Takes a key out of the recipe; relative paths in it are looked for in `near` first.
+fn take<T: DeserializeOwned>(map: &mut Map<String, Value>, key: &str, near: &Path) -> Result<Option<T>> {
+    let Some(value) = map.remove(key) else { return Ok(None) };
+    let mut one = Map::from_iter([(key.to_owned(), value)]);
+    beside(near, &mut one);
+    let value = one.remove(key).unwrap_or_default();
+    let place = || if value.is_object() { format!("[{key}]") } else { key.to_owned() };
+    serde_json::from_value(value.clone()).map(Some).map_err(request).context(place)
+}
+
+/// Puts `section.key=value` in its place. A value that is not TOML is a string.
+fn merge(table: &mut toml::Table, change: &str) -> Result<()> {
+    let (path, value) =
+        change.split_once('=').ok_or_else(|| Error::request("expected section.key=value, such as heal.steps=100"))?;
+    let parsed = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
+    let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut place = table;
+    let mut keys = path.split('.').map(str::trim).peekable();
+    while let Some(key) = keys.next() {
+        if keys.peek().is_none() {
+            place.insert(key.to_owned(), value);
+            return Ok(());
+        }
+        let section = place.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        place = section.as_table_mut().ok_or_else(|| Error::request(format!("{key} is no section")))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, set: &[&str]) -> Result<Recipe> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("recipe.toml"), text).unwrap();
+        std::fs::write(dir.path().join("text.jsonl"), "{}").unwrap();
+        let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+        Recipe::read(&dir.path().join("recipe.toml"), &set)
+    }
+
+    const GOOD: &str = "model = \"org/name\"\n[drop]\nlayers = [4, 2]\nstrategies = [\"similarity\", \"deepest\"]\n\
+                        given = [\"1, 3-5\"]\n[analyze]\ndata = \"text.jsonl\"\n[eval]\ntasks = [\"boolq\"]\n";
+
+    #[test]
+    fn paths_are_looked_for_beside_the_recipe() {
+        let recipe = read(GOOD, &["eval.limit=3", "drop.fractions=[0.5]", "heal.data=c4"]).unwrap();
+        assert_eq!(recipe.model, "org/name");
+        let data = recipe.analyze.as_ref().unwrap().data.clone().unwrap();
+        assert!(Path::new(&data).is_absolute() && data.ends_with("text.jsonl"), "{data}");
+        assert_eq!(recipe.eval.as_ref().unwrap().limit, Some(3.0));
+        assert_eq!(recipe.heal.as_ref().unwrap().data.as_deref(), Some("c4"));
+        assert!(recipe.text.contains("limit = 3"));
+        let names: Vec<String> = recipe.wanted(16).unwrap().into_iter().map(|wanted| wanted.name).collect();
+        let expected = "similarity-2 similarity-4 similarity-8 deepest-2 deepest-4 deepest-8 given-1+3-5";
+        assert_eq!(names.join(" "), expected);
+        assert!(recipe.wanted(4).unwrap_err().to_string().contains("4 of 4"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, set, fault) in [
+            ("model = 1", "", "model"),
+            ("model = \"m\"", "", "[drop]"),
+            ("[drop]\nlayers = [1]", "", "which model"),
+            (GOOD, "heal.model=x", "[heal] model: prune run sets"),
+            (GOOD, "cut.plan=x", "[cut] plan"),
+            (GOOD, "eval.task=x", "[eval]: unknown field `task`"),
+            (GOOD, "evaluate.tasks=x", "evaluate: unknown"),
+            (GOOD, "heal.steps=0", "[heal]: steps is 0"),
+            (GOOD, "heal.steps=5", "[heal] data"),
+            (GOOD, "drop.strategies=[\"best\"]", "best"),
+            (GOOD, "eval.tasks=[]", "[eval] tasks"),
+            (GOOD, "model.x=1", "no section"),
+            (GOOD, "heal", "section.key=value"),
+        ] {
+            let set: Vec<&str> = Some(set).filter(|set| !set.is_empty()).into_iter().collect();
+            let error = read(text, &set).unwrap_err();
+            assert!(error.to_string().contains(fault) && error.exit_code() == 2, "{error} / {fault}");
+        }
+    }
+}

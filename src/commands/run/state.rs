@@ -1,0 +1,258 @@
+//! `run.json`: which stages are done, with what they were made from and what came of them. A stage whose key is still
+//! the same is not done again.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint::{read_json, write_file};
+use crate::heal::WorkDir;
+use crate::progress::Progress;
+use crate::{Context, Error, Result};
+
+/// Name of the state's file.
+pub(super) const FILE: &str = "run.json";
+
+/// A run's directory and what is done in it. No other process works there meanwhile.
+#[derive(Debug)]
+pub(super) struct State {
+    dir: PathBuf,
+    kept: Kept,
+    /// `None` where the system locks no directories.
+    _lock: Option<File>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    prune: String,
+    stages: BTreeMap<String, Entry>,
+}
+
+/// A stage that was begun.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    /// Digest of everything that decides its result.
+    key: String,
+    /// Seconds it took, the process that finished it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    seconds: Option<f64>,
+    /// What came of it; absent while it is not finished.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    report: Option<Value>,
+}
+
+/// One stage.
+pub(super) struct Stage<'a> {
+    /// Its name, which is the path of its output below the run's directory.
+    pub(super) name: &'a str,
+    /// Digest of everything that decides its result.
+    pub(super) key: String,
+    /// What has to be there for it to count as done, below the run's directory: another stage is going to read it.
+    pub(super) needed: Option<&'a str>,
+}
+
+/// The digest of what decides a result.
+pub(super) fn key(of: &Value) -> String {
+    let text = format!("{} {of}", env!("CARGO_PKG_VERSION"));
+    Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl State {
+    /// Opens the run in `dir`, or begins one there.
+    ///
+    /// # Errors
+    /// Request: the directory holds something else, or another run works there. Work: a broken state.
+    pub(super) fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(FILE);
+        let at = |error: std::io::Error| Error::io(dir, &error);
+        let is_run = path.exists();
+        if !is_run && dir.exists() && (!dir.is_dir() || fs::read_dir(dir).map_err(at)?.next().is_some()) {
+            let fault = format!("{} exists and holds no run (no {FILE}): name another directory", dir.display());
+            return Err(Error::request(fault));
+        }
+        fs::create_dir_all(dir).map_err(at)?;
+        let lock = match File::open(dir).map(|dir| (dir.try_lock(), dir)) {
+            Ok((Ok(()), dir)) => Some(dir),
+            Ok((Err(TryLockError::WouldBlock), _)) => {
+                return Err(Error::request(format!("{}: another run is working there", dir.display())));
+            }
+            Ok((Err(TryLockError::Error(_)), _)) | Err(_) => None,
+        };
+        let kept = match is_run {
+            true => {
+                let value = read_json(&path)?;
+                let broken = |error: serde_json::Error| Error::work(format!("not the state of a run: {error}"));
+                serde_json::from_value(value).map_err(broken).context(|| path.display())?
+            }
+            false => Kept { prune: env!("CARGO_PKG_VERSION").to_owned(), stages: BTreeMap::new() },
+        };
+        let state = Self { dir: dir.to_owned(), kept, _lock: lock };
+        if !is_run {
+            state.save()?;
+        }
+        Ok(state)
+    }
+
+    /// The run's directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether `stage` need not be done.
+    pub(super) fn is_done(&self, stage: &Stage<'_>) -> bool {
+        let done = self.kept.stages.get(stage.name).is_some_and(|e| e.key == stage.key && e.report.is_some());
+        done && stage.needed.is_none_or(|path| self.dir.join(path).exists())
+    }
+
+    /// Does `stage` unless it is done, and keeps what came of it. What an earlier run with another recipe left in its
+    /// place is removed first; what an unfinished one left is there to go on from.
+    ///
+    /// # Errors
+    /// Those of `work`, the stage's name in front; the disk's.
+    pub(super) fn run<T: Serialize + DeserializeOwned>(
+        &mut self,
+        stage: &Stage<'_>,
+        progress: &dyn Progress,
+        work: impl FnOnce(&Path, &dyn Progress) -> Result<T>,
+    ) -> Result<T> {
+        let (name, out) = (stage.name, self.dir.join(stage.name));
+        if self.is_done(stage) {
+            return self.report(name);
+        }
+        if self.kept.stages.get(name).is_none_or(|entry| entry.key != stage.key) {
+            if self.kept.stages.get(name).is_some_and(|entry| entry.report.is_some()) {
+                progress.warn(&format!("{name}: what decides it has changed since; made again"));
+            }
+            for left in [out.clone(), WorkDir::place(&out)] {
+                if left.exists() {
+                    fs::remove_dir_all(&left).map_err(|error| Error::io(&left, &error))?;
+                }
+            }
+        }
+        let begun = Entry { key: stage.key.clone(), seconds: None, report: None };
+        self.kept.stages.insert(name.to_owned(), begun.clone());
+        self.save()?;
+        let started = Instant::now();
+        let report = work(&out, &Named { name, inner: progress }).context(|| name)?;
+        let value = serde_json::to_value(&report).map_err(|error| Error::work(error.to_string()))?;
+        let seconds = Some(started.elapsed().as_secs_f64());
+        self.kept.stages.insert(name.to_owned(), Entry { seconds, report: Some(value), ..begun });
+        self.save()?;
+        Ok(report)
+    }
+
+    /// Seconds that each finished stage took.
+    pub(super) fn seconds(&self) -> BTreeMap<String, f64> {
+        self.kept.stages.iter().filter_map(|(name, entry)| Some((name.clone(), entry.seconds?))).collect()
+    }
+
+    fn report<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        let value = self.kept.stages.get(name).and_then(|entry| entry.report.clone()).unwrap_or_default();
+        let broken = |error: serde_json::Error| Error::work(format!("{name}: {error}"));
+        serde_json::from_value(value).map_err(broken).context(|| self.dir.join(FILE).display().to_string())
+    }
+
+    fn save(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.kept).map_err(|error| Error::work(error.to_string()))?;
+        write_file(&self.dir.join(FILE), true, (text + "\n").as_bytes())
+    }
+}
+
+/// Says which stage a piece of work belongs to.
+struct Named<'a> {
+    name: &'a str,
+    inner: &'a dyn Progress,
+}
+
+impl Progress for Named<'_> {
+    fn begin(&self, what: &str, total: u64, unit: crate::progress::Unit) {
+        self.inner.begin(&format!("{}: {what}", self.name), total, unit);
+    }
+
+    fn advance(&self, units: u64) {
+        self.inner.advance(units);
+    }
+
+    fn end(&self) {
+        self.inner.end();
+    }
+
+    fn warn(&self, message: &str) {
+        self.inner.warn(&format!("{}: {message}", self.name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    fn stage<'a>(name: &'a str, key: &str) -> Stage<'a> {
+        Stage { name, key: key.to_owned(), needed: Some(name) }
+    }
+
+    fn make(state: &mut State, stage: &Stage<'_>, result: usize) -> Result<usize> {
+        state.run(stage, &Silent, |out, _| {
+            fs::create_dir_all(out).unwrap();
+            fs::write(out.join("file"), result.to_string()).unwrap();
+            Ok(result)
+        })
+    }
+
+    #[test]
+    fn what_is_done_stays_done_until_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let mut state = State::open(&run).unwrap();
+        assert!(State::open(&run).unwrap_err().to_string().contains("another run"));
+        assert_eq!(make(&mut state, &stage("a/b", "1"), 7).unwrap(), 7);
+        assert_eq!(make(&mut state, &stage("a/b", "1"), 8).unwrap(), 7, "not done again");
+        drop(state);
+        let mut state = State::open(&run).unwrap();
+        assert_eq!(make(&mut state, &stage("a/b", "1"), 8).unwrap(), 7, "nor by the next process");
+        assert_eq!(make(&mut state, &stage("a/b", "2"), 9).unwrap(), 9);
+        assert_eq!(fs::read_to_string(run.join("a/b/file")).unwrap(), "9");
+
+        fs::remove_dir_all(run.join("a")).unwrap();
+        let unneeded = Stage { needed: None, ..stage("a/b", "2") };
+        assert_eq!(make(&mut state, &unneeded, 1).unwrap(), 9);
+        assert_eq!(make(&mut state, &stage("a/b", "2"), 1).unwrap(), 1, "its output is gone and needed");
+    }
+
+    #[test]
+    fn an_unfinished_stage_goes_on_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = State::open(dir.path()).unwrap();
+        let fail = |state: &mut State, key: &str| {
+            let failed = state.run::<usize>(&stage("a", key), &Silent, |out, _| {
+                let before = out.join("half").exists();
+                fs::create_dir_all(out).unwrap();
+                fs::write(out.join("half"), "x").unwrap();
+                Err(Error::work(format!("found {before}")))
+            });
+            failed.unwrap_err().to_string()
+        };
+        assert_eq!(fail(&mut state, "1"), "a: found false");
+        assert_eq!(fail(&mut state, "1"), "a: found true");
+        assert_eq!(fail(&mut state, "2"), "a: found false", "another recipe's leftovers are gone");
+    }
+
+    #[test]
+    fn other_directories_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        let error = State::open(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("holds no run") && error.exit_code() == 2, "{error}");
+        fs::write(dir.path().join(FILE), "{}").unwrap();
+        assert!(State::open(dir.path()).unwrap_err().to_string().contains(FILE));
+        assert_eq!(key(&serde_json::json!({"a": 1})).len(), 32);
+    }
+}
