@@ -9,17 +9,18 @@ use serde::Serialize;
 
 use super::Context;
 
-/// Runs the job on an embedded checkpoint: no file, no network
+/// Runs the whole job on an embedded checkpoint: no file, no network
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
-  prune demo                      in a temporary directory
-  prune demo -o atlas             keep the checkpoint, the analysis and the cut model
-  prune demo --extract atlas      only write the checkpoint and its data, to play with the other commands")]
+  prune demo                      everything in ./prune-demo, the report in ./prune-demo/run/report.html
+  prune demo -o atlas             the same in another directory
+  prune demo --extract atlas      only write the checkpoint, its data and the recipe, to play with the other commands
+A demo that was stopped goes on when the same command is given again.")]
 pub(crate) struct DemoArgs {
-    /// Directory to keep everything in [default: a temporary one]
+    /// Directory to keep everything in [default: prune-demo]
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Only write the checkpoint, texts and questions to DIR
+    /// Only write the checkpoint, texts, questions and the recipe to DIR
     #[arg(long, value_name = "DIR", conflicts_with = "out")]
     extract: Option<PathBuf>,
     /// Replace an existing directory

@@ -14,11 +14,6 @@ use flate2::read::GzDecoder;
 
 use crate::{Error, Result};
 
-/// What the demo's figures are and are not evidence for; shown wherever they are.
-pub const CAVEAT: &str = "The demo model was trained for this project with stochastic depth, which makes its deeper \
-layers matter less by construction, and was selected for clear curves: its numbers show how the tool works, not \
-whether the paper's claim holds for large models.";
-
 /// An embedded file: where it goes, and its bytes; `.gz` ones are unpacked.
 struct File {
     path: &'static str,
@@ -33,6 +28,7 @@ macro_rules! files {
 
 /// Everything that is embedded.
 const FILES: &[File] = files![
+    "recipe.toml",
     "model/config.json",
     "model/generation_config.json",
     "model/model.safetensors.gz",
@@ -59,7 +55,8 @@ const FILES: &[File] = files![
     "mmlu/test/zoology_test.csv",
 ];
 
-/// Writes the checkpoint to `dir/model`, texts to `dir/text`, questions to `dir/mmlu` and `dir/boolq`.
+/// Writes the checkpoint to `dir/model`, texts to `dir/text`, questions to `dir/mmlu` and `dir/boolq`, and the recipe of
+/// the whole job to `dir/recipe.toml`.
 ///
 /// # Errors
 /// The file system's.

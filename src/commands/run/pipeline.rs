@@ -159,8 +159,9 @@ impl Line<'_> {
         let stage = Stage { name: "analysis", key, needed: Some("analysis") };
         self.begin(&stage);
         let settings = AnalyzeSettings { model: Some(self.recipe.model.clone()), force: true, ..settings.clone() };
-        self.state.run(&stage, self.progress, |out, progress| {
-            analyze::analyze(&AnalyzeSettings { out: Some(out.to_owned()), ..settings }, progress).map(|_| ())
+        let _samples: usize = self.state.run(&stage, self.progress, |out, progress| {
+            let report = analyze::analyze(&AnalyzeSettings { out: Some(out.to_owned()), ..settings }, progress)?;
+            Ok(report.analysis.map_or(0, |analysis| analysis.data.samples))
         })?;
         Analysis::read(&self.state.dir().join("analysis/analysis.json")).map(Some)
     }
