@@ -1,5 +1,5 @@
-//! What a stage was made from, as far as it can be told without reading it: a stage whose inputs look as before is not
-//! done again.
+//! What decides the result of a stage: settings, and what it is made from, as far as that can be told without reading
+//! it. A stage is done again when that changes.
 
 use std::fs;
 use std::path::Path;
@@ -7,30 +7,81 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
+use super::recipe::{Recipe, Wanted};
+use super::state::key;
 use crate::checkpoint::Checkpoint;
 use crate::eval::settings::EvalSettings;
 use crate::{Error, Result};
 
+/// The keys of a recipe's stages.
+pub(super) struct Keys<'a> {
+    recipe: &'a Recipe,
+    /// What the dense model is.
+    pub(super) model: Value,
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn new(recipe: &'a Recipe, checkpoint: &Checkpoint) -> Result<Self> {
+        Ok(Self { recipe, model: model(checkpoint)? })
+    }
+
+    /// What the dense model without the layers `dropped` is.
+    pub(super) fn cut_model(&self, dropped: &[usize]) -> Value {
+        json!([self.model, dropped])
+    }
+
+    /// Absent where there is no analysis.
+    pub(super) fn analysis(&self) -> Result<Option<String>> {
+        let Some(settings) = &self.recipe.analyze else { return Ok(None) };
+        let Some(data) = &settings.data else { return Ok(None) };
+        let deciding = without(settings, &["memory", "device"])?;
+        Ok(Some(key(&json!([self.model, deciding, named(data)?]))))
+    }
+
+    /// The scores of the model that `identity` says; absent where nothing is scored.
+    pub(super) fn scores(&self, identity: &Value) -> Result<Option<String>> {
+        self.recipe.eval.as_ref().map(|settings| Ok(key(&json!([identity, eval(settings)?])))).transpose()
+    }
+
+    pub(super) fn cut(&self, wanted: &Wanted, dropped: &[usize]) -> String {
+        let settings = &self.recipe.cut;
+        let deciding = json!([settings.max_shard_size, settings.allow_unsliced, settings.hash]);
+        key(&json!([self.model, dropped, deciding, wanted.strategy]))
+    }
+
+    /// The healing of the cut that `identity` says; absent where nothing is healed.
+    pub(super) fn healing(&self, identity: &Value) -> Result<Option<String>> {
+        let Some(settings) = &self.recipe.heal else { return Ok(None) };
+        let adapter = settings.adapter.as_ref().map(|path| path.display().to_string());
+        let read = [&settings.data, &settings.eval_data, &settings.teacher, &adapter];
+        let read: Vec<Value> = read.into_iter().flatten().map(|name| named(name)).collect::<Result<_>>()?;
+        Ok(Some(key(&json!([identity, settings.deciding(), read]))))
+    }
+}
+
+fn without(settings: &impl serde::Serialize, free: &[&str]) -> Result<Value> {
+    let mut value = serde_json::to_value(settings).map_err(|error| Error::work(error.to_string()))?;
+    if let Value::Object(map) = &mut value {
+        map.retain(|name, _| !free.contains(&name.as_str()));
+    }
+    Ok(value)
+}
+
 /// Length and time of change of the files of a model, and its config.
-pub(super) fn model(checkpoint: &Checkpoint) -> Result<Value> {
+fn model(checkpoint: &Checkpoint) -> Result<Value> {
     let shards: Vec<Value> = checkpoint.index.shards.iter().map(|path| file(path)).collect::<Result<_>>()?;
     Ok(json!([checkpoint.source.id, checkpoint.source.revision, checkpoint.fingerprint(), checkpoint.config, shards]))
 }
 
 /// A file, a directory of files, or a name that stands for something on the hub.
-pub(super) fn named(name: &str) -> Result<Value> {
+fn named(name: &str) -> Result<Value> {
     let path = Path::new(name);
     if path.exists() { Ok(json!([name, tree(path)?])) } else { Ok(json!(name)) }
 }
 
 /// The settings of an evaluation that decide its figures, and its data.
-pub(super) fn eval(settings: &EvalSettings) -> Result<Value> {
-    let mut value = serde_json::to_value(settings).map_err(|error| Error::work(error.to_string()))?;
-    if let Value::Object(map) = &mut value {
-        for free in ["out", "force", "dry_run", "memory", "device", "pass_tokens"] {
-            map.remove(free);
-        }
-    }
+fn eval(settings: &EvalSettings) -> Result<Value> {
+    let value = without(settings, &["out", "force", "dry_run", "memory", "device", "pass_tokens"])?;
     let data = settings.data_dir.iter().map(|dir| named(&dir.display().to_string()));
     let texts = settings.tasks.iter().filter_map(|task| task.strip_prefix("text:")).map(named);
     let data: Vec<Value> = data.chain(texts).collect::<Result<_>>()?;

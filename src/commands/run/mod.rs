@@ -1,6 +1,7 @@
 //! `prune run`: the whole job, or a sweep of it, from a recipe to a report. Stages that are done are not done again;
 //! what cuts have in common is done once.
 
+mod estimate;
 mod gather;
 mod inputs;
 mod pipeline;
@@ -68,6 +69,9 @@ pub fn run(settings: &RunSettings, progress: &dyn Progress) -> Result<RunReport>
     let path = settings.recipe.as_deref().ok_or_else(|| Error::request("which recipe? name a TOML file"))?;
     let recipe = Recipe::read(path, &settings.set)?;
     let out = settings.out.as_deref();
+    if settings.dry_run {
+        return estimate::estimate(&recipe, out, progress);
+    }
     let out = out.ok_or_else(|| Error::request("where to? name a directory with --out"))?;
     let (done, state) = pipeline::work(&recipe, out, progress)?;
     let data = gather::data(&recipe, &done, state.dir())?;

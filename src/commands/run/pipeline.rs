@@ -6,9 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::inputs;
+use super::inputs::Keys;
 use super::recipe::{Keep, Recipe, Wanted, Which};
-use super::state::{Stage, State, key};
+use super::state::{Stage, State};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::commands::analyze::{self, AnalyzeSettings};
@@ -76,18 +76,14 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let wanted = recipe.wanted(spec.layers)?;
     let state = State::open(out)?;
-    let model = inputs::model(&checkpoint)?;
-    let mut line = Line { recipe, state, model, progress, tokenised: None, stages: Vec::new(), made: Vec::new() };
+    let keys = Keys::new(recipe, &checkpoint)?;
+    let mut line = Line { recipe, state, keys, progress, tokenised: None, stages: Vec::new(), made: Vec::new() };
     let analysis = line.analyze()?;
     let dense =
-        line.score("dense/scores", Scored { path: recipe.model.clone(), adapter: None }, &line.model.clone())?;
+        line.score("dense/scores", Scored { path: recipe.model.clone(), adapter: None }, &line.keys.model.clone())?;
     let mut cuts: Vec<CutDone> = Vec::new();
     for wanted in wanted {
-        let dropped = match &wanted.which {
-            Which::Similarity(n) => best(analysis.as_ref(), *n)?,
-            Which::Deepest(n) => (spec.layers - 1 - n..spec.layers - 1).collect(),
-            Which::Given(text) => parse_drop(text, spec.layers)?.into_iter().collect(),
-        };
+        let dropped = dropped(&wanted.which, spec.layers, analysis.as_ref())?;
         let cut = match cuts.iter().find(|cut| cut.dropped == dropped) {
             Some(same) => same.again(wanted),
             None => line.cut(wanted, dropped)?,
@@ -96,6 +92,15 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
     }
     let Line { state, stages, made, .. } = line;
     Ok((Done { checkpoint, layers: spec.layers, analysis, dense, cuts, stages, made }, state))
+}
+
+/// The layers a cut drops.
+pub(super) fn dropped(which: &Which, layers: usize, analysis: Option<&Analysis>) -> Result<Vec<usize>> {
+    match which {
+        Which::Similarity(n) => best(analysis, *n),
+        Which::Deepest(n) => Ok((layers - 1 - n..layers - 1).collect()),
+        Which::Given(text) => Ok(parse_drop(text, layers)?.into_iter().collect()),
+    }
 }
 
 fn best(analysis: Option<&Analysis>, n: usize) -> Result<Vec<usize>> {
@@ -131,8 +136,7 @@ struct Scored {
 struct Line<'a> {
     recipe: &'a Recipe,
     state: State,
-    /// What the dense model looks like.
-    model: Value,
+    keys: Keys<'a>,
     progress: &'a dyn Progress,
     tokenised: Tokenised,
     stages: Vec<String>,
@@ -150,12 +154,7 @@ impl Line<'_> {
 
     fn analyze(&mut self) -> Result<Option<Analysis>> {
         let Some(settings) = &self.recipe.analyze else { return Ok(None) };
-        let Some(data) = &settings.data else { return Ok(None) };
-        let mut deciding = serde_json::to_value(settings).map_err(|error| Error::work(error.to_string()))?;
-        if let Value::Object(map) = &mut deciding {
-            map.retain(|name, _| name != "memory" && name != "device");
-        }
-        let key = key(&json!([self.model, deciding, inputs::named(data)?]));
+        let Some(key) = self.keys.analysis()? else { return Ok(None) };
         let stage = Stage { name: "analysis", key, needed: Some("analysis") };
         self.begin(&stage);
         let settings = AnalyzeSettings { model: Some(self.recipe.model.clone()), force: true, ..settings.clone() };
@@ -168,8 +167,7 @@ impl Line<'_> {
 
     /// Scores `model`, which is what `identity` says.
     fn score(&mut self, name: &str, model: Scored, identity: &Value) -> Result<Option<Vec<FigureReport>>> {
-        let Some(settings) = &self.recipe.eval else { return Ok(None) };
-        let key = key(&json!([identity, inputs::eval(settings)?]));
+        let (Some(settings), Some(key)) = (&self.recipe.eval, self.keys.scores(identity)?) else { return Ok(None) };
         let stage = Stage { name, key, needed: Some(name) };
         self.begin(&stage);
         let settings =
@@ -186,13 +184,13 @@ impl Line<'_> {
         let dir = wanted.name.clone();
         let place = |part: &str| format!("{dir}/{part}");
         let [model, scores, healed, healed_scores] = ["model", "scores", "healed", "healed-scores"].map(place);
-        let identity = json!([self.model, dropped]);
-        let healing = self.healing(&identity)?;
+        let identity = self.keys.cut_model(&dropped);
+        let healing = self.recipe.heal.clone().zip(self.keys.healing(&identity)?);
 
         // what is missing decides whether the cut has to be there
         let is_scored = healing.is_none() || self.recipe.drop.unhealed;
         let mut missing = is_scored && self.unscored(&scores, &identity)?;
-        if let Some((key, _)) = &healing {
+        if let Some((_, key)) = &healing {
             missing |= !self.state.is_done(&Stage { name: &healed, key: key.clone(), needed: Some(&healed) });
             missing |= self.unscored(&healed_scores, &json!(key))?;
         }
@@ -201,7 +199,7 @@ impl Line<'_> {
         let cut = Scored { path: self.path(&model), adapter: None };
         let scores = if is_scored { self.score(&scores, cut, &identity)? } else { None };
         let mut done = CutDone { wanted, dir: dir.clone(), dropped, size, scores, healing: None, healed: None };
-        if let Some((key, settings)) = healing {
+        if let Some((settings, key)) = healing {
             let identity = json!(key);
             let stage = Stage { name: &healed, key, needed: Some(&healed) };
             self.begin(&stage);
@@ -264,26 +262,13 @@ impl Line<'_> {
 
     /// Whether scores are still to be made.
     fn unscored(&self, name: &str, identity: &Value) -> Result<bool> {
-        let Some(settings) = &self.recipe.eval else { return Ok(false) };
-        let key = key(&json!([identity, inputs::eval(settings)?]));
+        let Some(key) = self.keys.scores(identity)? else { return Ok(false) };
         Ok(!self.state.is_done(&Stage { name, key, needed: Some(name) }))
-    }
-
-    /// The healing of a cut, and the key of what comes of it.
-    fn healing(&self, identity: &Value) -> Result<Option<(String, HealSettings)>> {
-        let Some(settings) = &self.recipe.heal else { return Ok(None) };
-        let teacher = settings.teacher.as_deref();
-        let texts = [settings.data.as_deref(), settings.eval_data.as_deref(), teacher].into_iter().flatten();
-        let adapter = settings.adapter.as_ref().map(|path| path.display().to_string());
-        let read: Vec<Value> = texts.chain(adapter.as_deref()).map(inputs::named).collect::<Result<_>>()?;
-        Ok(Some((key(&json!([identity, settings.deciding(), read])), settings.clone())))
     }
 
     fn write_cut(&mut self, wanted: &Wanted, dropped: &[usize], name: &str, needed: bool) -> Result<Size> {
         let settings = &self.recipe.cut;
-        let deciding = json!([settings.max_shard_size, settings.allow_unsliced, settings.hash]);
-        let key = key(&json!([self.model, dropped, deciding, wanted.strategy]));
-        let stage = Stage { name, key, needed: needed.then_some(name) };
+        let stage = Stage { name, key: self.keys.cut(wanted, dropped), needed: needed.then_some(name) };
         self.begin(&stage);
         let mut settings = CutSettings { model: Some(self.recipe.model.clone()), force: true, ..settings.clone() };
         match &wanted.which {

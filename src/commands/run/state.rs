@@ -35,6 +35,16 @@ struct Kept {
     stages: BTreeMap<String, Entry>,
 }
 
+impl Kept {
+    fn read(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Ok(Self { prune: env!("CARGO_PKG_VERSION").to_owned(), stages: BTreeMap::new() });
+        }
+        let broken = |error: serde_json::Error| Error::work(format!("not the state of a run: {error}"));
+        serde_json::from_value(read_json(path)?).map_err(broken).context(|| path.display())
+    }
+}
+
 /// A stage that was begun.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,19 +96,20 @@ impl State {
             }
             Ok((Err(TryLockError::Error(_)), _)) | Err(_) => None,
         };
-        let kept = match is_run {
-            true => {
-                let value = read_json(&path)?;
-                let broken = |error: serde_json::Error| Error::work(format!("not the state of a run: {error}"));
-                serde_json::from_value(value).map_err(broken).context(|| path.display())?
-            }
-            false => Kept { prune: env!("CARGO_PKG_VERSION").to_owned(), stages: BTreeMap::new() },
-        };
+        let kept = Kept::read(&path)?;
         let state = Self { dir: dir.to_owned(), kept, _lock: lock };
         if !is_run {
             state.save()?;
         }
         Ok(state)
+    }
+
+    /// What is done in `dir`, to look at: nothing is made, nothing is locked.
+    ///
+    /// # Errors
+    /// Work: a broken state.
+    pub(super) fn look(dir: &Path) -> Result<Self> {
+        Ok(Self { dir: dir.to_owned(), kept: Kept::read(&dir.join(FILE))?, _lock: None })
     }
 
     /// The run's directory.
