@@ -4,8 +4,7 @@
 mod fixture;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
 use fixture::desk::Desk;
 use fixture::{Head, Llama};

@@ -292,6 +292,22 @@ mod tests {
     }
 
     #[test]
+    fn the_recipes_that_come_along() {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let configs = std::fs::read_dir(own.join("configs")).unwrap().map(|entry| entry.unwrap().path());
+        let all: Vec<_> = configs.chain([own.join("src/demo/files/recipe.toml")]).collect();
+        assert!(all.len() > 4);
+        for path in all {
+            let recipe = Recipe::read(&path, &[]).unwrap();
+            assert!(recipe.heal.is_some() && recipe.eval.is_some());
+            assert!(!recipe.wanted(32).unwrap().is_empty());
+            // each command reads its own section of the same file
+            let heal: HealSettings = crate::settings::resolve("heal", Some(&path), &Map::new()).unwrap();
+            assert_eq!(heal.steps, recipe.heal.unwrap().steps);
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (text, set, fault) in [
             ("model = 1", "", "model"),
