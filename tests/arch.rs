@@ -20,7 +20,7 @@ use proptest::sample::{Index, select};
 use prune::arch::{ARCHITECTURES, ModelSpec};
 use prune::checkpoint;
 use prune::commands::cut::{CutSettings, cut};
-use prune::model::{Batch, Model, ModelOptions, Observer, Residency};
+use prune::model::{Batch, Cache, Model, ModelOptions, Observer, Residency};
 use prune::progress::Silent;
 use prune::surgery::{config_edits, edit_config};
 use safetensors::Dtype;
@@ -332,6 +332,53 @@ fn witness(case: &Case, kept: &[usize]) -> Vec<f32> {
         model.forward(&ids, 0, &mut cache).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     });
     after.collect()
+}
+
+/// Token after token with a cache, and in pieces, every position has the logits of a pass over all up to it: sliding
+/// windows, normed heads, layers without rotations, and rotations that change with the length.
+#[test]
+fn a_cache_gives_what_a_whole_pass_gives() {
+    let (mut compared, mut changing) = (0, 0);
+    for (name, case) in cases() {
+        let dir = tempfile::tempdir().unwrap();
+        case.write(dir.path());
+        for residency in [Residency::Resident, Residency::Streamed] {
+            let options = ModelOptions { residency: Some(residency), ..ModelOptions::default() };
+            let checkpoint = Arc::new(checkpoint::Checkpoint::open_dir(dir.path()).unwrap());
+            let model = Model::open(checkpoint, &options, &Silent).unwrap();
+            let last = |x: Tensor| -> Vec<f32> {
+                let x = x.narrow(0, x.dim(0).unwrap() - 1, 1).unwrap();
+                model.logits(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+            };
+            let whole = |n: usize| {
+                let mut kept = Last(None);
+                model.run(&[Batch::sequences(&[&case.ids[..n]]).unwrap()], &mut kept, "test", &Silent).unwrap();
+                last(kept.0.unwrap())
+            };
+            let t = case.ids.len();
+            let every: Vec<usize> = (1..=t).collect();
+            // pieces for both kernels: a few tokens, and many
+            let pieces = vec![t / 4, t / 4 + 3, t / 2 + 4, t / 2 + 5, t];
+            let lengths = if residency == Residency::Resident { vec![every, pieces] } else { vec![pieces] };
+            for ends in lengths {
+                let mut cache = Cache::new(&model, t).unwrap();
+                for end in ends {
+                    let start = cache.ids().len();
+                    let x = model.extend(&mut cache, &case.ids[start..end]).unwrap();
+                    let (found, expected) = (last(x), whole(end));
+                    let scale = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
+                    let worst = worst(&found, &expected) / scale;
+                    assert!(worst <= 1e-5, "{name}, {residency:?}, {end} tokens: off by {worst}");
+                    compared += 1;
+                }
+                assert!(model.extend(&mut cache, &[0]).is_err(), "no room is left");
+            }
+        }
+        let rope = case.spec().rope;
+        let frequencies = |n| rope.inverse_frequencies(n).0;
+        changing += usize::from((2..=case.ids.len()).any(|n| frequencies(n) != frequencies(n - 1)));
+    }
+    assert!(compared > 500 && changing >= 2, "{compared} compared, {changing} with changing rotations");
 }
 
 #[test]

@@ -21,7 +21,7 @@ mod writer;
 
 pub use four_bit::four_bit_owner;
 pub use hash::sha256;
-pub use hub::{Dataset, Hub, HubFile};
+pub use hub::{Cached, Dataset, Hub, HubFile, Needed};
 pub use index::{Entry, Index};
 pub use json::read_json;
 pub use output::{OutputDir, write_file};

@@ -2,14 +2,19 @@
 //! output live only here.
 
 mod analyze;
+mod bench;
+mod completions;
 mod cut;
 mod demo;
+mod doctor;
 mod eval;
+mod fetch;
 mod heal;
 mod merge;
 mod output;
 mod progress;
 mod run;
+mod sample;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,7 +41,9 @@ Examples:
   prune analyze ./llama --data c4.jsonl -o analysis   which block hurts least
   prune cut ./llama --plan analysis/analysis.json --fraction 0.25 -o ./llama-24
   prune heal ./llama-24 --data c4.jsonl -o healed     QLoRA on the cut model
-  prune eval ./llama-24 --tasks mmlu,boolq -o scores  how good it still is";
+  prune eval ./llama-24 --tasks mmlu,boolq -o scores  how good it still is
+  prune sample ./llama-24 --prompt \"Once upon\"       whether it still speaks
+  prune bench ./llama-24 --against ./llama            what was won";
 
 /// Options every command takes.
 #[derive(Args)]
@@ -63,7 +70,12 @@ enum Command {
     Merge(merge::MergeArgs),
     Eval(eval::EvalArgs),
     Run(run::RunArgs),
+    Sample(sample::SampleArgs),
+    Bench(bench::BenchArgs),
+    Fetch(fetch::FetchArgs),
+    Doctor(doctor::DoctorArgs),
     Demo(demo::DemoArgs),
+    Completions(completions::CompletionsArgs),
 }
 
 /// Runs the program and turns its end into an exit code: 0 done, 1 the work failed, 2 the request was wrong.
@@ -91,7 +103,12 @@ fn run(cli: Cli) -> Result<()> {
         Command::Merge(args) => merge::run(&args, &context),
         Command::Eval(args) => eval::run(&args, &context),
         Command::Run(args) => run::run(&args, &context),
+        Command::Sample(args) => sample::run(&args, &context),
+        Command::Bench(args) => bench::run(&args, &context),
+        Command::Fetch(args) => fetch::run(&args, &context),
+        Command::Doctor(args) => doctor::run(&args, &context),
         Command::Demo(args) => demo::run(&args, &context),
+        Command::Completions(args) => completions::run(&args, &context),
     }
 }
 

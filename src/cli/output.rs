@@ -21,6 +21,17 @@ impl Output {
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
     }
 
+    /// Whether a person looks on: text may come bit by bit.
+    pub(crate) fn is_watched(&self) -> bool {
+        !self.json && !self.quiet && io::stdout().is_terminal()
+    }
+
+    /// Shows a piece of text at once, without an end of line.
+    pub(crate) fn say(&self, text: &str) -> Result<()> {
+        let mut out = io::stdout().lock();
+        tolerant(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+    }
+
     /// Prints `text`, or `report` as JSON where the user asked for it.
     pub(crate) fn report(&self, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         if self.json {
@@ -34,9 +45,13 @@ impl Output {
     }
 }
 
-/// A reader that has gone away (`prune … | head`) is no failure.
 fn print(text: &str) -> Result<()> {
-    match writeln!(io::stdout().lock(), "{text}") {
+    tolerant(writeln!(io::stdout().lock(), "{text}"))
+}
+
+/// A reader that has gone away (`prune … | head`) is no failure.
+fn tolerant(written: io::Result<()>) -> Result<()> {
+    match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Error::work(format!("standard output: {error}")))
         }

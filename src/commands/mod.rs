@@ -2,13 +2,19 @@
 
 mod analysis_view;
 pub mod analyze;
+pub mod bench;
+mod bench_view;
 pub mod cut;
 pub mod demo;
+pub mod doctor;
+mod doctor_view;
 pub mod eval;
 mod eval_view;
+pub mod fetch;
 pub mod heal;
 mod heal_figure;
 pub mod merge;
 mod open;
 pub mod run;
+pub mod sample;
 mod seam;

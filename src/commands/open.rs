@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
+use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Hub};
 use crate::data::{Purpose, Source, SourceOptions};
-use crate::model::Budget;
+use crate::model::{Budget, Cache, Fittings, Model, ModelOptions, Residency};
 use crate::progress::Progress;
 use crate::{Context, Error, Result, ops};
 
@@ -30,4 +31,27 @@ pub(super) fn device(choice: Option<&str>) -> Result<Device> {
 /// The text a command was given: a file, a directory, a file of a hub data set.
 pub(super) fn text(data: &str, purpose: Purpose, options: &SourceOptions, progress: &dyn Progress) -> Result<Source> {
     Source::find(data, purpose, options, &|id| Hub::from_env()?.dataset_file(id, progress))
+}
+
+/// A model that is to say something, with room for the keys and values of `longest` tokens.
+pub(super) fn speaker(
+    checkpoint: &Arc<Checkpoint>,
+    spec: &ModelSpec,
+    fittings: Fittings,
+    device: Device,
+    memory: Option<&str>,
+    longest: usize,
+    progress: &dyn Progress,
+) -> Result<Model> {
+    let beside = Cache::bytes(spec, spec.layers, longest);
+    let options = ModelOptions { device, budget: budget(memory)?, fittings, beside, ..ModelOptions::default() };
+    let model = Model::open(checkpoint.clone(), &options, progress)?;
+    if model.residency() == Residency::Streamed {
+        progress.warn(&format!(
+            "{}: too large for the memory there is ({}): every new token reads all its weights from disk",
+            checkpoint.source.id,
+            ByteSize(options.budget.bytes())
+        ));
+    }
+    Ok(model)
 }

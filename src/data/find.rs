@@ -33,6 +33,20 @@ const KNOWN: &[Known] = &[Known {
 pub type Fetch<'a> = &'a dyn Fn(&str) -> Result<HubFile>;
 
 impl Source {
+    /// Names on the hub, `datasets/org/name/path/in/repo[@revision]`, of all files that [`Source::find`] may take for
+    /// `spec`, whatever it is for.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for what is no name on the hub.
+    pub fn hub_files(spec: &str) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for purpose in [Purpose::Measure, Purpose::Train] {
+            ids.push(hub_id(spec, purpose)?.ok_or_else(|| unknown(spec))?);
+        }
+        ids.dedup();
+        Ok(ids)
+    }
+
     /// The text called `spec`: a local file or directory; `hub:datasets/org/name/path[@revision]` or
     /// `hf://datasets/org/name[@revision]/path`, one file of a hub data set; or a known data set (`allenai/c4`), of
     /// which the file for `purpose` is taken. What exists locally is local.
@@ -44,16 +58,18 @@ impl Source {
         if path.exists() {
             return Self::open(path, options);
         }
-        let Some(id) = hub_id(spec, purpose)? else {
-            let known: Vec<&str> = KNOWN.iter().map(|known| known.name).collect();
-            return Err(Error::request(format!(
-                "{spec}: no such file or directory; a file on the hub is hub:datasets/org/name/path, a data set known by name is {}",
-                known.join(", ")
-            )));
-        };
+        let id = hub_id(spec, purpose)?.ok_or_else(|| unknown(spec))?;
         let HubFile { path, revision } = fetch(&id)?;
         Ok(Self::of_files(spec.to_owned(), vec![path], options)?.at_revision(revision))
     }
+}
+
+fn unknown(spec: &str) -> Error {
+    let known: Vec<&str> = KNOWN.iter().map(|known| known.name).collect();
+    Error::request(format!(
+        "{spec}: no such file or directory; a file on the hub is hub:datasets/org/name/path, a data set known by name is {}",
+        known.join(", ")
+    ))
 }
 
 /// The hub's own name for `spec`, or `None` when it is no name on the hub.
@@ -96,6 +112,9 @@ mod tests {
         assert!(id("allenai/c4").unwrap().contains("validation"));
         assert!(hub_id("allenai/c4", Purpose::Train).unwrap().unwrap().contains("train.00000"));
         assert_eq!((id("org/name"), id("a.jsonl")), (None, None));
+        assert_eq!(Source::hub_files("allenai/c4").unwrap().len(), 2);
+        assert_eq!(Source::hub_files("hub:datasets/org/name/a.json").unwrap(), ["datasets/org/name/a.json"]);
+        assert!(Source::hub_files("org/name").is_err());
         for wrong in ["hf://datasets/org", "hf://datasets/org/name", "hf://datasets/org/name@v1", "hf://a@b/c/d"] {
             assert!(hub_id(wrong, Purpose::Train).is_err(), "{wrong}");
         }

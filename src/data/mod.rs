@@ -8,6 +8,7 @@
 pub mod batches;
 mod chunk;
 mod csv;
+mod ends;
 mod find;
 mod guard;
 mod input;
@@ -19,14 +20,17 @@ pub mod rows;
 mod sequences;
 mod source;
 mod special;
+mod spoken;
 mod stream;
 mod text;
 mod tokenizer;
 
+pub use ends::end_tokens;
 pub use find::{Fetch, Purpose};
 pub use pack::{Packing, Shape, Tally};
 pub use rows::{Place, ReadOptions, Row, Rows, TextSplit, rows, rows_with};
 pub use sequences::{SequenceOptions, Sequences};
 pub use source::{Document, Documents, Source, SourceOptions};
+pub use spoken::Spoken;
 pub use stream::{Position, StreamOptions, TrainStream};
 pub use tokenizer::{Rules, Special, Tokenizer};

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::layouts;
-use super::select::Leaf;
-use super::tasks::{Config, Task};
+use super::select::{Leaf, select};
+use super::tasks::{Config, Form, Task};
 use super::texts;
 use crate::checkpoint::{Dataset, Hub};
 use crate::data::{ReadOptions, Row, rows_with};
@@ -99,19 +99,61 @@ impl Source {
             Self::File(file) if split == leaf.task.split => Ok((vec![file.clone()], false)),
             Self::File(file) => Err(missing(leaf, split, &file.display().to_string())),
             Self::Hub(hub, known) => {
-                let id = leaf.task.dataset;
-                if !known.borrow().contains_key(id) {
-                    let dataset = hub.dataset(id, progress)?;
-                    known.borrow_mut().insert(id, dataset);
-                }
-                let known = known.borrow();
-                let dataset = &known[id];
-                let found = layouts::find(dataset.names(), leaf.task, leaf.subject.as_deref(), split);
-                let found = found.ok_or_else(|| missing(leaf, split, id))?;
-                Ok((hub.dataset_files(dataset, &found.files, progress)?, found.mixed))
+                let (dataset, found) = on_hub(hub, known, leaf, split, progress)?;
+                let found = found.ok_or_else(|| missing(leaf, split, leaf.task.dataset))?;
+                Ok((hub.dataset_files(&dataset, &found.files, progress)?, found.mixed))
             }
         }
     }
+}
+
+/// The data set of `leaf`, asked for once, and the files of its split, if it has that.
+fn on_hub(
+    hub: &Hub,
+    known: &RefCell<BTreeMap<&'static str, Dataset>>,
+    leaf: &Leaf,
+    split: &str,
+    progress: &dyn Progress,
+) -> Result<(Dataset, Option<layouts::Found>)> {
+    let id = leaf.task.dataset;
+    if !known.borrow().contains_key(id) {
+        let dataset = hub.dataset(id, progress)?;
+        known.borrow_mut().insert(id, dataset);
+    }
+    let dataset = known.borrow()[id].clone();
+    let found = layouts::find(dataset.names(), leaf.task, leaf.subject.as_deref(), split);
+    Ok((dataset, found))
+}
+
+/// What the tasks called `names` need of the hub to be scored there, with examples or without: data sets and names of
+/// their files.
+///
+/// # Errors
+/// Request: a name that is no task; a split that the data set does not have. Those of [`Hub::dataset`].
+pub fn hub_files(hub: &Hub, names: &[String], progress: &dyn Progress) -> Result<Vec<(Dataset, Vec<String>)>> {
+    let known = RefCell::default();
+    let mut all: BTreeMap<&'static str, (Dataset, Vec<String>)> = BTreeMap::new();
+    for leaf in select(names, &[])?.leaves {
+        if leaf.file.is_some() {
+            return Err(Error::request(format!("{}: a text of one's own is not on the hub", leaf.name)));
+        }
+        let Task { dataset, split, shots_split, shots, form, .. } = *leaf.task;
+        let has_examples = matches!(form, Form::Choice { .. });
+        for (split, is_needed) in [(split, true), (shots_split, has_examples && shots > 0)] {
+            let (files, found) = match on_hub(hub, &known, &leaf, split, progress)? {
+                (files, Some(found)) if is_needed || has_examples => (files, found.files),
+                (_, None) if is_needed => return Err(missing(&leaf, split, dataset)),
+                _ => continue,
+            };
+            let (_, names) = all.entry(dataset).or_insert_with(|| (files, Vec::new()));
+            names.extend(found);
+        }
+    }
+    for (_, names) in all.values_mut() {
+        names.sort();
+        names.dedup();
+    }
+    Ok(all.into_values().collect())
 }
 
 fn missing(leaf: &Leaf, split: &str, place: &str) -> Error {

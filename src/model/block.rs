@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use super::cache::Past;
 use super::{Batch, Fittings, Linear, PASS_TOKENS};
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
@@ -38,6 +39,25 @@ impl Pass {
         let shape = (batch.tokens(), spec.rope.rotary_dim / 2);
         Ok(Self {
             layout: batch.layout.clone(),
+            cos: Tensor::from_vec(cos, shape, device)?,
+            sin: Tensor::from_vec(sin, shape, device)?,
+        })
+    }
+
+    /// Prepares `len` tokens from `position` on of a sequence that has `longest` tokens with them; what comes before
+    /// them is in a cache.
+    pub(super) fn after(
+        spec: &ModelSpec,
+        position: usize,
+        len: usize,
+        longest: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let positions: Vec<u32> = (position..position + len).map(|position| position as u32).collect();
+        let (cos, sin) = spec.rope.tables(&positions, longest);
+        let shape = (len, spec.rope.rotary_dim / 2);
+        Ok(Self {
+            layout: Arc::new(Layout::sequences([len])?),
             cos: Tensor::from_vec(cos, shape, device)?,
             sin: Tensor::from_vec(sin, shape, device)?,
         })
@@ -134,7 +154,21 @@ impl Block {
     /// # Errors
     /// The device's.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let x = (x + self.attention(&ops::rms_norm(x, &self.input_norm, self.eps)?, pass)?)?;
+        self.through(x, pass, |q, k, v| ops::attention(q, k, v, &pass.layout, &self.heads))
+    }
+
+    /// The same for tokens that follow those in `past`, whose keys and values join it.
+    pub(super) fn extend(&self, x: &Tensor, pass: &Pass, past: &mut Past) -> Result<Tensor> {
+        self.through(x, pass, |q, k, v| past.attend(q, k, v, &self.heads))
+    }
+
+    fn through(
+        &self,
+        x: &Tensor,
+        pass: &Pass,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let x = (x + self.attention(&ops::rms_norm(x, &self.input_norm, self.eps)?, pass, attend)?)?;
         let mlp =
             |x: &Tensor| -> Result<Tensor> { Ok((x + self.mlp(&ops::rms_norm(x, &self.post_norm, self.eps)?)?)?) };
         let t = x.dim(0)?;
@@ -148,14 +182,18 @@ impl Block {
         Ok(Tensor::cat(&parts, 0)?)
     }
 
-    fn attention(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+    fn attention(
+        &self,
+        x: &Tensor,
+        pass: &Pass,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let (q, k, v) = match &self.attend {
             Attend::Split { q, k, v } => (q.forward(x)?, k.forward(x)?, v.forward(x)?),
             Attend::Fused(qkv) => self.split_heads(&qkv.forward(x)?)?,
         };
         let (q, k) = self.turn(&q, &k, pass)?;
-        let attended = ops::attention(&q, &k, &v, &pass.layout, &self.heads).context(|| "attention")?;
-        self.o.forward(&attended)
+        self.o.forward(&attend(&q, &k, &v).context(|| "attention")?)
     }
 
     /// Query, key and value of a fused projection.

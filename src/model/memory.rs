@@ -78,6 +78,13 @@ pub(super) fn transient_bytes(spec: &ModelSpec, tokens: usize) -> u64 {
     attention_bytes_per_token(spec) * tokens as u64 + mlp_bytes_per_token(spec) * tokens.min(PASS_TOKENS) as u64
 }
 
+/// Bytes that this process takes, as computed, with `weight_bytes` of weights, a pass of `tokens` and `beside` bytes of
+/// other things at once.
+#[must_use]
+pub fn expected(spec: &ModelSpec, weight_bytes: u64, tokens: usize, beside: u64) -> u64 {
+    OVERHEAD + weight_bytes + transient_bytes(spec, tokens.min(PASS_TOKENS)) + beside
+}
+
 /// Tokens of a pass, `most` if the budget allows, when `streams_kept` residual streams of it are kept beside
 /// `weight_bytes` of weights.
 pub(super) fn pass_tokens(
@@ -118,14 +125,14 @@ impl Fit {
         let streamed = head_bytes + 2 * layers().max().unwrap_or(0);
         let pass = PASS_TOKENS as u64 * transient_bytes_per_token(spec);
         let usable = options.budget.usable();
-        let fits = resident + 2 * pass <= usable;
+        let fits = resident + 2 * pass + options.beside <= usable;
         let residency = options.residency.unwrap_or(if fits { Residency::Resident } else { Residency::Streamed });
         let weight_bytes = match residency {
             Residency::Resident => resident,
             Residency::Streamed => streamed,
         };
         // Passes shrink to a sixteenth before the budget is called too small.
-        let least = weight_bytes + pass / 16;
+        let least = weight_bytes + pass / 16 + options.beside;
         if least > usable {
             return Err(Error::request(format!(
                 "--memory: {} MiB is too small for this model, its weights and one pass take {} MiB",

@@ -7,19 +7,24 @@
 mod backward;
 mod batch;
 mod block;
+mod cache;
 mod fittings;
 pub mod four_bit;
+mod generate;
 mod head;
 mod linear;
 pub mod lora;
 mod loss;
 pub mod memory;
+pub mod peak;
 mod stack;
 
 pub use backward::{Kept, Noise, Training, kept_bytes_per_token};
 pub use batch::Batch;
 pub use block::{Block, Pass};
+pub use cache::Cache;
 pub use fittings::{Fittings, Parameter, Part};
+pub use generate::{Choice, Ended, Generated};
 pub use head::{Head, HeadLoss, Lesson};
 pub use linear::Linear;
 pub use loss::Loss;
@@ -71,6 +76,8 @@ pub struct ModelOptions {
     pub fittings: Fittings,
     /// Source layers to stack, from the embedding up; `None` stacks all of them.
     pub places: Option<Vec<usize>>,
+    /// Bytes that the caller keeps beside the model, a [`Cache`] for one.
+    pub beside: u64,
     /// Forces where the layers are; `None` lets the budget decide.
     pub residency: Option<Residency>,
 }
@@ -82,6 +89,7 @@ impl Default for ModelOptions {
             budget: Budget::new(None),
             fittings: Fittings::default(),
             places: None,
+            beside: 0,
             residency: None,
         }
     }

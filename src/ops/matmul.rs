@@ -243,8 +243,9 @@ pub(crate) type LowRank<'a> = (Matrix<'a>, Matrix<'a>);
 pub(crate) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: Target) {
     let (t, o, i) = (x.rows, weight.rows(), weight.columns());
     assert!(x.columns == i && out.rows == t && out.columns == o);
-    if t <= FEW && x.column_stride == 1 && low.is_none() {
-        return few(x, weight, out);
+    if t <= FEW && x.column_stride == 1 {
+        few(x, weight, out);
+        return add_low_rank(low, 0..t, 0..o, out);
     }
     // a narrow product has no panels to share out
     let tokens = if o <= PANEL { NARROW_TOKENS } else { TOKENS };

@@ -22,12 +22,13 @@ mod rms_norm;
 mod rope;
 mod rows;
 mod simd;
+mod speed;
 mod swiglu;
 #[cfg(test)]
 mod testing;
 mod weight;
 
-pub use attention::{Attended, Heads, attention, attention_backward, attention_kept};
+pub use attention::{Attended, Heads, attention, attention_backward, attention_kept, attention_over};
 pub use cross_entropy::cross_entropy;
 pub use device::device;
 pub use dropout::{Mask, dropout};
@@ -41,5 +42,7 @@ pub use nf4::Nf4Weight;
 pub use objective::{Objective, Teacher, objective};
 pub use rms_norm::{rms_norm, rms_norm_backward};
 pub use rope::{rope, rope_backward};
+pub use simd::vector_units;
+pub use speed::{multiply_adds, reading};
 pub use swiglu::{swiglu, swiglu_backward};
 pub use weight::WeightMatrix;

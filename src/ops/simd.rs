@@ -1,5 +1,29 @@
 //! Plain loops, compiled for the vector units that the machine turns out to have.
 
+/// Whether the machine has what `medium` and `wide` below enable.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn detected() -> (bool, bool) {
+    let medium = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+    let wide = std::is_x86_feature_detected!("avx512f")
+        && std::is_x86_feature_detected!("avx512bw")
+        && std::is_x86_feature_detected!("avx512dq")
+        && std::is_x86_feature_detected!("avx512vl");
+    (medium, wide)
+}
+
+/// The vector units that the loops use on this machine; `None` where they run as compiled for the least of its kind.
+#[must_use]
+pub fn vector_units() -> Option<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    match detected() {
+        (true, true) => return Some("AVX-512"),
+        (true, false) => return Some("AVX2"),
+        (false, _) => {}
+    }
+    cfg!(target_arch = "aarch64").then_some("NEON")
+}
+
 /// Runs `work` compiled for the widest vectors of this machine. Everything in `work` that is to profit must be inlined
 /// into it, so helpers that it calls carry `#[inline(always)]`.
 #[inline(always)]
@@ -14,11 +38,7 @@ pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
         fn medium<R>(work: impl FnOnce() -> R) -> R {
             work()
         }
-        let medium_here = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
-        let wide_here = std::is_x86_feature_detected!("avx512f")
-            && std::is_x86_feature_detected!("avx512bw")
-            && std::is_x86_feature_detected!("avx512dq")
-            && std::is_x86_feature_detected!("avx512vl");
+        let (medium_here, wide_here) = detected();
         if medium_here && wide_here {
             // SAFETY: the machine has every feature that `wide` enables, just asked.
             return unsafe { wide(work) };

@@ -13,8 +13,8 @@ use crate::{Error, Result};
 /// A data set at a commit: the names of its files on the hub, or of those the cache has.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    repo: Repo,
-    commit: String,
+    pub(super) repo: Repo,
+    pub(super) commit: String,
     names: Vec<String>,
 }
 
@@ -47,9 +47,7 @@ impl Hub {
             Ok(listing) => Err(Error::work(format!("{repo}: the hub names no commit but {:?}", listing.sha))),
             Err(Failure::Unreachable(why)) => {
                 let commit = self.cached(&repo, &cache, &why, |_| None, progress)?;
-                let mut names = Vec::new();
-                walk(&cache.snapshot(&commit), "", DEPTH, &mut names)?;
-                names.sort();
+                let names = walk_names(&cache.snapshot(&commit))?;
                 Ok(Dataset { commit, names, repo: repo.clone() })
             }
             Err(failure) => Err(self.explain(failure, &repo, None)),
@@ -76,7 +74,14 @@ impl Hub {
     }
 }
 
-/// Names of the files below `root`.
+/// Names of the files below `root`, sorted, `/` between folders.
+pub(super) fn walk_names(root: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    walk(root, "", DEPTH, &mut names)?;
+    names.sort();
+    Ok(names)
+}
+
 fn walk(root: &Path, below: &str, depth: usize, names: &mut Vec<String>) -> Result<()> {
     let folder = root.join(below);
     let io = |error: std::io::Error| Error::io(&folder, &error);

@@ -7,12 +7,11 @@ use serde::Deserialize;
 use super::Hub;
 use super::ask::Failure;
 use super::cache::{RepoCache, is_commit};
-use super::download::Wanted;
 use super::repo::{Repo, is_relative};
 use crate::checkpoint::index::{INDEX, SINGLE, no_weights, shard_names};
 use crate::checkpoint::side::{CARD, is_side_file};
 use crate::checkpoint::{CONFIG, Source, no_config};
-use crate::progress::{Progress, Unit};
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// A data file in the cache.
@@ -111,6 +110,20 @@ impl Hub {
 
     /// Brings all files a model needs and returns the commit.
     fn fetch_model(&self, repo: &Repo, cache: &RepoCache, progress: &dyn Progress) -> Result<String, Failure> {
+        let (commit, files) = self.model_files(repo, cache, progress)?;
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        self.fetch_files(repo, cache, &commit, &files, progress)?;
+        cache.remember(&commit)?;
+        Ok(commit)
+    }
+
+    /// The commit and the files a model needs, weights last. The list of a sharded model's weights is brought for it.
+    pub(super) fn model_files(
+        &self,
+        repo: &Repo,
+        cache: &RepoCache,
+        progress: &dyn Progress,
+    ) -> Result<(String, Vec<String>), Failure> {
         let listing: Listing = self.listing(repo)?;
         let commit = listing.sha.clone();
         if !is_commit(&commit) {
@@ -124,20 +137,15 @@ impl Hub {
         }
         let weights = [SINGLE, INDEX].into_iter().find(|name| has(name)).ok_or_else(|| no_weights(&page, &names))?;
 
-        let beside = |name: &&str| [CONFIG, CARD].contains(name) || (is_relative(name) && is_side_file(name));
-        let mut small: Vec<&str> = names.iter().map(String::as_str).filter(beside).collect();
-        let shards;
-        let large: Vec<&str> = if weights == SINGLE {
-            vec![SINGLE]
-        } else {
-            small.push(INDEX);
+        let beside =
+            |name: &&String| [CONFIG, CARD].contains(&name.as_str()) || (is_relative(name) && is_side_file(name));
+        let mut files: Vec<String> = names.iter().filter(beside).cloned().collect();
+        files.push(weights.to_owned());
+        if weights == INDEX {
             self.fetch_files(repo, cache, &commit, &[INDEX], progress)?;
-            shards = shard_names(&cache.snapshot(&commit).join(INDEX))?;
-            shards.iter().map(String::as_str).collect()
-        };
-        self.fetch_files(repo, cache, &commit, &[small, large].concat(), progress)?;
-        cache.remember(&commit)?;
-        Ok(commit)
+            files.extend(shard_names(&cache.snapshot(&commit).join(INDEX))?);
+        }
+        Ok((commit, files))
     }
 
     /// Brings one file and returns the commit.
@@ -165,32 +173,13 @@ impl Hub {
         files: &[&str],
         progress: &dyn Progress,
     ) -> Result<(), Failure> {
-        let snapshot = cache.snapshot(commit);
-        let absent = files.iter().filter(|&&file| !snapshot.join(file).is_file());
-        let wanted = absent.map(|&file| {
-            let facts = self.facts(repo, commit, file);
-            // a file that the listing or the index has and the hub has not
-            let facts = facts.map_err(|failure| match failure {
-                Failure::Refused(404, ..) => Failure::Other(self.explain(failure, repo, Some(file))),
-                other => other,
-            })?;
-            Ok(Wanted { repo, commit, file, facts })
-        });
-        let wanted = wanted.collect::<Result<Vec<_>, Failure>>()?;
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        progress.begin(&format!("fetching {repo}"), wanted.iter().map(|wanted| wanted.facts.size).sum(), Unit::Bytes);
-        for wanted in &wanted {
-            self.download(cache, wanted, progress)?;
-        }
-        progress.end();
-        Ok(())
+        let needed = self.look_up(repo, cache, commit, files)?;
+        self.bring_files(&needed, cache, progress)
     }
 }
 
 /// A file without which the model in `snapshot` cannot be opened, and which is not there.
-fn missing_file(snapshot: &Path) -> Option<String> {
+pub(super) fn missing_file(snapshot: &Path) -> Option<String> {
     let absent = |name: &str| !snapshot.join(name).is_file();
     if absent(CONFIG) {
         return Some(CONFIG.to_owned());

@@ -2,7 +2,8 @@
 //!
 //! `hf-hub` lists, locates and downloads. Around it: `repo` reads names, `ask` asks for what `hf-hub` cannot say (why
 //! the hub refuses, empty files), `cache` finds commits without the network, `download` makes a download stop on
-//! request, go on where it broke and be verified, `fetch` decides what is needed. Nothing is asked of the network when
+//! request, go on where it broke and be verified, `fetch` decides which files are needed, `needed` which of them are
+//! missing, `inventory` tells what the cache holds. Nothing is asked of the network when
 //! `HF_HUB_OFFLINE` is set, and no file is fetched that the cache has.
 
 mod ask;
@@ -10,10 +11,14 @@ mod cache;
 mod dataset;
 mod download;
 mod fetch;
+mod inventory;
+mod needed;
 mod repo;
 
 pub use dataset::Dataset;
 pub use fetch::HubFile;
+pub use inventory::Cached;
+pub use needed::Needed;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -82,6 +87,18 @@ impl Hub {
     /// Whether the network must not be used.
     pub fn is_offline(&self) -> bool {
         self.offline
+    }
+
+    /// Where the hub is.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Whether it is asked in somebody's name.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        self.token.is_some()
     }
 
     /// The directory that holds `models--org--name` and its like.

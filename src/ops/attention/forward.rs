@@ -6,12 +6,10 @@ use super::super::exp::exp;
 use super::super::matmul::{Matrix, Target, multiply, with_scratch};
 use super::super::rows::{Rows, filled};
 use super::super::simd::vectorised;
-use super::{Block, Heads, KEYS, Keys, Layout, QUERIES, by_lanes};
+use super::{Block, Heads, KEYS, Keys, QUERIES, by_lanes};
 
-/// The attended values `[t, h·e]`, and log Σ e^score of every token and head, `[t, h]`.
-pub(super) fn forward(layout: &Layout, heads: &Heads, q: Rows, k: Rows, v: Rows) -> (Vec<f32>, Vec<f32>) {
-    let blocks: Vec<Block> =
-        (0..layout.segments().len()).flat_map(|segment| Block::of_segment(layout, segment, heads.window)).collect();
+/// The attended values `[t, h·e]`, and log Σ e^score of every token and head, `[t, h]`; the blocks cover q.
+pub(super) fn forward(blocks: &[Block], heads: &Heads, q: Rows, k: Rows, v: Rows) -> (Vec<f32>, Vec<f32>) {
     let (t, width) = (q.count, q.width);
     let mut normaliser = Vec::new();
     let out = filled(t * width, |out| {

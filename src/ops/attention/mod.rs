@@ -5,6 +5,7 @@
 //! they are, head by head, in the operand orders that need no packing.
 
 mod backward;
+mod cached;
 mod forward;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,8 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor, bail};
+
+pub use cached::attention_over;
 
 use super::Layout;
 use super::matmul::blocks;
@@ -39,6 +42,15 @@ impl Heads {
     fn group(&self, kv_head: usize) -> Range<usize> {
         let size = self.heads / self.kv_heads;
         kv_head * size..(kv_head + 1) * size
+    }
+
+    /// Fails for heads that cannot be.
+    fn check(&self) -> Result<()> {
+        let Heads { heads: h, kv_heads, head_dim, window, .. } = *self;
+        match h == 0 || kv_heads == 0 || h % kv_heads != 0 || head_dim == 0 || window == Some(0) {
+            true => Err(Error::work(format!("attention: impossible heads {self:?}"))),
+            false => Ok(()),
+        }
     }
 
     /// The numbers of head `head` in a row.
@@ -95,10 +107,8 @@ pub fn attention_backward(
 }
 
 fn check(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Layout, heads: &Heads) -> Result<()> {
-    let Heads { heads: h, kv_heads, head_dim, window, .. } = *heads;
-    if h == 0 || kv_heads == 0 || h % kv_heads != 0 || head_dim == 0 || window == Some(0) {
-        return Err(Error::work(format!("attention: impossible heads {heads:?}")));
-    }
+    heads.check()?;
+    let Heads { heads: h, kv_heads, head_dim, .. } = *heads;
     for (name, tensor, heads) in [("q", q, h), ("k", k, kv_heads), ("v", v, kv_heads)] {
         let expected = (layout.tokens(), heads * head_dim);
         if tensor.dims2()? != expected {
@@ -165,7 +175,10 @@ impl CustomOp3 for Attention {
         let q = Rows::new(self.name(), q, q_strides)?;
         let k = Rows::new(self.name(), k, k_strides)?;
         let v = Rows::new(self.name(), v, v_strides)?;
-        let (out, normaliser) = forward::forward(&self.layout, &self.heads, q, k, v);
+        let segments = 0..self.layout.segments().len();
+        let blocks: Vec<Block> =
+            segments.flat_map(|segment| Block::of_segment(&self.layout, segment, self.heads.window)).collect();
+        let (out, normaliser) = forward::forward(&blocks, &self.heads, q, k, v);
         self.normaliser.get_or_init(|| normaliser);
         Ok((CpuStorage::F32(out), (q.count, q.width).into()))
     }
@@ -225,11 +238,27 @@ impl Block {
                 run
             })
             .collect();
-        blocks(segment.len, QUERIES, STEP).into_iter().map(move |queries| {
-            let position = segment.position + queries.start;
-            let visible = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + queries.len();
+        Self::of_run(segment.start..segment.start + segment.len, segment.position, runs, window)
+    }
+
+    /// The blocks of the last `t` tokens of a sequence of `n`, whose queries alone are there.
+    fn of_last(n: usize, t: usize, window: Option<usize>) -> impl Iterator<Item = Self> {
+        Self::of_run(0..t, n - t, vec![Keys { position: 0, tokens: 0..n }], window)
+    }
+
+    /// The blocks of consecutive queries, the first of which stands at `position` of its sequence; `runs` are the keys
+    /// of the sequence.
+    fn of_run(
+        queries: Range<usize>,
+        position: usize,
+        runs: Vec<Keys>,
+        window: Option<usize>,
+    ) -> impl Iterator<Item = Self> {
+        blocks(queries.len(), QUERIES, STEP).into_iter().map(move |part| {
+            let position = position + part.start;
+            let visible = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + part.len();
             let keys = runs.iter().flat_map(|run| run.pieces(&visible)).collect();
-            Self { tokens: segment.start + queries.start..segment.start + queries.end, position, keys }
+            Self { tokens: queries.start + part.start..queries.start + part.end, position, keys }
         })
     }
 

@@ -102,6 +102,30 @@ fn a_tree_is_its_sequences() {
 }
 
 #[test]
+fn the_last_tokens_alone_give_what_the_whole_gives() {
+    for (n, heads) in [
+        (1, heads(2, 1, 4, None)),
+        (40, heads(4, 2, 10, None)),
+        (300, heads(24, 2, 16, None)),
+        (300, heads(2, 2, 64, Some(17))),
+        (600, heads(4, 1, 8, Some(1))),
+    ] {
+        let layout = Arc::new(Layout::sequences([n]).unwrap());
+        let [q, k, v] = inputs(&layout, &heads);
+        let whole = attention(&q, &k, &v, &layout, &heads).unwrap();
+        for t in [1, 2, 8, 9, 33, n] {
+            let Some(start) = n.checked_sub(t) else { continue };
+            let last = attention_over(&q.narrow(0, start, t).unwrap(), &k, &v, &heads).unwrap();
+            assert_close(&format!("the last {t} of {n}"), &last, &whole.narrow(0, start, t).unwrap(), 1e-6);
+        }
+        assert_same_on_any_threads(|| vec![attention_over(&q.narrow(0, n - 1, 1).unwrap(), &k, &v, &heads).unwrap()]);
+        let wide = attention_over(&as_view(&q), &as_view(&k), &as_view(&v), &heads).unwrap();
+        assert_close("view", &wide, &whole, 0.0);
+        assert!(n == 1 || attention_over(&q, &k.narrow(0, 1, n - 1).unwrap(), &v, &heads).is_err());
+    }
+}
+
+#[test]
 fn views_are_read_where_they_are() {
     let layout = tree([50, 3, 4, 1, 2, 6]);
     let heads = heads(4, 2, 16, None);

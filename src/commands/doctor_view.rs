@@ -1,0 +1,59 @@
+//! The state of the machine as people look at it.
+
+use std::fmt;
+
+use super::doctor::{Disk, DoctorReport, HubReport};
+use crate::checkpoint::{ByteSize, Cached};
+
+impl fmt::Display for DoctorReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = self.vector_units.map_or_else(|| "no vector units".to_owned(), |units| format!("{units} in use"));
+        writeln!(f, "prune      {}, {}", self.version, self.system)?;
+        writeln!(f, "cpu        {}, {units}", if self.cpu.is_empty() { "unknown" } else { &self.cpu })?;
+        writeln!(f, "threads    {} workers on {} cores", self.threads, self.cores)?;
+        writeln!(f, "cuda       {}", self.cuda)?;
+        writeln!(f, "memory     {} free of {}", ByteSize(self.memory_free), ByteSize(self.memory_total))?;
+        match (self.flops, self.weight_bytes_per_second) {
+            (Some(flops), Some(bytes)) => {
+                writeln!(
+                    f,
+                    "products   {:.0} GFLOP/s in f32; weights are read at {:.1} GB/s",
+                    flops / 1e9,
+                    bytes / 1e9
+                )?;
+            }
+            _ => writeln!(f, "products   not measured: too little memory is free")?,
+        }
+        if let Some(here) = &self.here {
+            writeln!(f, "disk       {}", disk(here))?;
+        }
+        if let Some(hub) = &self.hub {
+            self::hub(hub, f)?;
+        }
+        for broken in &self.broken {
+            writeln!(f, "BROKEN     {broken}")?;
+        }
+        Ok(())
+    }
+}
+
+fn disk(disk: &Disk) -> String {
+    let free = disk.free.map_or_else(|| "unknown".to_owned(), |free| ByteSize(free).to_string());
+    format!("{free} free in {}", disk.path.display())
+}
+
+fn hub(hub: &HubReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let token = if hub.has_token { "with a token" } else { "without a token" };
+    let offline = if hub.offline { ", offline" } else { "" };
+    writeln!(f, "hub        {}, {token}{offline}", hub.endpoint)?;
+    for (name, value) in &hub.variables {
+        writeln!(f, "           {name}={value}")?;
+    }
+    writeln!(f, "cache      {}", disk(&hub.cache))?;
+    for Cached { id, is_model, bytes, missing } in &hub.cached {
+        let kind = if *is_model { "" } else { "datasets/" };
+        let state = missing.as_ref().map_or_else(String::new, |missing| format!(", {missing} is missing"));
+        writeln!(f, "           {kind}{id}, {}{state}", ByteSize(*bytes))?;
+    }
+    Ok(())
+}

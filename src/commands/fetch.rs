@@ -1,0 +1,153 @@
+//! `prune fetch`: everything that is needed to work without a network, into the cache that every Hugging Face tool shares.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{ByteSize, Checkpoint, Hub, Needed};
+use crate::data::Source;
+use crate::eval;
+use crate::progress::Progress;
+use crate::{Error, Result, interrupt};
+
+/// Settings of `prune fetch`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FetchSettings {
+    /// Models: hub ids.
+    pub models: Vec<String>,
+    /// Texts as `--data` of analyze and heal takes them.
+    pub data: Vec<String>,
+    /// Tasks as `--tasks` of eval takes them.
+    pub tasks: Vec<String>,
+    /// Says what would be fetched and stops.
+    pub dry_run: bool,
+}
+
+/// What was there, and what came.
+#[derive(Clone, Debug, Serialize)]
+pub struct FetchReport {
+    /// The cache.
+    pub cache: PathBuf,
+    /// Free on its disk beforehand, bytes; absent where the system does not say.
+    pub disk_free: Option<u64>,
+    /// Nothing was fetched.
+    pub dry_run: bool,
+    /// Each repository.
+    pub repositories: Vec<Fetched>,
+}
+
+/// One repository.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fetched {
+    /// `org/name`, `datasets/org/name`.
+    pub id: String,
+    /// Files that are needed of it.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that the cache lacked.
+    pub missing_files: usize,
+    /// Their bytes.
+    pub missing_bytes: u64,
+}
+
+/// Runs `prune fetch`. What is there already is not fetched again, and a broken download goes on where it broke.
+///
+/// # Errors
+/// Request: nothing asked for, names that are none, a gated repository. Work: the hub cannot be reached, too little
+/// room on the disk, a model that is broken. Interrupted.
+pub fn fetch(settings: &FetchSettings, progress: &dyn Progress) -> Result<FetchReport> {
+    let FetchSettings { models, data, tasks, dry_run } = settings;
+    if models.is_empty() && data.is_empty() && tasks.is_empty() {
+        return Err(Error::request("what is to be fetched? name models, --data or --tasks"));
+    }
+    if let Some(local) = models.iter().find(|model| Path::new(model).exists() || model.starts_with(['.', '/', '~'])) {
+        return Err(Error::request(format!("{local}: on this machine already; a model on the hub is org/name")));
+    }
+    let texts: Vec<String> = data.iter().map(|data| Source::hub_files(data)).collect::<Result<Vec<_>>>()?.concat();
+    let hub = Hub::from_env()?;
+    let mut needed = Vec::new();
+    for model in models {
+        needed.push(hub.needed_for_model(model, progress)?);
+    }
+    for text in &texts {
+        needed.push(hub.needed_for_file(text, progress)?);
+    }
+    if !tasks.is_empty() {
+        for (dataset, files) in eval::source::hub_files(&hub, tasks, progress)? {
+            needed.push(hub.needed_for_dataset(&dataset, &files)?);
+        }
+    }
+    let report = FetchReport {
+        cache: hub.cache().to_owned(),
+        disk_free: fs4::available_space(existing(hub.cache())).ok(),
+        dry_run: *dry_run,
+        repositories: needed.iter().map(fetched).collect(),
+    };
+    if *dry_run {
+        return Ok(report);
+    }
+    let (missing, free) = (report.missing_bytes(), report.disk_free.unwrap_or(u64::MAX));
+    if missing > free {
+        let (missing, free, cache) = (ByteSize(missing), ByteSize(free), hub.cache().display());
+        return Err(Error::work(format!(
+            "{cache}: {missing} to fetch, {free} free on this disk; HF_HOME names another"
+        )));
+    }
+    for needed in &needed {
+        interrupt::check()?;
+        hub.bring(needed, progress)?;
+    }
+    // what came must open
+    for model in models {
+        Checkpoint::open(model, &hub, progress)?;
+    }
+    Ok(report)
+}
+
+fn fetched(needed: &Needed) -> Fetched {
+    Fetched {
+        id: needed.id(),
+        files: needed.files(),
+        bytes: needed.bytes(),
+        missing_files: needed.missing().count(),
+        missing_bytes: needed.missing_bytes(),
+    }
+}
+
+/// The nearest folder above `path`, or itself, that is there.
+pub(super) fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(path)
+}
+
+impl FetchReport {
+    /// Bytes that the cache lacked.
+    #[must_use]
+    pub fn missing_bytes(&self) -> u64 {
+        self.repositories.iter().map(|fetched| fetched.missing_bytes).sum()
+    }
+}
+
+impl fmt::Display for FetchReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files = |count: usize| if count == 1 { "1 file".to_owned() } else { format!("{count} files") };
+        let width = self.repositories.iter().map(|fetched| fetched.id.len()).max().unwrap_or(0);
+        for Fetched { id, files: count, bytes, missing_files, missing_bytes } in &self.repositories {
+            let (all, missing) = (ByteSize(*bytes), ByteSize(*missing_bytes));
+            let verb = if self.dry_run { "to fetch" } else { "fetched" };
+            let state = match missing_files {
+                0 => "all there".to_owned(),
+                missing_files => format!("{verb}: {}, {missing}", files(*missing_files)),
+            };
+            writeln!(f, "{id:width$}  {}, {all}; {state}", files(*count))?;
+        }
+        let missing = ByteSize(self.missing_bytes());
+        let free = self.disk_free.map_or_else(String::new, |free| format!(", {} free", ByteSize(free)));
+        match self.dry_run {
+            true => write!(f, "{missing} to fetch into {}{free} (dry run: nothing fetched)", self.cache.display()),
+            false => write!(f, "{missing} fetched into {}; HF_HUB_OFFLINE=1 works with it", self.cache.display()),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Text from a model, token after token.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+use candle_transformers::generation::{LogitsProcessor, Sampling};
+use serde::Serialize;
+
+use super::{Cache, Model};
+use crate::{Error, Result, ops};
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Choice {
+    /// Divides the logits; `None` takes the likeliest token, unless `top_k` or `top_p` is given: then 1.
+    pub temperature: Option<f64>,
+    /// Draws among so many of the likeliest tokens.
+    pub top_k: Option<usize>,
+    /// Draws among the likeliest tokens that together have this probability.
+    pub top_p: Option<f64>,
+    /// Of the draws.
+    pub seed: u64,
+}
+
+impl Choice {
+    /// candle's processor for it.
+    ///
+    /// # Errors
+    /// Request: numbers that make no sense, their flag named.
+    fn processor(&self) -> Result<LogitsProcessor> {
+        let refused = |flag: &str, found: &dyn std::fmt::Display, expected: &str| {
+            Err(Error::request(format!("{flag} {found}: expected {expected}")))
+        };
+        if let Some(temperature) = self.temperature.filter(|t| !(*t >= 0.0 && t.is_finite())) {
+            return refused("--temperature", &temperature, "0 for the likeliest token, or a number above");
+        }
+        if self.top_k == Some(0) {
+            return refused("--top-k", &0, "at least 1");
+        }
+        if let Some(p) = self.top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
+            return refused("--top-p", &p, "a probability above 0, at most 1");
+        }
+        let drawn = self.top_k.is_some() || self.top_p.is_some();
+        let sampling = match (self.temperature.unwrap_or(if drawn { 1.0 } else { 0.0 }), self.top_k, self.top_p) {
+            (0.0, None, None) => Sampling::ArgMax,
+            (0.0, ..) => return refused("--temperature", &0, "a number above 0 with --top-k or --top-p"),
+            (temperature, None, None) => Sampling::All { temperature },
+            (temperature, Some(k), None) => Sampling::TopK { k, temperature },
+            (temperature, None, Some(p)) => Sampling::TopP { p, temperature },
+            (temperature, Some(k), Some(p)) => Sampling::TopKThenTopP { k, p, temperature },
+        };
+        Ok(LogitsProcessor::from_sampling(self.seed, sampling))
+    }
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// The model said that the text is over.
+    EndOfText,
+    /// As many tokens as were asked for.
+    Length,
+}
+
+/// What a model said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// The tokens after the prompt; one that ends the text is not among them.
+    pub ids: Vec<u32>,
+    /// Why there are no more.
+    pub ended: Ended,
+    /// Seconds until the first token was known, the prompt read.
+    pub first_token_seconds: f64,
+    /// Seconds from there to the last one.
+    pub seconds: f64,
+}
+
+impl Generated {
+    /// Tokens a second after the first one; absent where there is only one.
+    #[must_use]
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        // a token that ended the text was worked for like the others
+        let worked_for = self.ids.len() + usize::from(self.ended == Ended::EndOfText);
+        (worked_for > 1).then(|| (worked_for - 1) as f64 / self.seconds)
+    }
+}
+
+impl Model {
+    /// Continues `prompt` by `tokens` tokens at most, until one of `ends`; `said` sees each as it comes.
+    ///
+    /// # Errors
+    /// Request: an empty prompt, no tokens asked for, a choice that makes no sense. Work: logits that are not finite,
+    /// what `said` and [`Model::extend`] find. Interrupted.
+    pub fn generate(
+        &self,
+        prompt: &[u32],
+        tokens: usize,
+        ends: &[u32],
+        choice: &Choice,
+        said: &mut dyn FnMut(u32) -> Result<()>,
+    ) -> Result<Generated> {
+        let mut processor = choice.processor()?;
+        if prompt.is_empty() || tokens == 0 {
+            return Err(Error::request("nothing to generate: a prompt and at least one new token are needed"));
+        }
+        let mut next = |x: &Tensor| -> Result<u32> {
+            let logits = self.logits(&x.narrow(0, x.dim(0)? - 1, 1)?)?;
+            if !ops::all_finite(&logits)? {
+                return Err(Error::work(format!("{}: logits that are not finite", self.checkpoint.source.id)));
+            }
+            Ok(processor.sample(&logits.squeeze(0)?)?)
+        };
+        let started = Instant::now();
+        let mut cache = Cache::new(self, prompt.len() + tokens)?;
+        let mut token = next(&self.extend(&mut cache, prompt)?)?;
+        let first_token_seconds = started.elapsed().as_secs_f64();
+        let started = Instant::now();
+        let mut ids = Vec::with_capacity(tokens);
+        let ended = loop {
+            if ends.contains(&token) {
+                break Ended::EndOfText;
+            }
+            ids.push(token);
+            said(token)?;
+            if ids.len() == tokens {
+                break Ended::Length;
+            }
+            token = next(&self.extend(&mut cache, &[token])?)?;
+        };
+        Ok(Generated { ids, ended, first_token_seconds, seconds: started.elapsed().as_secs_f64() })
+    }
+}

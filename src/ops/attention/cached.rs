@@ -1,0 +1,121 @@
+//! Attention of the last tokens of a sequence over the keys and values of all of it, as decoding asks for it.
+
+use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor};
+
+use super::super::exp::exp;
+use super::super::matmul::{Target, blocks, each, with_scratch};
+use super::super::rows::{Rows, by_rows, filled};
+use super::super::simd::{change_and_sum, dot, max, vectorised};
+use super::{Block, Heads, forward};
+use crate::{Error, Result};
+
+/// Queries up to which the keys are better read one after the other than in products.
+const FEW: usize = 8;
+/// Length of the sums over keys between two visits of the total: short sums of sums round less.
+const DEPTH: usize = 128;
+
+/// softmax(scale · q·kᵀ)·v for the last t tokens of one sequence: `q` is `[t, h·e]`, `k` and `v` are `[n, k·e]`, of all
+/// n tokens of the sequence, all f32; the result is `[t, h·e]`. No gradients.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn attention_over(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
+    let Heads { heads: h, kv_heads, head_dim, .. } = *heads;
+    heads.check()?;
+    let ((t, width), (n, kv_width)) = (q.dims2()?, k.dims2()?);
+    if width != h * head_dim || kv_width != kv_heads * head_dim || v.dims2()? != (n, kv_width) || t > n {
+        return Err(Error::work(format!(
+            "attention: q is {:?}, k {:?}, v {:?}, with {h} heads, {kv_heads} of keys, of {head_dim}",
+            q.shape(),
+            k.shape(),
+            v.shape()
+        )));
+    }
+    Ok(by_rows(q)?.apply_op3_no_bwd(&by_rows(k)?, &by_rows(v)?, &Over(heads.clone()))?)
+}
+
+struct Over(Heads);
+
+impl CustomOp3 for Over {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_strides: &Strides,
+        k: &CpuStorage,
+        k_strides: &Strides,
+        v: &CpuStorage,
+        v_strides: &Strides,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let q = Rows::new(self.name(), q, q_strides)?;
+        let k = Rows::new(self.name(), k, k_strides)?;
+        let v = Rows::new(self.name(), v, v_strides)?;
+        let heads = &self.0;
+        let out = if q.count <= FEW {
+            few(heads, q, k, v)
+        } else {
+            let blocks: Vec<Block> = Block::of_last(k.count, q.count, heads.window).collect();
+            forward::forward(&blocks, heads, q, k, v).0
+        };
+        Ok((CpuStorage::F32(out), (q.count, q.width).into()))
+    }
+}
+
+/// A task is one token and one KV head, whose keys and values it reads once.
+fn few(heads: &Heads, q: Rows, k: Rows, v: Rows) -> Vec<f32> {
+    let (t, n, width) = (q.count, k.count, q.width);
+    filled(t * width, |out| {
+        let out = Target::new(out, t, width, width);
+        let (tokens, kv_heads) = (blocks(t, 1, 1), blocks(heads.kv_heads, 1, 1));
+        each(&tokens, &kv_heads, 2 * t * n * width, |token, kv_head| {
+            one(heads, (token.start, kv_head.start), n - t + token.start, (q, k, v), out);
+        });
+    })
+}
+
+/// Writes what the query heads of KV head `kv_head` give for row `token` of q, which stands at `position`.
+fn one(heads: &Heads, (token, kv_head): (usize, usize), position: usize, (q, k, v): (Rows, Rows, Rows), out: Target) {
+    let (e, columns, group) = (heads.head_dim, heads.columns(kv_head), heads.group(kv_head));
+    let seen = heads.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
+    let (size, n) = (group.len(), seen.len());
+    with_scratch(size * (n + 2 * e), |scratch| {
+        let (scores, scratch) = scratch.split_at_mut(size * n);
+        let (total, part) = scratch.split_at_mut(size * e);
+        vectorised(
+            #[inline(always)]
+            || {
+                let queries = &q.row(token)[heads.columns(group.start).start..];
+                for (index, key) in seen.clone().enumerate() {
+                    let key = &k.row(key)[columns.clone()];
+                    for (head, query) in queries.chunks_exact(e).take(size).enumerate() {
+                        scores[head * n + index] = dot(query, key) * heads.scale;
+                    }
+                }
+                for scores in scores.chunks_exact_mut(n) {
+                    let largest = max(scores);
+                    let factor = 1.0 / change_and_sum(scores, |score| exp(score - largest));
+                    scores.iter_mut().for_each(|score| *score *= factor);
+                }
+                total.fill(0.0);
+                for start in (0..n).step_by(DEPTH) {
+                    part.fill(0.0);
+                    for index in start..(start + DEPTH).min(n) {
+                        let value = &v.row(seen.start + index)[columns.clone()];
+                        for (head, part) in part.chunks_exact_mut(e).enumerate() {
+                            let weight = scores[head * n + index];
+                            part.iter_mut().zip(value).for_each(|(part, value)| *part += weight * value);
+                        }
+                    }
+                    total.iter_mut().zip(part.iter()).for_each(|(total, part)| *total += part);
+                }
+            },
+        );
+        for (head, total) in group.zip(total.chunks_exact(e)) {
+            // SAFETY: tasks own different rows or heads.
+            unsafe { out.part(token..token + 1, heads.columns(head)).write(0, total) };
+        }
+    });
+}
