@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use prune::Result;
 use prune::commands::run::{self, RunSettings};
+use prune::{Error, Result};
 
 use super::Context;
 
@@ -33,6 +33,11 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<()> {
+    if let Some(config) = &context.config {
+        let fault =
+            format!("--config {}: prune run reads its settings from the recipe; name one file", config.display());
+        return Err(Error::request(fault));
+    }
     let RunArgs { recipe, out, set, dry_run } = args;
     let settings = RunSettings { recipe: Some(recipe.clone()), set: set.clone(), out: out.clone(), dry_run: *dry_run };
     let report = run::run(&settings, &context.bars)?;

@@ -23,6 +23,8 @@ use crate::{Context, Result};
 
 /// Bytes a second that a cut copies, on a slow disk.
 const COPIED: f64 = 5e8;
+/// Bytes of weights a second that are read from memory for one new token after the other, on a slow machine.
+const READ: f64 = 5e9;
 /// Tokens that are in work at once while a model is measured or scored.
 const PASS_TOKENS: u64 = 1024;
 
@@ -48,6 +50,7 @@ pub(super) fn estimate(recipe: &Recipe, out: Option<&Path>, progress: &dyn Progr
         None => None,
     };
     ahead.scores("dense/scores", &json!(ahead.keys.model), dense.as_ref(), 0)?;
+    ahead.speed("dense/speed", &json!(ahead.keys.model), &[])?;
     let mut seen: Vec<Vec<usize>> = Vec::new();
     for wanted in wanted {
         let known = match (&wanted.which, &analysis) {
@@ -114,6 +117,22 @@ impl Ahead<'_> {
         Ok(())
     }
 
+    /// Speed of the model without `dropped`.
+    fn speed(&mut self, name: &str, identity: &serde_json::Value, dropped: &[usize]) -> Result<()> {
+        let (Some(settings), Some(key)) = (&self.recipe.bench, self.keys.speed(identity)?) else { return Ok(()) };
+        let bytes = self.bytes_without(dropped);
+        let prompt = settings.prompt_tokens.unwrap_or(512.min(self.spec.max_positions));
+        let once = self.seconds(prompt, dropped.len()) + settings.tokens as f64 * bytes as f64 / READ;
+        self.stages.push(StageReport {
+            name: name.to_owned(),
+            is_done: self.state.is_done(&Stage { name, key, needed: None }),
+            memory: Some(bytes + self.pass_bytes(0)),
+            disk: None,
+            seconds: Some(1.0 + (settings.repetitions + 1) as f64 * once),
+        });
+        Ok(())
+    }
+
     /// A cut of `known` layers; where only an analysis can tell which, of as many.
     fn cut(&mut self, wanted: &Wanted, known: Option<Vec<usize>>, dense: Option<&EvalReport>) -> Result<()> {
         let layers = match (&known, &wanted.which) {
@@ -138,6 +157,7 @@ impl Ahead<'_> {
         if self.recipe.heal.is_none() || self.recipe.drop.unhealed {
             self.scores(&name("scores"), &identity, dense, layers.len())?;
         }
+        self.speed(&name("speed"), &identity, &layers)?;
         let (Some(settings), Some(key)) = (&self.recipe.heal, self.keys.healing(&identity)?) else { return Ok(()) };
         let mut spec = self.spec.clone();
         spec.layers -= layers.len();

@@ -37,7 +37,7 @@ pub(super) fn data(recipe: &Recipe, done: &Done, dir: &Path) -> Result<RunData> 
         bytes: tensors.map(|entry| entry.len).sum(),
         scores: scores(done.dense.as_ref()),
         healing: None,
-        speed: None,
+        speed: done.speed,
     };
     let mut variants = Vec::new();
     for cut in &done.cuts {
@@ -51,7 +51,7 @@ pub(super) fn data(recipe: &Recipe, done: &Done, dir: &Path) -> Result<RunData> 
             bytes: cut.size.bytes,
             scores: scores(cut.scores.as_ref()),
             healing: None,
-            speed: None,
+            speed: cut.speed,
         };
         let healed = cut.healing.map(|result| {
             let healing = Some(healing(cut, result, dir)?);

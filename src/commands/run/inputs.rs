@@ -43,6 +43,12 @@ impl<'a> Keys<'a> {
         self.recipe.eval.as_ref().map(|settings| Ok(key(&json!([identity, eval(settings)?])))).transpose()
     }
 
+    /// The speed of the model that `identity` says; absent where none is measured.
+    pub(super) fn speed(&self, identity: &Value) -> Result<Option<String>> {
+        let settings = self.recipe.bench.as_ref();
+        settings.map(|settings| Ok(key(&json!(["speed", identity, without(settings, &[])?])))).transpose()
+    }
+
     pub(super) fn cut(&self, wanted: &Wanted, dropped: &[usize]) -> String {
         let settings = &self.recipe.cut;
         let deciding = json!([settings.max_shard_size, settings.allow_unsliced, settings.hash]);

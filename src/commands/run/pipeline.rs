@@ -12,6 +12,7 @@ use super::state::{Stage, State};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::commands::analyze::{self, AnalyzeSettings};
+use crate::commands::bench::{self, BenchSettings, ModelBench};
 use crate::commands::cut::{self, CutSettings};
 use crate::commands::eval::{self, FigureReport, Tokenised};
 use crate::commands::heal::{self, HealResult};
@@ -22,6 +23,7 @@ use crate::heal::HealSettings;
 use crate::importance::Analysis;
 use crate::plan::parse_drop;
 use crate::progress::Progress;
+use crate::report::run::Speed;
 use crate::{Error, Result};
 
 /// What came of the stages.
@@ -34,6 +36,8 @@ pub(super) struct Done {
     pub(super) analysis: Option<Analysis>,
     /// The dense model's scores.
     pub(super) dense: Option<Vec<FigureReport>>,
+    /// The dense model's speed.
+    pub(super) speed: Option<Speed>,
     /// The cuts, in the recipe's order.
     pub(super) cuts: Vec<CutDone>,
     /// Names of all stages, in order.
@@ -54,6 +58,8 @@ pub(super) struct CutDone {
     pub(super) size: Size,
     /// Scores before healing.
     pub(super) scores: Option<Vec<FigureReport>>,
+    /// How fast it is; healing does not change that.
+    pub(super) speed: Option<Speed>,
     /// What came of the healing.
     pub(super) healing: Option<HealResult>,
     /// Scores after it.
@@ -81,6 +87,7 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
     let analysis = line.analyze()?;
     let dense =
         line.score("dense/scores", Scored { path: recipe.model.clone(), adapter: None }, &line.keys.model.clone())?;
+    let speed = line.speed("dense/speed", &recipe.model, &line.keys.model.clone())?;
     let mut cuts: Vec<CutDone> = Vec::new();
     for wanted in wanted {
         let dropped = dropped(&wanted.which, spec.layers, analysis.as_ref())?;
@@ -91,7 +98,7 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
         cuts.push(cut);
     }
     let Line { state, stages, made, .. } = line;
-    Ok((Done { checkpoint, layers: spec.layers, analysis, dense, cuts, stages, made }, state))
+    Ok((Done { checkpoint, layers: spec.layers, analysis, dense, speed, cuts, stages, made }, state))
 }
 
 /// The layers a cut drops.
@@ -120,6 +127,7 @@ impl CutDone {
             dropped: self.dropped.clone(),
             size: self.size,
             scores: self.scores.clone(),
+            speed: self.speed,
             healing: self.healing,
             healed: self.healed.clone(),
         }
@@ -180,16 +188,40 @@ impl Line<'_> {
         figures.map(Some)
     }
 
+    /// Measures the model at `path`, which is what `identity` says.
+    fn speed(&mut self, name: &str, path: &str, identity: &Value) -> Result<Option<Speed>> {
+        let (Some(settings), Some(key)) = (&self.recipe.bench, self.keys.speed(identity)?) else { return Ok(None) };
+        let stage = Stage { name, key, needed: None };
+        self.begin(&stage);
+        let settings = BenchSettings { model: Some(path.to_owned()), ..settings.clone() };
+        let speed = self.state.run(&stage, self.progress, |_, progress| {
+            let ModelBench {
+                prompt_tokens_per_second, tokens_per_second, first_token_seconds, peak_memory_bytes, ..
+            } = bench::bench(&settings, progress)?.model;
+            Ok(Speed {
+                prompt: prompt_tokens_per_second.median,
+                generation: tokens_per_second.median,
+                first_token: first_token_seconds.median,
+                memory: peak_memory_bytes,
+            })
+        });
+        speed.map(Some)
+    }
+
     fn cut(&mut self, wanted: Wanted, dropped: Vec<usize>) -> Result<CutDone> {
         let dir = wanted.name.clone();
         let place = |part: &str| format!("{dir}/{part}");
-        let [model, scores, healed, healed_scores] = ["model", "scores", "healed", "healed-scores"].map(place);
+        let [model, scores, speed, healed, healed_scores] =
+            ["model", "scores", "speed", "healed", "healed-scores"].map(place);
         let identity = self.keys.cut_model(&dropped);
         let healing = self.recipe.heal.clone().zip(self.keys.healing(&identity)?);
 
         // what is missing decides whether the cut has to be there
         let is_scored = healing.is_none() || self.recipe.drop.unhealed;
         let mut missing = is_scored && self.unscored(&scores, &identity)?;
+        if let Some(key) = self.keys.speed(&identity)? {
+            missing |= !self.state.is_done(&Stage { name: &speed, key, needed: None });
+        }
         if let Some((_, key)) = &healing {
             missing |= !self.state.is_done(&Stage { name: &healed, key: key.clone(), needed: Some(&healed) });
             missing |= self.unscored(&healed_scores, &json!(key))?;
@@ -198,7 +230,8 @@ impl Line<'_> {
 
         let cut = Scored { path: self.path(&model), adapter: None };
         let scores = if is_scored { self.score(&scores, cut, &identity)? } else { None };
-        let mut done = CutDone { wanted, dir: dir.clone(), dropped, size, scores, healing: None, healed: None };
+        let speed = self.speed(&speed, &self.path(&model), &identity)?;
+        let mut done = CutDone { wanted, dir: dir.clone(), dropped, size, scores, speed, healing: None, healed: None };
         if let Some((settings, key)) = healing {
             let identity = json!(key);
             let stage = Stage { name: &healed, key, needed: Some(&healed) };

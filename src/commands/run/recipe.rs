@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::commands::analyze::AnalyzeSettings;
+use crate::commands::bench::BenchSettings;
 use crate::commands::cut::CutSettings;
 use crate::eval::settings::EvalSettings;
 use crate::heal::HealSettings;
@@ -32,6 +33,8 @@ pub struct Recipe {
     pub heal: Option<HealSettings>,
     /// How models are scored.
     pub eval: Option<EvalSettings>,
+    /// How speed is measured; absent: not at all.
+    pub bench: Option<BenchSettings>,
     /// The recipe with what was set on the command line, TOML.
     pub text: String,
 }
@@ -110,10 +113,11 @@ pub enum Which {
 }
 
 /// Settings of each section that are not the recipe's to make.
-const OWN: [(&str, &[&str]); 4] = [
+const OWN: [(&str, &[&str]); 5] = [
     ("analyze", &["model", "layers", "fraction", "from", "out", "csv", "force", "dry_run"]),
     ("cut", &["model", "plan", "drop", "deepest", "fraction", "layers", "out", "force", "dry_run"]),
     ("heal", &["model", "out", "restart", "force", "dry_run"]),
+    ("bench", &["model", "against"]),
     ("eval", &["model", "adapter", "out", "against", "force", "dry_run"]),
 ];
 
@@ -150,10 +154,11 @@ impl Recipe {
             cut: take(&mut map, "cut", near).context(place)?.unwrap_or_default(),
             heal: take(&mut map, "heal", near).context(place)?,
             eval: take(&mut map, "eval", near).context(place)?,
+            bench: take(&mut map, "bench", near).context(place)?,
             text,
         };
         if let Some(unknown) = map.keys().next() {
-            let known = "model, caveat, [drop], [analyze], [cut], [heal], [eval]";
+            let known = "model, caveat, [drop], [analyze], [cut], [heal], [eval], [bench]";
             return Err(Error::request(format!("{unknown}: unknown; a recipe has {known}"))).context(place);
         }
         recipe.check().context(place)?;
