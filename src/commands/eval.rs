@@ -124,11 +124,11 @@ pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalRepo
     let other = settings.against.as_deref().map(|path| Other::open(path, &about)).transpose()?;
     let encoder = Encoder::new(&tokenizer, settings.compat, settings.bos, max_length, settings.paper)?;
     let job = Job::prepare(selection, &source, &encoder, settings, progress)?;
-    let device = open::device(settings.device.as_deref())?;
+    let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
     let adapters = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
     let options = ModelOptions {
+        budget: open::budget(settings.memory.as_deref(), &device)?,
         device,
-        budget: open::budget(settings.memory.as_deref())?,
         fittings: Fittings { adapters: adapters.map(Arc::new), ..Fittings::default() },
         ..ModelOptions::default()
     };
@@ -139,7 +139,7 @@ pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalRepo
     };
     let tokens = PassTokens { usual, most };
     let round = rounding(settings, &checkpoint);
-    let run = run_of(settings, &checkpoint, &job, round, tokens)?;
+    let run = run_of(settings, &checkpoint, &options, &job, round, tokens)?;
     let plan = passes::plan(&job.requests, &job.ranges(), run.pass_tokens)?;
     let mut report = EvalReport {
         model: about.model.clone(),
@@ -226,6 +226,7 @@ fn rounding(settings: &EvalSettings, checkpoint: &Checkpoint) -> Dtype {
 fn run_of(
     settings: &EvalSettings,
     checkpoint: &Checkpoint,
+    options: &ModelOptions,
     job: &Job,
     round: Dtype,
     pass_tokens: PassTokens,
@@ -233,6 +234,9 @@ fn run_of(
     let mut digest = Sha256::new();
     digest.update(job.digest());
     digest.update(format!("{round:?}"));
+    if options.device.is_cuda() {
+        digest.update(format!("GPU {:?}", settings.dtype));
+    }
     let config = checkpoint.source.dir.join("config.json");
     let adapter = settings.adapter.as_ref().map(|dir| ADAPTER_FILES.map(|file| dir.join(file)));
     let files = std::iter::once(&config).chain(&checkpoint.index.shards).chain(adapter.iter().flatten());
