@@ -2,27 +2,105 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::super::cuda::{self, Arg, Grid};
 use super::{Heads, Layout};
 use crate::{Error, Result};
 
-/// Queries or keys that a block of threads works on, the kernels' `TILE`.
-const TILE: usize = 32;
-/// Head dimensions that kernels are made for; smaller ones are padded.
-const WIDTHS: [usize; 5] = [32, 64, 96, 128, 256];
+/// Kernels for heads of up to `width` numbers; smaller ones are padded.
+#[derive(Debug)]
+struct Kernels {
+    width: usize,
+    /// Whether they multiply on tensor cores, their operands rounded to bf16.
+    narrow: bool,
+    /// Forward, gradient of the queries, gradients of keys and values.
+    names: [&'static str; 3],
+}
 
-/// The kernels of a width: forward, gradient of the queries, gradients of keys and values.
-const KERNELS: [[&str; 3]; 5] = [
-    ["attention_32", "attention_dq_32", "attention_dkv_32"],
-    ["attention_64", "attention_dq_64", "attention_dkv_64"],
-    ["attention_96", "attention_dq_96", "attention_dkv_96"],
-    ["attention_128", "attention_dq_128", "attention_dkv_128"],
-    ["attention_256", "attention_dq_256", "attention_dkv_256"],
+/// All there are. The first that serves is the one; what is computed in f32 skips the narrow ones.
+const KERNELS: [Kernels; 9] = [
+    narrow(32, ["attention_bf16_32", "attention_bf16_dq_32", "attention_bf16_dkv_32"]),
+    narrow(64, ["attention_bf16_64", "attention_bf16_dq_64", "attention_bf16_dkv_64"]),
+    narrow(96, ["attention_bf16_96", "attention_bf16_dq_96", "attention_bf16_dkv_96"]),
+    narrow(128, ["attention_bf16_128", "attention_bf16_dq_128", "attention_bf16_dkv_128"]),
+    wide(32, ["attention_32", "attention_dq_32", "attention_dkv_32"]),
+    wide(64, ["attention_64", "attention_dq_64", "attention_dkv_64"]),
+    wide(96, ["attention_96", "attention_dq_96", "attention_dkv_96"]),
+    wide(128, ["attention_128", "attention_dq_128", "attention_dkv_128"]),
+    wide(256, ["attention_256", "attention_dq_256", "attention_dkv_256"]),
 ];
 
-/// Blocks of up to `TILE` tokens, and for each the runs of tokens on the other side.
+const fn narrow(width: usize, names: [&'static str; 3]) -> Kernels {
+    Kernels { width, narrow: true, names }
+}
+
+const fn wide(width: usize, names: [&'static str; 3]) -> Kernels {
+    Kernels { width, narrow: false, names }
+}
+
+/// Threads of a block.
+const THREADS: usize = 128;
+
+impl Kernels {
+    /// Those for heads of `head_dim` numbers.
+    fn of(head_dim: usize) -> Result<&'static Self> {
+        let narrow = cuda::products() == DType::BF16;
+        let serves = |kernels: &&Self| head_dim <= kernels.width && (narrow || !kernels.narrow);
+        KERNELS.iter().find(serves).ok_or_else(|| {
+            Error::work(format!("attention: heads of {head_dim} numbers; the GPU's kernels go up to 256"))
+        })
+    }
+
+    /// Queries or keys that a block of threads works on.
+    fn tile(&self) -> usize {
+        if self.narrow { 64 } else { 32 }
+    }
+
+    /// Memory a block shares: tiles of rows, in the backward passes of both sides; with tensor cores some of them by
+    /// columns as well, without them scores.
+    fn shared(&self, which: Which) -> usize {
+        let width = self.width;
+        if self.narrow {
+            let (rows, others, columns) = match which {
+                Which::Forward => (64, 64, width * (64 + 8)),
+                Which::Queries => (2 * 64, 2 * 32, width * (32 + 8)),
+                Which::Keys => (2 * 64, 2 * 32, 2 * width * (32 + 8)),
+            };
+            2 * ((rows + others) * (width + 8) + columns)
+        } else {
+            let (tiles, scores) = match which {
+                Which::Forward => (2, 1),
+                Which::Queries => (4, 1),
+                Which::Keys => (4, 2),
+            };
+            4 * 32 * (tiles * (width + 1) + scores * 33)
+        }
+    }
+
+    /// Launches one of them over the blocks of `tables` and `heads` heads.
+    fn launch(&self, which: Which, tables: Tables, tensors: &[&Tensor], heads: &Heads) -> Result<()> {
+        let count = if which == Which::Keys { heads.kv_heads } else { heads.heads };
+        let grid = Grid { blocks: (tables.count(), count), threads: THREADS, shared: self.shared(which) };
+        let device = tensors[0].device();
+        let tables = [Tensor::new(tables.blocks, device)?, Tensor::new(tables.runs, device)?];
+        let mut args: Vec<Arg> = tensors.iter().copied().chain(&tables).map(Arg::Tensor).collect();
+        let Heads { heads, kv_heads, head_dim, scale, window } = *heads;
+        args.extend([heads, kv_heads, head_dim, window.unwrap_or(0)].map(Arg::Size));
+        args.push(Arg::Float(scale));
+        cuda::launch(self.names[which as usize], grid, &args)
+    }
+}
+
+/// Which of a width's kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Forward,
+    Queries,
+    Keys,
+}
+
+/// Blocks of up to a tile of tokens, and for each the runs of tokens on the other side.
 #[derive(Debug, Default)]
 struct Tables {
     /// First token, tokens, position of the first, range of the runs.
@@ -33,13 +111,13 @@ struct Tables {
 
 impl Tables {
     /// Queries, and the keys they see. The longest rows first: the blocks left at the end are the short ones.
-    fn of_queries(layout: &Layout, window: Option<usize>) -> Self {
+    fn of_queries(layout: &Layout, window: Option<usize>, tile: usize) -> Self {
         let mut tables = Self::default();
         for (index, segment) in layout.segments().iter().enumerate().rev() {
             let mut runs = layout.prefix(index);
             runs.push(segment.start..segment.start + segment.len);
-            for first in (0..segment.len).step_by(TILE).rev() {
-                let count = TILE.min(segment.len - first);
+            for first in (0..segment.len).step_by(tile).rev() {
+                let count = tile.min(segment.len - first);
                 let position = segment.position + first;
                 let visible = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + count;
                 let mut at = 0;
@@ -55,7 +133,7 @@ impl Tables {
     }
 
     /// Keys, and the queries that see them.
-    fn of_keys(layout: &Layout, window: Option<usize>) -> Self {
+    fn of_keys(layout: &Layout, window: Option<usize>, tile: usize) -> Self {
         let segments = layout.segments();
         let mut tables = Self::default();
         for (index, segment) in segments.iter().enumerate() {
@@ -66,8 +144,8 @@ impl Tables {
                 below[later] = segments[later].parent.is_some_and(|parent| below[parent]);
             }
             let after: Vec<_> = segments.iter().zip(&below).filter(|(_, below)| **below).map(|(s, _)| s).collect();
-            for first in (0..segment.len).step_by(TILE) {
-                let count = TILE.min(segment.len - first);
+            for first in (0..segment.len).step_by(tile) {
+                let count = tile.min(segment.len - first);
                 let position = segment.position + first;
                 let seeing = position..window.map_or(usize::MAX, |window| position + count - 1 + window);
                 let runs = after.iter().map(|s| (s.start, s.position..s.position + s.len));
@@ -100,42 +178,16 @@ impl Tables {
     fn count(&self) -> usize {
         self.blocks.len() / 5
     }
-
-    fn upload(self, device: &Device) -> Result<[Tensor; 2]> {
-        Ok([Tensor::new(self.blocks, device)?, Tensor::new(self.runs, device)?])
-    }
-}
-
-/// The head dimension of the kernels that serve `head_dim`, and their names.
-fn kernels(head_dim: usize) -> Result<(usize, [&'static str; 3])> {
-    let index = WIDTHS.iter().position(|width| head_dim <= *width).ok_or_else(|| {
-        Error::work(format!("attention: heads of {head_dim} numbers; the GPU's kernels go up to {}", WIDTHS[4]))
-    })?;
-    Ok((WIDTHS[index], KERNELS[index]))
-}
-
-/// Bytes that some tiles of rows and some tiles of scores take.
-fn shared(width: usize, rows: usize, scores: usize) -> usize {
-    4 * TILE * (rows * (width + 1) + scores * (TILE + 1))
-}
-
-fn scalars(heads: &Heads) -> [Arg<'static>; 5] {
-    let Heads { heads, kv_heads, head_dim, scale, window } = *heads;
-    let [heads, kv_heads, head_dim, window] = [heads, kv_heads, head_dim, window.unwrap_or(0)].map(Arg::Size);
-    [heads, kv_heads, head_dim, window, Arg::Float(scale)]
 }
 
 /// The attended values `[t, h·e]`, and log Σ e^score of every token and head, `[t, h]`.
 pub(super) fn forward([q, k, v]: [&Tensor; 3], layout: &Layout, heads: &Heads) -> Result<(Tensor, Tensor)> {
-    let (width, [kernel, ..]) = kernels(heads.head_dim)?;
+    let kernels = Kernels::of(heads.head_dim)?;
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-    let tables = Tables::of_queries(layout, heads.window);
-    let grid = Grid { blocks: (tables.count(), heads.heads), threads: 4 * TILE, shared: shared(width, 2, 1) };
-    let [blocks, runs] = tables.upload(q.device())?;
     let out = cuda::empty(q.shape(), DType::F32, q.device())?;
     let normaliser = cuda::empty((layout.tokens(), heads.heads), DType::F32, q.device())?;
-    let tensors = [&q, &k, &v, &out, &normaliser, &blocks, &runs].map(Arg::Tensor);
-    cuda::launch(kernel, grid, &[&tensors[..], &scalars(heads)].concat())?;
+    let tables = Tables::of_queries(layout, heads.window, kernels.tile());
+    kernels.launch(Which::Forward, tables, &[&q, &k, &v, &out, &normaliser], heads)?;
     Ok((out, normaliser))
 }
 
@@ -146,28 +198,19 @@ pub(super) fn backward(
     layout: &Layout,
     heads: &Heads,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let (width, [_, of_queries, of_keys]) = kernels(heads.head_dim)?;
+    let kernels = Kernels::of(heads.head_dim)?;
     let (q, k, v, dout) = (q.contiguous()?, k.contiguous()?, v.contiguous()?, dout.contiguous()?);
-    let (device, n) = (q.device(), layout.tokens() * heads.heads);
-    let delta = cuda::empty((layout.tokens(), heads.heads), DType::F32, device)?;
-    // a warp for each
+    let n = layout.tokens() * heads.heads;
+    let like = |x: &Tensor| cuda::empty(x.shape(), DType::F32, x.device());
+    let (delta, dq, dk, dv) = (like(normaliser)?, like(&q)?, like(&k)?, like(&v)?);
+    // a warp for each token and head
     let grid = Grid { blocks: (n.div_ceil(8), 1), ..Grid::over(n) };
     let tensors = [out, &dout, &delta].map(Arg::Tensor);
     cuda::launch("attention_delta", grid, &[&tensors[..], &[n, heads.head_dim].map(Arg::Size)].concat())?;
-
-    let tables = Tables::of_queries(layout, heads.window);
-    let grid = Grid { blocks: (tables.count(), heads.heads), threads: 4 * TILE, shared: shared(width, 4, 1) };
-    let [blocks, runs] = tables.upload(device)?;
-    let dq = cuda::empty(q.shape(), DType::F32, device)?;
-    let tensors = [&q, &k, &v, &dout, normaliser, &delta, &dq, &blocks, &runs].map(Arg::Tensor);
-    cuda::launch(of_queries, grid, &[&tensors[..], &scalars(heads)].concat())?;
-
-    let tables = Tables::of_keys(layout, heads.window);
-    let grid = Grid { blocks: (tables.count(), heads.kv_heads), threads: 4 * TILE, shared: shared(width, 4, 2) };
-    let [blocks, runs] = tables.upload(device)?;
-    let (dk, dv) = (cuda::empty(k.shape(), DType::F32, device)?, cuda::empty(v.shape(), DType::F32, device)?);
-    let tensors = [&q, &k, &v, &dout, normaliser, &delta, &dk, &dv, &blocks, &runs].map(Arg::Tensor);
-    cuda::launch(of_keys, grid, &[&tensors[..], &scalars(heads)].concat())?;
+    let tables = Tables::of_queries(layout, heads.window, kernels.tile());
+    kernels.launch(Which::Queries, tables, &[&q, &k, &v, &dout, normaliser, &delta, &dq], heads)?;
+    let tables = Tables::of_keys(layout, heads.window, kernels.tile());
+    kernels.launch(Which::Keys, tables, &[&q, &k, &v, &dout, normaliser, &delta, &dk, &dv], heads)?;
     Ok((dq, dk, dv))
 }
 
@@ -216,8 +259,10 @@ mod tests {
                 }
             }
             expected.sort_unstable();
-            assert_eq!(pairs(&Tables::of_queries(&layout, window), window, false), expected);
-            assert_eq!(pairs(&Tables::of_keys(&layout, window), window, true), expected);
+            for tile in [32, 64] {
+                assert_eq!(pairs(&Tables::of_queries(&layout, window, tile), window, false), expected);
+                assert_eq!(pairs(&Tables::of_keys(&layout, window, tile), window, true), expected);
+            }
         }
     }
 }

@@ -24,6 +24,8 @@ namespace emulator {
 extern thread_local void *dynamic_shared;
 // Waits until all threads of the block are here.
 void wait_block();
+// Multiplies on the emulated tensor core what the lanes of a warp hold.
+void multiply(float *out, const uint32_t *a, const uint32_t *b);
 // Gives `bits` and gets those of the thread of this warp whose lane is its own xor `mask`.
 uint64_t exchange(uint64_t bits, int mask);
 } // namespace emulator
@@ -50,4 +52,5 @@ inline float __uint_as_float(uint32_t bits) {
 }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline void mma(float *out, const uint32_t *a, const uint32_t *b) { emulator::multiply(out, a, b); }
 inline void atomicMin(uint32_t *at, uint32_t x) { *at = std::min(*at, x); }

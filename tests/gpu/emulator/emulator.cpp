@@ -26,6 +26,12 @@ thread_local void *dynamic_shared;
 
 enum State { READY, IN_WARP, IN_BLOCK, DONE };
 
+// What a lane gives the others of its warp.
+struct Words {
+    uint64_t bits;
+    uint32_t a[4], b[2];
+};
+
 struct Fiber {
     void *stack_pointer;
     State state;
@@ -42,7 +48,7 @@ struct Team {
     void (*run)(void *);
     void *argument;
     // values on their way between the lanes of a warp: two sets, so that one is read while the next is written
-    std::vector<uint64_t> slots[2];
+    std::vector<Words> slots[2];
 };
 
 thread_local Team *block;
@@ -72,10 +78,33 @@ void wait_block() { leave(IN_BLOCK); }
 uint64_t exchange(uint64_t bits, int mask) {
     Fiber &fiber = block->fibers[block->current];
     unsigned own = block->current, other = (own & ~31u) | ((own & 31u) ^ (unsigned)mask);
-    std::vector<uint64_t> &slots = block->slots[fiber.exchanges++ % 2];
-    slots[own] = bits;
+    std::vector<Words> &slots = block->slots[fiber.exchanges++ % 2];
+    slots[own].bits = bits;
     leave(IN_WARP);
-    return slots[other];
+    return slots[other].bits;
+}
+
+// mma.m16n8k16: the fragments as the PTX manual has them.
+void multiply(float *out, const uint32_t *a, const uint32_t *b) {
+    Fiber &fiber = block->fibers[block->current];
+    std::vector<Words> &slots = block->slots[fiber.exchanges++ % 2];
+    memcpy(slots[block->current].a, a, sizeof slots[0].a);
+    memcpy(slots[block->current].b, b, sizeof slots[0].b);
+    leave(IN_WARP);
+    const Words *warp = &slots[block->current & ~31u];
+    unsigned lane = block->current % 32;
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row = lane / 4 + (i < 2 ? 0 : 8), column = lane % 4 * 2 + i % 2;
+        float sum = 0;
+        for (unsigned k = 0; k < 16; k++) {
+            // a: lane 4 (row % 8) + (k % 8) / 2; registers (row, k), (row + 8, k), (row, k + 8), (row + 8, k + 8)
+            uint32_t left = warp[row % 8 * 4 + k % 8 / 2].a[(row >= 8) + 2 * (k >= 8)];
+            // b: lane 4 column + (k % 8) / 2; registers k, k + 8
+            uint32_t right = warp[column * 4 + k % 8 / 2].b[k >= 8];
+            sum += from_bf16((uint16_t)(left >> k % 2 * 16)) * from_bf16((uint16_t)(right >> k % 2 * 16));
+        }
+        out[i] += sum;
+    }
 }
 
 // Runs the threads of a block to their end; says what is wrong where they cannot get there.
@@ -83,8 +112,8 @@ const char *run_block(Team &own, unsigned threads, bool reverse) {
     block = &own;
     while (own.stacks.size() < threads) own.stacks.push_back((char *)malloc(STACK));
     own.fibers.assign(threads, Fiber{});
-    own.slots[0].assign(threads, 0);
-    own.slots[1].assign(threads, 0);
+    own.slots[0].assign(threads, Words{});
+    own.slots[1].assign(threads, Words{});
     for (unsigned i = 0; i < threads; i++) {
         uint64_t *top = (uint64_t *)(((uintptr_t)own.stacks[i] + STACK) & ~(uintptr_t)63);
         *--top = 0;               // entry never returns

@@ -8,8 +8,9 @@
 // first, range of its runs), `runs` three a run of tokens on the other side (first token, tokens, position of the first).
 #include "kernel.cuh"
 
-#define TILE 32
-#define THREADS (4 * TILE)
+namespace plain_cores {
+
+const int TILE = 32, THREADS = 4 * TILE;
 
 struct Heads {
     const uint32_t *blocks, *runs;
@@ -108,16 +109,6 @@ __device__ void forward(const float *q, const float *k, const float *v, float *o
         if (lane + 4 * j < at.head_dim) out[token * width + head * at.head_dim + lane + 4 * j] = sums[j] / total;
     }
     if (lane == 0) normaliser[token * at.heads + head] = max + logf(total);
-}
-
-// Sum of out * dout of every token and head; a warp works on one of them.
-KERNEL attention_delta(const float *out, const float *dout, float *delta, size_t n, size_t head_dim) {
-    size_t at = first_element() / 32;
-    if (at >= n) return;
-    float sum = 0;
-    for (size_t i = threadIdx.x % 32; i < head_dim; i += 32) sum += out[at * head_dim + i] * dout[at * head_dim + i];
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) delta[at] = sum;
 }
 
 // dq; a block of threads has queries, the runs are keys. Shared: 4 tiles and the scores.
@@ -228,28 +219,45 @@ __device__ void backward_keys(const float *q, const float *k, const float *v, co
     }
 }
 
+} // namespace plain_cores
+
+// Sum of out * dout of every token and head; a warp works on one of them.
+KERNEL attention_delta(const float *out, const float *dout, float *delta, size_t n, size_t head_dim) {
+    size_t at = first_element() / 32;
+    if (at >= n) return;
+    float sum = 0;
+    for (size_t i = threadIdx.x % 32; i < head_dim; i += 32) sum += out[at * head_dim + i] * dout[at * head_dim + i];
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) delta[at] = sum;
+}
+
 #define HEADS                                                                                                          \
     const uint32_t *blocks, const uint32_t *runs, size_t heads, size_t kv_heads, size_t head_dim, size_t window,       \
         float scale
 #define HEADS_OF                                                                                                       \
-    Heads { blocks, runs, heads, kv_heads, head_dim, window, scale }
+    plain_cores::Heads { blocks, runs, heads, kv_heads, head_dim, window, scale }
 #define FORWARD (const float *q, const float *k, const float *v, float *out, float *normaliser, HEADS)
 #define QUERIES (const float *q, const float *k, const float *v, const float *dout, const float *normaliser, const float *delta, float *dq, HEADS)
 #define KEYS (const float *q, const float *k, const float *v, const float *dout, const float *normaliser, const float *delta, float *dk, float *dv, HEADS)
 
 // One for head dimensions up to 32, 64, 96, 128 and 256.
-KERNEL attention_32 FORWARD { forward<32>(q, k, v, out, normaliser, HEADS_OF); }
-KERNEL attention_64 FORWARD { forward<64>(q, k, v, out, normaliser, HEADS_OF); }
-KERNEL attention_96 FORWARD { forward<96>(q, k, v, out, normaliser, HEADS_OF); }
-KERNEL attention_128 FORWARD { forward<128>(q, k, v, out, normaliser, HEADS_OF); }
-KERNEL attention_256 FORWARD { forward<256>(q, k, v, out, normaliser, HEADS_OF); }
-KERNEL attention_dq_32 QUERIES { backward_queries<32>(q, k, v, dout, normaliser, delta, dq, HEADS_OF); }
-KERNEL attention_dq_64 QUERIES { backward_queries<64>(q, k, v, dout, normaliser, delta, dq, HEADS_OF); }
-KERNEL attention_dq_96 QUERIES { backward_queries<96>(q, k, v, dout, normaliser, delta, dq, HEADS_OF); }
-KERNEL attention_dq_128 QUERIES { backward_queries<128>(q, k, v, dout, normaliser, delta, dq, HEADS_OF); }
-KERNEL attention_dq_256 QUERIES { backward_queries<256>(q, k, v, dout, normaliser, delta, dq, HEADS_OF); }
-KERNEL attention_dkv_32 KEYS { backward_keys<32>(q, k, v, dout, normaliser, delta, dk, dv, HEADS_OF); }
-KERNEL attention_dkv_64 KEYS { backward_keys<64>(q, k, v, dout, normaliser, delta, dk, dv, HEADS_OF); }
-KERNEL attention_dkv_96 KEYS { backward_keys<96>(q, k, v, dout, normaliser, delta, dk, dv, HEADS_OF); }
-KERNEL attention_dkv_128 KEYS { backward_keys<128>(q, k, v, dout, normaliser, delta, dk, dv, HEADS_OF); }
-KERNEL attention_dkv_256 KEYS { backward_keys<256>(q, k, v, dout, normaliser, delta, dk, dv, HEADS_OF); }
+KERNEL attention_32 FORWARD { plain_cores::forward<32>(q, k, v, out, normaliser, HEADS_OF); }
+KERNEL attention_64 FORWARD { plain_cores::forward<64>(q, k, v, out, normaliser, HEADS_OF); }
+KERNEL attention_96 FORWARD { plain_cores::forward<96>(q, k, v, out, normaliser, HEADS_OF); }
+KERNEL attention_128 FORWARD { plain_cores::forward<128>(q, k, v, out, normaliser, HEADS_OF); }
+KERNEL attention_256 FORWARD { plain_cores::forward<256>(q, k, v, out, normaliser, HEADS_OF); }
+KERNEL attention_dq_32 QUERIES { plain_cores::backward_queries<32>(q, k, v, dout, normaliser, delta, dq, HEADS_OF); }
+KERNEL attention_dq_64 QUERIES { plain_cores::backward_queries<64>(q, k, v, dout, normaliser, delta, dq, HEADS_OF); }
+KERNEL attention_dq_96 QUERIES { plain_cores::backward_queries<96>(q, k, v, dout, normaliser, delta, dq, HEADS_OF); }
+KERNEL attention_dq_128 QUERIES { plain_cores::backward_queries<128>(q, k, v, dout, normaliser, delta, dq, HEADS_OF); }
+KERNEL attention_dq_256 QUERIES { plain_cores::backward_queries<256>(q, k, v, dout, normaliser, delta, dq, HEADS_OF); }
+KERNEL attention_dkv_32 KEYS { plain_cores::backward_keys<32>(q, k, v, dout, normaliser, delta, dk, dv, HEADS_OF); }
+KERNEL attention_dkv_64 KEYS { plain_cores::backward_keys<64>(q, k, v, dout, normaliser, delta, dk, dv, HEADS_OF); }
+KERNEL attention_dkv_96 KEYS { plain_cores::backward_keys<96>(q, k, v, dout, normaliser, delta, dk, dv, HEADS_OF); }
+KERNEL attention_dkv_128 KEYS { plain_cores::backward_keys<128>(q, k, v, dout, normaliser, delta, dk, dv, HEADS_OF); }
+KERNEL attention_dkv_256 KEYS { plain_cores::backward_keys<256>(q, k, v, dout, normaliser, delta, dk, dv, HEADS_OF); }
+#undef HEADS
+#undef HEADS_OF
+#undef FORWARD
+#undef QUERIES
+#undef KEYS

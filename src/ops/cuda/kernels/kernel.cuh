@@ -51,9 +51,30 @@ __device__ inline float block_max(float x) {
 }
 
 // bf16 kept as its bits; rounds to the nearest, ties to even, as PyTorch does.
-__device__ __forceinline__ uint16_t to_bf16(float x) {
+#ifndef EMULATED
+__device__ __forceinline__ uint16_t to_bf16(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+// Two of them, the first in the low half.
+__device__ __forceinline__ uint32_t to_bf16_pair(float low, float high) {
+    uint32_t bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+#else
+inline uint16_t to_bf16(float x) {
     uint32_t bits = __float_as_uint(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
+inline uint32_t to_bf16_pair(float low, float high) { return to_bf16(low) | (uint32_t)to_bf16(high) << 16; }
+#endif
 __device__ __forceinline__ float from_bf16(uint16_t bits) { return __uint_as_float((uint32_t)bits << 16); }
+
+// out (16 x 8) += a (16 x 16) * b (16 x 8) on a tensor core, over the lanes of a warp.
+#ifndef EMULATED
+__device__ __forceinline__ void mma(float *out, const uint32_t *a, const uint32_t *b) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(out[0]), "+f"(out[1]), "+f"(out[2]), "+f"(out[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif

@@ -1,5 +1,6 @@
 // All kernels in one module.
 #include "attention.cu"
+#include "attention_bf16.cu"
 #include "elementwise.cu"
 #include "gram.cu"
 #include "nf4.cu"
