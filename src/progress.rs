@@ -21,6 +21,8 @@ pub trait Progress: Send + Sync {
     fn end(&self);
     /// Something the user should know although the work goes on.
     fn warn(&self, message: &str);
+    /// Something that is as it should be, and good to know.
+    fn note(&self, _message: &str) {}
 }
 
 /// Reports nothing.

@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use fixture::Llama;
 use proptest::prelude::*;
 use prune::checkpoint::Checkpoint;
-use prune::importance::{Analysis, DataUsed, METRICS, Metric, Probe, Protect, Scores, Search, Watch, metric};
+use prune::importance::{Analysis, DataUsed, METRICS, Metric, Probe, Protect, Scores, Search, Streams, Watch, metric};
 use prune::model::{Batch, Model, ModelOptions, Residency};
 use prune::ops::Layout;
 use prune::plan::PlannedFor;
@@ -42,7 +42,8 @@ fn recorded(hidden: &Tensor, lengths: &[usize]) -> Vec<Scores> {
         .collect();
     let states: Vec<&[f32]> = states.iter().map(Vec::as_slice).collect();
     let mut probe = Probe::new(streams - 1, METRICS);
-    probe.observe_batch(&states, &Layout::sequences(lengths.iter().copied()).unwrap(), d).unwrap();
+    let layout = Layout::sequences(lengths.iter().copied()).unwrap();
+    probe.observe_batch(&Streams::Numbers { states: &states, d }, &layout).unwrap();
     probe.finish().unwrap()
 }
 
@@ -189,7 +190,7 @@ fn file() -> Vec<u8> {
     let states: Vec<Vec<f32>> = (0..streams).map(|l| (0..t * d).map(|i| number(i, l)).collect()).collect();
     let states: Vec<&[f32]> = states.iter().map(Vec::as_slice).collect();
     let mut probe = Probe::new(streams - 1, METRICS);
-    probe.observe_batch(&states, &Layout::sequences(lengths).unwrap(), d).unwrap();
+    probe.observe_batch(&Streams::Numbers { states: &states, d }, &Layout::sequences(lengths).unwrap()).unwrap();
     let mut analysis = analysis(streams - 1, lengths.len(), probe.finish().unwrap());
     analysis.mark(1).unwrap();
     analysis.to_json().unwrap().into_bytes()

@@ -65,6 +65,11 @@ pub(crate) fn warning(message: &str) {
     let _ = writeln!(io::stderr().lock(), "warning: {message}");
 }
 
+/// Prints something good to know on standard error.
+pub(crate) fn note(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "{message}");
+}
+
 /// Prints the error that ends the program.
 pub(crate) fn error(error: &Error) {
     let _ = writeln!(io::stderr().lock(), "error: {error}");

@@ -73,6 +73,12 @@ impl Progress for Bars {
         });
     }
 
+    fn note(&self, message: &str) {
+        if !self.quiet {
+            super::output::note(message);
+        }
+    }
+
     fn warn(&self, message: &str) {
         self.with(|current| match current {
             Some(bar) => bar.bar.suspend(|| super::output::warning(message)),

@@ -55,8 +55,10 @@ pub struct AnalyzeSettings {
     pub csv: Option<PathBuf>,
     /// Replace what exists.
     pub force: bool,
-    /// Where it computes: `auto`, `cpu`.
+    /// Where it computes: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: Option<String>,
+    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    pub dtype: Option<String>,
     /// Cap on memory.
     pub memory: Option<String>,
     /// Only say what would be done.
@@ -84,6 +86,7 @@ impl Default for AnalyzeSettings {
             csv: None,
             force: false,
             device: None,
+            dtype: None,
             memory: None,
             dry_run: false,
         }
@@ -199,11 +202,9 @@ fn measure(
             spec.max_positions
         ));
     }
-    let options = ModelOptions {
-        device: open::device(settings.device.as_deref())?,
-        budget: open::budget(settings.memory.as_deref())?,
-        ..ModelOptions::default()
-    };
+    let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
+    let options =
+        ModelOptions { budget: open::budget(settings.memory.as_deref(), &device)?, device, ..ModelOptions::default() };
     for unused in spec.check(&checkpoint.index)? {
         progress.warn(&unused);
     }

@@ -191,9 +191,9 @@ impl Runner {
     /// Opens the model, lets it speak once, and drops it. Opening is not timed.
     fn turn(&self, settings: &BenchSettings, prompt_tokens: usize, progress: &dyn Progress) -> Result<Turn> {
         let (memory, longest) = (settings.memory.as_deref(), prompt_tokens + settings.tokens);
-        let device = open::device(settings.device.as_deref())?;
         // bars of its own would end the one that counts the turns
         let warnings = Warnings(progress);
+        let device = open::device(settings.device.as_deref(), None, &warnings)?;
         let model =
             open::speaker(&self.checkpoint, &self.spec, Fittings::default(), device, memory, longest, &warnings)?;
         let vocabulary = self.spec.vocab_size as u64;

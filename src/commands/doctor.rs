@@ -113,7 +113,7 @@ pub fn doctor(_settings: &DoctorSettings, progress: &dyn Progress) -> Result<Doc
         RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()).with_cpu(CpuRefreshKind::nothing());
     let system = System::new_with_specifics(refresh);
     let limit = system.cgroup_limits().map(|limits| limits.total_memory);
-    let device = ops::device("cpu")?;
+    let (device, _) = ops::device("cpu")?;
     let memory_free = memory::free();
     let probed = memory_free > ROOM;
     let mut report = DoctorReport {

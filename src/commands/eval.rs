@@ -146,11 +146,11 @@ pub(super) fn eval_sharing(
         _ => Job::prepare(selection, &source, &encoder, settings, progress)?,
     };
     let job = &tokenised.insert((asked, job)).1;
-    let device = open::device(settings.device.as_deref())?;
+    let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
     let adapters = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
     let options = ModelOptions {
+        budget: open::budget(settings.memory.as_deref(), &device)?,
         device,
-        budget: open::budget(settings.memory.as_deref())?,
         fittings: Fittings { adapters: adapters.map(Arc::new), ..Fittings::default() },
         ..ModelOptions::default()
     };
@@ -161,7 +161,7 @@ pub(super) fn eval_sharing(
     };
     let tokens = PassTokens { usual, most };
     let round = rounding(settings, &checkpoint);
-    let run = run_of(settings, &checkpoint, job, round, tokens)?;
+    let run = run_of(settings, &checkpoint, &options, job, round, tokens)?;
     let plan = passes::plan(&job.requests, &job.ranges(), run.pass_tokens)?;
     let mut report = EvalReport {
         model: about.model.clone(),
@@ -255,6 +255,7 @@ fn rounding(settings: &EvalSettings, checkpoint: &Checkpoint) -> Dtype {
 fn run_of(
     settings: &EvalSettings,
     checkpoint: &Checkpoint,
+    options: &ModelOptions,
     job: &Job,
     round: Dtype,
     pass_tokens: PassTokens,
@@ -262,6 +263,9 @@ fn run_of(
     let mut digest = Sha256::new();
     digest.update(job.digest());
     digest.update(format!("{round:?}"));
+    if options.device.is_cuda() {
+        digest.update(format!("GPU {:?}", settings.dtype));
+    }
     let config = checkpoint.source.dir.join("config.json");
     let adapter = settings.adapter.as_ref().map(|dir| ADAPTER_FILES.map(|file| dir.join(file)));
     let files = std::iter::once(&config).chain(&checkpoint.index.shards).chain(adapter.iter().flatten());

@@ -63,9 +63,10 @@ pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealRepo
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
     spec.check(&checkpoint.index)?;
-    let budget = open::budget(settings.memory.as_deref())?;
+    let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
+    let budget = open::budget(settings.memory.as_deref(), &device)?;
     let teacher = settings.teacher.as_deref().map(|teacher| open::checkpoint(Some(teacher), progress)).transpose()?;
-    let adapter = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &Device::Cpu)).transpose()?;
+    let adapter = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
     let settings = &settled(settings, adapter.as_ref());
     let teacher_bytes = teacher.as_ref().map_or(0, |teacher| teacher.tensors.values().map(|entry| entry.len).sum());
     let plan = estimate(&checkpoint, &spec, settings, budget, teacher_bytes)?;
@@ -83,7 +84,7 @@ pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealRepo
         return Ok(report);
     }
     let out = settings.out.as_deref().ok_or_else(|| Error::request("where to? name a directory with --out"))?;
-    let job = Job { checkpoint: &checkpoint, spec: &spec, settings, plan, budget, text, out, progress };
+    let job = Job { checkpoint: &checkpoint, spec: &spec, settings, device, plan, budget, text, out, progress };
     let deciding = job.deciding(teacher.as_deref())?;
     if !settings.restart
         && let Some(result) = finished_before(out, &deciding)?
@@ -138,6 +139,7 @@ struct Job<'a> {
     checkpoint: &'a Arc<Checkpoint>,
     spec: &'a ModelSpec,
     settings: &'a HealSettings,
+    device: Device,
     plan: Estimate,
     budget: Budget,
     text: Text,
@@ -167,7 +169,7 @@ impl Job<'_> {
         let (settings, progress) = (self.settings, self.progress);
         let dir = WorkDir::open(self.out, deciding, settings.restart)?;
         let tokenizer = Tokenizer::open(&self.checkpoint.source.dir)?;
-        let device = open::device(Some(&settings.device))?;
+        let device = self.device.clone();
         let adapters = match (settings.train, adapter) {
             (Train::Lora, Some(adapters)) => Some(adapters),
             (Train::Lora, None) => Some(Adapters::new(self.spec, &settings.lora(), settings.seed, &device)?),

@@ -17,15 +17,22 @@ pub(super) fn checkpoint(model: Option<&str>, progress: &dyn Progress) -> Result
     Checkpoint::open(model, &Hub::from_env()?, progress).map(Arc::new)
 }
 
-/// `--memory`.
-pub(super) fn budget(memory: Option<&str>) -> Result<Budget> {
+/// `--memory`: a cap on main memory, or on the GPU's where the model computes there.
+pub(super) fn budget(memory: Option<&str>, device: &Device) -> Result<Budget> {
     let cap = memory.map(|text| text.parse::<ByteSize>().context(|| "--memory")).transpose()?;
-    Ok(Budget::new(cap.map(|size| size.0)))
+    Budget::on(device, cap.map(|size| size.0))
 }
 
-/// `--device`.
-pub(super) fn device(choice: Option<&str>) -> Result<Device> {
-    ops::device(choice.unwrap_or("auto")).context(|| "--device")
+/// `--device` and `--dtype`. Says what was chosen where a GPU is, or might have been.
+pub(super) fn device(choice: Option<&str>, dtype: Option<&str>, progress: &dyn Progress) -> Result<Device> {
+    let (device, why_not) = ops::device(choice.unwrap_or("auto")).context(|| "--device")?;
+    let dtype = ops::settle_dtype(&device, dtype.unwrap_or("auto")).context(|| "--dtype")?;
+    if device.is_cuda() {
+        progress.note(&format!("computing on {}, products in {}", ops::device_name(&device)?, dtype.as_str()));
+    } else if let Some(why_not) = why_not {
+        progress.note(&format!("computing on the CPU: {why_not}"));
+    }
+    Ok(device)
 }
 
 /// The text a command was given: a file, a directory, a file of a hub data set.
@@ -44,7 +51,8 @@ pub(super) fn speaker(
     progress: &dyn Progress,
 ) -> Result<Model> {
     let beside = Cache::bytes(spec, spec.layers, longest);
-    let options = ModelOptions { device, budget: budget(memory)?, fittings, beside, ..ModelOptions::default() };
+    let budget = budget(memory, &device)?;
+    let options = ModelOptions { device, budget, fittings, beside, ..ModelOptions::default() };
     let model = Model::open(checkpoint.clone(), &options, progress)?;
     if model.residency() == Residency::Streamed {
         progress.warn(&format!(

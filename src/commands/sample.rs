@@ -152,7 +152,7 @@ fn continuation(
             checkpoint.source.id, spec.max_positions
         ));
     }
-    let device = open::device(settings.device.as_deref())?;
+    let device = open::device(settings.device.as_deref(), None, progress)?;
     let adapters = adapter.map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
     let fittings = Fittings { adapters: adapters.map(Arc::new), ..Fittings::default() };
     let memory = settings.memory.as_deref();

@@ -51,8 +51,11 @@ pub struct EvalSettings {
     pub against: Option<PathBuf>,
     /// Replaces existing results.
     pub force: bool,
-    /// Where it computes: `auto`, `cpu`.
+    /// Where it computes: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: Option<String>,
+    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
     /// Cap on memory, such as `8GiB`.
     pub memory: Option<String>,
     /// Tokens of a pass at most, unless one request alone is longer; what suits model and memory when absent.
@@ -79,6 +82,7 @@ impl Default for EvalSettings {
             against: None,
             force: false,
             device: None,
+            dtype: None,
             memory: None,
             pass_tokens: None,
             dry_run: false,

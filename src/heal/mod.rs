@@ -20,7 +20,7 @@ mod trainer;
 pub use journal::{Journal, Line};
 pub use merge::{Merge, MergeSize};
 pub use pass::{FINAL_NORM, Gradients, HEAD, PassLoss, PassSettings, parameters, pass, targets};
-pub use plan::{Estimate, estimate, fittings, flops_per_second};
+pub use plan::{Estimate, estimate, fittings};
 pub use run::{Finished, Run};
 pub use samples::{FixedSamples, Samples, TextSamples};
 pub use settings::{HealSettings, Quant, Train};

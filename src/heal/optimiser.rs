@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use rayon::prelude::*;
+use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::ops::AdamWStep;
 
 /// Settings of the optimiser. The defaults are the Hugging Face Trainer's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,12 +29,12 @@ impl Default for AdamW {
 }
 
 /// Means of one parameter's gradients and of their squares.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Moments {
-    /// Of the gradients.
-    pub first: Vec<f32>,
+    /// Of the gradients, flat, f32, where the parameter is.
+    pub first: Tensor,
     /// Of their squares.
-    pub second: Vec<f32>,
+    pub second: Tensor,
 }
 
 /// The optimiser of all trained parameters, by name.
@@ -45,9 +48,6 @@ pub struct Optimiser {
     pub moments: BTreeMap<String, Moments>,
 }
 
-/// Numbers that one task updates.
-const CHUNK: usize = 1 << 14;
-
 impl Optimiser {
     /// An optimiser that has done nothing.
     #[must_use]
@@ -60,30 +60,31 @@ impl Optimiser {
         self.steps += 1;
     }
 
-    /// One step of the parameter `name`: its `values` move against `gradient` times `clip`.
-    pub fn update(&mut self, name: &str, values: &mut [f32], gradient: &[f32], rate: f64, clip: f32) {
+    /// One step of the parameter `name`: its `values` move against `gradient` times `clip`, in place.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn update(&mut self, name: &str, values: &Tensor, gradient: &Tensor, rate: f64, clip: f32) -> Result<()> {
         let AdamW { beta1, beta2, eps, weight_decay } = self.settings;
         let decays = !["norm", "bias"].iter().any(|word| name.contains(word));
         let keep = if decays { (1.0 - rate * weight_decay) as f32 } else { 1.0 };
         let step = self.steps as i32;
-        let pace = (-rate / (1.0 - beta1.powi(step))) as f32;
-        let correction = (1.0 - beta2.powi(step)).sqrt() as f32;
-        let (weight1, beta2, weight2, eps) = ((1.0 - beta1) as f32, beta2 as f32, (1.0 - beta2) as f32, eps as f32);
-
-        let moments = self.moments.entry(name.to_owned()).or_default();
-        moments.first.resize(values.len(), 0.0);
-        moments.second.resize(values.len(), 0.0);
-        let first = moments.first.par_chunks_mut(CHUNK);
-        let second = moments.second.par_chunks_mut(CHUNK);
-        let pieces = values.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(first).zip(second);
-        pieces.for_each(|(((values, gradient), first), second)| {
-            for (((value, gradient), first), second) in values.iter_mut().zip(gradient).zip(first).zip(second) {
-                let gradient = gradient * clip;
-                *first += weight1 * (gradient - *first);
-                *second = *second * beta2 + weight2 * gradient * gradient;
-                *value = *value * keep + pace * (*first / (second.sqrt() / correction + eps));
-            }
-        });
+        let factors = AdamWStep {
+            clip,
+            weight1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            weight2: (1.0 - beta2) as f32,
+            keep,
+            pace: (-rate / (1.0 - beta1.powi(step))) as f32,
+            correction: (1.0 - beta2.powi(step)).sqrt() as f32,
+            eps: eps as f32,
+        };
+        if !self.moments.contains_key(name) {
+            let zeros = || Tensor::zeros(values.elem_count(), DType::F32, values.device());
+            self.moments.insert(name.to_owned(), Moments { first: zeros()?, second: zeros()? });
+        }
+        let Moments { first, second } = &self.moments[name];
+        factors.apply(values, gradient, first, second)
     }
 }
 
@@ -96,25 +97,34 @@ pub fn clip(norm: f64, most: Option<f64>) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
+
+    fn tensor(number: f32) -> Tensor {
+        Tensor::new(&[number], &Device::Cpu).unwrap()
+    }
+
+    fn number(tensor: &Tensor) -> f32 {
+        tensor.to_vec1().unwrap()[0]
+    }
 
     /// Three steps of `torch.optim.AdamW` on (x - 1)²/2 from x = 3, computed in f64 by the formula of its documentation.
     #[test]
     fn three_steps() {
         let settings = AdamW { weight_decay: 0.1, ..AdamW::default() };
         let mut optimiser = Optimiser::new(settings);
-        let mut x = [3.0_f32];
+        let x = tensor(3.0);
         let (mut exact, mut m, mut v) = (3.0_f64, 0.0, 0.0);
         for step in 1..=3 {
             optimiser.begin_step();
-            let gradient = [x[0] - 1.0];
-            optimiser.update("weight", &mut x, &gradient, 0.05, 1.0);
+            optimiser.update("weight", &x, &tensor(number(&x) - 1.0), 0.05, 1.0).unwrap();
             let g = exact - 1.0;
             exact *= 1.0 - 0.05 * 0.1;
             m = 0.9 * m + 0.1 * g;
             v = 0.999 * v + 0.001 * g * g;
             exact -= 0.05 * (m / (1.0 - 0.9_f64.powi(step))) / ((v / (1.0 - 0.999_f64.powi(step))).sqrt() + 1e-8);
-            assert!((f64::from(x[0]) - exact).abs() < 1e-6, "{x:?} {exact}");
+            assert!((f64::from(number(&x)) - exact).abs() < 1e-6, "{x:?} {exact}");
         }
     }
 
@@ -122,10 +132,10 @@ mod tests {
     fn norms_do_not_decay() {
         let mut optimiser = Optimiser::new(AdamW { weight_decay: 0.5, ..AdamW::default() });
         optimiser.begin_step();
-        let (mut norm, mut weight) = ([2.0_f32], [2.0_f32]);
-        optimiser.update("model.norm.weight", &mut norm, &[0.0], 0.1, 1.0);
-        optimiser.update("up_proj.lora_A", &mut weight, &[0.0], 0.1, 1.0);
-        assert_eq!((norm[0], weight[0]), (2.0, 1.9));
+        let (norm, weight) = (tensor(2.0), tensor(2.0));
+        optimiser.update("model.norm.weight", &norm, &tensor(0.0), 0.1, 1.0).unwrap();
+        optimiser.update("up_proj.lora_A", &weight, &tensor(0.0), 0.1, 1.0).unwrap();
+        assert_eq!((number(&norm), number(&weight)), (2.0, 1.9));
     }
 
     #[test]

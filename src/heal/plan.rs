@@ -138,10 +138,7 @@ fn flops_per_token(spec: &ModelSpec, seq_len: usize, recomputed: f64) -> f64 {
 }
 
 /// Floating point operations a second in a product of the usual size, measured: the best of three.
-///
-/// # Errors
-/// None in practice; whatever the product reports.
-pub fn flops_per_second() -> Result<f64> {
+fn flops_per_second() -> Result<f64> {
     let (tokens, width) = (256, 1024);
     let x = Tensor::ones((tokens, width), DType::F32, &Device::Cpu)?;
     let weight = Tensor::ones((width, width), DType::F32, &Device::Cpu)?;

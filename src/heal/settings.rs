@@ -118,8 +118,11 @@ pub struct HealSettings {
     pub dry_run: bool,
     /// Cap on memory: `8GiB`.
     pub memory: Option<String>,
-    /// Where to compute.
+    /// Where to compute: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: String,
+    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
 }
 
 impl Default for HealSettings {
@@ -173,6 +176,7 @@ impl Default for HealSettings {
             dry_run: false,
             memory: None,
             device: "auto".to_owned(),
+            dtype: None,
         }
     }
 }

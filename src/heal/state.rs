@@ -120,8 +120,8 @@ impl WorkDir {
                 return write_bytes(file, &place);
             }
             match name.split_once('.') {
-                Some(("first", name)) => write_bytes(file, bytemuck::cast_slice(&moments(name)?.first)),
-                Some(("second", name)) => write_bytes(file, bytemuck::cast_slice(&moments(name)?.second)),
+                Some(("first", name)) => write_tensor(&moments(name)?.first, file),
+                Some(("second", name)) => write_tensor(&moments(name)?.second, file),
                 Some((_, name)) => write_tensor(find(parameters, name)?, file),
                 None => Err(Error::work(format!("no parameter {name}"))),
             }
@@ -143,10 +143,8 @@ impl WorkDir {
             .context(|| path.display())?;
         for (name, tensor) in parameters {
             put(&index, &format!("value.{name}"), tensor)?;
-            let read = |which: &str| {
-                let values = index.load_f32(&format!("{which}.{name}"), &[tensor.elem_count()], &Device::Cpu)?;
-                ops::numbers(&values, <[f32]>::to_vec)
-            };
+            let read =
+                |which: &str| index.load_f32(&format!("{which}.{name}"), &[tensor.elem_count()], tensor.device());
             optimiser.moments.insert(name.clone(), Moments { first: read("first")?, second: read("second")? });
         }
         optimiser.steps = place.step;

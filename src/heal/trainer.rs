@@ -105,10 +105,7 @@ impl<'a> Trainer<'a> {
         self.optimiser.begin_step();
         for (name, parameter) in &self.parameters {
             if let Some(gradient) = gradients.get(name) {
-                let optimiser = &mut self.optimiser;
-                ops::numbers(gradient, |gradient| {
-                    ops::edit(parameter, |values| optimiser.update(name, values, gradient, rate, clip))
-                })??;
+                self.optimiser.update(name, parameter, gradient, rate, clip)?;
             }
         }
         Ok(StepReport {
@@ -159,9 +156,7 @@ impl<'a> Trainer<'a> {
         for (name, _) in &self.parameters {
             let gradient =
                 gradients.get(name).ok_or_else(|| Error::work(format!("the gradients do not reach {name}")))?;
-            let square = ops::numbers(gradient, |numbers| {
-                numbers.iter().map(|number| f64::from(*number) * f64::from(*number)).sum::<f64>()
-            })?;
+            let square = ops::square_sum(gradient)?;
             if !square.is_finite() {
                 return Err(Error::work(format!("the gradient of {name} is not finite")));
             }

@@ -64,6 +64,16 @@ impl Gram {
         }
     }
 
+    /// Products of a token.
+    pub(super) fn size(&self) -> usize {
+        self.products.len()
+    }
+
+    /// Takes the products of a token as they were computed elsewhere, `[L+1, L+1]`.
+    pub(super) fn take(&mut self, products: &[f64]) {
+        self.products.copy_from_slice(products);
+    }
+
     /// Inner product of streams `i` and `j`.
     pub(super) fn get(&self, i: usize, j: usize) -> f64 {
         self.products[i * self.streams + j]

@@ -17,5 +17,5 @@ pub use analysis::{Analysis, DataUsed, Search, Searched};
 pub use metrics::{METRICS, Metric, Order, Pair, Subject, Tokens, metric};
 pub use moments::Scores;
 pub use observer::Watch;
-pub use probe::Probe;
+pub use probe::{Probe, Streams};
 pub use select::{Amount, Candidates, Choice, Protect, RunnerUp, STRATEGIES, Strategy, inclusive, strategy};

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use candle_core::{CpuStorage, Device, Storage, Tensor};
+use candle_core::{CpuStorage, Storage, Tensor};
 
-use super::probe::Probe;
+use super::probe::{Probe, Streams};
 use crate::model::{Batch, Observer};
-use crate::ops::Layout;
+use crate::ops::{Layout, inner_products};
 use crate::{Error, Result};
 
 /// Feeds a [`Probe`] from a pass over `batches`.
@@ -34,11 +34,18 @@ impl Observer for Watch<'_> {
         let all = self.probe.wants_all_tokens();
         let rows = if all { x.clone() } else { last_rows(x, layout)? };
         let streams = self.streams.entry(batch).or_default();
-        streams.push(rows.to_device(&Device::Cpu)?.contiguous()?);
+        streams.push(rows.contiguous()?);
         if place < self.probe.layers() {
             return Ok(());
         }
         let streams = self.streams.remove(&batch).unwrap_or_default();
+        let lasts = Layout::sequences(std::iter::repeat_n(1, layout.segments().len()))?;
+        let layout = if all { layout } else { &lasts };
+        // what is on a GPU stays there but for the products
+        if x.device().is_cuda() {
+            let products = inner_products(&streams)?;
+            return self.probe.observe_batch(&Streams::Products(&products), layout);
+        }
         let guards: Vec<_> = streams.iter().map(Tensor::storage_and_layout).collect();
         let states = guards.iter().map(|(storage, strides)| match storage.deref() {
             Storage::Cpu(CpuStorage::F32(numbers)) => {
@@ -48,14 +55,7 @@ impl Observer for Watch<'_> {
             _ => Err(Error::work("scores need residual streams in f32")),
         });
         let states = states.collect::<Result<Vec<&[f32]>>>()?;
-        let d = x.dim(1)?;
-        match all {
-            true => self.probe.observe_batch(&states, layout, d),
-            false => {
-                let samples = layout.segments().len();
-                self.probe.observe_batch(&states, &Layout::sequences(std::iter::repeat_n(1, samples))?, d)
-            }
-        }
+        self.probe.observe_batch(&Streams::Numbers { states: &states, d: x.dim(1)? }, layout)
     }
 
     fn streams_kept(&self) -> usize {

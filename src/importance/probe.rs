@@ -24,6 +24,67 @@ pub struct Probe {
     samples: usize,
 }
 
+/// The residual streams of a batch, or what the scores need to know of them.
+#[derive(Clone, Copy)]
+pub enum Streams<'a> {
+    /// `states[l]` is x^(l), `[t, d]`, for l = 0 ..= L, the last one before the final norm.
+    Numbers {
+        /// L + 1 of them.
+        states: &'a [&'a [f32]],
+        /// Numbers of a token.
+        d: usize,
+    },
+    /// Their inner products in f64, `[t, L+1, L+1]`.
+    Products(&'a [f64]),
+}
+
+impl Streams<'_> {
+    /// Refuses streams of the wrong number or size.
+    fn check(&self, layers: usize, tokens: usize) -> Result<()> {
+        match self {
+            Self::Numbers { states, d } => {
+                let expected = tokens * d;
+                if states.len() == layers + 1 && states.iter().all(|state| state.len() == expected) {
+                    return Ok(());
+                }
+                let sizes: Vec<_> = states.iter().map(|state| state.len()).collect();
+                Err(Error::work(format!(
+                    "scores need {} residual streams of {tokens} x {d} numbers, got {sizes:?}",
+                    layers + 1
+                )))
+            }
+            Self::Products(products) if products.len() == tokens * (layers + 1) * (layers + 1) => Ok(()),
+            Self::Products(products) => Err(Error::work(format!(
+                "{} inner products of {} streams of {tokens} tokens",
+                products.len(),
+                layers + 1
+            ))),
+        }
+    }
+
+    /// The inner products of `token`.
+    fn fill(&self, gram: &mut Gram, token: usize) {
+        match self {
+            Self::Numbers { states, d } => gram.fill(states, token, *d),
+            Self::Products(products) => {
+                let size = gram.size();
+                gram.take(&products[token * size..][..size]);
+            }
+        }
+    }
+
+    /// The first stream that holds a number that is none in `tokens`; `gram` has the products of one of them.
+    fn broken(&self, gram: &Gram, tokens: &Range<usize>, layers: usize) -> usize {
+        let is_broken = |layer: &usize| match self {
+            Self::Numbers { states, d } => {
+                states[*layer][tokens.start * d..tokens.end * d].iter().any(|x| !x.is_finite())
+            }
+            Self::Products(_) => !gram.get(*layer, *layer).is_finite(),
+        };
+        (0..=layers).find(is_broken).unwrap_or(layers)
+    }
+}
+
 /// A run of tokens of one sample.
 struct Piece {
     sample: usize,
@@ -69,22 +130,13 @@ impl Probe {
         self.metrics.iter().any(|(metric, _)| metric.tokens == Tokens::All)
     }
 
-    /// Takes one batch of whole samples: `states[l]` is x^(l), `[t, d]`, for l = 0 ..= L, the last one before the final
-    /// norm. The segments of `layout` are the samples.
+    /// Takes one batch of whole samples. The segments of `layout` are the samples.
     ///
     /// # Errors
     /// A number in the states that is not finite (the message names the layer it comes out of and the sample), segments
     /// that continue others, or states of the wrong number or size.
-    pub fn observe_batch(&mut self, states: &[&[f32]], layout: &Layout, d: usize) -> Result<()> {
-        let expected = layout.tokens() * d;
-        if states.len() != self.layers + 1 || states.iter().any(|state| state.len() != expected) {
-            let sizes: Vec<_> = states.iter().map(|state| state.len()).collect();
-            return Err(Error::work(format!(
-                "scores need {} residual streams of {} x {d} numbers, got {sizes:?}",
-                self.layers + 1,
-                layout.tokens()
-            )));
-        }
+    pub fn observe_batch(&mut self, streams: &Streams<'_>, layout: &Layout) -> Result<()> {
+        streams.check(self.layers, layout.tokens())?;
         let segments = layout.segments();
         if segments.iter().any(|segment| segment.parent.is_some()) {
             return Err(Error::work("scores need samples that stand alone, not continuations of a shared prefix"));
@@ -103,7 +155,7 @@ impl Probe {
             .collect();
         let found: Vec<Result<Vec<f64>, NotFinite>> = pieces
             .par_iter()
-            .map_init(|| Gram::new(self.layers + 1), |gram, piece| self.sums(gram, states, piece, d))
+            .map_init(|| Gram::new(self.layers + 1), |gram, piece| self.sums(gram, streams, piece))
             .collect();
 
         let faults = found.iter().filter_map(|found| found.as_ref().err());
@@ -126,14 +178,12 @@ impl Probe {
     }
 
     /// Sums over the tokens of a piece of every value of every metric, one metric after the other.
-    fn sums(&self, gram: &mut Gram, states: &[&[f32]], piece: &Piece, d: usize) -> Result<Vec<f64>, NotFinite> {
+    fn sums(&self, gram: &mut Gram, streams: &Streams<'_>, piece: &Piece) -> Result<Vec<f64>, NotFinite> {
         let mut sums = vec![0.0; self.metrics.iter().map(|(_, moments)| moments.values()).sum()];
         for token in piece.tokens.clone() {
-            gram.fill(states, token, d);
+            streams.fill(gram, token);
             if (0..=self.layers).any(|layer| !gram.get(layer, layer).is_finite()) {
-                let rows = piece.tokens.start * d..piece.tokens.end * d;
-                let is_broken = |state: &&[f32]| state[rows.clone()].iter().any(|x| !x.is_finite());
-                let layer = states.iter().position(is_broken).unwrap_or(self.layers);
+                let layer = streams.broken(gram, &piece.tokens, self.layers);
                 return Err(NotFinite { layer, sample: piece.sample });
             }
             let last = piece.last && token + 1 == piece.tokens.end;
@@ -220,7 +270,7 @@ mod tests {
             let layout = Layout::sequences(lengths.iter().copied()).unwrap();
             let end = start + layout.tokens() * D;
             let batch: Vec<&[f32]> = states.iter().map(|state| &state[start..end]).collect();
-            probe.observe_batch(&batch, &layout, D)?;
+            probe.observe_batch(&Streams::Numbers { states: &batch, d: D }, &layout)?;
             start = end;
         }
         assert_eq!(probe.samples(), lengths.len());
@@ -308,7 +358,8 @@ mod tests {
         let mut probe = Probe::new(LAYERS, [metric("angular").unwrap()]);
         assert!(!probe.wants_all_tokens());
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        probe.observe_batch(&rows, &Layout::sequences([1; LENGTHS.len()]).unwrap(), D).unwrap();
+        let rows = Streams::Numbers { states: &rows, d: D };
+        probe.observe_batch(&rows, &Layout::sequences([1; LENGTHS.len()]).unwrap()).unwrap();
         assert_eq!(probe.finish().unwrap(), [expected]);
     }
 
@@ -328,18 +379,50 @@ mod tests {
         assert_eq!(error.exit_code(), 1);
     }
 
+    /// Inner products from elsewhere give the scores that the numbers give, and name the same layer.
+    #[test]
+    fn products_serve_as_well() {
+        let tokens: usize = LENGTHS.iter().sum();
+        let mut states = states(tokens);
+        let products = |states: &[Vec<f32>]| {
+            let mut gram = Gram::new(LAYERS + 1);
+            let slices: Vec<&[f32]> = states.iter().map(Vec::as_slice).collect();
+            let mut all = Vec::new();
+            for token in 0..tokens {
+                gram.fill(&slices, token, D);
+                all.extend((0..=LAYERS).flat_map(|i| (0..=LAYERS).map(move |j| (i, j))).map(|(i, j)| gram.get(i, j)));
+            }
+            all
+        };
+        let layout = Layout::sequences(LENGTHS).unwrap();
+        let mut probe = Probe::new(LAYERS, METRICS);
+        probe.observe_batch(&Streams::Products(&products(&states)), &layout).unwrap();
+        assert_eq!(probe.finish().unwrap(), observe(&states, &LENGTHS, 6).unwrap());
+        states[2][60 * D] = f32::INFINITY;
+        let broken = products(&states);
+        let error = Probe::new(LAYERS, METRICS).observe_batch(&Streams::Products(&broken), &layout).unwrap_err();
+        assert!(error.to_string().contains("layer 1 ") && error.to_string().contains("sample 1"), "{error}");
+    }
+
     #[test]
     fn what_does_not_fit_is_refused() {
         let states = states(3);
         let slices: Vec<&[f32]> = states.iter().map(Vec::as_slice).collect();
         let layout = Layout::sequences([3]).unwrap();
         let mut probe = Probe::new(LAYERS, METRICS);
-        assert!(probe.observe_batch(&slices[1..], &layout, D).is_err());
-        assert!(probe.observe_batch(&slices, &layout, D - 1).is_err());
+        assert!(probe.observe_batch(&Streams::Numbers { states: &slices[1..], d: D }, &layout).is_err());
+        assert!(probe.observe_batch(&Streams::Numbers { states: &slices, d: D - 1 }, &layout).is_err());
+        assert!(probe.observe_batch(&Streams::Products(&[1.0; 3]), &layout).is_err());
         let mut tree = Layout::default();
         tree.push(2, None).unwrap();
         tree.push(1, Some(0)).unwrap();
-        assert!(probe.observe_batch(&slices, &tree, D).unwrap_err().to_string().contains("stand alone"));
+        assert!(
+            probe
+                .observe_batch(&Streams::Numbers { states: &slices, d: D }, &tree)
+                .unwrap_err()
+                .to_string()
+                .contains("stand alone")
+        );
         assert!(probe.finish().is_err());
     }
 }

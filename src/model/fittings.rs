@@ -39,11 +39,11 @@ impl Fittings {
         device: &Device,
     ) -> Result<Linear> {
         let tensor = spec.layer_tensor(l, role);
-        let weight = match four_bit::load_matrix(checkpoint, &tensor.name, &tensor.shape, device)? {
+        let weight = match four_bit::load_matrix(checkpoint, &tensor.name, &tensor.shape)? {
             weight if self.is_whole(place) => WeightMatrix::Dense(weight.dense(DType::F32, device)?),
             weight => match self.four_bit {
-                Some(double) => weight.quantise(double).context(|| format!("tensor {}", tensor.name))?,
-                None => weight,
+                Some(double) => weight.quantise(double).context(|| format!("tensor {}", tensor.name))?.on(device)?,
+                None => weight.on(device)?,
             },
         };
         let bias = tensor.bias.map(|name| checkpoint.load_f32(&name, &tensor.shape[..1], device)).transpose()?;

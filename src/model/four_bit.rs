@@ -31,14 +31,14 @@ struct State {
     nested_offset: Option<f32>,
 }
 
-/// The matrix `name` `[o, i]`, in four bits or in its type on disk.
+/// The matrix `name` `[o, i]` in main memory, in four bits or in its type on disk.
 ///
 /// # Errors
 /// Work: as [`load`] and [`Index::load`].
-pub fn load_matrix(index: &Index, name: &str, shape: &[usize], device: &Device) -> Result<WeightMatrix> {
+pub fn load_matrix(index: &Index, name: &str, shape: &[usize]) -> Result<WeightMatrix> {
     match (index.four_bit_state(name), shape) {
         (Some(_), [rows, columns]) => Ok(WeightMatrix::FourBit(Arc::new(load(index, name, (*rows, *columns))?))),
-        _ => Ok(WeightMatrix::Dense(index.load(name, shape, device)?)),
+        _ => Ok(WeightMatrix::Dense(index.load(name, shape, &Device::Cpu)?)),
     }
 }
 

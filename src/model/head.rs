@@ -75,9 +75,10 @@ impl Head {
         }
         let name = self.spec.head_tensor(&self.checkpoint.index);
         let shape = [self.spec.vocab_size, self.spec.hidden_size];
-        let weight = match four_bit::load_matrix(&self.checkpoint, name, &shape, &self.device)? {
-            WeightMatrix::Dense(weight) if !self.whole => weight,
-            weight => weight.dense(DType::F32, &self.device)?,
+        let weight = match four_bit::load_matrix(&self.checkpoint, name, &shape)? {
+            weight if self.whole => weight.dense(DType::F32, &self.device)?,
+            WeightMatrix::Dense(weight) => ops::on_device(&weight, &self.device)?,
+            weight => ops::on_device(&weight.dense(DType::F32, &Device::Cpu)?, &self.device)?,
         };
         Ok(self.weight.get_or_init(|| weight))
     }

@@ -1,11 +1,12 @@
 //! How much memory there is, and what a model takes of it.
 
+use candle_core::Device;
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 use super::{Head, ModelOptions, PASS_TOKENS, Residency, TREE_TOKENS};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
-use crate::{Error, Result};
+use crate::{Error, Result, ops};
 
 /// Kept for the program itself: code, tokenizer, thread stacks, allocator slack.
 const OVERHEAD: u64 = 64 << 20;
@@ -19,6 +20,20 @@ impl Budget {
     #[must_use]
     pub fn new(cap: Option<u64>) -> Self {
         Self(cap.unwrap_or_else(|| free() / 10 * 9))
+    }
+
+    /// The same for a model on `device`: on a GPU its own memory counts.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn on(device: &Device, cap: Option<u64>) -> Result<Self> {
+        Ok(match (cap, ops::device_memory(device)?) {
+            (Some(cap), Some(free)) if cap > free => {
+                return Err(Error::request(format!("--memory: the GPU has {} MiB free", free >> 20)));
+            }
+            (None, Some(free)) => Self(free / 10 * 9),
+            (cap, _) => Self::new(cap),
+        })
     }
 
     /// The cap in bytes.

@@ -1,10 +1,11 @@
 //! Dropout whose mask is a function of numbers, so that a backward pass makes the same one again.
 
-use candle_core::{CpuStorage, CustomOp1, Layout as Strides, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout as Strides, Shape, Tensor};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use super::cuda::{self, Arg, Grid};
 use super::rows::{Rows, by_rows};
 use crate::Result;
 
@@ -25,7 +26,36 @@ pub struct Mask {
 /// # Errors
 /// A device without this kernel.
 pub fn dropout(x: &Tensor, mask: Mask) -> Result<Tensor> {
+    if x.device().is_cuda() {
+        return mask.on_gpu(x);
+    }
     Ok(by_rows(x)?.apply_op1(mask)?)
+}
+
+impl Mask {
+    /// What an undropped number is multiplied with.
+    fn keep(&self) -> f32 {
+        (1.0 / (1.0 - self.rate)) as f32
+    }
+
+    /// A number is dropped where its random word is below.
+    fn limit(&self) -> u32 {
+        (self.rate * f64::from(u32::MAX)) as u32
+    }
+
+    /// The same mask as on the CPU.
+    fn on_gpu(&self, x: &Tensor) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        let n = x.elem_count();
+        let y = cuda::empty(x.shape(), DType::F32, x.device())?;
+        let seed = ChaCha8Rng::seed_from_u64(self.seed).get_seed();
+        let key = seed.as_chunks::<8>().0.iter().map(|eight| Arg::Size(u64::from_le_bytes(*eight) as usize));
+        let mut args = vec![Arg::Tensor(&x), Arg::Tensor(&y), Arg::Size(n)];
+        args.extend(key);
+        args.extend([Arg::Size(self.stream as usize), Arg::Size(self.limit() as usize), Arg::Float(self.keep())]);
+        cuda::launch("dropout", Grid::over(n.div_ceil(16)), &args)?;
+        Ok(y)
+    }
 }
 
 /// Numbers that one task masks.
@@ -38,8 +68,7 @@ impl CustomOp1 for Mask {
 
     fn cpu_fwd(&self, x: &CpuStorage, strides: &Strides) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = Rows::new(self.name(), x, strides)?;
-        let (width, keep) = (x.width.max(1), (1.0 / (1.0 - self.rate)) as f32);
-        let limit = (self.rate * f64::from(u32::MAX)) as u32;
+        let (width, keep, limit) = (x.width.max(1), self.keep(), self.limit());
         let mut y = vec![0_f32; x.count * x.width];
         let rows = CHUNK.div_ceil(width);
         y.par_chunks_mut(rows * width).enumerate().for_each(|(chunk, y)| {

@@ -2,25 +2,41 @@
 
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, bail};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, bail};
 
+use super::cuda::{self, Arg, Grid};
 use super::rows::Held;
 use crate::{Error, Result};
 
-/// Runs `change` on the numbers of a contiguous f32 tensor; every tensor that shares them sees the new ones.
+/// Runs `change` on the numbers of a contiguous f32 tensor; every tensor that shares them sees the new ones. Numbers on a
+/// GPU come to main memory and go back.
 ///
 /// # Errors
 /// Another dtype, a view with gaps, or a device without this kernel.
-pub fn edit(tensor: &Tensor, change: impl FnMut(&mut [f32])) -> Result<()> {
-    Ok(tensor.inplace_op1(&Edit(RefCell::new(change)))?)
+pub fn edit<R>(tensor: &Tensor, change: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    if tensor.device().is_cuda() {
+        let mut numbers = tensor.flatten_all()?.to_vec1::<f32>()?;
+        let result = change(&mut numbers);
+        let n = numbers.len();
+        let new = Tensor::from_vec(numbers, n, tensor.device())?;
+        cuda::launch("copy", Grid::over(n), &[Arg::Tensor(&new), Arg::Tensor(tensor), Arg::Size(n)])?;
+        return Ok(result);
+    }
+    let op = Edit(RefCell::new(Change::Ahead(change)));
+    tensor.inplace_op1(&op)?;
+    match op.0.into_inner() {
+        Change::Done(result) => Ok(result),
+        _ => Err(Error::work("edit: nothing was done")),
+    }
 }
 
-/// Lends the numbers of a contiguous f32 tensor in main memory.
+/// Lends the numbers of a contiguous f32 tensor; those on a GPU are copied to main memory.
 ///
 /// # Errors
 /// Another dtype, a view with gaps, or a device without this kernel.
 pub fn numbers<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    let held = Held::new(tensor);
+    let tensor = tensor.to_device(&Device::Cpu)?;
+    let held = Held::new(&tensor);
     let (storage, layout) = held.cpu("numbers")?;
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(numbers), Some((begin, end))) => Ok(read(&numbers[begin..end])),
@@ -28,9 +44,16 @@ pub fn numbers<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> 
     }
 }
 
-struct Edit<F>(RefCell<F>);
+/// Something to do once, then what came of it.
+enum Change<F, R> {
+    Ahead(F),
+    Done(R),
+    Gone,
+}
 
-impl<F: FnMut(&mut [f32])> InplaceOp1 for Edit<F> {
+struct Edit<F, R>(RefCell<Change<F, R>>);
+
+impl<R, F: FnOnce(&mut [f32]) -> R> InplaceOp1 for Edit<F, R> {
     fn name(&self) -> &'static str {
         "edit"
     }
@@ -38,7 +61,9 @@ impl<F: FnMut(&mut [f32])> InplaceOp1 for Edit<F> {
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
         match (storage, layout.contiguous_offsets()) {
             (CpuStorage::F32(numbers), Some((begin, end))) => {
-                (self.0.borrow_mut())(&mut numbers[begin..end]);
+                if let Change::Ahead(change) = self.0.replace(Change::Gone) {
+                    self.0.replace(Change::Done(change(&mut numbers[begin..end])));
+                }
                 Ok(())
             }
             _ => bail!("edit: expected contiguous f32 numbers"),

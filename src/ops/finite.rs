@@ -2,14 +2,20 @@
 
 use candle_core::{DType, Storage, Tensor};
 
+use super::cuda::{self, Arg, Grid};
 use crate::Result;
 
-/// Whether every element of `x` (f32, contiguous, on the CPU; anything else is copied there first) is finite.
+/// Whether every element of `x` is finite. What is not f32 and contiguous is copied first.
 ///
 /// # Errors
 /// The device's.
 pub fn all_finite(x: &Tensor) -> Result<bool> {
-    let x = x.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
+    let x = x.to_dtype(DType::F32)?.contiguous()?;
+    if x.device().is_cuda() {
+        let (flag, n) = (Tensor::zeros(1, DType::U32, x.device())?, x.elem_count());
+        cuda::launch("find_not_finite", Grid::over(n), &[Arg::Tensor(&x), Arg::Tensor(&flag), Arg::Size(n)])?;
+        return Ok(flag.to_vec1::<u32>()? == [0]);
+    }
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { return Ok(false) };
     let start = layout.start_offset();

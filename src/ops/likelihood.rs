@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
+use super::cuda::{self, Arg, Grid, Operands, plain, turned};
 use super::exp::exp;
 use super::linear::{WithWeight, with_dense};
 use super::matmul::{DEPTH, Matrix, SKEW, Target, Weight, blocks, multiply, widen_part, with_scratch};
@@ -37,6 +38,7 @@ pub fn log_likelihood<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidate
         )));
     }
     let mut wanted = Vec::new();
+    let on_gpu = hidden.device().is_cuda();
     for (row, candidates) in candidates.iter().enumerate() {
         for token in candidates.as_ref() {
             if *token as usize >= vocabulary {
@@ -45,14 +47,50 @@ pub fn log_likelihood<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidate
             wanted.push(Wanted { token: *token as usize, row, place: wanted.len() });
         }
     }
+    let scored = if on_gpu { score_on_gpu(hidden, head, candidates)? } else { score_on_cpu(hidden, head, wanted)? };
+    let mut scored = scored.into_iter();
+    Ok(candidates.iter().map(|candidates| scored.by_ref().take(candidates.as_ref().len()).collect()).collect())
+}
+
+fn score_on_cpu(hidden: &Tensor, head: &Tensor, mut wanted: Vec<Wanted>) -> Result<Vec<Scored>> {
     wanted.sort_unstable_by_key(|wanted| (wanted.token, wanted.place));
     let (hidden, head) = (by_rows(hidden)?, by_rows(head)?);
     let (held_hidden, held_head) = (Held::new(&hidden), Held::new(&head));
     let (storage, strides) = held_head.cpu("log_likelihood")?;
     let hidden = held_hidden.rows("log_likelihood")?;
-    let scored = with_dense(storage, strides, Score { hidden, wanted: &wanted })?;
-    let mut scored = scored.into_iter();
-    Ok(candidates.iter().map(|candidates| scored.by_ref().take(candidates.as_ref().len()).collect()).collect())
+    Ok(with_dense(storage, strides, Score { hidden, wanted: &wanted })?)
+}
+
+/// Logits that exist at one time on a GPU, 256 MiB of them.
+const GPU_LOGITS: usize = 64 << 20;
+
+/// Some rows' logits at a time.
+fn score_on_gpu<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidates: &[C]) -> Result<Vec<Scored>> {
+    let (device, v) = (hidden.device(), head.dim(0)?);
+    let head = cuda::operand(head)?;
+    let rows = (GPU_LOGITS / v).max(1);
+    let mut scored = Vec::new();
+    for (index, candidates) in candidates.chunks(rows).enumerate() {
+        let mut first = vec![0];
+        let mut tokens = Vec::new();
+        for candidates in candidates {
+            tokens.extend_from_slice(candidates.as_ref());
+            first.push(tokens.len() as u32);
+        }
+        if tokens.is_empty() {
+            continue;
+        }
+        let hidden = hidden.narrow(0, index * rows, candidates.len())?;
+        let logits = cuda::product(plain(&hidden), turned(&head), Operands::Weight)?;
+        let scores = cuda::empty(tokens.len(), DType::F32, device)?;
+        let greedy = cuda::empty(tokens.len(), DType::U32, device)?;
+        let (first, tokens) = (Tensor::new(first, device)?, Tensor::new(tokens, device)?);
+        let tensors = [&logits, &first, &tokens, &scores, &greedy].map(Arg::Tensor);
+        cuda::launch("log_likelihood", Grid::rows(candidates.len()), &[&tensors[..], &[Arg::Size(v)]].concat())?;
+        let found = scores.to_vec1::<f32>()?.into_iter().zip(greedy.to_vec1::<u32>()?);
+        scored.extend(found.map(|(log_likelihood, greedy)| Scored { log_likelihood, greedy: greedy == 1 }));
+    }
+    Ok(scored)
 }
 
 /// A candidate: its place in the answer counts the candidates of all rows in order.

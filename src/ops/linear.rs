@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor, bail}
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::cuda::{self, Operands, plain, turned};
 use super::matmul::{Matrix, Target, Weight, product, product_back};
 use super::rows::{Held, Rows, by_rows, filled};
 use crate::{Error, Result};
@@ -32,6 +33,9 @@ fn apply(x: &Tensor, weight: &Tensor, op: Linear) -> Result<Tensor> {
     let ((_, i), (o, depth)) = (x.dims2()?, weight.dims2()?);
     if i != depth || o == 0 || i == 0 {
         return Err(Error::work(format!("linear: x is {:?}, weight {:?}", x.shape(), weight.shape())));
+    }
+    if x.device().is_cuda() {
+        return cuda::product(plain(x), turned(weight), Operands::Weight);
     }
     Ok(by_rows(x)?.apply_op2(&by_rows(weight)?, op)?)
 }

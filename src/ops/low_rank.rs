@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor};
 
+use super::cuda::{self, Operands, plain, turned};
 use super::linear::Dense;
 use super::matmul::{Target, product, product_back};
 use super::rows::{Rows, by_rows, filled};
@@ -40,6 +41,13 @@ fn run(a: &Tensor, b: &Tensor, op: Narrow) -> Result<Tensor> {
     };
     if !fits {
         return Err(Error::work(format!("{}: {:?} and {:?}", op.name(), a.shape(), b.shape())));
+    }
+    if a.device().is_cuda() {
+        return match op {
+            Narrow::Down => cuda::product(plain(a), turned(b), Operands::Narrow),
+            Narrow::Up => cuda::product(plain(a), plain(b), Operands::Narrow),
+            Narrow::Outer => cuda::product(turned(a), plain(b), Operands::Narrow),
+        };
     }
     Ok(by_rows(a)?.apply_op2_no_bwd(&by_rows(b)?, &op)?)
 }

@@ -4,13 +4,16 @@
 //! candle's own fused ops (`softmax_last_dim`, `rms_norm`, `rope`) cut the gradient without an error, and its matrix
 //! product always builds the gradient of both sides, the frozen weight's included. The ops here do neither.
 
+mod adamw;
 mod attention;
 mod cross_entropy;
+mod cuda;
 mod device;
 mod dropout;
 mod edit;
 mod exp;
 mod finite;
+mod inner_products;
 mod layout;
 mod likelihood;
 mod linear;
@@ -28,12 +31,14 @@ mod swiglu;
 mod testing;
 mod weight;
 
+pub use adamw::{AdamWStep, square_sum};
 pub use attention::{Attended, Heads, attention, attention_backward, attention_kept, attention_over};
 pub use cross_entropy::cross_entropy;
-pub use device::device;
+pub use device::{device, device_memory, device_name, settle_dtype};
 pub use dropout::{Mask, dropout};
 pub use edit::{edit, numbers};
 pub use finite::all_finite;
+pub use inner_products::inner_products;
 pub use layout::{Layout, Segment};
 pub use likelihood::{Scored, log_likelihood};
 pub use linear::{linear, trainable_linear};
@@ -45,4 +50,4 @@ pub use rope::{rope, rope_backward};
 pub use simd::vector_units;
 pub use speed::{multiply_adds, reading};
 pub use swiglu::{swiglu, swiglu_backward};
-pub use weight::WeightMatrix;
+pub use weight::{WeightMatrix, on_device};

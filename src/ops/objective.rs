@@ -1,8 +1,9 @@
 //! Losses over the vocabulary with their gradients, a few rows at a time, so that the logits of all rows never exist.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
+use super::cuda::{self, Arg, Grid, Operands, plain as as_it_is, turned};
 use super::exp::exp;
 use super::linear::{Dense, WithWeight, with_dense};
 use super::matmul::{Matrix, Target, Weight, product, product_back};
@@ -64,6 +65,9 @@ pub fn objective(
             return Err(fault("the teacher's head", teacher.head));
         }
     }
+    if hidden.device().is_cuda() {
+        return on_gpu(hidden, head, &present(targets), teacher, of_head);
+    }
     let (device, hidden_shape, head_shape) = (hidden.device(), hidden.shape(), head.shape());
     let (hidden, head) = (by_rows(hidden)?, by_rows(head)?);
     let (held_hidden, held_head) = (Held::new(&hidden), Held::new(&head));
@@ -76,6 +80,57 @@ pub fn objective(
         hidden: Tensor::from_vec(gradients.hidden, hidden_shape, device)?,
         head: if of_head { Some(Tensor::from_vec(gradients.head, head_shape, device)?) } else { None },
     })
+}
+
+/// The same on a GPU, some rows' logits at a time.
+fn on_gpu(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[(usize, usize)],
+    teacher: Option<Teacher<'_>>,
+    of_head: bool,
+) -> Result<Objective> {
+    let (device, (v, d)) = (hidden.device(), head.dims2()?);
+    let matrix = cuda::operand(head)?;
+    let other_matrix = teacher.map(|teacher| cuda::operand(teacher.head)).transpose()?;
+    let dhidden = Tensor::zeros(hidden.shape(), DType::F32, device)?;
+    let dhead = of_head.then(|| Tensor::zeros((v, d), DType::F32, device)).transpose()?;
+    let rows = (GPU_LOGITS / v).max(1);
+    let mut sums = Sums::default();
+    for targets in targets.chunks(rows) {
+        let n = targets.len();
+        let places = Tensor::from_iter(targets.iter().map(|(row, _)| *row as u32), device)?;
+        let tokens = Tensor::from_iter(targets.iter().map(|(_, token)| *token as u32), device)?;
+        let inputs = hidden.index_select(&places, 0)?;
+        let logits = cuda::product(as_it_is(&inputs), turned(&matrix), Operands::Weight)?;
+        // the loss of each row, and with a teacher its cross-entropy beside it
+        let losses = cuda::empty((n, if teacher.is_some() { 2 } else { 1 }), DType::F64, device)?;
+        match teacher.zip(other_matrix.as_ref()) {
+            None => {
+                let tensors = [&logits, &tokens, &losses].map(Arg::Tensor);
+                cuda::launch("cross_entropy", Grid::rows(n), &[&tensors[..], &[Arg::Size(v)]].concat())?;
+            }
+            Some((teacher, other_matrix)) => {
+                let inputs = teacher.hidden.index_select(&places, 0)?;
+                let others = cuda::product(as_it_is(&inputs), turned(other_matrix), Operands::Weight)?;
+                let tensors = [&logits, &others, &tokens, &losses].map(Arg::Tensor);
+                let (weight, temperature) = (teacher.weight as f32, teacher.temperature as f32);
+                let scalars = [Arg::Size(v), Arg::Float(weight), Arg::Float(temperature)];
+                cuda::launch("distilled", Grid::rows(n), &[&tensors[..], &scalars].concat())?;
+            }
+        }
+        for losses in losses.to_vec2::<f64>()? {
+            sums.loss += losses[0];
+            sums.cross_entropy += losses[losses.len() - 1];
+        }
+        let dinputs = cuda::product(as_it_is(&logits), as_it_is(&matrix), Operands::Weight)?;
+        let tensors = [&dinputs, &places, &dhidden].map(Arg::Tensor);
+        cuda::launch("scatter_rows", Grid::over(n * d), &[&tensors[..], &[n * d, d].map(Arg::Size)].concat())?;
+        if let Some(dhead) = &dhead {
+            cuda::multiply(turned(&logits), as_it_is(&inputs), Operands::Narrow, dhead, true)?;
+        }
+    }
+    Ok(Objective { loss: sums.loss, cross_entropy: sums.cross_entropy, hidden: dhidden, head: dhead })
 }
 
 /// The rows that count, and their tokens.
@@ -98,6 +153,8 @@ pub(super) struct Sums {
 
 /// Logits that exist at one time, 32 MiB of them.
 const LOGITS: usize = 8 << 20;
+/// The same on a GPU, 256 MiB of them.
+const GPU_LOGITS: usize = 64 << 20;
 /// Rows whose logits exist at one time, at least and at most.
 const ROWS: (usize, usize) = (32, 512);
 

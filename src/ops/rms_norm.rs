@@ -1,8 +1,9 @@
 //! Root mean square norm (arXiv 1910.07467).
 
-use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout as Strides, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::cuda::{self, Arg, Grid};
 use super::rows::{Held, Rows, by_rows, filled_rows};
 use super::simd::{dot, sum2, vectorised};
 use crate::{Error, Result};
@@ -18,6 +19,9 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
         return Err(Error::work(format!("rms_norm: x is {:?}, weight {:?}", x.shape(), weight.shape())));
     }
     let op = RmsNorm { eps: eps as f32 };
+    if x.device().is_cuda() {
+        return op.on_gpu(x, weight);
+    }
     if x.rank() == 2 {
         return Ok(by_rows(x)?.apply_op2(&weight.contiguous()?, op)?);
     }
@@ -38,6 +42,9 @@ pub fn rms_norm_backward(
 ) -> Result<(Tensor, Option<Tensor>)> {
     if x.dims2()? != dy.dims2()? || weight.dims1()? != x.dim(1)? {
         return Err(Error::work(format!("rms_norm: x is {:?}, dy {:?}", x.shape(), dy.shape())));
+    }
+    if x.device().is_cuda() {
+        return RmsNorm { eps: eps as f32 }.backward_on_gpu(x, weight, dy, weighted);
     }
     let (x, weight) = (by_rows(x)?, weight.contiguous()?);
     let (dx, dweight) = RmsNorm { eps: eps as f32 }.gradients(&x, &weight, dy, true, weighted)?;
@@ -101,6 +108,40 @@ impl CustomOp2 for RmsNorm {
 }
 
 impl RmsNorm {
+    fn on_gpu(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let (x, weight, d) = (x.contiguous()?, weight.contiguous()?, weight.elem_count());
+        let y = cuda::empty(x.shape(), DType::F32, x.device())?;
+        let args = [Arg::Tensor(&x), Arg::Tensor(&weight), Arg::Tensor(&y), Arg::Size(d), Arg::Float(self.eps)];
+        cuda::launch("rms_norm", Grid::rows(x.elem_count() / d), &args)?;
+        Ok(y)
+    }
+
+    fn backward_on_gpu(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        dy: &Tensor,
+        weighted: bool,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (x, weight, dy) = (x.contiguous()?, weight.contiguous()?, dy.contiguous()?);
+        let (rows, d) = x.dims2()?;
+        let dx = cuda::empty((rows, d), DType::F32, x.device())?;
+        let factors = cuda::empty(rows, DType::F32, x.device())?;
+        let tensors = [&x, &weight, &dy, &dx, &factors].map(Arg::Tensor);
+        cuda::launch(
+            "rms_norm_backward",
+            Grid::rows(rows),
+            &[&tensors[..], &[Arg::Size(d), Arg::Float(self.eps)]].concat(),
+        )?;
+        if !weighted {
+            return Ok((dx, None));
+        }
+        let dweight = cuda::empty(d, DType::F32, x.device())?;
+        let tensors = [&x, &dy, &factors, &dweight].map(Arg::Tensor);
+        cuda::launch("rms_norm_weight", Grid::over(d), &[&tensors[..], &[Arg::Size(rows), Arg::Size(d)]].concat())?;
+        Ok((dx, Some(dweight)))
+    }
+
     fn gradients(
         &self,
         x: &Tensor,

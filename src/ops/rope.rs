@@ -1,7 +1,8 @@
 //! Rotary position embedding (arXiv 2104.09864), half-split as in transformers' `rotate_half`.
 
-use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout as Strides, Shape, Tensor};
 
+use super::cuda::{self, Arg, Grid};
 use super::rows::{Rows, by_rows, filled_rows};
 use crate::{Error, Result};
 
@@ -34,6 +35,9 @@ fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor, op: Rope) -> Result<Tensor> {
             sin.shape()
         )));
     }
+    if x.device().is_cuda() {
+        return op.on_gpu(x, cos, sin);
+    }
     let (cos, sin) = (by_rows(&cos.detach())?, by_rows(&sin.detach())?);
     Ok(by_rows(x)?.apply_op3(&cos, &sin, op)?)
 }
@@ -42,6 +46,19 @@ struct Rope {
     head_dim: usize,
     /// Turn the other way: the transpose of a rotation, and so its gradient.
     back: bool,
+}
+
+impl Rope {
+    fn on_gpu(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+        let (x, cos, sin) = (x.contiguous()?, cos.contiguous()?, sin.contiguous()?);
+        let ((t, width), half) = (x.dims2()?, cos.dim(1)?);
+        let y = cuda::empty((t, width), DType::F32, x.device())?;
+        let tensors = [&x, &cos, &sin, &y].map(Arg::Tensor);
+        let sizes = [t * width, width, self.head_dim, half].map(Arg::Size);
+        let sign = [Arg::Float(if self.back { -1.0 } else { 1.0 })];
+        cuda::launch("rope", Grid::over(t * width), &[&tensors[..], &sizes, &sign].concat())?;
+        Ok(y)
+    }
 }
 
 impl CustomOp3 for Rope {

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor};
 
+use super::cuda;
 use super::exp::exp;
 use super::rows::{Held, Rows, by_rows, filled_rows};
 use crate::{Error, Result};
@@ -14,6 +15,10 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if gate.dims2()? != up.dims2()? {
         return Err(Error::work(format!("swiglu: gate is {:?}, up {:?}", gate.shape(), up.shape())));
     }
+    if gate.device().is_cuda() {
+        let [y] = cuda::each("swiglu", &[gate, up])?;
+        return Ok(y);
+    }
     Ok(by_rows(gate)?.apply_op2(&by_rows(up)?, SwiGlu)?)
 }
 
@@ -24,6 +29,10 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
     if gate.dims2()? != dy.dims2()? || up.dims2()? != dy.dims2()? {
         return Err(Error::work(format!("swiglu: gate is {:?}, dy {:?}", gate.shape(), dy.shape())));
+    }
+    if dy.device().is_cuda() {
+        let [dgate, dup] = cuda::each("swiglu_backward", &[gate, up, dy])?;
+        return Ok((dgate, dup));
     }
     Ok(SwiGlu.gradients(&by_rows(gate)?, &by_rows(up)?, dy)?)
 }

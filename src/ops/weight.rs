@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout as Strides, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout as Strides, Shape, Tensor, bail};
 
+use super::cuda::{self, Operands, plain, turned};
 use super::linear::{WithWeight, with_dense};
 use super::matmul::{LowRank, Matrix, Target, Weight, product, product_back};
-use super::nf4::Nf4Weight;
+use super::nf4::{Nf4OnGpu, Nf4Weight};
 use super::rows::{Held, Rows, by_rows, filled};
 use crate::{Error, Result};
 
@@ -17,6 +18,8 @@ pub enum WeightMatrix {
     Dense(Tensor),
     /// Four bits, decoded straight to f32 a panel at a time.
     FourBit(Arc<Nf4Weight>),
+    /// Four bits on a GPU, decoded whole for each product.
+    OnGpu(Arc<Nf4OnGpu>),
 }
 
 impl WeightMatrix {
@@ -28,6 +31,7 @@ impl WeightMatrix {
         match self {
             Self::Dense(weight) => Ok(weight.dims2()?),
             Self::FourBit(weight) => Ok(weight.shape()),
+            Self::OnGpu(weight) => Ok(weight.shape()),
         }
     }
 
@@ -37,6 +41,9 @@ impl WeightMatrix {
     /// Shapes that do not fit, or a device without this kernel.
     pub fn linear(&self, x: &Tensor) -> Result<Tensor> {
         self.fits("x", x, self.shape()?.1)?;
+        if x.device().is_cuda() {
+            return cuda::product(plain(x), turned(&self.on_gpu()?), Operands::Weight);
+        }
         Ok(by_rows(x)?.apply_op1(Forward { weight: self.clone(), low: None })?)
     }
 
@@ -48,6 +55,11 @@ impl WeightMatrix {
         let (o, i) = self.shape()?;
         self.fits("x", x, i)?;
         check_low(x, u, b, (o, 0))?;
+        if x.device().is_cuda() {
+            let y = cuda::product(plain(x), turned(&self.on_gpu()?), Operands::Weight)?;
+            cuda::multiply(plain(u), turned(b), Operands::Narrow, &y, true)?;
+            return Ok(y);
+        }
         let low = Some((by_rows(u)?, by_rows(b)?));
         Ok(by_rows(x)?.apply_op1_no_bwd(&Forward { weight: self.clone(), low })?)
     }
@@ -62,6 +74,13 @@ impl WeightMatrix {
         if let Some((du, a)) = low {
             check_low(dy, du, a, (i, 1))?;
         }
+        if dy.device().is_cuda() {
+            let dx = cuda::product(plain(dy), plain(&self.on_gpu()?), Operands::Weight)?;
+            if let Some((du, a)) = low {
+                cuda::multiply(plain(du), plain(a), Operands::Narrow, &dx, true)?;
+            }
+            return Ok(dx);
+        }
         let low = low.map(|(du, a)| Ok::<_, Error>((by_rows(du)?, by_rows(a)?))).transpose()?;
         Ok(by_rows(dy)?.apply_op1_no_bwd(&Backward { weight: self.clone(), low })?)
     }
@@ -73,7 +92,31 @@ impl WeightMatrix {
     pub fn quantise(&self, double: bool) -> Result<Self> {
         match self {
             Self::Dense(weight) => Ok(Self::FourBit(Arc::new(Nf4Weight::quantise(weight, double)?))),
-            Self::FourBit(_) => Ok(self.clone()),
+            Self::FourBit(_) | Self::OnGpu(_) => Ok(self.clone()),
+        }
+    }
+
+    /// The same matrix where `device` computes with it: on a GPU plain numbers in the type that its products take.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        if !device.is_cuda() {
+            return Ok(self.clone());
+        }
+        match self {
+            Self::Dense(weight) => Ok(Self::Dense(on_device(weight, device)?)),
+            Self::FourBit(weight) => Ok(Self::OnGpu(Arc::new(Nf4OnGpu::new(weight, device)?))),
+            Self::OnGpu(_) => Ok(self.clone()),
+        }
+    }
+
+    /// The numbers, for a product on a GPU.
+    fn on_gpu(&self) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => Ok(weight.clone()),
+            Self::OnGpu(weight) => weight.dequantise(cuda::products()),
+            Self::FourBit(_) => Err(Error::work("linear: the weight is in main memory, the numbers on a GPU")),
         }
     }
 
@@ -85,6 +128,7 @@ impl WeightMatrix {
         match self {
             Self::Dense(weight) => Ok(weight.to_dtype(dtype)?.to_device(device)?),
             Self::FourBit(weight) => weight.dequantise(dtype, device),
+            Self::OnGpu(weight) => Ok(weight.dequantise(DType::F32)?.to_dtype(dtype)?.to_device(device)?),
         }
     }
 
@@ -105,8 +149,22 @@ impl WeightMatrix {
                 with_dense(storage, strides, work)
             }
             Self::FourBit(weight) => Ok(work.run(&**weight)),
+            Self::OnGpu(_) => bail!("linear: the weight is on a GPU, the numbers in main memory"),
         }
     }
+}
+
+/// A dense matrix where `device` computes with it: on a GPU in the type that its products take.
+///
+/// # Errors
+/// The device's.
+pub fn on_device(weight: &Tensor, device: &Device) -> Result<Tensor> {
+    let weight = match weight.dtype() {
+        // no kernel of ours takes f16
+        DType::F16 if device.is_cuda() => weight.to_dtype(DType::F32)?,
+        _ => weight.clone(),
+    };
+    if device.is_cuda() { cuda::operand(&weight.to_device(device)?) } else { Ok(weight) }
 }
 
 /// The two narrow factors beside a product with `x`: `[t, r]`, and `[n, r]` or `[r, n]`.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use candle_core::Device;
 use serde_json::json;
 
 use super::inputs::Keys;
@@ -19,8 +20,10 @@ use crate::heal;
 use crate::importance::Analysis;
 use crate::model::memory::transient_bytes_per_token;
 use crate::progress::Progress;
-use crate::{Context, Result};
+use crate::{Context, Result, ops};
 
+/// What is left of the speed of products when norms, activations and attention have taken their part.
+const EFFICIENCY: f64 = 0.8;
 /// Bytes a second that a cut copies, on a slow disk.
 const COPIED: f64 = 5e8;
 /// Bytes of weights a second that are read from memory for one new token after the other, on a slow machine.
@@ -38,7 +41,7 @@ pub(super) fn estimate(recipe: &Recipe, out: Option<&Path>, progress: &dyn Progr
     let wanted = recipe.wanted(spec.layers)?;
     let state = State::look(out.unwrap_or(Path::new("")))?;
     let keys = Keys::new(recipe, &checkpoint)?;
-    let pace = heal::flops_per_second()?;
+    let pace = EFFICIENCY * 2.0 * ops::multiply_adds(&Device::Cpu)?;
     let mut ahead = Ahead { recipe, checkpoint: &checkpoint, spec, state, keys, pace, stages: Vec::new() };
     let analysis = ahead.analysis(progress)?;
     let dense = match &recipe.eval {
@@ -63,7 +66,7 @@ pub(super) fn estimate(recipe: &Recipe, out: Option<&Path>, progress: &dyn Progr
             }
             seen.push(layers.clone());
         }
-        ahead.cut(&wanted, known, dense.as_ref())?;
+        ahead.cut(&wanted, known, dense.as_ref(), progress)?;
     }
     Ok(RunReport { stages: ahead.stages, data: None, page: None })
 }
@@ -134,7 +137,13 @@ impl Ahead<'_> {
     }
 
     /// A cut of `known` layers; where only an analysis can tell which, of as many.
-    fn cut(&mut self, wanted: &Wanted, known: Option<Vec<usize>>, dense: Option<&EvalReport>) -> Result<()> {
+    fn cut(
+        &mut self,
+        wanted: &Wanted,
+        known: Option<Vec<usize>>,
+        dense: Option<&EvalReport>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let layers = match (&known, &wanted.which) {
             (Some(layers), _) => layers.clone(),
             (None, Which::Similarity(n) | Which::Deepest(n)) => (0..*n).collect(),
@@ -159,11 +168,12 @@ impl Ahead<'_> {
         }
         self.speed(&name("speed"), &identity, &layers)?;
         let (Some(settings), Some(key)) = (&self.recipe.heal, self.keys.healing(&identity)?) else { return Ok(()) };
+        let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
+        let budget = open::budget(settings.memory.as_deref(), &device)?;
         let mut spec = self.spec.clone();
         spec.layers -= layers.len();
         let teacher = settings.teacher.as_ref().map_or(0, |_| self.bytes_without(&[]));
-        let plan = heal::estimate(self.checkpoint, &spec, settings, open::budget(settings.memory.as_deref())?, teacher)
-            .context(|| healed.clone())?;
+        let plan = heal::estimate(self.checkpoint, &spec, settings, budget, teacher).context(|| healed.clone())?;
         let whole = self.bytes_without(&[]);
         self.stages.push(StageReport {
             is_done: is_done(&self.state, &healed, key.clone()),

@@ -7,6 +7,7 @@
 mod backward;
 mod cached;
 mod forward;
+mod gpu;
 #[cfg(test)]
 mod tests;
 
@@ -67,6 +68,9 @@ impl Heads {
 /// Shapes that do not fit, or a device without this kernel.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, heads: &Heads) -> Result<Tensor> {
     check(q, k, v, layout, heads)?;
+    if q.device().is_cuda() {
+        return Ok(gpu::forward([q, k, v], layout, heads)?.0);
+    }
     Ok(by_rows(q)?.apply_op3(&by_rows(k)?, &by_rows(v)?, Attention::new(layout, heads))?)
 }
 
@@ -76,6 +80,8 @@ pub struct Attended {
     /// `[t, h·e]`.
     pub out: Tensor,
     op: Attention,
+    /// What `op` keeps on the CPU, where `out` is on a GPU.
+    normaliser: Option<Tensor>,
 }
 
 /// [`attention`] without a graph, for [`attention_backward`].
@@ -85,8 +91,12 @@ pub struct Attended {
 pub fn attention_kept(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, heads: &Heads) -> Result<Attended> {
     check(q, k, v, layout, heads)?;
     let op = Attention::new(layout, heads);
+    if q.device().is_cuda() {
+        let (out, normaliser) = gpu::forward([q, k, v], layout, heads)?;
+        return Ok(Attended { out, op, normaliser: Some(normaliser) });
+    }
     let out = by_rows(q)?.apply_op3_no_bwd(&by_rows(k)?, &by_rows(v)?, &op)?;
-    Ok(Attended { out, op })
+    Ok(Attended { out, op, normaliser: None })
 }
 
 /// The gradients of [`attention`] by themselves, of `q`, `k` and `v`.
@@ -98,10 +108,13 @@ pub fn attention_backward(
     attended: &Attended,
     dout: &Tensor,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let Attended { out, op } = attended;
+    let Attended { out, op, normaliser } = attended;
     check(q, k, v, &op.layout, &op.heads)?;
     if dout.dims2()? != out.dims2()? {
         return Err(Error::work(format!("attention: dout is {:?}, out {:?}", dout.shape(), out.shape())));
+    }
+    if let Some(normaliser) = normaliser {
+        return gpu::backward([q, k, v, out, dout], normaliser, &op.layout, &op.heads);
     }
     Ok(op.gradients([&by_rows(q)?, &by_rows(k)?, &by_rows(v)?], out, dout)?)
 }

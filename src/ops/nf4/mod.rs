@@ -7,6 +7,7 @@
 mod decode;
 #[cfg(test)]
 mod goldens;
+mod gpu;
 mod quantise;
 mod tables;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+pub use gpu::Nf4OnGpu;
 pub use tables::{BLOCK, CODES, SCALE_BLOCK, dynamic_map};
 
 use super::matmul::Weight;

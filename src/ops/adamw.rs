@@ -1,0 +1,90 @@
+//! What an optimiser does to the numbers of a parameter.
+
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
+
+use super::cuda::{self, Arg, Grid};
+use super::{edit, numbers};
+use crate::{Error, Result};
+
+/// Factors of one step of AdamW (arXiv 1711.05101).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWStep {
+    /// On the gradient, before anything else.
+    pub clip: f32,
+    /// Share of the gradient in its mean, 1 - beta1.
+    pub weight1: f32,
+    /// Share of the mean square that stays.
+    pub beta2: f32,
+    /// Share of the gradient's square in its mean, 1 - beta2.
+    pub weight2: f32,
+    /// Share of a value that decay leaves.
+    pub keep: f32,
+    /// Minus the learning rate over 1 - beta1^step.
+    pub pace: f32,
+    /// √(1 - beta2^step).
+    pub correction: f32,
+    /// Added to the root of the mean square.
+    pub eps: f32,
+}
+
+/// Numbers that one task updates.
+const CHUNK: usize = 1 << 14;
+
+impl AdamWStep {
+    /// Moves `values` against `gradient` and brings its means `first` and `second` up to date, in place: four
+    /// contiguous f32 tensors with as many numbers each.
+    ///
+    /// # Errors
+    /// Sizes that differ, or a device without this kernel.
+    pub fn apply(&self, values: &Tensor, gradient: &Tensor, first: &Tensor, second: &Tensor) -> Result<()> {
+        let n = values.elem_count();
+        if [gradient, first, second].iter().any(|tensor| tensor.elem_count() != n) {
+            return Err(Error::work(format!(
+                "adamw: values are {:?}, gradient {:?}",
+                values.shape(),
+                gradient.shape()
+            )));
+        }
+        if values.device().is_cuda() {
+            let gradient = gradient.contiguous()?;
+            let Self { clip, weight1, beta2, weight2, keep, pace, correction, eps } = *self;
+            let tensors = [values, &gradient, first, second].map(Arg::Tensor);
+            let floats = [clip, weight1, beta2, weight2, keep, pace, correction, eps].map(Arg::Float);
+            return cuda::launch("adamw", Grid::over(n), &[&tensors[..], &[Arg::Size(n)], &floats].concat());
+        }
+        numbers(gradient, |gradient| {
+            edit(values, |values| {
+                edit(first, |first| edit(second, |second| self.step(values, gradient, first, second)))
+            })
+        })???
+    }
+
+    fn step(&self, values: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
+        let (first, second) = (first.par_chunks_mut(CHUNK), second.par_chunks_mut(CHUNK));
+        let pieces = values.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(first).zip(second);
+        pieces.for_each(|(((values, gradient), first), second)| {
+            for (((value, gradient), first), second) in values.iter_mut().zip(gradient).zip(first).zip(second) {
+                let gradient = gradient * self.clip;
+                *first += self.weight1 * (gradient - *first);
+                *second = *second * self.beta2 + self.weight2 * gradient * gradient;
+                *value = *value * self.keep + self.pace * (*first / (second.sqrt() / self.correction + self.eps));
+            }
+        });
+    }
+}
+
+/// Sum of the squares of all numbers, in f64; infinite or NaN where one of them is.
+///
+/// # Errors
+/// Another type than f32, a view with gaps on the CPU, or a device without this kernel.
+pub fn square_sum(x: &Tensor) -> Result<f64> {
+    if x.device().is_cuda() {
+        let (x, n) = (x.contiguous()?, x.elem_count());
+        let grid = Grid { blocks: (n.div_ceil(256).clamp(1, 256), 1), ..Grid::over(n) };
+        let sums = Tensor::zeros(grid.blocks.0, DType::F64, x.device())?;
+        cuda::launch("square_sums", grid, &[Arg::Tensor(&x), Arg::Tensor(&sums), Arg::Size(n)])?;
+        return Ok(sums.to_vec1::<f64>()?.iter().sum());
+    }
+    numbers(x, |numbers| numbers.iter().map(|number| f64::from(*number) * f64::from(*number)).sum::<f64>())
+}

@@ -1,0 +1,268 @@
+//! Attention on a GPU: who sees whom as tables, and the launches.
+
+use std::ops::Range;
+
+use candle_core::{DType, Tensor};
+
+use super::super::cuda::{self, Arg, Grid};
+use super::{Heads, Layout};
+use crate::{Error, Result};
+
+/// Kernels for heads of up to `width` numbers; smaller ones are padded.
+#[derive(Debug)]
+struct Kernels {
+    width: usize,
+    /// Whether they multiply on tensor cores, their operands rounded to bf16.
+    narrow: bool,
+    /// Forward, gradient of the queries, gradients of keys and values.
+    names: [&'static str; 3],
+}
+
+/// All there are. The first that serves is the one; what is computed in f32 skips the narrow ones.
+const KERNELS: [Kernels; 9] = [
+    narrow(32, ["attention_bf16_32", "attention_bf16_dq_32", "attention_bf16_dkv_32"]),
+    narrow(64, ["attention_bf16_64", "attention_bf16_dq_64", "attention_bf16_dkv_64"]),
+    narrow(96, ["attention_bf16_96", "attention_bf16_dq_96", "attention_bf16_dkv_96"]),
+    narrow(128, ["attention_bf16_128", "attention_bf16_dq_128", "attention_bf16_dkv_128"]),
+    wide(32, ["attention_32", "attention_dq_32", "attention_dkv_32"]),
+    wide(64, ["attention_64", "attention_dq_64", "attention_dkv_64"]),
+    wide(96, ["attention_96", "attention_dq_96", "attention_dkv_96"]),
+    wide(128, ["attention_128", "attention_dq_128", "attention_dkv_128"]),
+    wide(256, ["attention_256", "attention_dq_256", "attention_dkv_256"]),
+];
+
+const fn narrow(width: usize, names: [&'static str; 3]) -> Kernels {
+    Kernels { width, narrow: true, names }
+}
+
+const fn wide(width: usize, names: [&'static str; 3]) -> Kernels {
+    Kernels { width, narrow: false, names }
+}
+
+/// Threads of a block.
+const THREADS: usize = 128;
+
+impl Kernels {
+    /// Those for heads of `head_dim` numbers.
+    fn of(head_dim: usize) -> Result<&'static Self> {
+        let narrow = cuda::products() == DType::BF16;
+        let serves = |kernels: &&Self| head_dim <= kernels.width && (narrow || !kernels.narrow);
+        KERNELS.iter().find(serves).ok_or_else(|| {
+            Error::work(format!("attention: heads of {head_dim} numbers; the GPU's kernels go up to 256"))
+        })
+    }
+
+    /// Queries or keys that a block of threads works on.
+    fn tile(&self) -> usize {
+        if self.narrow { 64 } else { 32 }
+    }
+
+    /// Memory a block shares: tiles of rows, in the backward passes of both sides; with tensor cores some of them by
+    /// columns as well, without them scores.
+    fn shared(&self, which: Which) -> usize {
+        let width = self.width;
+        if self.narrow {
+            let (rows, others, columns) = match which {
+                Which::Forward => (64, 64, width * (64 + 8)),
+                Which::Queries => (2 * 64, 2 * 32, width * (32 + 8)),
+                Which::Keys => (2 * 64, 2 * 32, 2 * width * (32 + 8)),
+            };
+            2 * ((rows + others) * (width + 8) + columns)
+        } else {
+            let (tiles, scores) = match which {
+                Which::Forward => (2, 1),
+                Which::Queries => (4, 1),
+                Which::Keys => (4, 2),
+            };
+            4 * 32 * (tiles * (width + 1) + scores * 33)
+        }
+    }
+
+    /// Launches one of them over the blocks of `tables` and `heads` heads.
+    fn launch(&self, which: Which, tables: Tables, tensors: &[&Tensor], heads: &Heads) -> Result<()> {
+        let count = if which == Which::Keys { heads.kv_heads } else { heads.heads };
+        let grid = Grid { blocks: (tables.count(), count), threads: THREADS, shared: self.shared(which) };
+        let device = tensors[0].device();
+        let tables = [Tensor::new(tables.blocks, device)?, Tensor::new(tables.runs, device)?];
+        let mut args: Vec<Arg> = tensors.iter().copied().chain(&tables).map(Arg::Tensor).collect();
+        let Heads { heads, kv_heads, head_dim, scale, window } = *heads;
+        args.extend([heads, kv_heads, head_dim, window.unwrap_or(0)].map(Arg::Size));
+        args.push(Arg::Float(scale));
+        cuda::launch(self.names[which as usize], grid, &args)
+    }
+}
+
+/// Which of a width's kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Forward,
+    Queries,
+    Keys,
+}
+
+/// Blocks of up to a tile of tokens, and for each the runs of tokens on the other side.
+#[derive(Debug, Default)]
+struct Tables {
+    /// First token, tokens, position of the first, range of the runs.
+    blocks: Vec<u32>,
+    /// First token, tokens, position of the first.
+    runs: Vec<u32>,
+}
+
+impl Tables {
+    /// Queries, and the keys they see. The longest rows first: the blocks left at the end are the short ones.
+    fn of_queries(layout: &Layout, window: Option<usize>, tile: usize) -> Self {
+        let mut tables = Self::default();
+        for (index, segment) in layout.segments().iter().enumerate().rev() {
+            let mut runs = layout.prefix(index);
+            runs.push(segment.start..segment.start + segment.len);
+            for first in (0..segment.len).step_by(tile).rev() {
+                let count = tile.min(segment.len - first);
+                let position = segment.position + first;
+                let visible = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + count;
+                let mut at = 0;
+                let seen = runs.iter().map(|run| {
+                    let run = (run.start, at..at + run.len());
+                    at = run.1.end;
+                    run
+                });
+                tables.push(segment.start + first, count, position, seen, &visible);
+            }
+        }
+        tables
+    }
+
+    /// Keys, and the queries that see them.
+    fn of_keys(layout: &Layout, window: Option<usize>, tile: usize) -> Self {
+        let segments = layout.segments();
+        let mut tables = Self::default();
+        for (index, segment) in segments.iter().enumerate() {
+            // what continues this segment, however far down, comes after it
+            let mut below = vec![false; segments.len()];
+            below[index] = true;
+            for later in index + 1..segments.len() {
+                below[later] = segments[later].parent.is_some_and(|parent| below[parent]);
+            }
+            let after: Vec<_> = segments.iter().zip(&below).filter(|(_, below)| **below).map(|(s, _)| s).collect();
+            for first in (0..segment.len).step_by(tile) {
+                let count = tile.min(segment.len - first);
+                let position = segment.position + first;
+                let seeing = position..window.map_or(usize::MAX, |window| position + count - 1 + window);
+                let runs = after.iter().map(|s| (s.start, s.position..s.position + s.len));
+                tables.push(segment.start + first, count, position, runs, &seeing);
+            }
+        }
+        tables
+    }
+
+    /// A block, and what of `runs` (first token, positions) is at the positions `within`.
+    fn push(
+        &mut self,
+        start: usize,
+        count: usize,
+        position: usize,
+        runs: impl Iterator<Item = (usize, Range<usize>)>,
+        within: &Range<usize>,
+    ) {
+        let first_run = self.runs.len() / 3;
+        for (start, positions) in runs {
+            let from = positions.start.max(within.start);
+            let end = positions.end.min(within.end);
+            if from < end {
+                self.runs.extend([start + from - positions.start, end - from, from].map(|number| number as u32));
+            }
+        }
+        self.blocks.extend([start, count, position, first_run, self.runs.len() / 3].map(|number| number as u32));
+    }
+
+    fn count(&self) -> usize {
+        self.blocks.len() / 5
+    }
+}
+
+/// The attended values `[t, h·e]`, and log Σ e^score of every token and head, `[t, h]`.
+pub(super) fn forward([q, k, v]: [&Tensor; 3], layout: &Layout, heads: &Heads) -> Result<(Tensor, Tensor)> {
+    let kernels = Kernels::of(heads.head_dim)?;
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let out = cuda::empty(q.shape(), DType::F32, q.device())?;
+    let normaliser = cuda::empty((layout.tokens(), heads.heads), DType::F32, q.device())?;
+    let tables = Tables::of_queries(layout, heads.window, kernels.tile());
+    kernels.launch(Which::Forward, tables, &[&q, &k, &v, &out, &normaliser], heads)?;
+    Ok((out, normaliser))
+}
+
+/// The gradients of `q`, `k` and `v`.
+pub(super) fn backward(
+    [q, k, v, out, dout]: [&Tensor; 5],
+    normaliser: &Tensor,
+    layout: &Layout,
+    heads: &Heads,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let kernels = Kernels::of(heads.head_dim)?;
+    let (q, k, v, dout) = (q.contiguous()?, k.contiguous()?, v.contiguous()?, dout.contiguous()?);
+    let n = layout.tokens() * heads.heads;
+    let like = |x: &Tensor| cuda::empty(x.shape(), DType::F32, x.device());
+    let (delta, dq, dk, dv) = (like(normaliser)?, like(&q)?, like(&k)?, like(&v)?);
+    // a warp for each token and head
+    let grid = Grid { blocks: (n.div_ceil(8), 1), ..Grid::over(n) };
+    let tensors = [out, &dout, &delta].map(Arg::Tensor);
+    cuda::launch("attention_delta", grid, &[&tensors[..], &[n, heads.head_dim].map(Arg::Size)].concat())?;
+    let tables = Tables::of_queries(layout, heads.window, kernels.tile());
+    kernels.launch(Which::Queries, tables, &[&q, &k, &v, &dout, normaliser, &delta, &dq], heads)?;
+    let tables = Tables::of_keys(layout, heads.window, kernels.tile());
+    kernels.launch(Which::Keys, tables, &[&q, &k, &v, &dout, normaliser, &delta, &dk, &dv], heads)?;
+    Ok((dq, dk, dv))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pairs of query and key that the tables name and that the kernels' mask lets through.
+    fn pairs(tables: &Tables, window: Option<usize>, keys_first: bool) -> Vec<(u32, u32)> {
+        let mut pairs = Vec::new();
+        for block in tables.blocks.as_chunks::<5>().0 {
+            let [start, count, position, first, end] = *block;
+            for run in tables.runs.as_chunks::<3>().0[first as usize..end as usize].iter() {
+                for (i, j) in (0..count).flat_map(|i| (0..run[1]).map(move |j| (i, j))) {
+                    let (own, other) = ((start + i, position + i), (run[0] + j, run[2] + j));
+                    let (query, key) = if keys_first { (other, own) } else { (own, other) };
+                    let near = window.is_none_or(|window| key.1 + window as u32 > query.1);
+                    if key.1 <= query.1 && near {
+                        pairs.push((query.0, key.0));
+                    }
+                }
+            }
+        }
+        pairs.sort_unstable();
+        pairs
+    }
+
+    /// Both tables name every pair that sees, once.
+    #[test]
+    fn tables_are_the_tree() {
+        let mut layout = Layout::default();
+        let prefix = layout.push(70, None).unwrap();
+        let question = layout.push(5, Some(prefix)).unwrap();
+        layout.push(33, Some(question)).unwrap();
+        layout.push(1, Some(question)).unwrap();
+        layout.push(40, Some(prefix)).unwrap();
+        layout.push(65, None).unwrap();
+        for window in [None, Some(1), Some(7), Some(64), Some(1000)] {
+            let mut expected = Vec::new();
+            for (index, segment) in layout.segments().iter().enumerate() {
+                for query in 0..segment.len {
+                    let seen = layout.prefix(index).into_iter().flatten().chain(segment.start..=segment.start + query);
+                    let seen: Vec<usize> = seen.collect();
+                    let from = window.map_or(0, |window| seen.len().saturating_sub(window));
+                    expected.extend(seen[from..].iter().map(|key| ((segment.start + query) as u32, *key as u32)));
+                }
+            }
+            expected.sort_unstable();
+            for tile in [32, 64] {
+                assert_eq!(pairs(&Tables::of_queries(&layout, window, tile), window, false), expected);
+                assert_eq!(pairs(&Tables::of_keys(&layout, window, tile), window, true), expected);
+            }
+        }
+    }
+}

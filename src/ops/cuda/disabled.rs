@@ -1,0 +1,43 @@
+//! A build without CUDA.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{Arg, Grid, Operands, Side};
+use crate::{Error, Result};
+
+/// Whether this build can use a GPU.
+pub(in crate::ops) const BUILT: bool = false;
+
+fn absent() -> Error {
+    Error::request(
+        "this build has no CUDA: build it with `cargo build --release --features cuda`, which needs a CUDA toolkit \
+         (nvcc), or compute with --device cpu",
+    )
+}
+
+/// There is no GPU to open.
+pub(in crate::ops) fn open(_index: usize) -> Result<Device> {
+    Err(absent())
+}
+
+pub(in crate::ops) fn name(_device: &Device) -> Result<String> {
+    Err(absent())
+}
+
+pub(in crate::ops) fn memory(_device: &Device) -> Result<(u64, u64)> {
+    Err(absent())
+}
+
+pub(in crate::ops) fn take_products_in(_dtype: DType) {}
+
+pub(in crate::ops) fn products() -> DType {
+    DType::F32
+}
+
+pub(in crate::ops) fn launch(_kernel: &'static str, _grid: Grid, _args: &[Arg]) -> Result<()> {
+    Err(absent())
+}
+
+pub(in crate::ops) fn multiply(_: Side, _: Side, _: Operands, _out: &Tensor, _add: bool) -> Result<()> {
+    Err(absent())
+}

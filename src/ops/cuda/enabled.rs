@@ -1,0 +1,237 @@
+//! A build with CUDA.
+//!
+//! One device is used by one process, and everything runs on one stream, in the order of the calls: what frees a tensor
+//! or reads it comes after what wrote it. So cudarc need not track who uses what.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys as blas};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result, sys,
+};
+use candle_core::{CudaStorage, DType, Device, Storage, StorageRef, Tensor, bail};
+use half::bf16;
+
+use super::{Arg, Grid, Operands, Side, operand};
+use crate::{Context, Error, Result};
+
+/// Whether this build can use a GPU.
+pub(in crate::ops) const BUILT: bool = true;
+
+/// All kernels, compiled for compute capability 8.0; the driver makes them fit what is there.
+const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+
+/// Whether products with weights take bf16 operands, not f32.
+static BF16: AtomicBool = AtomicBool::new(false);
+
+/// Opens GPU `index`.
+pub(in crate::ops) fn open(index: usize) -> Result<Device> {
+    let device = Device::new_cuda_with_stream(index).map_err(|error| unusable(index, &error))?;
+    let cuda = device.as_cuda_device()?;
+    // SAFETY: one stream, see above.
+    unsafe { cuda.disable_event_tracking() };
+    if cuda.cuda_stream().context().has_async_alloc() {
+        keep_freed_memory(cuda.cuda_stream().context().cu_device()).map_err(candle_core::Error::wrap)?;
+    }
+    Ok(device)
+}
+
+/// A sentence for what candle says where there is no GPU.
+fn unusable(index: usize, error: &candle_core::Error) -> Error {
+    let text = error.to_string();
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    Error::request(if says(&["STUB_LIBRARY", "libcuda"]) {
+        "no NVIDIA driver is to be found (libcuda.so.1); compute with --device cpu".to_owned()
+    } else if says(&["NO_DEVICE"]) {
+        "the NVIDIA driver finds no GPU; compute with --device cpu".to_owned()
+    } else if says(&["INVALID_DEVICE"]) {
+        format!("there is no GPU {index}; the first one is 0")
+    } else if says(&["CUBLAS_STATUS_NOT_INITIALIZED", "CURAND_STATUS_NOT_INITIALIZED"]) {
+        "cuBLAS or cuRAND is not to be found (libcublas.so.13, libcublasLt.so.13, libcurand.so.10); name their folder in \
+         LD_LIBRARY_PATH"
+            .to_owned()
+    } else {
+        format!("GPU {index} cannot be used: {}", text.lines().next().unwrap_or_default())
+    })
+}
+
+/// Freed memory stays with the process, ready for the next tensor; otherwise every wait for the device gives it back.
+fn keep_freed_memory(device: sys::CUdevice) -> std::result::Result<(), DriverError> {
+    let mut limit = u64::MAX;
+    // SAFETY: the pool is the device's own, and the attribute is a u64, which lives until the call returns.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(device)?;
+        let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut limit).cast()).result()
+    }
+}
+
+/// What the device calls itself.
+pub(in crate::ops) fn name(device: &Device) -> Result<String> {
+    let stream = device.as_cuda_device()?.cuda_stream();
+    Ok(stream.context().name().map_err(candle_core::Error::wrap)?)
+}
+
+/// Bytes free on the device now, and bytes there are.
+pub(in crate::ops) fn memory(device: &Device) -> Result<(u64, u64)> {
+    let stream = device.as_cuda_device()?.cuda_stream();
+    let (free, total) = stream.context().mem_get_info().map_err(candle_core::Error::wrap)?;
+    Ok((free as u64, total as u64))
+}
+
+/// From now on products with weights take operands of `dtype`, bf16 or f32.
+pub(in crate::ops) fn take_products_in(dtype: DType) {
+    BF16.store(dtype == DType::BF16, Ordering::Relaxed);
+}
+
+/// The type of the operands of products with weights.
+pub(in crate::ops) fn products() -> DType {
+    if BF16.load(Ordering::Relaxed) { DType::BF16 } else { DType::F32 }
+}
+
+/// A tensor's memory, held while the device is told about it.
+struct Address<'a> {
+    _held: StorageRef<'a>,
+    address: u64,
+}
+
+/// Where the numbers of a contiguous tensor are.
+fn address<'a>(tensor: &'a Tensor, stream: &CudaStream) -> candle_core::Result<Address<'a>> {
+    let (held, layout) = tensor.storage_and_layout();
+    let Some((begin, end)) = layout.contiguous_offsets() else { bail!("a kernel was given a view with gaps") };
+    let Storage::Cuda(storage) = &*held else { bail!("a kernel was given a tensor in main memory") };
+    let base = match storage.dtype() {
+        DType::F32 => start(storage.as_cuda_slice::<f32>()?, stream, end)?,
+        DType::BF16 => start(storage.as_cuda_slice::<bf16>()?, stream, end)?,
+        DType::F64 => start(storage.as_cuda_slice::<f64>()?, stream, end)?,
+        DType::U32 => start(storage.as_cuda_slice::<u32>()?, stream, end)?,
+        DType::U8 => start(storage.as_cuda_slice::<u8>()?, stream, end)?,
+        dtype => bail!("no kernel takes {dtype:?}"),
+    };
+    let address = base + (begin * storage.dtype().size_in_bytes()) as u64;
+    Ok(Address { _held: held, address })
+}
+
+fn start<T>(slice: &impl DevicePtr<T>, stream: &CudaStream, end: usize) -> candle_core::Result<u64> {
+    if end > slice.len() {
+        bail!("a tensor reaches past its memory")
+    }
+    let (address, _used) = slice.device_ptr(stream);
+    Ok(address)
+}
+
+/// Starts `kernel`; its parameters are `args`, in order.
+pub(in crate::ops) fn launch(kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
+    let Grid { blocks: (x, y), threads, shared } = grid;
+    if x == 0 || y == 0 {
+        return Ok(());
+    }
+    let first = args.iter().find_map(|arg| if let Arg::Tensor(tensor) = arg { Some(tensor) } else { None });
+    let device = first.ok_or_else(|| Error::work(format!("{kernel}: no tensor")))?.device().as_cuda_device()?;
+    let stream = device.cuda_stream();
+    let started = || -> candle_core::Result<()> {
+        let function = device.get_or_load_custom_func(kernel, "prune", PTX)?;
+        if shared > 48 << 10 {
+            let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(most, shared as i32).map_err(candle_core::Error::wrap)?;
+        }
+        let mut held = Vec::new();
+        // every argument is eight bytes or a float, at an address that stays
+        let mut words: Vec<u64> = Vec::new();
+        let mut floats: Vec<f32> = Vec::new();
+        for arg in args {
+            match arg {
+                Arg::Tensor(tensor) => {
+                    let address = address(tensor, &stream)?;
+                    words.push(address.address);
+                    held.push(address);
+                }
+                Arg::Size(size) => words.push(*size as u64),
+                Arg::Float(float) => floats.push(*float),
+            }
+        }
+        let mut launch = function.builder();
+        let (mut words, mut floats) = (words.iter(), floats.iter());
+        for arg in args {
+            let known = match arg {
+                Arg::Float(_) => floats.next().map(|float| launch.arg(float)).is_some(),
+                _ => words.next().map(|word| launch.arg(word)).is_some(),
+            };
+            debug_assert!(known);
+        }
+        let config = LaunchConfig {
+            grid_dim: (x as u32, y as u32, 1),
+            block_dim: (threads as u32, 1, 1),
+            shared_mem_bytes: shared as u32,
+        };
+        // SAFETY: the op that calls gives the kernel the arguments it declares, and memory as large as it reaches; the
+        // tests of the emulated device hold every op to that.
+        unsafe { launch.launch(config) }.map_err(candle_core::Error::wrap)?;
+        Ok(())
+    };
+    started().map_err(Error::from).context(|| format!("kernel {kernel}"))
+}
+
+/// out = left · right, or out += left · right; `out` is f32.
+pub(in crate::ops) fn multiply(left: Side, right: Side, operands: Operands, out: &Tensor, add: bool) -> Result<()> {
+    let (a, b) = match operands {
+        Operands::Weight => (operand(left.matrix)?, operand(right.matrix)?),
+        Operands::Narrow => (left.matrix.contiguous()?, right.matrix.contiguous()?),
+    };
+    let size = |(rows, columns), turned| if turned { (columns, rows) } else { (rows, columns) };
+    let ((rows, depth), (right_depth, columns)) = (size(a.dims2()?, left.turned), size(b.dims2()?, right.turned));
+    if depth != right_depth || out.dims2()? != (rows, columns) || out.dtype() != DType::F32 || a.dtype() != b.dtype() {
+        return Err(Error::work(format!("product of {:?} and {:?} into {:?}", a.shape(), b.shape(), out.shape())));
+    }
+    if rows == 0 || columns == 0 || depth == 0 {
+        return Ok(());
+    }
+    let number = match a.dtype() {
+        DType::BF16 => blas::cudaDataType_t::CUDA_R_16BF,
+        DType::F32 => blas::cudaDataType_t::CUDA_R_32F,
+        dtype => return Err(Error::work(format!("no product on a GPU takes {dtype:?}"))),
+    };
+    let compute = match (operands, products()) {
+        (Operands::Narrow, DType::BF16) => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+        _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+    };
+    let device = out.device().as_cuda_device()?;
+    let stream = device.cuda_stream();
+    stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
+    let (left_at, right_at, out_at) = (address(&a, &stream)?, address(&b, &stream)?, address(out, &stream)?);
+    let way = |turned| if turned { blas::cublasOperation_t::CUBLAS_OP_T } else { blas::cublasOperation_t::CUBLAS_OP_N };
+    let (one, keep) = (1f32, if add { 1f32 } else { 0f32 });
+    let int =
+        |size: usize| i32::try_from(size).map_err(|_| Error::work(format!("a matrix side of {size} is too long")));
+    // cuBLAS goes by columns: there a row-major matrix is its transpose, and outᵀ = rightᵀ · leftᵀ.
+    let (right_stride, left_stride) = (int(b.dim(1)?)?, int(a.dim(1)?)?);
+    let blas_handle = device.cublas_handle();
+    // SAFETY: the handle lives, the matrices hold rows·depth, depth·columns and rows·columns numbers of the types said
+    // (checked above), and the scalars are f32, as the compute type asks.
+    unsafe {
+        gemm_ex(
+            *blas_handle.handle(),
+            way(right.turned),
+            way(left.turned),
+            int(columns)?,
+            int(rows)?,
+            int(depth)?,
+            (&raw const one).cast(),
+            right_at.address as *const _,
+            number,
+            right_stride,
+            left_at.address as *const _,
+            number,
+            left_stride,
+            (&raw const keep).cast(),
+            out_at.address as *mut _,
+            blas::cudaDataType_t::CUDA_R_32F,
+            int(columns)?,
+            compute,
+            blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+        )
+    }
+    .map_err(candle_core::Error::wrap)?;
+    Ok(())
+}

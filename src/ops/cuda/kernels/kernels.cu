@@ -1,0 +1,8 @@
+// All kernels in one module.
+#include "attention.cu"
+#include "attention_bf16.cu"
+#include "elementwise.cu"
+#include "gram.cu"
+#include "nf4.cu"
+#include "norm.cu"
+#include "vocabulary.cu"

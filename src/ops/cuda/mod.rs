@@ -1,0 +1,126 @@
+//! CUDA: kernels, launches, products, the device's memory. Nothing outside this folder knows how a GPU is reached.
+//!
+//! `enabled` and `disabled` are twins with the same functions. Without the feature `cuda` no device can be opened, so no
+//! tensor is ever on one, and what else `disabled` has is never reached.
+
+#[cfg(not(feature = "cuda"))]
+mod disabled;
+#[cfg(feature = "cuda")]
+mod enabled;
+
+use candle_core::{DType, Device, Tensor};
+#[cfg(not(feature = "cuda"))]
+pub(super) use disabled::{BUILT, launch, memory, multiply, name, open, products, take_products_in};
+#[cfg(feature = "cuda")]
+pub(super) use enabled::{BUILT, launch, memory, multiply, name, open, products, take_products_in};
+
+use crate::{Error, Result};
+
+/// An argument of a kernel.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only a build with CUDA reads it"))]
+pub(super) enum Arg<'a> {
+    /// Address of a contiguous tensor's first number; kernels write through it as well.
+    Tensor(&'a Tensor),
+    /// A `size_t`.
+    Size(usize),
+    /// A `float`.
+    Float(f32),
+}
+
+/// How many threads run a kernel.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only a build with CUDA reads it"))]
+pub(super) struct Grid {
+    /// Blocks of threads, in two dimensions.
+    pub(super) blocks: (usize, usize),
+    /// Threads of a block.
+    pub(super) threads: usize,
+    /// Bytes of memory that a block shares, besides what the kernel itself declares.
+    pub(super) shared: usize,
+}
+
+/// Threads of a block, where the kernel has no wish of its own.
+const THREADS: usize = 256;
+
+impl Grid {
+    /// Enough threads for `n` elements; with more than that each takes several.
+    pub(super) fn over(n: usize) -> Self {
+        Self { blocks: (n.div_ceil(THREADS).min(1 << 16), 1), threads: THREADS, shared: 0 }
+    }
+
+    /// A block a row.
+    pub(super) fn rows(rows: usize) -> Self {
+        Self { blocks: (rows, 1), threads: THREADS, shared: 0 }
+    }
+}
+
+/// One side of a product.
+#[derive(Clone, Copy)]
+pub(super) struct Side<'a> {
+    pub(super) matrix: &'a Tensor,
+    /// Take its transpose.
+    pub(super) turned: bool,
+}
+
+/// The matrix as it is.
+pub(super) fn plain(matrix: &Tensor) -> Side<'_> {
+    Side { matrix, turned: false }
+}
+
+/// Its transpose.
+pub(super) fn turned(matrix: &Tensor) -> Side<'_> {
+    Side { matrix, turned: true }
+}
+
+/// What the operands of a product are rounded to before it; sums are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operands {
+    /// To the type that products with weights take on this device: [`products`].
+    Weight,
+    /// Not at all if weights' products take f32, else to TF32 on their way into the tensor cores.
+    Narrow,
+}
+
+/// Uninitialised numbers, for a kernel that writes all of them.
+pub(super) fn empty(shape: impl Into<candle_core::Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+    // SAFETY: the caller's kernel writes every number before any is read.
+    Ok(unsafe { Tensor::empty(shape, dtype, device)? })
+}
+
+/// A kernel over `inputs` of equal shapes, element by element; one output of the same shape for each of `N`.
+pub(super) fn each<const N: usize>(kernel: &'static str, inputs: &[&Tensor]) -> Result<[Tensor; N]> {
+    let first = inputs.first().ok_or_else(|| Error::work(format!("{kernel}: no input")))?;
+    let inputs = inputs.iter().map(|input| input.contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
+    let n = first.elem_count();
+    let outputs: Vec<Tensor> =
+        (0..N).map(|_| empty(first.shape(), DType::F32, first.device())).collect::<Result<_>>()?;
+    let mut args: Vec<Arg> = inputs.iter().chain(&outputs).map(Arg::Tensor).collect();
+    args.push(Arg::Size(n));
+    launch(kernel, Grid::over(n), &args)?;
+    outputs.try_into().map_err(|_| Error::work(format!("{kernel}: outputs lost")))
+}
+
+/// left · right in f32.
+pub(super) fn product(left: Side, right: Side, operands: Operands) -> Result<Tensor> {
+    let rows = left.matrix.dim(usize::from(left.turned))?;
+    let columns = right.matrix.dim(usize::from(!right.turned))?;
+    let out = empty((rows, columns), DType::F32, left.matrix.device())?;
+    multiply(left, right, operands, &out, false)?;
+    Ok(out)
+}
+
+/// `x` in the type of a product's operands.
+pub(super) fn operand(x: &Tensor) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let kernel = match (x.dtype(), products()) {
+        (own, wanted) if own == wanted => return Ok(x),
+        (DType::F32, DType::BF16) => "narrow_to_bf16",
+        (DType::BF16, DType::F32) => "widen_bf16",
+        (_, wanted) => return Ok(x.to_dtype(wanted)?),
+    };
+    let y = empty(x.shape(), products(), x.device())?;
+    let n = x.elem_count();
+    launch(kernel, Grid::over(n), &[Arg::Tensor(&x), Arg::Tensor(&y), Arg::Size(n)])?;
+    Ok(y)
+}

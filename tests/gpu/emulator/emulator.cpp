@@ -1,0 +1,373 @@
+// A GPU for tests, on the CPU: a driver library whose launches run our own kernels, compiled for the host, and functions
+// that do what candle's kernels do. It is strict where hardware is not: memory ends at a page that must not be touched,
+// fresh memory is NaN, shuffles and barriers that some threads miss end the launch with an error, and the threads of every
+// other block run in reverse, so that a missing barrier shows.
+#include "emulated.h"
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <string>
+#include <sys/mman.h>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "../../../src/ops/cuda/kernels/kernels.cu"
+
+thread_local Dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulator {
+thread_local void *dynamic_shared;
+
+// ---- fibers
+
+enum State { READY, IN_WARP, IN_BLOCK, DONE };
+
+// What a lane gives the others of its warp.
+struct Words {
+    uint64_t bits;
+    uint32_t a[4], b[2];
+};
+
+struct Fiber {
+    void *stack_pointer;
+    State state;
+    unsigned exchanges;
+};
+
+const size_t STACK = 256 << 10;
+
+struct Team {
+    std::vector<Fiber> fibers;
+    std::vector<char *> stacks;
+    void *scheduler;
+    unsigned current;
+    void (*run)(void *);
+    void *argument;
+    // values on their way between the lanes of a warp: two sets, so that one is read while the next is written
+    std::vector<Words> slots[2];
+};
+
+thread_local Team *block;
+
+extern "C" void emulator_switch(void **from, void *to);
+__asm__(".text\n.globl emulator_switch\nemulator_switch:\n"
+        "  push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15\n"
+        "  mov %rsp, (%rdi)\n"
+        "  mov %rsi, %rsp\n"
+        "  pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp\n"
+        "  ret\n");
+
+void leave(State state) {
+    Fiber &fiber = block->fibers[block->current];
+    fiber.state = state;
+    emulator_switch(&fiber.stack_pointer, block->scheduler);
+}
+
+void entry() {
+    block->run(block->argument);
+    leave(DONE);
+    abort();
+}
+
+void wait_block() { leave(IN_BLOCK); }
+
+uint64_t exchange(uint64_t bits, int mask) {
+    Fiber &fiber = block->fibers[block->current];
+    unsigned own = block->current, other = (own & ~31u) | ((own & 31u) ^ (unsigned)mask);
+    std::vector<Words> &slots = block->slots[fiber.exchanges++ % 2];
+    slots[own].bits = bits;
+    leave(IN_WARP);
+    return slots[other].bits;
+}
+
+// mma.m16n8k16: the fragments as the PTX manual has them.
+void multiply(float *out, const uint32_t *a, const uint32_t *b) {
+    Fiber &fiber = block->fibers[block->current];
+    std::vector<Words> &slots = block->slots[fiber.exchanges++ % 2];
+    memcpy(slots[block->current].a, a, sizeof slots[0].a);
+    memcpy(slots[block->current].b, b, sizeof slots[0].b);
+    leave(IN_WARP);
+    const Words *warp = &slots[block->current & ~31u];
+    unsigned lane = block->current % 32;
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row = lane / 4 + (i < 2 ? 0 : 8), column = lane % 4 * 2 + i % 2;
+        float sum = 0;
+        for (unsigned k = 0; k < 16; k++) {
+            // a: lane 4 (row % 8) + (k % 8) / 2; registers (row, k), (row + 8, k), (row, k + 8), (row + 8, k + 8)
+            uint32_t left = warp[row % 8 * 4 + k % 8 / 2].a[(row >= 8) + 2 * (k >= 8)];
+            // b: lane 4 column + (k % 8) / 2; registers k, k + 8
+            uint32_t right = warp[column * 4 + k % 8 / 2].b[k >= 8];
+            sum += from_bf16((uint16_t)(left >> k % 2 * 16)) * from_bf16((uint16_t)(right >> k % 2 * 16));
+        }
+        out[i] += sum;
+    }
+}
+
+// Runs the threads of a block to their end; says what is wrong where they cannot get there.
+const char *run_block(Team &own, unsigned threads, bool reverse) {
+    block = &own;
+    while (own.stacks.size() < threads) own.stacks.push_back((char *)malloc(STACK));
+    own.fibers.assign(threads, Fiber{});
+    own.slots[0].assign(threads, Words{});
+    own.slots[1].assign(threads, Words{});
+    for (unsigned i = 0; i < threads; i++) {
+        uint64_t *top = (uint64_t *)(((uintptr_t)own.stacks[i] + STACK) & ~(uintptr_t)63);
+        *--top = 0;               // entry never returns
+        *--top = (uint64_t)entry; // six registers are popped before it
+        top -= 6;
+        own.fibers[i] = Fiber{top, READY, 0};
+    }
+    for (;;) {
+        bool ran = false;
+        unsigned done = 0, waiting = 0;
+        for (unsigned i = 0; i < threads; i++) {
+            own.current = reverse ? threads - 1 - i : i;
+            Fiber &fiber = own.fibers[own.current];
+            if (fiber.state == READY) {
+                threadIdx.x = own.current;
+                emulator_switch(&own.scheduler, fiber.stack_pointer);
+                ran = true;
+            }
+            done += fiber.state == DONE;
+            waiting += fiber.state == IN_BLOCK;
+        }
+        if (done == threads) return nullptr;
+        for (unsigned warp = 0; warp < threads; warp += 32) {
+            unsigned end = std::min(warp + 32, threads), here = 0;
+            for (unsigned i = warp; i < end; i++) here += own.fibers[i].state == IN_WARP;
+            if (here == 32) {
+                for (unsigned i = warp; i < end; i++) own.fibers[i].state = READY;
+                ran = true;
+            }
+        }
+        if (done + waiting == threads) {
+            for (Fiber &fiber : own.fibers)
+                if (fiber.state == IN_BLOCK) fiber.state = READY;
+            ran = true;
+        }
+        if (!ran) return "some threads of a warp or a block miss a shuffle or a barrier that others wait in";
+    }
+}
+
+// ---- kernels
+
+template <typename... A, size_t... I> void call(void (*f)(A...), void **args, std::index_sequence<I...>) {
+    f(*(A *)args[I]...);
+}
+template <auto F> struct Call;
+template <typename... A, void (*F)(A...)> struct Call<F> {
+    static void run(void *args) { call(F, (void **)args, std::index_sequence_for<A...>{}); }
+};
+
+struct Kernel {
+    void (*run)(void *);
+    bool emulated; // else it does the whole launch at once
+};
+
+// candle's kernels, as far as the program uses them: (elements, dimensions, dimensions and strides or none, ...)
+
+size_t place(size_t i, size_t dims, const size_t *info, size_t operand) {
+    if (!info) return i;
+    size_t at = 0;
+    for (size_t d = dims; d-- > 0;) {
+        at += i % info[d] * info[(1 + operand) * dims + d];
+        i /= info[d];
+    }
+    return at;
+}
+void badd_f32(size_t n, size_t dims, const size_t *info, const float *a, const float *b, float *out) {
+    for (size_t i = 0; i < n; i++) out[i] = a[place(i, dims, info, 0)] + b[place(i, dims, info, 1)];
+}
+void ucopy_f32(size_t n, size_t dims, const size_t *info, const float *x, float *out) {
+    for (size_t i = 0; i < n; i++) out[i] = x[place(i, dims, info, 0)];
+}
+void affine_f32(size_t n, size_t dims, const size_t *info, const float *x, float *out, float mul, float add) {
+    for (size_t i = 0; i < n; i++) out[i] = x[place(i, dims, info, 0)] * mul + add;
+}
+void is_u32_f32(size_t n, size_t, const size_t *, const uint32_t *ids, const float *x, float *out, size_t,
+                size_t rows, size_t picked, size_t width) {
+    for (size_t i = 0; i < n; i++) {
+        size_t left = i / (width * picked), id = ids[i / width % picked];
+        if (id >= rows) abort();
+        out[i] = x[(left * rows + id) * width + i % width];
+    }
+}
+void copy2d_f32(const float *x, float *out, uint32_t rows, uint32_t columns, uint32_t from, uint32_t to) {
+    for (size_t i = 0; i < (size_t)rows * columns; i++) out[i / columns * to + i % columns] = x[i / columns * from + i % columns];
+}
+
+const std::map<std::string, Kernel> &kernels() {
+#define OURS(name) {#name, {Call<&::name>::run, true}},
+#define CANDLE(name) {#name, {Call<&name>::run, false}},
+    static const std::map<std::string, Kernel> all = {
+#include "kernels.inc"
+        CANDLE(badd_f32) CANDLE(ucopy_f32) CANDLE(affine_f32) CANDLE(is_u32_f32) CANDLE(copy2d_f32)};
+    return all;
+}
+
+// ---- memory
+
+struct Allocation {
+    char *base;
+    size_t bytes, mapped;
+};
+std::mutex lock;
+std::map<uint64_t, Allocation> allocations;
+size_t used;
+const size_t TOTAL = (size_t)8 << 30, PAGE = 4096;
+
+uint64_t allocate(size_t bytes) {
+    size_t pages = (bytes + PAGE - 1) / PAGE * PAGE;
+    char *base = (char *)mmap(nullptr, pages + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    mprotect(base + pages, PAGE, PROT_NONE);
+    char *start = base + pages - bytes;
+    memset(start, 0xff, bytes);
+    std::lock_guard<std::mutex> guard(lock);
+    allocations[(uint64_t)start] = {base, bytes, pages + PAGE};
+    used += bytes;
+    return (uint64_t)start;
+}
+
+int release(uint64_t address) {
+    std::lock_guard<std::mutex> guard(lock);
+    auto found = allocations.find(address);
+    if (found == allocations.end()) return 1;
+    munmap(found->second.base, found->second.mapped);
+    used -= found->second.bytes;
+    allocations.erase(found);
+    return 0;
+}
+} // namespace emulator
+
+using namespace emulator;
+
+// ---- libcuda
+
+extern "C" {
+int cuInit(unsigned) { return 0; }
+int cuDeviceGetCount(int *n) { return *n = 1, 0; }
+int cuDeviceGet(int *device, int index) { return *device = index, index == 0 ? 0 : 101; }
+int cuDeviceGetName(char *name, int n, int) { return snprintf(name, n, "an emulated GPU"), 0; }
+int cuDeviceGetAttribute(int *value, int, int) { return *value = 1, 0; }
+int cuDevicePrimaryCtxRetain(void **context, int) { return *context = (void *)1, 0; }
+int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+int cuCtxSetCurrent(void *) { return 0; }
+int cuCtxGetCurrent(void **context) { return *context = (void *)1, 0; }
+int cuCtxSynchronize() { return 0; }
+int cuStreamCreate(void **stream, unsigned) { return *stream = (void *)1, 0; }
+int cuStreamDestroy_v2(void *) { return 0; }
+int cuStreamSynchronize(void *) { return 0; }
+int cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
+int cuStreamIsCapturing(void *, int *status) { return *status = 0, 0; }
+int cuEventCreate(void **event, unsigned) { return *event = (void *)1, 0; }
+int cuEventRecord(void *, void *) { return 0; }
+int cuEventSynchronize(void *) { return 0; }
+int cuEventDestroy_v2(void *) { return 0; }
+int cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = (void *)1, 0; }
+int cuMemPoolSetAttribute(void *, int, void *) { return 0; }
+int cuMemGetInfo_v2(size_t *free, size_t *total) { return *free = TOTAL - used, *total = TOTAL, 0; }
+int cuMemAllocAsync(uint64_t *address, size_t bytes, void *) { return *address = allocate(bytes), 0; }
+int cuMemAlloc_v2(uint64_t *address, size_t bytes) { return *address = allocate(bytes), 0; }
+int cuMemFreeAsync(uint64_t address, void *) { return release(address); }
+int cuMemFree_v2(uint64_t address) { return release(address); }
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t n, void *) { return memcpy((void *)to, from, n), 0; }
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t n, void *) { return memcpy(to, (void *)from, n), 0; }
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, void *) { return memcpy((void *)to, (void *)from, n), 0; }
+int cuMemsetD8Async(uint64_t at, unsigned char byte, size_t n, void *) { return memset((void *)at, byte, n), 0; }
+int cuMemHostAlloc(void **at, size_t n, unsigned) { return *at = malloc(n), 0; }
+int cuMemFreeHost(void *at) { return free(at), 0; }
+int cuModuleLoadData(void **module, const void *) { return *module = (void *)1, 0; }
+int cuModuleUnload(void *) { return 0; }
+int cuFuncSetAttribute(void *, int, int) { return 0; }
+int cuGetErrorString(int, const char **text) { return *text = "an error of the emulated GPU", 0; }
+int cuGetErrorName(int, const char **text) { return *text = "EMULATED_ERROR", 0; }
+
+int cuModuleGetFunction(void **function, void *, const char *name) {
+    auto found = kernels().find(name);
+    if (found == kernels().end()) {
+        fprintf(stderr, "emulated GPU: there is no kernel %s\n", name);
+        return 500;
+    }
+    *function = (void *)&*found;
+    return 0;
+}
+
+int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
+                   unsigned shared, void *, void **args, void **) {
+    auto &[name, kernel] = *(const std::pair<const std::string, Kernel> *)function;
+    if (!kernel.emulated) return kernel.run(args), 0;
+    if (x == 0 || y == 0 || z != 1 || y > 65535 || threads == 0 || threads > 1024 || shared > 163 << 10) {
+        fprintf(stderr, "emulated GPU: %s cannot run on (%u, %u, %u) x %u threads, %u shared\n", name.c_str(), x, y, z, threads, shared);
+        return 1;
+    }
+    std::atomic<size_t> next{0};
+    std::atomic<const char *> fault{nullptr};
+    auto work = [&] {
+        Team own;
+        own.run = kernel.run;
+        own.argument = args;
+        std::vector<char> memory(shared + 64);
+        dynamic_shared = (void *)(((uintptr_t)memory.data() + 63) & ~(uintptr_t)63);
+        for (size_t at; !fault && (at = next++) < (size_t)x * y;) {
+            memset(dynamic_shared, 0xff, shared);
+            blockIdx = {(unsigned)(at % x), (unsigned)(at / x), 0};
+            blockDim = {threads, 1, 1};
+            gridDim = {x, y, z};
+            if (const char *wrong = run_block(own, threads, at % 2)) fault = wrong;
+        }
+        for (char *stack : own.stacks) free(stack);
+    };
+    std::thread other(work);
+    work();
+    other.join();
+    if (fault) fprintf(stderr, "emulated GPU: %s: %s\n", name.c_str(), fault.load());
+    return fault ? 719 : 0;
+}
+
+// ---- libcublas and libcurand
+
+int cublasCreate_v2(void **handle) { return *handle = (void *)1, 0; }
+int cublasDestroy_v2(void *) { return 0; }
+int cublasSetStream_v2(void *, void *) { return 0; }
+int curandCreateGenerator(void **generator, int) { return *generator = (void *)1, 0; }
+int curandDestroyGenerator(void *) { return 0; }
+int curandSetStream(void *, void *) { return 0; }
+int curandSetPseudoRandomGeneratorSeed(void *, unsigned long long) { return 0; }
+
+// C (m x n) = alpha * op(A) * op(B) + beta * C by columns; f32 (0) or bf16 (14) operands, an f32 result, sums in f64.
+int cublasGemmEx(void *, int turn_a, int turn_b, int m, int n, int k, const void *alpha, const void *a, int a_type,
+                 int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc, int, int) {
+    if (c_type != 0 || (a_type != 0 && a_type != 14) || a_type != b_type) return 15;
+    if (lda < (turn_a ? k : m) || ldb < (turn_b ? n : k) || ldc < m) return 7;
+    auto number = [](const void *x, int type, size_t at) {
+        return type == 0 ? ((const float *)x)[at] : from_bf16(((const uint16_t *)x)[at]);
+    };
+    float keep = *(const float *)beta, factor = *(const float *)alpha;
+    std::vector<float> left((size_t)m * k), right((size_t)n * k);
+    for (size_t i = 0; i < (size_t)m; i++)
+        for (size_t p = 0; p < (size_t)k; p++)
+            left[i * k + p] = number(a, a_type, turn_a ? i * lda + p : p * lda + i);
+    for (size_t j = 0; j < (size_t)n; j++)
+        for (size_t p = 0; p < (size_t)k; p++)
+            right[j * k + p] = number(b, b_type, turn_b ? p * ldb + j : j * ldb + p);
+    std::atomic<size_t> next{0};
+    auto work = [&] {
+        for (size_t j; (j = next++) < (size_t)n;) {
+            for (size_t i = 0; i < (size_t)m; i++) {
+                double sum = 0;
+                for (size_t p = 0; p < (size_t)k; p++) sum += (double)left[i * k + p] * (double)right[j * k + p];
+                float &out = ((float *)c)[j * ldc + i];
+                out = (float)(factor * sum) + (keep == 0 ? 0 : keep * out);
+            }
+        }
+    };
+    std::thread other(work);
+    work();
+    other.join();
+    return 0;
+}
+}
