@@ -16,7 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("surgery", &["arch", "checkpoint", "model"]),
     ("heal", &["arch", "checkpoint", "data", "model", "ops"]),
     ("eval", &["arch", "checkpoint", "data", "model", "ops"]),
-    ("report", &[]),
+    ("report", &["checkpoint"]),
     ("demo", &[]),
 ];
 

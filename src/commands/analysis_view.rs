@@ -8,7 +8,7 @@ use crate::checkpoint::ByteSize;
 use crate::importance::{Analysis, Order, Subject, inclusive, metric};
 use crate::plan::Plan;
 use crate::report::{
-    BestRow, Figure, HeatMap, LineChart, Paint, Point, Series, Triangle, best_table, strip, triangle_map,
+    BestRow, Figure, Format, HeatMap, LineChart, Paint, Point, Series, Triangle, best_table, strip, triangle_map,
 };
 
 /// Curves of the distance chart at most; more would not be told apart.
@@ -61,6 +61,8 @@ pub(super) fn figures(analysis: &Analysis) -> Result<Vec<(&'static str, Vec<u8>)
         measure: measure.clone(),
         plan: plan.unwrap_or_default(),
         scores: scores.clone(),
+        note: String::new(),
+        format: Format::Sheet,
     };
     let curves = curves(analysis, &scores, &measure)?;
     Ok(vec![
@@ -85,6 +87,7 @@ fn curves(analysis: &Analysis, scores: &Triangle, measure: &str) -> Result<LineC
             .map(|l| Point { x: l as f64, y: scores.rows[n - 1][l], error: values.error(n, l).unwrap_or(0.0) })
             .collect(),
         marked: scores.best.get(n - 1).copied().flatten(),
+        ..Series::default()
     });
     Ok(LineChart {
         title: format!("{}: {measure} against depth", analysis.model.id),
@@ -93,6 +96,7 @@ fn curves(analysis: &Analysis, scores: &Triangle, measure: &str) -> Result<LineC
         up: measure.to_owned(),
         legend: "block size".to_owned(),
         series: series.collect(),
+        ..LineChart::default()
     })
 }
 

@@ -27,9 +27,9 @@ pub(super) fn losses(lines: &[Line]) -> LineChart {
     });
     let validation: Vec<Point> = validation.collect();
     let best = (0..validation.len()).min_by(|a, b| validation[*a].y.total_cmp(&validation[*b].y));
-    let mut series = vec![Series { name: "training".to_owned(), points: training.collect(), marked: None }];
+    let mut series = vec![Series { name: "training".to_owned(), points: training.collect(), ..Series::default() }];
     if !validation.is_empty() {
-        series.push(Series { name: "validation".to_owned(), points: validation, marked: best });
+        series.push(Series { name: "validation".to_owned(), points: validation, marked: best, ..Series::default() });
     }
     LineChart {
         title: "Healing".to_owned(),
@@ -38,5 +38,6 @@ pub(super) fn losses(lines: &[Line]) -> LineChart {
         up: "loss, nats a token".to_owned(),
         legend: String::new(),
         series,
+        ..LineChart::default()
     }
 }

@@ -18,7 +18,7 @@ const LINE: f64 = 1.24;
 const FAMILY: &str = "Ubuntu, 'Segoe UI', 'Helvetica Neue', Helvetica, 'DejaVu Sans', sans-serif";
 
 /// How much wider letters of the others are.
-const WIDEST: f64 = 1.2;
+pub(super) const WIDEST: f64 = 1.2;
 
 /// Ink.
 pub(super) type Colour = [u8; 3];
@@ -26,6 +26,9 @@ pub(super) const BLACK: Colour = [20, 20, 20];
 pub(super) const WHITE: Colour = [255, 255, 255];
 pub(super) const GREY: Colour = [110, 110, 110];
 pub(super) const PALE: Colour = [225, 225, 225];
+/// Black and white on coloured ground, which stay as they are where a dark page replaces the others.
+pub(super) const JET: Colour = [21, 21, 21];
+pub(super) const SNOW: Colour = [254, 254, 254];
 pub(super) const RED: Colour = [214, 39, 40];
 
 /// A drawing that can be had as SVG and as PNG.
@@ -163,6 +166,41 @@ impl<B: DrawingBackend> Canvas<B> {
         self.done(self.area.draw(&PathElement::new(points, style)))
     }
 
+    /// A line in dashes of `on` units with gaps of `off` between them.
+    pub(super) fn dashes(
+        &self,
+        points: impl IntoIterator<Item = At>,
+        colour: Colour,
+        width: f64,
+        (on, off): (f64, f64),
+    ) -> Result<()> {
+        let points: Vec<At> = points.into_iter().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+        // the dash that is being drawn, and what is left of it or of the gap
+        let (mut dash, mut is_on, mut left) = (points.first().copied().into_iter().collect::<Vec<_>>(), true, on);
+        for pair in points.windows(2) {
+            let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
+            let length = (x1 - x0).hypot(y1 - y0);
+            let mut done = 0.0;
+            while length - done > left {
+                done += left;
+                let at = (x0 + (x1 - x0) * done / length, y0 + (y1 - y0) * done / length);
+                if is_on {
+                    dash.push(at);
+                    self.line(std::mem::take(&mut dash), colour, width)?;
+                } else {
+                    dash = vec![at];
+                }
+                is_on = !is_on;
+                left = if is_on { on } else { off };
+            }
+            left -= length - done;
+            if is_on {
+                dash.push((x1, y1));
+            }
+        }
+        if is_on && dash.len() > 1 { self.line(dash, colour, width) } else { Ok(()) }
+    }
+
     pub(super) fn polygon(&self, points: impl IntoIterator<Item = At>, colour: Colour, opacity: f64) -> Result<()> {
         let points: Vec<_> = points.into_iter().map(place).collect();
         self.done(self.area.draw(&Polygon::new(points, ink(colour).mix(opacity).filled())))
@@ -226,7 +264,7 @@ fn ink([r, g, b]: Colour) -> RGBColor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{HeatMap, LineChart, Point, Series, Triangle};
+    use super::super::{Format, HeatMap, LineChart, Point, Series, Triangle};
     use super::*;
 
     fn map(rows: Vec<Vec<f64>>, chosen: Option<usize>) -> HeatMap {
@@ -237,6 +275,8 @@ mod tests {
             measure: "distance".into(),
             plan: "plan: drop 3".into(),
             scores: Triangle { rows, best, chosen, ..Triangle::default() },
+            note: String::new(),
+            format: Format::Sheet,
         }
     }
 
@@ -244,7 +284,7 @@ mod tests {
         let points = points.iter().map(|&(x, y, error)| Point { x, y, error }).collect();
         LineChart {
             title: "t".into(),
-            series: vec![Series { name: "s".into(), points, marked: Some(1) }],
+            series: vec![Series { name: "s".into(), points, marked: Some(1), look: None }],
             ..LineChart::default()
         }
     }

@@ -2,8 +2,12 @@
 
 mod canvas;
 mod chart;
+mod format;
 mod heatmap;
 mod letters;
+mod notes;
+mod page;
+mod palette;
 pub mod run;
 mod scale;
 mod table;
@@ -11,8 +15,10 @@ mod terminal;
 mod triangle;
 
 pub use canvas::{Canvas, Figure};
-pub use chart::{LineChart, Point, Series};
+pub use chart::{Dot, Errors, Level, LineChart, Look, Point, Series};
+pub use format::Format;
 pub use heatmap::HeatMap;
+pub use page::{Drawing, NamedFigure, NamedTable, figures, page, tables};
 pub use table::{BestRow, Column, best_table, table};
 pub use terminal::{Paint, strip, triangle_map};
 pub use triangle::Triangle;

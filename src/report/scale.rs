@@ -18,6 +18,15 @@ pub(super) fn round_numbers(low: f64, high: f64, count: usize) -> Vec<f64> {
     (0..=places).map(|place| (first + place as f64) * step).collect()
 }
 
+/// Powers of ten between `low` and `high`, both above zero; with twice and five times them where that gives few.
+pub(super) fn powers(low: f64, high: f64) -> Vec<f64> {
+    let powers = low.log10().floor() as i32..=high.log10().ceil() as i32;
+    let digits: &[f64] = if powers.clone().count() > 4 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+    let step = powers.clone().count() / 9 + 1;
+    let numbers = powers.step_by(step).flat_map(|power| digits.iter().map(move |digit| digit * 10f64.powi(power)));
+    numbers.filter(|number| (low..=high).contains(number)).collect()
+}
+
 /// Those numbers as labels, all with the digits their distance needs.
 pub(super) fn labels(numbers: &[f64]) -> Vec<String> {
     let step = numbers.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
@@ -35,6 +44,13 @@ mod tests {
     #[test]
     fn labels_have_room() {
         assert_eq!([72.0, 20.0, 8.0, 3.0, 0.1].map(|cell| label_step(cell, 26.0)), [1, 2, 5, 10, 500]);
+    }
+
+    #[test]
+    fn powers_of_ten() {
+        assert_eq!(powers(1.6, 30.0), [2.0, 5.0, 10.0, 20.0]);
+        assert_eq!(powers(0.5, 200_000.0), [1.0, 10.0, 100.0, 1e3, 1e4, 1e5]);
+        assert!(powers(1e-300, 1e300).len() <= 10);
     }
 
     #[test]

@@ -37,12 +37,13 @@ impl Triangle {
         if self.is_single() && !self.dropped.is_empty() { self.dropped.contains(&l) } else { self.best(n) == Some(l) }
     }
 
-    /// Row `n`-1 shifted and scaled to [0, 1], 0 what goes first; a row of equal scores is all 0.
+    /// Row `n`-1 shifted and scaled to [0, 1], 0 what goes first; a row of equal scores is all 0. Scores that are not
+    /// finite stay outside.
     #[must_use]
     pub fn rescaled(&self, n: usize) -> Vec<f64> {
         let Some(row) = self.rows.get(n - 1) else { return Vec::new() };
-        let low = row.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let finite = || row.iter().copied().filter(|value| value.is_finite());
+        let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
         let (zero, span) = if self.highest_first { (high, low - high) } else { (low, high - low) };
         let place = |value: &f64| if span == 0.0 { 0.0 } else { ((value - zero) / span).clamp(0.0, 1.0) };
         row.iter().map(place).collect()
@@ -85,6 +86,9 @@ mod tests {
         assert_eq!(triangle.rescaled(2), [0.0, 0.0]);
         assert_eq!((triangle.layers(), triangle.shown_rows()), (3, 2));
         assert!(triangle.rescaled(9).is_empty());
+        triangle.rows[0][1] = f64::INFINITY;
+        assert_eq!((triangle.rescaled(1)[0], triangle.rescaled(1)[2]), (0.0, 1.0));
+        triangle.rows[0][1] = 4.0;
         triangle.highest_first = true;
         assert_eq!(triangle.rescaled(1), [1.0, 0.0, 0.5]);
     }

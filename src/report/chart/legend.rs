@@ -1,0 +1,49 @@
+//! What the curves and levels of a chart are called.
+
+use plotters::backend::DrawingBackend;
+
+use super::super::canvas::{At, Canvas, GREY, Letters};
+use super::curve::line;
+use super::{Level, LineChart, Look};
+use crate::Result;
+
+/// A line of the legend.
+pub(super) struct Entry<'a> {
+    pub(super) name: &'a str,
+    /// Absent for a level.
+    look: Option<Look>,
+    /// Its points are shown as well.
+    has_dot: bool,
+}
+
+impl<'a> Entry<'a> {
+    pub(super) fn curve(chart: &'a LineChart, index: usize) -> Self {
+        let series = &chart.series[index];
+        Self { name: &series.name, look: Some(chart.look(index)), has_dot: series.look.is_some() }
+    }
+
+    pub(super) fn level(level: &'a Level) -> Self {
+        Self { name: &level.name, look: None, has_dot: false }
+    }
+
+    /// Draws sample and name, centred on the height of `at`; the name takes at most `room`.
+    pub(super) fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>, at: At, room: f64) -> Result<()> {
+        let (x, y) = at;
+        let letters = Letters::new(13.0);
+        match self.look {
+            Some(look) => {
+                line(canvas, [at, (x + 20.0, y)], look, 2.5)?;
+                if self.has_dot {
+                    look.dot(canvas, (x + 10.0, y))?;
+                }
+            }
+            None => level(canvas, at, (x + 20.0, y))?,
+        }
+        canvas.text(&canvas.fitting(self.name, letters, room), (x + 28.0, y), letters)
+    }
+}
+
+/// The line of a level.
+pub(super) fn level<B: DrawingBackend>(canvas: &Canvas<B>, from: At, to: At) -> Result<()> {
+    canvas.dashes([from, to], GREY, 1.5, (1.5, 3.0))
+}

@@ -1,0 +1,124 @@
+//! Losses while healing.
+
+use super::super::super::chart::{Dot, LineChart, Look, Point, Series};
+use super::super::super::palette;
+use super::super::super::run::{Healing, RunData, Variant};
+use super::super::cuts::strategies;
+use super::super::words;
+use super::{Drawing, NamedFigure, Part};
+
+/// Points of a training curve, at most: each is the mean of as many steps as it takes.
+const POINTS: usize = 100;
+
+/// A chart for each strategy that was healed.
+pub(super) fn figures(data: &RunData) -> Vec<NamedFigure> {
+    let several = strategies(data).len() > 1;
+    let of = |strategy: Option<&str>| {
+        let healed = data.variants.iter().filter(|variant| variant.strategy.as_deref() == strategy);
+        let healed = healed.filter_map(|variant| Some((variant, variant.healing.as_ref()?)));
+        let mut healed: Vec<(&Variant, &Healing)> =
+            healed.filter(|(_, healing)| !healing.training.is_empty() || !healing.validation.is_empty()).collect();
+        healed.sort_by_key(|(variant, _)| variant.dropped.len());
+        (!healed.is_empty()).then(|| figure(strategy.filter(|_| several), &healed))
+    };
+    strategies(data).into_iter().filter_map(of).collect()
+}
+
+fn figure(strategy: Option<&str>, healed: &[(&Variant, &Healing)]) -> NamedFigure {
+    let (series, caption) = match healed {
+        [(_, healing)] => (one(healing), "loss while training, ring: best validation"),
+        _ => (
+            several(healed),
+            if has_validation(healed) { "validation loss while training, ring: the best" } else { "training loss" },
+        ),
+    };
+    let described = healed.iter().map(|(variant, healing)| {
+        let step = healing.best_step.map(|step| format!(" after step {step}")).unwrap_or_default();
+        format!(
+            "{}: validation loss {} before, {} at best{step}, {}.",
+            words::variant(variant),
+            number(healing.loss_before),
+            number(healing.best_loss),
+            words::plural(healing.steps, "step")
+        )
+    });
+    NamedFigure {
+        name: format!("healing{}", strategy.map(|strategy| format!("-{strategy}")).unwrap_or_default()),
+        title: format!("Healing{}", strategy.map(|strategy| format!(", {strategy}")).unwrap_or_default()),
+        description: described.collect::<Vec<_>>().join(" "),
+        part: Part::Healing,
+        drawing: Drawing::Curves(LineChart {
+            subtitle: caption.to_owned(),
+            across: "step".to_owned(),
+            up: "loss, nats a token".to_owned(),
+            legend: if healed.len() > 1 { "layers dropped".to_owned() } else { String::new() },
+            series,
+            ..LineChart::default()
+        }),
+        caption: caption.to_owned(),
+    }
+}
+
+/// A loss, or that there is none.
+fn number(loss: Option<f64>) -> String {
+    loss.map_or_else(|| "unknown".to_owned(), |loss| words::with_error(loss, None))
+}
+
+fn has_validation(healed: &[(&Variant, &Healing)]) -> bool {
+    healed.iter().any(|(_, healing)| !healing.validation.is_empty())
+}
+
+/// Training and validation of one fine-tuning.
+fn one(healing: &Healing) -> Vec<Series> {
+    let curve = |name: &str, points: Vec<Point>, marked, index: usize, is_dashed| Series {
+        name: name.to_owned(),
+        points,
+        marked,
+        look: Some(Look { ink: palette::kind(index).light, is_dashed, dot: Dot::of(index) }),
+    };
+    let mut series = Vec::new();
+    if !healing.training.is_empty() {
+        series.push(curve("training", means(&healing.training), None, 1, false));
+    }
+    if !healing.validation.is_empty() {
+        series.push(curve("validation", means(&healing.validation), best(&healing.validation), 0, false));
+    }
+    series
+}
+
+/// The validation of each of several, by layers dropped; their training where no one has a validation.
+fn several(healed: &[(&Variant, &Healing)]) -> Vec<Series> {
+    let is_validation = has_validation(healed);
+    let curves = healed.iter().enumerate().map(|(index, (variant, healing))| {
+        let losses = if is_validation { &healing.validation } else { &healing.training };
+        Series {
+            name: variant.dropped.len().to_string(),
+            points: means(losses),
+            marked: best(losses).filter(|_| is_validation),
+            look: Some(Look {
+                ink: palette::step(index, healed.len()).light,
+                is_dashed: index >= palette::STEPS,
+                dot: Dot::of(index),
+            }),
+        }
+    });
+    curves.collect()
+}
+
+/// At most [`POINTS`] points, each the mean of some that follow one another.
+fn means(losses: &[(usize, f64)]) -> Vec<Point> {
+    let chunks = losses.chunks(losses.len().div_ceil(POINTS).max(1));
+    let point = |some: &[(usize, f64)]| {
+        let count = some.len() as f64;
+        let x = some.iter().map(|(step, _)| *step as f64).sum::<f64>() / count;
+        Point { x, y: some.iter().map(|(_, loss)| loss).sum::<f64>() / count, error: 0.0 }
+    };
+    chunks.map(point).collect()
+}
+
+/// Place of the smallest loss, among the points that are drawn.
+fn best(losses: &[(usize, f64)]) -> Option<usize> {
+    let points = means(losses);
+    let finite = (0..points.len()).filter(|index| points[*index].y.is_finite());
+    finite.min_by(|a, b| points[*a].y.total_cmp(&points[*b].y))
+}

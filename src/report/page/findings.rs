@@ -1,0 +1,339 @@
+//! Sentences that follow from the figures of a run.
+
+use maud::{Markup, html};
+
+use super::super::run::{Measure, RunData, Variant};
+use super::cuts::{Cut, score, shown, strategies};
+use super::verdict::{Change, Verdict, change, is_chance};
+use super::words::{self, list, plural, upper_first};
+
+/// What was cut, in a sentence or two.
+pub(super) fn sentence_of(data: &RunData, cuts: &[Cut]) -> String {
+    let layers = data.dense.layers;
+    match cuts {
+        [] => format!("Nothing was cut: this is the model as it came, {} deep.", plural(layers, "layer")),
+        [cut] => {
+            let chosen = cut.strategy.map(|strategy| format!(", chosen by {strategy}")).unwrap_or_default();
+            let what = match cut.dropped.len() {
+                0 => return format!("No layer of the {layers} was dropped."),
+                1 => format!("Layer {} of the {layers} was dropped", words::dropped(cut.dropped)),
+                _ => format!("Layers {} of the {layers} were dropped", words::dropped(cut.dropped)),
+            };
+            let left = cut.models().next().map(|model| {
+                let share = 100.0 * model.parameters as f64 / data.dense.parameters.max(1) as f64;
+                format!(" {} and {share:.0} % of the parameters are left.", plural(model.layers, "layer"))
+            });
+            let healed = cut.healed.map(|model| healed_by(model)).unwrap_or_default();
+            format!("{what} (numbered from 0, ends included){chosen}.{}{healed}", left.unwrap_or_default())
+        }
+        _ => {
+            let sizes = || cuts.iter().map(|cut| cut.dropped.len());
+            let (least, most) = (sizes().min().unwrap_or(0), sizes().max().unwrap_or(0));
+            let sizes = if least == most { most.to_string() } else { format!("{least} to {most}") };
+            let by: Vec<String> = strategies(data).into_iter().flatten().map(str::to_owned).collect();
+            let by = if by.is_empty() { String::new() } else { format!(", chosen by {}", list(&by)) };
+            let healed = cuts.iter().filter(|cut| cut.healed.is_some()).count();
+            let healed = match healed {
+                0 => "None was healed.".to_owned(),
+                healed if healed == cuts.len() => "Each was healed.".to_owned(),
+                healed => format!("{healed} of them were healed."),
+            };
+            format!("{} were made: {sizes} of the {layers} layers dropped{by}. {healed}", plural(cuts.len(), "cut"))
+        }
+    }
+}
+
+/// How the one healed model was healed.
+fn healed_by(model: &Variant) -> String {
+    match &model.healing {
+        Some(healing) => {
+            format!(" It was healed in {} on {} tokens.", plural(healing.steps, "step"), words::count(healing.tokens))
+        }
+        None => " It was healed.".to_owned(),
+    }
+}
+
+/// A sentence for each measure of one cut; for several, how far each strategy goes, and comparisons.
+pub(super) fn findings(data: &RunData, cuts: &[Cut]) -> Vec<Markup> {
+    match cuts {
+        [] => Vec::new(),
+        [cut] => shown(data).filter_map(|(place, measure)| one_cut(data, cut, place, measure)).collect(),
+        _ => {
+            let mut findings: Vec<Markup> =
+                strategies(data).into_iter().filter_map(|strategy| how_far(data, cuts, strategy)).collect();
+            findings.extend(healing(data, cuts));
+            findings.extend(against(data, cuts));
+            findings
+        }
+    }
+}
+
+/// What one cut cost in a measure, and what healing gave back.
+fn one_cut(data: &RunData, cut: &Cut, place: usize, measure: &Measure) -> Option<Markup> {
+    let dense = score(&data.dense, place)?;
+    let of = |variant: Option<&Variant>| variant.and_then(|variant| score(variant, place));
+    let (bare, healed) = (of(cut.bare), of(cut.healed));
+    let mut text = format!(": {} uncut", words::with_error(dense.value, dense.stderr));
+    let cost = bare.map(|bare| change(measure, dense, bare));
+    if let Some((bare, cost)) = bare.zip(cost) {
+        text += &format!("; {} after the cut: {}", words::with_error(bare.value, bare.stderr), said(cost));
+        text += guessing(is_chance(measure, bare));
+    }
+    if let Some(healed) = healed {
+        let name = if bare.is_some() { "healed" } else { "cut and healed" };
+        text += &format!("; {} {name}", words::with_error(healed.value, healed.stderr));
+        if let Some(bare) = bare {
+            let gain = change(measure, bare, healed);
+            text += &format!(": {}{}", said(gain), share(cost, gain));
+        }
+        text += guessing(is_chance(measure, healed));
+        text += &format!(". Healed against uncut: {}", said(change(measure, dense, healed)));
+    }
+    let name = upper_first(&words::measure(measure));
+    (bare.is_some() || healed.is_some()).then(|| html! { b { (name) } (text) "." })
+}
+
+fn guessing(is_chance: Option<bool>) -> &'static str {
+    if is_chance == Some(true) { ", no better than guessing" } else { "" }
+}
+
+/// A difference with its verdict.
+fn said(change: Change) -> String {
+    match change.verdict {
+        Verdict::Same => change.verdict.words().to_owned(),
+        _ if !change.difference.is_finite() => "no difference that could be given".to_owned(),
+        verdict => format!("{}, {}", words::signed(change.difference, change.error), verdict.words()),
+    }
+}
+
+/// Which part of the cost was given back, where both are beyond their errors.
+fn share(cost: Option<Change>, gain: Change) -> String {
+    match cost {
+        Some(cost) if cost.verdict == Verdict::Worse && gain.verdict == Verdict::Better => {
+            format!(", which gives back {:.0} % of the cost", -100.0 * gain.difference / cost.difference)
+        }
+        _ => String::new(),
+    }
+}
+
+/// Up to which size the cuts of a strategy cost nothing that shows, only cut and healed.
+fn how_far(data: &RunData, cuts: &[Cut], strategy: Option<&str>) -> Option<Markup> {
+    let ours: Vec<&Cut> = cuts.iter().filter(|cut| cut.strategy == strategy).collect();
+    let said: Vec<String> = [false, true].into_iter().filter_map(|is_healed| reach(data, &ours, is_healed)).collect();
+    let name = strategy.map_or_else(|| "Cut".to_owned(), |strategy| format!("By {strategy}"));
+    (!said.is_empty()).then(|| html! { b { (name) } ": " (said.join(" ")) })
+}
+
+/// The largest size without a score that is worse than the uncut model's, and the next one's first that is. The
+/// smallest size that costs something ends it, whatever larger ones do.
+fn reach(data: &RunData, cuts: &[&Cut], is_healed: bool) -> Option<String> {
+    let mut judged: Vec<(usize, Vec<&Measure>)> = Vec::new();
+    for cut in cuts {
+        let Some(model) = cut.state(is_healed) else { continue };
+        let verdicts = shown(data).filter_map(|(place, measure)| {
+            Some((measure, change(measure, score(&data.dense, place)?, score(model, place)?).verdict))
+        });
+        let verdicts: Vec<_> = verdicts.filter(|(_, verdict)| *verdict != Verdict::Unjudged).collect();
+        if !verdicts.is_empty() {
+            let worse = verdicts.into_iter().filter(|(_, verdict)| *verdict == Verdict::Worse);
+            judged.push((cut.dropped.len(), worse.map(|(measure, _)| measure).collect()));
+        }
+    }
+    judged.sort_by_key(|(size, _)| *size);
+    let most = judged.last()?.0;
+    let state = if is_healed { "Healed" } else { "Only cut" };
+    let is_fine = "every score is within the error of the uncut model’s, or better";
+    let Some((end, worse)) = judged.iter().find(|(_, worse)| !worse.is_empty()) else {
+        return Some(format!("{state}, {is_fine}, at every size tried, up to {}.", plural(most, "layer")));
+    };
+    let worse: Vec<String> = worse.iter().map(|measure| words::measure(measure)).collect();
+    let worse = format!("{} {} worse", list(&worse), if worse.len() == 1 { "is" } else { "are" });
+    Some(match judged.iter().map(|(size, _)| *size).take_while(|size| size < end).last() {
+        None => format!("{state}, {worse} at {}, the smallest size tried.", plural(*end, "layer")),
+        Some(before) => format!("{state}, {is_fine}, up to {}; at {end} {worse}.", plural(before, "layer")),
+    })
+}
+
+/// How often each verdict fell.
+#[derive(Default)]
+struct Tally {
+    better: usize,
+    worse: usize,
+    within: usize,
+    same: usize,
+    unjudged: usize,
+}
+
+impl Tally {
+    fn count(verdicts: impl IntoIterator<Item = Verdict>) -> Self {
+        let mut tally = Self::default();
+        for verdict in verdicts {
+            *match verdict {
+                Verdict::Better => &mut tally.better,
+                Verdict::Worse => &mut tally.worse,
+                Verdict::Within => &mut tally.within,
+                Verdict::Same => &mut tally.same,
+                Verdict::Unjudged => &mut tally.unjudged,
+            } += 1;
+        }
+        tally
+    }
+
+    /// `3 better, 2 within the error, 0 worse`; nothing where nothing could be judged.
+    fn said(&self) -> Option<String> {
+        let judged = self.better + self.worse + self.within + self.same;
+        let mut text = format!("{} better, {} within the error, {} worse", self.better, self.within, self.worse);
+        for (count, name) in [(self.same, "the same"), (self.unjudged, "not judged")] {
+            if count > 0 {
+                text += &format!(", {count} {name}");
+            }
+        }
+        (judged > 0).then_some(text)
+    }
+}
+
+/// Pairs of models compared in every measure that can be judged.
+fn compared(data: &RunData, name: &str, pairs: &[(&Variant, &Variant)]) -> Option<Markup> {
+    let said = shown(data).filter_map(|(place, measure)| {
+        let verdicts =
+            pairs.iter().filter_map(|(from, to)| Some(change(measure, score(from, place)?, score(to, place)?).verdict));
+        Some(format!("{}: {}", words::measure(measure), Tally::count(verdicts).said()?))
+    });
+    let said: Vec<String> = said.collect();
+    let pairs = plural(pairs.len(), "pair");
+    (!said.is_empty()).then(|| html! { b { (name) } ", " (pairs) ". " (upper_first(&said.join("; "))) "." })
+}
+
+/// Healed against unhealed, over all cuts.
+fn healing(data: &RunData, cuts: &[Cut]) -> Option<Markup> {
+    let pairs: Vec<_> = cuts.iter().filter_map(|cut| cut.bare.zip(cut.healed)).collect();
+    compared(data, "Healed against only cut", &pairs)
+}
+
+/// The first strategy against each other one, at the same number of layers dropped.
+fn against(data: &RunData, cuts: &[Cut]) -> Vec<Markup> {
+    let strategies: Vec<&str> = strategies(data).into_iter().flatten().collect();
+    let Some((first, others)) = strategies.split_first() else { return Vec::new() };
+    let mut findings = Vec::new();
+    for other in others {
+        for (state, is_healed) in [("only cut", false), ("healed", true)] {
+            let mut pairs = Vec::new();
+            for ours in cuts.iter().filter(|cut| cut.strategy == Some(first)) {
+                let theirs =
+                    cuts.iter().find(|cut| cut.strategy == Some(other) && cut.dropped.len() == ours.dropped.len());
+                pairs.extend(theirs.and_then(|theirs| theirs.state(is_healed)).zip(ours.state(is_healed)));
+            }
+            let name = format!("{} against {other}, as many layers dropped, {state}", upper_first(first));
+            findings.extend(compared(data, &name, &pairs));
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cuts::cuts;
+    use super::super::sample::{one, sweep};
+    use super::*;
+    use crate::report::run::Score;
+
+    fn told(data: &RunData) -> Vec<String> {
+        let text = |finding: Markup| finding.into_string().replace("<b>", "").replace("</b>", "");
+        findings(data, &cuts(data)).into_iter().map(text).collect()
+    }
+
+    /// A run of one cut with these accuracies before, after and healed.
+    fn accuracies(dense: (f64, f64), bare: (f64, f64), healed: (f64, f64)) -> RunData {
+        let mut data = one();
+        let score = |(value, stderr)| Some(Score { value, stderr: Some(stderr), documents: 400 });
+        data.dense.scores[0] = score(dense);
+        data.variants[0].scores[0] = score(bare);
+        data.variants[1].scores[0] = score(healed);
+        data
+    }
+
+    #[test]
+    fn one_cut_is_told_by_its_numbers() {
+        assert_eq!(
+            sentence_of(&one(), &cuts(&one())),
+            "Layers 9..=12 of the 16 were dropped (numbered from 0, ends included), chosen by similarity. 12 layers and \
+             77 % of the parameters are left. It was healed in 40 steps on 81.9 k tokens."
+        );
+        let data = accuracies((0.8, 0.02), (0.6, 0.025), (0.7, 0.022));
+        assert_eq!(
+            told(&data)[0],
+            "MMLU accuracy: 0.800 ± 0.020 uncut; 0.600 ± 0.025 after the cut: −0.200 ± 0.032, worse beyond the error; \
+             0.700 ± 0.022 healed: +0.100 ± 0.033, better beyond the error, which gives back 50 % of the cost. Healed \
+             against uncut: −0.100 ± 0.030, worse beyond the error."
+        );
+    }
+
+    #[test]
+    fn within_the_error_is_no_cost_and_no_gain() {
+        let told = &told(&accuracies((0.8, 0.02), (0.76, 0.02), (0.79, 0.02)))[0];
+        assert_eq!(told.matches("within the error").count(), 3, "{told}");
+        assert!(!told.contains("beyond") && !told.contains("gives back"), "{told}");
+    }
+
+    #[test]
+    fn healing_may_do_harm_and_a_cut_good() {
+        let told = &told(&accuracies((0.5, 0.02), (0.7, 0.02), (0.4, 0.02)))[0];
+        assert!(told.contains("+0.200 ± 0.028, better beyond the error;"), "{told}");
+        assert!(told.contains("−0.300 ± 0.028, worse beyond the error. Healed"), "{told}");
+        assert!(!told.contains("gives back"), "{told}");
+    }
+
+    #[test]
+    fn guessing_and_what_cannot_be_judged() {
+        let mut data = accuracies((0.8, 0.02), (0.26, 0.02), (0.27, 0.02));
+        assert_eq!(told(&data)[0].matches("no better than guessing").count(), 2);
+        data.variants[0].scores[0] = Some(Score { value: f64::NAN, stderr: None, documents: 400 });
+        assert!(told(&data)[0].contains("not a number after the cut: no difference that could be given"));
+        data.variants[0].scores[0] = Some(Score { value: 0.3, stderr: None, documents: 400 });
+        assert!(
+            told(&data)[0].contains("after the cut: −0.5000, not judged, no error is known"),
+            "{:?}",
+            told(&data)[0]
+        );
+        data.variants.clear();
+        assert!(told(&data).is_empty());
+        assert!(sentence_of(&data, &[]).starts_with("Nothing was cut"));
+    }
+
+    #[test]
+    fn a_sweep_says_how_far_it_goes() {
+        let data = sweep();
+        assert!(sentence_of(&data, &cuts(&data)).starts_with(
+            "10 cuts were made: 1 to 8 of the 16 layers dropped, chosen by similarity and deepest. Each was healed."
+        ));
+        let told = told(&data);
+        // the loss costs 0.004 n² unhealed, half of it healed, against 2 x 0.0064 x √2 = 0.0181
+        assert!(
+            told[0].starts_with(
+                "By similarity: Only cut, every score is within the error of the uncut model’s, or better, up to 2 \
+                 layers; at 4 MMLU accuracy and held-out text loss are worse. Healed, every"
+            ),
+            "{}",
+            told[0]
+        );
+        assert!(told[1].contains("at 2 held-out text loss is worse"), "{}", told[1]);
+        assert!(told[2].starts_with("Healed against only cut, 10 pairs. MMLU accuracy: "), "{}", told[2]);
+        assert!(
+            told[3].starts_with("Similarity against deepest, as many layers dropped, only cut, 5 pairs. "),
+            "{}",
+            told[3]
+        );
+        assert_eq!(told.len(), 5);
+    }
+
+    #[test]
+    fn equal_models_are_never_told_apart() {
+        let mut data = sweep();
+        let scores = data.dense.scores.clone();
+        data.variants.iter_mut().for_each(|variant| variant.scores.clone_from(&scores));
+        let told = told(&data);
+        assert!(told[0].contains("Only cut, every score is within the error of the uncut model’s, or better, at every size tried, up to 8 layers."), "{}", told[0]);
+        assert!(told[2..].iter().all(|told| told.contains("0 better, 0 within the error, 0 worse, ")), "{told:?}");
+        assert!(!told.concat().contains("is worse") && !told.concat().contains("are worse"));
+    }
+}

@@ -1,0 +1,55 @@
+//! Figures inside the page: drawn for wide and narrow screens, in the inks of light and dark ones.
+
+use maud::{Markup, PreEscaped, html};
+
+use super::super::canvas::Figure;
+use super::super::format::Format;
+use super::super::palette;
+use super::figures::{Drawing, NamedFigure};
+use super::words::upper_first;
+use crate::Result;
+
+/// The figure with its words; CSS shows the drawing that fits.
+///
+/// # Errors
+/// The drawing's.
+pub(super) fn picture(figure: &NamedFigure, caveat: Option<&str>) -> Result<Markup> {
+    let wide = inline(figure, Format::Column, "wide")?;
+    let narrow = inline(figure, Format::Phone, "narrow")?;
+    let is_map = matches!(figure.drawing, Drawing::Map(_));
+    Ok(html! {
+        figure id=(figure.name) .map[is_map] {
+            figcaption {
+                h3 { (upper_first(&figure.title)) }
+                p { (upper_first(&figure.caption)) "." }
+            }
+            (PreEscaped(wide)) (PreEscaped(narrow))
+            @if let Some(caveat) = caveat { p.caveat { (caveat) } }
+        }
+    })
+}
+
+/// The drawing as an element of the page, with title and description for those who do not see it.
+fn inline(figure: &NamedFigure, format: Format, class: &str) -> Result<String> {
+    let svg = figure.drawing.with_format(format).svg()?;
+    let (title, description) = (format!("{}-{class}-title", figure.name), format!("{}-{class}-text", figure.name));
+    let words = html! {
+        title id=(title) { (figure.title) }
+        desc id=(description) { (figure.description) }
+    };
+    let open =
+        format!("<svg class=\"{class}\" role=\"img\" aria-labelledby=\"{title}\" aria-describedby=\"{description}\" ");
+    let svg = svg.replacen("<svg ", &open, 1);
+    Ok(svg.replacen('>', &format!(">{}", words.into_string()), 1))
+}
+
+/// CSS that replaces every ink of the figures on a dark page.
+pub(super) fn dark_inks() -> String {
+    let rules = palette::replaced().map(|ink| {
+        let (light, dark) = (palette::hex(ink.light), palette::hex(ink.dark));
+        let kind = if palette::is_paper(ink) { "" } else { ":not(.map)" };
+        let at = |attribute: &str| format!("figure{kind} [{attribute}=\"{light}\"]{{{attribute}:{dark}}}");
+        format!("{}{}", at("fill"), at("stroke"))
+    });
+    format!("@media screen and (prefers-color-scheme:dark){{{}}}", rules.collect::<String>())
+}
