@@ -8,6 +8,7 @@ pub mod eval;
 mod eval_view;
 pub mod heal;
 mod heal_figure;
+mod heal_record;
 pub mod merge;
 mod open;
 mod seam;
