@@ -10,8 +10,12 @@ mod fixture;
 mod four_bit;
 #[path = "heal/gradients.rs"]
 mod gradients;
+#[path = "heal/killed.rs"]
+mod killed;
 #[path = "heal/model.rs"]
 mod model;
+#[path = "heal/requests.rs"]
+mod requests;
 #[path = "heal/runs.rs"]
 mod runs;
 #[path = "heal/shared.rs"]

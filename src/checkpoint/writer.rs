@@ -95,7 +95,8 @@ impl Shard {
     /// Advances `progress` by the bytes of each tensor.
     ///
     /// # Errors
-    /// Work: the disk is full, or `write` fails or writes another number of bytes. Interrupted.
+    /// Work: the disk is full, or `write` fails or writes another number of bytes. An interruption is `write`'s to look
+    /// for: a state that is saved because of one must be written.
     pub fn write(
         &self,
         dir: &Path,
@@ -119,7 +120,6 @@ impl Shard {
         file.write_all(&self.header).map_err(at)?;
         let mut end = self.header.len() as u64;
         for slot in &self.slots {
-            interrupt::check()?;
             write(slot, &mut file).context(|| path.display().to_string())?;
             let len = slot.len().unwrap_or_default() as u64;
             end += len;
@@ -194,7 +194,7 @@ impl ShardPlan {
     /// shard, and must write exactly its bytes.
     ///
     /// # Errors
-    /// As [`Shard::write`].
+    /// As [`Shard::write`]. Interrupted.
     pub fn write(
         &self,
         dir: &Path,
@@ -202,6 +202,7 @@ impl ShardPlan {
         mut write: impl FnMut(&Slot, &mut File) -> Result<()>,
     ) -> Result<()> {
         progress.begin("writing", self.total_size(), Unit::Bytes);
+        let mut write = |slot: &Slot, file: &mut File| interrupt::check().and_then(|()| write(slot, file));
         flushing(dir, |flusher| {
             self.shards.iter().try_for_each(|shard| shard.write_with(flusher, dir, progress, &mut write))
         })?;

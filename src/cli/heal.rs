@@ -167,7 +167,8 @@ fn text(report: &HealReport) -> String {
         let _ = writeln!(text, "loss      {before:.4} -> {best:.4} nats a token, best after step {step}");
     }
     if let Some(out) = &report.out {
-        let _ = write!(text, "wrote     {}", out.display());
+        let word = if report.found { "found     finished before with these settings:" } else { "wrote    " };
+        let _ = write!(text, "{word} {}", out.display());
     }
     text
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::Value;
 
+use super::heal_record::{Record, pretty};
 use super::{heal_figure, open};
 use crate::arch::ModelSpec;
-use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, read_json};
+use crate::checkpoint::{ByteSize, Checkpoint, OutputDir};
 use crate::data::{
     Purpose, SequenceOptions, Sequences, Shape, Source, SourceOptions, StreamOptions, Tokenizer, TrainStream,
 };
@@ -23,9 +23,6 @@ use crate::model::{Budget, Model, ModelOptions, Residency};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
-/// The file that says how a result was made.
-const RECORD: &str = "heal.json";
-
 /// What the command did, or would do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HealReport {
@@ -35,6 +32,8 @@ pub struct HealReport {
     pub result: Option<HealResult>,
     /// Directory of the results; absent in a dry run.
     pub out: Option<PathBuf>,
+    /// Whether an earlier run had done all this.
+    pub found: bool,
 }
 
 /// What came of a healing.
@@ -52,7 +51,8 @@ pub struct HealResult {
     pub best_loss: Option<f64>,
 }
 
-/// Runs `prune heal`. A run that was stopped goes on when the same settings are given again.
+/// Runs `prune heal`. A run that was stopped goes on when the same settings are given again; of one that is finished the
+/// result is told.
 ///
 /// # Errors
 /// Request: settings that do not fit together or the model, data that is too short, an adapter for another model, an
@@ -79,25 +79,20 @@ pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealRepo
         let (asked, promised) = (settings.seq_len, spec.max_positions);
         progress.warn(&format!("seq_len {asked} is longer than the {promised} positions the model was made for"));
     }
-    let mut report = HealReport { estimate: to_value(&plan)?, result: None, out: None };
+    let mut report = HealReport { estimate: to_value(&plan)?, result: None, out: None, found: false };
     if settings.dry_run {
         return Ok(report);
     }
     let out = settings.out.as_deref().ok_or_else(|| Error::request("where to? name a directory with --out"))?;
-    let job = Job { checkpoint: &checkpoint, spec: &spec, settings, device, plan, budget, text, out, progress };
-    let deciding = job.deciding(teacher.as_deref())?;
-    if !settings.restart
-        && let Some(result) = finished_before(out, &deciding)?
-    {
-        report.out = Some(out.to_owned());
-        report.result = Some(result);
-        return Ok(report);
-    }
-    if out.exists() && !settings.force {
-        return Err(Error::request(format!("{} exists; --force replaces it", out.display())));
-    }
-    report.result = Some(job.run(adapter, teacher, &deciding)?);
+    let record = Record::new(settings, &checkpoint, teacher.as_deref(), text.source.bytes())?;
     report.out = Some(out.to_owned());
+    report.result = finished_before(out, &record, settings)?;
+    report.found = report.result.is_some();
+    if !report.found {
+        let job =
+            Job { checkpoint: &checkpoint, spec: &spec, settings, device, plan, budget, text, out, progress, record };
+        report.result = Some(job.run(adapter, teacher)?);
+    }
     Ok(report)
 }
 
@@ -113,20 +108,23 @@ fn settled(settings: &HealSettings, adapter: Option<&Adapters>) -> HealSettings 
     settings
 }
 
-/// The result of a run that was killed between putting its output in place and removing its state.
-fn finished_before(out: &Path, deciding: &Map<String, Value>) -> Result<Option<HealResult>> {
-    let (work, record) = (WorkDir::place(out), out.join(RECORD));
-    if !work.exists() || !record.exists() {
+/// The result of an earlier run with the same settings.
+fn finished_before(out: &Path, record: &Record, settings: &HealSettings) -> Result<Option<HealResult>> {
+    let work = WorkDir::place(out);
+    if !out.exists() {
         return Ok(None);
     }
-    let record: Value = read_json(&record)?;
-    if record.get("settings") != Some(&Value::Object(deciding.clone())) {
-        return Ok(None);
+    match record.result_at(out) {
+        // killed between putting the output in place and removing the state: --force has had its way
+        Ok(result) if work.exists() && !settings.restart => {
+            fs::remove_dir_all(&work).map_err(|error| Error::io(&work, &error))?;
+            Ok(Some(result))
+        }
+        Ok(_) | Err(_) if settings.force => Ok(None),
+        Ok(_) if settings.restart => Err(Error::request(format!("{} exists; --force replaces it", out.display()))),
+        Ok(result) => Ok(Some(result)),
+        Err(error) => Err(error),
     }
-    let result = record.get("result").cloned().unwrap_or_default();
-    let result = serde_json::from_value(result).map_err(|error| Error::work(error.to_string())).context(|| RECORD)?;
-    fs::remove_dir_all(&work).map_err(|error| Error::io(&work, &error))?;
-    Ok(Some(result))
 }
 
 struct Text {
@@ -145,29 +143,24 @@ struct Job<'a> {
     text: Text,
     out: &'a Path,
     progress: &'a dyn Progress,
+    record: Record,
 }
 
 impl Job<'_> {
-    /// What decides the result: settings, and what the files are.
-    fn deciding(&self, teacher: Option<&Checkpoint>) -> Result<Map<String, Value>> {
-        let mut deciding = self.settings.deciding();
-        deciding.insert("model_is".to_owned(), json!(sample_hash(self.checkpoint)?));
-        if let Some(teacher) = teacher {
-            deciding.insert("teacher_is".to_owned(), json!(sample_hash(teacher)?));
+    /// Trains and writes. A state stays behind unless all is done.
+    fn run(&self, adapter: Option<Adapters>, teacher: Option<Arc<Checkpoint>>) -> Result<HealResult> {
+        let dir = WorkDir::open(self.out, &self.record.deciding, self.settings.restart)?;
+        match self.heal(&dir, adapter, teacher) {
+            Ok(result) => dir.remove().map(|()| result),
+            Err(error) => {
+                dir.close();
+                Err(error)
+            }
         }
-        deciding.insert("data_bytes".to_owned(), json!(self.text.source.bytes()));
-        deciding.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
-        Ok(deciding)
     }
 
-    fn run(
-        &self,
-        adapter: Option<Adapters>,
-        teacher: Option<Arc<Checkpoint>>,
-        deciding: &Map<String, Value>,
-    ) -> Result<HealResult> {
+    fn heal(&self, dir: &WorkDir, adapter: Option<Adapters>, teacher: Option<Arc<Checkpoint>>) -> Result<HealResult> {
         let (settings, progress) = (self.settings, self.progress);
-        let dir = WorkDir::open(self.out, deciding, settings.restart)?;
         let tokenizer = Tokenizer::open(&self.checkpoint.source.dir)?;
         let device = self.device.clone();
         let adapters = match (settings.train, adapter) {
@@ -194,7 +187,7 @@ impl Job<'_> {
             .transpose()?;
         let validation = self.validation(&tokenizer)?;
         let trainer = Trainer::new(&model, teacher.as_ref(), settings, self.plan.layers_kept)?;
-        let mut run = Run { model: &model, trainer, settings, dir: &dir, validation: &validation };
+        let mut run = Run { model: &model, trainer, settings, dir, validation: &validation };
         let place = run.restore()?;
         let stream = StreamOptions { shape: settings.shape(), window: settings.shuffle_window, seed: settings.seed };
         let position = place.as_ref().map(|place| place.position.clone());
@@ -203,8 +196,7 @@ impl Job<'_> {
         let finished = run.train(place, &mut samples, progress)?;
         let result = result(settings, &finished);
         let trained = run.trainer.parameters().to_vec();
-        self.write(&finished, adapters.as_deref(), &trained, deciding, result)?;
-        dir.remove()?;
+        self.write(&finished, adapters.as_deref(), &trained, result)?;
         Ok(result)
     }
 
@@ -225,7 +217,6 @@ impl Job<'_> {
         finished: &Finished,
         adapters: Option<&Adapters>,
         trained: &[(String, Tensor)],
-        deciding: &Map<String, Value>,
         result: HealResult,
     ) -> Result<()> {
         let (settings, progress) = (self.settings, self.progress);
@@ -258,19 +249,12 @@ impl Job<'_> {
             .iter()
             .map(|line| serde_json::to_string(line).map_err(|error| Error::work(error.to_string())))
             .collect::<Result<_>>()?;
-        let state = finished.journal.trainer_state(settings, finished.best);
-        let record = json!({
-            "prune": env!("CARGO_PKG_VERSION"),
-            "model": self.checkpoint.source.id,
-            "revision": self.checkpoint.source.revision,
-            "settings": deciding,
-            "result": result,
-        });
+        let state = finished.journal.trainer_state(settings);
         let figure = heal_figure::losses(finished.journal.lines());
         for (name, bytes) in [
             ("log.jsonl", (log.join("\n") + "\n").into_bytes()),
             ("trainer_state.json", pretty(&state)?),
-            (RECORD, pretty(&record)?),
+            self.record.file(self.checkpoint, result)?,
             ("loss.svg", crate::report::Figure::svg(&figure)?.into_bytes()),
             ("loss.png", crate::report::Figure::png(&figure)?),
         ] {
@@ -291,27 +275,6 @@ fn result(settings: &HealSettings, finished: &Finished) -> HealResult {
     }
 }
 
-/// SHA-256 of the config and the first bytes of every tensor: tells apart models that differ anywhere but in a few
-/// numbers, without reading them whole.
-fn sample_hash(checkpoint: &Checkpoint) -> Result<String> {
-    const SAMPLE: u64 = 4096;
-    let mut hash = Sha256::new();
-    hash.update(serde_json::to_vec(&checkpoint.config).map_err(|error| Error::work(error.to_string()))?);
-    for (name, entry) in &checkpoint.tensors {
-        hash.update(name);
-        hash.update(format!("{:?} {:?}", entry.dtype, entry.shape));
-        let mut bytes = vec![0; entry.len.min(SAMPLE) as usize];
-        checkpoint.read_range(entry, 0, &mut bytes)?;
-        hash.update(&bytes);
-    }
-    Ok(format!("{:x}", hash.finalize()))
-}
-
 fn to_value(value: &impl Serialize) -> Result<Value> {
     serde_json::to_value(value).map_err(|error| Error::work(error.to_string()))
-}
-
-fn pretty(value: &Value) -> Result<Vec<u8>> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Error::work(error.to_string()))?;
-    Ok((text + "\n").into_bytes())
 }

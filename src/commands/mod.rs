@@ -13,6 +13,7 @@ mod eval_view;
 pub mod fetch;
 pub mod heal;
 mod heal_figure;
+mod heal_record;
 pub mod merge;
 mod open;
 pub mod run;

@@ -144,7 +144,7 @@ impl TrainStream {
             }
             if self.position.document == 0 {
                 return Err(Error::work(format!(
-                    "{}: too little text for one sequence of {} tokens",
+                    "{}: too little text for one sequence of {} tokens; give more text or a shorter seq_len",
                     self.source.name(),
                     self.options.shape.seq_len
                 )));

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::settings::HealSettings;
 use super::state::{Best, LOG};
+use crate::checkpoint::write_file;
 use crate::{Error, Result};
 
 /// A line of the log.
@@ -81,7 +82,8 @@ impl Journal {
         for line in &lines {
             kept.push_str(&to_json(line)?);
         }
-        fs::write(&path, kept).map_err(at)?;
+        // whole or not at all: a kill in the middle must not take lines that the state counts on
+        write_file(&path, true, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(at)?;
         Ok(Self { path, file, lines })
     }
@@ -95,6 +97,30 @@ impl Journal {
         self.file.write_all(text.as_bytes()).map_err(|error| Error::io(&self.path, &error))?;
         self.lines.push(line);
         Ok(())
+    }
+
+    /// Makes what was added durable.
+    ///
+    /// # Errors
+    /// Work: the disk is full.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|error| Error::io(&self.path, &error))
+    }
+
+    /// The first of the lowest validation losses.
+    #[must_use]
+    pub fn best(&self) -> Option<Best> {
+        let validations = self.lines.iter().filter_map(|line| match line {
+            Line::Validation { step, val_loss } => Some(Best { step: *step, loss: *val_loss }),
+            Line::Step { .. } => None,
+        });
+        validations.reduce(|best, next| if next.loss < best.loss { next } else { best })
+    }
+
+    /// Whether the last line is of step `step`; none is before the first.
+    #[must_use]
+    pub fn ends_at(&self, step: usize) -> bool {
+        self.lines.last().map_or(0, Line::step) == step
     }
 
     /// All lines.
@@ -111,7 +137,8 @@ impl Journal {
 
     /// `trainer_state.json` as the Hugging Face Trainer writes it.
     #[must_use]
-    pub fn trainer_state(&self, settings: &HealSettings, best: Option<Best>) -> Value {
+    pub fn trainer_state(&self, settings: &HealSettings) -> Value {
+        let best = self.best();
         let history: Vec<Value> = self
             .lines
             .iter()
@@ -189,7 +216,10 @@ mod tests {
         journal.add(step(3)).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
 
-        let state = journal.trainer_state(&HealSettings::default(), Some(Best { step: 1, loss: 2.0 }));
+        assert!(journal.ends_at(3) && !journal.ends_at(2));
+        journal.add(Line::Validation { step: 3, val_loss: 2.0 }).unwrap();
+        assert_eq!(journal.best(), Some(Best { step: 1, loss: 2.0 }));
+        let state = journal.trainer_state(&HealSettings::default());
         assert_eq!((state["global_step"].as_u64(), state["best_metric"].as_f64()), (Some(3), Some(2.0)));
         assert_eq!(state["log_history"][1]["eval_loss"].as_f64(), Some(2.0));
     }

@@ -24,5 +24,5 @@ pub use plan::{Estimate, estimate, fittings};
 pub use run::{Finished, Run};
 pub use samples::{FixedSamples, Samples, TextSamples};
 pub use settings::{HealSettings, Quant, Train};
-pub use state::{Best, Place, WorkDir};
+pub use state::{Best, Place, WorkDir, differences};
 pub use trainer::{StepReport, Trainer};

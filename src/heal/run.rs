@@ -51,7 +51,7 @@ impl Run<'_> {
     /// Trains from `place`, or from the start, to the last step; the best or the last parameters are in place afterwards.
     ///
     /// # Errors
-    /// Work: a value that is not finite, a text that cannot be read, a full disk; the last good state is saved.
+    /// Work: a value that is not finite, a text that cannot be read, a full disk; says which state is saved.
     /// Interrupted, the state saved.
     pub fn train(
         &mut self,
@@ -60,20 +60,30 @@ impl Run<'_> {
         progress: &dyn Progress,
     ) -> Result<Finished> {
         let journal = Journal::open(self.dir.path(), place.as_ref().map(|place| place.step))?;
-        let mut at = At { journal, place: place.unwrap_or_default() };
-        let done = self.steps(&mut at, samples, progress);
-        if let Err(error) = done {
-            // the step that failed has changed nothing: this is the last good state
-            if at.place.step > 0 {
-                self.dir.save(&at.place, self.trainer.parameters(), self.trainer.optimiser())?;
+        let saved = place.as_ref().map(|place| place.step);
+        if let Some(step) = saved.filter(|step| !journal.ends_at(*step)) {
+            let dir = self.dir.path().display();
+            return Err(Error::work(format!(
+                "{dir}: the log does not reach step {step} of the state; --restart begins anew"
+            )));
+        }
+        let mut at = At { journal, place: place.unwrap_or_default(), saved };
+        if let Err(error) = self.steps(&mut at, samples, progress) {
+            // unless the step that failed had begun to change the parameters, they are those after the last one
+            let step = at.place.step;
+            if step > 0 && self.trainer.steps() == step && at.journal.ends_at(step) {
+                self.save(&mut at)?;
             }
-            let (step, dir) = (at.place.step, self.dir.path().display());
-            return match error {
-                Error::Work(message) => Err(Error::work(format!("{message}; the state after step {step} is in {dir}"))),
-                other => Err(other),
+            return match (error, at.saved) {
+                (Error::Work(message), Some(step)) => {
+                    let dir = self.dir.path().display();
+                    Err(Error::work(format!("{message}; the state after step {step} is in {dir}")))
+                }
+                (other, _) => Err(other),
             };
         }
-        if let Some(best) = at.place.best.filter(|best| !self.settings.keep_last && best.step < self.settings.steps) {
+        let best = at.journal.best();
+        if let Some(best) = best.filter(|best| !self.settings.keep_last && best.step < self.settings.steps) {
             if best.step == 0 {
                 progress.warn("no validation was better than the one before the first step; its parameters are kept");
             }
@@ -83,7 +93,7 @@ impl Run<'_> {
             Line::Validation { step: 0, val_loss } => Some(*val_loss),
             _ => None,
         });
-        Ok(Finished { journal: at.journal, best: at.place.best, before, tokens: at.place.tokens })
+        Ok(Finished { journal: at.journal, best, before, tokens: at.place.tokens })
     }
 
     fn steps(&mut self, at: &mut At, samples: &mut dyn Samples, progress: &dyn Progress) -> Result<()> {
@@ -96,8 +106,9 @@ impl Run<'_> {
             if due && !at.journal.has_validation(step) {
                 self.validate(at)?;
             }
-            if step > 0 && (step.is_multiple_of(self.settings.save_every) || step == steps) {
-                self.dir.save(&at.place, self.trainer.parameters(), self.trainer.optimiser())?;
+            let due = step.is_multiple_of(self.settings.save_every) || step == steps;
+            if step > 0 && due && at.saved != Some(step) {
+                self.save(at)?;
             }
             if step == steps {
                 progress.end();
@@ -107,6 +118,13 @@ impl Run<'_> {
             self.step(at, samples)?;
             progress.advance(1);
         }
+    }
+
+    fn save(&self, at: &mut At) -> Result<()> {
+        at.journal.sync()?;
+        self.dir.save(&at.place, self.trainer.parameters(), self.trainer.optimiser())?;
+        at.saved = Some(at.place.step);
+        Ok(())
     }
 
     fn step(&mut self, at: &mut At, samples: &mut dyn Samples) -> Result<()> {
@@ -137,12 +155,11 @@ impl Run<'_> {
         let step = at.place.step;
         let loss =
             self.model.loss(self.validation, "validation", &Silent).context(|| format!("validation at step {step}"))?;
-        at.journal.add(Line::Validation { step, val_loss: loss.mean() })?;
-        if at.place.best.is_none_or(|best| loss.mean() < best.loss) {
-            at.place.best = Some(Best { step, loss: loss.mean() });
+        // before the line that says so: a line without its parameters would pass for a validation that is done
+        if at.journal.best().is_none_or(|best| loss.mean() < best.loss) {
             self.dir.save_best(self.trainer.parameters())?;
         }
-        Ok(())
+        at.journal.add(Line::Validation { step, val_loss: loss.mean() })
     }
 }
 
@@ -150,4 +167,6 @@ impl Run<'_> {
 struct At {
     journal: Journal,
     place: Place,
+    /// Step of the saved state.
+    saved: Option<usize>,
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value};
 
 use super::optimiser::AdamW;
 use super::schedule::{Decay, Schedule, warmup_steps};
@@ -181,7 +182,7 @@ impl Default for HealSettings {
     }
 }
 
-/// Settings that do not change what comes out: an unfinished run may go on with others.
+/// Settings that do not change the course of training: an unfinished run may go on with others.
 const FREE: [&str; 11] = [
     "out",
     "save_every",
@@ -195,6 +196,9 @@ const FREE: [&str; 11] = [
     "device",
     "keep_last",
 ];
+
+/// Those of them that decide what is written of a finished run.
+const WRITTEN: [&str; 4] = ["keep_last", "adapter_only", "save_4bit", "max_shard_size"];
 
 impl HealSettings {
     /// Refuses what cannot be done, whatever the model.
@@ -270,15 +274,25 @@ impl HealSettings {
         Shape { seq_len: self.seq_len, packing: self.packing, ..Shape::default() }
     }
 
-    /// The settings that decide what comes out, by name.
+    /// The settings that decide the course of training, by name.
     #[must_use]
-    pub fn deciding(&self) -> serde_json::Map<String, serde_json::Value> {
+    pub fn deciding(&self) -> Map<String, Value> {
+        self.named(|name| !FREE.contains(&name))
+    }
+
+    /// The settings that decide what is written when training is over, by name.
+    #[must_use]
+    pub fn written(&self) -> Map<String, Value> {
+        self.named(|name| WRITTEN.contains(&name))
+    }
+
+    fn named(&self, wanted: impl Fn(&str) -> bool) -> Map<String, Value> {
         match serde_json::to_value(self) {
-            Ok(serde_json::Value::Object(mut map)) => {
-                map.retain(|name, _| !FREE.contains(&name.as_str()));
+            Ok(Value::Object(mut map)) => {
+                map.retain(|name, _| wanted(name));
                 map
             }
-            _ => serde_json::Map::new(),
+            _ => Map::new(),
         }
     }
 }
@@ -380,5 +394,7 @@ mod tests {
         assert!(FREE.iter().all(|name| !deciding.contains_key(*name)));
         let all = serde_json::to_value(HealSettings::default()).unwrap();
         assert!(FREE.iter().all(|name| all.get(name).is_some()));
+        assert!(WRITTEN.iter().all(|name| FREE.contains(name)));
+        assert_eq!(HealSettings::default().written().len(), WRITTEN.len());
     }
 }

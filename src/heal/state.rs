@@ -1,6 +1,7 @@
 //! What a run that stopped goes on from: a directory beside the output, and in it the parameters, the optimiser and the
 //! place in the text, in one file that is replaced whole.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -33,12 +34,10 @@ pub struct Place {
     pub tokens: u64,
     /// The next sequence.
     pub position: Position,
-    /// The best validation so far.
-    pub best: Option<Best>,
 }
 
 /// A validation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Best {
     /// Steps done then.
     pub step: usize,
@@ -64,7 +63,7 @@ impl WorkDir {
     }
 
     /// Opens or makes the directory of `out`'s run. `deciding` are the settings that decide the result; they must be
-    /// those the run began with. `restart` forgets what is there.
+    /// those of the state that is there. `restart` forgets it.
     ///
     /// # Errors
     /// Request: another run works there, or began with other settings (names them). Work: it cannot be made.
@@ -77,20 +76,30 @@ impl WorkDir {
             Ok((Err(TryLockError::WouldBlock), _)) => return Err(busy()),
             Ok((Err(TryLockError::Error(_)), _)) | Err(_) => None,
         };
-        let settings = path.join(SETTINGS);
+        let (settings, state) = (path.join(SETTINGS), path.join(STATE));
         if restart {
-            for name in [SETTINGS, STATE, BEST, LOG] {
-                remove(&path.join(name))?;
-            }
+            remove(&state)?;
         }
-        if settings.exists() {
+        if state.exists() {
             let before: Map<String, Value> = read_json(&settings)?;
             compare(&path, &before, deciding)?;
         } else {
+            // there is nothing to go on from, whatever settings it was begun with
+            for name in [BEST, LOG] {
+                remove(&path.join(name))?;
+            }
             let text = serde_json::to_vec_pretty(deciding).map_err(|error| Error::work(error.to_string()))?;
             write_file(&settings, true, &text)?;
         }
         Ok(Self { path, _lock: lock })
+    }
+
+    /// After a run that failed: the directory goes unless it holds a state to go on from.
+    pub fn close(self) {
+        if !self.path.join(STATE).exists() {
+            // what stays behind is begun anew by the next run
+            drop(fs::remove_dir_all(&self.path));
+        }
     }
 
     /// Its path.
@@ -223,13 +232,17 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Names what differs.
-fn compare(path: &Path, before: &Map<String, Value>, now: &Map<String, Value>) -> Result<()> {
-    let keys: std::collections::BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+/// The settings that differ, with what they were and are: `lr was 0.001, is 0.003`.
+#[must_use]
+pub fn differences(before: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String> {
+    let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     let differing = keys.into_iter().filter(|key| before.get(*key) != now.get(*key));
     let show = |value: Option<&Value>| value.map_or_else(|| "absent".to_owned(), Value::to_string);
-    let list: Vec<String> =
-        differing.map(|key| format!("{key} was {}, is {}", show(before.get(key)), show(now.get(key)))).collect();
+    differing.map(|key| format!("{key} was {}, is {}", show(before.get(key)), show(now.get(key)))).collect()
+}
+
+fn compare(path: &Path, before: &Map<String, Value>, now: &Map<String, Value>) -> Result<()> {
+    let list = differences(before, now);
     if list.is_empty() {
         return Ok(());
     }

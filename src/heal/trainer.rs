@@ -90,11 +90,11 @@ impl<'a> Trainer<'a> {
         &mut self.optimiser
     }
 
-    /// One optimiser step on `rows`. Until it succeeds nothing has changed.
+    /// One optimiser step on `rows`. If a gradient fails, nothing has changed.
     ///
     /// # Errors
-    /// Work: a loss or gradient that is not finite (named with its layer or parameter), a parameter that the gradients
-    /// do not reach. Interrupted.
+    /// Work: a loss, gradient or new parameter that is not finite (named with its layer or parameter), a parameter that
+    /// the gradients do not reach. Interrupted.
     pub fn step(&mut self, rows: &[Vec<u32>]) -> Result<StepReport> {
         let step = self.optimiser.steps;
         // inside the pool, where every op is: not a thread that wakes the pool and sleeps for each of them
@@ -106,6 +106,12 @@ impl<'a> Trainer<'a> {
         for (name, parameter) in &self.parameters {
             if let Some(gradient) = gradients.get(name) {
                 self.optimiser.update(name, parameter, gradient, rate, clip)?;
+                if !ops::all_finite(parameter)? {
+                    let step = step + 1;
+                    return Err(Error::work(format!(
+                        "step {step}: the optimiser makes {name} infinite at lr {rate:e}"
+                    )));
+                }
             }
         }
         Ok(StepReport {
