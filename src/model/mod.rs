@@ -41,9 +41,17 @@ use stack::Stack;
 /// at their best, few enough that activations stay close.
 const PASS_TOKENS: usize = 1024;
 
-/// The same for a tree of sequences that share long beginnings: each pass runs the beginnings once, so the more fit in,
-/// the better. Only attention sees all of it at once, the rest works on [`PASS_TOKENS`] at a time.
-const TREE_TOKENS: usize = 4 * PASS_TOKENS;
+/// The same on a GPU, which takes more rows to be busy and forgets nothing in between.
+const GPU_PASS_TOKENS: usize = 4096;
+
+/// As many times more for a tree of sequences that share long beginnings: each pass runs the beginnings once, so the more
+/// fit in, the better. Only attention sees all of it at once, the rest works on [`tokens_at_once`].
+const TREE: usize = 4;
+
+/// Tokens that all but attention works on at a time.
+fn tokens_at_once(device: &Device) -> usize {
+    if device.is_cuda() { GPU_PASS_TOKENS } else { PASS_TOKENS }
+}
 
 /// Sees the residual streams go by.
 pub trait Observer {
@@ -177,7 +185,8 @@ impl Model {
     /// of it are kept.
     #[must_use]
     pub fn pass_tokens(&self, streams_kept: usize) -> usize {
-        memory::pass_tokens(&self.spec, self.budget, self.weight_bytes, streams_kept, PASS_TOKENS)
+        let at_once = tokens_at_once(&self.device);
+        memory::pass_tokens(&self.spec, self.budget, self.weight_bytes, streams_kept, (at_once, at_once))
     }
 
     /// Residual streams `[t, d]` that enter layer 0: the embeddings of the batch's tokens.
@@ -265,7 +274,8 @@ impl Model {
     /// each wave reads the model from disk.
     fn waves(&self, batches: &[Batch], streams_kept: usize) -> Vec<std::ops::Range<usize>> {
         let stream = (self.spec.hidden_size * 4 * (streams_kept + 1)) as u64 + (self.spec.rope.rotary_dim * 4) as u64;
-        let transient = memory::transient_bytes(&self.spec, batches.iter().map(Batch::tokens).max().unwrap_or(0));
+        let longest = batches.iter().map(Batch::tokens).max().unwrap_or(0);
+        let transient = memory::transient_bytes(&self.spec, longest, tokens_at_once(&self.device));
         let room = match self.residency() {
             Residency::Resident => 0,
             Residency::Streamed => self.budget.usable().saturating_sub(self.weight_bytes + transient),

@@ -167,6 +167,12 @@ pub fn on_device(weight: &Tensor, device: &Device) -> Result<Tensor> {
     if device.is_cuda() { cuda::operand(&weight.to_device(device)?) } else { Ok(weight) }
 }
 
+/// Bytes that `numbers` of a weight, `stored` bytes on disk, take where `device` computes with them.
+#[must_use]
+pub fn weight_bytes(numbers: u64, stored: u64, device: &Device) -> u64 {
+    if device.is_cuda() { numbers * cuda::products().size_in_bytes() as u64 } else { stored }
+}
+
 /// The two narrow factors beside a product with `x`: `[t, r]`, and `[n, r]` or `[r, n]`.
 fn check_low(x: &Tensor, left: &Tensor, right: &Tensor, (n, rank_at): (usize, usize)) -> Result<()> {
     let (t, rank) = left.dims2()?;
