@@ -26,7 +26,7 @@ pub use loss::Loss;
 pub use memory::{Budget, Fit};
 pub use stack::Residency;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
 
@@ -102,6 +102,8 @@ pub struct Model {
     spec: Arc<ModelSpec>,
     stack: Stack,
     head: Head,
+    /// The embedding's rows on a GPU, read when the first tokens come; in main memory rows are read one by one.
+    embedding: OnceLock<Tensor>,
     device: Device,
     budget: Budget,
     /// Weights in memory at once: all layers and the head, or two layers and the head.
@@ -130,7 +132,8 @@ impl Model {
         let stack =
             Stack::open(checkpoint.clone(), spec.clone(), places, fittings, fit.residency, &options.device, progress)?;
         let weight_bytes = fit.weight_bytes;
-        Ok(Self { checkpoint, spec, stack, head, device: options.device.clone(), budget: options.budget, weight_bytes })
+        let (device, budget) = (options.device.clone(), options.budget);
+        Ok(Self { checkpoint, spec, stack, head, embedding: OnceLock::new(), device, budget, weight_bytes })
     }
 
     /// What the model is.
@@ -201,8 +204,18 @@ impl Model {
             )));
         }
         let shape = [self.spec.vocab_size, self.spec.hidden_size];
-        let x = self.checkpoint.gather_rows(self.spec.embedding_tensor(&self.checkpoint.index), &shape, &batch.ids)?;
-        Ok(x.to_device(&self.device)?)
+        let name = self.spec.embedding_tensor(&self.checkpoint.index);
+        if !self.device.is_cuda() {
+            return self.checkpoint.gather_rows(name, &shape, &batch.ids);
+        }
+        let rows = match self.embedding.get() {
+            Some(rows) => rows,
+            None => {
+                let rows = ops::as_stored_on(&self.checkpoint.load(name, &shape, &Device::Cpu)?, &self.device)?;
+                self.embedding.get_or_init(|| rows)
+            }
+        };
+        ops::gather(rows, &batch.ids)
     }
 
     /// Runs every batch through the stack; `observer` sees the residual streams.

@@ -47,4 +47,4 @@ pub use objective::{Objective, Teacher, objective};
 pub use rms_norm::{rms_norm, rms_norm_backward, sum_rows};
 pub use rope::{rope, rope_backward};
 pub use swiglu::{swiglu, swiglu_backward};
-pub use weight::{WeightMatrix, on_device, weight_bytes};
+pub use weight::{WeightMatrix, as_stored_on, gather, on_device, weight_bytes};
