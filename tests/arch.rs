@@ -57,7 +57,9 @@ struct Published {
 }
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/arch").join(format!("{name}.json"))
+    // cargo says at run time where the sources are; so may one who runs the tests elsewhere
+    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
+    Path::new(&root).join("tests/data/arch").join(format!("{name}.json"))
 }
 
 fn read<T: for<'a> Deserialize<'a>>(name: &str) -> T {
@@ -206,14 +208,21 @@ impl Observer for Last {
 }
 
 /// Logits of the model in `dir` at `positions` of `ids`, `[positions, v]` row-major.
-fn logits(dir: &Path, ids: &[u32], positions: &[usize], residency: Residency, places: Option<Vec<usize>>) -> Vec<f32> {
-    let options = ModelOptions { residency: Some(residency), places, ..ModelOptions::default() };
+fn logits(
+    dir: &Path,
+    ids: &[u32],
+    positions: &[usize],
+    (device, residency): (&Device, Residency),
+    places: Option<Vec<usize>>,
+) -> Vec<f32> {
+    let options =
+        ModelOptions { device: device.clone(), residency: Some(residency), places, ..ModelOptions::default() };
     let checkpoint = Arc::new(checkpoint::Checkpoint::open_dir(dir).unwrap());
     let model = Model::open(checkpoint, &options, &Silent).unwrap();
     let mut last = Last(None);
     model.run(&[Batch::sequences(&[ids]).unwrap()], &mut last, "test", &Silent).unwrap();
     let rows: Vec<u32> = positions.iter().map(|position| *position as u32).collect();
-    let rows = Tensor::new(rows, &Device::Cpu).unwrap();
+    let rows = Tensor::new(rows, device).unwrap();
     let logits = model.logits(&last.0.unwrap().index_select(&rows, 0).unwrap()).unwrap();
     logits.flatten_all().unwrap().to_vec1().unwrap()
 }
@@ -231,6 +240,21 @@ impl Case {
 
 #[test]
 fn logits_are_those_of_transformers_before_and_after_a_cut() {
+    equals_transformers(&Device::Cpu);
+}
+
+/// In f32, which is what a device that no command settled computes in.
+#[test]
+#[allow(clippy::print_stderr, reason = "a test says what it skips")]
+fn and_on_a_gpu() {
+    match prune::ops::device("cuda") {
+        Ok((gpu, _)) => equals_transformers(&gpu),
+        Err(error) if std::env::var_os("PRUNE_REQUIRE_GPU").is_some() => panic!("a GPU is required: {error}"),
+        Err(error) => eprintln!("skipped: {error}"),
+    }
+}
+
+fn equals_transformers(device: &Device) {
     for (name, case) in cases() {
         let dir = tempfile::tempdir().unwrap();
         case.write(dir.path());
@@ -249,7 +273,7 @@ fn logits_are_those_of_transformers_before_and_after_a_cut() {
                 ("in memory cut", dir.path(), Some(case.kept()), &case.logits_after_the_cut),
                 ("cut", &out, None, &case.logits_after_the_cut),
             ] {
-                let found = logits(dir, &case.ids, &case.positions, residency, places);
+                let found = logits(dir, &case.ids, &case.positions, (device, residency), places);
                 let worst = worst(&found, expected);
                 assert!(worst <= 1e-4, "{name} {what}, {residency:?}: off by {worst}");
             }
@@ -302,7 +326,10 @@ fn fixtures_tell_settings_apart() {
         case.config.extend(patch.as_object().unwrap().clone());
         let dir = tempfile::tempdir().unwrap();
         case.write(dir.path());
-        let moved = worst(&logits(dir.path(), &case.ids, &case.positions, Residency::Resident, None), &case.logits);
+        let moved = worst(
+            &logits(dir.path(), &case.ids, &case.positions, (&Device::Cpu, Residency::Resident), None),
+            &case.logits,
+        );
         assert!(moved > 1e-2, "{name} with {patch}: moved by {moved}");
     }
 }
@@ -389,7 +416,7 @@ fn candles_own_llama_agrees() {
         case.write(dir.path());
         for kept in [(0..case.spec().layers).collect(), case.kept()] {
             let witnessed = witness(&case, &kept);
-            let found = logits(dir.path(), &case.ids, &case.positions, Residency::Resident, Some(kept));
+            let found = logits(dir.path(), &case.ids, &case.positions, (&Device::Cpu, Residency::Resident), Some(kept));
             let worst = worst(&found, &witnessed);
             assert!(worst <= 1e-4, "{name}: off by {worst}");
         }

@@ -69,7 +69,7 @@ pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealRepo
     let adapter = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
     let settings = &settled(settings, adapter.as_ref());
     let teacher_bytes = teacher.as_ref().map_or(0, |teacher| teacher.tensors.values().map(|entry| entry.len).sum());
-    let plan = estimate(&checkpoint, &spec, settings, budget, teacher_bytes)?;
+    let plan = estimate(&checkpoint, &spec, settings, (&device, budget), teacher_bytes)?;
     let data =
         settings.data.as_deref().ok_or_else(|| Error::request("which text? name a file or directory with --data"))?;
     let options = SourceOptions { field: settings.text_field.clone(), split: settings.text_split };

@@ -40,7 +40,7 @@ pub struct Estimate {
     pub disk: u64,
 }
 
-/// Estimates the healing of `checkpoint` by `settings` within `budget`. The weights of a teacher of `teacher_bytes` are
+/// Estimates the healing of `checkpoint` by `settings` on a device, within a budget of its memory. The weights of a teacher of `teacher_bytes` are
 /// in memory as well.
 ///
 /// # Errors
@@ -49,7 +49,7 @@ pub fn estimate(
     checkpoint: &Checkpoint,
     spec: &ModelSpec,
     settings: &HealSettings,
-    budget: Budget,
+    (device, budget): (&Device, Budget),
     teacher_bytes: u64,
 ) -> Result<Estimate> {
     let trained = trained(spec, settings)?;
@@ -59,7 +59,7 @@ pub fn estimate(
         Train::Lora => checkpoint.tensors.get(spec.head_tensor(&checkpoint.index)).map_or(0, |entry| entry.len),
         Train::Last(_) => 4 * matrix,
     };
-    let frozen: u64 = (0..spec.layers).map(|layer| fittings.bytes(checkpoint, spec, layer, layer)).sum();
+    let frozen: u64 = (0..spec.layers).map(|layer| fittings.bytes(checkpoint, spec, (layer, layer), device)).sum();
     let adapters = if settings.train == Train::Lora { 4 * trained } else { 0 };
     let weights = frozen + head + adapters + teacher_bytes;
     // gradients, two moments
@@ -93,7 +93,7 @@ pub fn estimate(
         memory: weights + optimiser + activations + (budget.bytes() - budget.usable()),
         tokens_per_step,
         flops_per_step,
-        seconds: settings.steps as f64 * flops_per_step / flops_per_second()?,
+        seconds: settings.steps as f64 * flops_per_step / flops_per_second(device)?,
         disk: merged + four_bit + 4 * trained * 5,
     })
 }
@@ -138,14 +138,16 @@ fn flops_per_token(spec: &ModelSpec, seq_len: usize, recomputed: f64) -> f64 {
 }
 
 /// Floating point operations a second in a product of the usual size, measured: the best of three.
-fn flops_per_second() -> Result<f64> {
-    let (tokens, width) = (256, 1024);
-    let x = Tensor::ones((tokens, width), DType::F32, &Device::Cpu)?;
-    let weight = Tensor::ones((width, width), DType::F32, &Device::Cpu)?;
+fn flops_per_second(device: &Device) -> Result<f64> {
+    let (tokens, width) = if device.is_cuda() { (2048, 4096) } else { (256, 1024) };
+    let x = Tensor::ones((tokens, width), DType::F32, device)?;
+    let weight = ops::on_device(&Tensor::ones((width, width), DType::F32, &Device::Cpu)?, device)?;
     let mut best = f64::INFINITY;
     for _ in 0..3 {
         let started = Instant::now();
         ops::linear(&x, &weight)?;
+        // a GPU is done when it says so
+        device.synchronize()?;
         best = best.min(started.elapsed().as_secs_f64());
     }
     // norms, activations and attention take about a fifth of a step

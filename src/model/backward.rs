@@ -129,7 +129,7 @@ impl Linear {
         if at.whole {
             at.gradients.push((role, Part::Weight, ops::outer(dy, x)?));
             if self.bias.is_some() {
-                at.gradients.push((role, Part::Bias, dy.sum(0)?));
+                at.gradients.push((role, Part::Bias, ops::sum_rows(dy)?));
             }
         }
         Ok(dx)

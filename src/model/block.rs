@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::cache::Past;
-use super::{Batch, Fittings, Linear, PASS_TOKENS};
+use super::{Batch, Fittings, Linear, tokens_at_once};
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, Heads, Layout};
@@ -171,14 +171,14 @@ impl Block {
         let x = (x + self.attention(&ops::rms_norm(x, &self.input_norm, self.eps)?, pass, attend)?)?;
         let mlp =
             |x: &Tensor| -> Result<Tensor> { Ok((x + self.mlp(&ops::rms_norm(x, &self.post_norm, self.eps)?)?)?) };
-        let t = x.dim(0)?;
-        if t <= PASS_TOKENS {
+        let (t, most) = (x.dim(0)?, tokens_at_once(x.device()));
+        if t <= most {
             return mlp(&x);
         }
         // the MLP is the widest part and looks at each token alone
-        let starts = (0..t).step_by(PASS_TOKENS);
+        let starts = (0..t).step_by(most);
         let parts: Vec<Tensor> =
-            starts.map(|start| mlp(&x.narrow(0, start, PASS_TOKENS.min(t - start))?)).collect::<Result<_>>()?;
+            starts.map(|start| mlp(&x.narrow(0, start, most.min(t - start))?)).collect::<Result<_>>()?;
         Ok(Tensor::cat(&parts, 0)?)
     }
 

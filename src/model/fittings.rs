@@ -8,7 +8,7 @@ use super::lora::Adapters;
 use super::{Linear, four_bit};
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
-use crate::ops::WeightMatrix;
+use crate::ops::{self, WeightMatrix};
 use crate::{Context, Result};
 
 /// Weights as they are on disk, unless it says otherwise.
@@ -51,9 +51,9 @@ impl Fittings {
         Ok(Linear { weight, bias, adapter })
     }
 
-    /// Bytes that the block at `place`, read from layer `l`, takes in memory.
+    /// Bytes that the block at `place`, read from layer `l`, takes in the memory of `device`.
     #[must_use]
-    pub fn bytes(&self, checkpoint: &Checkpoint, spec: &ModelSpec, l: usize, place: usize) -> u64 {
+    pub fn bytes(&self, checkpoint: &Checkpoint, spec: &ModelSpec, (l, place): (usize, usize), device: &Device) -> u64 {
         let tensors = spec.layer_tensors(l).into_iter().map(|tensor| {
             let numbers = tensor.shape.iter().product::<usize>() as u64;
             let matrix = tensor.shape.len() == 2;
@@ -62,7 +62,7 @@ impl Fittings {
                 _ if self.is_whole(place) || !matrix => 4 * numbers,
                 // half a byte, and at most an f32 for every 64
                 _ if four_bit => numbers / 2 + numbers / 16,
-                entry => entry.map_or(0, |entry| entry.len),
+                entry => entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device)),
             }
         });
         let adapters = self.adapters.iter().flat_map(|adapters| adapters.modules.range((place, Role::InputNorm)..));

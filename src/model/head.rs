@@ -60,9 +60,10 @@ impl Head {
         Ok(Self { checkpoint, spec, device: device.clone(), whole, norm, weight: OnceLock::new() })
     }
 
-    pub(super) fn bytes(checkpoint: &Checkpoint, spec: &ModelSpec, whole: bool) -> u64 {
+    pub(super) fn bytes(checkpoint: &Checkpoint, spec: &ModelSpec, whole: bool, device: &Device) -> u64 {
         let entry = checkpoint.index.tensors.get(spec.head_tensor(&checkpoint.index));
-        if whole { (4 * spec.vocab_size * spec.hidden_size) as u64 } else { entry.map_or(0, |entry| entry.len) }
+        let numbers = (spec.vocab_size * spec.hidden_size) as u64;
+        if whole { 4 * numbers } else { entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device)) }
     }
 
     /// The head's matrix, `[v, d]`.

@@ -3,7 +3,7 @@
 use candle_core::Device;
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
-use super::{Head, ModelOptions, PASS_TOKENS, Residency, TREE_TOKENS};
+use super::{Head, ModelOptions, Residency, TREE, tokens_at_once};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result, ops};
@@ -82,40 +82,47 @@ fn attention_bytes_per_token(spec: &ModelSpec) -> u64 {
     4 * (5 * spec.hidden_size + fused * attention) as u64
 }
 
-/// What [`PASS_TOKENS`] tokens of a pass take at once.
+/// What [`tokens_at_once`] of a pass take at once.
 fn mlp_bytes_per_token(spec: &ModelSpec) -> u64 {
     let fused = if spec.fused { 2 } else { 1 };
     4 * (fused * 3 * spec.mlp_size) as u64
 }
 
-/// Bytes that a pass of `tokens` takes while a block works on it.
-pub(super) fn transient_bytes(spec: &ModelSpec, tokens: usize) -> u64 {
-    attention_bytes_per_token(spec) * tokens as u64 + mlp_bytes_per_token(spec) * tokens.min(PASS_TOKENS) as u64
+/// Bytes that a pass of `tokens` takes while a block works on it, all but attention `at_once` tokens at a time.
+pub(super) fn transient_bytes(spec: &ModelSpec, tokens: usize, at_once: usize) -> u64 {
+    attention_bytes_per_token(spec) * tokens as u64 + mlp_bytes_per_token(spec) * tokens.min(at_once) as u64
 }
 
 /// Bytes that this process takes, as computed, with `weight_bytes` of weights, a pass of `tokens` and `beside` bytes of
 /// other things at once.
 #[must_use]
 pub fn expected(spec: &ModelSpec, weight_bytes: u64, tokens: usize, beside: u64) -> u64 {
-    OVERHEAD + weight_bytes + transient_bytes(spec, tokens.min(PASS_TOKENS)) + beside
+    let at_once = tokens_at_once(&Device::Cpu);
+    OVERHEAD + weight_bytes + transient_bytes(spec, tokens.min(at_once), at_once) + beside
 }
 
 /// Tokens of a pass, `most` if the budget allows, when `streams_kept` residual streams of it are kept beside
-/// `weight_bytes` of weights.
+/// `weight_bytes` of weights, and all but attention works on `at_once` tokens at a time.
 pub(super) fn pass_tokens(
     spec: &ModelSpec,
     budget: Budget,
     weight_bytes: u64,
     streams_kept: usize,
-    most: usize,
+    (at_once, most): (usize, usize),
 ) -> usize {
     let kept = (streams_kept * spec.hidden_size * 4) as u64;
     let (attention, mlp) = (attention_bytes_per_token(spec) + kept, mlp_bytes_per_token(spec));
     let room = budget.usable().saturating_sub(weight_bytes);
     let short = room / (attention + mlp).max(1);
-    let long = room.saturating_sub(mlp * PASS_TOKENS as u64) / attention.max(1);
-    let tokens = if short < PASS_TOKENS as u64 { short } else { long };
+    let long = room.saturating_sub(mlp * at_once as u64) / attention.max(1);
+    let tokens = if short < at_once as u64 { short } else { long };
     usize::try_from(tokens).unwrap_or(most).clamp(1, most)
+}
+
+/// Bytes of the embedding on a GPU; in main memory its rows are read when they are needed.
+fn embedding_bytes(checkpoint: &Checkpoint, spec: &ModelSpec, device: &Device) -> u64 {
+    let entry = checkpoint.index.tensors.get(spec.embedding_tensor(&checkpoint.index));
+    if device.is_cuda() { entry.map_or(0, |entry| entry.len) } else { 0 }
 }
 
 /// How a model fits into the budget.
@@ -125,6 +132,8 @@ pub struct Fit {
     pub residency: Residency,
     /// Bytes of weights in memory at once: all layers and the head, or two layers and the head.
     pub weight_bytes: u64,
+    /// Tokens that all but attention works on at a time.
+    at_once: usize,
 }
 
 impl Fit {
@@ -133,12 +142,15 @@ impl Fit {
     /// # Errors
     /// A budget that holds neither the model nor two of its layers and a pass.
     pub fn new(checkpoint: &Checkpoint, spec: &ModelSpec, places: &[usize], options: &ModelOptions) -> Result<Self> {
-        let layer_bytes = |(place, layer): (usize, &usize)| options.fittings.bytes(checkpoint, spec, *layer, place);
+        let ModelOptions { device, fittings, .. } = options;
+        let layer_bytes = |(place, layer): (usize, &usize)| fittings.bytes(checkpoint, spec, (*layer, place), device);
         let layers = || places.iter().enumerate().map(layer_bytes);
-        let head_bytes = Head::bytes(checkpoint, spec, options.fittings.whole_from.is_some());
+        let head_bytes = Head::bytes(checkpoint, spec, fittings.whole_from.is_some(), device);
+        let head_bytes = head_bytes + embedding_bytes(checkpoint, spec, device);
         let resident = head_bytes + layers().sum::<u64>();
         let streamed = head_bytes + 2 * layers().max().unwrap_or(0);
-        let pass = PASS_TOKENS as u64 * transient_bytes_per_token(spec);
+        let at_once = tokens_at_once(device);
+        let pass = at_once as u64 * transient_bytes_per_token(spec);
         let usable = options.budget.usable();
         let fits = resident + 2 * pass + options.beside <= usable;
         let residency = options.residency.unwrap_or(if fits { Residency::Resident } else { Residency::Streamed });
@@ -155,14 +167,14 @@ impl Fit {
                 (least + options.budget.bytes() - usable) >> 20
             )));
         }
-        Ok(Self { residency, weight_bytes })
+        Ok(Self { residency, weight_bytes, at_once })
     }
 
     /// Tokens a pass should have, unless one sequence alone is longer, when its sequences share beginnings: usually, and
     /// at most where what they share is long.
     #[must_use]
     pub fn tree_tokens(&self, spec: &ModelSpec, budget: Budget) -> (usize, usize) {
-        let tokens = |most| pass_tokens(spec, budget, self.weight_bytes, 0, most);
-        (tokens(TREE_TOKENS), tokens(4 * TREE_TOKENS))
+        let tokens = |most| pass_tokens(spec, budget, self.weight_bytes, 0, (self.at_once, most * self.at_once));
+        (tokens(TREE), tokens(4 * TREE))
     }
 }

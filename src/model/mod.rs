@@ -31,7 +31,7 @@ pub use loss::Loss;
 pub use memory::{Budget, Fit};
 pub use stack::Residency;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
 
@@ -46,9 +46,17 @@ use stack::Stack;
 /// at their best, few enough that activations stay close.
 const PASS_TOKENS: usize = 1024;
 
-/// The same for a tree of sequences that share long beginnings: each pass runs the beginnings once, so the more fit in,
-/// the better. Only attention sees all of it at once, the rest works on [`PASS_TOKENS`] at a time.
-const TREE_TOKENS: usize = 4 * PASS_TOKENS;
+/// The same on a GPU, which takes more rows to be busy and forgets nothing in between.
+const GPU_PASS_TOKENS: usize = 4096;
+
+/// As many times more for a tree of sequences that share long beginnings: each pass runs the beginnings once, so the more
+/// fit in, the better. Only attention sees all of it at once, the rest works on [`tokens_at_once`].
+const TREE: usize = 4;
+
+/// Tokens that all but attention works on at a time.
+fn tokens_at_once(device: &Device) -> usize {
+    if device.is_cuda() { GPU_PASS_TOKENS } else { PASS_TOKENS }
+}
 
 /// Sees the residual streams go by.
 pub trait Observer {
@@ -102,6 +110,8 @@ pub struct Model {
     spec: Arc<ModelSpec>,
     stack: Stack,
     head: Head,
+    /// The embedding's rows on a GPU, read when the first tokens come; in main memory rows are read one by one.
+    embedding: OnceLock<Tensor>,
     device: Device,
     budget: Budget,
     /// Weights in memory at once: all layers and the head, or two layers and the head.
@@ -130,7 +140,8 @@ impl Model {
         let stack =
             Stack::open(checkpoint.clone(), spec.clone(), places, fittings, fit.residency, &options.device, progress)?;
         let weight_bytes = fit.weight_bytes;
-        Ok(Self { checkpoint, spec, stack, head, device: options.device.clone(), budget: options.budget, weight_bytes })
+        let (device, budget) = (options.device.clone(), options.budget);
+        Ok(Self { checkpoint, spec, stack, head, embedding: OnceLock::new(), device, budget, weight_bytes })
     }
 
     /// What the model is.
@@ -185,7 +196,8 @@ impl Model {
     /// of it are kept.
     #[must_use]
     pub fn pass_tokens(&self, streams_kept: usize) -> usize {
-        memory::pass_tokens(&self.spec, self.budget, self.weight_bytes, streams_kept, PASS_TOKENS)
+        let at_once = tokens_at_once(&self.device);
+        memory::pass_tokens(&self.spec, self.budget, self.weight_bytes, streams_kept, (at_once, at_once))
     }
 
     /// Residual streams `[t, d]` that enter layer 0: the embeddings of the batch's tokens.
@@ -200,8 +212,18 @@ impl Model {
             )));
         }
         let shape = [self.spec.vocab_size, self.spec.hidden_size];
-        let x = self.checkpoint.gather_rows(self.spec.embedding_tensor(&self.checkpoint.index), &shape, &batch.ids)?;
-        Ok(x.to_device(&self.device)?)
+        let name = self.spec.embedding_tensor(&self.checkpoint.index);
+        if !self.device.is_cuda() {
+            return self.checkpoint.gather_rows(name, &shape, &batch.ids);
+        }
+        let rows = match self.embedding.get() {
+            Some(rows) => rows,
+            None => {
+                let rows = ops::as_stored_on(&self.checkpoint.load(name, &shape, &Device::Cpu)?, &self.device)?;
+                self.embedding.get_or_init(|| rows)
+            }
+        };
+        ops::gather(rows, &batch.ids)
     }
 
     /// Runs every batch through the stack; `observer` sees the residual streams.
@@ -273,7 +295,8 @@ impl Model {
     /// each wave reads the model from disk.
     fn waves(&self, batches: &[Batch], streams_kept: usize) -> Vec<std::ops::Range<usize>> {
         let stream = (self.spec.hidden_size * 4 * (streams_kept + 1)) as u64 + (self.spec.rope.rotary_dim * 4) as u64;
-        let transient = memory::transient_bytes(&self.spec, batches.iter().map(Batch::tokens).max().unwrap_or(0));
+        let longest = batches.iter().map(Batch::tokens).max().unwrap_or(0);
+        let transient = memory::transient_bytes(&self.spec, longest, tokens_at_once(&self.device));
         let room = match self.residency() {
             Residency::Resident => 0,
             Residency::Streamed => self.budget.usable().saturating_sub(self.weight_bytes + transient),

@@ -52,6 +52,21 @@ pub fn rms_norm_backward(
     Ok((dx, dweight))
 }
 
+/// Sum over the rows of `x` `[t, d]`: the gradient of a bias.
+///
+/// # Errors
+/// The device's.
+pub fn sum_rows(x: &Tensor) -> Result<Tensor> {
+    if !x.device().is_cuda() {
+        return Ok(x.sum(0)?);
+    }
+    let (x, (rows, d)) = (x.contiguous()?, x.dims2()?);
+    let sum = cuda::empty(d, DType::F32, x.device())?;
+    let args = [Arg::Tensor(&x), Arg::Tensor(&sum), Arg::Size(rows), Arg::Size(d)];
+    cuda::launch("sum_rows", Grid::over(d), &args)?;
+    Ok(sum)
+}
+
 struct RmsNorm {
     eps: f32,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout as Strides, Shape, Tensor, bail};
 
-use super::cuda::{self, Operands, plain, turned};
+use super::cuda::{self, Arg, Grid, Operands, plain, turned};
 use super::linear::{WithWeight, with_dense};
 use super::matmul::{LowRank, Matrix, Target, Weight, product, product_back};
 use super::nf4::{Nf4OnGpu, Nf4Weight};
@@ -165,6 +165,36 @@ pub fn on_device(weight: &Tensor, device: &Device) -> Result<Tensor> {
         _ => weight.clone(),
     };
     if device.is_cuda() { cuda::operand(&weight.to_device(device)?) } else { Ok(weight) }
+}
+
+/// A dense matrix on a GPU in its own type; f16 becomes f32.
+///
+/// # Errors
+/// The device's.
+pub fn as_stored_on(matrix: &Tensor, device: &Device) -> Result<Tensor> {
+    let matrix = if matrix.dtype() == DType::F16 { matrix.to_dtype(DType::F32)? } else { matrix.clone() };
+    Ok(matrix.to_device(device)?)
+}
+
+/// Row `ids[i]` of `matrix` (f32 or bf16, on a GPU) at row i, in f32.
+///
+/// # Errors
+/// The device's.
+pub fn gather(matrix: &Tensor, ids: &[u32]) -> Result<Tensor> {
+    let (device, d) = (matrix.device(), matrix.dim(1)?);
+    let out = cuda::empty((ids.len(), d), DType::F32, device)?;
+    let ids = Tensor::new(ids, device)?;
+    let kernel = if matrix.dtype() == DType::BF16 { "gather_bf16" } else { "gather_f32" };
+    let n = out.elem_count();
+    let args = [Arg::Tensor(matrix), Arg::Tensor(&ids), Arg::Tensor(&out), Arg::Size(n), Arg::Size(d)];
+    cuda::launch(kernel, Grid::over(n), &args)?;
+    Ok(out)
+}
+
+/// Bytes that `numbers` of a weight, `stored` bytes on disk, take where `device` computes with them.
+#[must_use]
+pub fn weight_bytes(numbers: u64, stored: u64, device: &Device) -> u64 {
+    if device.is_cuda() { numbers * cuda::products().size_in_bytes() as u64 } else { stored }
 }
 
 /// The two narrow factors beside a product with `x`: `[t, r]`, and `[n, r]` or `[r, n]`.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails where it unwraps, and says what it skips")]
 
 mod attention;
+mod bench;
 mod commands;
 #[path = "../fixture/mod.rs"]
 mod fixture;

@@ -21,7 +21,7 @@ pub(crate) fn numbers(x: &Tensor) -> Vec<f64> {
 pub(crate) fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
     let (found, expected) = (numbers(found), numbers(expected));
-    let scale = expected.iter().fold(1e-6, |max: f64, x| max.max(x.abs()));
+    let scale = expected.iter().fold(0.1, |max: f64, x| max.max(x.abs()));
     for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
         let error = (found - expected).abs() / scale;
         assert!(error <= tolerance, "{what}: element {index} is {found}, expected {expected}, scale {scale}");

@@ -39,6 +39,7 @@ fn rms_norm() {
             let found = ops::rms_norm_backward(&on(&x), &on(&weight), 1e-5, &on(&dy), weighted).unwrap();
             let expected = ops::rms_norm_backward(&x, &weight, 1e-5, &dy, weighted).unwrap();
             assert_close("dx", &found.0, &expected.0, CLOSE);
+            assert_close("sum", &ops::sum_rows(&on(&dy)).unwrap(), &ops::sum_rows(&dy).unwrap(), CLOSE);
             assert_eq!(found.1.is_some(), weighted);
             if let (Some(found), Some(expected)) = (found.1, expected.1) {
                 assert_close("dweight", &found, &expected, CLOSE);
@@ -167,7 +168,7 @@ fn four_bits_to_bf16() {
     let weight = WeightMatrix::Dense(random(2, 7, 65));
     for double in [false, true] {
         let weight = weight.quantise(double).unwrap();
-        let eye = Tensor::eye(65, DType::F32, &gpu.device).unwrap();
+        let eye = Tensor::eye(65, DType::F32, &Device::Cpu).unwrap().to_device(&gpu.device).unwrap();
         let columns = weight.on(&gpu.device).unwrap().linear(&eye).unwrap();
         let expected = weight.dense(DType::BF16, &Device::Cpu).unwrap().t().unwrap();
         assert_eq!(numbers(&columns), numbers(&expected));

@@ -173,7 +173,8 @@ impl Ahead<'_> {
         let mut spec = self.spec.clone();
         spec.layers -= layers.len();
         let teacher = settings.teacher.as_ref().map_or(0, |_| self.bytes_without(&[]));
-        let plan = heal::estimate(self.checkpoint, &spec, settings, budget, teacher).context(|| healed.clone())?;
+        let plan =
+            heal::estimate(self.checkpoint, &spec, settings, (&device, budget), teacher).context(|| healed.clone())?;
         let whole = self.bytes_without(&[]);
         self.stages.push(StageReport {
             is_done: is_done(&self.state, &healed, key.clone()),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::pipeline::{CutDone, Done};
 use super::recipe::Recipe;
-use crate::checkpoint::{Entry, write_file};
+use crate::checkpoint::{Entry, OutputDir, write_file};
 use crate::commands::analysis_view;
 use crate::commands::eval::FigureReport;
 use crate::commands::heal::HealResult;
@@ -13,6 +13,7 @@ use crate::eval::metrics::Metric;
 use crate::heal::Line;
 use crate::importance::{Analysis, Order, metric};
 use crate::report::run::{Distances, Healing, Measure, RunData, Score, Variant};
+use crate::report::{self, Figure};
 use crate::{Error, Result};
 
 /// The run's figures.
@@ -149,12 +150,30 @@ fn distances(analysis: &Analysis) -> Result<Distances> {
     })
 }
 
-/// Writes the report and what it shows into the run's directory.
+/// Writes the report and what it shows into the run's directory: the page, its figures, its numbers.
 ///
 /// # Errors
 /// The disk's.
 pub(super) fn publish(data: &RunData, dir: &Path) -> Result<PathBuf> {
+    let folder = |name: &str, files: Vec<(String, Vec<u8>)>| -> Result<()> {
+        let out = OutputDir::create(&dir.join(name), true, &[])?;
+        for (name, bytes) in files {
+            let path = out.path().join(name);
+            fs::write(&path, bytes).map_err(|error| Error::io(&path, &error))?;
+        }
+        out.commit()
+    };
+    let mut figures = Vec::new();
+    for figure in report::figures(data) {
+        figures.push((format!("{}.svg", figure.name), figure.drawing.svg()?.into_bytes()));
+        figures.push((format!("{}.png", figure.name), figure.drawing.png()?));
+    }
+    folder("figures", figures)?;
+    let tables = report::tables(data)?.into_iter();
+    folder("tables", tables.map(|table| (format!("{}.csv", table.name), table.text.into_bytes())).collect())?;
     let text = serde_json::to_string_pretty(data).map_err(|error| Error::work(error.to_string()))?;
     write_file(&dir.join("report.json"), true, (text + "\n").as_bytes())?;
-    Ok(dir.join("report.html"))
+    let page = dir.join("report.html");
+    write_file(&page, true, report::page(data)?.as_bytes())?;
+    Ok(page)
 }

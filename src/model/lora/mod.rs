@@ -45,13 +45,13 @@ impl Adapter {
         ops::trainable_linear(&(ops::trainable_linear(x, &self.a)? * self.scale)?, &self.b)
     }
 
-    /// What it adds to the rows `first..first + rows` of the weight, `[rows, i]` f32: B·A·scale.
+    /// What it adds to the rows `first..first + rows` of the weight, `[rows, i]` f32 in main memory: B·A·scale.
     ///
     /// # Errors
     /// Work: A and B do not fit, or have fewer rows.
     pub fn delta_rows(&self, first: usize, rows: usize) -> Result<Tensor> {
-        let b = self.b.detach().narrow(0, first, rows)?;
-        Ok((ops::low_rank_up(&b, &self.a)? * self.scale)?)
+        let b = self.b.detach().narrow(0, first, rows)?.to_device(&Device::Cpu)?;
+        Ok((ops::low_rank_up(&b, &self.a.to_device(&Device::Cpu)?)? * self.scale)?)
     }
 }
 

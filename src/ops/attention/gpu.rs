@@ -206,7 +206,8 @@ pub(super) fn backward(
     // a warp for each token and head
     let grid = Grid { blocks: (n.div_ceil(8), 1), ..Grid::over(n) };
     let tensors = [out, &dout, &delta].map(Arg::Tensor);
-    cuda::launch("attention_delta", grid, &[&tensors[..], &[n, heads.head_dim].map(Arg::Size)].concat())?;
+    let delta_kernel = if kernels.narrow { "attention_bf16_delta" } else { "attention_delta" };
+    cuda::launch(delta_kernel, grid, &[&tensors[..], &[n, heads.head_dim].map(Arg::Size)].concat())?;
     let tables = Tables::of_queries(layout, heads.window, kernels.tile());
     kernels.launch(Which::Queries, tables, &[&q, &k, &v, &dout, normaliser, &delta, &dq], heads)?;
     let tables = Tables::of_keys(layout, heads.window, kernels.tile());

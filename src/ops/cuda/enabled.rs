@@ -10,7 +10,7 @@ use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys as blas};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result, sys,
 };
-use candle_core::{CudaStorage, DType, Device, Storage, StorageRef, Tensor, bail};
+use candle_core::{DType, Device, Storage, StorageRef, Tensor, bail};
 use half::bf16;
 
 use super::{Arg, Grid, Operands, Side, operand};

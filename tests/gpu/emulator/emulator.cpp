@@ -185,6 +185,9 @@ void badd_f32(size_t n, size_t dims, const size_t *info, const float *a, const f
 void ucopy_f32(size_t n, size_t dims, const size_t *info, const float *x, float *out) {
     for (size_t i = 0; i < n; i++) out[i] = x[place(i, dims, info, 0)];
 }
+void const_set_f32(size_t n, size_t dims, const size_t *info, float x, float *out) {
+    for (size_t i = 0; i < n; i++) out[place(i, dims, info, 0)] = x;
+}
 void affine_f32(size_t n, size_t dims, const size_t *info, const float *x, float *out, float mul, float add) {
     for (size_t i = 0; i < n; i++) out[i] = x[place(i, dims, info, 0)] * mul + add;
 }
@@ -205,7 +208,7 @@ const std::map<std::string, Kernel> &kernels() {
 #define CANDLE(name) {#name, {Call<&name>::run, false}},
     static const std::map<std::string, Kernel> all = {
 #include "kernels.inc"
-        CANDLE(badd_f32) CANDLE(ucopy_f32) CANDLE(affine_f32) CANDLE(is_u32_f32) CANDLE(copy2d_f32)};
+        CANDLE(badd_f32) CANDLE(ucopy_f32) CANDLE(const_set_f32) CANDLE(affine_f32) CANDLE(is_u32_f32) CANDLE(copy2d_f32)};
     return all;
 }
 

@@ -102,6 +102,15 @@ KERNEL scatter_rows(const float *x, const uint32_t *rows, float *y, size_t n, si
     for (size_t i = first_element(); i < n; i += all_threads()) y[rows[i / width] * width + i % width] = x[i];
 }
 
+// Row i of y is row rows[i] of x.
+KERNEL gather_f32(const float *x, const uint32_t *rows, float *y, size_t n, size_t width) {
+    for (size_t i = first_element(); i < n; i += all_threads()) y[i] = x[rows[i / width] * width + i % width];
+}
+
+KERNEL gather_bf16(const uint16_t *x, const uint32_t *rows, float *y, size_t n, size_t width) {
+    for (size_t i = first_element(); i < n; i += all_threads()) y[i] = from_bf16(x[rows[i / width] * width + i % width]);
+}
+
 // One step of AdamW on every number.
 KERNEL adamw(float *values, const float *gradients, float *first, float *second, size_t n, float clip, float weight1,
              float beta2, float weight2, float keep, float pace, float correction, float eps) {

@@ -36,3 +36,12 @@ KERNEL rms_norm_weight(const float *x, const float *dy, const float *factors, fl
         dweight[i] = sum;
     }
 }
+
+// Sum over the rows, a thread a column.
+KERNEL sum_rows(const float *x, float *sums, size_t rows, size_t d) {
+    for (size_t i = first_element(); i < d; i += all_threads()) {
+        float sum = 0;
+        for (size_t row = 0; row < rows; row++) sum += x[row * d + i];
+        sums[i] = sum;
+    }
+}
