@@ -156,17 +156,19 @@ fn the_demo_extracts_and_runs() {
     desk.refused("demo --extract atlas", 2, &["atlas", "--force"]);
     desk.refused("demo --extract model --force", 2, &["model", "stays"]);
     // a demo somebody has changed goes on from what is there
-    let recipe = fs::read_to_string(desk.path("atlas/recipe.toml")).unwrap();
+    fs::create_dir(desk.path("demo")).unwrap();
+    fs::rename(desk.path("atlas"), desk.path("demo/atlas")).unwrap();
+    let recipe = fs::read_to_string(desk.path("demo/atlas/recipe.toml")).unwrap();
     let short = recipe.replace("steps = 20", "steps = 2").replace("layers = [2, 4, 6, 8]", "layers = [4]");
-    fs::write(desk.path("atlas/recipe.toml"), short.replace("limit = 100", "limit = 20")).unwrap();
-    let report = desk.json("demo -o atlas --json");
+    fs::write(desk.path("demo/atlas/recipe.toml"), short.replace("limit = 100", "limit = 20")).unwrap();
+    let report = desk.json("demo -o demo --json");
     let data = &report["run"]["data"];
     assert_eq!(data["variants"].as_array().unwrap().len(), 4, "{data}");
     assert!(data["caveat"].as_str().unwrap().contains("stochastic depth"));
     // the reference: transformers in f32, distance between neighbours at the last layer
     let last = data["distances"]["mean"][0][15].as_f64().unwrap();
     assert!((last - 0.037).abs() < 1e-3, "{last}");
-    assert!(desk.path("atlas/run/report.html").exists());
+    assert!(desk.path("demo/run/report.html").exists());
 }
 
 #[test]

@@ -33,8 +33,10 @@ pub struct DemoReport {
 
 /// Where the demo goes unless the user says so.
 const PLACE: &str = "prune-demo";
-/// The recipe's name in the demo's directory.
+/// The recipe's name among the embedded files.
 const RECIPE: &str = "recipe.toml";
+/// The embedded files' directory in the demo's.
+const ATLAS: &str = "atlas";
 /// The job's directory in it.
 const RUN: &str = "run";
 
@@ -48,10 +50,14 @@ pub fn demo(settings: &DemoSettings, progress: &dyn Progress) -> Result<DemoRepo
         return Ok(DemoReport { dir: dir.clone(), run: None });
     }
     let dir = settings.out.clone().unwrap_or_else(|| PathBuf::from(PLACE));
-    if settings.force || !is_ours(&dir) {
-        extract(&dir, settings.force)?;
+    let (atlas, out) = (dir.join(ATLAS), dir.join(RUN));
+    if settings.force && out.join("run.json").exists() {
+        std::fs::remove_dir_all(&out).map_err(|error| Error::io(&out, &error))?;
     }
-    let settings = RunSettings { recipe: Some(dir.join(RECIPE)), out: Some(dir.join(RUN)), ..RunSettings::default() };
+    if settings.force || !is_ours(&atlas) {
+        extract(&atlas, settings.force)?;
+    }
+    let settings = RunSettings { recipe: Some(atlas.join(RECIPE)), out: Some(out), ..RunSettings::default() };
     let run = Some(run::run(&settings, progress)?);
     Ok(DemoReport { dir, run })
 }
@@ -74,7 +80,8 @@ fn extract(dir: &Path, force: bool) -> Result<()> {
 
 impl fmt::Display for DemoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dir = self.dir.display();
+        let atlas = if self.run.is_some() { self.dir.join(ATLAS) } else { self.dir.clone() };
+        let dir = atlas.display();
         if let Some(run) = &self.run {
             writeln!(f, "The pocket atlas, an embedded model of {} layers\n", layers(run))?;
             writeln!(f, "{run}\n")?;
