@@ -1,7 +1,7 @@
 //! The loss curve of a healing.
 
 use crate::heal::Line;
-use crate::report::{LineChart, Point, Series};
+use crate::report::{LineChart, Point, Series, means};
 
 /// Points of the training curve, at most: each is the mean of as many steps as it takes.
 const POINTS: usize = 100;
@@ -15,19 +15,13 @@ pub(super) fn losses(lines: &[Line]) -> LineChart {
             Line::Validation { .. } => None,
         })
         .collect();
-    let point = |step: f64, loss: f64| Point { x: step, y: loss, error: 0.0 };
-    let training = steps.chunks(steps.len().div_ceil(POINTS).max(1)).map(|some| {
-        let count = some.len() as f64;
-        let mean = |number: &dyn Fn(&(usize, f64)) -> f64| some.iter().map(number).sum::<f64>() / count;
-        point(mean(&|(step, _)| *step as f64), mean(&|(_, loss)| *loss))
-    });
     let validation = lines.iter().filter_map(|line| match line {
-        Line::Validation { step, val_loss } => Some(point(*step as f64, *val_loss)),
+        Line::Validation { step, val_loss } => Some(Point { x: *step as f64, y: *val_loss, error: 0.0 }),
         Line::Step { .. } => None,
     });
     let validation: Vec<Point> = validation.collect();
     let best = (0..validation.len()).min_by(|a, b| validation[*a].y.total_cmp(&validation[*b].y));
-    let mut series = vec![Series { name: "training".to_owned(), points: training.collect(), ..Series::default() }];
+    let mut series = vec![Series { name: "training".to_owned(), points: means(&steps, POINTS), ..Series::default() }];
     if !validation.is_empty() {
         series.push(Series { name: "validation".to_owned(), points: validation, marked: best, ..Series::default() });
     }

@@ -15,7 +15,7 @@ mod terminal;
 mod triangle;
 
 pub use canvas::{Canvas, Figure};
-pub use chart::{Dot, Errors, Level, LineChart, Look, Point, Series};
+pub use chart::{Dot, Errors, Level, LineChart, Look, Point, Series, means};
 pub use format::Format;
 pub use heatmap::HeatMap;
 pub use page::{Drawing, NamedFigure, NamedTable, figures, page, tables};

@@ -24,6 +24,17 @@ pub struct Point {
     pub error: f64,
 }
 
+/// At most `most` points, each the mean of some that follow one another: curves of many steps.
+#[must_use]
+pub fn means(points: &[(usize, f64)], most: usize) -> Vec<Point> {
+    let point = |some: &[(usize, f64)]| {
+        let count = some.len() as f64;
+        let x = some.iter().map(|(x, _)| *x as f64).sum::<f64>() / count;
+        Point { x, y: some.iter().map(|(_, y)| y).sum::<f64>() / count, error: 0.0 }
+    };
+    points.chunks(points.len().div_ceil(most.max(1)).max(1)).map(point).collect()
+}
+
 /// One curve.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
@@ -142,7 +153,7 @@ impl LineChart {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let ends = points().flat_map(|point| [point.y - point.error, point.y + point.error]);
         let ends = ends.chain(self.levels.iter().map(|level| level.y));
-        let (ticks_across, ticks_up) = if self.format == Format::Phone { (4, 5) } else { (8, 6) };
+        let (ticks_across, ticks_up) = if self.format == Format::Phone { (5, 5) } else { (8, 6) };
         let up = match self.is_logarithmic {
             false => Axis::new(ends, 0.05, ticks_up),
             true => Axis::logarithmic(points().flat_map(|point| [point.y, point.y + point.error])),
@@ -239,5 +250,73 @@ impl Figure for LineChart {
             legend::level(canvas, axes.place(axes.across.low, level.y), axes.place(axes.across.high, level.y))?;
         }
         (0..self.series.len()).try_for_each(|index| self.curve(canvas, &axes, index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(values: &[f64]) -> LineChart {
+        let points = values.iter().enumerate().map(|(x, y)| Point { x: x as f64, y: *y, error: 0.1 * y.abs() });
+        let look = Look { ink: [0, 96, 170], is_dashed: true, dot: Dot::Wedge };
+        LineChart {
+            series: vec![Series { name: "a".into(), points: points.collect(), marked: None, look: Some(look) }],
+            levels: vec![Level { name: "level".into(), y: 0.5 }],
+            errors: Errors::Bars,
+            ..LineChart::default()
+        }
+    }
+
+    #[test]
+    fn dashes_leave_gaps_and_end_with_their_curve() {
+        let mut chart = chart(&[0.0, 1.0, 0.5]);
+        let dashed = chart.svg().unwrap();
+        chart.series[0].look = None;
+        let solid = chart.svg().unwrap();
+        let lines = |svg: &str| svg.matches("<polyline").count();
+        assert!(lines(&dashed) > lines(&solid) + 30);
+        // what is not finite is not drawn, and ends
+        for y in [f64::INFINITY, f64::NAN, 1e308] {
+            chart.levels[0].y = y;
+            assert!(chart.svg().unwrap().ends_with("</svg>\n"));
+        }
+    }
+
+    #[test]
+    fn logarithmic_axes_take_only_what_is_above_zero() {
+        let mut chart = chart(&[2.0, 40.0, 0.0, -3.0, f64::INFINITY, 150_000.0]);
+        chart.is_logarithmic = true;
+        let svg = chart.svg().unwrap();
+        for label in ["10", "100", "1000", "10000", "100000"] {
+            assert!(svg.contains(&format!(">\n{label}\n</text>")), "{label}");
+        }
+        for values in [&[][..], &[0.0], &[1e-300, 1e300], &[5.0, 5.0]] {
+            chart.series[0].points = values.iter().map(|y| Point { x: 1.0, y: *y, error: 1.0 }).collect();
+            assert!(!chart.svg().unwrap().contains("NaN"));
+        }
+    }
+
+    #[test]
+    fn every_format_has_its_size_and_words() {
+        let mut chart = LineChart { title: "title".into(), note: "a note".into(), ..chart(&[1.0, 2.0]) };
+        assert_eq!(chart.size(), (760, 493));
+        assert!(chart.svg().unwrap().contains("a note"));
+        for (format, width) in [(Format::Column, 540), (Format::Phone, 340)] {
+            chart.format = format;
+            let svg = chart.svg().unwrap();
+            assert!(
+                chart.size().0 == width && !svg.contains("title") && !svg.contains("a note") && svg.contains("level")
+            );
+        }
+    }
+
+    #[test]
+    fn means_of_neighbours() {
+        let losses: Vec<(usize, f64)> = (0..10).map(|step| (step, step as f64)).collect();
+        assert_eq!(means(&losses, 100).len(), 10);
+        let few = means(&losses, 4);
+        assert_eq!(few.iter().map(|point| point.x).collect::<Vec<_>>(), [1.0, 4.0, 7.0, 9.0]);
+        assert!(means(&[], 4).is_empty());
     }
 }

@@ -16,10 +16,7 @@ impl HeatMap {
     pub(super) fn colour_bar<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<()> {
         let rows = if self.scores.is_single() { "" } else { "each row " };
         let name = format!("{}, {rows}rescaled", self.measure);
-        match self.format {
-            Format::Phone => self.lying_bar(canvas, &name),
-            _ => self.standing_bar(canvas, &name),
-        }
+        if self.has_lying_bar() { self.lying_bar(canvas, &name) } else { self.standing_bar(canvas, &name) }
     }
 
     fn standing_bar<B: DrawingBackend>(&self, canvas: &Canvas<B>, name: &str) -> Result<()> {

@@ -48,15 +48,25 @@ impl HeatMap {
         (f64::floor(room / self.scores.layers().max(1) as f64)).clamp(least, most)
     }
 
-    fn margins(&self) -> Margins {
+    /// The colour bar lies below the cells, not beside them: on a phone, and where a page has one row of cells.
+    fn has_lying_bar(&self) -> bool {
         match self.format {
-            Format::Sheet => Margins { left: 64.0, top: 96.0, right: 112.0, bottom: 54.0 },
-            Format::Column => Margins { left: 64.0, top: 40.0, right: 112.0, bottom: 54.0 },
-            // the colour bar lies below, the legend has a line for each mark
-            Format::Phone => {
-                let top = if self.scores.chosen.is_some() { 54.0 } else { 34.0 };
-                Margins { left: 46.0, top, right: 12.0, bottom: 108.0 }
-            }
+            Format::Sheet => false,
+            Format::Column => self.scores.is_single(),
+            Format::Phone => true,
+        }
+    }
+
+    fn margins(&self) -> Margins {
+        let is_phone = self.format == Format::Phone;
+        let legend = if self.scores.is_single() && self.scores.chosen.is_none() { 0.0 } else { 20.0 };
+        let more = if is_phone && !self.scores.is_single() && self.scores.chosen.is_some() { 20.0 } else { 0.0 };
+        let bottom = if self.has_lying_bar() { 108.0 } else { 54.0 };
+        match self.format {
+            Format::Sheet => Margins { left: 64.0, top: 96.0, right: 112.0, bottom },
+            Format::Column => Margins { left: 64.0, top: 40.0, right: 112.0, bottom },
+            // the legend has a line for each mark
+            Format::Phone => Margins { left: 46.0, top: 14.0 + legend + more, right: 12.0, bottom },
         }
     }
 
@@ -64,7 +74,8 @@ impl HeatMap {
     /// left corner.
     fn plot(&self) -> (f64, f64) {
         let cell = self.cell();
-        let (width, height) = if self.format == Format::Phone { (282.0, 40.0) } else { (320.0, 170.0) };
+        let width = if self.format == Format::Phone { 282.0 } else { 320.0 };
+        let height = if self.has_lying_bar() { 0.0 } else { 170.0 };
         ((self.scores.layers() as f64 * cell).max(width), (self.scores.shown_rows() as f64 * cell).max(height))
     }
 

@@ -23,7 +23,7 @@ pub(super) fn sentence_of(data: &RunData, cuts: &[Cut]) -> String {
                 let share = 100.0 * model.parameters as f64 / data.dense.parameters.max(1) as f64;
                 format!(" {} and {share:.0} % of the parameters are left.", plural(model.layers, "layer"))
             });
-            let healed = cut.healed.map(|model| healed_by(model)).unwrap_or_default();
+            let healed = cut.healed.map(healed_by).unwrap_or_default();
             format!("{what} (numbered from 0, ends included){chosen}.{}{healed}", left.unwrap_or_default())
         }
         _ => {
@@ -90,7 +90,8 @@ fn one_cut(data: &RunData, cut: &Cut, place: usize, measure: &Measure) -> Option
         text += &format!(". Healed against uncut: {}", said(change(measure, dense, healed)));
     }
     let name = upper_first(&words::measure(measure));
-    (bare.is_some() || healed.is_some()).then(|| html! { b { (name) } (text) "." })
+    (bare.is_some() || healed.is_some())
+        .then(|| html! { b { (name) } (text.replace(" ± ", "\u{a0}±\u{a0}").replace(" %", "\u{a0}%")) "." })
 }
 
 fn guessing(is_chance: Option<bool>) -> &'static str {
@@ -119,21 +120,29 @@ fn share(cost: Option<Change>, gain: Change) -> String {
 /// Up to which size the cuts of a strategy cost nothing that shows, only cut and healed.
 fn how_far(data: &RunData, cuts: &[Cut], strategy: Option<&str>) -> Option<Markup> {
     let ours: Vec<&Cut> = cuts.iter().filter(|cut| cut.strategy == strategy).collect();
-    let said: Vec<String> = [false, true].into_iter().filter_map(|is_healed| reach(data, &ours, is_healed)).collect();
+    let said = match [false, true].map(|is_healed| reach(data, &ours, is_healed)) {
+        [Some(bare), Some(healed)] if bare == healed => format!("Only cut or healed, {bare}."),
+        [Some(bare), Some(healed)] => format!("Only cut, {bare}. Healed, {healed}."),
+        [Some(bare), None] => format!("Only cut, {bare}."),
+        [None, Some(healed)] => format!("Healed, {healed}."),
+        [None, None] => return None,
+    };
     let name = strategy.map_or_else(|| "Cut".to_owned(), |strategy| format!("By {strategy}"));
-    (!said.is_empty()).then(|| html! { b { (name) } ": " (said.join(" ")) })
+    Some(html! { b { (name) } ": " (said) })
 }
 
 /// The largest size without a score that is worse than the uncut model's, and the next one's first that is. The
 /// smallest size that costs something ends it, whatever larger ones do.
 fn reach(data: &RunData, cuts: &[&Cut], is_healed: bool) -> Option<String> {
     let mut judged: Vec<(usize, Vec<&Measure>)> = Vec::new();
+    let mut is_judged = true;
     for cut in cuts {
         let Some(model) = cut.state(is_healed) else { continue };
         let verdicts = shown(data).filter_map(|(place, measure)| {
             Some((measure, change(measure, score(&data.dense, place)?, score(model, place)?).verdict))
         });
-        let verdicts: Vec<_> = verdicts.filter(|(_, verdict)| *verdict != Verdict::Unjudged).collect();
+        let (unjudged, verdicts): (Vec<_>, Vec<_>) = verdicts.partition(|(_, verdict)| *verdict == Verdict::Unjudged);
+        is_judged &= unjudged.is_empty();
         if !verdicts.is_empty() {
             let worse = verdicts.into_iter().filter(|(_, verdict)| *verdict == Verdict::Worse);
             judged.push((cut.dropped.len(), worse.map(|(measure, _)| measure).collect()));
@@ -141,16 +150,16 @@ fn reach(data: &RunData, cuts: &[&Cut], is_healed: bool) -> Option<String> {
     }
     judged.sort_by_key(|(size, _)| *size);
     let most = judged.last()?.0;
-    let state = if is_healed { "Healed" } else { "Only cut" };
-    let is_fine = "every score is within the error of the uncut model’s, or better";
+    let which = if is_judged { "" } else { " that could be judged" };
+    let is_fine = format!("every score{which} is within the error of the uncut model’s, or better");
     let Some((end, worse)) = judged.iter().find(|(_, worse)| !worse.is_empty()) else {
-        return Some(format!("{state}, {is_fine}, at every size tried, up to {}.", plural(most, "layer")));
+        return Some(format!("{is_fine}, at every size tried, up to {}", plural(most, "layer")));
     };
     let worse: Vec<String> = worse.iter().map(|measure| words::measure(measure)).collect();
     let worse = format!("{} {} worse", list(&worse), if worse.len() == 1 { "is" } else { "are" });
     Some(match judged.iter().map(|(size, _)| *size).take_while(|size| size < end).last() {
-        None => format!("{state}, {worse} at {}, the smallest size tried.", plural(*end, "layer")),
-        Some(before) => format!("{state}, {is_fine}, up to {}; at {end} {worse}.", plural(before, "layer")),
+        None => format!("{worse} at {}, the smallest size tried", plural(*end, "layer")),
+        Some(before) => format!("{is_fine}, up to {}; at {end} {worse}", plural(before, "layer")),
     })
 }
 
@@ -179,16 +188,18 @@ impl Tally {
         tally
     }
 
-    /// `3 better, 2 within the error, 0 worse`; nothing where nothing could be judged.
+    /// `3 better, 2 within the error`; nothing where nothing could be told apart for want of errors.
     fn said(&self) -> Option<String> {
-        let judged = self.better + self.worse + self.within + self.same;
-        let mut text = format!("{} better, {} within the error, {} worse", self.better, self.within, self.worse);
-        for (count, name) in [(self.same, "the same"), (self.unjudged, "not judged")] {
-            if count > 0 {
-                text += &format!(", {count} {name}");
-            }
-        }
-        (judged > 0).then_some(text)
+        let told = [
+            (self.better, "better"),
+            (self.worse, "worse"),
+            (self.within, "within the error"),
+            (self.same, "the same"),
+            (self.unjudged, "not judged"),
+        ];
+        let parts = told.into_iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}"));
+        let is_judged = self.better + self.worse + self.within > 0 || self.same > 0 && self.unjudged == 0;
+        is_judged.then(|| parts.collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -238,7 +249,8 @@ mod tests {
     use crate::report::run::Score;
 
     fn told(data: &RunData) -> Vec<String> {
-        let text = |finding: Markup| finding.into_string().replace("<b>", "").replace("</b>", "");
+        let text =
+            |finding: Markup| finding.into_string().replace("<b>", "").replace("</b>", "").replace('\u{a0}', " ");
         findings(data, &cuts(data)).into_iter().map(text).collect()
     }
 
@@ -327,13 +339,30 @@ mod tests {
     }
 
     #[test]
+    fn a_score_without_an_error_is_not_claimed() {
+        let mut data = sweep();
+        data.dense.scores[0].as_mut().unwrap().stderr = None;
+        let told = told(&data);
+        assert!(
+            told[0]
+                .starts_with("By similarity: Only cut or healed, every score that could be judged is within the error"),
+            "{}",
+            told[0]
+        );
+        assert!(told[0].contains("at 4 held-out text loss is worse"), "{}", told[0]);
+    }
+
+    #[test]
     fn equal_models_are_never_told_apart() {
         let mut data = sweep();
         let scores = data.dense.scores.clone();
         data.variants.iter_mut().for_each(|variant| variant.scores.clone_from(&scores));
         let told = told(&data);
-        assert!(told[0].contains("Only cut, every score is within the error of the uncut model’s, or better, at every size tried, up to 8 layers."), "{}", told[0]);
-        assert!(told[2..].iter().all(|told| told.contains("0 better, 0 within the error, 0 worse, ")), "{told:?}");
+        let all = "Only cut or healed, every score is within the error of the uncut model’s, or better, at every size \
+                   tried, up to 8 layers.";
+        assert!(told[0].ends_with(all) && told[1].ends_with(all), "{told:?}");
+        assert!(told[2].ends_with("MMLU accuracy: 10 the same; held-out text loss: 10 the same."), "{}", told[2]);
+        assert!(told[3].ends_with("MMLU accuracy: 5 the same; held-out text loss: 5 the same."), "{}", told[3]);
         assert!(!told.concat().contains("is worse") && !told.concat().contains("are worse"));
     }
 }

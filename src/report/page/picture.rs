@@ -53,3 +53,40 @@ pub(super) fn dark_inks() -> String {
     });
     format!("@media screen and (prefers-color-scheme:dark){{{}}}", rules.collect::<String>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::figures::figures;
+    use super::super::sample::sweep;
+    use super::*;
+
+    #[test]
+    fn a_dark_page_replaces_every_ink_of_a_chart() {
+        let rules = dark_inks();
+        for figure in figures(&sweep()) {
+            let Drawing::Curves(_) = figure.drawing else { continue };
+            for format in [Format::Sheet, Format::Column, Format::Phone] {
+                let svg = figure.drawing.with_format(format).svg().unwrap();
+                for attribute in ["fill", "stroke"] {
+                    for (at, _) in svg.match_indices(&format!("{attribute}=\"#")) {
+                        let ink = &svg[at..at + attribute.len() + 10];
+                        assert!(rules.contains(&format!("[{ink}]{{{attribute}:#")), "{} {ink}", figure.name);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pictures_say_what_they_show() {
+        let figure = &figures(&sweep())[0];
+        let text = picture(figure, Some("a <caveat>")).unwrap().into_string();
+        assert!(text.contains("<title id=\"scores-mmlu-acc-wide-title\">MMLU accuracy</title>"));
+        assert!(text.contains("similarity: 0.800 ± 0.020 at 0, 0.796 ± 0.020 at 0.0625"), "{text}");
+        assert!(text.contains("a &lt;caveat&gt;"));
+        // on the page, the title stands above the picture, not in it
+        assert!(!text.contains("atlas/model"));
+        assert!(figure.drawing.svg().unwrap().contains("atlas/model: MMLU accuracy"));
+        assert!(figure.drawing.svg().unwrap().contains("These numbers were made for a test."));
+    }
+}

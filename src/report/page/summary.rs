@@ -127,7 +127,9 @@ fn one_cut(data: &RunData, cut: &Cut) -> Markup {
                         th scope="col" { "measure" }
                         th scope="col" { "chance" }
                         th scope="col" { "uncut" }
-                        @for (name, _) in &states { th scope="col" { (name) } th scope="col" { "against uncut" } }
+                        @for (name, _) in &states {
+                            th scope="col" { (name) span.verdict { "and against uncut" } }
+                        }
                     }
                 }
                 tbody {
@@ -139,11 +141,15 @@ fn one_cut(data: &RunData, cut: &Cut) -> Markup {
                             td { (words::score(dense)) }
                             @for (_, variant) in &states {
                                 @let now = score(variant, place);
-                                td { (words::score(now)) }
                                 td {
-                                    @match dense.zip(now).map(|(dense, now)| change(measure, dense, now)) {
-                                        Some(change) => { (words::signed(change.difference, change.error)) span.verdict { (change.verdict.words()) } },
-                                        None => (ABSENT),
+                                    (words::score(now))
+                                    @if let Some(change) = dense.zip(now).map(|(dense, now)| change(measure, dense, now)) {
+                                        span.verdict {
+                                            @if change.difference.is_finite() && change.difference != 0.0 {
+                                                (words::signed(change.difference, change.error)) ", "
+                                            }
+                                            (change.verdict.words())
+                                        }
                                     }
                                 }
                             }

@@ -54,7 +54,7 @@ pub(super) fn models(data: &RunData) -> Markup {
                     th scope="col" { "first token, s" }
                     th scope="col" { "peak memory" }
                 }
-                th.text scope="col" { "directory" }
+                th.text.dir scope="col" { "directory" }
             }
         }
         tbody {
@@ -77,12 +77,12 @@ pub(super) fn models(data: &RunData) -> Markup {
                         (cell(variant.speed.map(|speed| words::three(speed.first_token))))
                         (cell(variant.speed.map(|speed| ByteSize(speed.memory).to_string())))
                     }
-                    td.text { code { (variant.dir) } }
+                    td.text.dir { code { (variant.dir) } }
                 }
             }
         }
     };
-    html! { (scrolling("Every model: size, scores, speed", table)) @if !data.variants.is_empty() { p.small { (MARKS) "." } } }
+    html! { div.models { (scrolling("Every model: size, scores, speed", table)) } @if !data.variants.is_empty() { p.small { (MARKS) "." } } }
 }
 
 /// Figures below the summary's: the subjects of a group.

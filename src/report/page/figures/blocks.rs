@@ -30,6 +30,7 @@ fn triangle(data: &RunData, distances: &Distances) -> Triangle {
     };
     let mut chosen: Vec<&[usize]> = cuts(data).into_iter().map(|cut| cut.dropped).collect();
     chosen.retain(|dropped| is_choice(&scores, dropped));
+    chosen.sort_unstable();
     chosen.dedup();
     if let [dropped] = chosen[..] {
         scores.chosen = Some(dropped.len());

@@ -1,13 +1,13 @@
 //! Losses while healing.
 
-use super::super::super::chart::{Dot, LineChart, Look, Point, Series};
+use super::super::super::chart::{Dot, LineChart, Look, Point, Series, means};
 use super::super::super::palette;
 use super::super::super::run::{Healing, RunData, Variant};
 use super::super::cuts::strategies;
 use super::super::words;
 use super::{Drawing, NamedFigure, Part};
 
-/// Points of a training curve, at most: each is the mean of as many steps as it takes.
+/// Points of a curve, at most.
 const POINTS: usize = 100;
 
 /// A chart for each strategy that was healed.
@@ -78,10 +78,10 @@ fn one(healing: &Healing) -> Vec<Series> {
     };
     let mut series = Vec::new();
     if !healing.training.is_empty() {
-        series.push(curve("training", means(&healing.training), None, 1, false));
+        series.push(curve("training", means(&healing.training, POINTS), None, 1, false));
     }
     if !healing.validation.is_empty() {
-        series.push(curve("validation", means(&healing.validation), best(&healing.validation), 0, false));
+        series.push(curve("validation", means(&healing.validation, POINTS), best(&healing.validation), 0, false));
     }
     series
 }
@@ -93,7 +93,7 @@ fn several(healed: &[(&Variant, &Healing)]) -> Vec<Series> {
         let losses = if is_validation { &healing.validation } else { &healing.training };
         Series {
             name: variant.dropped.len().to_string(),
-            points: means(losses),
+            points: means(losses, POINTS),
             marked: best(losses).filter(|_| is_validation),
             look: Some(Look {
                 ink: palette::step(index, healed.len()).light,
@@ -105,20 +105,9 @@ fn several(healed: &[(&Variant, &Healing)]) -> Vec<Series> {
     curves.collect()
 }
 
-/// At most [`POINTS`] points, each the mean of some that follow one another.
-fn means(losses: &[(usize, f64)]) -> Vec<Point> {
-    let chunks = losses.chunks(losses.len().div_ceil(POINTS).max(1));
-    let point = |some: &[(usize, f64)]| {
-        let count = some.len() as f64;
-        let x = some.iter().map(|(step, _)| *step as f64).sum::<f64>() / count;
-        Point { x, y: some.iter().map(|(_, loss)| loss).sum::<f64>() / count, error: 0.0 }
-    };
-    chunks.map(point).collect()
-}
-
 /// Place of the smallest loss, among the points that are drawn.
 fn best(losses: &[(usize, f64)]) -> Option<usize> {
-    let points = means(losses);
+    let points = means(losses, POINTS);
     let finite = (0..points.len()).filter(|index| points[*index].y.is_finite());
     finite.min_by(|a, b| points[*a].y.total_cmp(&points[*b].y))
 }
