@@ -14,6 +14,8 @@ mod merge;
 mod output;
 mod progress;
 mod sample;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
