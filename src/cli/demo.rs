@@ -12,9 +12,9 @@ use super::Context;
 /// Runs the job on an embedded checkpoint: no file, no network
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
-  prune demo                      in a temporary directory
-  prune demo -o atlas             keep the checkpoint, the analysis and the cut model
-  prune demo --extract atlas      only write the checkpoint and its data, to play with the other commands")]
+  prune demo                  in a temporary directory
+  prune demo -o atlas         keep the checkpoint, the analysis and the cut model
+  prune demo --extract atlas  only the checkpoint and its data, for the other commands")]
 pub(crate) struct DemoArgs {
     /// Directory to keep everything in [default: a temporary one]
     #[arg(long, short, value_name = "DIR")]

@@ -14,11 +14,11 @@ use super::Context;
 /// Lets a model continue a text, to see that it still speaks
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
-  prune sample ./llama-24 --prompt \"The capital of France is\"            the likeliest continuation
-  prune sample ./llama-24 --prompt \"Once\" --against ./llama             beside the uncut model's
+  prune sample ./llama-24 --prompt \"The capital of France is\"       the likeliest continuation
+  prune sample ./llama-24 --prompt \"Once\" --against ./llama         beside the uncut model's
   prune sample ./llama-24 --prompt \"Once\" --temperature 0.8 --top-p 0.9 --seed 7 --tokens 200
-  prune sample ./llama-24 --prompt \"Once\" --adapter healed/adapter      with an adapter on top
-  prune sample ./llama-24 --prompt - < prompt.txt                       the prompt from standard input")]
+  prune sample ./llama-24 --prompt \"Once\" --adapter healed/adapter  with an adapter on top
+  prune sample ./llama-24 --prompt - < prompt.txt                   the prompt from standard input")]
 pub(crate) struct SampleArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
     #[arg(required_unless_present = "config")]

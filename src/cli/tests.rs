@@ -49,6 +49,7 @@ fn every_command_shows_examples_that_parse() {
         assert!(!examples.is_empty(), "prune {name} --help has no line under \"Examples:\"");
         for example in &examples {
             let words = words(example);
+            assert!(example.len() <= 98, "prune {name}: too long for a terminal: {example}");
             assert!(name == "prune" || words[1] == name, "prune {name}: an example of another command: {example}");
             if let Err(error) = Cli::try_parse_from(&words) {
                 panic!("prune {name}: the example does not parse: {example}\n{error}");
