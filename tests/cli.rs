@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod fixture;
+#[path = "cli/speech.rs"]
+mod speech;
 
 use std::fs;
 use std::path::Path;
@@ -191,6 +193,11 @@ fn cut_heal_merge_eval() {
     };
     assert!(loss("merged") < loss("small"));
     assert!((loss("small --adapter healed/adapter") - loss("merged")).abs() < 1e-5);
+    let says = |model: &str| {
+        desk.json(&format!("sample {model} --prompt w5 --tokens 5 --json"))["continuations"][0]["text"].clone()
+    };
+    assert_eq!(says("small --adapter healed/adapter"), says("merged"));
+    desk.refused("sample model --adapter healed/adapter --prompt w5", 2, &["healed/adapter"]);
     desk.refused("eval model --adapter healed/adapter --tasks text:text.jsonl", 2, &["healed/adapter"]);
     desk.refused("eval small --adapter small --tasks text:text.jsonl", 2, &["adapter_config.json"]);
     desk.refused("merge model --adapter healed/adapter -o other", 2, &["healed/adapter"]);

@@ -12,10 +12,10 @@ use super::Context;
 /// Scores every block of layers and finds the one whose removal hurts least
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
-  prune analyze ./llama --data c4.jsonl                               every block size, nothing written
-  prune analyze ./llama --data c4.jsonl -o analysis                   keep analysis.json and the figures
-  prune analyze org/name --data allenai/c4 --samples 10000 -o a       hub model, hub text
-  prune analyze --from analysis/analysis.json --layers 8 -o plan8     another plan, no forward pass")]
+  prune analyze ./llama --data c4.jsonl                            every block size
+  prune analyze ./llama --data c4.jsonl -o analysis                keep scores and figures
+  prune analyze org/name --data allenai/c4 --samples 10000 -o a    hub model, hub text
+  prune analyze --from analysis/analysis.json --layers 8 -o plan8  another plan, no pass")]
 pub(crate) struct AnalyzeArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
     #[arg(required_unless_present_any = ["from", "config"])]

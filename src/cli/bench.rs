@@ -10,8 +10,8 @@ use super::Context;
 /// Measures how fast a model reads and generates, and the memory it takes
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
-  prune bench ./llama-24                                    speed and memory of one model
-  prune bench ./llama-24 --against ./llama                  beside the uncut model, with ratios
+  prune bench ./llama-24                    speed and memory of one model
+  prune bench ./llama-24 --against ./llama  beside the uncut model, with ratios
   prune bench ./llama-24 --prompt-tokens 100 --tokens 20 --repetitions 3 --json")]
 pub(crate) struct BenchArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)

@@ -13,9 +13,9 @@ use super::Context;
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
   prune cut ./llama --plan analysis/analysis.json -o ./llama-24           the plan of an analysis
-  prune cut ./llama --plan analysis/analysis.json --fraction 0.25 -o out  its best block of another size
-  prune cut ./llama --drop 21-28,30 -o out                                these layers, 0-based, inclusive
-  prune cut ./llama --deepest 8 -o out                                    the deepest eight but the last
+  prune cut ./llama --plan analysis/analysis.json --fraction 0.25 -o out  its best of another size
+  prune cut ./llama --drop 21-28,30 -o out                                0-based, inclusive
+  prune cut ./llama --deepest 8 -o out                                    the deepest but the last
   prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
 pub(crate) struct CutArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)

@@ -12,9 +12,9 @@ use super::Context;
 /// Runs the whole job on an embedded checkpoint: no file, no network
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
-  prune demo                      everything in ./prune-demo, the report in ./prune-demo/run/report.html
-  prune demo -o atlas             the same in another directory
-  prune demo --extract atlas      only write the checkpoint, its data and the recipe, to play with the other commands
+  prune demo                  all in ./prune-demo, the report in ./prune-demo/run/report.html
+  prune demo -o elsewhere     the same in another directory
+  prune demo --extract atlas  only the checkpoint, its data and the recipe, for other commands
 A demo that was stopped goes on when the same command is given again.")]
 pub(crate) struct DemoArgs {
     /// Directory to keep everything in [default: prune-demo]

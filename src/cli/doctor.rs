@@ -10,8 +10,8 @@ use super::Context;
 /// Says what this machine can do, how the program sees it, and what is wrong
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
-  prune doctor          processor, memory, disk, speed, hub, cache
-  prune doctor --json   the same for a program, or a report of a fault")]
+  prune doctor         processor, memory, disk, speed, hub, cache
+  prune doctor --json  the same for a program, or a report of a fault")]
 pub(crate) struct DoctorArgs {}
 
 pub(crate) fn run(args: &DoctorArgs, context: &Context) -> Result<()> {

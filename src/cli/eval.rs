@@ -12,10 +12,10 @@ use super::Context;
 /// Scores a model on MMLU, BoolQ and others, and its loss on text, in the figures of lm-evaluation-harness
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
-  prune eval ./llama-24 --tasks mmlu,boolq -o results                   data from the hub or its cache
-  prune eval ./llama-24 --tasks mmlu --data-dir ./mmlu --limit 20       local data, first questions of each subject
-  prune eval ./llama-24 --tasks text:validation.jsonl                   mean token loss on any text
-  prune eval ./llama-24 --tasks boolq --against dense/results -o out    paired difference to another run")]
+  prune eval ./llama-24 --tasks mmlu,boolq -o results                 data from the hub
+  prune eval ./llama-24 --tasks mmlu --data-dir ./mmlu --limit 20     local data, 20 of each
+  prune eval ./llama-24 --tasks text:validation.jsonl                 mean token loss on any text
+  prune eval ./llama-24 --tasks boolq --against dense/results -o out  difference to that run")]
 pub(crate) struct EvalArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
     #[arg(required_unless_present = "config")]

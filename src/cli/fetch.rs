@@ -10,9 +10,9 @@ use super::Context;
 /// Downloads models and data into the hub's cache, to work offline
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
-  prune fetch org/name                                        a model
-  prune fetch org/name --data allenai/c4 --tasks mmlu,boolq   and what analyze, heal and eval read
-  prune fetch org/name other/name@v2 --dry-run                what is missing, and how much that is
+  prune fetch org/name                                       a model
+  prune fetch org/name --data allenai/c4 --tasks mmlu,boolq  and what analyze, heal and eval read
+  prune fetch org/name other/name@v2 --dry-run               what is missing, and how much that is
 A download that broke goes on where it broke when the same command is given again.")]
 pub(crate) struct FetchArgs {
     /// Models on the hub (org/name, org/name@revision)

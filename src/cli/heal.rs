@@ -14,11 +14,11 @@ use super::Context;
 /// Fine-tunes a cut model with QLoRA: frozen four-bit weights, LoRA adapters
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
-  prune heal ./llama-24 --data c4.jsonl -o healed                             the paper's recipe
-  prune heal ./llama-24 --data c4.jsonl --eval-data val.jsonl --rank 8 --steps 500 --seq-len 512 -o healed
+  prune heal ./llama-24 --data c4.jsonl -o healed                    the paper's recipe
+  prune heal ./llama-24 --data c4.jsonl --eval-data val.jsonl --rank 8 --steps 500 -o healed
   prune heal ./llama-24 --data c4.jsonl --train lm-head+last3 --quant none -o healed
-  prune heal ./llama-24 --data c4.jsonl --teacher ./llama -o healed           learn from the uncut model
-  prune heal ./llama-24 --data c4.jsonl --dry-run                             memory, disk and time
+  prune heal ./llama-24 --data c4.jsonl --teacher ./llama -o healed  learn from the uncut model
+  prune heal ./llama-24 --data c4.jsonl --dry-run                    memory, disk and time
 A run that was stopped goes on when the same command is given again.")]
 pub(crate) struct HealArgs {
     /// The cut model: a directory or a hub id

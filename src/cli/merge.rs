@@ -14,7 +14,7 @@ use super::Context;
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
   prune merge ./llama-24 --adapter healed/adapter -o ./llama-24-healed
-  prune merge ./llama-24 --adapter healed/adapter --dry-run          what it takes")]
+  prune merge ./llama-24 --adapter healed/adapter --dry-run  what it takes")]
 pub(crate) struct MergeArgs {
     /// The model the adapter was trained on: a directory or a hub id
     #[arg(required_unless_present = "config")]

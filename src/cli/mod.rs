@@ -15,6 +15,8 @@ mod output;
 mod progress;
 mod run;
 mod sample;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,7 +44,7 @@ Examples:
   prune cut ./llama --plan analysis/analysis.json --fraction 0.25 -o ./llama-24
   prune heal ./llama-24 --data c4.jsonl -o healed     QLoRA on the cut model
   prune eval ./llama-24 --tasks mmlu,boolq -o scores  how good it still is
-  prune sample ./llama-24 --prompt \"Once upon\"       whether it still speaks
+  prune sample ./llama-24 --prompt \"Once upon\"        whether it still speaks
   prune bench ./llama-24 --against ./llama            what was won";
 
 /// Options every command takes.

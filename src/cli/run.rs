@@ -11,12 +11,12 @@ use super::Context;
 /// The whole job from a recipe: analyse, cut, heal, evaluate, report
 #[derive(Args)]
 #[command(after_help = "Examples:
-  prune run recipe.toml -o job                        everything, ending in job/report.html
-  prune run recipe.toml -o job --dry-run              its stages, with memory, disk and time
+  prune run recipe.toml -o job                     everything, ending in job/report.html
+  prune run recipe.toml -o job --dry-run           its stages, with memory, disk and time
   prune run recipe.toml -o job --set heal.steps=200 --set drop.layers=[2,4]
-  prune run configs/llama-2-7b.toml -o llama-2-7b     the paper's recipe
-A run that was stopped goes on when the same command is given again; after a change to the recipe only what it
-touches is done again. Relative paths in a recipe are looked for beside it, then in the current directory.")]
+  prune run configs/llama-2-7b.toml -o llama-2-7b  the paper's recipe
+A run that was stopped goes on when the same command is given again; after a change to the recipe
+only what it touches is done again. Paths in a recipe are looked for beside it, then from here.")]
 pub(crate) struct RunArgs {
     /// The recipe: model, [drop], and a section for each command with its settings
     #[arg(value_name = "RECIPE.toml")]

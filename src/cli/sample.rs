@@ -14,11 +14,11 @@ use super::Context;
 /// Lets a model continue a text, to see that it still speaks
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
-  prune sample ./llama-24 --prompt \"The capital of France is\"            the likeliest continuation
-  prune sample ./llama-24 --prompt \"Once\" --against ./llama             beside the uncut model's
+  prune sample ./llama-24 --prompt \"The capital of France is\"       the likeliest continuation
+  prune sample ./llama-24 --prompt \"Once\" --against ./llama         beside the uncut model's
   prune sample ./llama-24 --prompt \"Once\" --temperature 0.8 --top-p 0.9 --seed 7 --tokens 200
-  prune sample ./llama-24 --prompt \"Once\" --adapter healed/adapter      with an adapter on top
-  prune sample ./llama-24 --prompt - < prompt.txt                       the prompt from standard input")]
+  prune sample ./llama-24 --prompt \"Once\" --adapter healed/adapter  with an adapter on top
+  prune sample ./llama-24 --prompt - < prompt.txt                   the prompt from standard input")]
 pub(crate) struct SampleArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
     #[arg(required_unless_present = "config")]
@@ -36,7 +36,7 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "N")]
     tokens: Option<usize>,
     /// Draw tokens, with logits divided by T; 0 takes the likeliest [default: 0, or 1 with --top-k or --top-p]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f64>,
     /// Draw among the K likeliest tokens
     #[arg(long, value_name = "K")]
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
         }
         output.say(part)
     })?;
-    output.say("\n")
+    output.say(if begun { "\n" } else { "(the model ended the text right away)\n" })
 }
 
 fn text(report: &SampleReport) -> String {
@@ -93,7 +93,7 @@ fn beside(prompt: &str, continuations: &[Continuation]) -> String {
     table.set_header(continuations.iter().map(head));
     table.add_row(continuations.iter().map(|said| Cell::new(format!("{prompt}{}", said.text))));
     table.add_row(continuations.iter().map(|said| Cell::new(figures(said))));
-    table.to_string()
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
 fn figures(said: &Continuation) -> String {

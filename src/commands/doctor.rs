@@ -1,5 +1,6 @@
 //! `prune doctor`: what this machine can do, and how the program sees it.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -150,6 +151,12 @@ fn hub(broken: &mut Vec<String>) -> Result<HubReport> {
         let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;
         Some((*name, if *secret { "set".to_owned() } else { value }))
     };
+    let place = existing(hub.cache());
+    let written =
+        if place.is_dir() { tempfile::tempfile_in(place).map(drop) } else { Err(ErrorKind::NotADirectory.into()) };
+    if let (Err(error), false) = (written, hub.is_offline()) {
+        broken.push(format!("{}: {error}, so nothing can be downloaded; HF_HOME names another place", place.display()));
+    }
     let cached = hub.inventory().unwrap_or_else(|error| {
         broken.push(format!("{error}; HF_HOME names another place for the cache"));
         Vec::new()

@@ -39,7 +39,11 @@ impl fmt::Display for DoctorReport {
 
 fn disk(disk: &Disk) -> String {
     let free = disk.free.map_or_else(|| "unknown".to_owned(), |free| ByteSize(free).to_string());
-    format!("{free} free in {}", disk.path.display())
+    // shorter, and fit to be shown around
+    let home = std::env::home_dir().filter(|home| home.parent().is_some());
+    let below = home.and_then(|home| disk.path.strip_prefix(home).ok());
+    let path = below.map_or_else(|| disk.path.display().to_string(), |below| format!("~/{}", below.display()));
+    format!("{free} free in {path}")
 }
 
 fn hub(hub: &HubReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {

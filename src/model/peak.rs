@@ -35,16 +35,20 @@ mod tests {
 
     #[test]
     fn the_mark_rises_with_what_is_held_and_falls_when_reset() {
+        // tests beside this one hold and release less than half of that
+        const HELD: u64 = 512 << 20;
         if !reset() {
             return;
         }
-        let before = bytes().unwrap();
-        let held = std::hint::black_box(vec![1u8; 64 << 20]);
+        let held = black_box(vec![1u8; HELD as usize]);
         let with = bytes().unwrap();
-        assert!(with >= before + (60 << 20), "{before} {with}");
+        assert!(with >= HELD, "{with}");
         drop(held);
-        assert!(bytes().unwrap() >= with, "a mark does not fall by itself");
+        // the system counts pages by the handful
+        let after = bytes().unwrap();
+        assert!(after + (16 << 20) >= with, "a mark does not fall by itself: {with} {after}");
         assert!(reset());
-        assert!(bytes().unwrap() < with);
+        let without = bytes().unwrap();
+        assert!(without + HELD / 2 < with, "{without} {with}");
     }
 }

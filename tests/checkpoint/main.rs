@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod broken;
+mod fetch;
 #[path = "../fixture/mod.rs"]
 mod fixture;
 mod hub;

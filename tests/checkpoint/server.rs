@@ -15,6 +15,9 @@ pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 /// The commit every branch stands at.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
+/// Data sets besides `org/name`.
+const DATASETS: [&str; 2] = ["allenai/c4", "aps/super_glue"];
+
 /// How the server behaves; tests change it between two calls.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Manners {
@@ -36,7 +39,7 @@ pub(crate) struct Server {
 }
 
 struct Shared {
-    /// Files of the only repository, `org/name`, model and data set alike.
+    /// Files of every repository, `org/name` and [`DATASETS`], models and data sets alike.
     files: Files,
     manners: Mutex<Manners>,
     log: Mutex<Vec<String>>,
@@ -124,7 +127,10 @@ fn answer(shared: &Shared, request: &Request, mut out: &TcpStream) -> bool {
     {
         return if manners.gated { refuse(401, "GatedRepo", "restricted") } else { refuse(401, "RepoNotFound", "") };
     }
-    let path = request.path.replace("%2F", "/").replace("%20", " ").replace("%23", "#");
+    let mut path = request.path.replace("%2F", "/").replace("%20", " ").replace("%23", "#");
+    for name in DATASETS {
+        path = path.replace(&format!("datasets/{name}/"), "datasets/org/name/");
+    }
     if let Some(rest) = path.strip_prefix("/api/") {
         return match rest {
             "models/org/name/revision/main" | "models/org/name/revision/v1" | "datasets/org/name/revision/main" => {
