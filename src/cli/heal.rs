@@ -158,8 +158,14 @@ pub(crate) fn run(args: &HealArgs, context: &Context) -> Result<()> {
 fn text(report: &HealReport) -> String {
     let mut text = String::new();
     let bytes = |key: &str| ByteSize(report.estimate.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0));
+    let seconds = report.estimate.get("seconds").and_then(serde_json::Value::as_f64).unwrap_or(0.0);
     let _ = writeln!(text, "computed  memory {}, disk {}", bytes("memory"), bytes("disk"));
     let Some(result) = &report.result else {
+        let _ = writeln!(
+            text,
+            "estimated {} at the speed of this machine just now, validations not counted",
+            time(seconds)
+        );
         return text + "dry run: nothing trained, nothing written";
     };
     let _ = writeln!(text, "trained   {} steps, {} tokens", result.steps, result.tokens);
@@ -171,4 +177,26 @@ fn text(report: &HealReport) -> String {
         let _ = write!(text, "{word} {}", out.display());
     }
     text
+}
+
+/// `40 s`, `12 min`, `3 h 20 min`, `5 days 7 h`: as fine as an estimate is.
+fn time(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).round() as u64;
+    match (minutes, minutes / 60, minutes / (24 * 60)) {
+        (0..2, ..) => format!("{} s", seconds.ceil()),
+        (_, 0..2, _) => format!("{minutes} min"),
+        (_, hours, 0..2) => format!("{hours} h {} min", minutes % 60),
+        (_, hours, days) => format!("{days} days {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time;
+
+    #[test]
+    fn times_as_fine_as_an_estimate() {
+        let shown = [0.2, 89.0, 91.0, 7000.0, 7200.0, 172_000.0, 460_000.0].map(time);
+        assert_eq!(shown, ["1 s", "89 s", "2 min", "117 min", "2 h 0 min", "47 h 47 min", "5 days 7 h"]);
+    }
 }

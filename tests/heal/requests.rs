@@ -180,3 +180,24 @@ fn the_base_in_four_bits() {
     assert!((merged - loss(&desk, "small --adapter healed/adapter")).abs() < 1e-5);
     assert!((merged - loss(&desk, "healed/base-4bit --adapter healed/adapter")).abs() > 1e-5);
 }
+
+/// A dry run says what it would take. The operations are counted by hand: two for each weight a token meets.
+#[test]
+fn what_it_would_take() {
+    let desk = desk();
+    let dry = |words: &str| {
+        let line = format!("heal model --data text.jsonl --seq-len 8 --rank 2 --batch 2 --dry-run {words}");
+        desk.json(&format!("{line} --json"))["estimate"].clone()
+    };
+    // seven matrices of 1920 numbers, 256 for attention over 8 tokens and 640 on its way back, a head of 1024, four
+    // layers with adapters of 240
+    let lora = dry("--steps 10");
+    assert_eq!(lora["flops_per_step"], json!(16.0 * f64::from(4 * (3840 + 256 + 3840 + 640) + 6 * 960 + 2 * 2048)));
+    let whole = dry("--train lm-head+last2");
+    assert_eq!(whole["flops_per_step"], json!(16.0 * f64::from(4 * 4096 + 2 * (3840 + 640 + 3840) + 3 * 2048)));
+    assert!(lora["seconds"].as_f64().unwrap() > 0.0 && lora["memory"].as_u64().unwrap() > 0);
+    let said = desk.run("heal model --data text.jsonl --seq-len 8 --dry-run").stdout;
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("memory") && said.contains("disk") && said.contains("estimated"), "{said}");
+    assert_eq!(desk.names(), ["model", "small", "text.jsonl"]);
+}
