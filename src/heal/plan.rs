@@ -158,8 +158,8 @@ const OTHERS: f64 = 100.0;
 /// Length of the measurement.
 const PROBE: Duration = Duration::from_millis(60);
 
-/// Floating point operations a second in a product as wide as the layers are, or 1024 (a GPU: 4096) where they are wider: the best of
-/// those that fit into [`PROBE`], which is what the machine does when nothing else runs.
+/// Floating point operations a second in a product as wide as the layers are, or 1024 (a GPU: 4096) where they are wider:
+/// the best of those that fit into [`PROBE`], which is what the machine does when nothing else runs.
 fn flops_per_second(spec: &ModelSpec, device: &Device) -> Result<f64> {
     let (tokens, most) = if device.is_cuda() { (2048, 4096) } else { (256, 1024) };
     let (i, o) = (spec.hidden_size.min(most), spec.mlp_size.clamp(1, most));

@@ -104,7 +104,7 @@ fn adamw() {
         keep: 0.99,
         pace: -0.03,
         correction: 0.04,
-        eps: 1e-8,
+        eps: 0.02,
     };
     let own = numbers();
     let moved = numbers().map(|x| x.to_device(&gpu.device).unwrap());

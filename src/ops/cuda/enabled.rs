@@ -131,6 +131,7 @@ pub(in crate::ops) fn launch(kernel: &'static str, grid: Grid, args: &[Arg]) -> 
     let device = first.ok_or_else(|| Error::work(format!("{kernel}: no tensor")))?.device().as_cuda_device()?;
     let stream = device.cuda_stream();
     let started = || -> candle_core::Result<()> {
+        stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
         let function = device.get_or_load_custom_func(kernel, "prune", PTX)?;
         if shared > 48 << 10 {
             let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;

@@ -1,7 +1,7 @@
 // A GPU for tests, on the CPU: a driver library whose launches run our own kernels, compiled for the host, and functions
 // that do what candle's kernels do. It is strict where hardware is not: memory ends at a page that must not be touched,
-// fresh memory is NaN, shuffles and barriers that some threads miss end the launch with an error, and the threads of every
-// other block run in reverse, so that a missing barrier shows.
+// fresh memory is NaN, a shuffle that some threads of a warp miss ends the launch with an error, and warps run as far ahead
+// of each other as barriers let them, in reverse in every other block, so that a missing barrier shows.
 #include "emulated.h"
 
 #include <atomic>
@@ -122,34 +122,30 @@ const char *run_block(Team &own, unsigned threads, bool reverse) {
         own.fibers[i] = Fiber{top, READY, 0};
     }
     for (;;) {
-        bool ran = false;
-        unsigned done = 0, waiting = 0;
-        for (unsigned i = 0; i < threads; i++) {
-            own.current = reverse ? threads - 1 - i : i;
-            Fiber &fiber = own.fibers[own.current];
-            if (fiber.state == READY) {
-                threadIdx.x = own.current;
-                emulator_switch(&own.scheduler, fiber.stack_pointer);
-                ran = true;
-            }
-            done += fiber.state == DONE;
-            waiting += fiber.state == IN_BLOCK;
-        }
-        if (done == threads) return nullptr;
-        for (unsigned warp = 0; warp < threads; warp += 32) {
-            unsigned end = std::min(warp + 32, threads), here = 0;
-            for (unsigned i = warp; i < end; i++) here += own.fibers[i].state == IN_WARP;
-            if (here == 32) {
+        // each warp runs until all of it waits for the block: as far ahead of the others as it can get
+        for (unsigned step = 0; step < threads; step += 32) {
+            unsigned last = (threads - 1) / 32 * 32, warp = reverse ? last - step : step;
+            for (unsigned end = std::min(warp + 32, threads);;) {
+                unsigned exchanging = 0;
+                for (unsigned i = warp; i < end; i++) {
+                    own.current = reverse ? end - 1 - (i - warp) : i;
+                    if (own.fibers[own.current].state == READY) {
+                        threadIdx.x = own.current;
+                        emulator_switch(&own.scheduler, own.fibers[own.current].stack_pointer);
+                    }
+                    exchanging += own.fibers[own.current].state == IN_WARP;
+                }
+                if (exchanging == 0) break;
+                if (exchanging < 32) return "some threads of a warp miss a shuffle that others wait in";
                 for (unsigned i = warp; i < end; i++) own.fibers[i].state = READY;
-                ran = true;
             }
         }
-        if (done + waiting == threads) {
-            for (Fiber &fiber : own.fibers)
-                if (fiber.state == IN_BLOCK) fiber.state = READY;
-            ran = true;
+        unsigned waiting = 0;
+        for (Fiber &fiber : own.fibers) {
+            waiting += fiber.state == IN_BLOCK;
+            if (fiber.state == IN_BLOCK) fiber.state = READY;
         }
-        if (!ran) return "some threads of a warp or a block miss a shuffle or a barrier that others wait in";
+        if (waiting == 0) return nullptr;
     }
 }
 
