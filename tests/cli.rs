@@ -161,7 +161,7 @@ fn the_demo_extracts_and_runs() {
     fs::create_dir(desk.path("demo")).unwrap();
     fs::rename(desk.path("atlas"), desk.path("demo/atlas")).unwrap();
     let recipe = fs::read_to_string(desk.path("demo/atlas/recipe.toml")).unwrap();
-    let short = recipe.replace("steps = 20", "steps = 2").replace("layers = [2, 4, 6, 8]", "layers = [4]");
+    let short = recipe.replace("steps = 20", "steps = 2").replace("layers = [2, 4, 6, 8, 10, 12]", "layers = [4]");
     fs::write(desk.path("demo/atlas/recipe.toml"), short.replace("limit = 100", "limit = 20")).unwrap();
     let report = desk.json("demo -o demo --json");
     let data = &report["run"]["data"];

@@ -158,11 +158,17 @@ const OTHERS: f64 = 100.0;
 /// Length of the measurement.
 const PROBE: Duration = Duration::from_millis(60);
 
-/// Floating point operations a second in a product as wide as the layers are, or 1024 (a GPU: 4096) where they are wider:
-/// the best of those that fit into [`PROBE`], which is what the machine does when nothing else runs.
+/// Floating point operations a second in a product as wide as the layers are, or 1024 where they are wider; on a GPU that
+/// deserves it, one large enough to fill it.
 fn flops_per_second(spec: &ModelSpec, device: &Device) -> Result<f64> {
-    let (tokens, most) = if device.is_cuda() { (2048, 4096) } else { (256, 1024) };
-    let (i, o) = (spec.hidden_size.min(most), spec.mlp_size.clamp(1, most));
+    let rate = |tokens, most| product_rate(device, tokens, spec.hidden_size.min(most), spec.mlp_size.clamp(1, most));
+    let small = rate(256, 1024)?;
+    if device.is_cuda() && small > 1e12 { rate(2048, 4096) } else { Ok(small) }
+}
+
+/// Floating point operations a second of x·Wᵀ, `[tokens, i]` and `[o, i]`: the best of the runs that fit into [`PROBE`],
+/// which is what the machine does when nothing else runs.
+fn product_rate(device: &Device, tokens: usize, i: usize, o: usize) -> Result<f64> {
     let x = Tensor::ones((tokens, i), DType::F32, device)?;
     let weight = ops::on_device(&Tensor::ones((o, i), DType::F32, &Device::Cpu)?, device)?;
     let mut best = Duration::MAX;
