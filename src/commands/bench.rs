@@ -77,6 +77,8 @@ pub struct ModelBench {
     pub peak_memory_bytes: u64,
     /// Where that figure comes from.
     pub peak_memory: PeakSource,
+    /// Weights, keys and values, activations and what the program takes, added up: bytes.
+    pub computed_memory_bytes: u64,
 }
 
 /// Where a figure of memory comes from.
@@ -85,7 +87,7 @@ pub struct ModelBench {
 pub enum PeakSource {
     /// The system's high-water mark, reset before the model was opened, in the repetition that warms up.
     Measured,
-    /// Weights, keys and values, activations and what the program takes, added up: the system has no such mark.
+    /// Added up: the system has no such mark.
     Computed,
 }
 
@@ -228,6 +230,7 @@ impl Runner {
             tokens_per_second: spread(&|turn| turn.tokens_per_second)?,
             peak_memory_bytes: self.peak_bytes.unwrap_or(last.expected_bytes),
             peak_memory: if self.peak_bytes.is_some() { PeakSource::Measured } else { PeakSource::Computed },
+            computed_memory_bytes: last.expected_bytes,
         })
     }
 }

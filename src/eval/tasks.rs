@@ -12,6 +12,8 @@ use crate::Result;
 pub struct Task {
     /// Name on the command line and in results.
     pub name: &'static str,
+    /// Name in print.
+    pub title: &'static str,
     /// Data set on the hub.
     pub dataset: &'static str,
     /// Configuration of the data set: a folder or a prefix of its files.
@@ -102,6 +104,7 @@ const PERPLEXITY: &[Metric] =
 pub const TASKS: &[Task] = &[
     Task {
         name: "mmlu",
+        title: "MMLU",
         dataset: "cais/mmlu",
         config: Config::Subject,
         file: None,
@@ -116,6 +119,7 @@ pub const TASKS: &[Task] = &[
     },
     Task {
         name: "boolq",
+        title: "BoolQ",
         dataset: "aps/super_glue",
         config: Config::Named("boolq"),
         file: None,
@@ -130,6 +134,7 @@ pub const TASKS: &[Task] = &[
     },
     Task {
         name: "hellaswag",
+        title: "HellaSwag",
         dataset: "Rowan/hellaswag",
         config: Config::None,
         file: None,
@@ -144,6 +149,7 @@ pub const TASKS: &[Task] = &[
     },
     Task {
         name: "arc_easy",
+        title: "ARC Easy",
         dataset: "allenai/ai2_arc",
         config: Config::Named("ARC-Easy"),
         file: None,
@@ -158,6 +164,7 @@ pub const TASKS: &[Task] = &[
     },
     Task {
         name: "arc_challenge",
+        title: "ARC Challenge",
         dataset: "allenai/ai2_arc",
         config: Config::Named("ARC-Challenge"),
         file: None,
@@ -172,6 +179,7 @@ pub const TASKS: &[Task] = &[
     },
     Task {
         name: "piqa",
+        title: "PIQA",
         dataset: "baber/piqa",
         config: Config::None,
         file: None,
@@ -186,6 +194,7 @@ pub const TASKS: &[Task] = &[
     },
     Task {
         name: "winogrande",
+        title: "WinoGrande",
         dataset: "allenai/winogrande",
         config: Config::Named("winogrande_xl"),
         file: None,
@@ -200,6 +209,7 @@ pub const TASKS: &[Task] = &[
     },
     Task {
         name: "openbookqa",
+        title: "OpenBookQA",
         dataset: "allenai/openbookqa",
         config: Config::Named("main"),
         file: None,
@@ -214,6 +224,7 @@ pub const TASKS: &[Task] = &[
     },
     Task {
         name: "wikitext",
+        title: "WikiText",
         dataset: "EleutherAI/wikitext_document_level",
         config: Config::Named("wikitext-2-raw-v1"),
         file: None,
@@ -228,6 +239,7 @@ pub const TASKS: &[Task] = &[
     },
     Task {
         name: "c4",
+        title: "C4",
         dataset: "allenai/c4",
         config: Config::Named("en"),
         file: Some("en/c4-validation.00000-of-00008.json.gz"),
@@ -247,6 +259,7 @@ const ARC: &str = r#"{"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_
 /// Any text of the user's, `text:FILE`: as `c4`, but nothing is tidied.
 pub const TEXT: Task = Task {
     name: "text",
+    title: "text",
     dataset: "",
     config: Config::None,
     file: None,

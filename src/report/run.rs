@@ -107,7 +107,7 @@ pub struct Speed {
     pub generation: f64,
     /// Seconds from a prompt to the first new token.
     pub first_token: f64,
-    /// Peak memory of the process, bytes.
+    /// Memory it takes, added up: weights, keys and values, activations; bytes.
     pub memory: u64,
 }
 

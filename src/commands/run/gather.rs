@@ -10,6 +10,7 @@ use crate::commands::analysis_view;
 use crate::commands::eval::FigureReport;
 use crate::commands::heal::HealResult;
 use crate::eval::metrics::Metric;
+use crate::eval::tasks::TASKS;
 use crate::heal::Line;
 use crate::importance::{Analysis, Order, metric};
 use crate::report::run::{Distances, Healing, Measure, RunData, Score, Variant};
@@ -97,7 +98,7 @@ fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<Measure>
         }
         measures.push(Measure {
             task: figure.task.clone(),
-            title: figure.alias.clone(),
+            title: title(figure),
             metric: figure.metric.clone(),
             chance: figure.chance,
             is_loss: figure.metric == Metric::Loss.name(),
@@ -105,6 +106,15 @@ fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<Measure>
         });
     }
     measures
+}
+
+/// A task's name in print; that of a text is its file's.
+fn title(figure: &FigureReport) -> String {
+    match (TASKS.iter().find(|task| task.name == figure.task), figure.task.strip_prefix("text_")) {
+        (Some(task), _) => task.title.to_owned(),
+        (None, Some(file)) => file.to_owned(),
+        (None, None) => figure.alias.clone(),
+    }
 }
 
 fn score(measure: &Measure, figures: &[FigureReport]) -> Option<Score> {

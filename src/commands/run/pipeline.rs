@@ -196,13 +196,17 @@ impl Line<'_> {
         let settings = BenchSettings { model: Some(path.to_owned()), ..settings.clone() };
         let speed = self.state.run(&stage, self.progress, |_, progress| {
             let ModelBench {
-                prompt_tokens_per_second, tokens_per_second, first_token_seconds, peak_memory_bytes, ..
+                prompt_tokens_per_second,
+                tokens_per_second,
+                first_token_seconds,
+                computed_memory_bytes,
+                ..
             } = bench::bench(&settings, progress)?.model;
             Ok(Speed {
                 prompt: prompt_tokens_per_second.median,
                 generation: tokens_per_second.median,
                 first_token: first_token_seconds.median,
-                memory: peak_memory_bytes,
+                memory: computed_memory_bytes,
             })
         });
         speed.map(Some)

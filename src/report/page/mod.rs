@@ -196,7 +196,9 @@ mod tests {
         data.dense.speed = None;
         data.variants[0].speed = None;
         let text = look(&data);
-        assert!(!text.contains("id=\"layers\"") && !text.contains("id=\"healing\"") && !text.contains("Peak memory"));
+        assert!(
+            !text.contains("id=\"layers\"") && !text.contains("id=\"healing\"") && !text.contains("Memory, computed")
+        );
         data.variants.clear();
         data.measures.clear();
         assert!(look(&data).contains("Nothing was cut"));

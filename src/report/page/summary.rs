@@ -91,7 +91,7 @@ fn tiles(data: &RunData) -> Markup {
         tile(data, "Layers", &|variant| Some(variant.layers as f64), &whole),
         tile(data, "Parameters", &|variant| Some(variant.parameters as f64), &whole),
         tile(data, "Weights on disk", &|variant| Some(variant.bytes as f64), &bytes),
-        tile(data, "Peak memory", &speed(|speed| speed.memory as f64), &bytes),
+        tile(data, "Memory, computed", &speed(|speed| speed.memory as f64), &bytes),
         tile(data, "Reading, tokens a second", &speed(|speed| speed.prompt), &words::three),
         tile(data, "Writing, tokens a second", &speed(|speed| speed.generation), &words::three),
         tile(data, "To the first token", &speed(|speed| speed.first_token), &time),

@@ -52,7 +52,7 @@ pub(super) fn models(data: &RunData) -> Markup {
                     th scope="col" { "read, tokens/s" }
                     th scope="col" { "written, tokens/s" }
                     th scope="col" { "first token, s" }
-                    th scope="col" { "peak memory" }
+                    th scope="col" { "memory, computed" }
                 }
                 th.text.dir scope="col" { "directory" }
             }
