@@ -38,8 +38,12 @@ pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<()> {
             format!("--config {}: prune run reads its settings from the recipe; name one file", config.display());
         return Err(Error::request(fault));
     }
-    let RunArgs { recipe, out, set, dry_run } = args;
-    let settings = RunSettings { recipe: Some(recipe.clone()), set: set.clone(), out: out.clone(), dry_run: *dry_run };
+    let settings = RunSettings {
+        recipe: Some(args.recipe.clone()),
+        set: args.set.clone(),
+        out: args.out.clone(),
+        dry_run: args.dry_run,
+    };
     let report = run::run(&settings, &context.bars)?;
     context.output.report(&report, || report.to_string())
 }
