@@ -204,20 +204,3 @@ fn cut_heal_merge_eval() {
     desk.refused("eval small --tasks riddles", 2, &["riddles"]);
     desk.refused("heal small --data text.jsonl --steps 0 -o none", 2, &["steps"]);
 }
-
-#[test]
-fn every_recipe_is_understood() {
-    let mut seen = 0;
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs")).unwrap() {
-        let path = entry.unwrap().path();
-        let none = json!({});
-        prune::settings::resolve::<prune::commands::analyze::AnalyzeSettings>("analyze", Some(&path), &none).unwrap();
-        prune::settings::resolve::<prune::commands::cut::CutSettings>("cut", Some(&path), &none).unwrap();
-        prune::settings::resolve::<prune::eval::settings::EvalSettings>("eval", Some(&path), &none).unwrap();
-        let heal: prune::heal::HealSettings = prune::settings::resolve("heal", Some(&path), &none).unwrap();
-        heal.check().unwrap();
-        assert_eq!((heal.steps, heal.batch, heal.warmup), (5000, 16, 100.0), "{}", path.display());
-        seen += 1;
-    }
-    assert_eq!(seen, 4);
-}

@@ -142,7 +142,7 @@ fn plans_that_do_not_fit() {
         run.plan = Some(file.clone());
         run.fraction = Some(0.5);
     };
-    says(&refused(&source, both), 2, &["plan.json", "--fraction goes with an analysis.json"]);
+    says(&refused(&source, both), 2, &["plan.json", "--fraction and --layers go with an analysis.json"]);
     fs::remove_file(&file).unwrap();
     says(&refused(&source, both), 2, &["plan.json"]);
 }
