@@ -12,10 +12,12 @@ mod moments;
 mod observer;
 mod probe;
 mod select;
+mod streams;
 
 pub use analysis::{Analysis, DataUsed, Search, Searched};
 pub use metrics::{METRICS, Metric, Order, Pair, Subject, Tokens, metric};
 pub use moments::Scores;
 pub use observer::Watch;
-pub use probe::{Probe, Streams};
+pub use probe::Probe;
 pub use select::{Amount, Candidates, Choice, Protect, RunnerUp, STRATEGIES, Strategy, inclusive, strategy};
+pub use streams::Streams;

@@ -5,7 +5,8 @@ use std::ops::Deref;
 
 use candle_core::{CpuStorage, Storage, Tensor};
 
-use super::probe::{Probe, Streams};
+use super::probe::Probe;
+use super::streams::Streams;
 use crate::model::{Batch, Observer};
 use crate::ops::{Layout, inner_products};
 use crate::{Error, Result};

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::gram::Gram;
 use super::metrics::{Metric, Pair, Subject, Tokens};
 use super::moments::{Moments, Scores};
+use super::streams::Streams;
 use crate::ops::Layout;
 use crate::{Error, Result};
 
@@ -22,67 +23,6 @@ pub struct Probe {
     layers: usize,
     metrics: Vec<(&'static Metric, Moments)>,
     samples: usize,
-}
-
-/// The residual streams of a batch, or what the scores need to know of them.
-#[derive(Clone, Copy)]
-pub enum Streams<'a> {
-    /// `states[l]` is x^(l), `[t, d]`, for l = 0 ..= L, the last one before the final norm.
-    Numbers {
-        /// L + 1 of them.
-        states: &'a [&'a [f32]],
-        /// Numbers of a token.
-        d: usize,
-    },
-    /// Their inner products in f64, `[t, L+1, L+1]`.
-    Products(&'a [f64]),
-}
-
-impl Streams<'_> {
-    /// Refuses streams of the wrong number or size.
-    fn check(&self, layers: usize, tokens: usize) -> Result<()> {
-        match self {
-            Self::Numbers { states, d } => {
-                let expected = tokens * d;
-                if states.len() == layers + 1 && states.iter().all(|state| state.len() == expected) {
-                    return Ok(());
-                }
-                let sizes: Vec<_> = states.iter().map(|state| state.len()).collect();
-                Err(Error::work(format!(
-                    "scores need {} residual streams of {tokens} x {d} numbers, got {sizes:?}",
-                    layers + 1
-                )))
-            }
-            Self::Products(products) if products.len() == tokens * (layers + 1) * (layers + 1) => Ok(()),
-            Self::Products(products) => Err(Error::work(format!(
-                "{} inner products of {} streams of {tokens} tokens",
-                products.len(),
-                layers + 1
-            ))),
-        }
-    }
-
-    /// The inner products of `token`.
-    fn fill(&self, gram: &mut Gram, token: usize) {
-        match self {
-            Self::Numbers { states, d } => gram.fill(states, token, *d),
-            Self::Products(products) => {
-                let size = gram.size();
-                gram.take(&products[token * size..][..size]);
-            }
-        }
-    }
-
-    /// The first stream that holds a number that is none in `tokens`; `gram` has the products of one of them.
-    fn broken(&self, gram: &Gram, tokens: &Range<usize>, layers: usize) -> usize {
-        let is_broken = |layer: &usize| match self {
-            Self::Numbers { states, d } => {
-                states[*layer][tokens.start * d..tokens.end * d].iter().any(|x| !x.is_finite())
-            }
-            Self::Products(_) => !gram.get(*layer, *layer).is_finite(),
-        };
-        (0..=layers).find(is_broken).unwrap_or(layers)
-    }
 }
 
 /// A run of tokens of one sample.

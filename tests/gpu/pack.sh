@@ -16,5 +16,5 @@ for line in sys.stdin:
 while read -r name path; do strip -o "$stage/$name" "$path"; done <<< "$tests"
 target="$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')"
 strip -o "$stage/prune" "${CARGO_TARGET_DIR:-$target}/release/prune"
-tar -C "$stage" -cJf "$archive" .
+XZ_OPT=-2 tar -C "$stage" -cJf "$archive" .
 ls -l "$archive"
