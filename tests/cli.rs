@@ -6,7 +6,6 @@ mod fixture;
 mod speech;
 
 use std::fs;
-use std::path::Path;
 
 use fixture::desk::{Desk, read};
 use fixture::{Head, Llama};

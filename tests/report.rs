@@ -31,7 +31,7 @@ fn everything_is_there() {
     for figure in figures(&data) {
         fs::write(place.join(format!("figures/{}.svg", figure.name)), figure.drawing.svg().unwrap()).unwrap();
         fs::write(place.join(format!("figures/{}.png", figure.name)), figure.drawing.png().unwrap()).unwrap();
-        assert!(text.contains(&format!("<figure id=\"{}\"", figure.name)), "{}", figure.name);
+        assert!(text.contains(&format!(" id=\"{}\"", figure.name)), "{}", figure.name);
     }
     let tables = tables(&data).unwrap();
     for table in &tables {
