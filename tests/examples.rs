@@ -130,10 +130,10 @@ fn desk() -> Desk {
     for leaf in &selected.leaves {
         let subject = leaf.subject.as_deref().unwrap();
         let (dev, test) = (format!("{subject}/dev.jsonl"), format!("{subject}/test.jsonl"));
-        desk.cache("datasets--cais--mmlu", "main", &[(&dev, rows(5, question)), (&test, rows(2, question))]);
+        desk.cache("datasets--cais--mmlu", "main", &[(&dev, rows(5, question)), (&test, rows(1, question))]);
     }
     for file in ["dev", "test"] {
-        write(&desk.path(&format!("mmlu/anatomy/{file}.jsonl")), &rows(5, question));
+        write(&desk.path(&format!("mmlu/queens/{file}.jsonl")), &rows(5, question));
     }
 
     desk.works("prune analyze ./llama --data c4.jsonl --layers 8 -o analysis");
