@@ -1,0 +1,93 @@
+//! Whole passes and cuts: a forward pass against candle-transformers' Llama, a cut against copying the same bytes.
+#![allow(clippy::unwrap_used, reason = "a benchmark fails where it unwraps")]
+
+#[path = "../tests/fixture/mod.rs"]
+mod fixture;
+mod pairs;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::llama;
+use criterion::Criterion;
+use fixture::Llama;
+use pairs::pair;
+use prune::checkpoint::Checkpoint;
+use prune::commands::cut::{CutSettings, cut};
+use prune::model::{Batch, Model, ModelOptions, Observer};
+use prune::progress::Silent;
+
+const TOKENS: usize = 256;
+
+/// Keeps what leaves the last layer.
+#[derive(Default)]
+struct Last(Option<Tensor>);
+
+impl Observer for Last {
+    fn residual(&mut self, _batch: usize, _place: usize, x: &Tensor) -> prune::Result<()> {
+        self.0 = Some(x.clone());
+        Ok(())
+    }
+}
+
+fn forward(criterion: &mut Criterion, dir: &Path) {
+    let model = Model::open(Arc::new(Checkpoint::open_dir(dir).unwrap()), &ModelOptions::default(), &Silent).unwrap();
+    let ids: Vec<u32> = (0..TOKENS as u32).map(|place| 3 + place * 7 % 500).collect();
+    let batches = [Batch::sequences(&[&ids]).unwrap()];
+    let ours = || {
+        let mut last = Last::default();
+        model.run(&batches, &mut last, "pass", &Silent).unwrap();
+        let x = last.0.unwrap();
+        model.logits(&x.narrow(0, TOKENS - 1, 1).unwrap()).unwrap()
+    };
+
+    let config: llama::LlamaConfig = serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
+    let config = config.into_config(false);
+    let tensors = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap();
+    let builder = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    let candle = llama::Llama::load(builder, &config).unwrap();
+    let input = Tensor::new(ids.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let theirs = || {
+        let mut cache = llama::Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
+        candle.forward(&input, 0, &mut cache).unwrap()
+    };
+    let difference = (ours().flatten_all().unwrap() - theirs().flatten_all().unwrap()).unwrap().abs().unwrap();
+    assert!(difference.max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-3, "both compute the same");
+    pair(criterion, ("forward pass, 256 tokens", "candle-transformers"), ours, theirs);
+}
+
+fn cuts(criterion: &mut Criterion, dir: &Path) {
+    let out = tempfile::tempdir().unwrap();
+    let settings = CutSettings {
+        model: Some(dir.display().to_string()),
+        drop: Some("2-3".into()),
+        out: Some(out.path().join("cut")),
+        force: true,
+        ..CutSettings::default()
+    };
+    cut(&settings, &Silent).unwrap();
+    let (written, copy) = (out.path().join("cut/model.safetensors"), out.path().join("copy"));
+    pair(
+        criterion,
+        ("cut", "copying the same bytes to disk"),
+        || cut(&settings, &Silent).unwrap(),
+        || {
+            fs::copy(&written, &copy).unwrap();
+            fs::File::open(&copy).unwrap().sync_all().unwrap();
+        },
+    );
+}
+
+fn main() {
+    pairs::start();
+    let dir = tempfile::tempdir().unwrap();
+    Llama { layers: 6, hidden: 512, mlp: 1536, heads: 8, kv_heads: 4, head_dim: 64, vocab: 512, ..Llama::default() }
+        .write(dir.path());
+    let mut criterion = Criterion::default().configure_from_args();
+    forward(&mut criterion, dir.path());
+    cuts(&mut criterion, dir.path());
+    criterion.final_summary();
+}
