@@ -82,7 +82,6 @@ fn cuts(criterion: &mut Criterion, dir: &Path) {
 }
 
 fn main() {
-    pairs::start();
     let dir = tempfile::tempdir().unwrap();
     Llama { layers: 6, hidden: 512, mlp: 1536, heads: 8, kv_heads: 4, head_dim: 64, vocab: 512, ..Llama::default() }
         .write(dir.path());

@@ -100,7 +100,6 @@ fn attention(criterion: &mut Criterion) {
 }
 
 fn main() {
-    pairs::start();
     let mut criterion = Criterion::default().configure_from_args();
     products(&mut criterion);
     elementwise(&mut criterion);

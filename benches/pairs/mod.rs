@@ -39,10 +39,3 @@ fn time<T>(work: &mut impl FnMut() -> T) -> Duration {
     std::hint::black_box(work());
     started.elapsed()
 }
-
-/// One pool of threads, as the program has it; candle's own waits for it alone.
-pub(crate) fn start() {
-    // SAFETY: no other thread exists at this point.
-    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
-    rayon::ThreadPoolBuilder::new().build_global().unwrap();
-}
