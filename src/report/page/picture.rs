@@ -18,7 +18,7 @@ pub(super) fn picture(figure: &NamedFigure, caveat: Option<&str>) -> Result<Mark
     let narrow = inline(figure, Format::Phone, "narrow")?;
     let is_map = matches!(figure.drawing, Drawing::Map(_));
     Ok(html! {
-        figure id=(figure.name) .map[is_map] {
+        figure id=(figure.name) class=[is_map.then_some("map")] {
             figcaption {
                 h3 { (upper_first(&figure.title)) }
                 p { (upper_first(&figure.caption)) "." }

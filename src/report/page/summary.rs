@@ -102,7 +102,7 @@ fn tiles(data: &RunData) -> Markup {
                 div {
                     dt { (tile.name) }
                     dd {
-                        @if let Some(before) = &tile.before { span .after[tile.after.is_none()] { (before) } " " }
+                        @if let Some(before) = &tile.before { span class=[tile.after.is_none().then_some("after")] { (before) } " " }
                         @if let Some(after) = &tile.after { span.arrow aria-label="to" { "→ " } span.after { (after) } }
                         @if let Some(change) = &tile.change { span.change { (change) } }
                     }

@@ -60,7 +60,7 @@ pub(super) fn models(data: &RunData) -> Markup {
         tbody {
             @for variant in data.all() {
                 @let is_dense = std::ptr::eq(variant, &data.dense);
-                tr .first[is_dense] {
+                tr class=[is_dense.then_some("first")] {
                     th scope="row" { @if variant.dropped.is_empty() { "none" } @else { (words::dropped(&variant.dropped)) } }
                     td.text { @if is_dense { "uncut" } @else { (variant.strategy.as_deref().unwrap_or(ABSENT)) } }
                     td.text { @if variant.is_healed { "healed" } @else { (ABSENT) } }
