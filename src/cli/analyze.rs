@@ -8,6 +8,7 @@ use prune::commands::analyze::{self, AnalyzeReport};
 use serde::Serialize;
 
 use super::Context;
+use super::compute::ComputeArgs;
 
 /// Scores every block of layers and finds the one whose removal hurts least
 #[derive(Args, Serialize)]
@@ -68,15 +69,9 @@ pub(crate) struct AnalyzeArgs {
     /// How the plan chooses [default: what suits the metric]
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(analyze::strategy_names()))]
     strategy: Option<String>,
-    /// Where to compute: auto, cpu, cuda, cuda:N [default: auto, a GPU where there is one and this build can use it]
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
-    /// What products are computed in on a GPU; the rest is f32 [default: auto, which is bf16]
-    #[arg(long, value_name = "TYPE", value_parser = ["auto", "bf16", "f32"])]
-    dtype: Option<String>,
-    /// Cap on memory, on a GPU its own, such as 8GiB [default: nine tenths of what is free]
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: ComputeArgs,
     /// Say what would be done and what it takes, and stop
     #[arg(long)]
     dry_run: bool,

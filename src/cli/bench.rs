@@ -6,6 +6,7 @@ use prune::commands::bench;
 use serde::Serialize;
 
 use super::Context;
+use super::compute::ComputeArgs;
 
 /// Measures how fast a model reads and generates, and the memory it takes
 #[derive(Args, Serialize)]
@@ -29,12 +30,9 @@ pub(crate) struct BenchArgs {
     /// Measured repetitions, after one that warms up [default: 5]
     #[arg(long, value_name = "N")]
     repetitions: Option<usize>,
-    /// Where to compute: auto, cpu [default: auto]
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
-    /// Cap on memory, such as 8GiB [default: nine tenths of what is free]
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: ComputeArgs,
 }
 
 pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {

@@ -8,6 +8,7 @@ use prune::commands::eval;
 use serde::Serialize;
 
 use super::Context;
+use super::compute::ComputeArgs;
 
 /// Scores a model on MMLU, BoolQ and others, and its loss on text, in the figures of lm-evaluation-harness
 #[derive(Args, Serialize)]
@@ -60,15 +61,9 @@ pub(crate) struct EvalArgs {
     /// Replace existing results
     #[arg(long)]
     force: bool,
-    /// Where to compute: auto, cpu, cuda, cuda:N [default: auto, a GPU where there is one and this build can use it]
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
-    /// What products are computed in on a GPU; the rest is f32 [default: auto, which is bf16]
-    #[arg(long, value_name = "TYPE", value_parser = ["auto", "bf16", "f32"])]
-    dtype: Option<String>,
-    /// Cap on memory, on a GPU its own, such as 8GiB [default: nine tenths of what is free]
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: ComputeArgs,
     /// Tokens of a pass at most [default: what suits model and memory]
     #[arg(long, value_name = "T")]
     pass_tokens: Option<usize>,

@@ -10,6 +10,7 @@ use prune::commands::heal::{self, HealReport};
 use serde::Serialize;
 
 use super::Context;
+use super::compute::ComputeArgs;
 
 /// Fine-tunes a cut model with QLoRA: frozen four-bit weights, LoRA adapters
 #[derive(Args, Serialize)]
@@ -135,15 +136,9 @@ pub(crate) struct HealArgs {
     /// Replace an existing directory
     #[arg(long)]
     force: bool,
-    /// Where to compute: auto, cpu, cuda, cuda:N [default: auto, a GPU where there is one and this build can use it]
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
-    /// What products are computed in on a GPU; the rest is f32 [default: auto, which is bf16]
-    #[arg(long, value_name = "TYPE", value_parser = ["auto", "bf16", "f32"])]
-    dtype: Option<String>,
-    /// Cap on memory, on a GPU its own, such as 8GiB [default: nine tenths of what is free]
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: ComputeArgs,
     /// Say what it takes, and stop
     #[arg(long)]
     dry_run: bool,

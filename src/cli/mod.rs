@@ -4,6 +4,7 @@
 mod analyze;
 mod bench;
 mod completions;
+mod compute;
 mod cut;
 mod demo;
 mod doctor;

@@ -10,6 +10,7 @@ use prune::model::Ended;
 use serde::Serialize;
 
 use super::Context;
+use super::compute::ComputeArgs;
 
 /// Lets a model continue a text, to see that it still speaks
 #[derive(Args, Serialize)]
@@ -47,12 +48,9 @@ pub(crate) struct SampleArgs {
     /// Seed of the draws [default: 0]
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
-    /// Where to compute: auto, cpu [default: auto]
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
-    /// Cap on memory, such as 8GiB [default: nine tenths of what is free]
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: ComputeArgs,
 }
 
 /// Columns of the table, borders included.

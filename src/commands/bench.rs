@@ -27,13 +27,24 @@ pub struct BenchSettings {
     pub repetitions: usize,
     /// Where it computes: `auto`, `cpu`.
     pub device: Option<String>,
+    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    pub dtype: Option<String>,
     /// Cap on memory, such as `8GiB`.
     pub memory: Option<String>,
 }
 
 impl Default for BenchSettings {
     fn default() -> Self {
-        Self { model: None, against: None, prompt_tokens: None, tokens: 64, repetitions: 5, device: None, memory: None }
+        Self {
+            model: None,
+            against: None,
+            prompt_tokens: None,
+            tokens: 64,
+            repetitions: 5,
+            device: None,
+            dtype: None,
+            memory: None,
+        }
     }
 }
 
@@ -195,7 +206,7 @@ impl Runner {
         let (memory, longest) = (settings.memory.as_deref(), prompt_tokens + settings.tokens);
         // bars of its own would end the one that counts the turns
         let warnings = Warnings(progress);
-        let device = open::device(settings.device.as_deref(), None, &warnings)?;
+        let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), &warnings)?;
         let model =
             open::speaker(&self.checkpoint, &self.spec, Fittings::default(), device, memory, longest, &warnings)?;
         let vocabulary = self.spec.vocab_size as u64;

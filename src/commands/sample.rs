@@ -38,6 +38,8 @@ pub struct SampleSettings {
     pub seed: u64,
     /// Where it computes: `auto`, `cpu`.
     pub device: Option<String>,
+    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    pub dtype: Option<String>,
     /// Cap on memory, such as `8GiB`.
     pub memory: Option<String>,
 }
@@ -55,6 +57,7 @@ impl Default for SampleSettings {
             top_p: None,
             seed: 0,
             device: None,
+            dtype: None,
             memory: None,
         }
     }
@@ -152,7 +155,7 @@ fn continuation(
             checkpoint.source.id, spec.max_positions
         ));
     }
-    let device = open::device(settings.device.as_deref(), None, progress)?;
+    let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
     let adapters = adapter.map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
     let fittings = Fittings { adapters: adapters.map(Arc::new), ..Fittings::default() };
     let memory = settings.memory.as_deref();

@@ -31,7 +31,33 @@ pub fn attention_over(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Resu
             v.shape()
         )));
     }
+    if q.device().is_cuda() {
+        return all_at_once(q, k, v, heads);
+    }
     Ok(by_rows(q)?.apply_op3_no_bwd(&by_rows(k)?, &by_rows(v)?, &Over(heads.clone()))?)
+}
+
+/// The same from candle's own operations, which run on a GPU too; all scores are in memory at once.
+fn all_at_once(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
+    let Heads { heads: h, kv_heads, head_dim: e, window, scale } = *heads;
+    let ((t, _), (n, _), group) = (q.dims2()?, k.dims2()?, h / kv_heads);
+    // query heads of one KV head stand below each other
+    let q = q.reshape((t, kv_heads, group, e))?.permute((1, 2, 0, 3))?.contiguous()?;
+    let q = (q.reshape((kv_heads, group * t, e))? * f64::from(scale))?;
+    let side = |x: &Tensor| x.reshape((n, kv_heads, e))?.transpose(0, 1)?.contiguous();
+    let (k, v) = (side(k)?, side(v)?);
+    let mut mask = vec![0f32; group * t * n];
+    for (row, mask) in mask.chunks_exact_mut(n).enumerate() {
+        let position = n - t + row % t;
+        let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
+        mask[..first].fill(f32::NEG_INFINITY);
+        mask[position + 1..].fill(f32::NEG_INFINITY);
+    }
+    let mask = Tensor::from_vec(mask, (1, group * t, n), q.device())?;
+    let scores = q.matmul(&k.t()?)?.broadcast_add(&mask)?;
+    let attended = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?;
+    let attended = attended.reshape((kv_heads, group, t, e))?.permute((2, 0, 1, 3))?.contiguous()?;
+    Ok(attended.reshape((t, h * e))?)
 }
 
 struct Over(Heads);
@@ -118,4 +144,23 @@ fn one(heads: &Heads, (token, kv_head): (usize, usize), position: usize, (q, k, 
             unsafe { out.part(token..token + 1, heads.columns(head)).write(0, total) };
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn both_ways_are_one() {
+        for (t, n, window) in [(1, 9, None), (5, 9, None), (9, 9, Some(3)), (20, 33, Some(7))] {
+            let heads = Heads { heads: 6, kv_heads: 2, head_dim: 4, scale: 0.5, window };
+            let random = |rows, width| Tensor::randn(0f32, 1.0, (rows, width), &Device::Cpu).unwrap();
+            let (q, k, v) = (random(t, 24), random(n, 8), random(n, 8));
+            let (one, other) = (attention_over(&q, &k, &v, &heads).unwrap(), all_at_once(&q, &k, &v, &heads).unwrap());
+            let difference = (one - other).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+            assert!(difference.to_scalar::<f32>().unwrap() < 1e-6, "{t} {n} {window:?}");
+        }
+    }
 }
