@@ -16,7 +16,7 @@ use flate2::write::GzEncoder;
 use serde_json::json;
 
 /// What is added to the examples of a command whose real work is too long for a test.
-const SHORTENED: &[(&str, &str)] = &[("heal", "--dry-run")];
+const SHORTENED: &[(&str, &str)] = &[("heal", "--dry-run"), ("run", "--dry-run"), ("demo", "--dry-run")];
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -118,6 +118,11 @@ fn desk() -> Desk {
             .to_vec();
     desk.cache("models--org--name", "main", &model);
     desk.cache("models--other--name", "v2", &model);
+    desk.cache("models--meta-llama--Llama-2-7b-hf", "main", &model);
+    let recipe = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/llama-2-7b.toml")).unwrap();
+    write(&desk.path("configs/llama-2-7b.toml"), &recipe);
+    let local = String::from_utf8(recipe).unwrap().replace("meta-llama/Llama-2-7b-hf", "llama");
+    fs::write(desk.path("recipe.toml"), local.replace("allenai/c4", "c4.jsonl")).unwrap();
     let c4 = gz(&text(30));
     let names = ["en/c4-validation.00000-of-00008.json.gz", "en/c4-train.00000-of-01024.json.gz"];
     desk.cache("datasets--allenai--c4", "main", &names.map(|name| (name, c4.clone())));
@@ -167,7 +172,8 @@ fn every_example_works() {
         assert!(!examples.is_empty(), "prune {command} --help shows no examples");
         for example in examples {
             let more = SHORTENED.iter().find(|(name, _)| *name == command).map_or("", |(_, more)| more);
-            let line = if example.contains(more) { example } else { format!("{example} {more}") };
+            let is_short = example.contains(more) || example.contains("--extract");
+            let line = if is_short { example } else { format!("{example} {more}") };
             desk.try_out(&line, &before);
             run += 1;
         }

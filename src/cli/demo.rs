@@ -26,6 +26,9 @@ pub(crate) struct DemoArgs {
     /// Replace an existing directory
     #[arg(long)]
     force: bool,
+    /// Say what would be done and what it takes, and stop
+    #[arg(long, conflicts_with = "extract")]
+    dry_run: bool,
 }
 
 pub(crate) fn run(args: &DemoArgs, context: &Context) -> Result<()> {

@@ -20,6 +20,8 @@ pub struct DemoSettings {
     pub extract: Option<PathBuf>,
     /// Replace an existing directory.
     pub force: bool,
+    /// Only says what would be done.
+    pub dry_run: bool,
 }
 
 /// What the demo did.
@@ -50,6 +52,12 @@ pub fn demo(settings: &DemoSettings, progress: &dyn Progress) -> Result<DemoRepo
         return Ok(DemoReport { dir: dir.clone(), run: None });
     }
     let dir = settings.out.clone().unwrap_or_else(|| PathBuf::from(PLACE));
+    if settings.dry_run {
+        let atlas = tempfile::tempdir().map_err(|error| Error::io(std::env::temp_dir(), &error))?;
+        demo::extract(atlas.path())?;
+        let settings = RunSettings { recipe: Some(atlas.path().join(RECIPE)), dry_run: true, ..RunSettings::default() };
+        return Ok(DemoReport { dir, run: Some(run::run(&settings, progress)?) });
+    }
     let (atlas, out) = (dir.join(ATLAS), dir.join(RUN));
     if settings.force && out.join("run.json").exists() {
         std::fs::remove_dir_all(&out).map_err(|error| Error::io(&out, &error))?;
@@ -82,6 +90,9 @@ impl fmt::Display for DemoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let atlas = if self.run.is_some() { self.dir.join(ATLAS) } else { self.dir.clone() };
         let dir = atlas.display();
+        if let Some(run) = self.run.as_ref().filter(|run| run.data.is_none()) {
+            return write!(f, "{run}");
+        }
         if let Some(run) = &self.run {
             writeln!(f, "The pocket atlas, an embedded model of {} layers\n", layers(run))?;
             writeln!(f, "{run}\n")?;
