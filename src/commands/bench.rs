@@ -132,6 +132,15 @@ impl Spread {
 /// # Errors
 /// Request: nothing to measure, a model that does not fit the memory allowed. Work: broken files. Interrupted.
 pub fn bench(settings: &BenchSettings, progress: &dyn Progress) -> Result<BenchReport> {
+    measure(settings, true, progress)
+}
+
+/// Runs `prune bench`; the memory of the process is measured only where `marks` says so: in a process that does other
+/// things besides, it says nothing about a model.
+///
+/// # Errors
+/// As [`bench`].
+pub(super) fn measure(settings: &BenchSettings, marks: bool, progress: &dyn Progress) -> Result<BenchReport> {
     for (flag, value, least) in [
         ("--tokens", settings.tokens, 2),
         ("--repetitions", settings.repetitions, 1),
@@ -154,7 +163,7 @@ pub fn bench(settings: &BenchSettings, progress: &dyn Progress) -> Result<BenchR
         for runner in &mut runners {
             interrupt::check()?;
             if repetition == 0 {
-                let marked = peak::reset();
+                let marked = marks && peak::reset();
                 runner.turn(settings, prompt_tokens, progress)?;
                 runner.peak_bytes = marked.then(peak::bytes).flatten();
             } else {

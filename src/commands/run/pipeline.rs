@@ -201,7 +201,7 @@ impl Line<'_> {
                 first_token_seconds,
                 computed_memory_bytes,
                 ..
-            } = bench::bench(&settings, progress)?.model;
+            } = bench::measure(&settings, false, progress)?.model;
             Ok(Speed {
                 prompt: prompt_tokens_per_second.median,
                 generation: tokens_per_second.median,
