@@ -8,54 +8,44 @@ type Table = [f32; 16];
 impl Nf4Weight {
     /// Weights `begin..begin + out.len()` in row-major order, as f32. Any range; fastest when `begin` is at a block.
     pub fn decode(&self, begin: usize, out: &mut [f32]) {
-        let pairs = fastest();
-        let mut at = begin;
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx2") {
+                // SAFETY: the machine has AVX2 and AVX-512F, just asked
+                return unsafe { x86::wide(self, begin, out) };
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: the machine has AVX2, just asked
+                return unsafe { x86::medium(self, begin, out) };
+            }
+        }
+        self.by_blocks(begin, out, |_, _, _| 0);
+    }
+
+    /// Decodes block by block: `fast` writes as many numbers as it likes from the high half of the first byte on, and
+    /// says how many; the rest is done here. Inlined, so that all of it is compiled for what `fast` needs.
+    #[inline(always)]
+    fn by_blocks(&self, begin: usize, out: &mut [f32], fast: impl Fn(&[u8], &Table, &mut [f32]) -> usize) {
+        let (mut at, mut block) = (begin, begin / self.block);
         let mut out = out;
         while !out.is_empty() {
-            let block = at / self.block;
             let len = ((block + 1) * self.block - at).min(out.len());
             let (now, rest) = out.split_at_mut(len);
             let scale = self.scale(block);
             let table = self.codes.map(|code| code * scale);
-            if at.is_multiple_of(2) {
-                pairs(&self.packed[at / 2..], &table, now);
-            } else {
+            let odd = at % 2;
+            if odd == 1 {
                 now[0] = table[usize::from(self.packed[at / 2] & 15)];
-                pairs(&self.packed[at / 2 + 1..], &table, &mut now[1..]);
             }
-            at += len;
-            out = rest;
+            let (packed, now) = (&self.packed[(at + odd) / 2..], &mut now[odd..]);
+            let done = fast(packed, &table, now);
+            decode_portable(&packed[done / 2..], &table, &mut now[done..]);
+            (at, block, out) = (at + len, block + 1, rest);
         }
     }
 }
 
-/// Decodes from the high half of the first byte on.
-type Pairs = fn(&[u8], &Table, &mut [f32]);
-
-/// The fastest way on this machine.
-fn fastest() -> Pairs {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx2") {
-            return |packed, table, out| {
-                let fast = out.len() / 16;
-                // SAFETY: the machine has AVX2 and AVX-512F, just asked
-                unsafe { x86::wide(&packed[..fast * 8], table, &mut out[..fast * 16]) };
-                decode_portable(&packed[fast * 8..], table, &mut out[fast * 16..]);
-            };
-        }
-        if is_x86_feature_detected!("avx2") {
-            return |packed, table, out| {
-                let fast = out.len() / 16;
-                // SAFETY: the machine has AVX2, just asked
-                unsafe { x86::medium(&packed[..fast * 8], table, &mut out[..fast * 16]) };
-                decode_portable(&packed[fast * 8..], table, &mut out[fast * 16..]);
-            };
-        }
-    }
-    decode_portable
-}
-
+#[inline(always)]
 fn decode_portable(packed: &[u8], table: &Table, out: &mut [f32]) {
     for (pair, byte) in out.chunks_mut(2).zip(packed) {
         pair[0] = table[usize::from(byte >> 4)];
@@ -65,40 +55,48 @@ fn decode_portable(packed: &[u8], table: &Table, out: &mut [f32]) {
     }
 }
 
-/// Sixteen weights from each eight bytes of `packed`; `out` holds as many, a multiple of 16.
+/// Sixteen weights from each eight bytes.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Table;
+    use super::super::Nf4Weight;
 
     /// The table is one register, and a lookup one instruction.
     #[target_feature(enable = "avx512f,avx2")]
-    pub(super) fn wide(packed: &[u8], table: &Table, out: &mut [f32]) {
-        // SAFETY: the table is 16 floats long
-        let table = unsafe { _mm512_loadu_ps(table.as_ptr()) };
-        for (bytes, out) in packed.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<16>().0) {
-            let values = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes(*bytes)), table);
-            // SAFETY: 16 floats are written, the length of the chunk
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), values) };
-        }
+    pub(super) fn wide(weight: &Nf4Weight, begin: usize, out: &mut [f32]) {
+        weight.by_blocks(begin, out, |packed, table, out| {
+            // SAFETY: the table is 16 floats long
+            let table = unsafe { _mm512_loadu_ps(table.as_ptr()) };
+            let (out, _) = out.as_chunks_mut::<16>();
+            for (bytes, out) in packed.as_chunks::<8>().0.iter().zip(out.iter_mut()) {
+                let values = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes(*bytes)), table);
+                // SAFETY: 16 floats are written, the length of the chunk
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr(), values) };
+            }
+            16 * out.len()
+        });
     }
 
     /// The table is two registers: both are looked up by the lower three bits of a code, the fourth chooses.
     #[target_feature(enable = "avx2")]
-    pub(super) fn medium(packed: &[u8], table: &Table, out: &mut [f32]) {
-        // SAFETY: the table is 16 floats long
-        let (low, high) = unsafe { (_mm256_loadu_ps(table.as_ptr()), _mm256_loadu_ps(table.as_ptr().add(8))) };
-        for (bytes, out) in packed.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<16>().0) {
-            let codes = codes(*bytes);
-            let a = lookup(_mm256_cvtepu8_epi32(codes), low, high);
-            let b = lookup(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(codes)), low, high);
-            // SAFETY: two times eight floats are written, the length of the chunk
-            unsafe {
-                _mm256_storeu_ps(out.as_mut_ptr(), a);
-                _mm256_storeu_ps(out.as_mut_ptr().add(8), b);
+    pub(super) fn medium(weight: &Nf4Weight, begin: usize, out: &mut [f32]) {
+        weight.by_blocks(begin, out, |packed, table, out| {
+            // SAFETY: the table is 16 floats long
+            let (low, high) = unsafe { (_mm256_loadu_ps(table.as_ptr()), _mm256_loadu_ps(table.as_ptr().add(8))) };
+            let (out, _) = out.as_chunks_mut::<16>();
+            for (bytes, out) in packed.as_chunks::<8>().0.iter().zip(out.iter_mut()) {
+                let codes = codes(*bytes);
+                let a = lookup(_mm256_cvtepu8_epi32(codes), low, high);
+                let b = lookup(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(codes)), low, high);
+                // SAFETY: two times eight floats are written, the length of the chunk
+                unsafe {
+                    _mm256_storeu_ps(out.as_mut_ptr(), a);
+                    _mm256_storeu_ps(out.as_mut_ptr().add(8), b);
+                }
             }
-        }
+            16 * out.len()
+        });
     }
 
     /// The sixteen codes of eight bytes, a byte each.
@@ -119,24 +117,47 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
+    use super::super::Scales;
     use super::*;
 
     #[test]
     fn all_ways_agree() {
-        let packed: Vec<u8> = (0..=255).collect();
-        let table: Table = std::array::from_fn(|code| code as f32 * 1.25 - 7.0);
-        for len in [0, 1, 2, 15, 16, 17, 63, 64, 511, 512] {
-            let (mut a, mut b) = (vec![0.0; len], vec![1.0; len]);
-            fastest()(&packed, &table, &mut a);
-            decode_portable(&packed, &table, &mut b);
-            assert_eq!(a, b);
-            #[cfg(target_arch = "x86_64")]
-            if is_x86_feature_detected!("avx2") {
-                let fast = len / 16 * 16;
-                let mut c = vec![2.0; fast];
-                // SAFETY: the machine has AVX2, just asked
-                unsafe { x86::medium(&packed[..fast / 2], &table, &mut c) };
-                assert_eq!(c, b[..fast]);
+        for (block, columns) in [(64, 512), (64, 97), (16, 40), (4, 30), (6, 31)] {
+            let rows = 3_usize;
+            let packed: Vec<u8> = (0..(rows * columns).div_ceil(2)).map(|i| (i * 37 % 256) as u8).collect();
+            let scales: Vec<f32> = (0..(rows * columns).div_ceil(block)).map(|i| i as f32 * 0.37 + 0.1).collect();
+            let codes = std::array::from_fn(|code| code as f32 * 1.25 - 7.0);
+            let number = |at: usize| {
+                let byte = packed[at / 2];
+                let code = if at.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
+                (f32::from(code) * 1.25 - 7.0) * scales[at / block]
+            };
+            let weight = Nf4Weight::new(
+                packed.clone(),
+                Scales::Plain(scales.clone()),
+                codes,
+                block,
+                (rows, columns),
+                DType::F32,
+            )
+            .unwrap();
+            for (begin, len) in [(0, 0), (0, 1), (1, 1), (0, 64), (3, 64), (5, 83), (17, 16), (0, rows * columns)] {
+                let len = len.min(rows * columns - begin);
+                let expected: Vec<f32> = (begin..begin + len).map(number).collect();
+                let mut found = vec![f32::NAN; len];
+                weight.decode(begin, &mut found);
+                assert_eq!(found, expected, "{block} {columns} {begin}");
+                weight.by_blocks(begin, &mut found, |_, _, _| 0);
+                assert_eq!(found, expected, "{block} {columns} {begin}");
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2") {
+                    found.fill(f32::NAN);
+                    // SAFETY: the machine has AVX2, just asked
+                    unsafe { x86::medium(&weight, begin, &mut found) };
+                    assert_eq!(found, expected, "{block} {columns} {begin}");
+                }
             }
         }
     }
