@@ -49,6 +49,10 @@ fn run(a: &Tensor, b: &Tensor, op: Narrow) -> Result<Tensor> {
             Narrow::Outer => cuda::product(turned(a), plain(b), Operands::Narrow),
         };
     }
+    if matches!(op, Narrow::Outer) && columns > other_columns {
+        // long rows fill vectors that short ones leave half empty
+        return Ok(run(b, a, op)?.t()?.contiguous()?);
+    }
     Ok(by_rows(a)?.apply_op2_no_bwd(&by_rows(b)?, &op)?)
 }
 
