@@ -161,16 +161,18 @@ pub(crate) trait Weight: Sync {
 }
 
 /// Rows of `x` per task: long enough that a block of the weight, widened and packed once per task, costs little.
-const TOKENS: usize = 510;
-/// The same where the weight is a single panel.
+const TOKENS: usize = 516;
+/// The same where the weight is a single panel, or two of its columns.
 const NARROW_TOKENS: usize = 64;
 /// Rows of the weight per task, two of the widest tiles of `gemm`.
 const PANEL: usize = 128;
-/// Columns of the input's gradient per task.
-const COLUMNS: usize = 192;
+/// Columns of the input's gradient per task, one of those tiles: enough tasks that no thread waits for the last.
+const COLUMNS: usize = 64;
 /// Length of the sums between two visits of the output. Short sums of sums round less: against f64, streams are then as
 /// close as PyTorch's, where sums of 512 are off by a third more; more visits cost 2 to 3 % of the speed.
 pub(crate) const DEPTH: usize = 128;
+/// The same for gradients, which no later layer adds to a stream.
+const DEPTH_BACK: usize = 256;
 /// Numbers added to a widened row, so that rows a power of two apart do not meet in the same cache set.
 pub(crate) const SKEW: usize = 16;
 /// Rows of `x` up to which reading the weight costs more than the arithmetic: dot products straight from the weight.
@@ -306,11 +308,12 @@ fn few(x: Matrix, weight: &impl Weight, out: Target) {
 pub(crate) fn product_back(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: Target, add: bool) {
     let (t, o, i) = (x.rows, weight.rows(), weight.columns());
     assert!(x.columns == o && out.rows == t && out.columns == i);
-    each(&blocks(t, TOKENS, 6), &blocks(i, COLUMNS, 16), t * o * i, |tokens, columns| {
+    let tokens = if i <= PANEL { NARROW_TOKENS } else { TOKENS };
+    each(&blocks(t, tokens, 6), &blocks(i, COLUMNS, 16), t * o * i, |tokens, columns| {
         let stride = columns.len();
-        with_scratch(o.min(DEPTH) * stride, |scratch| {
+        with_scratch(o.min(DEPTH_BACK) * stride, |scratch| {
             let out = out.part(tokens.clone(), columns.clone());
-            for depth in blocks(o, DEPTH, 16) {
+            for depth in blocks(o, DEPTH_BACK, 16) {
                 widen_part(weight, depth.clone(), columns.clone(), stride, scratch);
                 let block = Matrix::new(scratch, depth.len(), columns.len(), stride, 1);
                 // SAFETY: tasks own different parts of `out`; the first depth sets what the next ones add to.
