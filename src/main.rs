@@ -1,13 +1,14 @@
 //! The `prune` binary: parse, dispatch, print.
 
+mod allocator;
 mod cli;
 
 use std::process::ExitCode;
 
-/// Page faults for every fresh tensor cost more than most ops; this allocator keeps its pages.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
+    allocator::set_up();
     cli::main()
 }
