@@ -122,6 +122,12 @@ struct Context {
     output: Output,
 }
 
+/// Threads that a pool will have, as rayon counts them.
+fn pool_size(threads: Option<usize>) -> usize {
+    let asked = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok().filter(|threads| *threads > 0);
+    threads.or_else(asked).unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// Sets the process up: one pool of workers, a quiet candle, Ctrl-C as a request to stop.
 fn start(threads: Option<usize>) -> Result<()> {
     if threads == Some(0) {
@@ -138,7 +144,10 @@ fn start(threads: Option<usize>) -> Result<()> {
             std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
         }
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build_global();
-    pool.map_err(|error| Error::work(format!("worker threads: {error}")))?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+    // this thread works in the pool, instead of waking it and sleeping for every operation; one thread alone could not
+    // wait for another, which reads the next layer, and work for it
+    let pool = if pool_size(threads) > 1 { pool.use_current_thread() } else { pool };
+    pool.build_global().map_err(|error| Error::work(format!("worker threads: {error}")))?;
     ctrlc::set_handler(prune::interrupt::request).map_err(|error| Error::work(format!("signal handler: {error}")))
 }
