@@ -9,7 +9,7 @@ use crate::checkpoint::Checkpoint;
 use crate::{Error, Result, ops};
 
 /// Kept for the program itself: code, tokenizer, thread stacks, allocator slack.
-const OVERHEAD: u64 = 64 << 20;
+pub(crate) const OVERHEAD: u64 = 64 << 20;
 
 /// A cap on this process's resident memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ impl Fit {
             return Err(Error::request(format!(
                 "--memory: {} MiB is too small for this model, its weights and one pass take {} MiB",
                 options.budget.bytes() >> 20,
-                (least + options.budget.bytes() - usable) >> 20
+                (least + OVERHEAD) >> 20
             )));
         }
         Ok(Self { residency, weight_bytes, at_once })
