@@ -12,8 +12,8 @@ use crate::model::lora::Adapters;
 use crate::model::{Budget, Fittings, kept_bytes_per_token, memory};
 use crate::{Error, Result, ops};
 
-/// Logits and their gradients, and what the allocator keeps.
-const HEAD_BYTES: u64 = 48 << 20;
+/// What the allocator keeps.
+const SLACK: u64 = 16 << 20;
 
 /// What a healing takes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -69,11 +69,12 @@ pub fn estimate(
     let tokens = tokens.min((settings.seq_len * settings.batch) as u64);
     let entering = 4 * spec.hidden_size as u64 * tokens;
     let kept = kept_bytes_per_token(spec) * tokens;
-    let passing = 2 * memory::transient_bytes_per_token(spec) * tokens + HEAD_BYTES;
+    let logits = ops::objective_bytes(tokens as usize, spec.hidden_size, spec.vocab_size);
+    let passing = logits.max(memory::transient_bytes_per_token(spec) * tokens) + SLACK;
     let least = weights + optimiser + passing + spec.layers as u64 * entering;
     let room = budget.usable();
     if least > room {
-        return Err(too_large(settings, budget, least, weights + optimiser + HEAD_BYTES));
+        return Err(too_large(settings, budget, least, weights + optimiser + logits + SLACK));
     }
     let layers_kept = usize::try_from((room - least) / (kept - entering).max(1)).unwrap_or(usize::MAX).min(spec.layers);
     let activations = passing + spec.layers as u64 * entering + layers_kept as u64 * (kept - entering);
@@ -91,7 +92,7 @@ pub fn estimate(
         optimiser,
         activations,
         layers_kept,
-        memory: weights + optimiser + activations + (budget.bytes() - budget.usable()),
+        memory: weights + optimiser + activations + memory::OVERHEAD,
         tokens_per_step,
         flops_per_step,
         seconds: settings.steps as f64 * flops_per_step * (1.0 + OTHERS / spec.hidden_size as f64)
@@ -197,6 +198,6 @@ fn too_large(settings: &HealSettings, budget: Budget, least: u64, fixed: u64) ->
     if settings.train != Train::Lora {
         hints.push("train = \"lora\" needs no optimiser for whole layers".to_owned());
     }
-    let (least, cap) = (ByteSize(least + budget.bytes() - budget.usable()), ByteSize(budget.bytes()));
+    let (least, cap) = (ByteSize(least + memory::OVERHEAD), ByteSize(budget.bytes()));
     Error::request(format!("this healing takes at least {least} of memory, allowed are {cap}: {}", hints.join("; ")))
 }

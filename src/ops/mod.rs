@@ -44,7 +44,7 @@ pub use likelihood::{Scored, log_likelihood};
 pub use linear::{linear, trainable_linear};
 pub use low_rank::{low_rank_down, low_rank_up, outer};
 pub use nf4::Nf4Weight;
-pub use objective::{Objective, Teacher, objective};
+pub use objective::{Objective, Teacher, objective, objective_bytes};
 pub use rms_norm::{rms_norm, rms_norm_backward, sum_rows};
 pub use rope::{rope, rope_backward};
 pub use simd::vector_units;

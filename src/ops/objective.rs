@@ -151,12 +151,23 @@ pub(super) struct Sums {
     pub(super) cross_entropy: f64,
 }
 
-/// Logits that exist at one time, 32 MiB of them.
-const LOGITS: usize = 8 << 20;
+/// Logits that exist at one time, 64 MiB of them: enough rows of most vocabularies that the head is read once a pass.
+const LOGITS: usize = 16 << 20;
 /// The same on a GPU, 256 MiB of them.
 const GPU_LOGITS: usize = 64 << 20;
 /// Rows whose logits exist at one time, at least and at most.
 const ROWS: (usize, usize) = (32, 512);
+
+/// Rows of `count` whose logits over a vocabulary of `v` exist at one time.
+fn rows_at_once(count: usize, v: usize) -> usize {
+    (LOGITS / v.max(1)).clamp(ROWS.0, ROWS.1).min(count)
+}
+
+/// Bytes that [`objective`] takes on a CPU for `rows` of `d` numbers and a vocabulary of `v`, besides its result.
+#[must_use]
+pub fn objective_bytes(rows: usize, d: usize, v: usize) -> u64 {
+    4 * (rows_at_once(rows, v) * (v + 2 * d)) as u64
+}
 
 /// A loss to compute with whatever head.
 pub(super) struct Work<'a> {
@@ -172,7 +183,7 @@ impl WithWeight for Work<'_> {
     fn run(self, head: &impl Weight) -> Self::Output {
         let (hidden, targets) = (self.hidden, self.targets);
         let (v, d) = (head.rows(), head.columns());
-        let rows = (LOGITS / v).clamp(ROWS.0, ROWS.1).min(targets.len());
+        let rows = rows_at_once(targets.len(), v);
         let mut gradients = Gradients {
             hidden: vec![0f32; hidden.count * d],
             head: if self.of_head { vec![0f32; v * d] } else { Vec::new() },
