@@ -221,12 +221,8 @@ impl<T: Narrow> Weight for Dense<'_, T> {
     }
 
     #[inline(always)]
-    fn wide<'a>(&'a self, row: usize, columns: Range<usize>, scratch: &'a mut [f32]) -> &'a [f32] {
-        let numbers = &self.data[row * self.stride..][columns];
-        T::wide(numbers).unwrap_or_else(|| {
-            T::widen(numbers, scratch);
-            scratch
-        })
+    fn plain(&self) -> Option<Matrix<'_>> {
+        Some(Matrix::new(T::wide(self.data)?, self.rows, self.columns, self.stride, 1))
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::simd::{dot, vectorised};
+use super::simd::{self, SQUARE, dot, vectorised};
 
 /// A view of f32 numbers with any strides, to read.
 #[derive(Clone, Copy)]
@@ -54,7 +54,7 @@ impl<'a> Matrix<'a> {
 
     /// Row `index`, if its numbers are consecutive.
     #[inline(always)]
-    fn row(&self, index: usize) -> &'a [f32] {
+    fn row(self, index: usize) -> &'a [f32] {
         debug_assert_eq!(self.column_stride, 1);
         &self.data[index * self.row_stride..][..self.columns]
     }
@@ -152,9 +152,16 @@ pub(crate) trait Weight: Sync {
     fn columns(&self) -> usize;
     /// Writes the numbers `columns` of row `row` to `out`, which is as long. Called inside `vectorised`: inline it.
     fn widen(&self, row: usize, columns: Range<usize>, out: &mut [f32]);
-    /// The numbers `columns` of row `row`, where they are if they are f32, else widened in `scratch`, which is as long.
+    /// The whole matrix where it lies, if it is f32.
+    fn plain(&self) -> Option<Matrix<'_>> {
+        None
+    }
+    /// The numbers `columns` of row `row`, where they lie if they are f32, else widened in `scratch`, which is as long.
     #[inline(always)]
     fn wide<'a>(&'a self, row: usize, columns: Range<usize>, scratch: &'a mut [f32]) -> &'a [f32] {
+        if let Some(plain) = self.plain() {
+            return &plain.row(row)[columns];
+        }
         self.widen(row, columns, scratch);
         scratch
     }
@@ -170,7 +177,7 @@ const PANEL: usize = 128;
 const COLUMNS: usize = 64;
 /// Length of the sums between two visits of the output. Short sums of sums round less: against f64, streams are then as
 /// close as PyTorch's, where sums of 512 are off by a third more; more visits cost 2 to 3 % of the speed.
-pub(crate) const DEPTH: usize = 128;
+pub(crate) const DEPTH: usize = 192;
 /// The same for gradients, which no later layer adds to a stream.
 const DEPTH_BACK: usize = 256;
 /// Numbers added to a widened row, so that rows a power of two apart do not meet in the same cache set.
@@ -237,6 +244,29 @@ pub(crate) fn widen_part(
     );
 }
 
+/// The part of `weight` where `rows` and `columns` meet: where it lies if it is f32, else widened in `scratch`, in rows
+/// `stride` apart.
+fn wide_part<'a>(
+    weight: &'a impl Weight,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    stride: usize,
+    scratch: &'a mut [f32],
+) -> Matrix<'a> {
+    if let Some(plain) = weight.plain() {
+        return plain.part(rows, columns);
+    }
+    let (count, width) = (rows.len(), columns.len());
+    widen_part(weight, rows, columns, stride, &mut scratch[..(count - 1) * stride + width]);
+    Matrix::new(scratch, count, width, stride, 1)
+}
+
+/// Writes the rows of `from`, whose numbers are consecutive, as columns of `to`, whose rows are `to_stride` apart.
+fn transpose(from: Matrix, to: &mut [f32], to_stride: usize) {
+    let (data, stride) = from.row_data();
+    simd::transpose(data, stride, (from.rows, from.columns), to, to_stride);
+}
+
 /// A product of a few columns that is added to a larger one while its part is in cache: left · right, `[t, r]` and
 /// `[r, n]`.
 pub(crate) type LowRank<'a> = (Matrix<'a>, Matrix<'a>);
@@ -252,12 +282,18 @@ pub(crate) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out
     // a narrow product has no panels to share out
     let tokens = if o <= PANEL { NARROW_TOKENS } else { TOKENS };
     each(&blocks(t, tokens, 6), &blocks(o, PANEL, 16), t * o * i, |tokens, panel| {
-        let stride = i.min(DEPTH) + SKEW;
-        with_scratch(panel.len() * stride, |scratch| {
+        let (stride, width) = (i.min(DEPTH) + SKEW, panel.len());
+        with_scratch(SQUARE * stride + i.min(DEPTH) * width, |scratch| {
+            let (rows, turned) = scratch.split_at_mut(SQUARE * stride);
             let out = out.part(tokens.clone(), panel.clone());
             for depth in blocks(i, DEPTH, 16) {
-                widen_part(weight, panel.clone(), depth.clone(), stride, scratch);
-                let block = Matrix::new(scratch, panel.len(), depth.len(), stride, 1).transposed();
+                // `gemm` wants the rows as columns, and would turn them number by number
+                for start in panel.clone().step_by(SQUARE) {
+                    let some = start..(start + SQUARE).min(panel.end);
+                    let wide = wide_part(weight, some, depth.clone(), stride, rows);
+                    transpose(wide, &mut turned[start - panel.start..], width);
+                }
+                let block = Matrix::new(turned, depth.len(), width, width, 1);
                 // SAFETY: tasks own different parts of `out`; the first depth sets what the next ones add to.
                 unsafe { multiply(out, x.part(tokens.clone(), depth.clone()), block, depth.start > 0) };
             }
@@ -314,8 +350,7 @@ pub(crate) fn product_back(x: Matrix, weight: &impl Weight, low: Option<LowRank>
         with_scratch(o.min(DEPTH_BACK) * stride, |scratch| {
             let out = out.part(tokens.clone(), columns.clone());
             for depth in blocks(o, DEPTH_BACK, 16) {
-                widen_part(weight, depth.clone(), columns.clone(), stride, scratch);
-                let block = Matrix::new(scratch, depth.len(), columns.len(), stride, 1);
+                let block = wide_part(weight, depth.clone(), columns.clone(), stride, scratch);
                 // SAFETY: tasks own different parts of `out`; the first depth sets what the next ones add to.
                 unsafe { multiply(out, x.part(tokens.clone(), depth.clone()), block, add || depth.start > 0) };
             }

@@ -124,9 +124,104 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum2(a, b, |a, b| a * b)
 }
 
+/// Side of the squares that [`transpose`] turns at once.
+pub(crate) const SQUARE: usize = 16;
+
+/// Writes `rows` rows of `width` numbers, `from_stride` apart, as columns of `to`, whose rows are `to_stride` apart.
+pub(crate) fn transpose(
+    from: &[f32],
+    from_stride: usize,
+    (rows, width): (usize, usize),
+    to: &mut [f32],
+    to_stride: usize,
+) {
+    let (mut done, mut turned) = (0, width);
+    #[cfg(target_arch = "x86_64")]
+    if detected().1 {
+        (done, turned) = (rows / SQUARE * SQUARE, width / SQUARE * SQUARE);
+        for row in (0..done).step_by(SQUARE) {
+            for column in (0..turned).step_by(SQUARE) {
+                let (from, to) = (&from[row * from_stride + column..], &mut to[column * to_stride + row..]);
+                // SAFETY: the machine has AVX-512, just asked.
+                unsafe { x86::transpose_square(from, from_stride, to, to_stride) };
+            }
+        }
+    }
+    // what is left: below the squares, and beside them
+    for (rows, columns) in [(done..rows, 0..width), (0..done, turned..width)] {
+        for row in rows {
+            for column in columns.clone() {
+                to[column * to_stride + row] = from[row * from_stride + column];
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::SQUARE;
+
+    /// Sixteen rows of sixteen numbers as columns: pairs, fours, and then whole quarters of the registers change places.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn transpose_square(from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
+        let last = SQUARE - 1;
+        assert!(from.len() >= last * from_stride + SQUARE && to.len() >= last * to_stride + SQUARE);
+        // SAFETY: the last row's end is inside, just asked
+        let rows: [__m512; SQUARE] =
+            std::array::from_fn(|row| unsafe { _mm512_loadu_ps(from.as_ptr().add(row * from_stride)) });
+        let mut pairs = [_mm512_setzero_ps(); SQUARE];
+        for at in (0..SQUARE).step_by(2) {
+            pairs[at] = _mm512_unpacklo_ps(rows[at], rows[at + 1]);
+            pairs[at + 1] = _mm512_unpackhi_ps(rows[at], rows[at + 1]);
+        }
+        // quarter q of fours[4g + c] is column 4q + c of rows 4g..4g + 4
+        let mut fours = [_mm512_setzero_ps(); SQUARE];
+        for at in (0..SQUARE).step_by(4) {
+            for half in 0..2 {
+                let (a, b) = (_mm512_castps_pd(pairs[at + half]), _mm512_castps_pd(pairs[at + half + 2]));
+                fours[at + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                fours[at + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+            }
+        }
+        let even = |a, b| _mm512_shuffle_f32x4::<0x88>(a, b);
+        let odd = |a, b| _mm512_shuffle_f32x4::<0xdd>(a, b);
+        for c in 0..4 {
+            let (low_even, high_even) = (even(fours[c], fours[4 + c]), even(fours[8 + c], fours[12 + c]));
+            let (low_odd, high_odd) = (odd(fours[c], fours[4 + c]), odd(fours[8 + c], fours[12 + c]));
+            let columns = [
+                (c, even(low_even, high_even)),
+                (4 + c, even(low_odd, high_odd)),
+                (8 + c, odd(low_even, high_even)),
+                (12 + c, odd(low_odd, high_odd)),
+            ];
+            for (column, values) in columns {
+                // SAFETY: as above
+                unsafe { _mm512_storeu_ps(to.as_mut_ptr().add(column * to_stride), values) };
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_shape_turns() {
+        for (rows, width) in [(1_usize, 1_usize), (3, 40), (16, 16), (17, 33), (32, 128), (50, 15), (128, 130)] {
+            let (from_stride, to_stride) = (width + 3, rows + 2);
+            let from: Vec<f32> = (0..(rows - 1) * from_stride + width).map(|i| i as f32).collect();
+            let mut to = vec![-1f32; width * to_stride];
+            transpose(&from, from_stride, (rows, width), &mut to, to_stride);
+            for (place, found) in to.iter().enumerate() {
+                let (column, row) = (place / to_stride, place % to_stride);
+                let expected = if row < rows { from[row * from_stride + column] } else { -1.0 };
+                assert_eq!(*found, expected, "{rows}x{width} at {row}, {column}");
+            }
+        }
+    }
 
     #[test]
     fn dot_of_every_length() {
