@@ -88,7 +88,7 @@ pub(crate) struct HealArgs {
     /// Sequences of a step [default: 16]
     #[arg(long, value_name = "B", help_heading = "Training")]
     batch: Option<usize>,
-    /// Tokens that go through the model together [default: 1024]
+    /// Tokens that go through the model together [default: 512]
     #[arg(long, value_name = "T", help_heading = "Training")]
     pass_tokens: Option<usize>,
     /// Highest learning rate [default: 0.0003]

@@ -155,7 +155,7 @@ impl Default for HealSettings {
             plain_scales: false,
             steps: 5000,
             batch: 16,
-            pass_tokens: 1024,
+            pass_tokens: 512,
             lr: 3e-4,
             schedule: Decay::Cosine,
             warmup: 100.0,
