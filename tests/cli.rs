@@ -79,6 +79,21 @@ fn dry_runs_write_nothing() {
     assert_eq!(desk.names(), before);
 }
 
+/// What a cap below the least says is the least: the same for any such cap, and enough.
+#[test]
+fn a_small_cap_is_told_what_would_do() {
+    let desk = Desk::new();
+    let line = |cap: &str| format!("analyze model --data text.jsonl --memory {cap}");
+    let named = |cap: &str| {
+        let said = String::from_utf8(desk.run(&line(cap)).stderr).unwrap();
+        let (_, needed) = said.split_once("one pass take ").unwrap_or_else(|| panic!("{said}"));
+        needed.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    let needed = named("1MiB");
+    assert_eq!(named("40MiB"), needed);
+    assert!(desk.run(&line(&format!("{}MiB", needed + 1))).status.success());
+}
+
 #[test]
 fn wrong_requests() {
     let desk = Desk::new();
