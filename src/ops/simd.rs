@@ -12,6 +12,13 @@ fn detected() -> (bool, bool) {
     (medium, wide)
 }
 
+/// Whether loops written for AVX-512 may run.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn has_avx512() -> bool {
+    detected() == (true, true)
+}
+
 /// The vector units that the loops use on this machine; `None` where they run as compiled for the least of its kind.
 #[must_use]
 pub fn vector_units() -> Option<&'static str> {
@@ -122,6 +129,20 @@ pub(crate) fn sum2(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum2(a, b, |a, b| a * b)
+}
+
+/// Asks for the line of the cache that `data[at]` is in, if there is one.
+#[inline(always)]
+pub(crate) fn prefetch<T>(data: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(place) = data.get(at) {
+        // SAFETY: a hint, which reads nothing
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(place).cast())
+        };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (data, at);
 }
 
 /// Side of the squares that [`transpose`] turns at once.

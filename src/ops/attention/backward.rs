@@ -106,12 +106,17 @@ impl Pass<'_> {
                 let (weights, scores) = (&mut weights[..n * LANES], &mut scores[..n * LANES]);
                 let k_part = k.matrix().part(keys.tokens.clone(), shared.clone());
                 let v_part = v.matrix().part(keys.tokens.clone(), shared.clone());
-                // SAFETY: `weights` and `scores` are borrowed mutably here.
-                unsafe {
-                    let queries = Matrix::new(queries, e, LANES, LANES, 1);
-                    multiply(Target::over(weights, n, LANES, LANES), k_part, queries, false);
-                    let douts = Matrix::new(douts, e, LANES, LANES, 1);
-                    multiply(Target::over(scores, n, LANES, LANES), v_part, douts, false);
+                let (queries, douts) =
+                    (Matrix::new(queries, e, LANES, LANES, 1), Matrix::new(douts, e, LANES, LANES, 1));
+                for (run, first) in self.block.runs_of_keys(keys) {
+                    let weights = Target::over(weights, n, LANES, LANES).part(run.clone(), first..LANES);
+                    let scores = Target::over(scores, n, LANES, LANES).part(run.clone(), first..LANES);
+                    let (k, v) = (k_part.part(run.clone(), 0..e), v_part.part(run, 0..e));
+                    // SAFETY: `weights` and `scores` are borrowed mutably here.
+                    unsafe {
+                        multiply(weights, k, queries.part(0..e, first..LANES), false);
+                        multiply(scores, v, douts.part(0..e, first..LANES), false);
+                    }
                 }
                 vectorised(
                     #[inline(always)]
@@ -133,12 +138,22 @@ impl Pass<'_> {
                 );
                 let weights = Matrix::new(weights, n, LANES, LANES, 1).part(0..n, 0..rows);
                 let scores = Matrix::new(scores, n, LANES, LANES, 1).part(0..n, 0..rows);
+                let (dk, dv) = (self.gradients.k, self.gradients.v);
+                let (dk, dv) = [dk, dv].map(|all| all.part(keys.tokens.clone(), shared.clone())).into();
                 // SAFETY: this task owns the head's rows of dq and the tree's rows of the KV head's dk and dv; dk and
                 // dv are initialised, and dq is from the first keys on.
                 unsafe {
-                    multiply(self.gradients.v.part(keys.tokens.clone(), shared.clone()), weights, dout_block, true);
-                    multiply(self.gradients.k.part(keys.tokens.clone(), shared.clone()), scores, q_block, true);
-                    multiply(dq, scores.transposed(), k_part, index > 0);
+                    for (run, first) in self.block.runs_of_keys(keys) {
+                        let lanes = first.min(rows)..rows;
+                        let (weights, scores) =
+                            (weights.part(run.clone(), lanes.clone()), scores.part(run.clone(), lanes.clone()));
+                        multiply(dv.part(run.clone(), 0..e), weights, dout_block.part(lanes.clone(), 0..e), true);
+                        multiply(dk.part(run, 0..e), scores, q_block.part(lanes, 0..e), true);
+                    }
+                    for (run, seen) in self.block.runs_of_lanes(keys, rows) {
+                        let scores = scores.part(0..seen, run.clone()).transposed();
+                        multiply(dq.part(run, 0..e), scores, k_part.part(0..seen, 0..e), index > 0);
+                    }
                 }
             }
         });

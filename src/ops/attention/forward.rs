@@ -70,15 +70,21 @@ impl Pass<'_> {
                     let k = self.k.matrix().part(keys.tokens.clone(), columns.clone());
                     let v = self.v.matrix().part(keys.tokens.clone(), columns.clone());
                     let lanes = Matrix::new(queries, e, LANES, LANES, 1);
-                    // SAFETY: `scores` is borrowed mutably here.
-                    unsafe { multiply(Target::over(scores, n, LANES, LANES), k, lanes, false) };
+                    for (run, first) in self.block.runs_of_keys(keys) {
+                        let scores = Target::over(scores, n, LANES, LANES).part(run.clone(), first..LANES);
+                        // SAFETY: `scores` is borrowed mutably here.
+                        unsafe { multiply(scores, k.part(run, 0..e), lanes.part(0..e, first..LANES), false) };
+                    }
                     vectorised(
                         #[inline(always)]
                         || running.soften(self.block, keys, self.heads.window, scores, sums),
                     );
                     let weights = Matrix::new(scores, n, LANES, LANES, 1).transposed();
-                    // SAFETY: `sums` is borrowed mutably here, and initialised.
-                    unsafe { multiply(Target::over(sums, LANES, e, e), weights, v, true) };
+                    for (run, seen) in self.block.runs_of_lanes(keys, LANES) {
+                        let sums = Target::over(sums, LANES, e, e).part(run.clone(), 0..e);
+                        // SAFETY: `sums` is borrowed mutably here, and initialised.
+                        unsafe { multiply(sums, weights.part(run, 0..seen), v.part(0..seen, 0..e), true) };
+                    }
                 }
                 let out = out.part(self.block.tokens.clone(), self.heads.columns(head));
                 let normaliser = normaliser.part(self.block.tokens.clone(), head..head + 1);

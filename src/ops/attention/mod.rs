@@ -21,6 +21,7 @@ pub use cached::attention_over;
 use super::Layout;
 use super::matmul::blocks;
 use super::rows::{Held, Rows, by_rows};
+use super::simd::transpose;
 use crate::{Error, Result};
 
 /// The heads of one attention.
@@ -288,6 +289,33 @@ impl Block {
         first..end
     }
 
+    /// The keys of `keys` in runs, by their offsets, each with the first lane of a register that sees one of them:
+    /// products leave out the lanes before it.
+    fn runs_of_keys(&self, keys: &Keys) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let (n, beyond) = (keys.tokens.len(), keys.position.saturating_sub(self.position));
+        let all = self.position.saturating_sub(keys.position) + STEP - beyond % STEP;
+        std::iter::once(0).chain((all..n).step_by(STEP)).map(move |start| {
+            let end = if start == 0 { all } else { start + STEP };
+            let lane = (keys.position + start).saturating_sub(self.position);
+            (start..end.min(n), lane / STEP * STEP)
+        })
+    }
+
+    /// The lanes 0..`lanes` in runs, each with the number of keys, counted from the first, that one of them sees:
+    /// products leave out the keys after it.
+    fn runs_of_lanes(&self, keys: &Keys, lanes: usize) -> Vec<(Range<usize>, usize)> {
+        let mut runs: Vec<(Range<usize>, usize)> = Vec::new();
+        for start in (0..lanes).step_by(STEP) {
+            let end = (start + STEP).min(lanes);
+            let seen = (self.position + end).saturating_sub(keys.position).min(keys.tokens.len());
+            match runs.last_mut() {
+                Some((run, last)) if *last == seen => run.end = end,
+                _ => runs.push((start..end, seen)),
+            }
+        }
+        runs
+    }
+
     /// Whether every query sees every key of `keys`.
     fn sees_all(&self, keys: &Keys, window: Option<usize>) -> bool {
         keys.position + keys.tokens.len() <= self.position + 1
@@ -312,11 +340,11 @@ impl Keys {
 /// Writes the head `columns` of the block's rows of `x`, times `scale`, as `[e, lanes]`; lanes beyond the block are 0.
 #[inline(always)]
 fn by_lanes(x: Rows, block: &Block, columns: Range<usize>, scale: f32, lanes: usize, out: &mut [f32]) {
-    out.fill(0.0);
-    for (lane, token) in block.tokens.clone().enumerate() {
-        let row = &x.row(token)[columns.clone()];
-        for (out, x) in out[lane..].iter_mut().step_by(lanes).zip(row) {
-            *out = x * scale;
-        }
+    let (rows, width) = (block.tokens.len(), columns.len());
+    if rows < lanes {
+        out.fill(0.0);
     }
+    let (data, stride) = x.matrix().part(block.tokens.clone(), columns).row_data();
+    transpose(data, stride, (rows, width), out, lanes);
+    out.iter_mut().for_each(|out| *out *= scale);
 }

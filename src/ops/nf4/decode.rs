@@ -1,6 +1,12 @@
 //! From codes to numbers: a table of 16 looked up eight weights at a time where the processor can.
 
+use std::ops::Range;
+
 use super::Nf4Weight;
+use crate::ops::simd::prefetch;
+
+/// Runs whose codes are asked for ahead: a row of a weight is too far from the next for the processor to guess.
+const AHEAD: usize = 8;
 
 /// A block's 16 values: code times scale, one rounding each.
 type Table = [f32; 16];
@@ -8,41 +14,69 @@ type Table = [f32; 16];
 impl Nf4Weight {
     /// Weights `begin..begin + out.len()` in row-major order, as f32. Any range; fastest when `begin` is at a block.
     pub fn decode(&self, begin: usize, out: &mut [f32]) {
+        let len = out.len();
+        self.decode_runs(Runs { begin, len, step: 0, count: 1 }, len, out);
+    }
+
+    /// The part where `rows` and `columns` meet, in rows `stride` apart.
+    pub(super) fn decode_part(&self, rows: Range<usize>, columns: Range<usize>, stride: usize, out: &mut [f32]) {
+        let begin = rows.start * self.columns + columns.start;
+        let runs = Runs { begin, len: columns.len(), step: self.columns, count: rows.len() };
+        self.decode_runs(runs, stride, out);
+    }
+
+    fn decode_runs(&self, runs: Runs, stride: usize, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx2") {
                 // SAFETY: the machine has AVX2 and AVX-512F, just asked
-                return unsafe { x86::wide(self, begin, out) };
+                return unsafe { x86::wide(self, runs, stride, out) };
             }
             if is_x86_feature_detected!("avx2") {
                 // SAFETY: the machine has AVX2, just asked
-                return unsafe { x86::medium(self, begin, out) };
+                return unsafe { x86::medium(self, runs, stride, out) };
             }
         }
-        self.by_blocks(begin, out, |_, _, _| 0);
+        self.by_blocks(runs, stride, out, |_, _, _| 0);
     }
 
     /// Decodes block by block: `fast` writes as many numbers as it likes from the high half of the first byte on, and
     /// says how many; the rest is done here. Inlined, so that all of it is compiled for what `fast` needs.
     #[inline(always)]
-    fn by_blocks(&self, begin: usize, out: &mut [f32], fast: impl Fn(&[u8], &Table, &mut [f32]) -> usize) {
-        let (mut at, mut block) = (begin, begin / self.block);
-        let mut out = out;
-        while !out.is_empty() {
-            let len = ((block + 1) * self.block - at).min(out.len());
-            let (now, rest) = out.split_at_mut(len);
-            let scale = self.scale(block);
-            let table = self.codes.map(|code| code * scale);
-            let odd = at % 2;
-            if odd == 1 {
-                now[0] = table[usize::from(self.packed[at / 2] & 15)];
+    fn by_blocks(&self, runs: Runs, stride: usize, out: &mut [f32], fast: impl Fn(&[u8], &Table, &mut [f32]) -> usize) {
+        let Runs { begin, len, step, count } = runs;
+        // a division takes as long as half a block
+        let blocks = step.is_multiple_of(self.block).then(|| (begin / self.block, step / self.block));
+        for (run, out) in out.chunks_mut(stride.max(1)).take(count).enumerate() {
+            let mut at = begin + run * step;
+            let mut block = blocks.map_or_else(|| at / self.block, |(first, step)| first + run * step);
+            let mut out = &mut out[..len];
+            prefetch(&self.packed, (at + AHEAD * step) / 2);
+            while !out.is_empty() {
+                let len = ((block + 1) * self.block - at).min(out.len());
+                let (now, rest) = out.split_at_mut(len);
+                let scale = self.scale(block);
+                let table = self.codes.map(|code| code * scale);
+                let odd = at % 2;
+                if odd == 1 {
+                    now[0] = table[usize::from(self.packed[at / 2] & 15)];
+                }
+                let (packed, now) = (&self.packed[(at + odd) / 2..], &mut now[odd..]);
+                let done = fast(packed, &table, now);
+                decode_portable(&packed[done / 2..], &table, &mut now[done..]);
+                (at, block, out) = (at + len, block + 1, rest);
             }
-            let (packed, now) = (&self.packed[(at + odd) / 2..], &mut now[odd..]);
-            let done = fast(packed, &table, now);
-            decode_portable(&packed[done / 2..], &table, &mut now[done..]);
-            (at, block, out) = (at + len, block + 1, rest);
         }
     }
+}
+
+/// Runs of `len` weights in row-major order, the first from `begin` on, the next each `step` further on.
+#[derive(Clone, Copy)]
+struct Runs {
+    begin: usize,
+    len: usize,
+    step: usize,
+    count: usize,
 }
 
 #[inline(always)]
@@ -61,11 +95,12 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::super::Nf4Weight;
+    use super::Runs;
 
     /// The table is one register, and a lookup one instruction.
     #[target_feature(enable = "avx512f,avx2")]
-    pub(super) fn wide(weight: &Nf4Weight, begin: usize, out: &mut [f32]) {
-        weight.by_blocks(begin, out, |packed, table, out| {
+    pub(super) fn wide(weight: &Nf4Weight, runs: Runs, stride: usize, out: &mut [f32]) {
+        weight.by_blocks(runs, stride, out, |packed, table, out| {
             // SAFETY: the table is 16 floats long
             let table = unsafe { _mm512_loadu_ps(table.as_ptr()) };
             let (out, _) = out.as_chunks_mut::<16>();
@@ -80,8 +115,8 @@ mod x86 {
 
     /// The table is two registers: both are looked up by the lower three bits of a code, the fourth chooses.
     #[target_feature(enable = "avx2")]
-    pub(super) fn medium(weight: &Nf4Weight, begin: usize, out: &mut [f32]) {
-        weight.by_blocks(begin, out, |packed, table, out| {
+    pub(super) fn medium(weight: &Nf4Weight, runs: Runs, stride: usize, out: &mut [f32]) {
+        weight.by_blocks(runs, stride, out, |packed, table, out| {
             // SAFETY: the table is 16 floats long
             let (low, high) = unsafe { (_mm256_loadu_ps(table.as_ptr()), _mm256_loadu_ps(table.as_ptr().add(8))) };
             let (out, _) = out.as_chunks_mut::<16>();
@@ -149,14 +184,27 @@ mod tests {
                 let mut found = vec![f32::NAN; len];
                 weight.decode(begin, &mut found);
                 assert_eq!(found, expected, "{block} {columns} {begin}");
-                weight.by_blocks(begin, &mut found, |_, _, _| 0);
-                assert_eq!(found, expected, "{block} {columns} {begin}");
+            }
+            for (rows, part) in [(0..3, 0..columns), (1..3, 5..21), (0..2, columns - 9..columns), (2..3, 0..1)] {
+                let stride = part.len() + 3;
+                let expected: Vec<f32> = rows
+                    .clone()
+                    .flat_map(|row| (0..stride).map(move |at| (row, at)))
+                    .map(|(row, at)| if at < part.len() { number(row * columns + part.start + at) } else { -1.0 })
+                    .collect();
+                let same = |name: &str, decode: &dyn Fn(&mut [f32])| {
+                    let mut found = vec![-1.0; rows.len() * stride];
+                    decode(&mut found);
+                    assert_eq!(found, expected, "{name} {block} {columns} {rows:?} {part:?}");
+                };
+                same("any", &|found| weight.decode_part(rows.clone(), part.clone(), stride, found));
+                let begin = rows.start * columns + part.start;
+                let runs = Runs { begin, len: part.len(), step: columns, count: rows.len() };
+                same("plain", &|found| weight.by_blocks(runs, stride, found, |_, _, _| 0));
                 #[cfg(target_arch = "x86_64")]
                 if is_x86_feature_detected!("avx2") {
-                    found.fill(f32::NAN);
                     // SAFETY: the machine has AVX2, just asked
-                    unsafe { x86::medium(&weight, begin, &mut found) };
-                    assert_eq!(found, expected, "{block} {columns} {begin}");
+                    same("medium", &|found| unsafe { x86::medium(&weight, runs, stride, found) });
                 }
             }
         }

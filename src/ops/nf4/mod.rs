@@ -184,4 +184,9 @@ impl Weight for Nf4Weight {
     fn widen(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
         self.decode(row * self.columns + columns.start, out);
     }
+
+    #[inline(always)]
+    fn widen_rows(&self, rows: Range<usize>, columns: Range<usize>, stride: usize, out: &mut [f32]) {
+        self.decode_part(rows, columns, stride, out);
+    }
 }
