@@ -215,7 +215,7 @@ const QUERIES: usize = 64;
 /// Lanes come in steps of a register.
 const STEP: usize = 16;
 /// Keys whose scores exist at one time, per block of queries.
-const KEYS: usize = 252;
+const KEYS: usize = 126;
 
 /// Consecutive queries of one segment.
 #[derive(Clone, Debug)]

@@ -26,7 +26,7 @@ unsafe fn multiply_all(out: Target, products: &[(Matrix, Matrix)], add: bool) {
         assert!(out.rows == left.rows && out.columns == right.columns && left.columns == right.rows);
     }
     #[cfg(target_arch = "x86_64")]
-    if tile::serves(out, products) {
+    if tile::serves(products) {
         // SAFETY: the machine has AVX-512, just asked; the shapes fit, and the caller answers for `out`
         return unsafe { tile::multiply_all(out, products, add) };
     }

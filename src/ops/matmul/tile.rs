@@ -20,12 +20,10 @@ const LANES: usize = 16;
 const COLUMNS: usize = 4 * LANES;
 /// Rows of the right factor that are asked for ahead of their use.
 const AHEAD: usize = 8;
-/// Columns below which most lanes of a tile would be idle.
-const NARROW: usize = 2 * LANES;
 
 /// Whether the machine can, and these products profit.
-pub(super) fn serves(out: Target, products: &[(Matrix, Matrix)]) -> bool {
-    out.columns >= NARROW && simd::has_avx512() && products.iter().all(|(_, right)| right.column_stride == 1)
+pub(super) fn serves(products: &[(Matrix, Matrix)]) -> bool {
+    simd::has_avx512() && products.iter().all(|(_, right)| right.column_stride == 1)
 }
 
 /// Where a tile's sums are.

@@ -41,11 +41,13 @@ pub(crate) trait Weight: Sync {
 /// Rows of `x` per task: long enough that a panel of the weight, widened once per task, costs little.
 const TOKENS: usize = 516;
 /// The same where the weight is a single panel.
-const NARROW_TOKENS: usize = 64;
+const NARROW_TOKENS: usize = 126;
 /// Columns of the output per task: a panel, the width of a tile.
 const PANEL: usize = 64;
 /// Rows of a panel that are widened at one time: 256 KiB of the second cache.
 const PANEL_ROWS: usize = 1024;
+/// Rows of `x` below which a weight that is f32 is read where it lies: copying it into panels would take longer.
+const WORTH_PANELS: usize = 48;
 /// Length of the sums between two visits of the output. Short sums of sums round less: against f64, streams are then as
 /// close as PyTorch's, where sums of 512 are off by a third more; more visits cost 2 to 3 % of the speed.
 pub(crate) const DEPTH: usize = 192;
@@ -127,7 +129,7 @@ pub(crate) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out
         return;
     }
     let stride = i.min(PANEL_ROWS) + SKEW;
-    let shape = Panels { x, inner: i, columns: o, depth: DEPTH, scratch: SQUARE * stride };
+    let shape = Panels { x, inner: i, columns: o, depth: DEPTH, scratch: SQUARE * stride, plain: None };
     shape.run(low, out, false, |inner, columns, panel, rows| {
         let width = columns.len();
         for start in (0..width).step_by(SQUARE) {
@@ -143,7 +145,8 @@ pub(crate) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out
 pub(crate) fn product_back(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: Target, add: bool) {
     let (t, o, i) = (x.rows, weight.rows(), weight.columns());
     assert!(x.columns == o && out.rows == t && out.columns == i);
-    let shape = Panels { x, inner: o, columns: i, depth: DEPTH_BACK, scratch: 0 };
+    let plain = weight.plain().filter(|_| t < WORTH_PANELS || i <= PANEL);
+    let shape = Panels { x, inner: o, columns: i, depth: DEPTH_BACK, scratch: 0, plain };
     shape.run(low, out, add, |inner, columns, panel, _| {
         let width = columns.len();
         widen_part(weight, inner, columns, width, panel);
@@ -160,6 +163,8 @@ struct Panels<'a> {
     depth: usize,
     /// Numbers that widening needs besides the panel.
     scratch: usize,
+    /// The weight as `[inner, columns]`, if it is to be read where it lies.
+    plain: Option<Matrix<'a>>,
 }
 
 impl Panels<'_> {
@@ -172,7 +177,7 @@ impl Panels<'_> {
         add: bool,
         widen: impl Fn(Range<usize>, Range<usize>, &mut [f32], &mut [f32]) + Sync,
     ) {
-        let Self { x, inner, columns, depth, scratch } = *self;
+        let Self { x, inner, columns, depth, scratch, plain } = *self;
         let tokens = if columns <= PANEL { NARROW_TOKENS } else { TOKENS };
         let rank = low.map_or(0, |(left, _)| left.columns);
         each(&blocks(x.rows, tokens, 6), &blocks(columns, PANEL, 16), x.rows * columns * inner, |tokens, columns| {
@@ -183,8 +188,13 @@ impl Panels<'_> {
                 let out = out.part(tokens.clone(), columns.clone());
                 let pieces = blocks(inner, PANEL_ROWS, 16);
                 for piece in &pieces {
-                    widen(piece.clone(), columns.clone(), panel, scratch);
-                    let panel = Matrix::new(panel, piece.len(), width, width, 1);
+                    let panel = match plain {
+                        Some(plain) => plain.part(piece.clone(), columns.clone()),
+                        None => {
+                            widen(piece.clone(), columns.clone(), panel, scratch);
+                            Matrix::new(panel, piece.len(), width, width, 1)
+                        }
+                    };
                     let part = |depth: Range<usize>| {
                         let left = x.part(tokens.clone(), piece.start + depth.start..piece.start + depth.end);
                         (left, panel.part(depth, 0..width))
