@@ -210,11 +210,11 @@ impl CustomOp3 for Attention {
     }
 }
 
-/// Queries per block: three AVX-512 registers of lanes, the width of the tile of `gemm`.
+/// Queries per block: four AVX-512 registers of lanes, the width of a tile.
 const QUERIES: usize = 64;
 /// Lanes come in steps of a register.
 const STEP: usize = 16;
-/// Keys whose scores exist at one time, per block of queries.
+/// Keys whose scores exist at one time, per block of queries: 32 KiB, the first cache.
 const KEYS: usize = 126;
 
 /// Consecutive queries of one segment.
