@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use super::cuda::{self, Operands, plain, turned};
 use super::matmul::{Matrix, Target, Weight, product, product_back};
 use super::rows::{Held, Rows, by_rows, filled};
+use super::simd::prefetch;
 use crate::{Error, Result};
 
 /// x·Wᵀ with a frozen weight: `x` is `[t, i]` f32, `weight` is `[o, i]` f32, bf16 or f16, the product `[t, o]` f32.
@@ -136,6 +137,11 @@ impl WithWeight for Backward<'_> {
     }
 }
 
+/// Rows that are asked for ahead of their use.
+const AHEAD: usize = 8;
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
 /// A weight that is stored as plain numbers.
 pub(crate) struct Dense<'a, T> {
     data: &'a [T],
@@ -218,6 +224,18 @@ impl<T: Narrow> Weight for Dense<'_, T> {
     #[inline(always)]
     fn widen(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
         T::widen(&self.data[row * self.stride..][columns], out);
+    }
+
+    #[inline(always)]
+    fn widen_rows(&self, rows: Range<usize>, columns: Range<usize>, stride: usize, out: &mut [f32]) {
+        for (row, out) in rows.zip(out.chunks_mut(stride)) {
+            // a panel's rows are too far apart for the processor to guess the next
+            let ahead = (row + AHEAD) * self.stride;
+            for column in columns.clone().step_by(LINE / size_of::<T>()) {
+                prefetch(self.data, ahead + column);
+            }
+            self.widen(row, columns.clone(), &mut out[..columns.len()]);
+        }
     }
 
     #[inline(always)]
