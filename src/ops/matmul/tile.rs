@@ -131,20 +131,20 @@ unsafe fn tile<const M: usize, const N: usize, const PARTIAL: bool>(step: &Step)
         for _ in 0..left.columns {
             let columns: [__m512; N] = std::array::from_fn(|n| load(b.add(n * LANES)));
             (0..N).for_each(|n| fetch(b.wrapping_add(AHEAD * right.row_stride + n * LANES)));
-            for m in 0..M {
-                let factor = _mm512_set1_ps(*rows[m].add(at));
-                for n in 0..N {
-                    sums[m][n] = _mm512_fmadd_ps(factor, columns[n], sums[m][n]);
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                let factor = _mm512_set1_ps(*row.add(at));
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = _mm512_fmadd_ps(factor, column, *sum);
                 }
             }
             at += left.column_stride;
             b = b.wrapping_add(right.row_stride);
         }
-        for m in 0..M {
-            for n in 0..N {
+        for (m, sums) in sums.into_iter().enumerate() {
+            for (n, sum) in sums.into_iter().enumerate() {
                 let sum = match from {
-                    Some(from) => _mm512_add_ps(load(from.data.add(m * from.row_stride + n * LANES)), sums[m][n]),
-                    None => sums[m][n],
+                    Some(from) => _mm512_add_ps(load(from.data.add(m * from.row_stride + n * LANES)), sum),
+                    None => sum,
                 };
                 let to = to.data.add(m * to.row_stride + n * LANES);
                 if PARTIAL { _mm512_mask_storeu_ps(to, mask, sum) } else { _mm512_storeu_ps(to, sum) }
