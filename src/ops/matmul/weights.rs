@@ -48,7 +48,7 @@ const PANEL: usize = 64;
 const PANEL_ROWS: usize = 1024;
 /// Rows of `x` below which a weight that is f32 is read where it lies: copying it into panels would take longer.
 const WORTH_PANELS: usize = 48;
-/// Length of the sums between two visits of the output. Short sums of sums round less: against f64, streams are then as
+/// Length of the sums that a tile adds up at one time. Short sums of sums round less: against f64, streams are then as
 /// close as PyTorch's, where sums of 512 are off by a third more; more visits cost 2 to 3 % of the speed.
 pub(crate) const DEPTH: usize = 192;
 /// The same for gradients, which no later layer adds to a stream.
