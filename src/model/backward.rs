@@ -90,7 +90,7 @@ impl Linear {
             }
         };
         let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
+            Some(bias) => ops::add(&y, bias)?,
             None => y,
         };
         Ok(y)
@@ -121,7 +121,7 @@ impl Linear {
                     None => Some(self.weight.linear_backward(dy, Some((&du, &adapter.a)))?),
                     Some(mask) => {
                         let own = ops::dropout(&ops::low_rank_up(&du, &adapter.a)?, mask)?;
-                        Some((self.weight.linear_backward(dy, None)? + own)?)
+                        Some(ops::add(&self.weight.linear_backward(dy, None)?, &own)?)
                     }
                 }
             }
@@ -162,14 +162,14 @@ impl Block {
         drop(normed);
         let (turned_q, turned_k) = self.turn(&q, &k, training.pass)?;
         let attended = ops::attention_kept(&turned_q, &turned_k, &v, &training.pass.layout, &self.heads)?;
-        let middle = (x + linear(&self.o, &attended.out, Role::O)?)?;
+        let middle = ops::add(x, &linear(&self.o, &attended.out, Role::O)?)?;
         let normed = ops::rms_norm(&middle, &self.post_norm, self.eps)?;
         let (gate, up) = match &self.expand {
             Expand::Split { gate, up } => (linear(gate, &normed, Role::Gate)?, linear(up, &normed, Role::Up)?),
             Expand::Fused(gate_up) => self.split_mlp(&linear(gate_up, &normed, Role::GateUp)?)?,
         };
         drop(normed);
-        let y = (&middle + linear(&self.down, &ops::swiglu(&gate, &up)?, Role::Down)?)?;
+        let y = ops::add(&middle, &linear(&self.down, &ops::swiglu(&gate, &up)?, Role::Down)?)?;
         Ok((y, Kept { x: x.clone(), q, k, v, attended, middle, gate, up, low }))
     }
 
@@ -218,7 +218,7 @@ impl Block {
         };
         let Some(dnormed) = dnormed else { return Ok(None) };
         let dmiddle = at.norm(Role::PostNorm, middle, &self.post_norm, self.eps, &dnormed)?;
-        Ok(Some((dy + dmiddle)?))
+        Ok(Some(ops::add(dy, &dmiddle)?))
     }
 
     fn attention_backward(&self, at: &mut Backward<'_>, dmiddle: &Tensor, wanted: bool) -> Result<Option<Tensor>> {
@@ -247,7 +247,7 @@ impl Block {
         };
         let Some(dnormed) = dnormed else { return Ok(None) };
         let dx = at.norm(Role::InputNorm, x, &self.input_norm, self.eps, &dnormed)?;
-        Ok(Some((dmiddle + dx)?))
+        Ok(Some(ops::add(dmiddle, &dx)?))
     }
 
     /// From the gradient of a rotated and normed projection to that of the projection.
@@ -338,7 +338,7 @@ fn trained(linear: &Linear) -> bool {
 
 fn sum(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>> {
     match (a, b) {
-        (Some(a), Some(b)) => Ok(Some((a + b)?)),
+        (Some(a), Some(b)) => Ok(Some(ops::add(&a, &b)?)),
         _ => Ok(None),
     }
 }
