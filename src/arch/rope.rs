@@ -5,6 +5,8 @@
 //! 100 000 an angle in f32 is already 0.004 away from the exact one. Only powers, cosines and sines, which no two
 //! libraries round alike, are taken in f64 and rounded once.
 
+use rayon::prelude::*;
+
 use super::{Rope, RopeScaling};
 
 impl Rope {
@@ -66,8 +68,8 @@ impl Rope {
         let (frequencies, factor) = self.inverse_frequencies(longest);
         let factor = factor as f32;
         let angles = positions
-            .iter()
-            .flat_map(|position| frequencies.iter().map(move |frequency| f64::from(*position as f32 * frequency)));
+            .par_iter()
+            .flat_map_iter(|position| frequencies.iter().map(move |frequency| f64::from(*position as f32 * frequency)));
         angles.map(|angle| (angle.cos() as f32 * factor, angle.sin() as f32 * factor)).unzip()
     }
 

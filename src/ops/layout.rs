@@ -4,8 +4,10 @@
 //! another one, as the answers of a question follow its prompt, and sees all of it. So a prefix that many samples
 //! share is computed once, and sequences of any lengths share a pass.
 
+use std::fmt;
 use std::ops::Range;
 
+use super::attention::TablesOnGpu;
 use crate::{Error, Result};
 
 /// A run of consecutive tokens of one sequence.
@@ -22,10 +24,32 @@ pub struct Segment {
 }
 
 /// The segments of one pass; they cover the flat list in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub struct Layout {
     segments: Vec<Segment>,
     tokens: usize,
+    /// What attention on a GPU makes of the segments, once.
+    pub(super) tables: TablesOnGpu,
+}
+
+impl Clone for Layout {
+    fn clone(&self) -> Self {
+        Self { segments: self.segments.clone(), tokens: self.tokens, tables: TablesOnGpu::default() }
+    }
+}
+
+impl PartialEq for Layout {
+    fn eq(&self, other: &Self) -> bool {
+        self.segments == other.segments
+    }
+}
+
+impl Eq for Layout {}
+
+impl fmt::Debug for Layout {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Layout").field("segments", &self.segments).finish()
+    }
 }
 
 impl Layout {
@@ -61,6 +85,7 @@ impl Layout {
                 parent.position + parent.len
             }
         };
+        self.tables = TablesOnGpu::default();
         self.segments.push(Segment { start: self.tokens, len, parent, position });
         self.tokens += len;
         Ok(self.segments.len() - 1)

@@ -125,7 +125,7 @@ fn on_gpu(
         }
         let dinputs = cuda::product(as_it_is(&logits), as_it_is(&matrix), DType::F32)?;
         let tensors = [&dinputs, &places, &dhidden].map(Arg::Tensor);
-        cuda::launch("scatter_rows", Grid::over(n * d), &[&tensors[..], &[n * d, d].map(Arg::Size)].concat())?;
+        cuda::launch("scatter_rows", Grid::rows(n, d), &[&tensors[..], &[Arg::Size(d)]].concat())?;
         if let Some(dhead) = &dhead {
             cuda::multiply(turned(&logits), as_it_is(&inputs), dhead, true)?;
         }

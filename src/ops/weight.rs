@@ -187,9 +187,8 @@ pub fn gather(matrix: &Tensor, ids: &[u32]) -> Result<Tensor> {
     let out = cuda::empty((ids.len(), d), DType::F32, device)?;
     let ids = Tensor::new(ids, device)?;
     let kernel = if matrix.dtype() == DType::BF16 { "gather_bf16" } else { "gather_f32" };
-    let n = out.elem_count();
-    let args = [Arg::Tensor(matrix), Arg::Tensor(&ids), Arg::Tensor(&out), Arg::Size(n), Arg::Size(d)];
-    cuda::launch(kernel, Grid::over(n), &args)?;
+    let args = [Arg::Tensor(matrix), Arg::Tensor(&ids), Arg::Tensor(&out), Arg::Size(d)];
+    cuda::launch(kernel, Grid::rows(out.dim(0)?, d), &args)?;
     Ok(out)
 }
 

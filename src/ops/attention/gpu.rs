@@ -1,6 +1,9 @@
 //! Attention on a GPU: who sees whom as tables, and the launches.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Tensor};
 
@@ -66,16 +69,16 @@ impl Kernels {
         }
     }
 
-    /// Memory a block shares. With tensor cores: the queries with a tile of keys and one of values, or two pairs of tiles,
-    /// with two numbers for each of their queries where those are the other side. Else: tiles of rows, in the backward
-    /// passes of both sides, and scores.
+    /// Memory a block shares. With tensor cores: the queries with a tile of keys and one of values, or the block's rows of two
+    /// matrices and two pairs of tiles, with two numbers for each of their queries where those are the other side. Else:
+    /// tiles of rows, in the backward passes of both sides, and scores.
     fn shared(&self, which: Which) -> usize {
         let width = self.width;
         if self.narrow {
             let (rows, numbers) = match which {
                 Which::Forward => (128 + 64 + 64, 0),
-                Which::Queries => (4 * 32, 0),
-                Which::Keys => (4 * 32, 4 * 32),
+                Which::Queries => (2 * 64 + 4 * 32, 0),
+                Which::Keys => (2 * 64 + 4 * 32, 4 * 32),
             };
             2 * rows * (width + 8) + 4 * numbers
         } else {
@@ -89,11 +92,20 @@ impl Kernels {
     }
 
     /// Launches one of them over the blocks of `tables` and `heads` heads.
-    fn launch(&self, which: Which, tables: Tables, tensors: &[&Tensor], heads: &Heads) -> Result<()> {
+    fn launch(&self, which: Which, layout: &Layout, tensors: &[&Tensor], heads: &Heads) -> Result<()> {
         let count = if which == Which::Keys { heads.kv_heads } else { heads.heads };
-        let grid = Grid { blocks: (tables.count(), count), threads: THREADS, shared: self.shared(which) };
-        let device = tensors[0].device();
-        let tables = [Tensor::new(tables.blocks, device)?, Tensor::new(tables.runs, device)?];
+        let tile = self.tile(which);
+        let tables = layout.tables.of((which == Which::Keys, tile, heads.window), || {
+            let tables = match which {
+                Which::Keys => Tables::of_keys(layout, heads.window, tile),
+                Which::Forward | Which::Queries => Tables::of_queries(layout, heads.window, tile),
+            };
+            let device = tensors[0].device();
+            Ok([Tensor::new(tables.blocks, device)?, Tensor::new(tables.runs, device)?])
+        })?;
+        // all heads of the longest rows start first
+        let blocks = tables[0].elem_count() / BLOCK;
+        let grid = Grid { blocks: (count, blocks), threads: THREADS, shared: self.shared(which) };
         let mut args: Vec<Arg> = tensors.iter().copied().chain(&tables).map(Arg::Tensor).collect();
         let Heads { heads, kv_heads, head_dim, scale, window } = *heads;
         args.extend([heads, kv_heads, head_dim, window.unwrap_or(0)].map(Arg::Size));
@@ -109,6 +121,24 @@ enum Which {
     Queries,
     Keys,
 }
+
+/// Tables on a GPU that were made for a layout, by side, tile and window: all layers of a pass take the same.
+#[derive(Default)]
+pub(in crate::ops) struct TablesOnGpu(Mutex<BTreeMap<(bool, usize, Option<usize>), [Tensor; 2]>>);
+
+impl TablesOnGpu {
+    fn of(&self, key: (bool, usize, Option<usize>), make: impl FnOnce() -> Result<[Tensor; 2]>) -> Result<[Tensor; 2]> {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tables = match made.entry(key) {
+            Entry::Occupied(tables) => tables.into_mut(),
+            Entry::Vacant(place) => place.insert(make()?),
+        };
+        Ok(tables.clone())
+    }
+}
+
+/// Numbers of a block in the tables.
+const BLOCK: usize = 5;
 
 /// Blocks of up to a tile of tokens, and for each the runs of tokens on the other side.
 #[derive(Debug, Default)]
@@ -184,10 +214,6 @@ impl Tables {
         }
         self.blocks.extend([start, count, position, first_run, self.runs.len() / 3].map(|number| number as u32));
     }
-
-    fn count(&self) -> usize {
-        self.blocks.len() / 5
-    }
 }
 
 /// The attended values `[t, h·e]`, and log Σ e^score of every token and head, `[t, h]`.
@@ -197,8 +223,7 @@ pub(super) fn forward([q, k, v]: [&Tensor; 3], layout: &Layout, heads: &Heads) -
     let (q, k, v) = (typed(q)?, typed(k)?, typed(v)?);
     let out = cuda::empty(q.shape(), kernels.dtype(), q.device())?;
     let normaliser = cuda::empty((layout.tokens(), heads.heads), DType::F32, q.device())?;
-    let tables = Tables::of_queries(layout, heads.window, kernels.tile(Which::Forward));
-    kernels.launch(Which::Forward, tables, &[&q, &k, &v, &out, &normaliser], heads)?;
+    kernels.launch(Which::Forward, layout, &[&q, &k, &v, &out, &normaliser], heads)?;
     Ok((cuda::operand(&out)?, normaliser))
 }
 
@@ -220,10 +245,8 @@ pub(super) fn backward(
     let tensors = [&out, &dout, &delta].map(Arg::Tensor);
     let delta_kernel = if kernels.narrow { "attention_bf16_delta" } else { "attention_delta" };
     cuda::launch(delta_kernel, grid, &[&tensors[..], &[n, heads.head_dim].map(Arg::Size)].concat())?;
-    let tables = Tables::of_queries(layout, heads.window, kernels.tile(Which::Queries));
-    kernels.launch(Which::Queries, tables, &[&q, &k, &v, &dout, normaliser, &delta, &dq], heads)?;
-    let tables = Tables::of_keys(layout, heads.window, kernels.tile(Which::Keys));
-    kernels.launch(Which::Keys, tables, &[&q, &k, &v, &dout, normaliser, &delta, &dk, &dv], heads)?;
+    kernels.launch(Which::Queries, layout, &[&q, &k, &v, &dout, normaliser, &delta, &dq], heads)?;
+    kernels.launch(Which::Keys, layout, &[&q, &k, &v, &dout, normaliser, &delta, &dk, &dv], heads)?;
     Ok((cuda::operand(&dq)?, cuda::operand(&dk)?, cuda::operand(&dv)?))
 }
 
@@ -234,7 +257,7 @@ mod tests {
     /// Pairs of query and key that the tables name and that the kernels' mask lets through.
     fn pairs(tables: &Tables, window: Option<usize>, keys_first: bool) -> Vec<(u32, u32)> {
         let mut pairs = Vec::new();
-        for block in tables.blocks.as_chunks::<5>().0 {
+        for block in tables.blocks.as_chunks::<BLOCK>().0 {
             let [start, count, position, first, end] = *block;
             for run in tables.runs.as_chunks::<3>().0[first as usize..end as usize].iter() {
                 for (i, j) in (0..count).flat_map(|i| (0..run[1]).map(move |j| (i, j))) {

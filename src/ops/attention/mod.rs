@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor, bail};
 
 pub use cached::attention_over;
+pub(super) use gpu::TablesOnGpu;
 
 use super::Layout;
 use super::matmul::blocks;

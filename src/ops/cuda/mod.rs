@@ -35,7 +35,7 @@ pub(super) enum Arg<'a> {
 #[derive(Clone, Copy)]
 #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only a build with CUDA reads it"))]
 pub(super) struct Grid {
-    /// Blocks of threads, in two dimensions.
+    /// Blocks of threads, in two dimensions; those next to each other in the first start together.
     pub(super) blocks: (usize, usize),
     /// Threads of a block.
     pub(super) threads: usize,

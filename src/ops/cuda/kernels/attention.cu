@@ -21,9 +21,9 @@ struct Heads {
 struct Block {
     uint32_t start, count, position, first_run, end_run;
     __device__ Block(const Heads &at)
-        : start(at.blocks[5 * blockIdx.x]), count(at.blocks[5 * blockIdx.x + 1]),
-          position(at.blocks[5 * blockIdx.x + 2]), first_run(at.blocks[5 * blockIdx.x + 3]),
-          end_run(at.blocks[5 * blockIdx.x + 4]) {}
+        : start(at.blocks[5 * blockIdx.y]), count(at.blocks[5 * blockIdx.y + 1]),
+          position(at.blocks[5 * blockIdx.y + 2]), first_run(at.blocks[5 * blockIdx.y + 3]),
+          end_run(at.blocks[5 * blockIdx.y + 4]) {}
 };
 
 // Copies `count` rows of `head` to a tile of E + 1 numbers a row, the rest 0.
@@ -63,7 +63,7 @@ template <int E>
 __device__ void forward(const float *q, const float *k, const float *v, float *out, float *normaliser, Heads at) {
     SHARED(shared);
     float *queries = shared, *other = queries + TILE * (E + 1), *scores = other + TILE * (E + 1);
-    size_t head = blockIdx.y, kv_head = head / (at.heads / at.kv_heads);
+    size_t head = blockIdx.x, kv_head = head / (at.heads / at.kv_heads);
     size_t width = at.heads * at.head_dim, kv_width = at.kv_heads * at.head_dim;
     uint32_t row = threadIdx.x / 4, lane = threadIdx.x % 4;
     Block block(at);
@@ -118,7 +118,7 @@ __device__ void backward_queries(const float *q, const float *k, const float *v,
     SHARED(shared);
     float *queries = shared, *grads = queries + TILE * (E + 1), *keys = grads + TILE * (E + 1);
     float *values = keys + TILE * (E + 1), *scores = values + TILE * (E + 1);
-    size_t head = blockIdx.y, kv_head = head / (at.heads / at.kv_heads);
+    size_t head = blockIdx.x, kv_head = head / (at.heads / at.kv_heads);
     size_t width = at.heads * at.head_dim, kv_width = at.kv_heads * at.head_dim;
     uint32_t row = threadIdx.x / 4, lane = threadIdx.x % 4;
     Block block(at);
@@ -168,7 +168,7 @@ __device__ void backward_keys(const float *q, const float *k, const float *v, co
     float *keys = shared, *values = keys + TILE * (E + 1), *queries = values + TILE * (E + 1);
     float *grads = queries + TILE * (E + 1), *weights = grads + TILE * (E + 1);
     float *dscores = weights + TILE * (TILE + 1);
-    size_t kv_head = blockIdx.y, group = at.heads / at.kv_heads;
+    size_t kv_head = blockIdx.x, group = at.heads / at.kv_heads;
     size_t width = at.heads * at.head_dim, kv_width = at.kv_heads * at.head_dim;
     uint32_t row = threadIdx.x / 4, lane = threadIdx.x % 4;
     Block block(at);

@@ -188,17 +188,27 @@ KERNEL square_sums(const float *x, double *sums, size_t n) {
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
+// A row of `width` numbers, by the threads of a block.
+template <typename A, typename B> __device__ void convert_row(const A *x, B *y, size_t width) {
+    over_row(width, in_eights(width, x, y), [&](auto w, size_t i) {
+        const int W = w.NUMBERS;
+        float numbers[W];
+        load<W>(numbers, x + i);
+        store<W>(y + i, numbers);
+    });
+}
+
 // Row rows[i] of y is row i of x.
-KERNEL scatter_rows(const float *x, const uint32_t *rows, float *y, size_t n, size_t width) {
-    for (size_t i = first_element(); i < n; i += all_threads()) y[rows[i / width] * width + i % width] = x[i];
+KERNEL scatter_rows(const float *x, const uint32_t *rows, float *y, size_t width) {
+    convert_row(x + blockIdx.x * width, y + rows[blockIdx.x] * width, width);
 }
 
 // Row i of y is row rows[i] of x.
-KERNEL gather_f32(const float *x, const uint32_t *rows, float *y, size_t n, size_t width) {
-    for (size_t i = first_element(); i < n; i += all_threads()) y[i] = x[rows[i / width] * width + i % width];
+KERNEL gather_f32(const float *x, const uint32_t *rows, float *y, size_t width) {
+    convert_row(x + rows[blockIdx.x] * width, y + blockIdx.x * width, width);
 }
-KERNEL gather_bf16(const uint16_t *x, const uint32_t *rows, float *y, size_t n, size_t width) {
-    for (size_t i = first_element(); i < n; i += all_threads()) y[i] = from_bf16(x[rows[i / width] * width + i % width]);
+KERNEL gather_bf16(const uint16_t *x, const uint32_t *rows, float *y, size_t width) {
+    convert_row(x + rows[blockIdx.x] * width, y + blockIdx.x * width, width);
 }
 
 // One step of AdamW on every number.

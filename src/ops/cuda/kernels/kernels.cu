@@ -1,6 +1,7 @@
 // All kernels in one module.
 #include "attention.cu"
-#include "attention_bf16.cu"
+#include "attention_bf16_forward.cu"
+#include "attention_bf16_backward.cu"
 #include "elementwise.cu"
 #include "gram.cu"
 #include "nf4.cu"

@@ -58,16 +58,16 @@ template <int N> void await_copies() { emulator::await_copies(N); }
 // A tile in shared memory: rows of E numbers.
 template <int E> __device__ __forceinline__ uint16_t *row_of(uint16_t *tile, int row) { return tile + row * (E + GAP); }
 
-// Starts to copy `rows` rows of E numbers, of which `count` and the first `columns` of each are there, a multiple of 8; the
+// Starts to copy ROWS rows of E numbers, of which `count` and the first `columns` of each are there, a multiple of 8; the
 // rest becomes 0.
-template <int E, int THREADS>
-__device__ __forceinline__ void fetch(uint16_t *tile, int rows, const uint16_t *x, size_t width, uint32_t count,
-                                      uint32_t columns) {
-    const int PIECES = E / 8;
+template <int E, int ROWS, int THREADS>
+__device__ __forceinline__ void fetch(uint16_t *tile, const uint16_t *x, size_t width, uint32_t count, uint32_t columns) {
+    const uint32_t PIECES = E / 8;
+    static_assert(ROWS * E / 8 % THREADS == 0, "every thread copies as much");
 #pragma unroll
-    for (int i = threadIdx.x; i < rows * PIECES; i += THREADS) {
-        uint32_t row = i / PIECES, column = i % PIECES * 8;
-        bool there = row < count && column < columns;
+    for (uint32_t n = 0; n < ROWS * PIECES / THREADS; n++) {
+        uint32_t i = threadIdx.x + n * THREADS, row = i / PIECES, column = i % PIECES * 8;
+        bool there = (row < count) & (column < columns);
         copy_later(row_of<E>(tile, row) + column, there ? x + row * width + column : x, there);
     }
 }
