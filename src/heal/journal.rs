@@ -35,7 +35,7 @@ pub enum Line {
         epoch: u64,
         /// Of this step.
         tokens_per_second: f64,
-        /// Resident memory of the process.
+        /// Resident memory of the process; on a GPU the most that tensors took there since the step before.
         memory_mib: u64,
     },
     /// After a validation.

@@ -9,7 +9,7 @@ use super::state::{Best, Place, WorkDir};
 use super::trainer::Trainer;
 use crate::model::{Model, memory};
 use crate::progress::{Progress, Silent, Unit};
-use crate::{Context, Error, Result, interrupt};
+use crate::{Context, Error, Result, interrupt, ops};
 
 /// What came of a run.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl Run<'_> {
             tokens: place.tokens,
             epoch: place.position.epoch,
             tokens_per_second: (report.tokens as f64 / seconds * 10.0).round() / 10.0,
-            memory_mib: memory::resident() >> 20,
+            memory_mib: ops::device_peak(self.model.device())?.unwrap_or_else(memory::resident) >> 20,
         })
     }
 

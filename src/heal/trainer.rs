@@ -7,8 +7,9 @@ use super::pass::{Gradients, PassLoss, PassSettings, parameters, pass};
 use super::schedule::Schedule;
 use super::settings::HealSettings;
 use crate::model::{Batch, Lesson, Model, Noise, Observer};
+use crate::ops::{self, FiniteWatch};
 use crate::progress::Silent;
-use crate::{Context, Error, Result, ops};
+use crate::{Context, Error, Result};
 
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,16 +104,16 @@ impl<'a> Trainer<'a> {
         let norm = self.norm(&gradients).context(|| format!("step {}", step + 1))?;
         let (rate, clip) = (self.rates.rate(step), clip(norm, self.clip));
         self.optimiser.begin_step();
-        for (name, parameter) in &self.parameters {
+        let mut watch = FiniteWatch::new(self.parameters.len(), self.model.device())?;
+        for (index, (name, parameter)) in self.parameters.iter().enumerate() {
             if let Some(gradient) = gradients.get(name) {
                 self.optimiser.update(name, parameter, gradient, rate, clip)?;
-                if !ops::all_finite(parameter)? {
-                    let step = step + 1;
-                    return Err(Error::work(format!(
-                        "step {step}: the optimiser makes {name} infinite at lr {rate:e}"
-                    )));
-                }
+                watch.look(index, parameter)?;
             }
+        }
+        if let Some(broken) = watch.first_broken()? {
+            let (step, name) = (step + 1, &self.parameters[broken].0);
+            return Err(Error::work(format!("step {step}: the optimiser makes {name} infinite at lr {rate:e}")));
         }
         Ok(StepReport {
             loss: sums.loss / targets as f64,
@@ -158,17 +159,14 @@ impl<'a> Trainer<'a> {
 
     /// Norm of all gradients together.
     fn norm(&self, gradients: &Gradients) -> Result<f64> {
-        let mut total = 0.0;
-        for (name, _) in &self.parameters {
-            let gradient =
-                gradients.get(name).ok_or_else(|| Error::work(format!("the gradients do not reach {name}")))?;
-            let square = ops::square_sum(gradient)?;
-            if !square.is_finite() {
-                return Err(Error::work(format!("the gradient of {name} is not finite")));
-            }
-            total += square;
+        let gradient = |(name, _): &(String, Tensor)| {
+            gradients.get(name).ok_or_else(|| Error::work(format!("the gradients do not reach {name}")))
+        };
+        let squares = ops::square_sums(&self.parameters.iter().map(gradient).collect::<Result<Vec<_>>>()?)?;
+        if let Some(broken) = squares.iter().position(|square| !square.is_finite()) {
+            return Err(Error::work(format!("the gradient of {} is not finite", self.parameters[broken].0)));
         }
-        Ok(total.sqrt())
+        Ok(squares.iter().sum::<f64>().sqrt())
     }
 }
 

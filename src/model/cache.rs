@@ -9,7 +9,7 @@ use candle_core::{DType, Tensor};
 use super::block::Pass;
 use super::{Batch, Model, PASS_TOKENS};
 use crate::arch::ModelSpec;
-use crate::ops::{self, Heads};
+use crate::ops::{self, FiniteWatch, Heads};
 use crate::{Error, Result, interrupt};
 
 /// The sequence so far, and what each layer remembers of it.
@@ -89,21 +89,22 @@ impl Model {
         for (index, part) in run.chunks(PASS_TOKENS).enumerate() {
             let position = first + index * PASS_TOKENS;
             let x = self.embed(&Batch::sequences(&[part])?)?;
-            self.check_finite(&x, 0)?;
-            states.push((x, Pass::after(&self.spec, position, part.len(), longest, &self.device)?));
+            let mut watch = FiniteWatch::new(self.layers() + 1, &self.device)?;
+            self.look(&mut watch, 0, &x)?;
+            states.push((x, Pass::after(&self.spec, position, part.len(), longest, &self.device)?, watch));
         }
         self.stack.walk(|place, block| {
             let past = &mut cache.layers[place];
             past.len = first;
-            for (x, pass) in &mut states {
+            for (x, pass, watch) in &mut states {
                 interrupt::check()?;
                 *x = block.extend(x, pass, past)?;
-                self.check_finite(x, place + 1)?;
+                self.look(watch, place + 1, x)?;
             }
             Ok(())
         })?;
         cache.ids.extend(ids);
-        let parts: Vec<Tensor> = states.into_iter().map(|(x, _)| x).collect();
+        let parts: Vec<Tensor> = states.into_iter().map(|(x, ..)| x).collect();
         let x = if let [x] = &parts[..] { x.clone() } else { Tensor::cat(&parts, 0)? };
         Ok(x.narrow(0, run.len() - ids.len(), ids.len())?)
     }

@@ -37,7 +37,7 @@ use candle_core::{Device, Tensor};
 
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
-use crate::ops::{self, Scored};
+use crate::ops::{self, FiniteWatch, Scored};
 use crate::progress::{Progress, Unit};
 use crate::{Error, Result, interrupt};
 use stack::Stack;
@@ -245,15 +245,16 @@ impl Model {
             let mut states = Vec::with_capacity(wave.len());
             for index in wave.clone() {
                 let x = self.embed(&batches[index])?;
-                self.check_finite(&x, 0)?;
+                let mut watch = FiniteWatch::new(layers + 1, &self.device)?;
+                self.look(&mut watch, 0, &x)?;
                 observer.residual(index, 0, &x)?;
-                states.push((x, Pass::new(&self.spec, &batches[index], &self.device)?));
+                states.push((x, Pass::new(&self.spec, &batches[index], &self.device)?, watch));
             }
             self.stack.walk(|place, block| {
-                for (index, (x, pass)) in wave.clone().zip(&mut states) {
+                for (index, (x, pass, watch)) in wave.clone().zip(&mut states) {
                     interrupt::check()?;
                     *x = block.forward(x, pass)?;
-                    self.check_finite(x, place + 1)?;
+                    self.look(watch, place + 1, x)?;
                     observer.residual(index, place + 1, x)?;
                     work += batches[index].tokens();
                     progress.advance((work / layers.max(1) - shown) as u64);
@@ -317,11 +318,17 @@ impl Model {
         waves
     }
 
-    /// Names the layer where a residual stream stops being finite, and the tensor to blame where there is one.
-    fn check_finite(&self, x: &Tensor, place: usize) -> Result<()> {
-        if ops::all_finite(x)? {
+    /// Looks at the residual stream that enters `place`. What is wrong is said at once in main memory, and on a GPU, which is
+    /// not waited for at every layer, when the stream leaves the last one.
+    fn look(&self, watch: &mut FiniteWatch, place: usize, x: &Tensor) -> Result<()> {
+        if watch.look(place, x)? && place < self.layers() {
             return Ok(());
         }
+        watch.first_broken()?.map_or(Ok(()), |place| Err(self.not_finite(place)?))
+    }
+
+    /// Names the layer after which a residual stream is not finite, and the tensor to blame where there is one.
+    fn not_finite(&self, place: usize) -> Result<Error> {
         let (from, tensors) = if place == 0 {
             let name = self.spec.embedding_tensor(&self.checkpoint.index);
             ("the embedding".to_owned(), vec![name.to_owned()])
@@ -334,13 +341,13 @@ impl Model {
             let entry = self.checkpoint.entry(&name)?.clone();
             let weights = self.checkpoint.load_f32(&name, &entry.shape, &Device::Cpu)?;
             if !ops::all_finite(&weights)? {
-                return Err(Error::work(format!(
+                return Ok(Error::work(format!(
                     "{}: tensor {name} holds non-finite values",
                     self.checkpoint.source.id
                 )));
             }
         }
-        Err(Error::work(format!(
+        Ok(Error::work(format!(
             "{}: {from} gives non-finite values although its weights are finite; is the checkpoint damaged or its config wrong?",
             self.checkpoint.source.id
         )))

@@ -74,17 +74,24 @@ impl AdamWStep {
     }
 }
 
-/// Sum of the squares of all numbers, in f64; infinite or NaN where one of them is.
+/// For each tensor the sum of the squares of all its numbers, in f64; infinite or NaN where one of them is.
 ///
 /// # Errors
 /// Another type than f32, a view with gaps on the CPU, or a device without this kernel.
-pub fn square_sum(x: &Tensor) -> Result<f64> {
-    if x.device().is_cuda() {
-        let (x, n) = (x.contiguous()?, x.elem_count());
-        let grid = Grid { blocks: (n.div_ceil(256).clamp(1, 256), 1), ..Grid::over(n) };
-        let sums = Tensor::zeros(grid.blocks.0, DType::F64, x.device())?;
-        cuda::launch("square_sums", grid, &[Arg::Tensor(&x), Arg::Tensor(&sums), Arg::Size(n)])?;
-        return Ok(sums.to_vec1::<f64>()?.iter().sum());
+pub fn square_sums(tensors: &[&Tensor]) -> Result<Vec<f64>> {
+    let Some(first) = tensors.first().filter(|first| first.device().is_cuda()) else {
+        let square = |number: &f32| f64::from(*number) * f64::from(*number);
+        return tensors.iter().map(|x| numbers(x, |numbers| numbers.iter().map(square).sum())).collect();
+    };
+    // all are started before the first is waited for
+    let sums = Tensor::zeros((tensors.len(), BLOCKS), DType::F64, first.device())?;
+    for (index, x) in tensors.iter().enumerate() {
+        let (x, n, own) = (x.contiguous()?, x.elem_count(), sums.narrow(0, index, 1)?);
+        let grid = Grid { blocks: (n.div_ceil(256).clamp(1, BLOCKS), 1), ..Grid::over(n) };
+        cuda::launch("square_sums", grid, &[Arg::Tensor(&x), Arg::Tensor(&own), Arg::Size(n)])?;
     }
-    numbers(x, |numbers| numbers.iter().map(|number| f64::from(*number) * f64::from(*number)).sum::<f64>())
+    Ok(sums.to_vec2::<f64>()?.into_iter().map(|sums| sums.iter().sum()).collect())
 }
+
+/// Blocks of threads that add up the numbers of a tensor.
+const BLOCKS: usize = 256;

@@ -61,6 +61,15 @@ pub fn device_memory(device: &Device) -> Result<Option<u64>> {
     if device.is_cuda() { Ok(Some(cuda::memory(device)?.0)) } else { Ok(None) }
 }
 
+/// Most bytes that tensors took at one time on a GPU, since it was opened or since this was last asked; `None` on the CPU
+/// and where a driver does not count.
+///
+/// # Errors
+/// The device's.
+pub fn device_peak(device: &Device) -> Result<Option<u64>> {
+    if device.is_cuda() { cuda::peak(device) } else { Ok(None) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

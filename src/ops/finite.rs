@@ -1,6 +1,6 @@
 //! Whether a tensor holds only finite values.
 
-use candle_core::{DType, Storage, Tensor};
+use candle_core::{DType, Device, Storage, Tensor};
 
 use super::cuda::{self, Arg, Grid};
 use super::simd::vectorised;
@@ -13,8 +13,8 @@ use crate::Result;
 pub fn all_finite(x: &Tensor) -> Result<bool> {
     let x = x.to_dtype(DType::F32)?.contiguous()?;
     if x.device().is_cuda() {
-        let (flag, n) = (Tensor::zeros(1, DType::U32, x.device())?, x.elem_count());
-        cuda::launch("find_not_finite", Grid::over_eights(n), &[Arg::Tensor(&x), Arg::Tensor(&flag), Arg::Size(n)])?;
+        let flag = Tensor::zeros(1, DType::U32, x.device())?;
+        raise(&flag, &x)?;
         return Ok(flag.to_vec1::<u32>()? == [0]);
     }
     let (storage, layout) = x.storage_and_layout();
@@ -30,6 +30,56 @@ pub fn all_finite(x: &Tensor) -> Result<bool> {
             || largest(chunk),
         ) < infinity
     }))
+}
+
+/// Raises a flag on a GPU where `x` holds a value that is not finite.
+fn raise(flag: &Tensor, x: &Tensor) -> Result<()> {
+    let n = x.elem_count();
+    cuda::launch("find_not_finite", Grid::over_eights(n), &[Arg::Tensor(x), Arg::Tensor(flag), Arg::Size(n)])
+}
+
+/// A look at residual streams, one after the other, that waits for a GPU only at the end.
+#[derive(Debug)]
+pub struct FiniteWatch {
+    /// On a GPU one for each place.
+    flags: Option<Tensor>,
+    /// In main memory the first place that is known to be broken.
+    broken: Option<usize>,
+}
+
+impl FiniteWatch {
+    /// For `places` streams on `device`.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn new(places: usize, device: &Device) -> Result<Self> {
+        let flags = device.is_cuda().then(|| Tensor::zeros(places, DType::U32, device)).transpose()?;
+        Ok(Self { flags, broken: None })
+    }
+
+    /// Looks at the stream of `place`, f32. True while nothing is known to be wrong.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn look(&mut self, place: usize, x: &Tensor) -> Result<bool> {
+        match &self.flags {
+            Some(flags) => raise(&flags.narrow(0, place, 1)?, &x.contiguous()?)?,
+            None if self.broken.is_none() && !all_finite(x)? => self.broken = Some(place),
+            None => {}
+        }
+        Ok(self.broken.is_none())
+    }
+
+    /// The first place whose stream was not finite.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn first_broken(&self) -> Result<Option<usize>> {
+        match &self.flags {
+            Some(flags) => Ok(flags.to_vec1::<u32>()?.iter().position(|flag| *flag != 0)),
+            None => Ok(self.broken),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -32,14 +32,14 @@ mod swiglu;
 mod testing;
 mod weight;
 
-pub use adamw::{AdamWStep, square_sum};
+pub use adamw::{AdamWStep, square_sums};
 pub use add::add;
 pub use attention::{Attended, Heads, attention, attention_backward, attention_kept, attention_over};
 pub use cross_entropy::cross_entropy;
-pub use device::{device, device_memory, device_name, settle_dtype};
+pub use device::{device, device_memory, device_name, device_peak, settle_dtype};
 pub use dropout::{Mask, dropout};
 pub use edit::{edit, numbers};
-pub use finite::all_finite;
+pub use finite::{FiniteWatch, all_finite};
 pub use inner_products::inner_products;
 pub use layout::{Layout, Segment};
 pub use likelihood::{Scored, log_likelihood};

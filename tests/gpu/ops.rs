@@ -1,7 +1,7 @@
 //! Every op against the CPU's: the same numbers up to the order of sums.
 
 use candle_core::{DType, Device, Tensor};
-use prune::ops::{self, AdamWStep, Mask, Teacher, WeightMatrix};
+use prune::ops::{self, AdamWStep, FiniteWatch, Mask, Teacher, WeightMatrix};
 
 use crate::gpu;
 use crate::numbers::{assert_close, numbers, random};
@@ -127,10 +127,16 @@ fn checks_sums_and_edits() {
     let x = random(1, 100, 300);
     let on_gpu = x.to_device(&gpu.device).unwrap();
     assert!(ops::all_finite(&on_gpu).unwrap());
-    let (found, expected) = (ops::square_sum(&on_gpu).unwrap(), ops::square_sum(&x).unwrap());
-    assert!((found - expected).abs() < 1e-12 * expected);
+    let few = random(2, 3, 5);
+    let found = ops::square_sums(&[&on_gpu, &few.to_device(&gpu.device).unwrap()]).unwrap();
+    let expected = ops::square_sums(&[&x, &few]).unwrap();
+    assert!(found.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-12 * expected));
+    let mut watch = FiniteWatch::new(2, &gpu.device).unwrap();
+    assert!(watch.look(0, &on_gpu).unwrap() && watch.first_broken().unwrap().is_none());
     ops::edit(&on_gpu, |numbers| numbers[29_999] = f32::INFINITY).unwrap();
-    assert!(!ops::all_finite(&on_gpu).unwrap() && !ops::square_sum(&on_gpu).unwrap().is_finite());
+    assert!(!ops::all_finite(&on_gpu).unwrap() && !ops::square_sums(&[&on_gpu]).unwrap()[0].is_finite());
+    watch.look(1, &on_gpu).unwrap();
+    assert_eq!(watch.first_broken().unwrap(), Some(1));
     ops::edit(&on_gpu, |numbers| numbers[29_999] = f32::NAN).unwrap();
     assert!(!ops::all_finite(&on_gpu).unwrap());
     assert!(ops::all_finite(&on_gpu.narrow(0, 0, 99).unwrap()).unwrap());

@@ -28,6 +28,10 @@ pub(in crate::ops) fn memory(_device: &Device) -> Result<(u64, u64)> {
     Err(absent())
 }
 
+pub(in crate::ops) fn peak(_device: &Device) -> Result<Option<u64>> {
+    Err(absent())
+}
+
 pub(in crate::ops) fn take_products_in(_dtype: DType) {}
 
 pub(in crate::ops) fn products() -> DType {

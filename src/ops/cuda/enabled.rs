@@ -87,6 +87,27 @@ pub(in crate::ops) fn memory(device: &Device) -> Result<(u64, u64)> {
     Ok((free as u64, total as u64))
 }
 
+/// Most bytes of tensors that were on the device at one time since it was opened or last asked; `None` where its driver does
+/// not count.
+pub(in crate::ops) fn peak(device: &Device) -> Result<Option<u64>> {
+    let context = device.as_cuda_device()?.cuda_stream().context().clone();
+    if !context.has_async_alloc() {
+        return Ok(None);
+    }
+    // what the pool gives for a mark that is set anew
+    let (mut most, mut anew) = (0_u64, 0_u64);
+    let high = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    // SAFETY: the pool is the device's own, and the attribute is a u64, which lives until the calls return.
+    let asked = unsafe {
+        result::device::get_default_mem_pool(context.cu_device()).and_then(|pool| {
+            sys::cuMemPoolGetAttribute(pool, high, (&raw mut most).cast()).result()?;
+            sys::cuMemPoolSetAttribute(pool, high, (&raw mut anew).cast()).result()
+        })
+    };
+    asked.map_err(candle_core::Error::wrap)?;
+    Ok(Some(most))
+}
+
 /// From now on products with weights take operands of `dtype`, bf16 or f32.
 pub(in crate::ops) fn take_products_in(dtype: DType) {
     BF16.store(dtype == DType::BF16, Ordering::Relaxed);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
+use super::super::simd::vectorised;
 use super::tables::{BLOCK, CODES, SCALE_BLOCK, THRESHOLDS, ZERO_CODE, dynamic_map, nearest_scale_code};
 use super::{Nf4Weight, Scales};
 use crate::{Error, Result};
@@ -24,18 +25,21 @@ impl Nf4Weight {
         let dtype = weight.dtype();
         let weight = weight.flatten_all()?;
         let count = rows * columns;
-        // a piece at a time: the f32 copy never stands whole
-        let piece = 4096 * BLOCK;
         let mut packed = vec![0_u8; count.div_ceil(2)];
         let mut scales = vec![0_f32; count.div_ceil(BLOCK)];
-        for begin in (0..count).step_by(piece) {
-            let values = weight.narrow(0, begin, piece.min(count - begin))?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-            let packed = packed[begin / 2..].par_chunks_mut(BLOCK / 2);
-            let scales = scales[begin / BLOCK..].par_iter_mut();
-            values.par_chunks(BLOCK).zip(packed).zip(scales).for_each(|((values, packed), scale)| {
-                *scale = quantise_block(values, packed);
-            });
-        }
+        // a piece at a time: the f32 copy never stands whole
+        let pieces = packed.par_chunks_mut(PIECE * BLOCK / 2).zip(scales.par_chunks_mut(PIECE)).enumerate();
+        pieces.try_for_each(|(piece, (packed, scales))| {
+            let begin = piece * PIECE * BLOCK;
+            let len = (PIECE * BLOCK).min(count - begin);
+            let values = weight.narrow(0, begin, len)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            let blocks = values.chunks(BLOCK).zip(packed.chunks_mut(BLOCK / 2)).zip(scales);
+            vectorised(
+                #[inline(always)]
+                || blocks.for_each(|((values, packed), scale)| *scale = quantise_block(values, packed)),
+            );
+            Ok::<_, candle_core::Error>(())
+        })?;
         if let Some(block) = scales.iter().position(|scale| !scale.is_finite()) {
             let row = block * BLOCK / columns;
             return Err(Error::work(format!("a weight of row {row} is not finite: it cannot be quantised")));
@@ -45,7 +49,11 @@ impl Nf4Weight {
     }
 }
 
+/// Blocks that one thread quantises at a time.
+const PIECE: usize = 1024;
+
 /// Codes of up to 64 values; returns their scale (infinite or NaN when one of them is).
+#[inline(always)]
 fn quantise_block(values: &[f32], packed: &mut [u8]) -> f32 {
     // f32::max drops a NaN; the sum keeps it
     let (largest, sum) = values.iter().fold((0_f32, 0_f32), |(largest, sum), x| (largest.max(x.abs()), sum + x * 0.0));
@@ -79,13 +87,15 @@ fn double_quantise(scales: &[f32]) -> Scales {
 
 /// Codes of the scales, each centred on `offset` and divided by the largest magnitude of its 256.
 pub(super) fn encode_scales(scales: &[f32], offset: f32, map: &[f32; 256]) -> (Vec<u8>, Vec<f32>) {
-    let mut codes = Vec::with_capacity(scales.len());
-    let mut outer = Vec::with_capacity(scales.len().div_ceil(SCALE_BLOCK));
-    for scales in scales.chunks(SCALE_BLOCK) {
-        let largest = scales.iter().fold(0_f32, |largest, scale| largest.max((scale - offset).abs()));
-        let inverse = 1.0 / largest;
-        codes.extend(scales.iter().map(|scale| nearest_scale_code(map, (scale - offset) * inverse)));
-        outer.push(largest);
-    }
+    let mut codes = vec![0; scales.len()];
+    let mut outer = vec![0.0; scales.len().div_ceil(SCALE_BLOCK)];
+    let blocks = scales.par_chunks(SCALE_BLOCK).zip(codes.par_chunks_mut(SCALE_BLOCK)).zip(&mut outer);
+    blocks.for_each(|((scales, codes), outer)| {
+        *outer = scales.iter().fold(0_f32, |largest, scale| largest.max((scale - offset).abs()));
+        let inverse = 1.0 / *outer;
+        for (code, scale) in codes.iter_mut().zip(scales) {
+            *code = nearest_scale_code(map, (scale - offset) * inverse);
+        }
+    });
     (codes, outer)
 }

@@ -276,7 +276,7 @@ struct Allocation {
 };
 std::mutex lock;
 std::map<uint64_t, Allocation> allocations;
-size_t used;
+size_t used, most;
 const size_t TOTAL = (size_t)8 << 30, PAGE = 4096;
 
 uint64_t allocate(size_t bytes) {
@@ -288,6 +288,7 @@ uint64_t allocate(size_t bytes) {
     std::lock_guard<std::mutex> guard(lock);
     allocations[(uint64_t)start] = {base, bytes, pages + PAGE};
     used += bytes;
+    most = std::max(most, used);
     return (uint64_t)start;
 }
 
@@ -327,7 +328,11 @@ int cuEventRecord(void *, void *) { return 0; }
 int cuEventSynchronize(void *) { return 0; }
 int cuEventDestroy_v2(void *) { return 0; }
 int cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = (void *)1, 0; }
-int cuMemPoolSetAttribute(void *, int, void *) { return 0; }
+int cuMemPoolGetAttribute(void *, int what, uint64_t *value) { return *value = most, what == 8 ? 0 : 1; }
+int cuMemPoolSetAttribute(void *, int what, void *) {
+    if (what == 8) most = used;
+    return 0;
+}
 int cuMemGetInfo_v2(size_t *free, size_t *total) { return *free = TOTAL - used, *total = TOTAL, 0; }
 int cuMemAllocAsync(uint64_t *address, size_t bytes, void *) { return *address = allocate(bytes), 0; }
 int cuMemAlloc_v2(uint64_t *address, size_t bytes) { return *address = allocate(bytes), 0; }
