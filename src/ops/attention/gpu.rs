@@ -122,12 +122,15 @@ enum Which {
     Keys,
 }
 
-/// Tables on a GPU that were made for a layout, by side, tile and window: all layers of a pass take the same.
+/// Tables on a GPU that were made for a layout: all layers of a pass take the same.
 #[derive(Default)]
-pub(in crate::ops) struct TablesOnGpu(Mutex<BTreeMap<(bool, usize, Option<usize>), [Tensor; 2]>>);
+pub(in crate::ops) struct TablesOnGpu(Mutex<BTreeMap<Side, [Tensor; 2]>>);
+
+/// Whether blocks are of keys, tokens of a block, and the window.
+type Side = (bool, usize, Option<usize>);
 
 impl TablesOnGpu {
-    fn of(&self, key: (bool, usize, Option<usize>), make: impl FnOnce() -> Result<[Tensor; 2]>) -> Result<[Tensor; 2]> {
+    fn of(&self, key: Side, make: impl FnOnce() -> Result<[Tensor; 2]>) -> Result<[Tensor; 2]> {
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let tables = match made.entry(key) {
             Entry::Occupied(tables) => tables.into_mut(),
