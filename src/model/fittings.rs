@@ -60,7 +60,8 @@ impl Fittings {
             let four_bit = checkpoint.four_bit_state(&tensor.name).is_some() || self.four_bit.is_some();
             match checkpoint.tensors.get(&tensor.name) {
                 _ if self.is_whole(place) || !matrix => 4 * numbers,
-                // half a byte, and at most an f32 for every 64
+                // half a byte, and for every 64 a byte and for every 256 of those an f32, or at most an f32
+                _ if four_bit && self.four_bit == Some(true) => numbers / 2 + numbers / 60,
                 _ if four_bit => numbers / 2 + numbers / 16,
                 entry => entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device)),
             }

@@ -66,10 +66,20 @@ fn rope() {
 fn dropout() {
     let Some(gpu) = gpu("f32") else { return };
     let x = random(1, 300, 257);
-    for mask in [Mask { rate: 0.25, seed: 3, stream: 9 }, Mask { rate: 0.5, seed: u64::MAX, stream: 7 << 40 }] {
-        let found = ops::dropout(&x.to_device(&gpu.device).unwrap(), mask).unwrap();
+    let on_gpu = x.to_device(&gpu.device).unwrap();
+    for mask in [
+        Mask { rate: 0.25, seed: 3, stream: 9, row: 0 },
+        Mask { rate: 0.5, seed: u64::MAX, stream: 7 << 40, row: 0 },
+        Mask { rate: 0.25, seed: 3, stream: 9, row: 77 },
+        Mask { rate: 0.25, seed: 3, stream: 9, row: 1 << 30 },
+    ] {
+        let found = ops::dropout(&on_gpu, mask).unwrap();
         assert_eq!(numbers(&found), numbers(&ops::dropout(&x, mask).unwrap()));
     }
+    // some rows at a time, at a beginning that no block of random words has
+    let mask = Mask { rate: 0.25, seed: 3, stream: 9, row: 0 };
+    let part = ops::dropout(&on_gpu.narrow(0, 131, 100).unwrap(), Mask { row: 131, ..mask }).unwrap();
+    assert_eq!(numbers(&part), numbers(&ops::dropout(&x, mask).unwrap())[131 * 257..231 * 257]);
 }
 
 #[test]

@@ -51,10 +51,13 @@ KERNEL rope(const float *x, const float *cosine, const float *sine, float *y, si
 #define QUARTER(a, b, c, d)                                                                                            \
     a += b, d = TURN(d ^ a, 16), c += d, b = TURN(b ^ c, 12), a += b, d = TURN(d ^ a, 8), c += d, b = TURN(b ^ c, 7)
 
-// Word i of the ChaCha8 stream decides on number i: the same mask as on the CPU. A thread makes a block of 16 words.
-KERNEL dropout(const float *x, float *y, size_t n, size_t key0, size_t key1, size_t key2, size_t key3, size_t stream,
-               size_t limit, float keep) {
-    for (size_t block = first_element(); block * 16 < n; block += all_threads()) {
+// Word first + i of the ChaCha8 stream decides on number i: the same mask as on the CPU. A thread makes a block of 16
+// words; the words of the first block that come before `first` are nobody's.
+KERNEL dropout(const float *x, float *y, size_t n, size_t first, size_t key0, size_t key1, size_t key2, size_t key3,
+               size_t stream, size_t limit, float keep) {
+    const size_t before = first % 16;
+    for (size_t own = first_element(); own * 16 < before + n; own += all_threads()) {
+        const size_t block = first / 16 + own;
         const uint32_t start[16] = {0x61707865u,           0x3320646eu,
                                     0x79622d32u,           0x6b206574u,
                                     (uint32_t)key0,        (uint32_t)(key0 >> 32),
@@ -76,8 +79,9 @@ KERNEL dropout(const float *x, float *y, size_t n, size_t key0, size_t key1, siz
             QUARTER(w[3], w[4], w[9], w[14]);
         }
         for (int i = 0; i < 16; i++) {
-            size_t at = block * 16 + i;
-            if (at < n) y[at] = w[i] + start[i] < (uint32_t)limit ? 0.0f : x[at] * keep;
+            size_t word = own * 16 + i;
+            size_t at = word - before;
+            if (word >= before && at < n) y[at] = w[i] + start[i] < (uint32_t)limit ? 0.0f : x[at] * keep;
         }
     }
 }

@@ -1,0 +1,54 @@
+//! A residual stream between the forward pass and its backward pass: what it is held in, and where.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::cuda::{self, Arg, Grid};
+use crate::Result;
+
+/// `x`, f32, to come back to: on a GPU in the type that its products take, in main memory if `on_host`.
+///
+/// # Errors
+/// The device's.
+pub fn remember(x: &Tensor, on_host: bool) -> Result<Tensor> {
+    if !x.device().is_cuda() {
+        return Ok(x.clone());
+    }
+    let x = cuda::operand(x)?;
+    if on_host { Ok(x.to_device(&Device::Cpu)?) } else { Ok(x) }
+}
+
+/// The numbers of something remembered that is on its device, or of some rows of it, in f32.
+///
+/// # Errors
+/// The device's.
+pub fn recall(x: &Tensor) -> Result<Tensor> {
+    if x.dtype() == DType::F32 {
+        return Ok(x.clone());
+    }
+    let (x, n) = (x.contiguous()?, x.elem_count());
+    let y = cuda::empty(x.shape(), DType::F32, x.device())?;
+    cuda::launch("widen_bf16", Grid::over(n), &[Arg::Tensor(&x), Arg::Tensor(&y), Arg::Size(n)])?;
+    Ok(y)
+}
+
+/// Bytes of a number of something remembered on `device`.
+#[must_use]
+pub fn remembered_bytes(device: &Device) -> u64 {
+    if device.is_cuda() { cuda::products().size_in_bytes() as u64 } else { 4 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_close, random};
+
+    #[test]
+    fn in_main_memory_nothing_is_rounded() {
+        let x = random(1, 30, 7);
+        for on_host in [false, true] {
+            let found = recall(&remember(&x, on_host).unwrap()).unwrap();
+            assert_close("stream", &found, &x, 0.0);
+        }
+        assert_eq!(remembered_bytes(&Device::Cpu), 4);
+    }
+}
