@@ -54,16 +54,20 @@ impl Needs {
         // norms of heads are undone with what was there before them
         let unnormed = if spec.qk_norm { q + kv } else { 0 };
         let rotations = spec.rope.rotary_dim as u64;
+        // what products take and give; the residual stream, its gradient and what is said of a head are f32
+        let narrow = ops::remembered_bytes(device);
         // gradients of the stream, of q, k, v and the output beside themselves, and two numbers for each head
-        let attention = 4 * tokens * (d + 4 * q + 4 * kv + 2 * heads + unnormed + rotations);
+        let attention = tokens * (4 * (d + 2 * heads + rotations) + narrow * (4 * (q + kv) + unnormed));
         let beside = beside_a_product(checkpoint, spec, settings, device);
-        let around_mlp = 4 * tokens * (d + 3 * q + 2 * kv + heads + rotations) + beside;
-        let mlp_per_token = 4 * (5 * mlp + 4 * d).max(7 * d + q + 2 * kv);
+        let around_mlp = tokens * (4 * (d + heads + rotations) + narrow * (3 * q + 2 * kv)) + beside;
+        // gate, up and their gradients; on a GPU these lie in their place and in that of the adapter's part
+        let wide = narrow * if device.is_cuda() { 4 } else { 5 } * mlp + (4 + 2 * narrow) * d;
+        let mlp_per_token = wide.max((12 + 4 * narrow) * d + narrow * (q + 2 * kv));
         Self {
             fixed: fixed + lessons + SLACK,
             gradients: 4 * trained,
-            input: ops::remembered_bytes(device) * d * tokens,
-            kept: 4 * tokens * (d + 2 * q + 2 * kv + heads + 2 * mlp),
+            input: narrow * d * tokens,
+            kept: tokens * (4 * (d + heads) + narrow * 2 * (q + kv + mlp)),
             layers: spec.layers as u64,
             // the gradient of a head is made anew with its factor; a trained head has a copy for products on a GPU
             loss: 4 * tokens * (3 * d + rotations) + logits + if whole { 8 * spec.vocab_size as u64 * d } else { 0 },

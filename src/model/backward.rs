@@ -58,7 +58,7 @@ impl Linear {
             None => Some(self.weight.linear_backward(dy, Some((&du, &adapter.a)))?),
             Some(mask) => {
                 let own = ops::dropout(&ops::low_rank_up(&du, &adapter.a)?, mask)?;
-                Some((self.weight.linear_backward(dy, None)? + own)?)
+                Some(self.weight.linear_backward_onto(dy, own)?)
             }
         })
     }
@@ -132,8 +132,8 @@ impl Block {
         let active = ops::swiglu(&gate, &up)?;
         let dactive = self.down.backward(at, (Role::Down, &low), active, dy, wanted || self.trains_expansion())?;
         let Some(dactive) = dactive else { return Ok((None, low)) };
-        let (dgate, dup) = ops::swiglu_backward(&gate, &up, &dactive)?;
-        drop((gate, up, dactive));
+        let (dgate, dup) = ops::swiglu_backward(gate, up, &dactive)?;
+        drop(dactive);
         let normed = ops::rms_norm(&middle, &self.post_norm, self.eps)?;
         let below = wanted || at.whole;
         let dnormed = match &self.expand {
@@ -149,7 +149,7 @@ impl Block {
         };
         let Some(dnormed) = dnormed else { return Ok((None, low)) };
         let dmiddle = at.norm(Role::PostNorm, &middle, &self.post_norm, self.eps, &dnormed)?;
-        Ok((Some((dy + dmiddle)?), low))
+        Ok((Some(ops::add(dy, &dmiddle)?), low))
     }
 
     /// Adds to the gradient of the residual stream what came through attention.
@@ -193,7 +193,7 @@ impl Block {
             };
             let Some(dnormed) = dnormed else { continue };
             let dx = at.norm(Role::InputNorm, &x, &self.input_norm, self.eps, &dnormed)?;
-            stream.put(&chunk, (stream.rows(&chunk)? + dx)?)?;
+            stream.put(&chunk, ops::add(&stream.rows(&chunk)?, &dx)?)?;
         }
         Ok(())
     }
@@ -310,7 +310,7 @@ fn trained(linear: &Linear) -> bool {
 
 fn sum(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>> {
     match (a, b) {
-        (Some(a), Some(b)) => Ok(Some((a + b)?)),
+        (Some(a), Some(b)) => Ok(Some(ops::add(&a, &b)?)),
         _ => Ok(None),
     }
 }

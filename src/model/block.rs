@@ -168,9 +168,8 @@ impl Block {
         pass: &Pass,
         attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let x = (x + self.attention(&ops::rms_norm(x, &self.input_norm, self.eps)?, pass, attend)?)?;
-        let mlp =
-            |x: &Tensor| -> Result<Tensor> { Ok((x + self.mlp(&ops::rms_norm(x, &self.post_norm, self.eps)?)?)?) };
+        let x = ops::add(x, &self.attention(&ops::rms_norm(x, &self.input_norm, self.eps)?, pass, attend)?)?;
+        let mlp = |x: &Tensor| ops::add(x, &self.mlp(&ops::rms_norm(x, &self.post_norm, self.eps)?)?);
         let (t, most) = (x.dim(0)?, tokens_at_once(x.device()));
         if t <= most {
             return mlp(&x);

@@ -34,8 +34,9 @@ impl Past {
     /// Takes in the keys and values `[t, k·e]` of the tokens that follow, and attends with their queries `[t, h·e]`.
     pub(super) fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
         let len = self.len + k.dim(0)?;
-        self.keys.slice_set(&k.contiguous()?, 0, self.len)?;
-        self.values.slice_set(&v.contiguous()?, 0, self.len)?;
+        let kept = |x: &Tensor| x.to_dtype(self.keys.dtype())?.contiguous();
+        self.keys.slice_set(&kept(k)?, 0, self.len)?;
+        self.values.slice_set(&kept(v)?, 0, self.len)?;
         self.len = len;
         ops::attention_over(q, &self.keys.narrow(0, 0, len)?, &self.values.narrow(0, 0, len)?, heads)
     }

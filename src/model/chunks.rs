@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use crate::{Error, Result};
 
@@ -17,7 +17,7 @@ pub(super) fn rows(x: &Tensor, chunk: &Range<usize>) -> Result<Tensor> {
     Ok(x.narrow(0, chunk.start, chunk.len())?)
 }
 
-/// `[t, n]` f32 that comes a chunk at a time. Joined at the end, all of it would be there twice.
+/// `[t, n]` that comes a chunk at a time. Joined at the end, all of it would be there twice.
 pub(super) struct Gathered {
     t: usize,
     whole: Option<Tensor>,
@@ -47,7 +47,7 @@ impl Gathered {
         }
         let whole = match self.whole.take() {
             Some(whole) => whole,
-            None => Tensor::zeros((self.t, part.dim(1)?), DType::F32, part.device())?,
+            None => Tensor::zeros((self.t, part.dim(1)?), part.dtype(), part.device())?,
         };
         whole.slice_set(&part.contiguous()?, 0, chunk.start)?;
         self.whole = Some(whole);

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::lora::Adapter;
 use crate::Result;
-use crate::ops::WeightMatrix;
+use crate::ops::{self, WeightMatrix};
 
 /// `y = x·Wᵀ + b`, plus the adapter's `(x·Aᵀ)·Bᵀ·scale`.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl Linear {
             Some(adapter) => self.weight.linear_plus(x, &adapter.reduce(x)?, &adapter.b)?,
         };
         match &self.bias {
-            Some(bias) => Ok(y.broadcast_add(bias)?),
+            Some(bias) => ops::add(&y, bias),
             None => Ok(y),
         }
     }

@@ -133,7 +133,7 @@ impl Linear {
             }
         };
         Ok(match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
+            Some(bias) => ops::add(&y, bias)?,
             None => y,
         })
     }
@@ -156,7 +156,7 @@ impl Block {
             let active = ops::swiglu(&own.gate, &own.up)?;
             let down = self.down.forward_kept(&active, training, (Role::Down, chunk.start), &mut own.low)?;
             drop(active);
-            y.put(&chunk, (&own.middle + down)?)?;
+            y.put(&chunk, ops::add(&own.middle, &down)?)?;
             if all {
                 mlp.push(own);
             }
@@ -200,7 +200,7 @@ impl Block {
         let mut low = Low::new();
         let mut linear =
             |linear: &Linear, x: &Tensor, role| linear.forward_kept(x, training, (role, chunk.start), &mut low);
-        let middle = (ops::recall(&rows(x, chunk)?)? + linear(&self.o, &rows(attended, chunk)?, Role::O)?)?;
+        let middle = ops::add(&ops::recall(&rows(x, chunk)?)?, &linear(&self.o, &rows(attended, chunk)?, Role::O)?)?;
         let normed = ops::rms_norm(&middle, &self.post_norm, self.eps)?;
         let (gate, up) = match &self.expand {
             Expand::Split { gate, up } => (linear(gate, &normed, Role::Gate)?, linear(up, &normed, Role::Up)?),

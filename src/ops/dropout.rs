@@ -1,6 +1,6 @@
 //! Dropout whose mask is a function of numbers, so that a backward pass makes the same one again.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout as Strides, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout as Strides, Shape, Tensor};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -50,13 +50,13 @@ impl Mask {
     fn on_gpu(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.contiguous()?;
         let (n, first) = (x.elem_count(), self.row * x.dim(1)?);
-        let y = cuda::empty(x.shape(), DType::F32, x.device())?;
+        let y = cuda::empty(x.shape(), x.dtype(), x.device())?;
         let seed = ChaCha8Rng::seed_from_u64(self.seed).get_seed();
         let key = seed.as_chunks::<8>().0.iter().map(|eight| Arg::Size(u64::from_le_bytes(*eight) as usize));
         let mut args = vec![Arg::Tensor(&x), Arg::Tensor(&y), Arg::Size(n), Arg::Size(first)];
         args.extend(key);
         args.extend([Arg::Size(self.stream as usize), Arg::Size(self.limit() as usize), Arg::Float(self.keep())]);
-        cuda::launch("dropout", Grid::over((first % 16 + n).div_ceil(16)), &args)?;
+        cuda::launch(&cuda::named("dropout", &[x.dtype()]), Grid::over((first % 16 + n).div_ceil(16)), &args)?;
         Ok(y)
     }
 }

@@ -14,7 +14,7 @@ pub fn all_finite(x: &Tensor) -> Result<bool> {
     let x = x.to_dtype(DType::F32)?.contiguous()?;
     if x.device().is_cuda() {
         let (flag, n) = (Tensor::zeros(1, DType::U32, x.device())?, x.elem_count());
-        cuda::launch("find_not_finite", Grid::over(n), &[Arg::Tensor(&x), Arg::Tensor(&flag), Arg::Size(n)])?;
+        cuda::launch("find_not_finite", Grid::over_eights(n), &[Arg::Tensor(&x), Arg::Tensor(&flag), Arg::Size(n)])?;
         return Ok(flag.to_vec1::<u32>()? == [0]);
     }
     let (storage, layout) = x.storage_and_layout();

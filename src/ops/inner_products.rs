@@ -26,7 +26,7 @@ pub fn inner_products(streams: &[Tensor]) -> Result<Vec<f64>> {
         let all = cuda::empty((count, tokens, d), DType::F32, first.device())?;
         for (index, stream) in streams.iter().enumerate() {
             let (stream, place, n) = (stream.contiguous()?, all.narrow(0, index, 1)?, tokens * d);
-            cuda::launch("copy", Grid::over(n), &[Arg::Tensor(&stream), Arg::Tensor(&place), Arg::Size(n)])?;
+            cuda::launch("copy", Grid::over_eights(n), &[Arg::Tensor(&stream), Arg::Tensor(&place), Arg::Size(n)])?;
         }
         let products = cuda::empty((tokens, count, count), DType::F64, first.device())?;
         let blocks = (tokens, (count * count).div_ceil(THREADS * PAIRS));

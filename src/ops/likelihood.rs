@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::cuda::{self, Arg, Grid, Operands, plain, turned};
+use super::cuda::{self, Arg, Grid, plain, turned};
 use super::exp::exp;
 use super::linear::{WithWeight, with_dense};
 use super::matmul::{DEPTH, Matrix, SKEW, Target, Weight, blocks, multiply, widen_part, with_scratch};
@@ -81,12 +81,12 @@ fn score_on_gpu<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidates: &[C
             continue;
         }
         let hidden = hidden.narrow(0, index * rows, candidates.len())?;
-        let logits = cuda::product(plain(&hidden), turned(&head), Operands::Weight)?;
+        let logits = cuda::product(plain(&hidden), turned(&head), DType::F32)?;
         let scores = cuda::empty(tokens.len(), DType::F32, device)?;
         let greedy = cuda::empty(tokens.len(), DType::U32, device)?;
         let (first, tokens) = (Tensor::new(first, device)?, Tensor::new(tokens, device)?);
         let tensors = [&logits, &first, &tokens, &scores, &greedy].map(Arg::Tensor);
-        cuda::launch("log_likelihood", Grid::rows(candidates.len()), &[&tensors[..], &[Arg::Size(v)]].concat())?;
+        cuda::launch("log_likelihood", Grid::rows(candidates.len(), v), &[&tensors[..], &[Arg::Size(v)]].concat())?;
         let found = scores.to_vec1::<f32>()?.into_iter().zip(greedy.to_vec1::<u32>()?);
         scored.extend(found.map(|(log_likelihood, greedy)| Scored { log_likelihood, greedy: greedy == 1 }));
     }

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout as Strides, Shape, Tensor, bail};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::cuda::{self, Operands, plain, turned};
+use super::cuda::{self, plain, turned};
 use super::matmul::{Matrix, Target, Weight, product, product_back};
 use super::rows::{Held, Rows, by_rows, filled};
 use super::simd::prefetch;
@@ -36,7 +36,7 @@ fn apply(x: &Tensor, weight: &Tensor, op: Linear) -> Result<Tensor> {
         return Err(Error::work(format!("linear: x is {:?}, weight {:?}", x.shape(), weight.shape())));
     }
     if x.device().is_cuda() {
-        return cuda::product(plain(x), turned(weight), Operands::Weight);
+        return cuda::product(plain(x), turned(weight), DType::F32);
     }
     Ok(by_rows(x)?.apply_op2(&by_rows(weight)?, op)?)
 }

@@ -1,8 +1,8 @@
 //! The narrow products of a low-rank adapter.
 
-use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout as Strides, Shape, Tensor};
 
-use super::cuda::{self, Operands, plain, turned};
+use super::cuda::{self, plain, turned};
 use super::linear::Dense;
 use super::matmul::{Target, product, product_back};
 use super::rows::{Rows, by_rows, filled};
@@ -44,9 +44,9 @@ fn run(a: &Tensor, b: &Tensor, op: Narrow) -> Result<Tensor> {
     }
     if a.device().is_cuda() {
         return match op {
-            Narrow::Down => cuda::product(plain(a), turned(b), Operands::Narrow),
-            Narrow::Up => cuda::product(plain(a), plain(b), Operands::Narrow),
-            Narrow::Outer => cuda::product(turned(a), plain(b), Operands::Narrow),
+            Narrow::Down => cuda::product(plain(a), turned(b), cuda::products()),
+            Narrow::Up => cuda::product(plain(a), plain(b), cuda::products()),
+            Narrow::Outer => cuda::product(turned(a), plain(b), DType::F32),
         };
     }
     if matches!(op, Narrow::Outer) && columns > other_columns {

@@ -5,6 +5,7 @@
 //! product always builds the gradient of both sides, the frozen weight's included. The ops here do neither.
 
 mod adamw;
+mod add;
 mod attention;
 mod cross_entropy;
 mod cuda;
@@ -33,6 +34,7 @@ mod testing;
 mod weight;
 
 pub use adamw::{AdamWStep, square_sum};
+pub use add::add;
 pub use attention::{Attended, Heads, attention, attention_backward, attention_kept, attention_over};
 pub use cross_entropy::cross_entropy;
 pub use device::{device, device_memory, device_name, settle_dtype};

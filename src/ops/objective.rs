@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::cuda::{self, Arg, Grid, Operands, plain as as_it_is, turned};
+use super::cuda::{self, Arg, Grid, plain as as_it_is, turned};
 use super::exp::exp;
 use super::linear::{Dense, WithWeight, with_dense};
 use super::matmul::{Matrix, Target, Weight, product, product_back};
@@ -102,32 +102,32 @@ fn on_gpu(
         let places = Tensor::from_iter(targets.iter().map(|(row, _)| *row as u32), device)?;
         let tokens = Tensor::from_iter(targets.iter().map(|(_, token)| *token as u32), device)?;
         let inputs = hidden.index_select(&places, 0)?;
-        let logits = cuda::product(as_it_is(&inputs), turned(&matrix), Operands::Weight)?;
+        let logits = cuda::product(as_it_is(&inputs), turned(&matrix), DType::F32)?;
         // the loss of each row, and with a teacher its cross-entropy beside it
         let losses = cuda::empty((n, if teacher.is_some() { 2 } else { 1 }), DType::F64, device)?;
         match teacher.zip(other_matrix.as_ref()) {
             None => {
                 let tensors = [&logits, &tokens, &losses].map(Arg::Tensor);
-                cuda::launch("cross_entropy", Grid::rows(n), &[&tensors[..], &[Arg::Size(v)]].concat())?;
+                cuda::launch("cross_entropy", Grid::rows(n, v), &[&tensors[..], &[Arg::Size(v)]].concat())?;
             }
             Some((teacher, other_matrix)) => {
                 let inputs = teacher.hidden.index_select(&places, 0)?;
-                let others = cuda::product(as_it_is(&inputs), turned(other_matrix), Operands::Weight)?;
+                let others = cuda::product(as_it_is(&inputs), turned(other_matrix), DType::F32)?;
                 let tensors = [&logits, &others, &tokens, &losses].map(Arg::Tensor);
                 let (weight, temperature) = (teacher.weight as f32, teacher.temperature as f32);
                 let scalars = [Arg::Size(v), Arg::Float(weight), Arg::Float(temperature)];
-                cuda::launch("distilled", Grid::rows(n), &[&tensors[..], &scalars].concat())?;
+                cuda::launch("distilled", Grid::rows(n, v), &[&tensors[..], &scalars].concat())?;
             }
         }
         for losses in losses.to_vec2::<f64>()? {
             sums.loss += losses[0];
             sums.cross_entropy += losses[losses.len() - 1];
         }
-        let dinputs = cuda::product(as_it_is(&logits), as_it_is(&matrix), Operands::Weight)?;
+        let dinputs = cuda::product(as_it_is(&logits), as_it_is(&matrix), DType::F32)?;
         let tensors = [&dinputs, &places, &dhidden].map(Arg::Tensor);
         cuda::launch("scatter_rows", Grid::over(n * d), &[&tensors[..], &[n * d, d].map(Arg::Size)].concat())?;
         if let Some(dhead) = &dhead {
-            cuda::multiply(turned(&logits), as_it_is(&inputs), Operands::Narrow, dhead, true)?;
+            cuda::multiply(turned(&logits), as_it_is(&inputs), dhead, true)?;
         }
     }
     Ok(Objective { loss: sums.loss, cross_entropy: sums.cross_entropy, hidden: dhidden, head: dhead })

@@ -9,7 +9,7 @@ use super::simd::{dot, sum2, vectorised};
 use crate::{Error, Result};
 
 /// x / sqrt(mean(x²) + eps) · weight over the last dimension: `x` is `[.., d]`, `weight` `[d]`, both f32.
-/// Gradients for both.
+/// Gradients for both. On a GPU the result has the type of products.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
@@ -60,7 +60,7 @@ pub fn sum_rows(x: &Tensor) -> Result<Tensor> {
     if !x.device().is_cuda() {
         return Ok(x.sum(0)?);
     }
-    let (x, (rows, d)) = (x.contiguous()?, x.dims2()?);
+    let (x, (rows, d)) = (cuda::in_type(x, DType::F32)?, x.dims2()?);
     let sum = cuda::empty(d, DType::F32, x.device())?;
     let args = [Arg::Tensor(&x), Arg::Tensor(&sum), Arg::Size(rows), Arg::Size(d)];
     cuda::launch("sum_rows", Grid::over(d), &args)?;
@@ -125,9 +125,10 @@ impl CustomOp2 for RmsNorm {
 impl RmsNorm {
     fn on_gpu(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let (x, weight, d) = (x.contiguous()?, weight.contiguous()?, weight.elem_count());
-        let y = cuda::empty(x.shape(), DType::F32, x.device())?;
+        let y = cuda::empty(x.shape(), cuda::products(), x.device())?;
         let args = [Arg::Tensor(&x), Arg::Tensor(&weight), Arg::Tensor(&y), Arg::Size(d), Arg::Float(self.eps)];
-        cuda::launch("rms_norm", Grid::rows(x.elem_count() / d), &args)?;
+        let kernel = cuda::named("rms_norm", &[x.dtype(), y.dtype()]);
+        cuda::launch(&kernel, Grid::rows(x.elem_count() / d, d), &args)?;
         Ok(y)
     }
 
@@ -140,17 +141,18 @@ impl RmsNorm {
     ) -> Result<(Tensor, Option<Tensor>)> {
         let (x, weight, dy) = (x.contiguous()?, weight.contiguous()?, dy.contiguous()?);
         let (rows, d) = x.dims2()?;
-        let dx = cuda::empty((rows, d), DType::F32, x.device())?;
+        let dx = cuda::empty((rows, d), x.dtype(), x.device())?;
         let factors = cuda::empty(rows, DType::F32, x.device())?;
         let tensors = [&x, &weight, &dy, &dx, &factors].map(Arg::Tensor);
         cuda::launch(
-            "rms_norm_backward",
-            Grid::rows(rows),
+            &cuda::named("rms_norm_backward", &[x.dtype(), dy.dtype()]),
+            Grid::rows(rows, d),
             &[&tensors[..], &[Arg::Size(d), Arg::Float(self.eps)]].concat(),
         )?;
         if !weighted {
             return Ok((dx, None));
         }
+        let (x, dy) = (cuda::in_type(&x, DType::F32)?, cuda::in_type(&dy, DType::F32)?);
         let dweight = cuda::empty(d, DType::F32, x.device())?;
         let tensors = [&x, &dy, &factors, &dweight].map(Arg::Tensor);
         cuda::launch("rms_norm_weight", Grid::over(d), &[&tensors[..], &[Arg::Size(rows), Arg::Size(d)]].concat())?;

@@ -1,6 +1,6 @@
 //! Rotary position embedding (arXiv 2104.09864), half-split as in transformers' `rotate_half`.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout as Strides, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor};
 
 use super::cuda::{self, Arg, Grid};
 use super::rows::{Rows, by_rows, filled_rows};
@@ -52,11 +52,12 @@ impl Rope {
     fn on_gpu(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         let (x, cos, sin) = (x.contiguous()?, cos.contiguous()?, sin.contiguous()?);
         let ((t, width), half) = (x.dims2()?, cos.dim(1)?);
-        let y = cuda::empty((t, width), DType::F32, x.device())?;
+        let y = cuda::empty((t, width), x.dtype(), x.device())?;
         let tensors = [&x, &cos, &sin, &y].map(Arg::Tensor);
-        let sizes = [t * width, width, self.head_dim, half].map(Arg::Size);
+        let sizes = [t, width, self.head_dim, half].map(Arg::Size);
         let sign = [Arg::Float(if self.back { -1.0 } else { 1.0 })];
-        cuda::launch("rope", Grid::over(t * width), &[&tensors[..], &sizes, &sign].concat())?;
+        let kernel = cuda::named("rope", &[x.dtype()]);
+        cuda::launch(&kernel, Grid::over_eights(t * width), &[&tensors[..], &sizes, &sign].concat())?;
         Ok(y)
     }
 }

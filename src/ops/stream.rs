@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::cuda::{self, Arg, Grid};
+use super::cuda;
 use crate::Result;
 
 /// `x`, f32, to come back to: on a GPU in the type that its products take, in main memory if `on_host`.
@@ -22,13 +22,7 @@ pub fn remember(x: &Tensor, on_host: bool) -> Result<Tensor> {
 /// # Errors
 /// The device's.
 pub fn recall(x: &Tensor) -> Result<Tensor> {
-    if x.dtype() == DType::F32 {
-        return Ok(x.clone());
-    }
-    let (x, n) = (x.contiguous()?, x.elem_count());
-    let y = cuda::empty(x.shape(), DType::F32, x.device())?;
-    cuda::launch("widen_bf16", Grid::over(n), &[Arg::Tensor(&x), Arg::Tensor(&y), Arg::Size(n)])?;
-    Ok(y)
+    if x.device().is_cuda() { cuda::in_type(x, DType::F32) } else { Ok(x.clone()) }
 }
 
 /// Bytes of a number of something remembered on `device`.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout as Strides, Shape, Tensor, bail};
 
-use super::cuda::{self, Arg, Grid, Operands, plain, turned};
+use super::add;
+use super::cuda::{self, Arg, Grid, plain, turned};
 use super::linear::{WithWeight, with_dense};
 use super::matmul::{LowRank, Matrix, Target, Weight, product, product_back};
 use super::nf4::{Nf4OnGpu, Nf4Weight};
@@ -35,14 +36,14 @@ impl WeightMatrix {
         }
     }
 
-    /// x·Wᵀ, `[t, i]` to `[t, o]` in f32. Only `x` receives a gradient, and only where something asks for it.
+    /// x·Wᵀ, `[t, i]` to `[t, o]` in f32, on a GPU in the type of products. Only `x` receives a gradient, and only where something asks for it.
     ///
     /// # Errors
     /// Shapes that do not fit, or a device without this kernel.
     pub fn linear(&self, x: &Tensor) -> Result<Tensor> {
         self.fits("x", x, self.shape()?.1)?;
         if x.device().is_cuda() {
-            return cuda::product(plain(x), turned(&self.on_gpu()?), Operands::Weight);
+            return cuda::product(plain(x), turned(&self.on_gpu()?), cuda::products());
         }
         Ok(by_rows(x)?.apply_op1(Forward { weight: self.clone(), low: None })?)
     }
@@ -56,15 +57,16 @@ impl WeightMatrix {
         self.fits("x", x, i)?;
         check_low(x, u, b, (o, 0))?;
         if x.device().is_cuda() {
-            let y = cuda::product(plain(x), turned(&self.on_gpu()?), Operands::Weight)?;
-            cuda::multiply(plain(u), turned(b), Operands::Narrow, &y, true)?;
+            // the small one first: where y is bf16 its rounding is the smaller
+            let y = cuda::product(plain(u), turned(b), cuda::products())?;
+            cuda::multiply(plain(x), turned(&self.on_gpu()?), &y, true)?;
             return Ok(y);
         }
         let low = Some((by_rows(u)?, by_rows(b)?));
         Ok(by_rows(x)?.apply_op1_no_bwd(&Forward { weight: self.clone(), low })?)
     }
 
-    /// dy·W, `[t, o]` to `[t, i]` in f32, plus du·A: `du` is `[t, r]`, `a` `[r, i]`. The gradient of x, without a graph.
+    /// dy·W, `[t, o]` to `[t, i]`, plus du·A: `du` is `[t, r]`, `a` `[r, i]`. The gradient of x, without a graph.
     ///
     /// # Errors
     /// Shapes that do not fit, or a device without this kernel.
@@ -75,14 +77,28 @@ impl WeightMatrix {
             check_low(dy, du, a, (i, 1))?;
         }
         if dy.device().is_cuda() {
-            let dx = cuda::product(plain(dy), plain(&self.on_gpu()?), Operands::Weight)?;
-            if let Some((du, a)) = low {
-                cuda::multiply(plain(du), plain(a), Operands::Narrow, &dx, true)?;
-            }
+            let Some((du, a)) = low else {
+                return cuda::product(plain(dy), plain(&self.on_gpu()?), cuda::products());
+            };
+            let dx = cuda::product(plain(du), plain(a), cuda::products())?;
+            cuda::multiply(plain(dy), plain(&self.on_gpu()?), &dx, true)?;
             return Ok(dx);
         }
         let low = low.map(|(du, a)| Ok::<_, Error>((by_rows(du)?, by_rows(a)?))).transpose()?;
         Ok(by_rows(dy)?.apply_op1_no_bwd(&Backward { weight: self.clone(), low })?)
+    }
+
+    /// dy·W + own, `own` `[t, i]`, which is used up: on a GPU the sum lies in its place.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or a device without this kernel.
+    pub fn linear_backward_onto(&self, dy: &Tensor, own: Tensor) -> Result<Tensor> {
+        self.fits("dy", dy, self.shape()?.0)?;
+        if dy.device().is_cuda() {
+            cuda::multiply(plain(dy), plain(&self.on_gpu()?), &own, true)?;
+            return Ok(own);
+        }
+        add(&self.linear_backward(dy, None)?, &own)
     }
 
     /// The same matrix in four bits; one that is already is left as it is.

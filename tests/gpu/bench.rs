@@ -15,13 +15,14 @@ use prune::checkpoint::Checkpoint;
 use prune::heal::{HealSettings, Trainer, fittings};
 use prune::importance::{METRICS, Probe, Watch};
 use prune::model::lora::Adapters;
-use prune::model::{Batch, Budget, Model, ModelOptions, Residency, Spending};
-use prune::ops;
+use prune::model::{Batch, Budget, Model, ModelOptions, Observer, Residency, Spending};
+use prune::ops::{self, Heads, Layout, WeightMatrix};
 use prune::progress::Silent;
 use serde_json::{Map, Value, json};
 
 use crate::fixture::{Llama, write_json};
 use crate::gpu;
+use crate::numbers::random;
 
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
@@ -116,35 +117,97 @@ fn best(runs: usize, device: &Device, mut work: impl FnMut()) -> f64 {
     (0..runs).map(|_| once(&mut work)).fold(f64::INFINITY, f64::min)
 }
 
+/// Whether `PRUNE_BENCH_PARTS` names this part, or nothing.
+fn wanted(part: &str) -> bool {
+    std::env::var("PRUNE_BENCH_PARTS").map_or(true, |parts| parts.split(',').any(|wanted| wanted == part))
+}
+
+fn narrow(rows: usize, columns: usize, device: &Device) -> Tensor {
+    random(7, rows, columns).to_dtype(DType::BF16).unwrap().to_device(device).unwrap()
+}
+
+/// Products of bf16 matrices with nothing else, the peak that the rest is measured against: operations a second.
+fn products(device: &Device, width: usize) -> f64 {
+    let mut peak = 0.0;
+    for (t, o, i) in [(2 * width, 2 * width, 2 * width), (width / 2, width * 43 / 16, width), (width / 2, width, width)]
+    {
+        let (x, weight) = (narrow(t, i, device), WeightMatrix::Dense(narrow(o, i, device)));
+        let many = 8;
+        let seconds = best(5, device, || {
+            for _ in 0..many {
+                weight.linear(&x).unwrap();
+            }
+        });
+        let rate = (2 * many * t * i * o) as f64 / seconds;
+        eprintln!("product      {t} x {i} x {o}: {:.1} TFLOP/s", rate / 1e12);
+        peak = f64::max(peak, rate);
+    }
+    peak
+}
+
+/// Attention alone, and the decoding of a matrix in four bits.
+fn kernels(device: &Device, len: usize) {
+    for (heads, kv_heads, head_dim, len) in [(32, 32, 128, len), (32, 8, 128, 4 * len), (32, 8, 64, len)] {
+        let heads = Heads { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None };
+        let layout = Arc::new(Layout::sequences([len]).unwrap());
+        let (q, k) = (narrow(len, heads.heads * head_dim, device), narrow(len, kv_heads * head_dim, device));
+        let many = 8;
+        let forward = best(5, device, || {
+            for _ in 0..many {
+                ops::attention(&q, &k, &k, &layout, &heads).unwrap();
+            }
+        });
+        let kept = ops::attention_kept(&q, &k, &k, &layout, &heads).unwrap();
+        let back = best(5, device, || {
+            for _ in 0..many {
+                ops::attention_backward((&q, &k, &k), &kept, &q).unwrap();
+            }
+        });
+        let work = (many * 2 * len * len * heads.heads * head_dim) as f64 / 1e12;
+        eprintln!(
+            "attention    {len} tokens, {} heads of {head_dim}, {kv_heads} of keys: forward {:.0} TFLOP/s, back {:.0} \
+             (2.5 times the work)",
+            heads.heads,
+            work / forward,
+            2.5 * work / back
+        );
+    }
+    let weight = WeightMatrix::Dense(random(3, 11_008, 4096)).quantise(true).unwrap().on(device).unwrap();
+    let x = narrow(8, 4096, device);
+    let seconds = best(5, device, || {
+        weight.linear(&x).unwrap();
+    });
+    eprintln!("four bits    a matrix of 11008 x 4096 decoded and used in {:.0} us", 1e6 * seconds);
+}
+
 #[test]
 #[ignore = "takes minutes and 14 GB; tests/gpu/run.sh runs it"]
 fn benchmarks() {
     let Some(gpu) = gpu("bf16") else { return };
     let device = &gpu.device;
-    let keep = tempfile::tempdir().unwrap();
-    let dir = std::env::var_os("PRUNE_BENCH_DIR").map_or_else(|| keep.path().to_owned(), PathBuf::from);
-    std::fs::create_dir_all(&dir).unwrap();
-    let started = Instant::now();
-    write(&dir);
-    eprintln!("checkpoint written in {:.1} s", started.elapsed().as_secs_f64());
     let len = setting("PRUNE_BENCH_TOKENS", 2048);
     let (layers, width) = (setting("PRUNE_BENCH_LAYERS", 32), setting("PRUNE_BENCH_WIDTH", 4096));
     let free = || ops::device_memory(device).unwrap().unwrap() as f64 / f64::from(1 << 30);
     let name = ops::device_name(device).unwrap();
     eprintln!("{name}: {layers} layers of width {width}, sequences of {len}, {:.1} GiB free", free());
-
-    let (rows_, side) = (2 * len, 2 * width);
-    let x = Tensor::ones((rows_, side), DType::F32, device).unwrap();
-    let weight = ops::on_device(&Tensor::ones((side, side), DType::F32, &Device::Cpu).unwrap(), device).unwrap();
-    let seconds = best(5, device, || {
-        ops::linear(&x, &weight).unwrap();
-    });
-    let peak = (2 * rows_ * side * side) as f64 / seconds;
-    eprintln!("product      {rows_} x {side} x {side} in bf16, f32 in and out: {:.1} TFLOP/s", peak / 1e12);
-    drop((x, weight));
-
-    let before = free();
+    let peak = products(device, width);
+    if wanted("kernels") {
+        kernels(device, len);
+    }
+    let keep = tempfile::tempdir().unwrap();
+    let dir = std::env::var_os("PRUNE_BENCH_DIR").map_or_else(|| keep.path().to_owned(), PathBuf::from);
+    if !["analysis", "healing"].into_iter().any(wanted) {
+        return;
+    }
+    std::fs::create_dir_all(&dir).unwrap();
+    let started = Instant::now();
+    write(&dir);
+    eprintln!("checkpoint written in {:.1} s", started.elapsed().as_secs_f64());
     let checkpoint = Arc::new(Checkpoint::open_dir(&dir).unwrap());
+    let report = |what: &str, tokens: usize, seconds: f64, work: f64| {
+        let (speed, rate) = (tokens as f64 / seconds, work / seconds);
+        eprintln!("{what}{speed:.0} tokens/s, {:.1} TFLOP/s, {:.0} % of the peak", rate / 1e12, 100.0 * rate / peak);
+    };
     let budget = Budget::on(device, None).unwrap();
     let options = ModelOptions {
         device: device.clone(),
@@ -152,33 +215,35 @@ fn benchmarks() {
         residency: Some(Residency::Resident),
         ..ModelOptions::default()
     };
-    let started = Instant::now();
-    let model = Model::open(checkpoint.clone(), &options, &Silent).unwrap();
-    eprintln!("load         {:.1} s, {:.2} GiB on the device", started.elapsed().as_secs_f64(), before - free());
-    let spec = model.spec();
-    let text = rows(4, len, spec.vocab_size);
-    let batches = Batch::pack(&text, len).unwrap();
-    let seconds = best(2, device, || {
-        let mut probe = Probe::new(model.layers(), METRICS);
-        model.run(&batches, &mut Watch::new(&mut probe, &batches), "bench", &Silent).unwrap();
-        probe.finish().unwrap();
-    });
-    let report = |what: &str, tokens: usize, seconds: f64, work: f64| {
-        let (speed, rate) = (tokens as f64 / seconds, work / seconds);
-        eprintln!(
-            "{what}{speed:.0} tokens/s, {:.1} TFLOP/s, {:.0} % of that product",
-            rate / 1e12,
-            100.0 * rate / peak
-        );
-    };
-    report("analyze      ", 4 * len, seconds, flops(spec, 4 * len, len));
-    let seconds = best(2, device, || {
-        model.loss(&text, "bench", &Silent).unwrap();
-    });
-    let head = (2 * 4 * len * spec.vocab_size * spec.hidden_size) as f64;
-    report("loss (eval)  ", 4 * len, seconds, flops(spec, 4 * len, len) + head);
-    drop(model);
-
+    if wanted("analysis") {
+        let before = free();
+        let started = Instant::now();
+        let model = Model::open(checkpoint.clone(), &options, &Silent).unwrap();
+        eprintln!("load         {:.1} s, {:.2} GiB on the device", started.elapsed().as_secs_f64(), before - free());
+        let spec = model.spec();
+        let text = rows(4, len, spec.vocab_size);
+        let batches = Batch::pack(&text, model.pass_tokens(0)).unwrap();
+        let work = flops(spec, 4 * len, len);
+        let seconds = best(2, device, || {
+            let mut probe = Probe::new(model.layers(), METRICS);
+            model.run(&batches, &mut Watch::new(&mut probe, &batches), "bench", &Silent).unwrap();
+            probe.finish().unwrap();
+        });
+        report("analyze      ", 4 * len, seconds, work);
+        let seconds = best(2, device, || {
+            let mut nothing = Nothing;
+            model.run(&batches, &mut nothing, "bench", &Silent).unwrap();
+        });
+        report("  its passes ", 4 * len, seconds, work);
+        let seconds = best(2, device, || {
+            model.loss(&text, "bench", &Silent).unwrap();
+        });
+        let head = (2 * 4 * len * spec.vocab_size * spec.hidden_size) as f64;
+        report("loss (eval)  ", 4 * len, seconds, work + head);
+    }
+    if !wanted("healing") {
+        return;
+    }
     let before = free();
     let settings = HealSettings { dropout: 0.05, rank: 64, pass_tokens: len, seq_len: len, ..HealSettings::default() };
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
@@ -200,5 +265,14 @@ fn benchmarks() {
         });
         report(what, 2 * len, seconds, work(kept));
         eprintln!("             {:.2} GiB taken since before loading", before - free());
+    }
+}
+
+/// Looks at nothing.
+struct Nothing;
+
+impl Observer for Nothing {
+    fn residual(&mut self, _batch: usize, _place: usize, _x: &Tensor) -> prune::Result<()> {
+        Ok(())
     }
 }

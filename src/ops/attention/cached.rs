@@ -1,7 +1,8 @@
 //! Attention of the last tokens of a sequence over the keys and values of all of it, as decoding asks for it.
 
-use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout as Strides, Shape, Tensor};
 
+use super::super::cuda;
 use super::super::exp::exp;
 use super::super::matmul::{Target, blocks, each, with_scratch};
 use super::super::rows::{Rows, by_rows, filled};
@@ -40,12 +41,14 @@ pub fn attention_over(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Resu
 /// The same from candle's own operations, which run on a GPU too; all scores are in memory at once.
 fn all_at_once(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
     let Heads { heads: h, kv_heads, head_dim: e, window, scale } = *heads;
+    let wide = |x: &Tensor| if x.device().is_cuda() { cuda::in_type(x, DType::F32) } else { Ok(x.clone()) };
+    let (q, k, v) = (wide(q)?, wide(k)?, wide(v)?);
     let ((t, _), (n, _), group) = (q.dims2()?, k.dims2()?, h / kv_heads);
     // query heads of one KV head stand below each other
     let q = q.reshape((t, kv_heads, group, e))?.permute((1, 2, 0, 3))?.contiguous()?;
     let q = (q.reshape((kv_heads, group * t, e))? * f64::from(scale))?;
     let side = |x: &Tensor| x.reshape((n, kv_heads, e))?.transpose(0, 1)?.contiguous();
-    let (k, v) = (side(k)?, side(v)?);
+    let (k, v) = (side(&k)?, side(&v)?);
     let mut mask = vec![0f32; group * t * n];
     for (row, mask) in mask.chunks_exact_mut(n).enumerate() {
         let position = n - t + row % t;

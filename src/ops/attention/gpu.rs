@@ -12,7 +12,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 struct Kernels {
     width: usize,
-    /// Whether they multiply on tensor cores, their operands rounded to bf16.
+    /// Whether they multiply on tensor cores and take and give bf16, else f32.
     narrow: bool,
     /// Forward, gradient of the queries, gradients of keys and values.
     names: [&'static str; 3],
@@ -43,31 +43,41 @@ const fn wide(width: usize, names: [&'static str; 3]) -> Kernels {
 const THREADS: usize = 128;
 
 impl Kernels {
-    /// Those for heads of `head_dim` numbers.
+    /// Those for heads of `head_dim` numbers. Tensor cores are given eight numbers at a time.
     fn of(head_dim: usize) -> Result<&'static Self> {
-        let narrow = cuda::products() == DType::BF16;
+        let narrow = cuda::products() == DType::BF16 && head_dim.is_multiple_of(8);
         let serves = |kernels: &&Self| head_dim <= kernels.width && (narrow || !kernels.narrow);
         KERNELS.iter().find(serves).ok_or_else(|| {
             Error::work(format!("attention: heads of {head_dim} numbers; the GPU's kernels go up to 256"))
         })
     }
 
-    /// Queries or keys that a block of threads works on.
-    fn tile(&self) -> usize {
-        if self.narrow { 64 } else { 32 }
+    /// The type of all but sums.
+    fn dtype(&self) -> DType {
+        if self.narrow { DType::BF16 } else { DType::F32 }
     }
 
-    /// Memory a block shares: tiles of rows, in the backward passes of both sides; with tensor cores some of them by
-    /// columns as well, without them scores.
+    /// Queries or keys that a block of threads works on.
+    fn tile(&self, which: Which) -> usize {
+        match (self.narrow, which) {
+            (false, _) => 32,
+            (true, Which::Forward) => 128,
+            (true, Which::Queries | Which::Keys) => 64,
+        }
+    }
+
+    /// Memory a block shares. With tensor cores: the queries with a tile of keys and one of values, or two pairs of tiles,
+    /// with two numbers for each of their queries where those are the other side. Else: tiles of rows, in the backward
+    /// passes of both sides, and scores.
     fn shared(&self, which: Which) -> usize {
         let width = self.width;
         if self.narrow {
-            let (rows, others, columns) = match which {
-                Which::Forward => (64, 64, width * (64 + 8)),
-                Which::Queries => (2 * 64, 2 * 32, width * (32 + 8)),
-                Which::Keys => (2 * 64, 2 * 32, 2 * width * (32 + 8)),
+            let (rows, numbers) = match which {
+                Which::Forward => (128 + 64 + 64, 0),
+                Which::Queries => (4 * 32, 0),
+                Which::Keys => (4 * 32, 4 * 32),
             };
-            2 * ((rows + others) * (width + 8) + columns)
+            2 * rows * (width + 8) + 4 * numbers
         } else {
             let (tiles, scores) = match which {
                 Which::Forward => (2, 1),
@@ -183,12 +193,13 @@ impl Tables {
 /// The attended values `[t, h·e]`, and log Σ e^score of every token and head, `[t, h]`.
 pub(super) fn forward([q, k, v]: [&Tensor; 3], layout: &Layout, heads: &Heads) -> Result<(Tensor, Tensor)> {
     let kernels = Kernels::of(heads.head_dim)?;
-    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-    let out = cuda::empty(q.shape(), DType::F32, q.device())?;
+    let typed = |x| cuda::in_type(x, kernels.dtype());
+    let (q, k, v) = (typed(q)?, typed(k)?, typed(v)?);
+    let out = cuda::empty(q.shape(), kernels.dtype(), q.device())?;
     let normaliser = cuda::empty((layout.tokens(), heads.heads), DType::F32, q.device())?;
-    let tables = Tables::of_queries(layout, heads.window, kernels.tile());
+    let tables = Tables::of_queries(layout, heads.window, kernels.tile(Which::Forward));
     kernels.launch(Which::Forward, tables, &[&q, &k, &v, &out, &normaliser], heads)?;
-    Ok((out, normaliser))
+    Ok((cuda::operand(&out)?, normaliser))
 }
 
 /// The gradients of `q`, `k` and `v`.
@@ -199,20 +210,21 @@ pub(super) fn backward(
     heads: &Heads,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let kernels = Kernels::of(heads.head_dim)?;
-    let (q, k, v, dout) = (q.contiguous()?, k.contiguous()?, v.contiguous()?, dout.contiguous()?);
+    let typed = |x| cuda::in_type(x, kernels.dtype());
+    let (q, k, v, out, dout) = (typed(q)?, typed(k)?, typed(v)?, typed(out)?, typed(dout)?);
     let n = layout.tokens() * heads.heads;
-    let like = |x: &Tensor| cuda::empty(x.shape(), DType::F32, x.device());
+    let like = |x: &Tensor| cuda::empty(x.shape(), x.dtype(), x.device());
     let (delta, dq, dk, dv) = (like(normaliser)?, like(&q)?, like(&k)?, like(&v)?);
     // a warp for each token and head
     let grid = Grid { blocks: (n.div_ceil(8), 1), ..Grid::over(n) };
-    let tensors = [out, &dout, &delta].map(Arg::Tensor);
+    let tensors = [&out, &dout, &delta].map(Arg::Tensor);
     let delta_kernel = if kernels.narrow { "attention_bf16_delta" } else { "attention_delta" };
     cuda::launch(delta_kernel, grid, &[&tensors[..], &[n, heads.head_dim].map(Arg::Size)].concat())?;
-    let tables = Tables::of_queries(layout, heads.window, kernels.tile());
+    let tables = Tables::of_queries(layout, heads.window, kernels.tile(Which::Queries));
     kernels.launch(Which::Queries, tables, &[&q, &k, &v, &dout, normaliser, &delta, &dq], heads)?;
-    let tables = Tables::of_keys(layout, heads.window, kernels.tile());
+    let tables = Tables::of_keys(layout, heads.window, kernels.tile(Which::Keys));
     kernels.launch(Which::Keys, tables, &[&q, &k, &v, &dout, normaliser, &delta, &dk, &dv], heads)?;
-    Ok((dq, dk, dv))
+    Ok((cuda::operand(&dq)?, cuda::operand(&dk)?, cuda::operand(&dv)?))
 }
 
 #[cfg(test)]

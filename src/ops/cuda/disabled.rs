@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Arg, Grid, Operands, Side};
+use super::{Arg, Grid, Side};
 use crate::{Error, Result};
 
 /// Whether this build can use a GPU.
@@ -34,10 +34,10 @@ pub(in crate::ops) fn products() -> DType {
     DType::F32
 }
 
-pub(in crate::ops) fn launch(_kernel: &'static str, _grid: Grid, _args: &[Arg]) -> Result<()> {
+pub(in crate::ops) fn launch(_kernel: &str, _grid: Grid, _args: &[Arg]) -> Result<()> {
     Err(absent())
 }
 
-pub(in crate::ops) fn multiply(_: Side, _: Side, _: Operands, _out: &Tensor, _add: bool) -> Result<()> {
+pub(in crate::ops) fn multiply(_: Side, _: Side, _out: &Tensor, _add: bool) -> Result<()> {
     Err(absent())
 }

@@ -3,24 +3,31 @@
 //! One device is used by one process, and everything runs on one stream, in the order of the calls: what frees a tensor
 //! or reads it comes after what wrote it. So cudarc need not track who uses what.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys as blas};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result, sys,
+    CudaFunction, CudaModule, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result, sys,
 };
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{DType, Device, Storage, StorageRef, Tensor, bail};
 use half::bf16;
 
-use super::{Arg, Grid, Operands, Side, operand};
+use super::{Arg, Grid, Side, operand};
 use crate::{Context, Error, Result};
 
 /// Whether this build can use a GPU.
 pub(in crate::ops) const BUILT: bool = true;
 
-/// All kernels, compiled for compute capability 8.0; the driver makes them fit what is there.
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+/// All kernels, as machine code for some GPUs and as PTX for those to come.
+const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// The kernels on each GPU that was used.
+static MODULES: Mutex<BTreeMap<usize, Arc<CudaModule>>> = Mutex::new(BTreeMap::new());
 
 /// Whether products with weights take bf16 operands, not f32.
 static BF16: AtomicBool = AtomicBool::new(false);
@@ -121,8 +128,19 @@ fn start<T>(slice: &impl DevicePtr<T>, stream: &CudaStream, end: usize) -> candl
     Ok(address)
 }
 
+/// `kernel` on the GPU of `stream`.
+fn function(kernel: &str, stream: &CudaStream) -> std::result::Result<CudaFunction, DriverError> {
+    let context = stream.context();
+    let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
+    let module = match modules.entry(context.ordinal()) {
+        Entry::Occupied(loaded) => loaded.into_mut(),
+        Entry::Vacant(place) => place.insert(context.load_module(Ptx::from_binary(KERNELS.to_vec()))?),
+    };
+    module.load_function(kernel)
+}
+
 /// Starts `kernel`; its parameters are `args`, in order.
-pub(in crate::ops) fn launch(kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
+pub(in crate::ops) fn launch(kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
     let Grid { blocks: (x, y), threads, shared } = grid;
     if x == 0 || y == 0 {
         return Ok(());
@@ -132,7 +150,7 @@ pub(in crate::ops) fn launch(kernel: &'static str, grid: Grid, args: &[Arg]) -> 
     let stream = device.cuda_stream();
     let started = || -> candle_core::Result<()> {
         stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
-        let function = device.get_or_load_custom_func(kernel, "prune", PTX)?;
+        let function = function(kernel, &stream).map_err(candle_core::Error::wrap)?;
         if shared > 48 << 10 {
             let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.set_attribute(most, shared as i32).map_err(candle_core::Error::wrap)?;
@@ -152,7 +170,7 @@ pub(in crate::ops) fn launch(kernel: &'static str, grid: Grid, args: &[Arg]) -> 
                 Arg::Float(float) => floats.push(*float),
             }
         }
-        let mut launch = function.builder();
+        let mut launch = stream.launch_builder(&function);
         let (mut words, mut floats) = (words.iter(), floats.iter());
         for arg in args {
             let known = match arg {
@@ -174,29 +192,23 @@ pub(in crate::ops) fn launch(kernel: &'static str, grid: Grid, args: &[Arg]) -> 
     started().map_err(Error::from).context(|| format!("kernel {kernel}"))
 }
 
-/// out = left · right, or out += left · right; `out` is f32.
-pub(in crate::ops) fn multiply(left: Side, right: Side, operands: Operands, out: &Tensor, add: bool) -> Result<()> {
-    let (a, b) = match operands {
-        Operands::Weight => (operand(left.matrix)?, operand(right.matrix)?),
-        Operands::Narrow => (left.matrix.contiguous()?, right.matrix.contiguous()?),
-    };
+/// out = left · right, or out += left · right; sums are f32 whatever `out` is.
+pub(in crate::ops) fn multiply(left: Side, right: Side, out: &Tensor, add: bool) -> Result<()> {
+    let (a, b) = (operand(left.matrix)?, operand(right.matrix)?);
     let size = |(rows, columns), turned| if turned { (columns, rows) } else { (rows, columns) };
     let ((rows, depth), (right_depth, columns)) = (size(a.dims2()?, left.turned), size(b.dims2()?, right.turned));
-    if depth != right_depth || out.dims2()? != (rows, columns) || out.dtype() != DType::F32 || a.dtype() != b.dtype() {
+    if depth != right_depth || out.dims2()? != (rows, columns) {
         return Err(Error::work(format!("product of {:?} and {:?} into {:?}", a.shape(), b.shape(), out.shape())));
     }
     if rows == 0 || columns == 0 || depth == 0 {
         return Ok(());
     }
-    let number = match a.dtype() {
-        DType::BF16 => blas::cudaDataType_t::CUDA_R_16BF,
-        DType::F32 => blas::cudaDataType_t::CUDA_R_32F,
-        dtype => return Err(Error::work(format!("no product on a GPU takes {dtype:?}"))),
+    let number = |dtype| match dtype {
+        DType::BF16 => Ok(blas::cudaDataType_t::CUDA_R_16BF),
+        DType::F32 => Ok(blas::cudaDataType_t::CUDA_R_32F),
+        dtype => Err(Error::work(format!("no product on a GPU takes or gives {dtype:?}"))),
     };
-    let compute = match (operands, products()) {
-        (Operands::Narrow, DType::BF16) => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
-        _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-    };
+    let (operands, results) = (number(a.dtype())?, number(out.dtype())?);
     let device = out.device().as_cuda_device()?;
     let stream = device.cuda_stream();
     stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
@@ -220,16 +232,16 @@ pub(in crate::ops) fn multiply(left: Side, right: Side, operands: Operands, out:
             int(depth)?,
             (&raw const one).cast(),
             right_at.address as *const _,
-            number,
+            operands,
             right_stride,
             left_at.address as *const _,
-            number,
+            operands,
             left_stride,
             (&raw const keep).cast(),
             out_at.address as *mut _,
-            blas::cudaDataType_t::CUDA_R_32F,
+            results,
             int(columns)?,
-            compute,
+            blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
         )
     }

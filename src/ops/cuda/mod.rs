@@ -1,5 +1,8 @@
 //! CUDA: kernels, launches, products, the device's memory. Nothing outside this folder knows how a GPU is reached.
 //!
+//! Where products take bf16, what is made for a product or by one is bf16 too. The residual stream, its gradient, losses
+//! and the gradients of parameters are f32, and so is every sum.
+//!
 //! `enabled` and `disabled` are twins with the same functions. Without the feature `cuda` no device can be opened, so no
 //! tensor is ever on one, and what else `disabled` has is never reached.
 
@@ -49,9 +52,15 @@ impl Grid {
         Self { blocks: (n.div_ceil(THREADS).min(1 << 16), 1), threads: THREADS, shared: 0 }
     }
 
-    /// A block a row.
-    pub(super) fn rows(rows: usize) -> Self {
-        Self { blocks: (rows, 1), threads: THREADS, shared: 0 }
+    /// The same where a thread takes eight elements at a time.
+    pub(super) fn over_eights(n: usize) -> Self {
+        Self::over(n.div_ceil(8))
+    }
+
+    /// A block a row of `width` numbers.
+    pub(super) fn rows(rows: usize, width: usize) -> Self {
+        let threads = width.div_ceil(8).next_multiple_of(32).clamp(32, THREADS);
+        Self { blocks: (rows, 1), threads, shared: 0 }
     }
 }
 
@@ -73,54 +82,56 @@ pub(super) fn turned(matrix: &Tensor) -> Side<'_> {
     Side { matrix, turned: true }
 }
 
-/// What the operands of a product are rounded to before it; sums are f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operands {
-    /// To the type that products with weights take on this device: [`products`].
-    Weight,
-    /// Not at all if weights' products take f32, else to TF32 on their way into the tensor cores.
-    Narrow,
-}
-
 /// Uninitialised numbers, for a kernel that writes all of them.
 pub(super) fn empty(shape: impl Into<candle_core::Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
     // SAFETY: the caller's kernel writes every number before any is read.
     Ok(unsafe { Tensor::empty(shape, dtype, device)? })
 }
 
-/// A kernel over `inputs` of equal shapes, element by element; one output of the same shape for each of `N`.
-pub(super) fn each<const N: usize>(kernel: &'static str, inputs: &[&Tensor]) -> Result<[Tensor; N]> {
-    let first = inputs.first().ok_or_else(|| Error::work(format!("{kernel}: no input")))?;
-    let inputs = inputs.iter().map(|input| input.contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
-    let n = first.elem_count();
-    let outputs: Vec<Tensor> =
-        (0..N).map(|_| empty(first.shape(), DType::F32, first.device())).collect::<Result<_>>()?;
-    let mut args: Vec<Arg> = inputs.iter().chain(&outputs).map(Arg::Tensor).collect();
-    args.push(Arg::Size(n));
-    launch(kernel, Grid::over(n), &args)?;
-    outputs.try_into().map_err(|_| Error::work(format!("{kernel}: outputs lost")))
+/// The kernel of a family for tensors of these types.
+pub(super) fn named(family: &str, types: &[DType]) -> String {
+    types.iter().fold(family.to_owned(), |name, dtype| name + "_" + dtype.as_str())
 }
 
-/// left · right in f32.
-pub(super) fn product(left: Side, right: Side, operands: Operands) -> Result<Tensor> {
+/// A kernel over `inputs` of equal shapes, element by element; one output of the same shape for each of `N`. All are of
+/// the first input's type.
+pub(super) fn each<const N: usize>(family: &str, inputs: &[&Tensor]) -> Result<[Tensor; N]> {
+    let first = inputs.first().ok_or_else(|| Error::work(format!("{family}: no input")))?;
+    let inputs = inputs.iter().map(|input| in_type(input, first.dtype())).collect::<Result<Vec<_>>>()?;
+    let n = first.elem_count();
+    let outputs: Vec<Tensor> =
+        (0..N).map(|_| empty(first.shape(), first.dtype(), first.device())).collect::<Result<_>>()?;
+    let mut args: Vec<Arg> = inputs.iter().chain(&outputs).map(Arg::Tensor).collect();
+    args.push(Arg::Size(n));
+    launch(&named(family, &[first.dtype()]), Grid::over_eights(n), &args)?;
+    outputs.try_into().map_err(|_| Error::work(format!("{family}: outputs lost")))
+}
+
+/// left · right as numbers of `dtype`.
+pub(super) fn product(left: Side, right: Side, dtype: DType) -> Result<Tensor> {
     let rows = left.matrix.dim(usize::from(left.turned))?;
     let columns = right.matrix.dim(usize::from(!right.turned))?;
-    let out = empty((rows, columns), DType::F32, left.matrix.device())?;
-    multiply(left, right, operands, &out, false)?;
+    let out = empty((rows, columns), dtype, left.matrix.device())?;
+    multiply(left, right, &out, false)?;
     Ok(out)
 }
 
 /// `x` in the type of a product's operands.
 pub(super) fn operand(x: &Tensor) -> Result<Tensor> {
+    in_type(x, products())
+}
+
+/// `x`, without gaps, as numbers of `dtype`.
+pub(super) fn in_type(x: &Tensor, dtype: DType) -> Result<Tensor> {
     let x = x.contiguous()?;
-    let kernel = match (x.dtype(), products()) {
+    let kernel = match (x.dtype(), dtype) {
         (own, wanted) if own == wanted => return Ok(x),
         (DType::F32, DType::BF16) => "narrow_to_bf16",
         (DType::BF16, DType::F32) => "widen_bf16",
         (_, wanted) => return Ok(x.to_dtype(wanted)?),
     };
-    let y = empty(x.shape(), products(), x.device())?;
+    let y = empty(x.shape(), dtype, x.device())?;
     let n = x.elem_count();
-    launch(kernel, Grid::over(n), &[Arg::Tensor(&x), Arg::Tensor(&y), Arg::Size(n)])?;
+    launch(kernel, Grid::over_eights(n), &[Arg::Tensor(&x), Arg::Tensor(&y), Arg::Size(n)])?;
     Ok(y)
 }

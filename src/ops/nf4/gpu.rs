@@ -63,6 +63,9 @@ impl Nf4OnGpu {
     pub fn dequantise(&self, dtype: DType) -> Result<Tensor> {
         let out = cuda::empty(self.shape, dtype, self.packed.device())?;
         let n = self.shape.0 * self.shape.1;
+        if u32::try_from(n).is_err() {
+            return Err(Error::work(format!("a four-bit matrix of {:?} is too large for a GPU's kernel", self.shape)));
+        }
         let (scales, kernel, more) = match (&self.scales, dtype) {
             (ScalesOnGpu::Plain(scales), DType::F32) => (vec![scales], "nf4_f32", vec![]),
             (ScalesOnGpu::Plain(scales), DType::BF16) => (vec![scales], "nf4_bf16", vec![]),
@@ -76,7 +79,7 @@ impl Nf4OnGpu {
         args.extend(scales.into_iter().map(Arg::Tensor));
         args.extend([Arg::Tensor(&out), Arg::Size(n), Arg::Size(self.block)]);
         args.extend(more);
-        cuda::launch(kernel, Grid::over(n.div_ceil(8)), &args)?;
+        cuda::launch(kernel, Grid::over_eights(n), &args)?;
         Ok(out)
     }
 }

@@ -26,6 +26,12 @@ extern thread_local void *dynamic_shared;
 void wait_block();
 // Multiplies on the emulated tensor core what the lanes of a warp hold.
 void multiply(float *out, const uint32_t *a, const uint32_t *b);
+// Takes matrices from shared memory, the rows of which the lanes of a warp point at.
+void take(uint32_t *out, const uint16_t *row, bool turned);
+// Copies 16 bytes, or clears them, when the thread waits for it and no sooner.
+void copy_later(void *to, const void *from, bool there);
+void end_copies();
+void await_copies(unsigned groups);
 // Gives `bits` and gets those of the thread of this warp whose lane is its own xor `mask`.
 uint64_t exchange(uint64_t bits, int mask);
 } // namespace emulator
@@ -52,5 +58,4 @@ inline float __uint_as_float(uint32_t bits) {
 }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
-inline void mma(float *out, const uint32_t *a, const uint32_t *b) { emulator::multiply(out, a, b); }
 inline void atomicMin(uint32_t *at, uint32_t x) { *at = std::min(*at, x); }

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <string>
@@ -32,10 +33,17 @@ struct Words {
     uint32_t a[4], b[2];
 };
 
+struct Copy {
+    void *to;
+    const void *from;
+};
+
 struct Fiber {
     void *stack_pointer;
     State state;
     unsigned exchanges;
+    // copies that were asked for, by group; the last group has not ended
+    std::deque<std::vector<Copy>> copies;
 };
 
 const size_t STACK = 256 << 10;
@@ -107,6 +115,49 @@ void multiply(float *out, const uint32_t *a, const uint32_t *b) {
     }
 }
 
+// ldmatrix.m8n8.x4: matrix i has the rows that lanes 8 i to 8 i + 7 point at; a lane gets a pair of each.
+void take(uint32_t *out, const uint16_t *row, bool turned) {
+    Fiber &fiber = block->fibers[block->current];
+    std::vector<Words> &slots = block->slots[fiber.exchanges++ % 2];
+    slots[block->current].bits = (uint64_t)row;
+    leave(IN_WARP);
+    const Words *warp = &slots[block->current & ~31u];
+    unsigned lane = block->current % 32;
+    for (unsigned i = 0; i < 4; i++) {
+        uint16_t pair[2];
+        for (unsigned j = 0; j < 2; j++) {
+            unsigned at_row = turned ? lane % 4 * 2 + j : lane / 4, column = turned ? lane / 4 : lane % 4 * 2 + j;
+            uint64_t address = warp[8 * i + at_row].bits;
+            if (address % 16) abort();
+            pair[j] = ((const uint16_t *)address)[column];
+        }
+        out[i] = pair[0] | (uint32_t)pair[1] << 16;
+    }
+}
+
+void copy_later(void *to, const void *from, bool there) {
+    if ((uintptr_t)to % 16 || (there && (uintptr_t)from % 16)) abort();
+    std::deque<std::vector<Copy>> &copies = block->fibers[block->current].copies;
+    if (copies.empty()) copies.emplace_back();
+    copies.back().push_back({to, there ? from : nullptr});
+}
+
+void end_copies() {
+    std::deque<std::vector<Copy>> &copies = block->fibers[block->current].copies;
+    if (copies.empty()) copies.emplace_back();
+    copies.emplace_back();
+}
+
+void await_copies(unsigned groups) {
+    std::deque<std::vector<Copy>> &copies = block->fibers[block->current].copies;
+    for (; copies.size() > groups + 1; copies.pop_front()) {
+        for (Copy copy : copies.front()) {
+            if (copy.from) memcpy(copy.to, copy.from, 16);
+            else memset(copy.to, 0, 16);
+        }
+    }
+}
+
 // Runs the threads of a block to their end; says what is wrong where they cannot get there.
 const char *run_block(Team &own, unsigned threads, bool reverse) {
     block = &own;
@@ -119,7 +170,7 @@ const char *run_block(Team &own, unsigned threads, bool reverse) {
         *--top = 0;               // entry never returns
         *--top = (uint64_t)entry; // six registers are popped before it
         top -= 6;
-        own.fibers[i] = Fiber{top, READY, 0};
+        own.fibers[i] = Fiber{top, READY, 0, {}};
     }
     for (;;) {
         // each warp runs until all of it waits for the block: as far ahead of the others as it can get
@@ -175,36 +226,45 @@ size_t place(size_t i, size_t dims, const size_t *info, size_t operand) {
     }
     return at;
 }
-void badd_f32(size_t n, size_t dims, const size_t *info, const float *a, const float *b, float *out) {
+template <typename T> void badd(size_t n, size_t dims, const size_t *info, const T *a, const T *b, T *out) {
     for (size_t i = 0; i < n; i++) out[i] = a[place(i, dims, info, 0)] + b[place(i, dims, info, 1)];
 }
-void ucopy_f32(size_t n, size_t dims, const size_t *info, const float *x, float *out) {
+template <typename T> void ucopy(size_t n, size_t dims, const size_t *info, const T *x, T *out) {
     for (size_t i = 0; i < n; i++) out[i] = x[place(i, dims, info, 0)];
 }
-void const_set_f32(size_t n, size_t dims, const size_t *info, float x, float *out) {
+template <typename T> void const_set(size_t n, size_t dims, const size_t *info, T x, T *out) {
     for (size_t i = 0; i < n; i++) out[place(i, dims, info, 0)] = x;
 }
 void affine_f32(size_t n, size_t dims, const size_t *info, const float *x, float *out, float mul, float add) {
     for (size_t i = 0; i < n; i++) out[i] = x[place(i, dims, info, 0)] * mul + add;
 }
-void is_u32_f32(size_t n, size_t, const size_t *, const uint32_t *ids, const float *x, float *out, size_t,
-                size_t rows, size_t picked, size_t width) {
+void affine_bf16(size_t n, size_t dims, const size_t *info, const uint16_t *x, uint16_t *out, uint16_t mul, uint16_t add) {
+    for (size_t i = 0; i < n; i++) {
+        out[i] = to_bf16(from_bf16(to_bf16(from_bf16(x[place(i, dims, info, 0)]) * from_bf16(mul))) + from_bf16(add));
+    }
+}
+template <typename T>
+void is_u32(size_t n, size_t, const size_t *, const uint32_t *ids, const T *x, T *out, size_t, size_t rows, size_t picked,
+            size_t width) {
     for (size_t i = 0; i < n; i++) {
         size_t left = i / (width * picked), id = ids[i / width % picked];
         if (id >= rows) abort();
         out[i] = x[(left * rows + id) * width + i % width];
     }
 }
-void copy2d_f32(const float *x, float *out, uint32_t rows, uint32_t columns, uint32_t from, uint32_t to) {
+template <typename T> void copy2d(const T *x, T *out, uint32_t rows, uint32_t columns, uint32_t from, uint32_t to) {
     for (size_t i = 0; i < (size_t)rows * columns; i++) out[i / columns * to + i % columns] = x[i / columns * from + i % columns];
 }
 
 const std::map<std::string, Kernel> &kernels() {
 #define OURS(name) {#name, {Call<&::name>::run, true}},
-#define CANDLE(name) {#name, {Call<&name>::run, false}},
+#define CANDLE(name, ...) {#name, {Call<&__VA_ARGS__>::run, false}},
     static const std::map<std::string, Kernel> all = {
 #include "kernels.inc"
-        CANDLE(badd_f32) CANDLE(ucopy_f32) CANDLE(const_set_f32) CANDLE(affine_f32) CANDLE(is_u32_f32) CANDLE(copy2d_f32)};
+        CANDLE(badd_f32, badd<float>) CANDLE(ucopy_f32, ucopy<float>) CANDLE(ucopy_bf16, ucopy<uint16_t>)
+        CANDLE(const_set_f32, const_set<float>) CANDLE(affine_f32, affine_f32) CANDLE(affine_bf16, affine_bf16)
+        CANDLE(is_u32_f32, is_u32<float>) CANDLE(is_u32_bf16, is_u32<uint16_t>) CANDLE(copy2d_f32, copy2d<float>)
+        CANDLE(copy2d_bf16, copy2d<uint16_t>)};
     return all;
 }
 
@@ -337,10 +397,10 @@ int curandDestroyGenerator(void *) { return 0; }
 int curandSetStream(void *, void *) { return 0; }
 int curandSetPseudoRandomGeneratorSeed(void *, unsigned long long) { return 0; }
 
-// C (m x n) = alpha * op(A) * op(B) + beta * C by columns; f32 (0) or bf16 (14) operands, an f32 result, sums in f64.
+// C (m x n) = alpha * op(A) * op(B) + beta * C by columns; f32 (0) or bf16 (14) operands and results, sums in f64.
 int cublasGemmEx(void *, int turn_a, int turn_b, int m, int n, int k, const void *alpha, const void *a, int a_type,
                  int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc, int, int) {
-    if (c_type != 0 || (a_type != 0 && a_type != 14) || a_type != b_type) return 15;
+    if ((a_type != 0 && a_type != 14) || a_type != b_type || (c_type != 0 && c_type != a_type)) return 15;
     if (lda < (turn_a ? k : m) || ldb < (turn_b ? n : k) || ldc < m) return 7;
     auto number = [](const void *x, int type, size_t at) {
         return type == 0 ? ((const float *)x)[at] : from_bf16(((const uint16_t *)x)[at]);
@@ -359,8 +419,10 @@ int cublasGemmEx(void *, int turn_a, int turn_b, int m, int n, int k, const void
             for (size_t i = 0; i < (size_t)m; i++) {
                 double sum = 0;
                 for (size_t p = 0; p < (size_t)k; p++) sum += (double)left[i * k + p] * (double)right[j * k + p];
-                float &out = ((float *)c)[j * ldc + i];
-                out = (float)(factor * sum) + (keep == 0 ? 0 : keep * out);
+                size_t at = j * ldc + i;
+                float out = (float)(factor * sum) + (keep == 0 ? 0 : keep * number(c, c_type, at));
+                if (c_type == 0) ((float *)c)[at] = out;
+                else ((uint16_t *)c)[at] = to_bf16(out);
             }
         }
     };

@@ -221,27 +221,14 @@ __device__ void backward_keys(const float *q, const float *k, const float *v, co
 
 } // namespace plain_cores
 
-// Sum of out * dout of every token and head; a warp works on one of them. `dout` is rounded as the product with the
-// values will round it, so that the two cancel where they should.
-template <bool NARROW>
-__device__ void row_delta(const float *out, const float *dout, float *delta, size_t n, size_t head_dim) {
+// Sum of out * dout of every token and head; a warp works on one of them.
+KERNEL attention_delta(const float *out, const float *dout, float *delta, size_t n, size_t head_dim) {
     size_t at = first_element() / 32;
     if (at >= n) return;
     float sum = 0;
-    for (size_t i = threadIdx.x % 32; i < head_dim; i += 32) {
-        float gradient = dout[at * head_dim + i];
-        sum += out[at * head_dim + i] * (NARROW ? from_bf16(to_bf16(gradient)) : gradient);
-    }
+    for (size_t i = threadIdx.x % 32; i < head_dim; i += 32) sum += out[at * head_dim + i] * dout[at * head_dim + i];
     sum = warp_sum(sum);
     if (threadIdx.x % 32 == 0) delta[at] = sum;
-}
-
-KERNEL attention_delta(const float *out, const float *dout, float *delta, size_t n, size_t head_dim) {
-    row_delta<false>(out, dout, delta, n, head_dim);
-}
-
-KERNEL attention_bf16_delta(const float *out, const float *dout, float *delta, size_t n, size_t head_dim) {
-    row_delta<true>(out, dout, delta, n, head_dim);
 }
 
 #define HEADS                                                                                                          \

@@ -1,22 +1,20 @@
-// The same attention on tensor cores: operands rounded to bf16, sums, maxima and the softmax in f32. A block of threads
-// has 64 rows, a warp 16 of them, and walks over the other side in tiles.
-//
-// What a lane holds of a product (PTX, mma.m16n8k16), with g = lane / 4 and t = lane % 4: of the 16 x 16 left side the
-// pairs (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8), each with its right neighbour; of the 16 x 8 right side the
-// pairs (2t, g), (2t + 8, g), each with the one below; of the 16 x 8 result (g, 2t), (g, 2t + 1), (g + 8, 2t),
-// (g + 8, 2t + 1). So two results side by side are the left side of the next product, in the same lanes.
-#include "kernel.cuh"
+// Attention on tensor cores: everything that is read and written is bf16, sums, maxima and the softmax are f32. A warp of
+// the forward pass has 32 queries, one of the backward passes 16 queries or keys; a block of threads has four warps and
+// walks over the other side in tiles (arXiv 2307.08691). No sum is made by several blocks, so the same input gives the same
+// bits every time.
+#include "tensor_cores.cuh"
 
 namespace tensor_cores {
 
-const int ROWS = 64, WARP_ROWS = 16, THREADS = 128;
-// Numbers between the ends of two rows in shared memory, so that the lanes of a warp reach different banks.
-const int GAP = 8;
+const int THREADS = 128;
+const float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
 struct Heads {
     const uint32_t *blocks, *runs;
     size_t heads, kv_heads, head_dim, window; // a window of 0 is none
     float scale;
+    __device__ size_t width() const { return heads * head_dim; }
+    __device__ size_t kv_width() const { return kv_heads * head_dim; }
 };
 
 struct Block {
@@ -27,328 +25,435 @@ struct Block {
           end_run(at.blocks[5 * blockIdx.x + 4]) {}
 };
 
+// The tiles of a block's other side, one after the other: `count` tokens from `start` on, at `position`.
+template <int ROWS> struct Walk {
+    const uint32_t *run, *end;
+    uint32_t done = 0, start = 0, count = 0, position = 0;
+    __device__ Walk(const Heads &at, const Block &block)
+        : run(at.runs + 3 * block.first_run), end(at.runs + 3 * block.end_run) {
+        look();
+    }
+    __device__ bool over() const { return run == end; }
+    __device__ void next() {
+        done += ROWS;
+        if (done >= run[1]) run += 3, done = 0;
+        look();
+    }
+    __device__ void look() {
+        if (over()) return;
+        start = run[0] + done;
+        count = run[1] - done < ROWS ? run[1] - done : ROWS;
+        position = run[2] + done;
+    }
+};
+
 __device__ __forceinline__ bool sees(uint32_t query, uint32_t key, size_t window) {
     return key <= query && (window == 0 || key + window > query);
 }
 
-// Rows of `head` as bf16, E + GAP numbers a row, what is not there 0.
+// Whether all of `queries` queries from position `query` on see all of `keys` keys from `key` on.
+__device__ __forceinline__ bool all_see_all(uint32_t query, uint32_t queries, uint32_t key, uint32_t keys, size_t window) {
+    return key + keys <= query + 1 && (window == 0 || key + window > query + queries - 1);
+}
+
+// Whether none of them sees any.
+__device__ __forceinline__ bool none_sees_any(uint32_t query, uint32_t queries, uint32_t key, uint32_t keys,
+                                              size_t window) {
+    return key > query + queries - 1 || (window != 0 && key + keys - 1 + window <= query);
+}
+
+// Writes a warp's 16 x E result whose first row is row `first` of the block, times a factor for each of a lane's two rows.
 template <int E>
-__device__ void load_rows(uint16_t *tile, int rows, const float *x, size_t start, uint32_t count, size_t width,
-                          size_t head, size_t head_dim) {
-    for (int i = threadIdx.x; i < rows * E / 2; i += THREADS) {
-        uint32_t row = i / (E / 2), column = i % (E / 2) * 2;
-        const float *at = x + (start + row) * width + head * head_dim + column;
-        float low = row < count && column < head_dim ? at[0] : 0.0f;
-        float high = row < count && column + 1 < head_dim ? at[1] : 0.0f;
-        *(uint32_t *)(tile + row * (E + GAP) + column) = to_bf16_pair(low, high);
-    }
-}
-
-// The same, columns as rows: N + GAP numbers a column, N the rows of the tile.
-template <int E, int N>
-__device__ void load_columns(uint16_t *tile, const float *x, size_t start, uint32_t count, size_t width, size_t head,
-                             size_t head_dim) {
-    for (int i = threadIdx.x; i < N / 2 * E; i += THREADS) {
-        uint32_t row = i / E * 2, column = i % E;
-        const float *at = x + (start + row) * width + head * head_dim + column;
-        float low = row < count && column < head_dim ? at[0] : 0.0f;
-        float high = row + 1 < count && column < head_dim ? at[width] : 0.0f;
-        *(uint32_t *)(tile + column * (N + GAP) + row) = to_bf16_pair(low, high);
-    }
-}
-
-__device__ __forceinline__ uint32_t at(const uint16_t *tile, int stride, int row, int column) {
-    return *(const uint32_t *)(tile + row * stride + column);
-}
-
-// A lane's part of a left side whose 16 rows start at `row`, 16 columns at `column`.
-__device__ __forceinline__ void left_side(uint32_t *a, const uint16_t *tile, int stride, int row, int column) {
-    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    a[0] = at(tile, stride, row + g, column + 2 * t);
-    a[1] = at(tile, stride, row + g + 8, column + 2 * t);
-    a[2] = at(tile, stride, row + g, column + 2 * t + 8);
-    a[3] = at(tile, stride, row + g + 8, column + 2 * t + 8);
-}
-
-// A lane's part of a right side, the transpose of what is stored: 8 rows from `row` on, 16 columns from `column` on.
-__device__ __forceinline__ void right_side(uint32_t *b, const uint16_t *tile, int stride, int row, int column) {
-    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    b[0] = at(tile, stride, row + g, column + 2 * t);
-    b[1] = at(tile, stride, row + g, column + 2 * t + 8);
-}
-
-// out (16 x 8 N) += left (16 x E, rows from `row` on) * right^T (8 N x E), both stored by rows.
-template <int E, int N>
-__device__ __forceinline__ void product(float (*out)[4], const uint16_t *left, int row, const uint16_t *right) {
-    for (int e = 0; e < E; e += 16) {
-        uint32_t a[4], b[2];
-        left_side(a, left, E + GAP, row, e);
+__device__ void store(uint16_t *x, const float (*values)[4], int first, const Block &block, size_t width, size_t head,
+                      size_t head_dim, const float *factors) {
+    int row = first + threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-        for (int n = 0; n < N; n++) {
-            right_side(b, right, E + GAP, 8 * n, e);
-            mma(out[n], a, b);
-        }
-    }
-}
-
-// out (16 x E) += weights (16 x 8 N, in the lanes) * right (8 N x E, stored by columns).
-template <int E, int N>
-__device__ __forceinline__ void weighted(float (*out)[4], const float (*weights)[4], const uint16_t *right) {
-#pragma unroll
-    for (int n = 0; n < N; n += 2) {
-        uint32_t a[4] = {to_bf16_pair(weights[n][0], weights[n][1]), to_bf16_pair(weights[n][2], weights[n][3]),
-                         to_bf16_pair(weights[n + 1][0], weights[n + 1][1]), to_bf16_pair(weights[n + 1][2], weights[n + 1][3])};
-#pragma unroll
-        for (int e = 0; e < E / 8; e++) {
-            uint32_t b[2];
-            right_side(b, right, 8 * N + GAP, 8 * e, 8 * n);
-            mma(out[e], a, b);
-        }
-    }
-}
-
-template <int N> __device__ __forceinline__ void clear(float (*x)[4]) {
-#pragma unroll
-    for (int n = 0; n < N; n++) x[n][0] = x[n][1] = x[n][2] = x[n][3] = 0.0f;
-}
-
-// Writes the first `count` of the block's rows from a warp's 16 x E result, times a factor for each of its two rows.
-template <int E>
-__device__ void store(float *x, const float (*values)[4], Block block, size_t width, size_t head, size_t head_dim,
-                      const float *factors) {
-    int row = threadIdx.x / 32 * WARP_ROWS + threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     for (int half = 0; half < 2; half++) {
         uint32_t own = row + 8 * half;
         if (own >= block.count) continue;
-        float *out = x + (block.start + own) * width + head * head_dim;
+        uint16_t *out = x + (block.start + own) * width + head * head_dim + 2 * t;
 #pragma unroll
         for (int e = 0; e < E / 8; e++) {
-            for (int i = 0; i < 2; i++) {
-                uint32_t column = 8 * e + 2 * t + i;
-                if (column < head_dim) out[column] = values[e][2 * half + i] * factors[half];
-            }
+            if (8u * e >= head_dim) continue;
+            *(uint32_t *)(out + 8 * e) =
+                to_bf16_pair(values[e][2 * half] * factors[half], values[e][2 * half + 1] * factors[half]);
         }
     }
 }
 
-// Over the four lanes of a row.
-__device__ __forceinline__ float row_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-__device__ __forceinline__ float row_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-
-// Keys of a tile.
-const int KEYS = 64;
+// Queries of a block and keys of a tile in the forward pass; blocks of 16 queries that a warp has.
+const int QUERIES = 128, KEYS = 64, PARTS = 2;
 
 // out [t, h*e], and log of the sum of e^score of every token and head, [t, h].
 template <int E>
-__device__ void forward(const float *q, const float *k, const float *v, float *out, float *normaliser, Heads at) {
+__device__ void forward(const uint16_t *q, const uint16_t *k, const uint16_t *v, uint16_t *out, float *normaliser,
+                        const Heads &at) {
     SHARED(shared);
-    uint16_t *queries = (uint16_t *)shared, *keys = queries + ROWS * (E + GAP), *values = keys + KEYS * (E + GAP);
+    uint16_t *queries = (uint16_t *)shared, *keys = row_of<E>(queries, QUERIES), *values = row_of<E>(keys, KEYS);
     const int N = KEYS / 8;
     size_t head = blockIdx.y, kv_head = head / (at.heads / at.kv_heads);
-    size_t width = at.heads * at.head_dim, kv_width = at.kv_heads * at.head_dim;
-    int first = threadIdx.x / 32 * WARP_ROWS, row = first + threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    size_t width = at.width(), kv_width = at.kv_width();
+    const float pace = at.scale * LOG2_E;
+    int first = threadIdx.x / 32 * 16 * PARTS, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     Block block(at);
-    float sums[E / 8][4], max[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
-    clear<E / 8>(sums);
-    load_rows<E>(queries, ROWS, q, block.start, block.count, width, head, at.head_dim);
-    for (uint32_t run = block.first_run; run < block.end_run; run++) {
-        uint32_t start = at.runs[3 * run], count = at.runs[3 * run + 1], position = at.runs[3 * run + 2];
-        for (uint32_t tile = 0; tile < count; tile += KEYS) {
-            uint32_t n_keys = count - tile < KEYS ? count - tile : KEYS;
-            __syncthreads();
-            load_rows<E>(keys, KEYS, k, start + tile, n_keys, kv_width, kv_head, at.head_dim);
-            load_columns<E, KEYS>(values, v, start + tile, n_keys, kv_width, kv_head, at.head_dim);
-            __syncthreads();
-            float scores[N][4];
-            clear<N>(scores);
-            product<E, N>(scores, queries, first, keys);
-            float best[2] = {-INFINITY, -INFINITY};
+    k += kv_head * at.head_dim;
+    v += kv_head * at.head_dim;
+    Walk<KEYS> walk(at, block);
+    fetch<E, THREADS>(queries, QUERIES, q + block.start * width + head * at.head_dim, width, block.count, at.head_dim);
+    fetch<E, THREADS>(keys, KEYS, k + walk.start * kv_width, kv_width, walk.count, at.head_dim);
+    end_copies();
+    fetch<E, THREADS>(values, KEYS, v + walk.start * kv_width, kv_width, walk.count, at.head_dim);
+    end_copies();
+    float sums[PARTS][E / 8][4], max[PARTS][2], total[PARTS][2];
 #pragma unroll
-            for (int n = 0; n < N; n++) {
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    uint32_t key = 8 * n + 2 * t + i % 2, query = block.position + row + 8 * (i / 2);
-                    bool seen = key < n_keys && sees(query, position + tile + key, at.window);
-                    scores[n][i] = seen ? scores[n][i] * at.scale : -INFINITY;
-                    best[i / 2] = fmaxf(best[i / 2], scores[n][i]);
-                }
-            }
-            float shrink[2], sum[2] = {0, 0};
-            for (int half = 0; half < 2; half++) {
-                best[half] = fmaxf(max[half], row_max(best[half]));
-                shrink[half] = best[half] == -INFINITY ? 1.0f : expf(max[half] - best[half]);
-                max[half] = best[half];
-            }
-#pragma unroll
-            for (int n = 0; n < N; n++) {
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    scores[n][i] = max[i / 2] == -INFINITY ? 0.0f : expf(scores[n][i] - max[i / 2]);
-                    sum[i / 2] += scores[n][i];
-                }
-            }
-            for (int half = 0; half < 2; half++) total[half] = total[half] * shrink[half] + row_sum(sum[half]);
-#pragma unroll
-            for (int e = 0; e < E / 8; e++) {
-#pragma unroll
-                for (int i = 0; i < 4; i++) sums[e][i] *= shrink[i / 2];
-            }
-            weighted<E, N>(sums, scores, values);
-        }
+    for (int p = 0; p < PARTS; p++) {
+        clear<E / 8>(sums[p]);
+        max[p][0] = max[p][1] = -INFINITY;
+        total[p][0] = total[p][1] = 0;
     }
-    float factors[2] = {1.0f / total[0], 1.0f / total[1]};
-    store<E>(out, sums, block, width, head, at.head_dim, factors);
-    for (int half = 0; half < 2; half++) {
-        uint32_t own = row + 8 * half;
-        if (t == 0 && own < block.count) {
-            normaliser[(block.start + own) * at.heads + head] = max[half] + logf(total[half]);
+    while (true) {
+        uint32_t count = walk.count, position = walk.position;
+        walk.next();
+        await_copies<1>(); // keys
+        __syncthreads();
+        uint32_t own = block.position + first;
+        bool idle = none_sees_any(own, 16 * PARTS, position, count, at.window);
+        float scores[PARTS][N][4];
+        if (!idle) {
+#pragma unroll
+            for (int p = 0; p < PARTS; p++) clear<N>(scores[p]);
+#pragma unroll
+            for (int e = 0; e < E; e += 16) {
+                uint32_t a[PARTS][4];
+#pragma unroll
+                for (int p = 0; p < PARTS; p++) left_side<E>(a[p], queries, first + 16 * p, e);
+#pragma unroll
+                for (int n = 0; n < N; n += 2) {
+                    uint32_t b[4];
+                    right_sides<E>(b, keys, 8 * n, e);
+#pragma unroll
+                    for (int p = 0; p < PARTS; p++) {
+                        mma(scores[p][n], a[p], b);
+                        mma(scores[p][n + 1], a[p], b + 2);
+                    }
+                }
+            }
         }
+        __syncthreads();
+        if (!walk.over()) fetch<E, THREADS>(keys, KEYS, k + walk.start * kv_width, kv_width, walk.count, at.head_dim);
+        end_copies();
+        if (!idle) {
+            bool whole = count == KEYS && all_see_all(own, 16 * PARTS, position, KEYS, at.window);
+#pragma unroll
+            for (int p = 0; p < PARTS; p++) {
+                if (!whole) {
+#pragma unroll
+                    for (int n = 0; n < N; n++) {
+#pragma unroll
+                        for (int i = 0; i < 4; i++) {
+                            uint32_t key = 8 * n + 2 * t + i % 2, query = own + 16 * p + g + 8 * (i / 2);
+                            if (key >= count || !sees(query, position + key, at.window)) scores[p][n][i] = -INFINITY;
+                        }
+                    }
+                }
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    float best = scores[p][0][2 * half];
+#pragma unroll
+                    for (int n = 0; n < N; n++) {
+                        best = fmaxf(best, fmaxf(scores[p][n][2 * half], scores[p][n][2 * half + 1]));
+                    }
+                    best = fmaxf(max[p][half], row_max(best));
+                    // nothing seen so far: any finite base will do
+                    float base = best == -INFINITY ? 0.0f : best * pace, sum = 0;
+                    float shrink = exp2f(max[p][half] * pace - base);
+                    max[p][half] = best;
+#pragma unroll
+                    for (int n = 0; n < N; n++) {
+#pragma unroll
+                        for (int i = 2 * half; i < 2 * half + 2; i++) {
+                            scores[p][n][i] = exp2f(scores[p][n][i] * pace - base);
+                            sum += scores[p][n][i];
+                        }
+                    }
+                    total[p][half] = total[p][half] * shrink + sum;
+#pragma unroll
+                    for (int e = 0; e < E / 8; e++) {
+                        sums[p][e][2 * half] *= shrink;
+                        sums[p][e][2 * half + 1] *= shrink;
+                    }
+                }
+            }
+        }
+        await_copies<1>(); // values
+        __syncthreads();
+        if (!idle) {
+#pragma unroll
+            for (int n = 0; n < N; n += 2) {
+                uint32_t a[PARTS][4];
+#pragma unroll
+                for (int p = 0; p < PARTS; p++) as_left_side(a[p], scores[p][n], scores[p][n + 1]);
+#pragma unroll
+                for (int e = 0; e < E / 8; e += 2) {
+                    uint32_t b[4];
+                    right_sides_as_stored<E>(b, values, 8 * n, 8 * e);
+#pragma unroll
+                    for (int p = 0; p < PARTS; p++) {
+                        mma(sums[p][e], a[p], b);
+                        mma(sums[p][e + 1], a[p], b + 2);
+                    }
+                }
+            }
+        }
+        if (walk.over()) break;
+        __syncthreads();
+        fetch<E, THREADS>(values, KEYS, v + walk.start * kv_width, kv_width, walk.count, at.head_dim);
+        end_copies();
+    }
+#pragma unroll
+    for (int p = 0; p < PARTS; p++) {
+        float factors[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float sum = row_sum(total[p][half]);
+            factors[half] = 1.0f / sum;
+            uint32_t own = first + 16 * p + g + 8 * half;
+            if (t == 0 && own < block.count) {
+                normaliser[(block.start + own) * at.heads + head] = max[p][half] * at.scale + logf(sum);
+            }
+        }
+        store<E>(out, sums[p], first + 16 * p, block, width, head, at.head_dim, factors);
     }
 }
 
-// Rows of a tile in the backward passes.
-const int OTHERS = 32;
+// Rows of a block in the backward passes, and rows of a tile of the other side, of which two are in shared memory at a time.
+const int ROWS = 64, OTHERS = 32;
+
+// A warp's 16 rows of two matrices of the block, to stay in registers. The tiles' memory serves on the way.
+template <int E>
+__device__ __forceinline__ void hold(uint32_t (*a)[4], uint32_t (*b)[4], uint16_t *tiles, const uint16_t *x,
+                                     const uint16_t *y, size_t width, const Block &block, size_t head_dim) {
+    fetch<E, THREADS>(tiles, ROWS, x + block.start * width, width, block.count, head_dim);
+    fetch<E, THREADS>(row_of<E>(tiles, ROWS), ROWS, y + block.start * width, width, block.count, head_dim);
+    end_copies();
+    await_copies<0>();
+    __syncthreads();
+    int first = threadIdx.x / 32 * 16;
+#pragma unroll
+    for (int e = 0; e < E / 16; e++) {
+        left_side<E>(a[e], tiles, first, 16 * e);
+        left_side<E>(b[e], tiles, ROWS + first, 16 * e);
+    }
+    __syncthreads();
+}
+
+// Starts to copy a tile of both matrices of the other side.
+template <int E>
+__device__ __forceinline__ void fetch_pair(uint16_t *tiles, const uint16_t *x, const uint16_t *y, size_t width,
+                                           const Walk<OTHERS> &walk, size_t head_dim) {
+    fetch<E, THREADS>(tiles, OTHERS, x + walk.start * width, width, walk.count, head_dim);
+    fetch<E, THREADS>(row_of<E>(tiles, OTHERS), OTHERS, y + walk.start * width, width, walk.count, head_dim);
+}
+
+// first (16 x 16) = own * tile^T over 16 rows of the tile, and second likewise over the tile behind it.
+template <int E>
+__device__ __forceinline__ void both_products(float (*first)[4], float (*second)[4], const uint32_t (*own)[4],
+                                              const uint32_t (*other_own)[4], uint16_t *tiles, int row) {
+    clear<2>(first);
+    clear<2>(second);
+#pragma unroll
+    for (int e = 0; e < E / 16; e++) {
+        uint32_t b[4];
+        right_sides<E>(b, tiles, row, 16 * e);
+        mma(first[0], own[e], b);
+        mma(first[1], own[e], b + 2);
+        right_sides<E>(b, tiles, OTHERS + row, 16 * e);
+        mma(second[0], other_own[e], b);
+        mma(second[1], other_own[e], b + 2);
+    }
+}
+
+// sums (16 x E) += weights (16 x 16) * 16 rows of a tile.
+template <int E>
+__device__ __forceinline__ void add_weighted(float (*sums)[4], const float (*weights)[4], uint16_t *tile, int row) {
+    uint32_t a[4];
+    as_left_side(a, weights[0], weights[1]);
+#pragma unroll
+    for (int e = 0; e < E / 8; e += 2) {
+        uint32_t b[4];
+        right_sides_as_stored<E>(b, tile, row, 8 * e);
+        mma(sums[e], a, b);
+        mma(sums[e + 1], a, b + 2);
+    }
+}
 
 // dq; a block of threads has queries, the runs are keys.
 template <int E>
-__device__ void backward_queries(const float *q, const float *k, const float *v, const float *dout,
-                                 const float *normaliser, const float *delta, float *dq, Heads at) {
+__device__ void backward_queries(const uint16_t *q, const uint16_t *k, const uint16_t *v, const uint16_t *dout,
+                                 const float *normaliser, const float *delta, uint16_t *dq, const Heads &at) {
     SHARED(shared);
-    uint16_t *queries = (uint16_t *)shared, *grads = queries + ROWS * (E + GAP), *keys = grads + ROWS * (E + GAP);
-    uint16_t *values = keys + OTHERS * (E + GAP), *columns = values + OTHERS * (E + GAP);
-    const int N = OTHERS / 8;
+    uint16_t *tiles = (uint16_t *)shared;
     size_t head = blockIdx.y, kv_head = head / (at.heads / at.kv_heads);
-    size_t width = at.heads * at.head_dim, kv_width = at.kv_heads * at.head_dim;
-    int first = threadIdx.x / 32 * WARP_ROWS, row = first + threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    size_t width = at.width(), kv_width = at.kv_width();
+    const float pace = at.scale * LOG2_E;
+    int first = threadIdx.x / 32 * 16, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     Block block(at);
-    float own_normaliser[2], own_delta[2];
+    uint32_t queries[E / 16][4], grads[E / 16][4];
+    hold<E>(queries, grads, tiles, q + head * at.head_dim, dout + head * at.head_dim, width, block, at.head_dim);
+    float own_normaliser[2], own_delta[2], sums[E / 8][4];
+#pragma unroll
     for (int half = 0; half < 2; half++) {
-        uint32_t own = row + 8 * half;
+        uint32_t own = first + g + 8 * half;
         size_t token = (block.start + (own < block.count ? own : 0)) * at.heads + head;
-        own_normaliser[half] = normaliser[token];
+        own_normaliser[half] = normaliser[token] * LOG2_E;
         own_delta[half] = delta[token];
     }
-    float sums[E / 8][4];
     clear<E / 8>(sums);
-    load_rows<E>(queries, ROWS, q, block.start, block.count, width, head, at.head_dim);
-    load_rows<E>(grads, ROWS, dout, block.start, block.count, width, head, at.head_dim);
-    for (uint32_t run = block.first_run; run < block.end_run; run++) {
-        uint32_t start = at.runs[3 * run], count = at.runs[3 * run + 1], position = at.runs[3 * run + 2];
-        for (uint32_t tile = 0; tile < count; tile += OTHERS) {
-            uint32_t n_keys = count - tile < OTHERS ? count - tile : OTHERS;
-            __syncthreads();
-            load_rows<E>(keys, OTHERS, k, start + tile, n_keys, kv_width, kv_head, at.head_dim);
-            load_rows<E>(values, OTHERS, v, start + tile, n_keys, kv_width, kv_head, at.head_dim);
-            load_columns<E, OTHERS>(columns, k, start + tile, n_keys, kv_width, kv_head, at.head_dim);
-            __syncthreads();
-            float scores[N][4], dweights[N][4];
-            clear<N>(scores);
-            clear<N>(dweights);
-            product<E, N>(scores, queries, first, keys);
-            product<E, N>(dweights, grads, first, values);
+    k += kv_head * at.head_dim;
+    v += kv_head * at.head_dim;
+    Walk<OTHERS> walk(at, block);
+    fetch_pair<E>(tiles, k, v, kv_width, walk, at.head_dim);
+    end_copies();
+    for (int turn = 0;; turn ^= 1) {
+        uint16_t *keys = row_of<E>(tiles, turn * 2 * OTHERS);
+        uint32_t count = walk.count, position = walk.position, own = block.position + first;
+        walk.next();
+        if (!walk.over()) fetch_pair<E>(row_of<E>(tiles, (turn ^ 1) * 2 * OTHERS), k, v, kv_width, walk, at.head_dim);
+        end_copies();
+        await_copies<1>();
+        __syncthreads();
 #pragma unroll
-            for (int n = 0; n < N; n++) {
+        for (uint32_t row = 0; row < OTHERS; row += 16) {
+            if (row >= count || none_sees_any(own, 16, position + row, 16, at.window)) continue;
+            float scores[2][4], dweights[2][4];
+            both_products<E>(scores, dweights, queries, grads, keys, row);
+            bool whole = row + 16 <= count && all_see_all(own, 16, position + row, 16, at.window);
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    uint32_t key = 8 * n + 2 * t + i % 2, query = block.position + row + 8 * (i / 2);
-                    bool seen = key < n_keys && sees(query, position + tile + key, at.window);
-                    float weight = seen ? expf(scores[n][i] * at.scale - own_normaliser[i / 2]) : 0.0f;
-                    scores[n][i] = seen ? weight * (dweights[n][i] - own_delta[i / 2]) * at.scale : 0.0f;
+                    uint32_t key = row + 8 * n + 2 * t + i % 2, query = own + g + 8 * (i / 2);
+                    float weight = exp2f(scores[n][i] * pace - own_normaliser[i / 2]);
+                    float dscore = weight * (dweights[n][i] - own_delta[i / 2]) * at.scale;
+                    bool seen = whole || (key < count && sees(query, position + key, at.window));
+                    scores[n][i] = seen ? dscore : 0.0f;
                 }
             }
-            weighted<E, N>(sums, scores, columns);
+            add_weighted<E>(sums, scores, keys, row);
         }
+        if (walk.over()) break;
+        __syncthreads();
     }
     float factors[2] = {1.0f, 1.0f};
-    store<E>(dq, sums, block, width, head, at.head_dim, factors);
+    store<E>(dq, sums, first, block, width, head, at.head_dim, factors);
 }
 
 // dk and dv; a block of threads has keys of one KV head, the runs are queries.
 template <int E>
-__device__ void backward_keys(const float *q, const float *k, const float *v, const float *dout,
-                              const float *normaliser, const float *delta, float *dk, float *dv, Heads at) {
+__device__ void backward_keys(const uint16_t *q, const uint16_t *k, const uint16_t *v, const uint16_t *dout,
+                              const float *normaliser, const float *delta, uint16_t *dk, uint16_t *dv, const Heads &at) {
     SHARED(shared);
-    uint16_t *keys = (uint16_t *)shared, *values = keys + ROWS * (E + GAP), *queries = values + ROWS * (E + GAP);
-    uint16_t *grads = queries + OTHERS * (E + GAP), *query_columns = grads + OTHERS * (E + GAP);
-    uint16_t *grad_columns = query_columns + E * (OTHERS + GAP);
-    const int N = OTHERS / 8;
+    // two pairs of tiles, then log-sums and deltas of their queries
+    uint16_t *tiles = (uint16_t *)shared;
+    float *numbers = (float *)row_of<E>(tiles, 4 * OTHERS);
     size_t kv_head = blockIdx.y, group = at.heads / at.kv_heads;
-    size_t width = at.heads * at.head_dim, kv_width = at.kv_heads * at.head_dim;
-    int first = threadIdx.x / 32 * WARP_ROWS, row = first + threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    size_t width = at.width(), kv_width = at.kv_width();
+    const float pace = at.scale * LOG2_E;
+    int first = threadIdx.x / 32 * 16, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     Block block(at);
+    uint32_t keys[E / 16][4], values[E / 16][4];
+    hold<E>(keys, values, tiles, k + kv_head * at.head_dim, v + kv_head * at.head_dim, kv_width, block, at.head_dim);
     float dkeys[E / 8][4], dvalues[E / 8][4];
     clear<E / 8>(dkeys);
     clear<E / 8>(dvalues);
-    load_rows<E>(keys, ROWS, k, block.start, block.count, kv_width, kv_head, at.head_dim);
-    load_rows<E>(values, ROWS, v, block.start, block.count, kv_width, kv_head, at.head_dim);
-    for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
-        for (uint32_t run = block.first_run; run < block.end_run; run++) {
-            uint32_t start = at.runs[3 * run], count = at.runs[3 * run + 1], position = at.runs[3 * run + 2];
-            for (uint32_t tile = 0; tile < count; tile += OTHERS) {
-                uint32_t n_queries = count - tile < OTHERS ? count - tile : OTHERS;
-                __syncthreads();
-                load_rows<E>(queries, OTHERS, q, start + tile, n_queries, width, head, at.head_dim);
-                load_rows<E>(grads, OTHERS, dout, start + tile, n_queries, width, head, at.head_dim);
-                load_columns<E, OTHERS>(query_columns, q, start + tile, n_queries, width, head, at.head_dim);
-                load_columns<E, OTHERS>(grad_columns, dout, start + tile, n_queries, width, head, at.head_dim);
-                __syncthreads();
-                float weights[N][4], dscores[N][4];
-                clear<N>(weights);
-                clear<N>(dscores);
-                product<E, N>(weights, keys, first, queries);
-                product<E, N>(dscores, values, first, grads);
-#pragma unroll
-                for (int n = 0; n < N; n++) {
-#pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        uint32_t query = 8 * n + 2 * t + i % 2, own = row + 8 * (i / 2);
-                        bool seen = query < n_queries && own < block.count &&
-                                    sees(position + tile + query, block.position + own, at.window);
-                        size_t token = (start + tile + (query < n_queries ? query : 0)) * at.heads + head;
-                        float weight = seen ? expf(weights[n][i] * at.scale - normaliser[token]) : 0.0f;
-                        weights[n][i] = weight;
-                        dscores[n][i] = seen ? weight * (dscores[n][i] - delta[token]) * at.scale : 0.0f;
-                    }
-                }
-                weighted<E, N>(dkeys, dscores, query_columns);
-                weighted<E, N>(dvalues, weights, grad_columns);
-            }
+    size_t head = kv_head * group;
+    Walk<OTHERS> walk(at, block);
+    auto fetch_queries = [&](int turn) {
+        fetch_pair<E>(row_of<E>(tiles, turn * 2 * OTHERS), q + head * at.head_dim, dout + head * at.head_dim, width, walk,
+                      at.head_dim);
+        if (threadIdx.x < walk.count) {
+            size_t token = (walk.start + threadIdx.x) * at.heads + head;
+            numbers[turn * 2 * OTHERS + threadIdx.x] = normaliser[token] * LOG2_E;
+            numbers[turn * 2 * OTHERS + OTHERS + threadIdx.x] = delta[token];
         }
+    };
+    fetch_queries(0);
+    end_copies();
+    for (int turn = 0;; turn ^= 1) {
+        uint16_t *queries = row_of<E>(tiles, turn * 2 * OTHERS), *grads = row_of<E>(queries, OTHERS);
+        const float *own_numbers = numbers + turn * 2 * OTHERS;
+        uint32_t count = walk.count, position = walk.position, own = block.position + first;
+        walk.next();
+        if (walk.over() && ++head < (kv_head + 1) * group) walk = Walk<OTHERS>(at, block);
+        bool more = !walk.over();
+        if (more) fetch_queries(turn ^ 1);
+        end_copies();
+        await_copies<1>();
+        __syncthreads();
+#pragma unroll
+        for (uint32_t row = 0; row < OTHERS; row += 16) {
+            if (row >= count || none_sees_any(position + row, 16, own, 16, at.window)) continue;
+            float weights[2][4], dscores[2][4];
+            both_products<E>(weights, dscores, keys, values, queries, row);
+            bool whole = row + 16 <= count && all_see_all(position + row, 16, own, 16, at.window);
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    uint32_t query = row + 8 * n + 2 * t + i % 2, key = own + g + 8 * (i / 2);
+                    bool seen = whole || (query < count && sees(position + query, key, at.window));
+                    float weight = seen ? exp2f(weights[n][i] * pace - own_numbers[query]) : 0.0f;
+                    weights[n][i] = weight;
+                    dscores[n][i] = seen ? weight * (dscores[n][i] - own_numbers[OTHERS + query]) * at.scale : 0.0f;
+                }
+            }
+            add_weighted<E>(dkeys, dscores, queries, row);
+            add_weighted<E>(dvalues, weights, grads, row);
+        }
+        if (!more) break;
+        __syncthreads();
     }
     float factors[2] = {1.0f, 1.0f};
-    store<E>(dk, dkeys, block, kv_width, kv_head, at.head_dim, factors);
-    store<E>(dv, dvalues, block, kv_width, kv_head, at.head_dim, factors);
+    store<E>(dk, dkeys, first, block, kv_width, kv_head, at.head_dim, factors);
+    store<E>(dv, dvalues, first, block, kv_width, kv_head, at.head_dim, factors);
 }
 
 } // namespace tensor_cores
+
+// Sum of out * dout of every token and head; a warp works on one of them.
+KERNEL attention_bf16_delta(const uint16_t *out, const uint16_t *dout, float *delta, size_t n, size_t head_dim) {
+    size_t at = first_element() / 32;
+    if (at >= n) return;
+    float sum = 0;
+    for (size_t i = threadIdx.x % 32 * 2; i < head_dim; i += 64) {
+        uint32_t a = *(const uint32_t *)(out + at * head_dim + i), b = *(const uint32_t *)(dout + at * head_dim + i);
+        sum += from_bf16((uint16_t)a) * from_bf16((uint16_t)b) + from_bf16(a >> 16) * from_bf16(b >> 16);
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) delta[at] = sum;
+}
 
 #define HEADS                                                                                                          \
     const uint32_t *blocks, const uint32_t *runs, size_t heads, size_t kv_heads, size_t head_dim, size_t window,       \
         float scale
 #define FORWARD(E)                                                                                                     \
-    (const float *q, const float *k, const float *v, float *out, float *normaliser, HEADS) {                           \
+    (const uint16_t *q, const uint16_t *k, const uint16_t *v, uint16_t *out, float *normaliser, HEADS) {               \
         tensor_cores::forward<E>(q, k, v, out, normaliser, {blocks, runs, heads, kv_heads, head_dim, window, scale});  \
     }
 #define QUERIES(E)                                                                                                     \
-    (const float *q, const float *k, const float *v, const float *dout, const float *normaliser, const float *delta,   \
-     float *dq, HEADS) {                                                                                               \
+    (const uint16_t *q, const uint16_t *k, const uint16_t *v, const uint16_t *dout, const float *normaliser,           \
+     const float *delta, uint16_t *dq, HEADS) {                                                                        \
         tensor_cores::backward_queries<E>(q, k, v, dout, normaliser, delta, dq,                                        \
                                           {blocks, runs, heads, kv_heads, head_dim, window, scale});                   \
     }
 #define KEYS(E)                                                                                                        \
-    (const float *q, const float *k, const float *v, const float *dout, const float *normaliser, const float *delta,   \
-     float *dk, float *dv, HEADS) {                                                                                    \
+    (const uint16_t *q, const uint16_t *k, const uint16_t *v, const uint16_t *dout, const float *normaliser,           \
+     const float *delta, uint16_t *dk, uint16_t *dv, HEADS) {                                                          \
         tensor_cores::backward_keys<E>(q, k, v, dout, normaliser, delta, dk, dv,                                       \
                                        {blocks, runs, heads, kv_heads, head_dim, window, scale});                      \
     }
 
-// One for head dimensions up to 32, 64, 96 and 128.
+// One for head dimensions up to 32, 64, 96 and 128, multiples of 8.
 KERNEL attention_bf16_32 FORWARD(32)
 KERNEL attention_bf16_64 FORWARD(64)
 KERNEL attention_bf16_96 FORWARD(96)

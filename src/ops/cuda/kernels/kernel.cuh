@@ -69,12 +69,75 @@ inline uint32_t to_bf16_pair(float low, float high) { return to_bf16(low) | (uin
 #endif
 __device__ __forceinline__ float from_bf16(uint16_t bits) { return __uint_as_float((uint32_t)bits << 16); }
 
-// out (16 x 8) += a (16 x 16) * b (16 x 8) on a tensor core, over the lanes of a warp.
-#ifndef EMULATED
-__device__ __forceinline__ void mma(float *out, const uint32_t *a, const uint32_t *b) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(out[0]), "+f"(out[1]), "+f"(out[2]), "+f"(out[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+// Numbers of either type as f32. W of them at a time, 8 or 1; eight must be aligned to 16 bytes.
+struct alignas(16) Quad {
+    uint32_t words[4];
+};
+template <int W> __device__ __forceinline__ void load(float *x, const float *from) {
+    if (W == 1) {
+        x[0] = from[0];
+    } else {
+        Quad low = ((const Quad *)from)[0], high = ((const Quad *)from)[1];
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = __uint_as_float(low.words[i]), x[W / 2 + i] = __uint_as_float(high.words[i]);
+    }
 }
-#endif
+template <int W> __device__ __forceinline__ void load(float *x, const uint16_t *from) {
+    if (W == 1) {
+        x[0] = from_bf16(from[0]);
+    } else {
+        Quad all = *(const Quad *)from;
+#pragma unroll
+        for (int i = 0; i < W / 2; i++) {
+            x[2 * i] = __uint_as_float(all.words[i] << 16);
+            x[2 * i + 1] = __uint_as_float(all.words[i] & 0xffff0000u);
+        }
+    }
+}
+template <int W> __device__ __forceinline__ void store(float *to, const float *x) {
+    if (W == 1) {
+        to[0] = x[0];
+    } else {
+        Quad low, high;
+#pragma unroll
+        for (int i = 0; i < 4; i++) low.words[i] = __float_as_uint(x[i]), high.words[i] = __float_as_uint(x[W / 2 + i]);
+        ((Quad *)to)[0] = low, ((Quad *)to)[1] = high;
+    }
+}
+template <int W> __device__ __forceinline__ void store(uint16_t *to, const float *x) {
+    if (W == 1) {
+        to[0] = to_bf16(x[0]);
+    } else {
+        Quad all;
+#pragma unroll
+        for (int i = 0; i < W / 2; i++) all.words[i] = to_bf16_pair(x[2 * i], x[2 * i + 1]);
+        *(Quad *)to = all;
+    }
+}
+
+// Whether eight numbers can be moved at a time: rows of a multiple of eight numbers, at addresses that allow it.
+template <typename... T> __device__ __forceinline__ bool in_eights(size_t width, const T *...at) {
+    return (width % 8 | (... | ((size_t)at % 16))) == 0;
+}
+
+template <int N> struct Width {
+    static const int NUMBERS = N;
+};
+
+// Calls f(width, first) for all of n numbers, from thread `thread` of `threads`.
+template <typename F>
+__device__ __forceinline__ void over(size_t n, bool eights, size_t thread, size_t threads, F f) {
+    if (eights) {
+        for (size_t i = thread * 8; i < n; i += threads * 8) f(Width<8>(), i);
+    } else {
+        for (size_t i = thread; i < n; i += threads) f(Width<1>(), i);
+    }
+}
+// Over all threads of the launch.
+template <typename F> __device__ __forceinline__ void over_all(size_t n, bool eights, F f) {
+    over(n, eights, first_element(), all_threads(), f);
+}
+// Over the threads of a block.
+template <typename F> __device__ __forceinline__ void over_row(size_t n, bool eights, F f) {
+    over(n, eights, threadIdx.x, blockDim.x, f);
+}
