@@ -23,7 +23,8 @@ pub(super) struct Needs {
     /// What enters a layer, and what a layer keeps besides.
     pub(super) input: u64,
     kept: u64,
-    layers: u64,
+    /// Layers from the lowest trained one up: what is below keeps nothing.
+    pub(super) walked: u64,
     /// The three dearest places.
     loss: u64,
     attention: u64,
@@ -68,7 +69,10 @@ impl Needs {
             gradients: 4 * trained,
             input: narrow * d * tokens,
             kept: tokens * (4 * (d + heads) + narrow * 2 * (q + kv + mlp)),
-            layers: spec.layers as u64,
+            walked: match settings.train {
+                Train::Lora => spec.layers,
+                Train::Last(layers) => layers.min(spec.layers),
+            } as u64,
             // the gradient of a head is made anew with its factor; a trained head has a copy for products on a GPU
             loss: 4 * tokens * (3 * d + rotations) + logits + if whole { 8 * spec.vocab_size as u64 * d } else { 0 },
             attention,
@@ -82,7 +86,7 @@ impl Needs {
     /// Bytes of a step that spends like this.
     pub(super) fn bytes(&self, spending: Spending) -> u64 {
         let kept = spending.layers_kept as u64;
-        let inputs = if spending.inputs_on_host { kept } else { self.layers } * self.input;
+        let inputs = if spending.inputs_on_host { kept } else { self.walked } * self.input;
         let waiting = inputs + kept * self.kept;
         let held = match self.in_turn {
             true => waiting.max(self.gradients + self.input),
@@ -94,18 +98,21 @@ impl Needs {
     }
 
     /// The way to spend that fits into `room` with the least work done for nothing; else the bytes of the thriftiest way.
-    /// On a GPU fewer tokens at a time come before inputs in main memory, of which `host` bytes are free.
-    pub(super) fn spending(&self, device: &Device, room: u64, host: u64) -> std::result::Result<Spending, u64> {
-        let most = Spending::on(device, 0);
-        // on a CPU the products of fewer tokens are no smaller than what the allocator keeps, and bits stay bits
-        let divisors: &[usize] = if device.is_cuda() { &[1, 2, 4, 8] } else { &[1] };
-        let places: &[bool] =
-            if device.is_cuda() && self.layers * self.input <= host { &[false, true] } else { &[false] };
+    /// On a GPU fewer tokens at a time than `most` come before inputs in main memory, of which `host` bytes are free.
+    pub(super) fn spending(
+        &self,
+        most: Spending,
+        on_gpu: bool,
+        (room, host): (u64, u64),
+    ) -> std::result::Result<Spending, u64> {
+        // fewer tokens at a time are other bits: on a CPU what is free must not decide on those
+        let divisors: &[usize] = if on_gpu { &[1, 2, 4, 8] } else { &[1] };
+        let places: &[bool] = if on_gpu && self.walked * self.input <= host { &[false, true] } else { &[false] };
         let ways = places.iter().flat_map(|inputs_on_host| {
             divisors.iter().map(|divisor| Spending {
+                layers_kept: 0,
                 tokens_at_once: most.tokens_at_once / divisor,
                 inputs_on_host: *inputs_on_host,
-                ..most
             })
         });
         let mut least = u64::MAX;
@@ -114,7 +121,7 @@ impl Needs {
             if least <= room {
                 let kept = |layers_kept| Spending { layers_kept, ..way };
                 let fits = |way: &Spending| self.bytes(*way) <= room;
-                return Ok((1..=self.layers as usize).rev().map(kept).find(fits).unwrap_or(way));
+                return Ok((1..=self.walked as usize).rev().map(kept).find(fits).unwrap_or(way));
             }
         }
         Err(least)
@@ -132,4 +139,56 @@ fn beside_a_product(checkpoint: &Checkpoint, spec: &ModelSpec, settings: &HealSe
     let four_bit = settings.quant == Quant::Nf4 || names.iter().any(|name| checkpoint.four_bit_state(name).is_some());
     let numbers = if device.is_cuda() && (four_bit || whole) { ops::remembered_bytes(device) * largest } else { 0 };
     numbers + if whole { 8 * largest } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four layers that 10 bytes enter and that keep 100 more, an MLP's 40 for 40 tokens and 5 around it.
+    fn needs() -> Needs {
+        Needs {
+            fixed: 1000,
+            gradients: 5,
+            input: 10,
+            kept: 100,
+            walked: 4,
+            loss: 7,
+            attention: 20,
+            around_mlp: 5,
+            mlp_per_token: 1,
+            tokens: 40,
+            in_turn: true,
+        }
+    }
+
+    #[test]
+    fn what_is_spent_follows_what_there_is() {
+        let most = Spending { layers_kept: 0, tokens_at_once: 64, inputs_on_host: false };
+        let way =
+            |layers_kept, tokens_at_once, inputs_on_host| Spending { layers_kept, tokens_at_once, inputs_on_host };
+        for (on_gpu, room, host, expected) in [
+            (true, 1485, 40, Ok(way(4, 64, false))),
+            (true, 1484, 40, Ok(way(3, 64, false))),
+            (true, 1085, 40, Ok(way(0, 64, false))),
+            (true, 1084, 40, Ok(way(0, 32, false))),
+            (true, 1060, 40, Ok(way(0, 8, false))),
+            // 25 bytes of inputs less, those of one layer brought back among them
+            (true, 1059, 40, Ok(way(0, 16, true))),
+            (true, 1045, 40, Ok(way(0, 8, true))),
+            (true, 1044, 40, Err(1045)),
+            (true, 1059, 39, Err(1060)),
+            (false, 1085, 0, Ok(way(0, 64, false))),
+            (false, 1084, 99, Err(1085)),
+        ] {
+            assert_eq!(needs().spending(most, on_gpu, (room, host)), expected, "{on_gpu} {room} {host}");
+        }
+    }
+
+    #[test]
+    fn gradients_come_as_inputs_go_unless_there_are_some_already() {
+        let way = Spending { layers_kept: 1, tokens_at_once: 40, inputs_on_host: false };
+        let bytes = |gradients, in_turn| Needs { gradients, in_turn, ..needs() }.bytes(way);
+        assert_eq!([bytes(5, true), bytes(200, true), bytes(200, false)], [1185, 1255, 1385]);
+    }
 }

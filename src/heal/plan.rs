@@ -64,14 +64,15 @@ pub fn estimate(
 
     let needs = Needs::new(checkpoint, spec, settings, device, (weights + 8 * trained, trained));
     let host = if device.is_cuda() { memory::free() / 10 * 9 } else { 0 };
-    let spending = needs.spending(device, budget.usable(), host).map_err(|least| {
-        let fixed = needs.fixed + needs.gradients;
-        too_large(settings, budget, least, fixed)
-    })?;
+    let spending =
+        needs.spending(Spending::on(device, 0), device.is_cuda(), (budget.usable(), host)).map_err(|least| {
+            let fixed = needs.fixed + needs.gradients;
+            too_large(settings, budget, least, fixed)
+        })?;
     let bytes = needs.bytes(spending);
 
     let tokens_per_step = (settings.batch * settings.seq_len) as u64;
-    let recomputed = 1.0 - spending.layers_kept as f64 / spec.layers as f64;
+    let recomputed = 1.0 - spending.layers_kept as f64 / needs.walked.max(1) as f64;
     let source: u64 = checkpoint.tensors.values().map(|entry| entry.len).sum();
     let taught = teacher_bytes as f64 / source.max(1) as f64;
     let flops_per_step = tokens_per_step as f64 * flops_per_token(spec, settings, trained, recomputed, taught);
@@ -82,7 +83,7 @@ pub fn estimate(
         trained,
         optimiser,
         activations: bytes - weights - optimiser,
-        inputs: spec.layers as u64 * needs.input,
+        inputs: needs.walked * needs.input,
         spending,
         memory: bytes + memory::OVERHEAD,
         tokens_per_step,
@@ -122,7 +123,7 @@ fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
 }
 
 /// Floating point operations of a token, products alone: two for each weight that it meets. `recomputed` is the share of
-/// the layers whose forward pass is done twice, `taught` the size of a teacher against the model's.
+/// the layers walked back through whose forward pass is done twice, `taught` the size of a teacher against the model's.
 fn flops_per_token(spec: &ModelSpec, settings: &HealSettings, trained: u64, recomputed: f64, taught: f64) -> f64 {
     let matrices = spec.layer_tensors(0).into_iter().filter(|tensor| tensor.shape.len() == 2);
     let products = 2.0 * matrices.map(|tensor| tensor.shape.iter().product::<usize>() as f64).sum::<f64>();
