@@ -154,7 +154,9 @@ fn text(report: &HealReport) -> String {
     let mut text = String::new();
     let bytes = |key: &str| ByteSize(report.estimate.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0));
     let seconds = report.estimate.get("seconds").and_then(serde_json::Value::as_f64).unwrap_or(0.0);
-    let _ = writeln!(text, "computed  memory {}, disk {}", bytes("memory"), bytes("disk"));
+    let on_host = report.estimate.get("inputs_on_host").and_then(serde_json::Value::as_bool).unwrap_or(false);
+    let inputs = if on_host { format!(", in main memory {}", bytes("inputs")) } else { String::new() };
+    let _ = writeln!(text, "computed  memory {}{inputs}, disk {}", bytes("memory"), bytes("disk"));
     let Some(result) = &report.result else {
         let _ = writeln!(
             text,

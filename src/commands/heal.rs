@@ -176,6 +176,7 @@ impl Job<'_> {
             budget: self.budget,
             fittings,
             residency: Some(Residency::Resident),
+            rows_on_host: true,
             ..ModelOptions::default()
         };
         let model = Model::open(self.checkpoint.clone(), &options, progress)?;
@@ -186,7 +187,7 @@ impl Job<'_> {
             })
             .transpose()?;
         let validation = self.validation(&tokenizer)?;
-        let trainer = Trainer::new(&model, teacher.as_ref(), settings, self.plan.layers_kept)?;
+        let trainer = Trainer::new(&model, teacher.as_ref(), settings, self.plan.spending)?;
         let mut run = Run { model: &model, trainer, settings, dir, validation: &validation };
         let place = run.restore()?;
         let stream = StreamOptions { shape: settings.shape(), window: settings.shuffle_window, seed: settings.seed };

@@ -3,10 +3,11 @@
 //!
 //! `settings` says what can be asked for, `pass` computes gradients, `trainer` makes steps of them with `optimiser` and
 //! `schedule`, `run` is the loop with validations and `state`s to go on from, `journal` its log; `merge` writes a model
-//! with the adapters in its weights.
+//! with the adapters in its weights; `plan` says beforehand what all that takes, `needs` of memory.
 
 mod journal;
 mod merge;
+mod needs;
 pub mod optimiser;
 mod pass;
 mod plan;

@@ -1,14 +1,14 @@
 //! One pass of training: some sequences through the model, and their gradients back.
 //!
 //! The forward walk keeps, for the layers that are to be trained through, either what their backward pass needs or only
-//! what entered them; the backward walk goes from the top, makes the former from the latter where it has to, takes a
-//! layer's vector-Jacobian product and frees what the layer kept. Nothing below the lowest trained layer is kept.
+//! what entered them; the backward walk goes from the top, takes a layer's vector-Jacobian product and uses up what the
+//! layer kept. Nothing below the lowest trained layer is kept.
 
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use crate::model::{Batch, Block, Kept, Lesson, Model, Noise, Parameter, Pass, Training};
+use crate::model::{Batch, Block, Lesson, Model, Noise, Parameter, Pass, Spending, Training};
 use crate::{Error, Result, interrupt, ops};
 
 /// Gradients by the name of their parameter, summed over passes.
@@ -26,8 +26,8 @@ pub struct PassSettings<'a> {
     pub factor: f64,
     /// Dropout.
     pub noise: Option<Noise>,
-    /// Layers, counted from the top, that keep what their backward pass needs.
-    pub keep: usize,
+    /// What memory is spent on.
+    pub spending: Spending,
     /// A teacher.
     pub lesson: Option<Lesson<'a>>,
 }
@@ -86,29 +86,30 @@ fn blocks(model: &Model) -> Result<&[std::sync::Arc<Block>]> {
 pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients: &mut Gradients) -> Result<PassLoss> {
     let blocks = blocks(model)?;
     let prepared = Pass::new(model.spec(), batch, model.device())?;
-    let training = |place| Training { pass: &prepared, place, noise: settings.noise };
+    let PassSettings { noise, spending, .. } = *settings;
+    let training = |place| Training { pass: &prepared, place, noise, spending };
     let trained = |block: &std::sync::Arc<Block>| !block.parameters().is_empty();
     let lowest = blocks.iter().position(trained).unwrap_or(blocks.len());
 
     let mut x = model.embed(batch)?;
-    let mut memories = Vec::new();
+    let mut kept = Vec::new();
+    let mut watch = ops::FiniteWatch::new(blocks.len(), model.device())?;
+    let broken = |place| Error::work(format!("layer {place} gives values that are not finite"));
     for (place, block) in blocks.iter().enumerate() {
         interrupt::check()?;
         if place < lowest {
             x = block.forward(&x, &prepared)?;
-        } else if place + settings.keep >= blocks.len() {
-            let (y, kept) = block.forward_kept(&x, &training(place))?;
-            memories.push(Memory::Whole(Box::new(kept)));
-            x = y;
         } else {
-            // dropout is part of the pass, so this is not `forward`; what it keeps is dropped at once
-            let (y, _) = block.forward_kept(&x, &training(place))?;
-            memories.push(Memory::Input(x));
+            let (y, own) = block.forward_kept(&x, &training(place), place + spending.layers_kept >= blocks.len())?;
+            kept.push(own);
             x = y;
         }
-        if !ops::all_finite(&x)? {
-            return Err(Error::work(format!("layer {place} gives values that are not finite")));
+        if !watch.look(place, &x)? {
+            return Err(broken(place));
         }
+    }
+    if let Some(place) = watch.first_broken()? {
+        return Err(broken(place));
     }
 
     let found = model.head().train(&x, &targets(batch), settings.factor, settings.lesson)?;
@@ -123,13 +124,8 @@ pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients
     let mut dx = Some(found.dx);
     for (place, block) in blocks.iter().enumerate().skip(lowest).rev() {
         interrupt::check()?;
-        let (Some(memory), Some(dy)) = (memories.pop(), dx.take()) else { break };
-        let kept = match memory {
-            Memory::Whole(kept) => kept,
-            Memory::Input(x) => Box::new(block.forward_kept(&x, &training(place))?.1),
-        };
-        let (below, own) = block.backward(&kept, &training(place), &dy, place > lowest)?;
-        drop((kept, dy));
+        let (Some(kept), Some(dy)) = (kept.pop(), dx.take()) else { break };
+        let (below, own) = block.backward(kept, &training(place), dy, place > lowest)?;
         for parameter in own {
             let (name, gradient) = named(model, place, parameter);
             add(gradients, name, gradient)?;
@@ -137,12 +133,6 @@ pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients
         dx = below;
     }
     Ok(PassLoss { loss: found.loss, cross_entropy: found.cross_entropy })
-}
-
-/// What a layer remembers of its forward pass.
-enum Memory {
-    Whole(Box<Kept>),
-    Input(Tensor),
 }
 
 fn add(gradients: &mut Gradients, name: String, gradient: Tensor) -> Result<()> {

@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
+use super::needs::Needs;
 use super::settings::{HealSettings, Quant, Train};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::model::lora::Adapters;
-use crate::model::{Budget, Fittings, kept_bytes_per_token, memory};
+use crate::model::{Budget, Fittings, Head, Spending, memory};
 use crate::{Error, Result, ops};
-
-/// What the allocator keeps.
-const SLACK: u64 = 16 << 20;
 
 /// What a healing takes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -24,10 +22,13 @@ pub struct Estimate {
     pub trained: u64,
     /// Bytes of gradients and of the optimiser.
     pub optimiser: u64,
-    /// Bytes of activations.
+    /// Bytes of activations. Gradients come as activations go: what they share counts as gradients.
     pub activations: u64,
-    /// Layers that keep what their backward pass needs; the others compute it again.
-    pub layers_kept: usize,
+    /// Of a pass, bytes of what entered the layers.
+    pub inputs: u64,
+    /// What passes spend memory on.
+    #[serde(flatten)]
+    pub spending: Spending,
     /// Bytes in memory, all together.
     pub memory: u64,
     /// Tokens of a step.
@@ -40,8 +41,8 @@ pub struct Estimate {
     pub disk: u64,
 }
 
-/// Estimates the healing of `checkpoint` by `settings` on a device, within a budget of its memory. The weights of a teacher of `teacher_bytes` are
-/// in memory as well.
+/// Estimates the healing of `checkpoint` by `settings` on a device, within a budget of its memory. The weights of a
+/// teacher of `teacher_bytes` are in memory as well.
 ///
 /// # Errors
 /// Request: it does not fit; says what would.
@@ -54,33 +55,24 @@ pub fn estimate(
 ) -> Result<Estimate> {
     let trained = trained(spec, settings)?;
     let fittings = fittings(spec, settings);
-    let matrix = (spec.vocab_size * spec.hidden_size) as u64;
-    let head = match settings.train {
-        Train::Lora => checkpoint.tensors.get(spec.head_tensor(&checkpoint.index)).map_or(0, |entry| entry.len),
-        Train::Last(_) => 4 * matrix,
-    };
+    let head = Head::bytes(checkpoint, spec, fittings.whole_from.is_some(), device);
     let frozen: u64 = (0..spec.layers).map(|layer| fittings.bytes(checkpoint, spec, (layer, layer), device)).sum();
     let adapters = if settings.train == Train::Lora { 4 * trained } else { 0 };
     let weights = frozen + head + adapters + teacher_bytes;
     // gradients, two moments
     let optimiser = 12 * trained;
 
-    let tokens = settings.pass_tokens.max(settings.seq_len) as u64;
-    let tokens = tokens.min((settings.seq_len * settings.batch) as u64);
-    let entering = 4 * spec.hidden_size as u64 * tokens;
-    let kept = kept_bytes_per_token(spec) * tokens;
-    let logits = ops::objective_bytes(tokens as usize, spec.hidden_size, spec.vocab_size);
-    let passing = logits.max(memory::transient_bytes_per_token(spec) * tokens) + SLACK;
-    let least = weights + optimiser + passing + spec.layers as u64 * entering;
-    let room = budget.usable();
-    if least > room {
-        return Err(too_large(settings, budget, least, weights + optimiser + logits + SLACK));
-    }
-    let layers_kept = usize::try_from((room - least) / (kept - entering).max(1)).unwrap_or(usize::MAX).min(spec.layers);
-    let activations = passing + spec.layers as u64 * entering + layers_kept as u64 * (kept - entering);
+    let needs = Needs::new(checkpoint, spec, settings, device, (weights + 8 * trained, trained));
+    let host = if device.is_cuda() { memory::free() / 10 * 9 } else { 0 };
+    let spending =
+        needs.spending(Spending::on(device, 0), device.is_cuda(), (budget.usable(), host)).map_err(|least| {
+            let fixed = needs.fixed + needs.gradients;
+            too_large(settings, budget, least, fixed)
+        })?;
+    let bytes = needs.bytes(spending);
 
     let tokens_per_step = (settings.batch * settings.seq_len) as u64;
-    let recomputed = 1.0 - layers_kept as f64 / spec.layers as f64;
+    let recomputed = 1.0 - spending.layers_kept as f64 / needs.walked.max(1) as f64;
     let source: u64 = checkpoint.tensors.values().map(|entry| entry.len).sum();
     let taught = teacher_bytes as f64 / source.max(1) as f64;
     let flops_per_step = tokens_per_step as f64 * flops_per_token(spec, settings, trained, recomputed, taught);
@@ -90,9 +82,10 @@ pub fn estimate(
         weights,
         trained,
         optimiser,
-        activations,
-        layers_kept,
-        memory: weights + optimiser + activations + memory::OVERHEAD,
+        activations: bytes - weights - optimiser,
+        inputs: needs.walked * needs.input,
+        spending,
+        memory: bytes + memory::OVERHEAD,
         tokens_per_step,
         flops_per_step,
         seconds: settings.steps as f64 * flops_per_step * (1.0 + OTHERS / spec.hidden_size as f64)
@@ -130,7 +123,7 @@ fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
 }
 
 /// Floating point operations of a token, products alone: two for each weight that it meets. `recomputed` is the share of
-/// the layers whose forward pass is done twice, `taught` the size of a teacher against the model's.
+/// the layers walked back through whose forward pass is done twice, `taught` the size of a teacher against the model's.
 fn flops_per_token(spec: &ModelSpec, settings: &HealSettings, trained: u64, recomputed: f64, taught: f64) -> f64 {
     let matrices = spec.layer_tensors(0).into_iter().filter(|tensor| tensor.shape.len() == 2);
     let products = 2.0 * matrices.map(|tensor| tensor.shape.iter().product::<usize>() as f64).sum::<f64>();

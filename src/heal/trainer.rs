@@ -6,7 +6,7 @@ use super::optimiser::{Optimiser, clip};
 use super::pass::{Gradients, PassLoss, PassSettings, parameters, pass};
 use super::schedule::Schedule;
 use super::settings::HealSettings;
-use crate::model::{Batch, Lesson, Model, Noise, Observer};
+use crate::model::{Batch, Lesson, Model, Noise, Observer, Spending};
 use crate::ops::{self, FiniteWatch};
 use crate::progress::Silent;
 use crate::{Context, Error, Result};
@@ -37,15 +37,20 @@ pub struct Trainer<'a> {
     dropout: f64,
     seed: u64,
     pass_tokens: usize,
-    keep: usize,
+    spending: Spending,
 }
 
 impl<'a> Trainer<'a> {
-    /// Prepares training of what `model` has to train; `keep` layers keep what their backward pass needs.
+    /// Prepares training of what `model` has to train.
     ///
     /// # Errors
     /// Request: nothing to train, or a teacher with another vocabulary.
-    pub fn new(model: &'a Model, teacher: Option<&'a Model>, settings: &HealSettings, keep: usize) -> Result<Self> {
+    pub fn new(
+        model: &'a Model,
+        teacher: Option<&'a Model>,
+        settings: &HealSettings,
+        spending: Spending,
+    ) -> Result<Self> {
         let parameters = parameters(model)?;
         if parameters.is_empty() {
             return Err(Error::request("nothing to train: no adapter and no whole layer"));
@@ -64,7 +69,7 @@ impl<'a> Trainer<'a> {
             dropout: settings.dropout,
             seed: settings.seed,
             pass_tokens: settings.pass_tokens,
-            keep,
+            spending,
         })
     }
 
@@ -100,14 +105,14 @@ impl<'a> Trainer<'a> {
         let step = self.optimiser.steps;
         // inside the pool, where every op is: not a thread that wakes the pool and sleeps for each of them
         let computed = rayon::scope(|_| self.gradients(rows));
-        let (sums, gradients, targets) = computed.context(|| format!("step {}", step + 1))?;
+        let (sums, mut gradients, targets) = computed.context(|| format!("step {}", step + 1))?;
         let norm = self.norm(&gradients).context(|| format!("step {}", step + 1))?;
         let (rate, clip) = (self.rates.rate(step), clip(norm, self.clip));
         self.optimiser.begin_step();
         let mut watch = FiniteWatch::new(self.parameters.len(), self.model.device())?;
         for (index, (name, parameter)) in self.parameters.iter().enumerate() {
-            if let Some(gradient) = gradients.get(name) {
-                self.optimiser.update(name, parameter, gradient, rate, clip)?;
+            if let Some(gradient) = gradients.remove(name) {
+                self.optimiser.update(name, parameter, &gradient, rate, clip)?;
                 watch.look(index, parameter)?;
             }
         }
@@ -147,7 +152,7 @@ impl<'a> Trainer<'a> {
             let settings = PassSettings {
                 factor: 1.0 / targets as f64,
                 noise: (self.dropout > 0.0).then_some(Noise { rate: self.dropout, seed: self.seed, draw }),
-                keep: self.keep,
+                spending: self.spending,
                 lesson,
             };
             let pass = pass(self.model, batch, &settings, &mut gradients)?;

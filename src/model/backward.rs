@@ -1,265 +1,225 @@
-//! A block's training pass: forward, keeping what the gradients need, and the vector-Jacobian product, walked by hand.
+//! A block's vector-Jacobian product, walked by hand.
 //!
 //! candle's own backward would build a graph of every small op, keep each intermediate, and fill and add a fresh buffer
-//! for every gradient. Here a block keeps nine tensors; norms, rotations and the MLP's activation are computed again.
+//! for every gradient. Here what was kept is used up on the way, some tokens at a time; norms, rotations and the MLP's
+//! activation are computed again.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::Tensor;
 
 use super::block::{Attend, Expand};
-use super::{Block, Linear, Parameter, Part, Pass};
+use super::chunks::{Gathered, rows};
+use super::training::{Kept, KeptAttention, KeptMlp, Low, Training};
+use super::{Block, Linear, Parameter, Part};
+use crate::Result;
 use crate::arch::Role;
-use crate::ops::{self, Attended, Heads, Mask};
-use crate::{Error, Result};
-
-/// Dropout of a training pass: masks are a function of these numbers, the layer and the module.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Noise {
-    /// Share of an adapter's inputs that is dropped.
-    pub rate: f64,
-    /// Seed of the run.
-    pub seed: u64,
-    /// Which pass of the run it is; below 2^40.
-    pub draw: u64,
-}
-
-/// What a training pass needs to know besides the batch.
-#[derive(Clone, Copy, Debug)]
-pub struct Training<'a> {
-    /// The batch, prepared.
-    pub pass: &'a Pass,
-    /// Place of the block in the stack.
-    pub place: usize,
-    /// Dropout, if any.
-    pub noise: Option<Noise>,
-}
-
-impl Training<'_> {
-    fn mask(&self, role: Role) -> Option<Mask> {
-        let noise = self.noise.filter(|noise| noise.rate > 0.0)?;
-        let stream = noise.draw << 24 | (self.place as u64) << 8 | role as u64;
-        Some(Mask { rate: noise.rate, seed: noise.seed, stream })
-    }
-}
-
-/// What a block keeps of its forward pass.
-#[derive(Debug)]
-pub struct Kept {
-    /// The residual stream that entered, `[t, d]`.
-    x: Tensor,
-    /// Projections, before norms of heads and rotation.
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attended: Attended,
-    /// The residual stream between attention and MLP, `[t, d]`.
-    middle: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    /// x·Aᵀ·scale of each adapter, `[t, r]`.
-    low: BTreeMap<Role, Tensor>,
-}
-
-/// Bytes that [`Kept`] takes for a token.
-#[must_use]
-pub fn kept_bytes_per_token(spec: &crate::arch::ModelSpec) -> u64 {
-    let attention = 2 * spec.heads * spec.head_dim + 2 * spec.kv_heads * spec.head_dim + spec.heads;
-    4 * (2 * spec.hidden_size + attention + 2 * spec.mlp_size) as u64
-}
+use crate::ops::{self, Heads};
 
 impl Linear {
-    /// [`Linear::forward`] with dropout; also the adapter's x·Aᵀ·scale.
-    fn forward_kept(
-        &self,
-        x: &Tensor,
-        training: &Training<'_>,
-        role: Role,
-        low: &mut BTreeMap<Role, Tensor>,
-    ) -> Result<Tensor> {
-        let y = match &self.adapter {
-            None => self.weight.linear(x)?,
-            Some(adapter) => {
-                let u = match training.mask(role) {
-                    Some(mask) => adapter.reduce(&ops::dropout(x, mask)?)?,
-                    None => adapter.reduce(x)?,
-                };
-                let y = self.weight.linear_plus(x, &u, &adapter.b)?;
-                low.insert(role, u);
-                y
-            }
-        };
-        let y = match &self.bias {
-            Some(bias) => ops::add(&y, bias)?,
-            None => y,
-        };
-        Ok(y)
-    }
-
-    /// Gradients of the layer's own parameters, and of `x` where it is wanted. `x` is asked for only if something is
-    /// trained here.
+    /// Gradients of the layer's own parameters, and of `x` where it is wanted, for the rows of the pass from `row` on.
+    /// `x` is asked for only if something is trained here.
     fn backward(
         &self,
         at: &mut Backward<'_>,
-        role: Role,
-        x: &Tensor,
+        (role, low): (Role, &Low),
+        x: Tensor,
         dy: &Tensor,
         wanted: bool,
     ) -> Result<Option<Tensor>> {
-        let dx = match &self.adapter {
-            None if wanted => Some(self.weight.linear_backward(dy, None)?),
-            None => None,
-            Some(adapter) => {
-                let u = at.kept.low.get(&role).ok_or_else(|| Error::work("a forward pass without its adapter"))?;
-                at.gradients.push((role, Part::B, ops::outer(dy, u)?));
-                let du = (ops::low_rank_up(dy, &adapter.b)? * adapter.scale)?;
-                let mask = at.training.mask(role);
-                let dropped = mask.map(|mask| ops::dropout(x, mask)).transpose()?;
-                at.gradients.push((role, Part::A, ops::outer(&du, dropped.as_ref().unwrap_or(x))?));
-                match mask {
-                    _ if !wanted => None,
-                    None => Some(self.weight.linear_backward(dy, Some((&du, &adapter.a)))?),
-                    Some(mask) => {
-                        let own = ops::dropout(&ops::low_rank_up(&du, &adapter.a)?, mask)?;
-                        Some(ops::add(&self.weight.linear_backward(dy, None)?, &own)?)
-                    }
-                }
-            }
-        };
         if at.whole {
-            at.gradients.push((role, Part::Weight, ops::outer(dy, x)?));
+            at.note(role, Part::Weight, ops::outer(dy, &x)?)?;
             if self.bias.is_some() {
-                at.gradients.push((role, Part::Bias, ops::sum_rows(dy)?));
+                at.note(role, Part::Bias, ops::sum_rows(dy)?)?;
             }
         }
-        Ok(dx)
+        let Some(adapter) = &self.adapter else {
+            drop(x);
+            return wanted.then(|| self.weight.linear_backward(dy, None)).transpose();
+        };
+        let mask = at.training.mask(role, at.row);
+        let du = (ops::low_rank_up(dy, &adapter.b)? * adapter.scale)?;
+        let dropped = match mask {
+            Some(mask) => ops::dropout(&x, mask)?,
+            None => x.clone(),
+        };
+        let reduced = match low.get(&role) {
+            Some(u) => u.clone(),
+            // a layer that is not computed again in full
+            None => adapter.reduce(&dropped)?,
+        };
+        at.note(role, Part::B, ops::outer(dy, &reduced)?)?;
+        at.note(role, Part::A, ops::outer(&du, &dropped)?)?;
+        // the inputs are as wide as what comes now
+        drop((x, dropped));
+        Ok(match mask {
+            _ if !wanted => None,
+            None => Some(self.weight.linear_backward(dy, Some((&du, &adapter.a)))?),
+            Some(mask) => {
+                let own = ops::dropout(&ops::low_rank_up(&du, &adapter.a)?, mask)?;
+                Some(self.weight.linear_backward_onto(dy, own)?)
+            }
+        })
     }
 }
 
 /// A backward pass on its way through a block.
 struct Backward<'a> {
     training: &'a Training<'a>,
-    kept: &'a Kept,
     whole: bool,
-    gradients: Vec<Parameter>,
+    /// The token that the chunk at work begins with.
+    row: usize,
+    gradients: BTreeMap<(Role, Part), Tensor>,
 }
 
 impl Block {
-    /// [`Block::forward`] with dropout, keeping what [`Block::backward`] needs.
-    ///
-    /// # Errors
-    /// The device's.
-    pub fn forward_kept(&self, x: &Tensor, training: &Training<'_>) -> Result<(Tensor, Kept)> {
-        let mut low = BTreeMap::new();
-        let normed = ops::rms_norm(x, &self.input_norm, self.eps)?;
-        let mut linear = |linear: &Linear, x: &Tensor, role| linear.forward_kept(x, training, role, &mut low);
-        let (q, k, v) = match &self.attend {
-            Attend::Split { q, k, v } => {
-                (linear(q, &normed, Role::Q)?, linear(k, &normed, Role::K)?, linear(v, &normed, Role::V)?)
-            }
-            Attend::Fused(qkv) => self.split_heads(&linear(qkv, &normed, Role::Qkv)?)?,
-        };
-        drop(normed);
-        let (turned_q, turned_k) = self.turn(&q, &k, training.pass)?;
-        let attended = ops::attention_kept(&turned_q, &turned_k, &v, &training.pass.layout, &self.heads)?;
-        let middle = ops::add(x, &linear(&self.o, &attended.out, Role::O)?)?;
-        let normed = ops::rms_norm(&middle, &self.post_norm, self.eps)?;
-        let (gate, up) = match &self.expand {
-            Expand::Split { gate, up } => (linear(gate, &normed, Role::Gate)?, linear(up, &normed, Role::Up)?),
-            Expand::Fused(gate_up) => self.split_mlp(&linear(gate_up, &normed, Role::GateUp)?)?,
-        };
-        drop(normed);
-        let y = ops::add(&middle, &linear(&self.down, &ops::swiglu(&gate, &up)?, Role::Down)?)?;
-        Ok((y, Kept { x: x.clone(), q, k, v, attended, middle, gate, up, low }))
-    }
-
-    /// From the gradient `dy` of what left the block to the gradients of its parameters and, where `wanted`, of what
-    /// entered it. Work below the lowest trained parameter is left out.
+    /// From the gradient `dy` `[t, d]` of what left the block to the gradients of its parameters and, where `wanted`, of
+    /// what entered it. Work below the lowest trained parameter is left out. What was kept is used up, and so is `dy`:
+    /// what is returned may lie in its place.
     ///
     /// # Errors
     /// The device's.
     pub fn backward(
         &self,
-        kept: &Kept,
+        kept: Kept,
         training: &Training<'_>,
-        dy: &Tensor,
+        dy: Tensor,
         wanted: bool,
     ) -> Result<(Option<Tensor>, Vec<Parameter>)> {
-        let mut at = Backward { training, kept, whole: self.whole, gradients: Vec::new() };
-        let below = wanted || self.trains_attention();
-        let dmiddle = self.mlp_backward(&mut at, dy, below)?;
-        let dx = match dmiddle {
-            Some(dmiddle) => self.attention_backward(&mut at, &dmiddle, wanted)?,
-            None => None,
+        let mut at = Backward { training, whole: self.whole, row: 0, gradients: BTreeMap::new() };
+        let Kept { x, attention, mlp } = kept;
+        let x = x.to_device(dy.device())?;
+        let attention = match attention {
+            Some(attention) => attention,
+            None => self.attention_kept(&x, training)?,
         };
-        Ok((dx, at.gradients))
+        // the gradient of the residual stream, from chunk to chunk that of one further down
+        let mut stream = Gathered::over(dy)?;
+        let mut dattended = Gathered::new(training.tokens());
+        let mut mlp = mlp.into_iter();
+        for chunk in training.chunks() {
+            let own = match mlp.next() {
+                Some(own) => own,
+                None => self.mlp_kept(&x, &attention.attended.out, &chunk, training)?,
+            };
+            at.row = chunk.start;
+            let below = wanted || self.trains_attention();
+            let (dmiddle, low) = self.mlp_backward(&mut at, own, &stream.rows(&chunk)?, below)?;
+            let Some(dmiddle) = dmiddle else { continue };
+            let (projects, out) = (wanted || self.trains_projections(), rows(&attention.attended.out, &chunk)?);
+            if let Some(part) = self.o.backward(&mut at, (Role::O, &low), out, &dmiddle, projects)? {
+                dattended.put(&chunk, part)?;
+            }
+            stream.put(&chunk, dmiddle)?;
+        }
+        if let Some(dattended) = dattended.some() {
+            self.attention_backward(&mut at, &x, attention, dattended, &mut stream, wanted)?;
+        }
+        let gradients = at.gradients.into_iter().map(|((role, part), gradient)| (role, part, gradient)).collect();
+        Ok((if wanted { stream.some() } else { None }, gradients))
     }
 
-    fn mlp_backward(&self, at: &mut Backward<'_>, dy: &Tensor, wanted: bool) -> Result<Option<Tensor>> {
-        let Kept { middle, gate, up, .. } = at.kept;
-        let expands = self.trains_expansion();
-        let active = ops::swiglu(gate, up)?;
-        let dactive = self.down.backward(at, Role::Down, &active, dy, wanted || expands)?;
-        drop(active);
-        let Some(dactive) = dactive else { return Ok(None) };
+    /// Of a chunk: the gradient of what came out of attention's half, where it is asked for.
+    fn mlp_backward(
+        &self,
+        at: &mut Backward<'_>,
+        kept: KeptMlp,
+        dy: &Tensor,
+        wanted: bool,
+    ) -> Result<(Option<Tensor>, Low)> {
+        let KeptMlp { middle, gate, up, low } = kept;
+        let active = ops::swiglu(&gate, &up)?;
+        let dactive = self.down.backward(at, (Role::Down, &low), active, dy, wanted || self.trains_expansion())?;
+        let Some(dactive) = dactive else { return Ok((None, low)) };
         let (dgate, dup) = ops::swiglu_backward(gate, up, &dactive)?;
         drop(dactive);
-        let normed = ops::rms_norm(middle, &self.post_norm, self.eps)?;
+        let normed = ops::rms_norm(&middle, &self.post_norm, self.eps)?;
         let below = wanted || at.whole;
         let dnormed = match &self.expand {
-            Expand::Split { gate, up } => sum(
-                gate.backward(at, Role::Gate, &normed, &dgate, below)?,
-                up.backward(at, Role::Up, &normed, &dup, below)?,
-            )?,
+            Expand::Split { gate, up } => {
+                let of_gate = gate.backward(at, (Role::Gate, &low), normed.clone(), &dgate, below)?;
+                drop(dgate);
+                sum(of_gate, up.backward(at, (Role::Up, &low), normed, &dup, below)?)?
+            }
             Expand::Fused(gate_up) => {
                 let both = Tensor::cat(&[dgate, dup], 1)?;
-                gate_up.backward(at, Role::GateUp, &normed, &both, below)?
+                gate_up.backward(at, (Role::GateUp, &low), normed, &both, below)?
             }
         };
-        let Some(dnormed) = dnormed else { return Ok(None) };
-        let dmiddle = at.norm(Role::PostNorm, middle, &self.post_norm, self.eps, &dnormed)?;
-        Ok(Some(ops::add(dy, &dmiddle)?))
+        let Some(dnormed) = dnormed else { return Ok((None, low)) };
+        let dmiddle = at.norm(Role::PostNorm, &middle, &self.post_norm, self.eps, &dnormed)?;
+        Ok((Some(ops::add(dy, &dmiddle)?), low))
     }
 
-    fn attention_backward(&self, at: &mut Backward<'_>, dmiddle: &Tensor, wanted: bool) -> Result<Option<Tensor>> {
-        let Kept { x, q, k, v, attended, .. } = at.kept;
-        let projects = self.trains_projections();
-        let dattended = self.o.backward(at, Role::O, &attended.out, dmiddle, wanted || projects)?;
-        let Some(dattended) = dattended else { return Ok(None) };
-        let pass = at.training.pass;
-        let (turned_q, turned_k) = self.turn(q, k, pass)?;
-        let (dq, dk, dv) = ops::attention_backward((&turned_q, &turned_k, v), attended, &dattended)?;
-        drop((turned_q, turned_k, dattended));
-        let dq = self.turn_back(at, Role::QNorm, q, dq)?;
-        let dk = self.turn_back(at, Role::KNorm, k, dk)?;
-        let normed = ops::rms_norm(x, &self.input_norm, self.eps)?;
+    /// Adds to the gradient of the residual stream what came through attention.
+    fn attention_backward(
+        &self,
+        at: &mut Backward<'_>,
+        x: &Tensor,
+        kept: KeptAttention,
+        dattended: Tensor,
+        stream: &mut Gathered,
+        wanted: bool,
+    ) -> Result<()> {
+        let KeptAttention { q, k, v, attended, low } = kept;
+        let (turned_q, turned_k) = self.turn(&q, &k, at.training.pass)?;
+        // only norms of heads ask for what was there before them
+        let unnormed = self.head_norms.is_some().then_some((q, k));
+        let (dq, dk, dv) = ops::attention_backward((&turned_q, &turned_k, &v), &attended, &dattended)?;
+        drop((turned_q, turned_k, v, attended, dattended));
         let below = wanted || at.whole;
-        let dnormed = match &self.attend {
-            Attend::Split { q, k, v } => {
-                let dq = q.backward(at, Role::Q, &normed, &dq, below)?;
-                let dk = k.backward(at, Role::K, &normed, &dk, below)?;
-                sum(sum(dq, dk)?, v.backward(at, Role::V, &normed, &dv, below)?)?
-            }
-            Attend::Fused(qkv) => {
-                let all = Tensor::cat(&[dq, dk, dv], 1)?;
-                qkv.backward(at, Role::Qkv, &normed, &all, below)?
-            }
-        };
-        let Some(dnormed) = dnormed else { return Ok(None) };
-        let dx = at.norm(Role::InputNorm, x, &self.input_norm, self.eps, &dnormed)?;
-        Ok(Some(ops::add(dmiddle, &dx)?))
+        for (chunk, low) in at.training.chunks().zip(&low) {
+            at.row = chunk.start;
+            let (q, k) = match &unnormed {
+                Some((q, k)) => (Some(rows(q, &chunk)?), Some(rows(k, &chunk)?)),
+                None => (None, None),
+            };
+            let dq = self.turn_back(at, Role::QNorm, q, rows(&dq, &chunk)?, &chunk)?;
+            let dk = self.turn_back(at, Role::KNorm, k, rows(&dk, &chunk)?, &chunk)?;
+            let dv = rows(&dv, &chunk)?;
+            let x = ops::recall(&rows(x, &chunk)?)?;
+            let normed = ops::rms_norm(&x, &self.input_norm, self.eps)?;
+            let dnormed = match &self.attend {
+                Attend::Split { q, k, v } => {
+                    let dq = q.backward(at, (Role::Q, low), normed.clone(), &dq, below)?;
+                    let dk = k.backward(at, (Role::K, low), normed.clone(), &dk, below)?;
+                    sum(sum(dq, dk)?, v.backward(at, (Role::V, low), normed, &dv, below)?)?
+                }
+                Attend::Fused(qkv) => {
+                    let all = Tensor::cat(&[dq, dk, dv], 1)?;
+                    qkv.backward(at, (Role::Qkv, low), normed, &all, below)?
+                }
+            };
+            let Some(dnormed) = dnormed else { continue };
+            let dx = at.norm(Role::InputNorm, &x, &self.input_norm, self.eps, &dnormed)?;
+            stream.put(&chunk, ops::add(&stream.rows(&chunk)?, &dx)?)?;
+        }
+        Ok(())
     }
 
-    /// From the gradient of a rotated and normed projection to that of the projection.
-    fn turn_back(&self, at: &mut Backward<'_>, role: Role, x: &Tensor, dy: Tensor) -> Result<Tensor> {
+    /// From the gradient of the rows `chunk` of a rotated and normed projection to that of the projection `x`, which
+    /// norms of heads ask for.
+    fn turn_back(
+        &self,
+        at: &mut Backward<'_>,
+        role: Role,
+        x: Option<Tensor>,
+        dy: Tensor,
+        chunk: &Range<usize>,
+    ) -> Result<Tensor> {
         let Heads { head_dim, .. } = self.heads;
-        let pass = at.training.pass;
-        let dy = if self.rotated { ops::rope_backward(&dy, &pass.cos, &pass.sin, head_dim)? } else { dy };
-        let Some((q_norm, k_norm)) = &self.head_norms else { return Ok(dy) };
+        let dy = if self.rotated {
+            let (cos, sin) = (rows(&at.training.pass.cos, chunk)?, rows(&at.training.pass.sin, chunk)?);
+            ops::rope_backward(&dy, &cos, &sin, head_dim)?
+        } else {
+            dy
+        };
+        let (Some((q_norm, k_norm)), Some(x)) = (&self.head_norms, x) else { return Ok(dy) };
         let norm = if role == Role::QNorm { q_norm } else { k_norm };
         let (t, width) = x.dims2()?;
         let heads = |x: &Tensor| x.reshape((t * width / head_dim, head_dim));
-        Ok(at.norm(role, &heads(x)?, norm, self.eps, &heads(&dy)?)?.reshape((t, width))?)
+        Ok(at.norm(role, &heads(&x)?, norm, self.eps, &heads(&dy)?)?.reshape((t, width))?)
     }
 
     fn trains_attention(&self) -> bool {
@@ -324,10 +284,22 @@ impl Block {
 }
 
 impl Backward<'_> {
+    /// Adds a chunk's part of a gradient.
+    fn note(&mut self, role: Role, part: Part, gradient: Tensor) -> Result<()> {
+        let sum = match self.gradients.remove(&(role, part)) {
+            Some(sum) => (sum + gradient)?,
+            None => gradient,
+        };
+        self.gradients.insert((role, part), sum);
+        Ok(())
+    }
+
     /// Gradient of a norm's input; its weight's is noted when the whole block is trained.
     fn norm(&mut self, role: Role, x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -> Result<Tensor> {
         let (dx, dweight) = ops::rms_norm_backward(x, weight, eps, dy, self.whole)?;
-        self.gradients.extend(dweight.map(|dweight| (role, Part::Weight, dweight)));
+        if let Some(dweight) = dweight {
+            self.note(role, Part::Weight, dweight)?;
+        }
         Ok(dx)
     }
 }

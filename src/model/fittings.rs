@@ -57,11 +57,13 @@ impl Fittings {
         let tensors = spec.layer_tensors(l).into_iter().map(|tensor| {
             let numbers = tensor.shape.iter().product::<usize>() as u64;
             let matrix = tensor.shape.len() == 2;
-            let four_bit = checkpoint.four_bit_state(&tensor.name).is_some() || self.four_bit.is_some();
+            let given = checkpoint.four_bit_state(&tensor.name).is_some();
             match checkpoint.tensors.get(&tensor.name) {
                 _ if self.is_whole(place) || !matrix => 4 * numbers,
-                // half a byte, and at most an f32 for every 64
-                _ if four_bit => numbers / 2 + numbers / 16,
+                // half a byte, and for every 64 a byte and for every 256 of those an f32
+                _ if self.four_bit == Some(true) && !given => numbers / 2 + numbers / 60,
+                // or an f32 for every 64
+                _ if given || self.four_bit.is_some() => numbers / 2 + numbers / 16,
                 entry => entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device)),
             }
         });

@@ -60,7 +60,9 @@ impl Head {
         Ok(Self { checkpoint, spec, device: device.clone(), whole, norm, weight: OnceLock::new() })
     }
 
-    pub(super) fn bytes(checkpoint: &Checkpoint, spec: &ModelSpec, whole: bool, device: &Device) -> u64 {
+    /// Bytes that the head's matrix takes in the memory of `device`, `whole` where it is trained.
+    #[must_use]
+    pub fn bytes(checkpoint: &Checkpoint, spec: &ModelSpec, whole: bool, device: &Device) -> u64 {
         let entry = checkpoint.index.tensors.get(spec.head_tensor(&checkpoint.index));
         let numbers = (spec.vocab_size * spec.hidden_size) as u64;
         if whole { 4 * numbers } else { entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device)) }
@@ -130,6 +132,7 @@ impl Head {
             })
             .transpose()?;
         let found = ops::objective(&normed, self.weight()?, targets, teacher, self.whole)?;
+        drop((normed, taught));
         let dnormed = (found.hidden * factor)?;
         let (dx, dnorm) = ops::rms_norm_backward(x, &self.norm, self.spec.norm_eps, &dnormed, self.whole)?;
         let dweight = found.head.map(|head| head * factor).transpose()?;

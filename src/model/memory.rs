@@ -119,10 +119,10 @@ pub(super) fn pass_tokens(
     usize::try_from(tokens).unwrap_or(most).clamp(1, most)
 }
 
-/// Bytes of the embedding on a GPU; in main memory its rows are read when they are needed.
-fn embedding_bytes(checkpoint: &Checkpoint, spec: &ModelSpec, device: &Device) -> u64 {
+/// Bytes of the embedding where it is in memory as a whole.
+fn embedding_bytes(checkpoint: &Checkpoint, spec: &ModelSpec, options: &ModelOptions) -> u64 {
     let entry = checkpoint.index.tensors.get(spec.embedding_tensor(&checkpoint.index));
-    if device.is_cuda() { entry.map_or(0, |entry| entry.len) } else { 0 }
+    if options.holds_embedding() { entry.map_or(0, |entry| entry.len) } else { 0 }
 }
 
 /// How a model fits into the budget.
@@ -146,7 +146,7 @@ impl Fit {
         let layer_bytes = |(place, layer): (usize, &usize)| fittings.bytes(checkpoint, spec, (*layer, place), device);
         let layers = || places.iter().enumerate().map(layer_bytes);
         let head_bytes = Head::bytes(checkpoint, spec, fittings.whole_from.is_some(), device);
-        let head_bytes = head_bytes + embedding_bytes(checkpoint, spec, device);
+        let head_bytes = head_bytes + embedding_bytes(checkpoint, spec, options);
         let resident = head_bytes + layers().sum::<u64>();
         let streamed = head_bytes + 2 * layers().max().unwrap_or(0);
         let at_once = tokens_at_once(device);

@@ -8,6 +8,7 @@ mod backward;
 mod batch;
 mod block;
 mod cache;
+mod chunks;
 mod fittings;
 pub mod four_bit;
 mod generate;
@@ -18,8 +19,8 @@ mod loss;
 pub mod memory;
 pub mod peak;
 mod stack;
+mod training;
 
-pub use backward::{Kept, Noise, Training, kept_bytes_per_token};
 pub use batch::Batch;
 pub use block::{Block, Pass};
 pub use cache::Cache;
@@ -30,6 +31,7 @@ pub use linear::Linear;
 pub use loss::Loss;
 pub use memory::{Budget, Fit};
 pub use stack::Residency;
+pub use training::{Kept, Noise, Spending, Training};
 
 use std::sync::{Arc, OnceLock};
 
@@ -88,6 +90,9 @@ pub struct ModelOptions {
     pub beside: u64,
     /// Forces where the layers are; `None` lets the budget decide.
     pub residency: Option<Residency>,
+    /// Whether the embedding's rows are read when they are needed on a GPU too: training has a use for its memory, and
+    /// enough to do that the reading does not count.
+    pub rows_on_host: bool,
 }
 
 impl Default for ModelOptions {
@@ -99,7 +104,15 @@ impl Default for ModelOptions {
             places: None,
             beside: 0,
             residency: None,
+            rows_on_host: false,
         }
+    }
+}
+
+impl ModelOptions {
+    /// Whether the embedding is in memory as a whole.
+    fn holds_embedding(&self) -> bool {
+        self.device.is_cuda() && !self.rows_on_host
     }
 }
 
@@ -110,8 +123,8 @@ pub struct Model {
     spec: Arc<ModelSpec>,
     stack: Stack,
     head: Head,
-    /// The embedding's rows on a GPU, read when the first tokens come; in main memory rows are read one by one.
-    embedding: OnceLock<Tensor>,
+    /// The embedding on a GPU, read when the first tokens come; without it rows are read one by one.
+    embedding: Option<OnceLock<Tensor>>,
     device: Device,
     budget: Budget,
     /// Weights in memory at once: all layers and the head, or two layers and the head.
@@ -141,7 +154,8 @@ impl Model {
             Stack::open(checkpoint.clone(), spec.clone(), places, fittings, fit.residency, &options.device, progress)?;
         let weight_bytes = fit.weight_bytes;
         let (device, budget) = (options.device.clone(), options.budget);
-        Ok(Self { checkpoint, spec, stack, head, embedding: OnceLock::new(), device, budget, weight_bytes })
+        let embedding = options.holds_embedding().then(OnceLock::new);
+        Ok(Self { checkpoint, spec, stack, head, embedding, device, budget, weight_bytes })
     }
 
     /// What the model is.
@@ -213,14 +227,14 @@ impl Model {
         }
         let shape = [self.spec.vocab_size, self.spec.hidden_size];
         let name = self.spec.embedding_tensor(&self.checkpoint.index);
-        if !self.device.is_cuda() {
-            return self.checkpoint.gather_rows(name, &shape, &batch.ids);
-        }
-        let rows = match self.embedding.get() {
+        let Some(embedding) = &self.embedding else {
+            return Ok(self.checkpoint.gather_rows(name, &shape, &batch.ids)?.to_device(&self.device)?);
+        };
+        let rows = match embedding.get() {
             Some(rows) => rows,
             None => {
                 let rows = ops::as_stored_on(&self.checkpoint.load(name, &shape, &Device::Cpu)?, &self.device)?;
-                self.embedding.get_or_init(|| rows)
+                embedding.get_or_init(|| rows)
             }
         };
         ops::gather(rows, &batch.ids)

@@ -18,6 +18,9 @@ pub struct Mask {
     pub seed: u64,
     /// Different for every use.
     pub stream: u64,
+    /// Rows of the same tensor that come before the first one: a tensor that is masked some rows at a time gets the mask
+    /// of the whole.
+    pub row: usize,
 }
 
 /// Sets a share of the numbers to zero and divides the others by what is left of one; `x` is `[t, i]` f32. Gradient for
@@ -46,14 +49,14 @@ impl Mask {
     /// The same mask as on the CPU.
     fn on_gpu(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.contiguous()?;
-        let n = x.elem_count();
+        let (n, first) = (x.elem_count(), self.row * x.dim(1)?);
         let y = cuda::empty(x.shape(), x.dtype(), x.device())?;
         let seed = ChaCha8Rng::seed_from_u64(self.seed).get_seed();
         let key = seed.as_chunks::<8>().0.iter().map(|eight| Arg::Size(u64::from_le_bytes(*eight) as usize));
-        let mut args = vec![Arg::Tensor(&x), Arg::Tensor(&y), Arg::Size(n)];
+        let mut args = vec![Arg::Tensor(&x), Arg::Tensor(&y), Arg::Size(n), Arg::Size(first)];
         args.extend(key);
         args.extend([Arg::Size(self.stream as usize), Arg::Size(self.limit() as usize), Arg::Float(self.keep())]);
-        cuda::launch(&cuda::named("dropout", &[x.dtype()]), Grid::over(n.div_ceil(16)), &args)?;
+        cuda::launch(&cuda::named("dropout", &[x.dtype()]), Grid::over((first % 16 + n).div_ceil(16)), &args)?;
         Ok(y)
     }
 }
@@ -74,7 +77,7 @@ impl CustomOp1 for Mask {
         y.par_chunks_mut(rows * width).enumerate().for_each(|(chunk, y)| {
             let mut random = ChaCha8Rng::seed_from_u64(self.seed);
             random.set_stream(self.stream);
-            random.set_word_pos((chunk * rows * width) as u128);
+            random.set_word_pos(((self.row + chunk * rows) * width) as u128);
             for (row, y) in y.chunks_exact_mut(width).enumerate() {
                 for (y, x) in y.iter_mut().zip(x.row(chunk * rows + row)) {
                     *y = if random.next_u32() < limit { 0.0 } else { x * keep };
@@ -98,7 +101,7 @@ mod tests {
     #[test]
     fn keeps_the_mean_and_repeats() {
         let x = Tensor::ones((300, 257), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let mask = Mask { rate: 0.25, seed: 3, stream: 9 };
+        let mask = Mask { rate: 0.25, seed: 3, stream: 9, row: 0 };
         let numbers = |mask| dropout(&x, mask).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let y = numbers(mask);
         assert!(y.iter().all(|y| *y == 0.0 || *y == 1.0 / 0.75));
@@ -107,15 +110,17 @@ mod tests {
         assert_eq!(y, numbers(mask));
         assert_ne!(y, numbers(Mask { stream: 10, ..mask }));
         assert_ne!(y, numbers(Mask { seed: 4, ..mask }));
-        let part = dropout(&x.narrow(0, 0, 70).unwrap(), mask).unwrap();
-        assert_eq!(part.flatten_all().unwrap().to_vec1::<f32>().unwrap(), y[..70 * 257]);
+        for row in [0, 1, 64, 230] {
+            let part = dropout(&x.narrow(0, row, 70).unwrap(), Mask { row, ..mask }).unwrap();
+            assert_eq!(part.flatten_all().unwrap().to_vec1::<f32>().unwrap(), y[row * 257..][..70 * 257]);
+        }
         assert!(numbers(Mask { rate: 0.0, ..mask }).iter().all(|y| *y == 1.0));
     }
 
     #[test]
     fn the_gradient_is_the_mask() {
         let x = Var::ones((5, 40), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let y = dropout(&x, Mask { rate: 0.5, seed: 0, stream: 0 }).unwrap();
+        let y = dropout(&x, Mask { rate: 0.5, seed: 0, stream: 0, row: 0 }).unwrap();
         let grads = y.sum_all().unwrap().backward().unwrap();
         let numbers = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(numbers(grads.get(&x).unwrap()), numbers(&y));

@@ -1,6 +1,6 @@
 //! Losses over the vocabulary with their gradients, a few rows at a time, so that the logits of all rows never exist.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::cuda::{self, Arg, Grid, plain as as_it_is, turned};
@@ -95,7 +95,7 @@ fn on_gpu(
     let other_matrix = teacher.map(|teacher| cuda::operand(teacher.head)).transpose()?;
     let dhidden = Tensor::zeros(hidden.shape(), DType::F32, device)?;
     let dhead = of_head.then(|| Tensor::zeros((v, d), DType::F32, device)).transpose()?;
-    let rows = (GPU_LOGITS / v).max(1);
+    let rows = gpu_rows_at_once(v);
     let mut sums = Sums::default();
     for targets in targets.chunks(rows) {
         let n = targets.len();
@@ -158,15 +158,27 @@ const GPU_LOGITS: usize = 64 << 20;
 /// Rows whose logits exist at one time, at least and at most.
 const ROWS: (usize, usize) = (32, 512);
 
+/// Rows whose logits over a vocabulary of `v` exist at one time on a GPU.
+fn gpu_rows_at_once(v: usize) -> usize {
+    (GPU_LOGITS / v.max(1)).max(1)
+}
+
 /// Rows of `count` whose logits over a vocabulary of `v` exist at one time.
 fn rows_at_once(count: usize, v: usize) -> usize {
     (LOGITS / v.max(1)).clamp(ROWS.0, ROWS.1).min(count)
 }
 
-/// Bytes that [`objective`] takes on a CPU for `rows` of `d` numbers and a vocabulary of `v`, besides its result.
+/// Bytes that [`objective`] takes on `device` for `rows` of `d` numbers and a vocabulary of `v`, besides its result;
+/// `taught` where there is a teacher.
 #[must_use]
-pub fn objective_bytes(rows: usize, d: usize, v: usize) -> u64 {
-    4 * (rows_at_once(rows, v) * (v + 2 * d)) as u64
+pub fn objective_bytes(rows: usize, (d, v): (usize, usize), taught: bool, device: &Device) -> u64 {
+    let teachers = if taught { v + d } else { 0 };
+    if !device.is_cuda() {
+        return 4 * (rows_at_once(rows, v) * (v + 2 * d + teachers)) as u64;
+    }
+    // logits and rows once more in the type of the products
+    let (rows, narrow) = (gpu_rows_at_once(v).min(rows), if cuda::products() == DType::BF16 { 2 } else { 0 });
+    (rows * (4 * (v + 2 * d + teachers) + narrow * (v + d))) as u64
 }
 
 /// A loss to compute with whatever head.
@@ -290,7 +302,7 @@ fn distilled(logits: &mut [f32], token: usize, teacher_logits: &[f32], teacher: 
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{D, DType, Device, Var};
+    use candle_core::{D, Var};
 
     use super::*;
     use crate::ops::testing::{assert_close, assert_same_on_any_threads, random};

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor};
 
-use super::cuda;
+use super::cuda::{self, Arg, Grid};
 use super::exp::exp;
 use super::rows::{Held, Rows, by_rows, filled_rows};
 use crate::{Error, Result};
@@ -22,19 +22,24 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     Ok(by_rows(gate)?.apply_op2(&by_rows(up)?, SwiGlu)?)
 }
 
-/// The gradients of [`swiglu`] by themselves, of gate and up.
+/// The gradients of [`swiglu`] by themselves, of gate and up, which are used up: on a GPU their gradients lie where they
+/// lay.
 ///
 /// # Errors
 /// Shapes that differ, or a device without this kernel.
-pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+pub fn swiglu_backward(gate: Tensor, up: Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
     if gate.dims2()? != dy.dims2()? || up.dims2()? != dy.dims2()? {
         return Err(Error::work(format!("swiglu: gate is {:?}, dy {:?}", gate.shape(), dy.shape())));
     }
     if dy.device().is_cuda() {
-        let [dgate, dup] = cuda::each("swiglu_backward", &[gate, up, dy])?;
-        return Ok((dgate, dup));
+        let (gate, up) = (gate.contiguous()?, up.contiguous()?);
+        let (dy, n) = (cuda::in_type(dy, gate.dtype())?, gate.elem_count());
+        let tensors = [&gate, &up, &dy, &gate, &up].map(Arg::Tensor);
+        let kernel = cuda::named("swiglu_backward", &[gate.dtype()]);
+        cuda::launch(&kernel, Grid::over_eights(n), &[&tensors[..], &[Arg::Size(n)]].concat())?;
+        return Ok((gate, up));
     }
-    Ok(SwiGlu.gradients(&by_rows(gate)?, &by_rows(up)?, dy)?)
+    Ok(SwiGlu.gradients(&by_rows(&gate)?, &by_rows(&up)?, dy)?)
 }
 
 struct SwiGlu;

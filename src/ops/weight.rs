@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout as Strides, Shape, Tensor, bail};
 
+use super::add;
 use super::cuda::{self, Arg, Grid, plain, turned};
 use super::linear::{WithWeight, with_dense};
 use super::matmul::{LowRank, Matrix, Target, Weight, product, product_back};
@@ -85,6 +86,19 @@ impl WeightMatrix {
         }
         let low = low.map(|(du, a)| Ok::<_, Error>((by_rows(du)?, by_rows(a)?))).transpose()?;
         Ok(by_rows(dy)?.apply_op1_no_bwd(&Backward { weight: self.clone(), low })?)
+    }
+
+    /// dy·W + own, `own` `[t, i]`, which is used up: on a GPU the sum lies in its place.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or a device without this kernel.
+    pub fn linear_backward_onto(&self, dy: &Tensor, own: Tensor) -> Result<Tensor> {
+        self.fits("dy", dy, self.shape()?.0)?;
+        if dy.device().is_cuda() {
+            cuda::multiply(plain(dy), plain(&self.on_gpu()?), &own, true)?;
+            return Ok(own);
+        }
+        add(&self.linear_backward(dy, None)?, &own)
     }
 
     /// The same matrix in four bits; one that is already is left as it is.

@@ -15,7 +15,7 @@ use prune::checkpoint::Checkpoint;
 use prune::heal::{HealSettings, Trainer, fittings};
 use prune::importance::{METRICS, Probe, Watch};
 use prune::model::lora::Adapters;
-use prune::model::{Batch, Budget, Model, ModelOptions, Observer, Residency};
+use prune::model::{Batch, Budget, Model, ModelOptions, Observer, Residency, Spending};
 use prune::ops::{self, Heads, Layout, WeightMatrix};
 use prune::progress::Silent;
 use serde_json::{Map, Value, json};
@@ -250,7 +250,7 @@ fn benchmarks() {
     let mut fittings = fittings(&spec, &settings);
     fittings.adapters = Some(Arc::new(Adapters::new(&spec, &settings.lora(), 0, device).unwrap()));
     let started = Instant::now();
-    let model = Model::open(checkpoint, &ModelOptions { fittings, ..options }, &Silent).unwrap();
+    let model = Model::open(checkpoint, &ModelOptions { fittings, rows_on_host: true, ..options }, &Silent).unwrap();
     eprintln!("load in NF4  {:.1} s, {:.2} GiB on the device", started.elapsed().as_secs_f64(), before - free());
     let text = rows(2, len, spec.vocab_size);
     let work = |kept: usize| {
@@ -259,7 +259,7 @@ fn benchmarks() {
         flops(&spec, 2 * len, len) * (2.0 + recomputed) + head as f64
     };
     for (kept, what) in [(0, "QLoRA, layers computed again  "), (layers, "QLoRA, everything kept        ")] {
-        let mut trainer = Trainer::new(&model, None, &settings, kept).unwrap();
+        let mut trainer = Trainer::new(&model, None, &settings, Spending::on(device, kept)).unwrap();
         let seconds = best(2, device, || {
             trainer.step(&text).unwrap();
         });

@@ -8,7 +8,7 @@ use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
 use prune::heal::{HealSettings, Quant, Train, Trainer, fittings, parameters};
 use prune::model::lora::Adapters;
-use prune::model::{Model, ModelOptions, Residency};
+use prune::model::{Model, ModelOptions, Residency, Spending};
 use prune::ops;
 use prune::progress::Silent;
 use safetensors::Dtype;
@@ -32,7 +32,8 @@ fn open(dir: &Path, device: &Device, settings: &HealSettings) -> Model {
         fittings.adapters = Some(Arc::new(adapters));
     }
     let residency = Some(Residency::Resident);
-    let options = ModelOptions { device: device.clone(), fittings, residency, ..ModelOptions::default() };
+    let options =
+        ModelOptions { device: device.clone(), fittings, residency, rows_on_host: true, ..ModelOptions::default() };
     let model = Model::open(checkpoint, &options, &Silent).unwrap();
     for (index, (name, parameter)) in parameters(&model).unwrap().iter().enumerate() {
         if name.contains("lora_") {
@@ -49,7 +50,7 @@ fn rows() -> Vec<Vec<u32>> {
 }
 
 /// The loss and every gradient, for adapters or whole layers with head and norms, frozen weights whole or in four bits,
-/// with dropout, with and without computing layers again.
+/// with dropout, with and without computing layers again, some tokens at a time, from inputs here or in main memory.
 #[test]
 fn gradients_are_the_cpus() {
     for (dtype, tolerance) in [("f32", 5e-5), ("bf16", 0.06)] {
@@ -57,15 +58,18 @@ fn gradients_are_the_cpus() {
         for (family, config) in families() {
             let dir = tempfile::tempdir().unwrap();
             write(dir.path(), &config, Dtype::F32);
-            for (train, quant, dropout, keep) in [
-                (Train::Lora, Quant::None, 0.0, 9),
-                (Train::Lora, Quant::Nf4, 0.3, 0),
-                (Train::Last(2), Quant::None, 0.0, 1),
+            for (train, quant, dropout, layers_kept, tokens_at_once, inputs_on_host) in [
+                (Train::Lora, Quant::None, 0.0, 9, 64, false),
+                (Train::Lora, Quant::Nf4, 0.3, 0, 64, false),
+                (Train::Lora, Quant::Nf4, 0.3, 1, 13, true),
+                (Train::Last(2), Quant::None, 0.0, 1, 20, false),
             ] {
+                let spending = Spending { layers_kept, tokens_at_once, inputs_on_host };
                 let settings = settings(train, quant, dropout);
                 let (ours, theirs) =
                     (open(dir.path(), &gpu.device, &settings), open(dir.path(), &Device::Cpu, &settings));
-                let gradients = |model| Trainer::new(model, None, &settings, keep).unwrap().gradients(&rows()).unwrap();
+                let gradients =
+                    |model| Trainer::new(model, None, &settings, spending).unwrap().gradients(&rows()).unwrap();
                 let (found, expected) = (gradients(&ours), gradients(&theirs));
                 let what = format!("{family} {dtype} {train} {quant:?}");
                 let (loss, own) = (found.0.loss / found.2 as f64, expected.0.loss / expected.2 as f64);
@@ -97,7 +101,7 @@ fn steps_are_the_cpus() {
     let run = |device: &Device| {
         let model = open(dir.path(), device, &settings);
         let teacher = open(dir.path(), device, &HealSettings { quant: Quant::None, ..settings.clone() });
-        let mut trainer = Trainer::new(&model, Some(&teacher), &settings, 1).unwrap();
+        let mut trainer = Trainer::new(&model, Some(&teacher), &settings, Spending::on(device, 1)).unwrap();
         let reports: Vec<_> = (0..4).map(|_| trainer.step(&rows()).unwrap()).collect();
         let parameters: Vec<(String, Tensor)> = trainer.parameters().to_vec();
         (reports, parameters)

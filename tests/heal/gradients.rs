@@ -10,7 +10,7 @@ use prune::checkpoint::{Checkpoint, read_json};
 use prune::heal::{Gradients, HealSettings, Quant, Train, Trainer, parameters, targets};
 use prune::model::four_bit;
 use prune::model::lora::Adapters;
-use prune::model::{Batch, Fittings, Model, ModelOptions, Pass, Residency};
+use prune::model::{Batch, Fittings, Model, ModelOptions, Pass, Residency, Spending};
 use prune::ops::{self, Nf4Weight, nf4::Scales};
 use prune::progress::Silent;
 use serde_json::{Map, Value, json};
@@ -44,7 +44,11 @@ fn families() -> Vec<(&'static str, Map<String, Value>)> {
 }
 
 fn gradients(model: &Model, settings: &HealSettings, keep: usize) -> (f64, Gradients) {
-    let trainer = Trainer::new(model, None, settings, keep).unwrap();
+    gradients_with(model, settings, Spending::on(&Device::Cpu, keep))
+}
+
+fn gradients_with(model: &Model, settings: &HealSettings, spending: Spending) -> (f64, Gradients) {
+    let trainer = Trainer::new(model, None, settings, spending).unwrap();
     let (sums, gradients, targets) = trainer.gradients(&rows()).unwrap();
     (sums.loss / targets as f64, gradients)
 }
@@ -117,7 +121,7 @@ fn equals_finite_differences() {
             let model = open(dir.path(), &settings);
             let parameters = parameters(&model).unwrap();
             shake(&parameters, 2);
-            let trainer = Trainer::new(&model, None, &settings, 1).unwrap();
+            let trainer = Trainer::new(&model, None, &settings, Spending::on(&Device::Cpu, 1)).unwrap();
             let loss = || {
                 let (sums, _, targets) = trainer.gradients(&rows()).unwrap();
                 sums.loss / targets as f64
@@ -168,6 +172,35 @@ fn memory_and_passes_change_nothing() {
             let (other, gradients) = gradients(&model, &apart, 0);
             assert!((loss - other).abs() < 1e-6);
             assert!(all.iter().all(|(name, gradient)| difference(gradient, &gradients[name]) < 1e-6));
+        }
+    }
+}
+
+/// Some tokens at a time give what all of them give, the same dropout included, for every family, adapters or whole
+/// layers, whether layers are kept or computed again; as many at a time as there are give the same bits.
+#[test]
+fn tokens_at_once_change_only_sums() {
+    for (family, config) in families() {
+        let dir = tempfile::tempdir().unwrap();
+        write_random(dir.path(), &config);
+        for (train, quant) in [(Train::Lora, Quant::Nf4), (Train::Last(2), Quant::None)] {
+            let target = "all-linear".parse().unwrap();
+            let settings = HealSettings { train, quant, target, dropout: 0.4, ..plain() };
+            let model = open(dir.path(), &settings);
+            shake(&parameters(&model).unwrap(), 6);
+            let (loss, all) = gradients(&model, &settings, 9);
+            for (tokens_at_once, layers_kept) in [(39, 0), (38, 9), (16, 0), (7, 1), (1, 9)] {
+                let spending = Spending { layers_kept, tokens_at_once, inputs_on_host: false };
+                let (other, some) = gradients_with(&model, &settings, spending);
+                let what = format!("{family}, {train}, {tokens_at_once} at once");
+                let tolerance = if tokens_at_once == 39 { 0.0 } else { 1e-5 };
+                assert!((loss - other).abs() <= tolerance * loss, "{what}: {loss} {other}");
+                assert_eq!(all.keys().collect::<Vec<_>>(), some.keys().collect::<Vec<_>>());
+                for (name, gradient) in &all {
+                    let (off, size) = (difference(gradient, &some[name]), largest(gradient));
+                    assert!(size > 1e-7 && off <= tolerance * size, "{what}: {name} is off by {off:e} of {size:e}");
+                }
+            }
         }
     }
 }
@@ -224,7 +257,7 @@ fn golden_case(name: &str, checkpoint: &Path, goldens: &Path, exact: bool) {
     for (name, parameter) in parameters(&model).unwrap() {
         set(&parameter, &init[&format!("init.{name}")]);
     }
-    let mut trainer = Trainer::new(&model, None, &settings, 99).unwrap();
+    let mut trainer = Trainer::new(&model, None, &settings, Spending::on(&Device::Cpu, 99)).unwrap();
     let (_, gradients, _) = trainer.gradients(&rows).unwrap();
     let (mut compared, mut worst) = (0, 0f64);
     for (name, gradient) in &gradients {

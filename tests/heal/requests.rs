@@ -196,6 +196,14 @@ fn what_it_would_take() {
     let whole = dry("--train lm-head+last2");
     assert_eq!(whole["flops_per_step"], json!(16.0 * f64::from(4 * 4096 + 2 * (3840 + 640 + 3840) + 3 * 2048)));
     assert!(lora["seconds"].as_f64().unwrap() > 0.0 && lora["memory"].as_u64().unwrap() > 0);
+    // sixteen tokens enter four layers, or the two that are trained, as sixteen numbers each
+    let spent = |estimate: &Value| {
+        [&estimate["inputs"], &estimate["layers_kept"], &estimate["inputs_on_host"]].map(Value::clone)
+    };
+    assert_eq!(spent(&lora), [json!(4096), json!(4), json!(false)]);
+    assert_eq!(spent(&whole), [json!(2048), json!(2), json!(false)]);
+    let tight = dry("--steps 10 --memory 81MiB");
+    assert!(tight["memory"].as_u64() <= Some(81 << 20), "{tight}");
     let said = desk.run("heal model --data text.jsonl --seq-len 8 --dry-run").stdout;
     let said = String::from_utf8_lossy(&said);
     assert!(said.contains("memory") && said.contains("disk") && said.contains("estimated"), "{said}");

@@ -117,11 +117,14 @@ KERNEL rope_bf16(const uint16_t *x, const float *cosine, const float *sine, uint
 #define QUARTER(a, b, c, d)                                                                                            \
     a += b, d = TURN(d ^ a, 16), c += d, b = TURN(b ^ c, 12), a += b, d = TURN(d ^ a, 8), c += d, b = TURN(b ^ c, 7)
 
-// Word i of the ChaCha8 stream decides on number i: the same mask as on the CPU. A thread makes a block of 16 words.
+// Word first + i of the ChaCha8 stream decides on number i: the same mask as on the CPU. A thread makes a block of 16
+// words; the words of the first block that come before `first` are nobody's.
 template <typename T>
-__device__ void drop(const T *x, T *y, size_t n, size_t key0, size_t key1, size_t key2, size_t key3, size_t stream,
-                     size_t limit, float keep) {
-    for (size_t block = first_element(); block * 16 < n; block += all_threads()) {
+__device__ void drop(const T *x, T *y, size_t n, size_t first, size_t key0, size_t key1, size_t key2, size_t key3,
+                     size_t stream, size_t limit, float keep) {
+    const size_t before = first % 16;
+    for (size_t own = first_element(); own * 16 < before + n; own += all_threads()) {
+        const size_t block = first / 16 + own;
         const uint32_t start[16] = {0x61707865u,           0x3320646eu,
                                     0x79622d32u,           0x6b206574u,
                                     (uint32_t)key0,        (uint32_t)(key0 >> 32),
@@ -142,14 +145,14 @@ __device__ void drop(const T *x, T *y, size_t n, size_t key0, size_t key1, size_
             QUARTER(w[2], w[7], w[8], w[13]);
             QUARTER(w[3], w[4], w[9], w[14]);
         }
-        bool eights = block * 16 + 16 <= n && in_eights(0, x, y);
+        bool eights = before == 0 && own * 16 + 16 <= n && in_eights(0, x, y);
 #pragma unroll
         for (int i = 0; i < 16; i += 8) {
             over(8, eights, 0, 1, [&](auto width, size_t j) {
                 const int W = width.NUMBERS;
                 float numbers[W];
-                size_t at = block * 16 + i + j;
-                if (at >= n) return;
+                size_t word = own * 16 + i + j, at = word - before;
+                if (word < before || at >= n) return;
                 load<W>(numbers, x + at);
                 for (int l = 0; l < W; l++) {
                     numbers[l] = w[i + j + l] + start[i + j + l] < (uint32_t)limit ? 0.0f : numbers[l] * keep;
@@ -159,13 +162,13 @@ __device__ void drop(const T *x, T *y, size_t n, size_t key0, size_t key1, size_
         }
     }
 }
-KERNEL dropout_f32(const float *x, float *y, size_t n, size_t key0, size_t key1, size_t key2, size_t key3, size_t stream,
-                   size_t limit, float keep) {
-    drop(x, y, n, key0, key1, key2, key3, stream, limit, keep);
+KERNEL dropout_f32(const float *x, float *y, size_t n, size_t first, size_t key0, size_t key1, size_t key2, size_t key3,
+                   size_t stream, size_t limit, float keep) {
+    drop(x, y, n, first, key0, key1, key2, key3, stream, limit, keep);
 }
-KERNEL dropout_bf16(const uint16_t *x, uint16_t *y, size_t n, size_t key0, size_t key1, size_t key2, size_t key3,
-                    size_t stream, size_t limit, float keep) {
-    drop(x, y, n, key0, key1, key2, key3, stream, limit, keep);
+KERNEL dropout_bf16(const uint16_t *x, uint16_t *y, size_t n, size_t first, size_t key0, size_t key1, size_t key2,
+                    size_t key3, size_t stream, size_t limit, float keep) {
+    drop(x, y, n, first, key0, key1, key2, key3, stream, limit, keep);
 }
 
 // Raises the flag where a number is not finite.

@@ -1,0 +1,194 @@
+//! What a training step takes of memory, counted before anything is loaded.
+//!
+//! A pass is dearest at one of three places: at the loss, in the backward pass of attention, which looks at all tokens,
+//! or in that of an MLP, which looks at some of them at a time. What waits for the backward pass is all there at the
+//! first of them and gone at the last; gradients come as it goes.
+
+use candle_core::Device;
+
+use super::settings::{HealSettings, Quant, Train};
+use crate::arch::ModelSpec;
+use crate::checkpoint::Checkpoint;
+use crate::model::Spending;
+use crate::ops;
+
+/// What the allocator keeps.
+const SLACK: u64 = 16 << 20;
+
+/// What decides how many bytes a step takes, all in bytes.
+pub(super) struct Needs {
+    /// There throughout: weights, adapters, moments, what a teacher gives.
+    pub(super) fixed: u64,
+    pub(super) gradients: u64,
+    /// What enters a layer, and what a layer keeps besides.
+    pub(super) input: u64,
+    kept: u64,
+    /// Layers from the lowest trained one up: what is below keeps nothing.
+    pub(super) walked: u64,
+    /// The three dearest places.
+    loss: u64,
+    attention: u64,
+    around_mlp: u64,
+    mlp_per_token: u64,
+    tokens: u64,
+    /// Whether gradients are there only after what waits has gone.
+    in_turn: bool,
+}
+
+impl Needs {
+    /// Counts for `fixed` bytes of weights, adapters and moments and `trained` numbers.
+    pub(super) fn new(
+        checkpoint: &Checkpoint,
+        spec: &ModelSpec,
+        settings: &HealSettings,
+        device: &Device,
+        (fixed, trained): (u64, u64),
+    ) -> Self {
+        let (d, heads, mlp) = (spec.hidden_size as u64, spec.heads as u64, spec.mlp_size as u64);
+        let (q, kv) = (heads * spec.head_dim as u64, (spec.kv_heads * spec.head_dim) as u64);
+        let of_step = (settings.seq_len * settings.batch) as u64;
+        let tokens = (settings.pass_tokens.max(settings.seq_len) as u64).min(of_step);
+        let taught = settings.teacher.is_some();
+        let lessons = if taught { 4 * d * of_step } else { 0 };
+        let logits = ops::objective_bytes(tokens as usize, (spec.hidden_size, spec.vocab_size), taught, device);
+        let whole = settings.train != Train::Lora;
+        // norms of heads are undone with what was there before them
+        let unnormed = if spec.qk_norm { q + kv } else { 0 };
+        let rotations = spec.rope.rotary_dim as u64;
+        // what products take and give; the residual stream, its gradient and what is said of a head are f32
+        let narrow = ops::remembered_bytes(device);
+        // gradients of the stream, of q, k, v and the output beside themselves, and two numbers for each head
+        let attention = tokens * (4 * (d + 2 * heads + rotations) + narrow * (4 * (q + kv) + unnormed));
+        let beside = beside_a_product(checkpoint, spec, settings, device);
+        let around_mlp = tokens * (4 * (d + heads + rotations) + narrow * (3 * q + 2 * kv)) + beside;
+        // gate, up and their gradients; on a GPU these lie in their place and in that of the adapter's part
+        let wide = narrow * if device.is_cuda() { 4 } else { 5 } * mlp + (4 + 2 * narrow) * d;
+        let mlp_per_token = wide.max((12 + 4 * narrow) * d + narrow * (q + 2 * kv));
+        Self {
+            fixed: fixed + lessons + SLACK,
+            gradients: 4 * trained,
+            input: narrow * d * tokens,
+            kept: tokens * (4 * (d + heads) + narrow * 2 * (q + kv + mlp)),
+            walked: match settings.train {
+                Train::Lora => spec.layers,
+                Train::Last(layers) => layers.min(spec.layers),
+            } as u64,
+            // the gradient of a head is made anew with its factor; a trained head has a copy for products on a GPU
+            loss: 4 * tokens * (3 * d + rotations) + logits + if whole { 8 * spec.vocab_size as u64 * d } else { 0 },
+            attention,
+            around_mlp,
+            mlp_per_token,
+            tokens,
+            in_turn: !whole && tokens == of_step,
+        }
+    }
+
+    /// Bytes of a step that spends like this.
+    pub(super) fn bytes(&self, spending: Spending) -> u64 {
+        let kept = spending.layers_kept as u64;
+        let inputs = if spending.inputs_on_host { kept } else { self.walked } * self.input;
+        let waiting = inputs + kept * self.kept;
+        let held = match self.in_turn {
+            true => waiting.max(self.gradients + self.input),
+            false => waiting + self.gradients,
+        };
+        let mlp = self.around_mlp + self.mlp_per_token * self.tokens.min(spending.tokens_at_once as u64);
+        let returned = if spending.inputs_on_host { self.input } else { 0 };
+        self.fixed + held + self.loss.max(self.attention.max(mlp) + returned)
+    }
+
+    /// The way to spend that fits into `room` with the least work done for nothing; else the bytes of the thriftiest way.
+    /// On a GPU fewer tokens at a time than `most` come before inputs in main memory, of which `host` bytes are free.
+    pub(super) fn spending(
+        &self,
+        most: Spending,
+        on_gpu: bool,
+        (room, host): (u64, u64),
+    ) -> std::result::Result<Spending, u64> {
+        // fewer tokens at a time are other bits: on a CPU what is free must not decide on those
+        let divisors: &[usize] = if on_gpu { &[1, 2, 4, 8] } else { &[1] };
+        let places: &[bool] = if on_gpu && self.walked * self.input <= host { &[false, true] } else { &[false] };
+        let ways = places.iter().flat_map(|inputs_on_host| {
+            divisors.iter().map(|divisor| Spending {
+                layers_kept: 0,
+                tokens_at_once: most.tokens_at_once / divisor,
+                inputs_on_host: *inputs_on_host,
+            })
+        });
+        let mut least = u64::MAX;
+        for way in ways {
+            least = least.min(self.bytes(way));
+            if least <= room {
+                let kept = |layers_kept| Spending { layers_kept, ..way };
+                let fits = |way: &Spending| self.bytes(*way) <= room;
+                return Ok((1..=self.walked as usize).rev().map(kept).find(fits).unwrap_or(way));
+            }
+        }
+        Err(least)
+    }
+}
+
+/// Bytes beside a product with the largest matrix of a layer: on a GPU its numbers in the type of the product where they
+/// are held in another, and where it is trained a chunk's part of its gradient and the sum with it.
+fn beside_a_product(checkpoint: &Checkpoint, spec: &ModelSpec, settings: &HealSettings, device: &Device) -> u64 {
+    let matrices = spec.layer_tensors(0).into_iter().filter(|tensor| tensor.shape.len() == 2);
+    let (sizes, names): (Vec<usize>, Vec<String>) =
+        matrices.map(|tensor| (tensor.shape.iter().product::<usize>(), tensor.name)).unzip();
+    let largest = sizes.into_iter().max().unwrap_or(0) as u64;
+    let whole = settings.train != Train::Lora;
+    let four_bit = settings.quant == Quant::Nf4 || names.iter().any(|name| checkpoint.four_bit_state(name).is_some());
+    let numbers = if device.is_cuda() && (four_bit || whole) { ops::remembered_bytes(device) * largest } else { 0 };
+    numbers + if whole { 8 * largest } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four layers that 10 bytes enter and that keep 100 more, an MLP's 40 for 40 tokens and 5 around it.
+    fn needs() -> Needs {
+        Needs {
+            fixed: 1000,
+            gradients: 5,
+            input: 10,
+            kept: 100,
+            walked: 4,
+            loss: 7,
+            attention: 20,
+            around_mlp: 5,
+            mlp_per_token: 1,
+            tokens: 40,
+            in_turn: true,
+        }
+    }
+
+    #[test]
+    fn what_is_spent_follows_what_there_is() {
+        let most = Spending { layers_kept: 0, tokens_at_once: 64, inputs_on_host: false };
+        let way =
+            |layers_kept, tokens_at_once, inputs_on_host| Spending { layers_kept, tokens_at_once, inputs_on_host };
+        for (on_gpu, room, host, expected) in [
+            (true, 1485, 40, Ok(way(4, 64, false))),
+            (true, 1484, 40, Ok(way(3, 64, false))),
+            (true, 1085, 40, Ok(way(0, 64, false))),
+            (true, 1084, 40, Ok(way(0, 32, false))),
+            (true, 1060, 40, Ok(way(0, 8, false))),
+            // 25 bytes of inputs less, those of one layer brought back among them
+            (true, 1059, 40, Ok(way(0, 16, true))),
+            (true, 1045, 40, Ok(way(0, 8, true))),
+            (true, 1044, 40, Err(1045)),
+            (true, 1059, 39, Err(1060)),
+            (false, 1085, 0, Ok(way(0, 64, false))),
+            (false, 1084, 99, Err(1085)),
+        ] {
+            assert_eq!(needs().spending(most, on_gpu, (room, host)), expected, "{on_gpu} {room} {host}");
+        }
+    }
+
+    #[test]
+    fn gradients_come_as_inputs_go_unless_there_are_some_already() {
+        let way = Spending { layers_kept: 1, tokens_at_once: 40, inputs_on_host: false };
+        let bytes = |gradients, in_turn| Needs { gradients, in_turn, ..needs() }.bytes(way);
+        assert_eq!([bytes(5, true), bytes(200, true), bytes(200, false)], [1185, 1255, 1385]);
+    }
+}

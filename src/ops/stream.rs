@@ -1,0 +1,48 @@
+//! A residual stream between the forward pass and its backward pass: what it is held in, and where.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::cuda;
+use crate::Result;
+
+/// `x`, f32, to come back to: on a GPU in the type that its products take, in main memory if `on_host`.
+///
+/// # Errors
+/// The device's.
+pub fn remember(x: &Tensor, on_host: bool) -> Result<Tensor> {
+    if !x.device().is_cuda() {
+        return Ok(x.clone());
+    }
+    let x = cuda::operand(x)?;
+    if on_host { Ok(x.to_device(&Device::Cpu)?) } else { Ok(x) }
+}
+
+/// The numbers of something remembered that is on its device, or of some rows of it, in f32.
+///
+/// # Errors
+/// The device's.
+pub fn recall(x: &Tensor) -> Result<Tensor> {
+    if x.device().is_cuda() { cuda::in_type(x, DType::F32) } else { Ok(x.clone()) }
+}
+
+/// Bytes of a number of something remembered on `device`.
+#[must_use]
+pub fn remembered_bytes(device: &Device) -> u64 {
+    if device.is_cuda() { cuda::products().size_in_bytes() as u64 } else { 4 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_close, random};
+
+    #[test]
+    fn in_main_memory_nothing_is_rounded() {
+        let x = random(1, 30, 7);
+        for on_host in [false, true] {
+            let found = recall(&remember(&x, on_host).unwrap()).unwrap();
+            assert_close("stream", &found, &x, 0.0);
+        }
+        assert_eq!(remembered_bytes(&Device::Cpu), 4);
+    }
+}
