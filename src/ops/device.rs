@@ -61,6 +61,14 @@ pub fn device_memory(device: &Device) -> Result<Option<u64>> {
     if device.is_cuda() { Ok(Some(cuda::memory(device)?.0)) } else { Ok(None) }
 }
 
+/// Bytes that there are on `device`, free or not; `None` on the CPU.
+///
+/// # Errors
+/// The device's.
+pub fn device_total(device: &Device) -> Result<Option<u64>> {
+    if device.is_cuda() { Ok(Some(cuda::memory(device)?.1)) } else { Ok(None) }
+}
+
 /// Most bytes that tensors took at one time on a GPU, since it was opened or since this was last asked; `None` on the CPU
 /// and where a driver does not count.
 ///

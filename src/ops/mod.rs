@@ -37,7 +37,7 @@ pub use adamw::{AdamWStep, square_sums};
 pub use add::add;
 pub use attention::{Attended, Heads, attention, attention_backward, attention_kept, attention_over};
 pub use cross_entropy::cross_entropy;
-pub use device::{device, device_memory, device_name, device_peak, settle_dtype};
+pub use device::{device, device_memory, device_name, device_peak, device_total, settle_dtype};
 pub use dropout::{Mask, dropout};
 pub use edit::{edit, numbers};
 pub use finite::{FiniteWatch, all_finite};

@@ -8,9 +8,11 @@ mod bench;
 mod commands;
 #[path = "../fixture/mod.rs"]
 mod fixture;
+mod kernels;
 mod models;
 mod numbers;
 mod ops;
+mod shapes;
 mod training;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
