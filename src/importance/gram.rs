@@ -64,17 +64,16 @@ impl Gram {
         }
     }
 
-    /// Products of a token.
-    pub(super) fn size(&self) -> usize {
-        self.products.len()
+    /// Takes the products of a token as they were computed elsewhere: of each stream those with itself and the later ones.
+    pub(super) fn take(&mut self, mut products: &[f64]) {
+        for (first, row) in self.products.chunks_exact_mut(self.streams).enumerate() {
+            let (own, rest) = products.split_at(self.streams - first);
+            row[first..].copy_from_slice(own);
+            products = rest;
+        }
     }
 
-    /// Takes the products of a token as they were computed elsewhere, `[L+1, L+1]`.
-    pub(super) fn take(&mut self, products: &[f64]) {
-        self.products.copy_from_slice(products);
-    }
-
-    /// Inner product of streams `i` and `j`.
+    /// Inner product of streams `i` and `j`, i ≤ j.
     pub(super) fn get(&self, i: usize, j: usize) -> f64 {
         self.products[i * self.streams + j]
     }

@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, Storage, Tensor};
 use super::probe::Probe;
 use super::streams::Streams;
 use crate::model::{Batch, Observer};
-use crate::ops::{Layout, inner_products};
+use crate::ops::{InnerProducts, Layout, inner_products};
 use crate::{Error, Result};
 
 /// Feeds a [`Probe`] from a pass over `batches`.
@@ -19,13 +19,23 @@ pub struct Watch<'a> {
     probe: &'a mut Probe,
     batches: &'a [Batch],
     streams: BTreeMap<usize, Vec<Tensor>>,
+    /// What a GPU has yet to say of the batch before: it goes on with the next one meanwhile.
+    pending: Option<(InnerProducts, Layout)>,
 }
 
 impl<'a> Watch<'a> {
     /// Watches a pass over `batches`.
     #[must_use]
     pub fn new(probe: &'a mut Probe, batches: &'a [Batch]) -> Self {
-        Self { probe, batches, streams: BTreeMap::new() }
+        Self { probe, batches, streams: BTreeMap::new(), pending: None }
+    }
+
+    /// Scores the batch that is pending, and makes another one that.
+    fn score_pending(&mut self, next: Option<(InnerProducts, Layout)>) -> Result<()> {
+        match std::mem::replace(&mut self.pending, next) {
+            Some((products, layout)) => self.probe.observe_batch(&Streams::Products(products.numbers()?), &layout),
+            None => Ok(()),
+        }
     }
 }
 
@@ -44,8 +54,8 @@ impl Observer for Watch<'_> {
         let layout = if all { layout } else { &lasts };
         // what is on a GPU stays there but for the products
         if x.device().is_cuda() {
-            let products = inner_products(&streams)?;
-            return self.probe.observe_batch(&Streams::Products(&products), layout);
+            self.score_pending(Some((inner_products(&streams)?, layout.clone())))?;
+            return if batch + 1 == self.batches.len() { self.score_pending(None) } else { Ok(()) };
         }
         let guards: Vec<_> = streams.iter().map(Tensor::storage_and_layout).collect();
         let states = guards.iter().map(|(storage, strides)| match storage.deref() {

@@ -121,7 +121,7 @@ impl Probe {
     fn sums(&self, gram: &mut Gram, streams: &Streams<'_>, piece: &Piece) -> Result<Vec<f64>, NotFinite> {
         let mut sums = vec![0.0; self.metrics.iter().map(|(_, moments)| moments.values()).sum()];
         for token in piece.tokens.clone() {
-            streams.fill(gram, token);
+            streams.fill(gram, self.layers + 1, token);
             if (0..=self.layers).any(|layer| !gram.get(layer, layer).is_finite()) {
                 let layer = streams.broken(gram, &piece.tokens, self.layers);
                 return Err(NotFinite { layer, sample: piece.sample });
@@ -330,7 +330,7 @@ mod tests {
             let mut all = Vec::new();
             for token in 0..tokens {
                 gram.fill(&slices, token, D);
-                all.extend((0..=LAYERS).flat_map(|i| (0..=LAYERS).map(move |j| (i, j))).map(|(i, j)| gram.get(i, j)));
+                all.extend((0..=LAYERS).flat_map(|i| (i..=LAYERS).map(move |j| (i, j))).map(|(i, j)| gram.get(i, j)));
             }
             all
         };

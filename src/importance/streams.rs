@@ -15,8 +15,13 @@ pub enum Streams<'a> {
         /// Numbers of a token.
         d: usize,
     },
-    /// Their inner products in f64, `[t, L+1, L+1]`.
+    /// Their inner products in f64, `[t, (L+1)·(L+2)/2]`: of each stream those with itself and the later ones.
     Products(&'a [f64]),
+}
+
+/// Pairs of `streams` streams, those of one with itself among them.
+fn triangle(streams: usize) -> usize {
+    streams * (streams + 1) / 2
 }
 
 impl Streams<'_> {
@@ -34,7 +39,7 @@ impl Streams<'_> {
                     layers + 1
                 )))
             }
-            Self::Products(products) if products.len() == tokens * (layers + 1) * (layers + 1) => Ok(()),
+            Self::Products(products) if products.len() == tokens * triangle(layers + 1) => Ok(()),
             Self::Products(products) => Err(Error::work(format!(
                 "{} inner products of {} streams of {tokens} tokens",
                 products.len(),
@@ -43,12 +48,12 @@ impl Streams<'_> {
         }
     }
 
-    /// The inner products of `token`.
-    pub(super) fn fill(&self, gram: &mut Gram, token: usize) {
+    /// The inner products of `token` among `streams` streams.
+    pub(super) fn fill(&self, gram: &mut Gram, streams: usize, token: usize) {
         match self {
             Self::Numbers { states, d } => gram.fill(states, token, *d),
             Self::Products(products) => {
-                let size = gram.size();
+                let size = triangle(streams);
                 gram.take(&products[token * size..][..size]);
             }
         }

@@ -41,7 +41,7 @@ pub use device::{device, device_memory, device_name, device_peak, device_total, 
 pub use dropout::{Mask, dropout};
 pub use edit::{edit, numbers};
 pub use finite::{FiniteWatch, all_finite};
-pub use inner_products::inner_products;
+pub use inner_products::{InnerProducts, inner_products};
 pub use layout::{Layout, Segment};
 pub use likelihood::{Scored, log_likelihood};
 pub use linear::{linear, trainable_linear};

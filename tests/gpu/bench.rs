@@ -22,7 +22,7 @@ use crate::kernels::{best, kernels, products};
 use crate::shapes::{flops, llama2, llama3, rows, setting, write};
 
 /// Whether `PRUNE_BENCH_PARTS` names this part, or nothing.
-fn wanted(part: &str) -> bool {
+pub(crate) fn wanted(part: &str) -> bool {
     std::env::var("PRUNE_BENCH_PARTS").map_or(true, |parts| parts.split(',').any(|wanted| wanted == part))
 }
 
@@ -151,8 +151,11 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
         ..ModelOptions::default()
     };
     let model = Model::open(checkpoint.clone(), &options, &Silent).unwrap();
-    let caps = std::env::var("PRUNE_BENCH_CAPS").unwrap_or_else(|_| "8,12,24".to_owned());
-    for cap in caps.split(',').map(|cap| (1e9 * cap.parse::<f64>().unwrap()) as u64) {
+    // gigabytes, and where a step of all that fits would take minutes the tokens to step with
+    let caps = std::env::var("PRUNE_BENCH_CAPS").unwrap_or_else(|_| "8,12:40960,24:81920".to_owned());
+    for cap in caps.split(',') {
+        let (cap, most) = cap.split_once(':').unwrap_or((cap, "1048576"));
+        let (cap, most) = ((1e9 * cap.parse::<f64>().unwrap()) as u64, most.parse::<usize>().unwrap());
         let budget = Budget::on(device, Some(cap - outside)).unwrap();
         let plan = |len: usize| estimate(&checkpoint, &spec, &settings(len), (device, budget), 0);
         // in steps of 256 tokens
@@ -161,7 +164,7 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
             let middle = usize::midpoint(fits, too_long);
             if plan(middle * 256).is_ok() { fits = middle } else { too_long = middle }
         }
-        let len = fits * 256;
+        let len = most.min(fits * 256);
         let Ok(planned) = plan(len) else {
             eprintln!("{:>5.1} GB     nothing fits", cap as f64 / 1e9);
             continue;
@@ -174,8 +177,9 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
         let seconds = started.elapsed().as_secs_f64();
         let peak = ops::device_peak(device).unwrap().unwrap_or(0) + outside;
         eprintln!(
-            "{:>5.1} GB     {len} tokens in {seconds:.1} s, {:.2} GB taken of {:.2} planned, {:?}",
+            "{:>5.1} GB     {} tokens fit; {len} in {seconds:.1} s, {:.2} GB taken of {:.2} planned, {:?}",
             cap as f64 / 1e9,
+            fits * 256,
             peak as f64 / 1e9,
             (planned.memory + outside) as f64 / 1e9,
             planned.spending

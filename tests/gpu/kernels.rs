@@ -6,6 +6,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use prune::ops::{self, Heads, Layout, WeightMatrix};
 
+use crate::bench::wanted;
 use crate::numbers::random;
 
 /// The best of some runs, seconds.
@@ -27,6 +28,22 @@ fn narrow(rows: usize, columns: usize, device: &Device) -> Tensor {
 /// Products of bf16 matrices with nothing else, the peak that the rest is measured against: operations a second.
 pub(crate) fn products(device: &Device, width: usize) -> f64 {
     let mut peak = 0.0;
+    if wanted("sustained") {
+        let (x, weight) = (narrow(8192, 8192, device), WeightMatrix::Dense(narrow(8192, 8192, device)));
+        let started = Instant::now();
+        for turn in 0..20 {
+            let own = Instant::now();
+            for _ in 0..100 {
+                weight.linear(&x).unwrap();
+            }
+            device.synchronize().unwrap();
+            eprintln!(
+                "sustained {turn} {:.2} s: {:.1}",
+                started.elapsed().as_secs_f64(),
+                100.0 * 2.0 * 8192f64.powi(3) / own.elapsed().as_secs_f64() / 1e12
+            );
+        }
+    }
     for (t, o, i) in [(2 * width, 2 * width, 2 * width), (width / 2, width * 43 / 16, width), (width / 2, width, width)]
     {
         let (x, weight) = (narrow(t, i, device), WeightMatrix::Dense(narrow(o, i, device)));
@@ -70,6 +87,15 @@ pub(crate) fn kernels(device: &Device, len: usize) {
             2.5 * work / back
         );
     }
+    let (small, weight) = (narrow(8, 64, device), WeightMatrix::Dense(narrow(64, 64, device)));
+    let many = 1000;
+    let each = |work: &dyn Fn()| 1e6 * best(3, device, || (0..many).for_each(|_| work())) / f64::from(many);
+    let kernel = each(&|| drop(ops::swiglu(&small, &small).unwrap()));
+    let product = each(&|| drop(weight.linear(&small).unwrap()));
+    let scaled = each(&|| drop((&small * 2.0).unwrap()));
+    eprintln!(
+        "launches     a small kernel {kernel:.1} us, a small product {product:.1} us, candle's own {scaled:.1} us"
+    );
     let weight = WeightMatrix::Dense(random(3, 11_008, 4096)).quantise(true).unwrap().on(device).unwrap();
     let x = narrow(8, 4096, device);
     let seconds = best(5, device, || {

@@ -152,11 +152,14 @@ fn checks_sums_and_edits() {
     ops::edit(&on_gpu, |numbers| numbers[29_999] = f32::NAN).unwrap();
     assert!(!ops::all_finite(&on_gpu).unwrap());
     assert!(ops::all_finite(&on_gpu.narrow(0, 0, 99).unwrap()).unwrap());
-    let streams = [random(1, 70, 130), random(2, 70, 130), random(3, 70, 130)];
-    let moved = streams.clone().map(|stream| stream.to_device(&gpu.device).unwrap());
-    let (found, expected) = (ops::inner_products(&moved).unwrap(), ops::inner_products(&streams).unwrap());
-    assert!(found.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-12 * 130.0));
-    assert_eq!(found.len(), 70 * 9);
+    for (count, tokens, d) in [(1, 3, 5), (3, 70, 130), (33, 9, 130), (61, 3, 70), (93, 2, 33)] {
+        let streams: Vec<Tensor> = (0..count).map(|stream| random(stream as u64, tokens, d)).collect();
+        let moved: Vec<Tensor> = streams.iter().map(|stream| stream.to_device(&gpu.device).unwrap()).collect();
+        let (found, expected) = (ops::inner_products(&moved).unwrap(), ops::inner_products(&streams).unwrap());
+        let (found, expected) = (found.numbers().unwrap(), expected.numbers().unwrap());
+        assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-12 * d as f64));
+        assert_eq!((found.len(), expected.len()), (tokens * count * (count + 1) / 2, found.len()));
+    }
 }
 
 #[test]

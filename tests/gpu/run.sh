@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with a GPU and no Rust: unpacks what tests/gpu/pack.sh made, runs the tests on the GPU, then the benchmarks,
-# then the same work in PyTorch where that is installed, all in less than ten minutes. The results stand on standard output.
+# then the same work in transformers, PEFT and bitsandbytes where those are installed, all in less than ten minutes. The
+# results stand on standard output. PRUNE_BENCH_DIR says where checkpoints of 16 GB go.
 # usage: tests/gpu/run.sh [ARCHIVE], default target/gpu.tar.xz
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -27,14 +28,17 @@ for device in cpu cuda; do
     --device "$device" -o "$work/analysis-$device" | sed -n '1,16p' || status=1
 done
 "$work/prune" eval "$work/atlas/model" --tasks mmlu,boolq --data-dir "$work/atlas" --device cuda || status=1
+export PRUNE_BENCH_DIR="${PRUNE_BENCH_DIR:-$work/bench}"
 step 'benchmarks'
-PRUNE_BENCH_DIR="$work/bench" timeout 300 "$work/gpu" --ignored --nocapture benchmarks 2>&1 || status=1
-rm -rf "$work/bench"
-step 'PyTorch'
-if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-  timeout 120 python3 tests/gpu/pytorch.py || status=1
+PRUNE_BENCH_PARTS=kernels,analysis,healing timeout 120 "$work/gpu" --ignored --nocapture benchmarks 2>&1 || status=1
+step 'transformers, PEFT, bitsandbytes'
+if python3 -c 'import peft, torch, transformers; assert torch.cuda.is_available()' 2>/dev/null; then
+  HF_HUB_DISABLE_PROGRESS_BARS=1 timeout 120 python3 -W ignore tests/gpu/peers.py "$PRUNE_BENCH_DIR" || status=1
 else
-  echo 'skipped: no PyTorch with CUDA'
+  echo 'skipped: no PyTorch with CUDA, transformers and PEFT'
 fi
+step 'the longest sequences'
+PRUNE_BENCH_PARTS=longest timeout 180 "$work/gpu" --ignored --nocapture benchmarks 2>&1 || status=1
+rm -f "$PRUNE_BENCH_DIR/model.safetensors"
 step "done, status $status"
 exit "$status"

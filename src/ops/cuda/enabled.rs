@@ -3,15 +3,16 @@
 //! One device is used by one process, and everything runs on one stream, in the order of the calls: what frees a tensor
 //! or reads it comes after what wrote it. So cudarc need not track who uses what.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys as blas};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaModule, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result, sys,
+    CudaEvent, CudaFunction, CudaModule, CudaStream, DevicePtr, DriverError, LaunchConfig, PinnedHostSlice,
+    PushKernelArg, result, sys,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{DType, Device, Storage, StorageRef, Tensor, bail};
@@ -26,8 +27,17 @@ pub(in crate::ops) const BUILT: bool = true;
 /// All kernels, as machine code for some GPUs and as PTX for those to come.
 const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
-/// The kernels on each GPU that was used.
-static MODULES: Mutex<BTreeMap<usize, Arc<CudaModule>>> = Mutex::new(BTreeMap::new());
+/// What is on each GPU that was used.
+static LOADED: Mutex<BTreeMap<usize, Loaded>> = Mutex::new(BTreeMap::new());
+
+/// All kernels, and those that were asked for with the memory that their blocks may share.
+struct Loaded {
+    module: Arc<CudaModule>,
+    functions: HashMap<String, (CudaFunction, usize)>,
+}
+
+/// What any kernel may share without being asked.
+const SHARED: usize = 48 << 10;
 
 /// Whether products with weights take bf16 operands, not f32.
 static BF16: AtomicBool = AtomicBool::new(false);
@@ -118,6 +128,60 @@ pub(in crate::ops) fn products() -> DType {
     if BF16.load(Ordering::Relaxed) { DType::BF16 } else { DType::F32 }
 }
 
+/// Numbers on their way to main memory.
+pub(in crate::ops) struct Arriving {
+    /// `None` only while it is dropped.
+    place: Option<PinnedHostSlice<f64>>,
+    len: usize,
+    arrived: CudaEvent,
+}
+
+/// Places that numbers arrived at, for others: to make one takes longer than the copy.
+static PLACES: Mutex<Vec<PinnedHostSlice<f64>>> = Mutex::new(Vec::new());
+
+impl Arriving {
+    /// The numbers, once they are there.
+    pub(in crate::ops) fn numbers(&self) -> Result<&[f64]> {
+        let place = self.place.as_ref().ok_or_else(|| Error::work("numbers that are gone"))?;
+        self.arrived.synchronize().map_err(candle_core::Error::wrap)?;
+        Ok(&place.as_slice().map_err(candle_core::Error::wrap)?[..self.len])
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        // a place that cannot be waited for is not given to others
+        let place = self.place.take().filter(|_| self.arrived.synchronize().is_ok());
+        PLACES.lock().unwrap_or_else(PoisonError::into_inner).extend(place);
+    }
+}
+
+/// Starts to copy the numbers of a contiguous f64 tensor to main memory.
+pub(in crate::ops) fn send(tensor: &Tensor) -> Result<Arriving> {
+    let (held, layout) = tensor.storage_and_layout();
+    let (Some((begin, end)), Storage::Cuda(storage)) = (layout.contiguous_offsets(), &*held) else {
+        return Err(Error::work("numbers to send that are not on a GPU or have gaps"));
+    };
+    let numbers = storage.as_cuda_slice::<f64>()?.slice(begin..end);
+    let (stream, len) = (storage.device().cuda_stream(), end - begin);
+    let (address, _used) = numbers.device_ptr(&stream);
+    let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = places.iter().position(|place| place.len() >= len && place.context() == stream.context());
+    let mut place = match known {
+        Some(index) => places.swap_remove(index),
+        // SAFETY: the copy that follows writes all that is read of it.
+        None => unsafe { stream.context().alloc_pinned_with_flags(len, 0) }.map_err(candle_core::Error::wrap)?,
+    };
+    let mut copy = || {
+        // SAFETY: `len` numbers lie at the address and fit into the place, which nobody reads before the event, and which is
+        // kept till then.
+        unsafe { result::memcpy_dtoh_async(&mut place.as_mut_slice()?[..len], address, stream.cu_stream())? };
+        stream.record_event(None)
+    };
+    let arrived = copy().map_err(candle_core::Error::wrap)?;
+    Ok(Arriving { place: Some(place), len, arrived })
+}
+
 /// A tensor's memory, held while the device is told about it.
 struct Address<'a> {
     _held: StorageRef<'a>,
@@ -149,15 +213,29 @@ fn start<T>(slice: &impl DevicePtr<T>, stream: &CudaStream, end: usize) -> candl
     Ok(address)
 }
 
-/// `kernel` on the GPU of `stream`.
-fn function(kernel: &str, stream: &CudaStream) -> std::result::Result<CudaFunction, DriverError> {
+/// `kernel` on the GPU of `stream`, its blocks allowed to share `shared` bytes.
+fn function(kernel: &str, shared: usize, stream: &CudaStream) -> std::result::Result<CudaFunction, DriverError> {
     let context = stream.context();
-    let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
-    let module = match modules.entry(context.ordinal()) {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let Loaded { module, functions } = match loaded.entry(context.ordinal()) {
         Entry::Occupied(loaded) => loaded.into_mut(),
-        Entry::Vacant(place) => place.insert(context.load_module(Ptx::from_binary(KERNELS.to_vec()))?),
+        Entry::Vacant(place) => {
+            let module = context.load_module(Ptx::from_binary(KERNELS.to_vec()))?;
+            place.insert(Loaded { module, functions: HashMap::new() })
+        }
     };
-    module.load_function(kernel)
+    if let Some((function, allowed)) = functions.get(kernel)
+        && shared <= *allowed
+    {
+        return Ok(function.clone());
+    }
+    let function = module.load_function(kernel)?;
+    if shared > SHARED {
+        let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(most, shared as i32)?;
+    }
+    functions.insert(kernel.to_owned(), (function.clone(), shared.max(SHARED)));
+    Ok(function)
 }
 
 /// Starts `kernel`; its parameters are `args`, in order.
@@ -171,11 +249,7 @@ pub(in crate::ops) fn launch(kernel: &str, grid: Grid, args: &[Arg]) -> Result<(
     let stream = device.cuda_stream();
     let started = || -> candle_core::Result<()> {
         stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
-        let function = function(kernel, &stream).map_err(candle_core::Error::wrap)?;
-        if shared > 48 << 10 {
-            let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(most, shared as i32).map_err(candle_core::Error::wrap)?;
-        }
+        let function = function(kernel, shared, &stream).map_err(candle_core::Error::wrap)?;
         let mut held = Vec::new();
         // every argument is eight bytes or a float, at an address that stays
         let mut words: Vec<u64> = Vec::new();

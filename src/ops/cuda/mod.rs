@@ -13,9 +13,13 @@ mod enabled;
 
 use candle_core::{DType, Device, Tensor};
 #[cfg(not(feature = "cuda"))]
-pub(super) use disabled::{BUILT, launch, memory, multiply, name, open, peak, products, take_products_in};
+pub(super) use disabled::{
+    Arriving, BUILT, launch, memory, multiply, name, open, peak, products, send, take_products_in,
+};
 #[cfg(feature = "cuda")]
-pub(super) use enabled::{BUILT, launch, memory, multiply, name, open, peak, products, take_products_in};
+pub(super) use enabled::{
+    Arriving, BUILT, launch, memory, multiply, name, open, peak, products, send, take_products_in,
+};
 
 use crate::{Error, Result};
 
