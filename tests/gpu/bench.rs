@@ -22,7 +22,7 @@ use crate::kernels::{best, kernels, products};
 use crate::shapes::{flops, llama2, llama3, rows, setting, write};
 
 /// Whether `PRUNE_BENCH_PARTS` names this part, or nothing.
-pub(crate) fn wanted(part: &str) -> bool {
+fn wanted(part: &str) -> bool {
     std::env::var("PRUNE_BENCH_PARTS").map_or(true, |parts| parts.split(',').any(|wanted| wanted == part))
 }
 
