@@ -105,6 +105,7 @@ fn benchmarks() {
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
     let mut fittings = fittings(&spec, &settings);
     fittings.adapters = Some(Arc::new(Adapters::new(&spec, &settings.lora(), 0, device).unwrap()));
+    peak_memory();
     let started = Instant::now();
     let model = Model::open(checkpoint, &ModelOptions { fittings, rows_on_host: true, ..options }, &Silent).unwrap();
     eprintln!("load in NF4  {:.1} s, {:.2} GiB", started.elapsed().as_secs_f64(), peak_memory());
