@@ -48,16 +48,6 @@ __device__ __forceinline__ bool sees(uint32_t query, uint32_t key, size_t window
     return key <= query && (window == 0 || key + window > query);
 }
 
-// Over the four threads of a row.
-__device__ __forceinline__ float row_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-__device__ __forceinline__ float row_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-
 // out [t, h*e], and log of the sum of e^score of every token and head, [t, h]. Shared: 2 tiles and the scores.
 template <int E>
 __device__ void forward(const float *q, const float *k, const float *v, float *out, float *normaliser, Heads at) {

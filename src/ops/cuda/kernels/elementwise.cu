@@ -1,13 +1,14 @@
 // Element by element: conversions, the gate of an MLP, rotation, dropout, checks, the optimiser.
 #include "kernel.cuh"
 
+template <int W, typename A, typename B> __device__ __forceinline__ void convert_some(const A *x, B *y) {
+    float numbers[W];
+    load<W>(numbers, x);
+    store<W>(y, numbers);
+}
+
 template <typename A, typename B> __device__ void convert(const A *x, B *y, size_t n) {
-    over_all(n, in_eights(n, x, y), [&](auto width, size_t i) {
-        const int W = width.NUMBERS;
-        float numbers[W];
-        load<W>(numbers, x + i);
-        store<W>(y + i, numbers);
-    });
+    over_all(n, in_eights(n, x, y), [&](auto width, size_t i) { convert_some<width.NUMBERS>(x + i, y + i); });
 }
 KERNEL narrow_to_bf16(const float *x, uint16_t *y, size_t n) { convert(x, y, n); }
 KERNEL widen_bf16(const uint16_t *x, float *y, size_t n) { convert(x, y, n); }
@@ -193,12 +194,7 @@ KERNEL square_sums(const float *x, double *sums, size_t n) {
 
 // A row of `width` numbers, by the threads of a block.
 template <typename A, typename B> __device__ void convert_row(const A *x, B *y, size_t width) {
-    over_row(width, in_eights(width, x, y), [&](auto w, size_t i) {
-        const int W = w.NUMBERS;
-        float numbers[W];
-        load<W>(numbers, x + i);
-        store<W>(y + i, numbers);
-    });
+    over_row(width, in_eights(width, x, y), [&](auto w, size_t i) { convert_some<w.NUMBERS>(x + i, y + i); });
 }
 
 // Row rows[i] of y is row i of x.

@@ -27,6 +27,16 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
+// Over four lanes side by side, which share a row in attention.
+__device__ __forceinline__ float row_sum(float x) {
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+__device__ __forceinline__ float row_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
 // Over the threads of a block, whole warps of them; every thread gets it.
 template <typename T> __device__ T block_sum(T x) {
     __shared__ T parts[32];
