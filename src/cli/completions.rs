@@ -18,6 +18,9 @@ pub(crate) struct CompletionsArgs {
 }
 
 pub(crate) fn run(args: &CompletionsArgs, context: &Context) -> Result<()> {
+    if let Some(file) = &context.config {
+        return Err(Error::request(format!("--config {}: completions has no settings", file.display())));
+    }
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "prune", &mut script);
     let script = String::from_utf8(script).map_err(|error| Error::work(format!("completions: {error}")))?;

@@ -130,4 +130,5 @@ fn the_doctor_and_the_completions() {
         let script = String::from_utf8(desk.run(&format!("completions {shell}")).stdout).unwrap();
         assert!(script.contains("prune") && script.contains("against") && script.contains("doctor"), "{shell}");
     }
+    desk.refused("completions bash --config recipe.toml", 2, &["recipe.toml", "no settings"]);
 }
