@@ -3,10 +3,7 @@
 // scores of a tile are all that exists of them.
 //
 // Four threads share a row of the tile: thread 4 * row + lane owns the columns lane, lane + 4, ... of that row.
-//
-// Tables of u32 say who sees whom: `blocks` has five numbers a block of threads (first token, tokens, position of the
-// first, range of its runs), `runs` three a run of tokens on the other side (first token, tokens, position of the first).
-#include "kernel.cuh"
+#include "tables.cuh"
 
 namespace plain_cores {
 
@@ -16,14 +13,6 @@ struct Heads {
     const uint32_t *blocks, *runs;
     size_t heads, kv_heads, head_dim, window; // a window of 0 is none
     float scale;
-};
-
-struct Block {
-    uint32_t start, count, position, first_run, end_run;
-    __device__ Block(const Heads &at)
-        : start(at.blocks[5 * blockIdx.y]), count(at.blocks[5 * blockIdx.y + 1]),
-          position(at.blocks[5 * blockIdx.y + 2]), first_run(at.blocks[5 * blockIdx.y + 3]),
-          end_run(at.blocks[5 * blockIdx.y + 4]) {}
 };
 
 // Copies `count` rows of `head` to a tile of E + 1 numbers a row, the rest 0.
@@ -56,7 +45,7 @@ __device__ void forward(const float *q, const float *k, const float *v, float *o
     size_t head = blockIdx.x, kv_head = head / (at.heads / at.kv_heads);
     size_t width = at.heads * at.head_dim, kv_width = at.kv_heads * at.head_dim;
     uint32_t row = threadIdx.x / 4, lane = threadIdx.x % 4;
-    Block block(at);
+    Block block(at.blocks);
     float sums[E / 4] = {}, max = -INFINITY, total = 0;
     load_tile<E>(queries, q, block.start, block.count, width, head, at.head_dim);
     for (uint32_t run = block.first_run; run < block.end_run; run++) {
@@ -111,7 +100,7 @@ __device__ void backward_queries(const float *q, const float *k, const float *v,
     size_t head = blockIdx.x, kv_head = head / (at.heads / at.kv_heads);
     size_t width = at.heads * at.head_dim, kv_width = at.kv_heads * at.head_dim;
     uint32_t row = threadIdx.x / 4, lane = threadIdx.x % 4;
-    Block block(at);
+    Block block(at.blocks);
     bool there = row < block.count;
     size_t token = block.start + (there ? row : 0);
     float own_normaliser = normaliser[token * at.heads + head], own_delta = delta[token * at.heads + head];
@@ -161,7 +150,7 @@ __device__ void backward_keys(const float *q, const float *k, const float *v, co
     size_t kv_head = blockIdx.x, group = at.heads / at.kv_heads;
     size_t width = at.heads * at.head_dim, kv_width = at.kv_heads * at.head_dim;
     uint32_t row = threadIdx.x / 4, lane = threadIdx.x % 4;
-    Block block(at);
+    Block block(at.blocks);
     float dkeys[E / 4] = {}, dvalues[E / 4] = {};
     load_tile<E>(keys, k, block.start, block.count, kv_width, kv_head, at.head_dim);
     load_tile<E>(values, v, block.start, block.count, kv_width, kv_head, at.head_dim);

@@ -3,12 +3,13 @@
 // walks over the other side in tiles (arXiv 2307.08691). No sum is made by several blocks, so the same input gives the same
 // bits every time.
 #pragma once
+#include "tables.cuh"
 #include "tensor_cores.cuh"
 
 namespace tensor_cores {
 
 const int THREADS = 128;
-const float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
+const float LOG2_E = 1.4426950408889634f;
 
 struct Heads {
     const uint32_t *blocks, *runs;
@@ -22,14 +23,6 @@ struct Heads {
           reach(window == 0 ? 0x80000000u : window), scale(scale) {}
     __device__ size_t width() const { return (size_t)heads * head_dim; }
     __device__ size_t kv_width() const { return (size_t)kv_heads * head_dim; }
-};
-
-struct Block {
-    uint32_t start, count, position, first_run, end_run;
-    __device__ Block(const Heads &at)
-        : start(at.blocks[5 * blockIdx.y]), count(at.blocks[5 * blockIdx.y + 1]),
-          position(at.blocks[5 * blockIdx.y + 2]), first_run(at.blocks[5 * blockIdx.y + 3]),
-          end_run(at.blocks[5 * blockIdx.y + 4]) {}
 };
 
 // The tiles of a block's other side, one after the other: `count` tokens from `start` on, at `position`.

@@ -77,7 +77,7 @@ __device__ void backward_queries(const uint16_t *q, const uint16_t *k, const uin
     size_t width = at.width(), kv_width = at.kv_width();
     const float pace = at.scale * LOG2_E;
     int first = threadIdx.x / 32 * 16, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    Block block(at);
+    Block block(at.blocks);
     fetch_own<E>(own_rows, q + head * at.head_dim, dout + head * at.head_dim, width, block, at.head_dim);
     float own_normaliser[2], own_delta[2], sums[E / 8][4];
 #pragma unroll
@@ -145,7 +145,7 @@ __device__ void backward_keys(const uint16_t *q, const uint16_t *k, const uint16
     size_t width = at.width(), kv_width = at.kv_width();
     const float pace = at.scale * LOG2_E;
     int first = threadIdx.x / 32 * 16, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    Block block(at);
+    Block block(at.blocks);
     fetch_own<E>(own_rows, k + kv_head * at.head_dim, v + kv_head * at.head_dim, kv_width, block, at.head_dim);
     float dkeys[E / 8][4], dvalues[E / 8][4];
     clear<E / 8>(dkeys);

@@ -17,7 +17,7 @@ __device__ void forward(const uint16_t *q, const uint16_t *k, const uint16_t *v,
     size_t width = at.width(), kv_width = at.kv_width();
     const float pace = at.scale * LOG2_E;
     int first = threadIdx.x / 32 * 16 * PARTS, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    Block block(at);
+    Block block(at.blocks);
     k += kv_head * at.head_dim;
     v += kv_head * at.head_dim;
     Walk<KEYS> walk(at, block);
