@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod fixture;
+#[path = "cli/not_finite.rs"]
+mod not_finite;
 #[path = "cli/speech.rs"]
 mod speech;
 

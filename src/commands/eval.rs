@@ -18,7 +18,7 @@ use crate::eval::encode::Encoder;
 use crate::eval::job::{Job, Scores};
 use crate::eval::journal::{JOURNAL, Journal, Run};
 use crate::eval::metrics::{Answer, Figure};
-use crate::eval::passes::{self, Pass, PassTokens, Request};
+use crate::eval::passes::{self, Pass, PassTokens};
 use crate::eval::results::{self, About};
 use crate::eval::score;
 use crate::eval::select::{select, task_names as names};
@@ -189,11 +189,11 @@ pub(super) fn eval_sharing(
     if !kept.left.is_empty() {
         let model = Model::open(checkpoint.clone(), &options, progress)?;
         let started = Instant::now();
-        kept.score(&model, &job.requests, &plan, round, progress)?;
+        kept.score(&model, job, &plan, round, progress)?;
         report.passes.seconds = Some(started.elapsed().as_secs_f64());
     }
     let Kept { answers, .. } = kept;
-    let scores = job.scores(&answers, spec.vocab_size);
+    let scores = job.scores(&answers, spec.vocab_size)?;
     report.figures = figures(&scores);
     if let Some(other) = &other {
         report.comparisons = other.compare(job, &scores, spec.vocab_size, settings.paper)?;
@@ -318,19 +318,20 @@ impl Kept {
         }
     }
 
-    fn score(
-        &mut self,
-        model: &Model,
-        requests: &[Request],
-        plan: &[Pass],
-        round: Dtype,
-        progress: &dyn Progress,
-    ) -> Result<()> {
+    fn score(&mut self, model: &Model, job: &Job, plan: &[Pass], round: Dtype, progress: &dyn Progress) -> Result<()> {
         let left: Vec<(usize, &Pass)> = self.left.iter().map(|number| (*number, &plan[*number])).collect();
-        score::score(model, requests, &left, round, progress, &mut |number, found| {
-            self.fill(&plan[number], found);
-            self.journal.as_mut().map_or(Ok(()), |journal| journal.keep(number, found))
-        })
+        score::score(
+            model,
+            &job.requests,
+            &|request| job.name(request),
+            &left,
+            round,
+            progress,
+            &mut |number, found| {
+                self.fill(&plan[number], found);
+                self.journal.as_mut().map_or(Ok(()), |journal| journal.keep(number, found))
+            },
+        )
     }
 }
 

@@ -13,7 +13,7 @@ use super::select::{Group, Leaf, Selection};
 use super::settings::EvalSettings;
 use super::source::Source;
 use crate::progress::{Progress, Unit};
-use crate::{Context, Result, interrupt};
+use crate::{Context, Error, Result, interrupt};
 
 /// One task's documents and the places of their requests.
 #[derive(Debug)]
@@ -106,6 +106,16 @@ impl Job {
         self.requests.iter().map(|request| request.input.len()).sum()
     }
 
+    /// The document that asks request `request`.
+    #[must_use]
+    pub fn name(&self, request: usize) -> String {
+        let of = |part: &Part| {
+            let index = part.asked.iter().position(|asked| asked.contains(&request))?;
+            Some(format!("{}, document {}", part.leaf.name, part.prompts.documents[index].id))
+        };
+        self.parts.iter().find_map(of).unwrap_or_else(|| format!("request {request}"))
+    }
+
     /// SHA-256 of every request.
     #[must_use]
     pub fn digest(&self) -> String {
@@ -125,12 +135,15 @@ impl Job {
     }
 
     /// What the answers to all requests amount to. `vocabulary` is the number of tokens the model knows.
-    #[must_use]
-    pub fn scores(&self, answers: &[Answer], vocabulary: usize) -> Scores {
+    ///
+    /// # Errors
+    /// A task without a token to predict, or a figure that no number can hold: a perplexity of hundreds of nats.
+    pub fn scores(&self, answers: &[Answer], vocabulary: usize) -> Result<Scores> {
         let tasks: Vec<TaskScore> =
             self.parts.iter().map(|part| part.score(&self.requests, answers, vocabulary)).collect();
+        tasks.iter().try_for_each(TaskScore::check)?;
         let groups = self.groups.iter().map(|group| GroupScore::new(group, &tasks)).collect();
-        Scores { tasks, groups }
+        Ok(Scores { tasks, groups })
     }
 }
 
@@ -204,6 +217,22 @@ pub struct TaskScore {
 }
 
 impl TaskScore {
+    /// Log-likelihoods are finite when they come here; what they amount to has to be as well.
+    fn check(&self) -> Result<()> {
+        let nothing = |outcome: &Outcome| matches!(outcome, Outcome::Text { tokens: 0, .. });
+        if self.outcomes.iter().all(nothing) {
+            return Err(Error::work(format!("{}: no document has a token to predict", self.name)));
+        }
+        let Some(figure) = self.figures.iter().find(|figure| !figure.value.is_finite()) else { return Ok(()) };
+        let loss = self.figure(Metric::Loss).map(|loss| format!(", at a loss of {:.1} nats a token", loss.value));
+        Err(Error::work(format!(
+            "{}: {} is larger than a number can be{}: the model is broken",
+            self.name,
+            figure.metric.name(),
+            loss.unwrap_or_default()
+        )))
+    }
+
     /// The figure of a metric.
     #[must_use]
     pub fn figure(&self, metric: Metric) -> Option<&Figure> {

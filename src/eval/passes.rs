@@ -59,6 +59,23 @@ pub struct Pass {
     pub requests: Vec<usize>,
 }
 
+impl Pass {
+    /// The first request that reads flat token `token`, and the token's position in its input.
+    #[must_use]
+    pub fn place(&self, token: usize) -> Option<(usize, usize)> {
+        let segments = self.batch.layout.segments();
+        let holds = |index: usize, token: usize| {
+            (segments[index].start..segments[index].start + segments[index].len).contains(&token)
+        };
+        let reads = |flat: usize| {
+            let own = (0..segments.len()).find(|index| holds(*index, flat))?;
+            let path = self.batch.layout.prefix(own).into_iter().flatten().chain(segments[own].start..=flat);
+            path.enumerate().find(|(_, read)| *read == token).map(|(position, _)| position)
+        };
+        self.wants.iter().find_map(|want| Some((want.request, reads(self.rows[want.row] as usize)?)))
+    }
+}
+
 /// A shared run shorter than this is run again for each sequence: a segment of a few tokens costs more than it saves.
 const LEAST_SHARED: usize = 8;
 

@@ -6,32 +6,35 @@ use safetensors::Dtype;
 
 use super::metrics::Answer;
 use super::passes::{Pass, Request, Targets};
-use crate::Result;
 use crate::model::{Batch, Model, Observer};
 use crate::ops::Scored;
 use crate::progress::Progress;
+use crate::{Error, Result};
 
 /// Answers every request of `passes`. `keep` gets the number of each pass and the answers of its requests, in the order
-/// of [`Pass::requests`]. `round` is the type that log-probabilities are rounded to, f32 for none.
+/// of [`Pass::requests`]; `name` says which document a request belongs to. `round` is the type that log-probabilities
+/// are rounded to, f32 for none.
 ///
 /// # Errors
-/// The model's, or what `keep` says.
+/// The model's, the document and the position in it named; a log-likelihood too large for `round`; what `keep` says.
 pub fn score(
     model: &Model,
     requests: &[Request],
+    name: &dyn Fn(usize) -> String,
     passes: &[(usize, &Pass)],
     round: Dtype,
     progress: &dyn Progress,
     keep: &mut dyn FnMut(usize, &[Answer]) -> Result<()>,
 ) -> Result<()> {
     let batches: Vec<Batch> = passes.iter().map(|(_, pass)| pass.batch.clone()).collect();
-    let mut reader = Reader { model, requests, passes, round, keep };
+    let mut reader = Reader { model, requests, name, passes, round, keep };
     model.run(&batches, &mut reader, "scoring", progress)
 }
 
 struct Reader<'a> {
     model: &'a Model,
     requests: &'a [Request],
+    name: &'a dyn Fn(usize) -> String,
     passes: &'a [(usize, &'a Pass)],
     round: Dtype,
     keep: &'a mut dyn FnMut(usize, &[Answer]) -> Result<()>,
@@ -45,8 +48,31 @@ impl Observer for Reader<'_> {
         let (number, pass) = self.passes[batch];
         let x = x.index_select(&Tensor::from_slice(&pass.rows, pass.rows.len(), x.device())?, 0)?;
         let candidates: Vec<&[u32]> = pass.candidates.iter().map(Vec::as_slice).collect();
-        let scored = self.model.score(&x, &candidates)?;
-        (self.keep)(number, &answers(self.requests, pass, &scored, self.round))
+        let place = |row: usize| self.named(pass, pass.rows[row] as usize);
+        let scored = self.model.score(&x, &candidates, &place)?;
+        let answers = answers(self.requests, pass, &scored, self.round);
+        if let Some(broken) = answers.iter().position(|answer| !answer.log_likelihood.is_finite()) {
+            return Err(Error::work(format!(
+                "{}: the log-likelihood is too large a number for {}, to which --compat rounds it as the reference does",
+                (self.name)(pass.requests[broken]),
+                self.round
+            )));
+        }
+        (self.keep)(number, &answers)
+    }
+
+    fn place(&self, batch: usize, token: usize) -> Option<String> {
+        Some(self.named(self.passes[batch].1, token))
+    }
+}
+
+impl Reader<'_> {
+    /// The document and the position of a token of `pass`.
+    fn named(&self, pass: &Pass, token: usize) -> String {
+        match pass.place(token) {
+            Some((request, position)) => format!("{}, token {position} (from 0)", (self.name)(request)),
+            None => format!("token {token} of a pass"),
+        }
     }
 }
 

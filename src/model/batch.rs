@@ -46,6 +46,16 @@ impl Batch {
         Ok(batches)
     }
 
+    /// Names token `token` of batch `batch` by its sequence, counted through all `batches`, and its position in it.
+    #[must_use]
+    pub fn place(batches: &[Self], batch: usize, token: usize) -> String {
+        let before: usize = batches[..batch].iter().map(|batch| batch.layout.segments().len()).sum();
+        let segments = batches[batch].layout.segments();
+        let own = segments.partition_point(|segment| segment.start + segment.len <= token);
+        let position = token - segments.get(own).map_or(0, |segment| segment.start);
+        format!("text {}, token {position} (from 0)", before + own)
+    }
+
     /// Tokens of the pass, `t`.
     #[must_use]
     pub fn tokens(&self) -> usize {

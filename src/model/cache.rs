@@ -90,16 +90,17 @@ impl Model {
             let position = first + index * PASS_TOKENS;
             let x = self.embed(&Batch::sequences(&[part])?)?;
             let mut watch = FiniteWatch::new(self.layers() + 1, &self.device)?;
-            self.look(&mut watch, 0, &x)?;
-            states.push((x, Pass::after(&self.spec, position, part.len(), longest, &self.device)?, watch));
+            self.look(&mut watch, 0, &x, &|token| format!("token {} (from 0)", position + token))?;
+            let pass = Pass::after(&self.spec, position, part.len(), longest, &self.device)?;
+            states.push((x, pass, watch, position));
         }
         self.stack.walk(|place, block| {
             let past = &mut cache.layers[place];
             past.len = first;
-            for (x, pass, watch) in &mut states {
+            for (x, pass, watch, position) in &mut states {
                 interrupt::check()?;
                 *x = block.extend(x, pass, past)?;
-                self.look(watch, place + 1, x)?;
+                self.look(watch, place + 1, x, &|token| format!("token {} (from 0)", *position + token))?;
             }
             Ok(())
         })?;

@@ -7,7 +7,7 @@ use candle_transformers::generation::{LogitsProcessor, Sampling};
 use serde::Serialize;
 
 use super::{Cache, Model};
-use crate::{Error, Result, ops};
+use crate::{Context, Error, Result};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -104,16 +104,14 @@ impl Model {
         if prompt.is_empty() || tokens == 0 {
             return Err(Error::request("nothing to generate: a prompt and at least one new token are needed"));
         }
-        let mut next = |x: &Tensor| -> Result<u32> {
-            let logits = self.logits(&x.narrow(0, x.dim(0)? - 1, 1)?)?;
-            if !ops::all_finite(&logits)? {
-                return Err(Error::work(format!("{}: logits that are not finite", self.checkpoint.source.id)));
-            }
+        let mut next = |x: &Tensor, known: usize| -> Result<u32> {
+            let last = x.narrow(0, x.dim(0)? - 1, 1)?;
+            let logits = self.logits(&last).context(|| format!("token {} (from 0)", known - 1))?;
             Ok(processor.sample(&logits.squeeze(0)?)?)
         };
         let started = Instant::now();
         let mut cache = Cache::new(self, prompt.len() + tokens)?;
-        let mut token = next(&self.extend(&mut cache, prompt)?)?;
+        let mut token = next(&self.extend(&mut cache, prompt)?, prompt.len())?;
         let first_token_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
         let mut ids = Vec::with_capacity(tokens);
@@ -126,7 +124,7 @@ impl Model {
             if ids.len() == tokens {
                 break Ended::Length;
             }
-            token = next(&self.extend(&mut cache, &[token])?)?;
+            token = next(&self.extend(&mut cache, &[token])?, prompt.len() + ids.len())?;
         };
         Ok(Generated { ids, ended, first_token_seconds, seconds: started.elapsed().as_secs_f64() })
     }

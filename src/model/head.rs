@@ -4,11 +4,14 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::four_bit;
-use crate::Result;
+use super::{four_bit, overflows};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, Scored, Teacher, WeightMatrix};
+use crate::{Context, Error, Result};
+
+/// Rows of the head that are looked at together.
+const ROWS: usize = 1024;
 
 /// Final norm and head, `[d]` and `[v, d]`.
 #[derive(Debug)]
@@ -102,12 +105,56 @@ impl Head {
         ops::rms_norm(x, &self.norm, self.spec.norm_eps)
     }
 
+    /// Logits `[n, v]`, all finite.
     pub(super) fn logits(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(&self.norm(x)?, self.weight()?)
+        let logits = ops::linear(&self.norm(x)?, self.weight()?)?;
+        if ops::all_finite(&logits)? { Ok(logits) } else { Err(self.not_finite(x)?) }
     }
 
-    pub(super) fn score(&self, x: &Tensor, candidates: &[&[u32]]) -> Result<Vec<Vec<Scored>>> {
-        ops::log_likelihood(&self.norm(x)?, self.weight()?, candidates)
+    /// Finite log-likelihoods; `place` names a row of `x` for the message that ends everything else.
+    pub(super) fn score(
+        &self,
+        x: &Tensor,
+        candidates: &[&[u32]],
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<Vec<Vec<Scored>>> {
+        let scored = ops::log_likelihood(&self.norm(x)?, self.weight()?, candidates)?;
+        let is_broken = |row: &Vec<Scored>| row.iter().any(|scored| !scored.log_likelihood.is_finite());
+        match scored.iter().position(is_broken) {
+            None => Ok(scored),
+            Some(row) => Err(self.not_finite(&x.narrow(0, row, 1)?)?).context(|| place(row)),
+        }
+    }
+
+    /// Says what makes the numbers that come of `x`, itself finite, something else: the first of final norm and head
+    /// with a weight that is not finite, or that gives such a number.
+    fn not_finite(&self, x: &Tensor) -> Result<Error> {
+        let holds = |name: &str| format!("tensor {name} holds non-finite values");
+        Ok(self.fault(&if !ops::all_finite(&self.norm)? {
+            holds(self.spec.final_norm_tensor())
+        } else if !ops::all_finite(&self.norm(x)?)? {
+            overflows("the final norm")
+        } else if !self.weight_is_finite()? {
+            holds(self.spec.head_tensor(&self.checkpoint.index))
+        } else {
+            overflows("the head")
+        }))
+    }
+
+    /// Some rows at a time: each part is widened.
+    fn weight_is_finite(&self) -> Result<bool> {
+        let weight = self.weight()?;
+        let rows = weight.dim(0)?;
+        for first in (0..rows).step_by(ROWS) {
+            if !ops::all_finite(&weight.narrow(0, first, ROWS.min(rows - first))?)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn fault(&self, message: &str) -> Error {
+        Error::work(format!("{}: {message}", self.checkpoint.source.id))
     }
 
     /// The training loss over the rows of `x` `[t, d]` (what leaves the last layer) that have a target; its gradients
@@ -132,6 +179,12 @@ impl Head {
             })
             .transpose()?;
         let found = ops::objective(&normed, self.weight()?, targets, teacher, self.whole)?;
+        if !found.cross_entropy.is_finite() {
+            return Err(self.not_finite(x)?);
+        }
+        if let Some(lesson) = lesson.filter(|_| !found.loss.is_finite()) {
+            return Err(lesson.head.not_finite(lesson.x)?).context(|| "the teacher");
+        }
         drop((normed, taught));
         let dnormed = (found.hidden * factor)?;
         let (dx, dnorm) = ops::rms_norm_backward(x, &self.norm, self.spec.norm_eps, &dnormed, self.whole)?;

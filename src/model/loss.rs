@@ -34,7 +34,7 @@ impl Observer for Scorer<'_> {
         if place < self.model.layers() {
             return Ok(());
         }
-        let batch = &self.batches[batch];
+        let (index, batch) = (batch, &self.batches[batch]);
         let segments = batch.layout.segments().iter();
         let rows: Vec<u32> = segments.flat_map(|s| s.start..s.start + s.len - 1).map(|row| row as u32).collect();
         if rows.is_empty() {
@@ -42,7 +42,8 @@ impl Observer for Scorer<'_> {
         }
         let targets: Vec<&[u32]> = rows.iter().map(|row| &batch.ids[*row as usize + 1..*row as usize + 2]).collect();
         let x = x.index_select(&Tensor::from_slice(&rows, rows.len(), x.device())?, 0)?;
-        for scored in self.model.score(&x, &targets)?.iter().flatten() {
+        let place = |row: usize| Batch::place(self.batches, index, rows[row] as usize);
+        for scored in self.model.score(&x, &targets, &place)?.iter().flatten() {
             self.loss.sum -= f64::from(scored.log_likelihood);
         }
         self.loss.tokens += rows.len();

@@ -41,7 +41,7 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, FiniteWatch, Scored};
 use crate::progress::{Progress, Unit};
-use crate::{Error, Result, interrupt};
+use crate::{Context, Error, Result, interrupt};
 use stack::Stack;
 
 /// Tokens that one pass works on at most, unless a single sequence is longer: enough rows to keep the matrix products
@@ -72,6 +72,12 @@ pub trait Observer {
     /// How many residual streams of a batch the observer keeps alive; they count against the memory budget.
     fn streams_kept(&self) -> usize {
         0
+    }
+
+    /// Names the text and the position of token `token` of batch `batch`, for a message; `None` counts the sequences of
+    /// all batches.
+    fn place(&self, _batch: usize, _token: usize) -> Option<String> {
+        None
     }
 }
 
@@ -260,7 +266,7 @@ impl Model {
             for index in wave.clone() {
                 let x = self.embed(&batches[index])?;
                 let mut watch = FiniteWatch::new(layers + 1, &self.device)?;
-                self.look(&mut watch, 0, &x)?;
+                self.look(&mut watch, 0, &x, &|token| named(observer, batches, index, token))?;
                 observer.residual(index, 0, &x)?;
                 states.push((x, Pass::new(&self.spec, &batches[index], &self.device)?, watch));
             }
@@ -268,7 +274,7 @@ impl Model {
                 for (index, (x, pass, watch)) in wave.clone().zip(&mut states) {
                     interrupt::check()?;
                     *x = block.forward(x, pass)?;
-                    self.look(watch, place + 1, x)?;
+                    self.look(watch, place + 1, x, &|token| named(observer, batches, index, token))?;
                     observer.residual(index, place + 1, x)?;
                     work += batches[index].tokens();
                     progress.advance((work / layers.max(1) - shown) as u64);
@@ -282,18 +288,25 @@ impl Model {
     }
 
     /// Log-probabilities of candidate next tokens after each row of `x` `[n, d]`, the residual stream that leaves the
-    /// last layer (not yet normed).
+    /// last layer (not yet normed). All are finite: `place` names the text and position of a row where one is not.
     ///
     /// # Errors
-    /// The head cannot be read.
-    pub fn score(&self, x: &Tensor, candidates: &[&[u32]]) -> Result<Vec<Vec<Scored>>> {
-        self.head.score(x, candidates)
+    /// The head cannot be read; a log-probability that is not finite, with its place and the tensor to blame, or whether
+    /// it is the final norm or the head that gives it.
+    pub fn score(
+        &self,
+        x: &Tensor,
+        candidates: &[&[u32]],
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<Vec<Vec<Scored>>> {
+        self.head.score(x, candidates, place)
     }
 
-    /// Logits `[n, v]` after each row of `x` `[n, d]`, the residual stream that leaves the last layer (not yet normed).
+    /// Logits `[n, v]`, all finite, after each row of `x` `[n, d]`, the residual stream that leaves the last layer (not
+    /// yet normed).
     ///
     /// # Errors
-    /// The head cannot be read.
+    /// The head cannot be read, or a logit is not finite; the tensor to blame is named as in [`Model::score`].
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         self.head.logits(x)
     }
@@ -334,11 +347,16 @@ impl Model {
 
     /// Looks at the residual stream that enters `place`. What is wrong is said at once in main memory, and on a GPU, which is
     /// not waited for at every layer, when the stream leaves the last one.
-    fn look(&self, watch: &mut FiniteWatch, place: usize, x: &Tensor) -> Result<()> {
+    fn look(&self, watch: &mut FiniteWatch, place: usize, x: &Tensor, token: &dyn Fn(usize) -> String) -> Result<()> {
         if watch.look(place, x)? && place < self.layers() {
             return Ok(());
         }
-        watch.first_broken()?.map_or(Ok(()), |place| Err(self.not_finite(place)?))
+        let Some(place) = watch.first_broken()? else { return Ok(()) };
+        let fault = Err(self.not_finite(place)?);
+        match ops::first_not_finite(x)? {
+            Some(row) => fault.context(|| token(row)),
+            None => fault,
+        }
     }
 
     /// Names the layer after which a residual stream is not finite, and the tensor to blame where there is one.
@@ -361,9 +379,18 @@ impl Model {
                 )));
             }
         }
-        Ok(Error::work(format!(
-            "{}: {from} gives non-finite values although its weights are finite; is the checkpoint damaged or its config wrong?",
-            self.checkpoint.source.id
-        )))
+        Ok(Error::work(format!("{}: {}", self.checkpoint.source.id, overflows(&from))))
     }
+}
+
+/// What is said of a part of the model whose weights are not to blame.
+fn overflows(part: &str) -> String {
+    format!(
+        "{part} gives non-finite values although its weights are finite; is the checkpoint damaged or its config wrong?"
+    )
+}
+
+/// The text and position of a token as the observer names it, or counted from 0.
+fn named(observer: &dyn Observer, batches: &[Batch], batch: usize, token: usize) -> String {
+    observer.place(batch, token).unwrap_or_else(|| Batch::place(batches, batch, token))
 }

@@ -32,6 +32,15 @@ pub fn all_finite(x: &Tensor) -> Result<bool> {
     }))
 }
 
+/// The first row of `x` `[n, d]` that holds a value that is not finite. For messages: `x` is copied to main memory.
+///
+/// # Errors
+/// The device's.
+pub fn first_not_finite(x: &Tensor) -> Result<Option<usize>> {
+    let rows = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    Ok(rows.iter().position(|row| row.iter().any(|value| !value.is_finite())))
+}
+
 /// Raises a flag on a GPU where `x` holds a value that is not finite.
 fn raise(flag: &Tensor, x: &Tensor) -> Result<()> {
     let n = x.elem_count();

@@ -40,7 +40,7 @@ pub use cross_entropy::cross_entropy;
 pub use device::{device, device_memory, device_name, device_peak, device_total, settle_dtype};
 pub use dropout::{Mask, dropout};
 pub use edit::{edit, numbers};
-pub use finite::{FiniteWatch, all_finite};
+pub use finite::{FiniteWatch, all_finite, first_not_finite};
 pub use inner_products::{InnerProducts, inner_products};
 pub use layout::{Layout, Segment};
 pub use likelihood::{Scored, log_likelihood};
