@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+#[path = "eval/again.rs"]
+mod again;
 #[path = "eval/data.rs"]
 mod data;
 mod fixture;

@@ -3,6 +3,7 @@
 
 mod analyze;
 mod bench;
+mod compare;
 mod completions;
 mod compute;
 mod cut;
@@ -45,6 +46,7 @@ Examples:
   prune cut ./llama --plan analysis/analysis.json --fraction 0.25 -o ./llama-24
   prune heal ./llama-24 --data c4.jsonl -o healed     QLoRA on the cut model
   prune eval ./llama-24 --tasks mmlu,boolq -o scores  how good it still is
+  prune compare dense scores                          two evaluations, question by question
   prune sample ./llama-24 --prompt \"Once upon\"        whether it still speaks
   prune bench ./llama-24 --against ./llama            what was won";
 
@@ -72,6 +74,7 @@ enum Command {
     Heal(Box<heal::HealArgs>),
     Merge(merge::MergeArgs),
     Eval(eval::EvalArgs),
+    Compare(compare::CompareArgs),
     Run(run::RunArgs),
     Sample(sample::SampleArgs),
     Bench(bench::BenchArgs),
@@ -105,6 +108,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Heal(args) => heal::run(&args, &context),
         Command::Merge(args) => merge::run(&args, &context),
         Command::Eval(args) => eval::run(&args, &context),
+        Command::Compare(args) => compare::run(&args, &context),
         Command::Run(args) => run::run(&args, &context),
         Command::Sample(args) => sample::run(&args, &context),
         Command::Bench(args) => bench::run(&args, &context),

@@ -1,6 +1,7 @@
 //! `prune eval`: how good a model is, in the figures everyone else gets.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,26 +10,30 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::open;
+use super::eval_before::{self, Before};
+use super::{eval_rows, open};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Hub, OutputDir};
-use crate::data::Tokenizer;
-use crate::eval::compare::{Comparison, Other};
+use crate::data::{Rules, Tokenizer};
+use crate::eval::compare::{Comparison, compare};
+use crate::eval::degenerate::Degenerate;
 use crate::eval::encode::Encoder;
-use crate::eval::job::{Job, Scores};
-use crate::eval::journal::{JOURNAL, Journal, Run};
-use crate::eval::metrics::{Answer, Figure};
+use crate::eval::finished::Finished;
+use crate::eval::job::Job;
+use crate::eval::journal::{Journal, Run};
+use crate::eval::metrics::Answer;
 use crate::eval::passes::{self, Pass, PassTokens};
 use crate::eval::results::{self, About};
 use crate::eval::score;
 use crate::eval::select::{select, task_names as names};
 use crate::eval::settings::{Compat, EvalSettings};
+use crate::eval::side::Side;
 use crate::eval::source::Source;
 use crate::eval::tasks::TASKS;
 use crate::model::lora::{ADAPTER_FILES, Adapters};
 use crate::model::{Fit, Fittings, Model, ModelOptions, Residency};
 use crate::progress::Progress;
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
 
 /// What the command did.
 #[derive(Debug, Serialize)]
@@ -41,6 +46,13 @@ pub struct EvalReport {
     pub comparisons: Vec<Comparison>,
     /// How the passes ran, or would run.
     pub passes: PassReport,
+    /// Tasks that were scored before and are as they were.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
+    /// Whether everything was there, and nothing was done.
+    pub found: bool,
+    /// Where the results are.
+    pub out: Option<PathBuf>,
     /// Files written.
     pub written: Vec<PathBuf>,
 }
@@ -66,6 +78,12 @@ pub struct FigureReport {
     pub stderr: Option<f64>,
     /// What guessing would score; absent for losses.
     pub chance: Option<f64>,
+    /// Share of the questions that got the commonest answer; absent for losses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub majority: Option<f64>,
+    /// Why the figure says nothing good of the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degenerate: Option<Degenerate>,
 }
 
 /// How the passes run.
@@ -121,24 +139,33 @@ pub(super) fn eval_sharing(
     progress: &dyn Progress,
 ) -> Result<EvalReport> {
     settings.check()?;
-    refuse_existing(settings)?;
+    let before = Before::look(settings)?;
+    let tasks = before.as_ref().map_or_else(|| settings.tasks.clone(), |before| before.with(&settings.tasks));
+    let settings = &EvalSettings { tasks, ..settings.clone() };
     let source = match &settings.data_dir {
         Some(path) => Source::open(path)?,
         None => Source::hub(Hub::from_env()?),
     };
     let subjects: Vec<String> = TASKS.iter().flat_map(|task| source.subjects(task)).collect();
     let selection = select(&settings.tasks, &subjects)?;
+    for path in &selection.repeated {
+        progress.warn(&format!("text:{} is asked for more than once; it is scored once", path.display()));
+    }
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
-    let tokenizer = Tokenizer::open(&checkpoint.source.dir)?;
+    let rules = if settings.compat == Some(Compat::V0_4_13) { Rules::Transformers5 } else { Rules::File };
+    let tokenizer = Tokenizer::open_as(&checkpoint.source.dir, rules)?;
     let max_length = settings.max_length.unwrap_or(spec.max_positions);
     if max_length > spec.max_positions {
         let promised = spec.max_positions;
         progress
             .warn(&format!("--max-length {max_length} is longer than the {promised} positions the model was made for"));
     }
-    let about = about(&checkpoint, &spec, &tokenizer, max_length)?;
-    let other = settings.against.as_deref().map(|path| Other::open(path, &about)).transpose()?;
+    let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
+    let place = if device.is_cuda() { format!("GPU {:?}", settings.dtype) } else { String::new() };
+    let weights = eval_before::weights(&checkpoint, settings.adapter.as_deref(), &place)?;
+    let about = About { weights, ..about(&checkpoint, &spec, &tokenizer, max_length)? };
+    let other = settings.against.as_deref().map(|path| against(path, &about)).transpose()?;
     let encoder = Encoder::new(&tokenizer, settings.compat, settings.bos, max_length, settings.paper)?;
     let asked = questions(settings, &about);
     let job = match tokenised.take() {
@@ -146,7 +173,9 @@ pub(super) fn eval_sharing(
         _ => Job::prepare(selection, &source, &encoder, settings, progress)?,
     };
     let job = &tokenised.insert((asked, job)).1;
-    let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
+    let known = before.map(|before| before.known(job, &about, settings)).transpose()?.unwrap_or_default();
+    let ranges = job.ranges().into_iter().enumerate().filter(|(place, _)| !known.contains_key(place));
+    let ranges: Vec<Range<usize>> = ranges.map(|(_, range)| range).collect();
     let adapters = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
     let options = ModelOptions {
         budget: open::budget(settings.memory.as_deref(), &device)?,
@@ -162,7 +191,7 @@ pub(super) fn eval_sharing(
     let tokens = PassTokens { usual, most };
     let round = rounding(settings, &checkpoint);
     let run = run_of(settings, &checkpoint, &options, job, round, tokens)?;
-    let plan = passes::plan(&job.requests, &job.ranges(), run.pass_tokens)?;
+    let plan = passes::plan(&job.requests, &ranges, run.pass_tokens)?;
     let mut report = EvalReport {
         model: about.model.clone(),
         figures: Vec::new(),
@@ -179,26 +208,35 @@ pub(super) fn eval_sharing(
             resumed: 0,
             seconds: None,
         },
+        kept: known.keys().map(|place| job.parts[*place].leaf.name.clone()).collect(),
+        found: ranges.is_empty(),
+        out: settings.out.clone(),
         written: Vec::new(),
     };
     if settings.dry_run {
         return Ok(report);
     }
-    let mut kept = Kept::open(settings, &run, &plan, job.requests.len())?;
-    report.passes.resumed = plan.len() - kept.left.len();
-    if !kept.left.is_empty() {
-        let model = Model::open(checkpoint.clone(), &options, progress)?;
-        let started = Instant::now();
-        kept.score(&model, job, &plan, round, progress)?;
-        report.passes.seconds = Some(started.elapsed().as_secs_f64());
+    let answers = if report.found {
+        Vec::new()
+    } else {
+        let mut kept = Kept::open(settings, &run, &plan, job.requests.len())?;
+        report.passes.resumed = plan.len() - kept.left.len();
+        if !kept.left.is_empty() {
+            let model = Model::open(checkpoint.clone(), &options, progress)?;
+            let started = Instant::now();
+            kept.score(&model, job, &plan, round, progress)?;
+            report.passes.seconds = Some(started.elapsed().as_secs_f64());
+        }
+        kept.answers
+    };
+    let scores = job.scores(&answers, known, spec.vocab_size)?;
+    report.figures = eval_rows::figures(&scores);
+    if let Some((path, other)) = &other {
+        let ours = Side::of(job, &scores, settings.paper);
+        let theirs = other.side(&|task| ours.tasks.iter().any(|known| known.name == task))?;
+        report.comparisons = compare(&theirs, &ours, false).context(|| format!("--against {}", path.display()))?;
     }
-    let Kept { answers, .. } = kept;
-    let scores = job.scores(&answers, spec.vocab_size)?;
-    report.figures = figures(&scores);
-    if let Some(other) = &other {
-        report.comparisons = other.compare(job, &scores, spec.vocab_size, settings.paper)?;
-    }
-    if let Some(out) = &settings.out {
+    if let Some(out) = settings.out.as_ref().filter(|_| !report.found) {
         let inputs = settings.data_dir.as_deref().into_iter().chain(settings.against.as_deref());
         let sources: Vec<&Path> = std::iter::once(checkpoint.source.dir.as_path()).chain(inputs).collect();
         // what stands there is this run's own journal, or what --force gave up
@@ -210,12 +248,10 @@ pub(super) fn eval_sharing(
     Ok(report)
 }
 
-/// What is in the way is said before the work; a journal alone is an unfinished run to go on with.
-fn refuse_existing(settings: &EvalSettings) -> Result<()> {
-    let Some(out) = settings.out.as_deref().filter(|out| !settings.force && out.exists()) else { return Ok(()) };
-    let mut entries = fs::read_dir(out).map_err(|error| Error::io(out, &error))?;
-    let finished = entries.any(|entry| entry.map_or(true, |entry| entry.file_name() != JOURNAL));
-    if finished { Err(Error::request(format!("{} exists; --force replaces it", out.display()))) } else { Ok(()) }
+/// Results to compare with, opened before the model runs, so that what cannot be compared is refused early.
+fn against(path: &Path, about: &About) -> Result<(PathBuf, Finished)> {
+    let opened = Finished::open(path).and_then(|other| other.same_tokenizer(about).map(|()| other));
+    Ok((path.to_owned(), opened.context(|| "--against")?))
 }
 
 fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_length: usize) -> Result<About> {
@@ -232,6 +268,7 @@ fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_l
         max_length,
         special: [token(tokenizer.pad()), token(tokenizer.eos()), token(tokenizer.bos())],
         tokenizer: format!("{:x}", Sha256::digest(bytes)),
+        weights: String::new(),
     })
 }
 
@@ -332,42 +369,5 @@ impl Kept {
                 self.journal.as_mut().map_or(Ok(()), |journal| journal.keep(number, found))
             },
         )
-    }
-}
-
-/// Groups from the top down with their members, then the tasks that are in none.
-fn figures(scores: &Scores) -> Vec<FigureReport> {
-    let mut rows = Vec::new();
-    let nested = |name: &str| scores.groups.iter().any(|score| score.group.children.iter().any(|child| child == name));
-    let groups = scores.groups.iter().map(|score| score.group.name.as_str());
-    let tasks = scores.tasks.iter().map(|task| task.name.as_str());
-    for name in groups.chain(tasks).filter(|name| !nested(name)) {
-        descend(scores, name, 0, &mut rows);
-    }
-    rows
-}
-
-fn descend(scores: &Scores, name: &str, depth: usize, rows: &mut Vec<FigureReport>) {
-    let row = |alias: &str, shots, documents, chance: Option<f64>, figure: &Figure| FigureReport {
-        task: name.to_owned(),
-        alias: alias.to_owned(),
-        depth,
-        shots,
-        documents,
-        metric: figure.metric.name().to_owned(),
-        value: figure.value,
-        stderr: figure.stderr,
-        chance: chance.filter(|_| figure.metric.higher_is_better()),
-    };
-    if let Some(score) = scores.groups.iter().find(|score| score.group.name == name) {
-        let figures = score.figures.iter();
-        rows.extend(figures.map(|figure| row(&score.group.alias, score.shots, score.size, score.chance, figure)));
-        for child in &score.group.children {
-            descend(scores, child, depth + 1, rows);
-        }
-    } else if let Some(task) = scores.tasks.iter().find(|task| task.name == name) {
-        let figures = task.figures.iter();
-        let documents = task.outcomes.len();
-        rows.extend(figures.map(|figure| row(&task.alias, Some(task.shots), documents, task.chance, figure)));
     }
 }

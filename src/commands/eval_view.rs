@@ -1,9 +1,10 @@
 //! An evaluation as people look at it.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
+use super::compare_view::comparisons;
 use super::eval::{EvalReport, PassReport};
-use crate::eval::compare::Comparison;
 use crate::model::Residency;
 use crate::report::{Column, table};
 
@@ -12,7 +13,15 @@ impl EvalReport {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
-        passes(&self.passes, &mut text);
+        if self.found {
+            let out = self.out.as_deref().unwrap_or(Path::new("")).display();
+            let _ = writeln!(text, "found     finished before with these settings: {out}");
+        } else {
+            passes(&self.passes, &mut text);
+        }
+        if !self.kept.is_empty() && !self.found {
+            let _ = writeln!(text, "scored before and kept: {}", self.kept.join(", "));
+        }
         if !self.figures.is_empty() {
             let head = [
                 Column::left("task"),
@@ -21,6 +30,7 @@ impl EvalReport {
                 Column::left("metric"),
                 Column::right("value"),
                 Column::left("± error"),
+                Column::left(""),
             ];
             let rows = self.figures.iter().map(|figure| {
                 vec![
@@ -30,24 +40,23 @@ impl EvalReport {
                     figure.metric.to_owned(),
                     format!("{:.4}", figure.value),
                     figure.stderr.map_or_else(String::new, |stderr| format!("± {stderr:.4}")),
+                    figure.degenerate.map_or("", |_| "degenerate").to_owned(),
                 ]
             });
             text.push('\n');
             text.push_str(&table(&head, rows));
         }
         if !self.comparisons.is_empty() {
-            let head = [
-                Column::left("against the other run"),
-                Column::right("n"),
-                Column::left("metric"),
-                Column::right("difference"),
-                Column::left("± error"),
-                Column::right("gained"),
-                Column::right("lost"),
-                Column::right("p"),
-            ];
             text.push('\n');
-            text.push_str(&table(&head, self.comparisons.iter().map(compared)));
+            text.push_str(&comparisons("against the other run", ["there", "here", "difference"], &self.comparisons));
+        }
+        for figure in self.figures.iter().filter(|figure| figure.depth == 0) {
+            if let Some(degenerate) = figure.degenerate {
+                let share =
+                    figure.majority.map(|share| format!(" ({:.1} % of them)", 100.0 * share)).unwrap_or_default();
+                let (task, metric) = (&figure.alias, &figure.metric);
+                let _ = writeln!(text, "\n{task} {metric} is degenerate: {}{share}", degenerate.words());
+            }
         }
         if !self.written.is_empty() {
             text.push('\n');
@@ -76,18 +85,4 @@ fn passes(report: &PassReport, text: &mut String) {
         }
         None => text.push_str("\ndry run: nothing scored, nothing written\n"),
     }
-}
-
-fn compared(comparison: &Comparison) -> Vec<String> {
-    let count = |count: Option<usize>| count.map_or_else(String::new, |count| count.to_string());
-    vec![
-        comparison.task.clone(),
-        comparison.documents.to_string(),
-        comparison.metric.to_owned(),
-        format!("{:+.4}", comparison.difference),
-        comparison.stderr.map_or_else(String::new, |stderr| format!("± {stderr:.4}")),
-        count(comparison.gained),
-        count(comparison.lost),
-        comparison.p.map_or_else(String::new, |p| if p < 1e-4 { format!("{p:.1e}") } else { format!("{p:.4}") }),
-    ]
 }

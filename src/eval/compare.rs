@@ -4,264 +4,234 @@
 //! standard error is that of the paired differences, and McNemar's exact test looks only at the questions on which the
 //! two disagree.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use serde::Serialize;
-use serde_json::{Map, Value};
 
-use super::job::{GroupScore, Job, Scores, TaskScore};
-use super::metrics::{Figure, Metric, figure, pooled};
-use super::results::About;
-use super::samples;
-use crate::data::rows;
+use super::degenerate::{Degenerate, judged};
+use super::metrics::{Metric, figure, pooled};
+use super::side::{Measured, Side, Task};
 use crate::{Error, Result};
 
 /// One metric of one task or group in both runs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Task or group.
+    /// Task or group; `all` for all documents together.
     pub task: String,
     /// What is compared.
-    pub metric: &'static str,
-    /// Documents that both runs have.
+    pub metric: String,
+    /// Whether less of it is better.
+    pub lower_is_better: bool,
+    /// Documents that both runs have; without samples, what the results say.
     pub documents: usize,
-    /// This run's figure on them minus the other's.
+    /// The other run's figure on them.
+    pub from: f64,
+    /// This run's.
+    pub to: f64,
+    /// This run's figure minus the other's.
     pub difference: f64,
-    /// Standard error of the paired differences.
+    /// Standard error of the paired differences; of two independent figures where the documents are not known.
     pub stderr: Option<f64>,
+    /// Whether it is compared document by document.
+    pub paired: bool,
     /// Questions that only this run got right.
     pub gained: Option<usize>,
     /// Questions that only the other run got right.
     pub lost: Option<usize>,
     /// McNemar's exact two-sided p: how likely so uneven a split is by chance.
     pub p: Option<f64>,
+    /// Why this run's figure says nothing good of it, whatever the difference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub degenerate: Option<Degenerate>,
 }
 
-/// The metrics that are means over documents, so that differences have an error.
-const COMPARED: [Metric; 4] = [Metric::Acc, Metric::AccNorm, Metric::Loss, Metric::BitsPerByte];
-
-/// Results of another run.
-#[derive(Debug)]
-pub struct Other {
-    path: PathBuf,
-    results: Map<String, Value>,
-}
-
-impl Other {
-    /// Reads a results file, or the only one in a directory. Made before the model runs, so that what cannot be
-    /// compared is refused early.
-    ///
-    /// # Errors
-    /// No results there, or several; results of a model with another tokenizer.
-    pub fn open(path: &Path, about: &About) -> Result<Self> {
-        let file = if path.is_dir() { only_results(path)? } else { path.to_owned() };
-        let text = fs::read_to_string(&file).map_err(|error| Error::io(&file, &error))?;
-        let results: Map<String, Value> = serde_json::from_str(&text)
-            .map_err(|error| Error::work(format!("{}: not a results file: {error}", file.display())))?;
-        if !results.get("results").is_some_and(Value::is_object) {
-            return Err(Error::work(format!("{}: not a results file: it has no results", file.display())));
-        }
-        let other = Self { path: file, results };
-        other.same_tokenizer(about)?;
-        Ok(other)
-    }
-
-    /// Questions are the same tokens for both models only with one tokenizer.
-    fn same_tokenizer(&self, about: &About) -> Result<()> {
-        let model = self.results.get("model_name").and_then(Value::as_str).unwrap_or("another model");
-        let refuse = |what: &str| {
-            Err(Error::request(format!(
-                "--against {}: these are results of {model}, whose tokenizer is not this model's ({what}); \
-                 compare models that were cut from the same one",
-                self.path.display()
-            )))
-        };
-        if let Some(known) =
-            self.results.get("prune").and_then(|own| own.get("tokenizer_sha256")).and_then(Value::as_str)
-        {
-            return if known == about.tokenizer { Ok(()) } else { refuse("tokenizer.json differs") };
-        }
-        for (name, token) in [("tokenizer_eos_token", &about.special[1]), ("tokenizer_bos_token", &about.special[2])] {
-            let theirs =
-                self.results.get(name).and_then(|token| Some((token.get(0)?.as_str()?, token.get(1)?.as_str()?)));
-            let ours = token.as_ref().map(|(text, id)| (text.as_str(), id.to_string()));
-            let same = match (theirs, &ours) {
-                (Some(theirs), Some(ours)) => theirs == (ours.0, ours.1.as_str()),
-                (None, _) => true,
-                (Some(_), None) => false,
-            };
-            if !same {
-                return refuse(&format!("{name} is {theirs:?}, here {ours:?}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Compares every task and group that both runs have.
-    ///
-    /// # Errors
-    /// No task in common, other prompts, samples that are missing or broken.
-    pub fn compare(&self, job: &Job, scores: &Scores, vocabulary: usize, paper: bool) -> Result<Vec<Comparison>> {
-        let theirs = &self.results["results"];
-        let mut compared: BTreeMap<usize, Vec<(Comparison, Figure)>> = BTreeMap::new();
-        for (index, (part, score)) in job.parts.iter().zip(&scores.tasks).enumerate() {
-            if theirs.get(&score.name).is_none() {
-                continue;
-            }
-            let samples = self.samples(&score.name)?;
-            let hashes = samples::hashes(part, paper);
-            let mut pairs = Vec::new();
-            for ((document, outcome), hashes) in
-                part.prompts.documents.iter().zip(&score.outcomes).zip(&hashes.documents)
-            {
-                let Some(sample) = samples.get(&document.id) else { continue };
-                if sample.get("prompt_hash").and_then(Value::as_str) != Some(&hashes[1]) {
-                    return Err(Error::request(format!(
-                        "--against {}: document {} of {} was asked differently there; compare runs with the same data, \
-                         --few-shot and --seed",
-                        self.path.display(),
-                        document.id,
-                        score.name
-                    )));
-                }
-                pairs.push((outcome, sample));
-            }
-            let comparisons = COMPARED.iter().filter_map(|metric| {
-                let pairs =
-                    pairs.iter().map(|(outcome, sample)| Some((outcome.parts(*metric), theirs_of(sample, *metric)?)));
-                let pairs: Option<Vec<_>> = pairs.collect();
-                score.figure(*metric).and_then(|_| compare(score, *metric, &pairs?, vocabulary))
-            });
-            compared.insert(index, comparisons.collect());
-        }
-        if compared.values().all(Vec::is_empty) {
-            return Err(Error::request(format!("--against {}: no task in common with this run", self.path.display())));
-        }
-        let groups = scores.groups.iter().filter_map(|group| pool(group, &compared));
-        let groups: Vec<Comparison> = groups.collect();
-        Ok(compared.into_values().flatten().map(|(comparison, _)| comparison).chain(groups).collect())
-    }
-
-    /// The samples of a task by document.
-    fn samples(&self, task: &str) -> Result<BTreeMap<usize, Map<String, Value>>> {
-        let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let stamp = name.strip_prefix("results_").and_then(|name| name.strip_suffix(".json"));
-        let file =
-            stamp.map_or_else(|| format!("samples_{task}.jsonl"), |stamp| format!("samples_{task}_{stamp}.jsonl"));
-        let path = self.path.with_file_name(file);
-        if !path.exists() {
-            return Err(Error::request(format!(
-                "--against {}: the questions of {task} ({}) are missing; lm-evaluation-harness keeps them with --log_samples",
-                self.path.display(),
-                path.display()
-            )));
-        }
-        let mut samples = BTreeMap::new();
-        for row in rows(&path)? {
-            let row = row?;
-            let id = row.integer("doc_id")?;
-            let id = usize::try_from(id).map_err(|_| row.fault("field `doc_id` is negative"))?;
-            samples.insert(id, row.fields);
-        }
-        Ok(samples)
+impl Comparison {
+    /// Whether this run is better; nothing where the difference is less than two standard errors, or an exact test
+    /// would see one as large in one of twenty comparisons of equal models.
+    #[must_use]
+    pub fn is_better(&self) -> Option<bool> {
+        let is_beyond = self.stderr.is_some_and(|stderr| self.difference.abs() >= 2.0 * stderr);
+        let is_rare = self.p.is_none_or(|p| p < 0.05);
+        (self.difference != 0.0 && is_beyond && is_rare).then_some((self.difference < 0.0) == self.lower_is_better)
     }
 }
 
-/// The results file in `dir` or in one of its folders.
-fn only_results(dir: &Path) -> Result<PathBuf> {
-    let mut found = Vec::new();
-    let mut look = |dir: &Path| -> std::io::Result<Vec<PathBuf>> {
-        let mut folders = Vec::new();
-        for entry in fs::read_dir(dir)? {
-            let path = entry?.path();
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if path.is_dir() {
-                folders.push(path);
-            } else if name.starts_with("results") && name.ends_with(".json") {
-                found.push(path);
-            }
-        }
-        Ok(folders)
-    };
-    let folders = look(dir).map_err(|error| Error::io(dir, &error))?;
-    for folder in folders {
-        look(&folder).map_err(|error| Error::io(&folder, &error))?;
-    }
-    match found.as_slice() {
-        [file] => Ok(file.clone()),
-        [] => Err(Error::request(format!("--against {}: no results_*.json there", dir.display()))),
-        several => Err(Error::request(format!(
-            "--against {}: {} results files there, name one of them",
-            dir.display(),
-            several.len()
-        ))),
-    }
-}
-
-/// Numerator and denominator of a metric in a line of samples.
-fn theirs_of(sample: &Map<String, Value>, metric: Metric) -> Option<(f64, f64)> {
-    match sample.get(metric.name())? {
-        Value::Array(pair) => Some((pair.first()?.as_f64()?, pair.get(1)?.as_f64()?)),
-        value => Some((value.as_f64()?, 1.0)),
-    }
-}
-
-/// A pair of (numerator, denominator) of this run and the other.
+/// A pair of (numerator, denominator) of the other run and this one.
 type Pair = ((f64, f64), (f64, f64));
 
-fn compare(score: &TaskScore, metric: Metric, pairs: &[Pair], vocabulary: usize) -> Option<(Comparison, Figure)> {
-    if pairs.is_empty() || pairs.iter().any(|(ours, theirs)| ours.1 != theirs.1) {
+/// A task's metric in both runs.
+struct Found {
+    comparison: Comparison,
+    pairs: Vec<Pair>,
+}
+
+/// Compares every task and group that both runs have, document by document where both kept them. `all` adds what all
+/// documents together give, where there are several tasks.
+///
+/// # Errors
+/// Request: no task in common, or a document that was asked differently.
+pub fn compare(from: &Side, to: &Side, all: bool) -> Result<Vec<Comparison>> {
+    let mut found: Vec<Found> = Vec::new();
+    let common =
+        || to.tasks.iter().filter_map(|ours| Some((from.tasks.iter().find(|task| task.name == ours.name)?, ours)));
+    let is_group = |name: &str| to.groups.iter().any(|(group, _)| group == name);
+    for (theirs, ours) in common().filter(|(_, ours)| !is_group(&ours.name)) {
+        match (&theirs.documents, &ours.documents) {
+            (Some(before), Some(after)) => {
+                let ids: Vec<usize> = after.keys().copied().filter(|id| before.contains_key(id)).collect();
+                if let Some(id) = ids.iter().find(|id| before[*id].0 != after[*id].0) {
+                    return Err(Error::request(format!(
+                        "document {id} of {} was asked differently there; compare runs with the same data, --few-shot and \
+                         --seed",
+                        ours.name
+                    )));
+                }
+                let pairs = |theirs: usize, ours: usize| -> Option<Vec<Pair>> {
+                    ids.iter().map(|id| Some((before[id].1[theirs]?, after[id].1[ours]?))).collect()
+                };
+                found.extend(matched(theirs, ours).filter_map(|(old, new)| {
+                    let comparison = paired(&ours.figures[new], &pairs(old, new)?)?;
+                    let comparison = judged(Comparison { task: ours.name.clone(), ..comparison }, ours);
+                    Some(Found { comparison, pairs: pairs(old, new)? })
+                }));
+            }
+            _ => found.extend(apart(theirs, ours).map(|comparison| Found { comparison, pairs: Vec::new() })),
+        }
+    }
+    let mut groups = Vec::new();
+    for (theirs, ours) in common().filter(|(_, ours)| is_group(&ours.name)) {
+        let leaves = to.groups.iter().find(|(group, _)| *group == ours.name).map_or(&[][..], |(_, leaves)| leaves);
+        match pool(leaves, &found) {
+            Some(comparison) => groups.push(judged(Comparison { task: ours.name.clone(), ..comparison }, ours)),
+            None => groups.extend(apart(theirs, ours)),
+        }
+    }
+    if found.is_empty() && groups.is_empty() {
+        return Err(Error::request("no task in common"));
+    }
+    let together = if all { together(&found) } else { Vec::new() };
+    Ok(found.into_iter().map(|found| found.comparison).chain(groups).chain(together).collect())
+}
+
+/// Places of the figures that both have and that are compared.
+fn matched<'a>(theirs: &'a Task, ours: &'a Task) -> impl Iterator<Item = (usize, usize)> + 'a {
+    ours.figures.iter().enumerate().filter(|(_, figure)| is_compared(figure)).filter_map(|(new, figure)| {
+        let same = |other: &Measured| (&other.metric, &other.filter) == (&figure.metric, &figure.filter);
+        Some((theirs.figures.iter().position(same)?, new))
+    })
+}
+
+/// Perplexities are powers of what is compared anyway, losses by the vocabulary are multiples of it.
+fn is_compared(figure: &Measured) -> bool {
+    !matches!(
+        Metric::named(&figure.metric),
+        Some(Metric::WordPerplexity | Metric::BytePerplexity | Metric::LossPerLogVocab)
+    )
+}
+
+/// Two figures of which no more is known, as those of independent samples.
+fn apart<'a>(theirs: &'a Task, ours: &'a Task) -> impl Iterator<Item = Comparison> + 'a {
+    matched(theirs, ours).map(|(old, new)| {
+        let (old, new) = (&theirs.figures[old], &ours.figures[new]);
+        let comparison = Comparison {
+            task: ours.name.clone(),
+            metric: new.metric.clone(),
+            lower_is_better: !new.higher_is_better,
+            documents: ours.count,
+            from: old.value,
+            to: new.value,
+            difference: new.value - old.value,
+            stderr: old.stderr.zip(new.stderr).map(|(a, b)| a.hypot(b)),
+            paired: false,
+            gained: None,
+            lost: None,
+            p: None,
+            degenerate: None,
+        };
+        judged(comparison, ours)
+    })
+}
+
+/// What `pairs` say; nothing where there are none, or texts were split into other tokens.
+fn paired(measured: &Measured, pairs: &[Pair]) -> Option<Comparison> {
+    if pairs.is_empty() || pairs.iter().any(|(theirs, ours)| ours.1 != theirs.1) {
         return None;
     }
-    let differences: Vec<(f64, f64)> = pairs.iter().map(|(ours, theirs)| (ours.0 - theirs.0, ours.1)).collect();
-    // bits a byte are nats a byte in another unit
+    // a metric of its own is a mean over documents; bits a byte are nats a byte in another unit
+    let metric = Metric::named(&measured.metric).unwrap_or(Metric::Acc);
     let scale = if metric == Metric::BitsPerByte { std::f64::consts::LN_2.recip() } else { 1.0 };
     let linear = if metric == Metric::BitsPerByte { Metric::Loss } else { metric };
-    let mut figure = figure(linear, &differences, vocabulary);
-    figure.value *= scale;
-    figure.stderr = figure.stderr.map(|stderr| stderr * scale);
-    let question = metric.higher_is_better();
-    let count = |sign: f64| question.then(|| differences.iter().filter(|(top, _)| top * sign > 0.0).count());
-    let (gained, lost) = (count(1.0), count(-1.0));
-    let comparison = Comparison {
-        task: score.name.clone(),
-        metric: metric.name(),
+    let of = |part: &dyn Fn(&Pair) -> (f64, f64)| figure(linear, &pairs.iter().map(part).collect::<Vec<_>>(), 2);
+    let differences = of(&|(theirs, ours)| (ours.0 - theirs.0, ours.1));
+    let is_question = Metric::named(&measured.metric).is_some_and(Metric::higher_is_better);
+    let count = |sign: f64| pairs.iter().filter(|(theirs, ours)| (ours.0 - theirs.0) * sign > 0.0).count();
+    let (gained, lost) = (is_question.then(|| count(1.0)), is_question.then(|| count(-1.0)));
+    Some(Comparison {
+        task: String::new(),
+        metric: measured.metric.clone(),
+        lower_is_better: !measured.higher_is_better,
         documents: pairs.len(),
-        difference: figure.value,
-        stderr: figure.stderr,
+        from: scale * of(&|(theirs, _)| *theirs).value,
+        to: scale * of(&|(_, ours)| *ours).value,
+        difference: scale * differences.value,
+        stderr: differences.stderr.map(|stderr| scale * stderr),
+        paired: true,
         gained,
         lost,
         p: gained.zip(lost).map(|(gained, lost)| mcnemar(gained, lost)),
-    };
-    Some((comparison, figure))
+        degenerate: None,
+    })
 }
 
-/// A group's difference in accuracy; `None` unless both runs have all its tasks.
-fn pool(group: &GroupScore, compared: &BTreeMap<usize, Vec<(Comparison, Figure)>>) -> Option<Comparison> {
-    let members: Option<Vec<&(Comparison, Figure)>> = group
-        .group
-        .leaves
-        .iter()
-        .map(|leaf| compared.get(leaf)?.iter().find(|(comparison, _)| comparison.metric == Metric::Acc.name()))
-        .collect();
-    let members = members?;
-    let parts: Vec<_> =
-        members.iter().map(|(comparison, figure)| (figure.value, figure.stderr, comparison.documents)).collect();
-    let figure = pooled(Metric::Acc, &parts);
-    let gained: usize = members.iter().filter_map(|(comparison, _)| comparison.gained).sum();
-    let lost: usize = members.iter().filter_map(|(comparison, _)| comparison.lost).sum();
+/// A group's difference in accuracy, as its figures are pooled; `None` unless both runs have all its tasks' documents.
+fn pool(leaves: &[String], found: &[Found]) -> Option<Comparison> {
+    let members = leaves.iter().map(|leaf| {
+        let is_it = |found: &&Found| found.comparison.task == *leaf && found.comparison.metric == Metric::Acc.name();
+        found.iter().find(is_it).map(|found| &found.comparison).filter(|comparison| comparison.paired)
+    });
+    let members: Vec<&Comparison> = members.collect::<Option<_>>()?;
+    let of = |value: &dyn Fn(&Comparison) -> f64| {
+        let parts: Vec<_> = members.iter().map(|member| (value(member), member.stderr, member.documents)).collect();
+        pooled(Metric::Acc, &parts)
+    };
+    let sum = |count: &dyn Fn(&Comparison) -> Option<usize>| members.iter().filter_map(|member| count(member)).sum();
+    let (gained, lost): (usize, usize) = (sum(&|member| member.gained), sum(&|member| member.lost));
+    let differences = of(&|member| member.difference);
     Some(Comparison {
-        task: group.group.name.clone(),
-        metric: Metric::Acc.name(),
-        documents: members.iter().map(|(comparison, _)| comparison.documents).sum(),
-        difference: figure.value,
-        stderr: figure.stderr,
+        documents: members.iter().map(|member| member.documents).sum(),
+        from: of(&|member| member.from).value,
+        to: of(&|member| member.to).value,
+        difference: differences.value,
+        stderr: differences.stderr,
         gained: Some(gained),
         lost: Some(lost),
         p: Some(mcnemar(gained, lost)),
+        ..(*members.first()?).clone()
     })
+}
+
+/// All documents of all tasks, metric by metric, where several tasks have one.
+fn together(found: &[Found]) -> Vec<Comparison> {
+    let mut metrics: Vec<&Comparison> = Vec::new();
+    for found in found {
+        if found.comparison.paired && !metrics.iter().any(|known| known.metric == found.comparison.metric) {
+            metrics.push(&found.comparison);
+        }
+    }
+    let of = |first: &&Comparison| {
+        let same: Vec<&Found> = found.iter().filter(|found| found.comparison.metric == first.metric).collect();
+        if same.len() < 2 {
+            return None;
+        }
+        let measured = Measured {
+            metric: first.metric.clone(),
+            filter: "none".to_owned(),
+            value: 0.0,
+            stderr: None,
+            higher_is_better: !first.lower_is_better,
+        };
+        let pairs: Vec<Pair> = same.iter().flat_map(|found| found.pairs.iter().copied()).collect();
+        Some(Comparison { task: "all".to_owned(), ..paired(&measured, &pairs)? })
+    };
+    metrics.iter().filter_map(of).collect()
 }
 
 /// Two-sided exact binomial test that a disagreement is as likely one way as the other.
@@ -297,26 +267,61 @@ mod tests {
         assert!(mcnemar(5000, 9000) < 1e-200);
     }
 
+    fn measured(metric: Metric) -> Measured {
+        let (metric, higher_is_better) = (metric.name().to_owned(), metric.higher_is_better());
+        Measured { metric, filter: "none".into(), value: 0.0, stderr: Some(0.3), higher_is_better }
+    }
+
     #[test]
     fn the_error_is_that_of_the_paired_differences() {
-        let score = TaskScore {
-            name: "t".into(),
-            alias: "t".into(),
-            shots: 0,
-            figures: Vec::new(),
-            outcomes: Vec::new(),
-            chance: None,
-        };
         let pairs: Vec<Pair> =
-            [(1.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)].map(|(a, b)| ((a, 1.0), (b, 1.0))).into();
-        let (comparison, _) = compare(&score, Metric::Acc, &pairs, 10).unwrap();
+            [(1.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)].map(|(a, b)| ((b, 1.0), (a, 1.0))).into();
+        let comparison = paired(&measured(Metric::Acc), &pairs).unwrap();
         assert_eq!((comparison.difference, comparison.gained, comparison.lost), (0.25, Some(2), Some(1)));
+        assert_eq!((comparison.from, comparison.to), (0.5, 0.75));
         // differences 1, 0, -1, 1: sample deviation sqrt(11/12), over sqrt(4)
         assert!((comparison.stderr.unwrap() - (11.0f64 / 12.0).sqrt() / 2.0).abs() < 1e-15);
-        let bits = compare(&score, Metric::BitsPerByte, &[((-2.0, 4.0), (-1.0, 4.0)), ((-3.0, 6.0), (-3.0, 6.0))], 10)
-            .unwrap()
-            .0;
+        let texts = [((-1.0, 4.0), (-2.0, 4.0)), ((-3.0, 6.0), (-3.0, 6.0))];
+        let bits = paired(&measured(Metric::BitsPerByte), &texts).unwrap();
         assert!((bits.difference - 0.1 / 2f64.ln()).abs() < 1e-15 && bits.p.is_none());
-        assert!(compare(&score, Metric::Loss, &[((-2.0, 4.0), (-1.0, 5.0))], 10).is_none(), "another tokenisation");
+        assert!(paired(&measured(Metric::Loss), &[((-1.0, 5.0), (-2.0, 4.0))]).is_none(), "another tokenisation");
+    }
+
+    /// A task of `right` questions, or one whose questions are not known.
+    fn task(name: &str, right: &[u8], are_known: bool) -> Task {
+        let documents = right.iter().enumerate();
+        let documents = documents.map(|(id, right)| (id, ("h".to_owned(), vec![Some((f64::from(*right), 1.0))])));
+        Task {
+            name: name.into(),
+            figures: vec![Measured { value: 0.5, ..measured(Metric::Acc) }],
+            documents: are_known.then(|| documents.collect()),
+            count: right.len(),
+            majority: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn groups_and_all_of_them() {
+        let side = |a: &[u8], b: &[u8], are_known| Side {
+            tasks: vec![task("a", a, are_known), task("b", b, are_known), task("g", &[], false)],
+            groups: vec![("g".into(), vec!["a".into(), "b".into()])],
+        };
+        let (from, to) = (side(&[1, 0, 0, 0], &[1, 1], true), side(&[1, 1, 1, 0], &[1, 0], true));
+        let all = compare(&from, &to, true).unwrap();
+        let names: Vec<(&str, usize)> = all.iter().map(|found| (found.task.as_str(), found.documents)).collect();
+        assert_eq!(names, [("a", 4), ("b", 2), ("g", 6), ("all", 6)]);
+        for found in &all[2..] {
+            assert!((found.difference - 1.0 / 6.0).abs() < 1e-15);
+            assert_eq!((found.gained, found.lost), (Some(2), Some(1)));
+        }
+        // without documents, as independent figures
+        let apart = compare(&side(&[1, 0], &[1], false), &to, false).unwrap();
+        assert!(apart.iter().all(|found| !found.paired && found.p.is_none()));
+        assert!((apart[0].stderr.unwrap() - 0.3f64.hypot(0.3)).abs() < 1e-15);
+        // other questions
+        let mut other = to.clone();
+        other.tasks[1].documents.as_mut().unwrap().get_mut(&1).unwrap().0 = "x".into();
+        let error = compare(&from, &other, false).unwrap_err();
+        assert!(error.to_string().contains("document 1 of b was asked differently"), "{error}");
     }
 }

@@ -1,19 +1,24 @@
 //! Everything that is asked of the model in one evaluation, and what the answers amount to.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::encode::Encoder;
-use super::metrics::{Answer, Figure, Metric, Outcome, figure, pooled};
+use super::metrics::{Answer, Figure, Metric, Outcome, figure, majority, pooled};
 use super::passes::{Request, Targets};
 use super::prompts::{Body, Document, Prompts, prompts};
+use super::samples;
 use super::select::{Group, Leaf, Selection};
 use super::settings::EvalSettings;
 use super::source::Source;
 use crate::progress::{Progress, Unit};
 use crate::{Context, Error, Result, interrupt};
+
+/// Outcomes of parts that were scored before, by their place.
+pub type Known = BTreeMap<usize, Vec<Outcome>>;
 
 /// One task's documents and the places of their requests.
 #[derive(Debug)]
@@ -119,28 +124,32 @@ impl Job {
     /// SHA-256 of every request.
     #[must_use]
     pub fn digest(&self) -> String {
-        let mut digest = Sha256::new();
-        let mut numbers = |numbers: &[u32]| {
-            digest.update((numbers.len() as u64).to_le_bytes());
-            numbers.iter().for_each(|number| digest.update(number.to_le_bytes()));
-        };
-        for Request { input, from, targets } in &self.requests {
-            numbers(input);
-            match targets {
-                Targets::Sequence(tokens) => numbers(&[&[*from as u32, 0], tokens.as_slice()].concat()),
-                Targets::AnyOf(tokens) => numbers(&[&[*from as u32, 1], tokens.as_slice()].concat()),
-            }
-        }
-        format!("{:x}", digest.finalize())
+        digest(&self.requests)
     }
 
-    /// What the answers to all requests amount to. `vocabulary` is the number of tokens the model knows.
+    /// For each task, SHA-256 of its requests: the same where it asks the same.
+    #[must_use]
+    pub fn digests(&self) -> Vec<String> {
+        self.ranges().into_iter().map(|range| digest(&self.requests[range])).collect()
+    }
+
+    /// For each task, the reference's hash of its documents, prompts and targets.
+    #[must_use]
+    pub fn hashes(&self, paper: bool) -> Vec<String> {
+        self.parts.iter().map(|part| samples::hashes(part, paper).task).collect()
+    }
+
+    /// What the answers to all requests amount to. `vocabulary` is the number of tokens the model knows; `known` has the
+    /// outcomes of parts that were scored before.
     ///
     /// # Errors
     /// A task without a token to predict, or a figure that no number can hold: a perplexity of hundreds of nats.
-    pub fn scores(&self, answers: &[Answer], vocabulary: usize) -> Result<Scores> {
-        let tasks: Vec<TaskScore> =
-            self.parts.iter().map(|part| part.score(&self.requests, answers, vocabulary)).collect();
+    pub fn scores(&self, answers: &[Answer], mut known: Known, vocabulary: usize) -> Result<Scores> {
+        let score = |(place, part): (usize, &Part)| {
+            let outcomes = known.remove(&place).unwrap_or_else(|| part.outcomes(&self.requests, answers));
+            part.score(outcomes, vocabulary)
+        };
+        let tasks: Vec<TaskScore> = self.parts.iter().enumerate().map(score).collect();
         tasks.iter().try_for_each(TaskScore::check)?;
         let groups = self.groups.iter().map(|group| GroupScore::new(group, &tasks)).collect();
         Ok(Scores { tasks, groups })
@@ -148,13 +157,15 @@ impl Job {
 }
 
 impl Part {
-    fn score(&self, requests: &[Request], answers: &[Answer], vocabulary: usize) -> TaskScore {
+    fn outcomes(&self, requests: &[Request], answers: &[Answer]) -> Vec<Outcome> {
         let documents = self.prompts.documents.iter().zip(&self.asked).zip(&self.leads);
-        let outcomes: Vec<Outcome> = documents
-            .map(|((document, asked), lead)| {
-                outcome(document, &requests[asked.clone()], &answers[asked.clone()], *lead)
-            })
-            .collect();
+        let outcomes = documents.map(|((document, asked), lead)| {
+            outcome(document, &requests[asked.clone()], &answers[asked.clone()], *lead)
+        });
+        outcomes.collect()
+    }
+
+    fn score(&self, outcomes: Vec<Outcome>, vocabulary: usize) -> TaskScore {
         let figures = self.leaf.task.metrics.iter().map(|metric| {
             let parts: Vec<(f64, f64)> = outcomes.iter().map(|outcome| outcome.parts(*metric)).collect();
             figure(*metric, &parts, vocabulary)
@@ -178,6 +189,22 @@ impl Part {
         let chances: Option<Vec<f64>> = self.prompts.documents.iter().map(of).collect();
         chances.filter(|chances| !chances.is_empty()).map(|all| all.iter().sum::<f64>() / all.len() as f64)
     }
+}
+
+fn digest(requests: &[Request]) -> String {
+    let mut digest = Sha256::new();
+    let mut numbers = |numbers: &[u32]| {
+        digest.update((numbers.len() as u64).to_le_bytes());
+        numbers.iter().for_each(|number| digest.update(number.to_le_bytes()));
+    };
+    for Request { input, from, targets } in requests {
+        numbers(input);
+        match targets {
+            Targets::Sequence(tokens) => numbers(&[&[*from as u32, 0], tokens.as_slice()].concat()),
+            Targets::AnyOf(tokens) => numbers(&[&[*from as u32, 1], tokens.as_slice()].concat()),
+        }
+    }
+    format!("{:x}", digest.finalize())
 }
 
 fn outcome(document: &Document, requests: &[Request], answers: &[Answer], lead: bool) -> Outcome {
@@ -217,6 +244,12 @@ pub struct TaskScore {
 }
 
 impl TaskScore {
+    /// Share of the questions that got the commonest answer, as `metric` judges them; absent for texts.
+    #[must_use]
+    pub fn majority(&self, metric: Metric) -> Option<f64> {
+        majority(self.outcomes.iter().filter_map(|outcome| outcome.chosen(metric)))
+    }
+
     /// Log-likelihoods are finite when they come here; what they amount to has to be as well.
     fn check(&self) -> Result<()> {
         let nothing = |outcome: &Outcome| matches!(outcome, Outcome::Text { tokens: 0, .. });
@@ -253,6 +286,8 @@ pub struct GroupScore {
     pub chance: Option<f64>,
     /// What was measured.
     pub figures: Vec<Figure>,
+    /// Share of the questions of all its tasks that got the commonest answer.
+    pub majority: Option<f64>,
 }
 
 impl GroupScore {
@@ -273,6 +308,9 @@ impl GroupScore {
             shots,
             chance: weighted.filter(|_| size > 0).map(|all| all.iter().sum::<f64>() / size as f64),
             figures: vec![pooled(Metric::Acc, &accuracy.collect::<Vec<_>>())],
+            majority: majority(
+                members.iter().flat_map(|task| &task.outcomes).filter_map(|outcome| outcome.chosen(Metric::Acc)),
+            ),
         }
     }
 }

@@ -79,6 +79,8 @@ pub enum Outcome {
         right: bool,
         /// Whether the likeliest choice for its length is right.
         right_for_length: bool,
+        /// Places of the likeliest choice, and of the likeliest for its length.
+        chosen: [Option<usize>; 2],
     },
     /// A text.
     Text {
@@ -101,15 +103,25 @@ impl Outcome {
     pub fn choice(question: &Question, answers: Vec<Answer>) -> Self {
         let plain: Vec<f64> = answers.iter().map(|answer| f64::from(answer.log_likelihood)).collect();
         let by_length: Vec<f64> = plain.iter().zip(&question.lengths).map(|(ll, len)| ll / *len as f64).collect();
-        let right = first_greatest(&plain) == Some(question.gold);
-        let right_for_length = first_greatest(&by_length) == Some(question.gold);
-        Self::Choice { answers, right, right_for_length }
+        let chosen = [first_greatest(&plain), first_greatest(&by_length)];
+        let [right, right_for_length] = chosen.map(|chosen| chosen == Some(question.gold));
+        Self::Choice { answers, right, right_for_length, chosen }
     }
 
     /// Sums up a text's windows; `own` leaves out a special token in front.
     #[must_use]
     pub fn text(text: &Text, log_likelihood: f64, own: f64, tokens: usize) -> Self {
         Self::Text { log_likelihood, own, tokens, words: text.words, bytes: text.bytes }
+    }
+
+    /// Place of the choice that `metric` judges.
+    #[must_use]
+    pub fn chosen(&self, metric: Metric) -> Option<usize> {
+        match (self, metric) {
+            (Self::Choice { chosen, .. }, Metric::Acc) => chosen[0],
+            (Self::Choice { chosen, .. }, Metric::AccNorm) => chosen[1],
+            _ => None,
+        }
     }
 
     /// Numerator and denominator of `metric` for this document: right or wrong out of one question, or a
@@ -129,8 +141,20 @@ impl Outcome {
     }
 }
 
+/// Share of the commonest among the choices; nothing where there are none.
+#[must_use]
+pub fn majority(chosen: impl Iterator<Item = usize>) -> Option<f64> {
+    let mut counts: Vec<usize> = Vec::new();
+    for choice in chosen {
+        counts.resize(counts.len().max(choice + 1), 0);
+        counts[choice] += 1;
+    }
+    let most = counts.iter().max()?;
+    Some(*most as f64 / counts.iter().sum::<usize>() as f64)
+}
+
 /// numpy's argmax: the first of the greatest.
-fn first_greatest(values: &[f64]) -> Option<usize> {
+pub(super) fn first_greatest(values: &[f64]) -> Option<usize> {
     let mut best = None;
     for (index, value) in values.iter().enumerate() {
         if best.is_none_or(|best: usize| *value > values[best]) {
@@ -198,6 +222,7 @@ mod tests {
     fn the_first_of_equal_choices_wins() {
         assert_eq!(first_greatest(&[-2.0, -1.0, -1.0]), Some(1));
         assert_eq!(first_greatest(&[]), None);
+        assert_eq!((majority([3, 0, 3, 3].into_iter()), majority([].into_iter())), (Some(0.75), None));
     }
 
     #[test]

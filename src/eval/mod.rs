@@ -11,7 +11,9 @@
 //! `api/task.py` and `api/samplers.py` for examples, `models/huggingface.py` for tokens and log-likelihoods.
 
 pub mod compare;
+pub mod degenerate;
 pub mod encode;
+pub mod finished;
 pub mod job;
 pub mod journal;
 mod layouts;
@@ -25,7 +27,9 @@ mod samples;
 pub mod score;
 pub mod select;
 pub mod settings;
+pub mod side;
 pub mod source;
 mod subjects;
 pub mod tasks;
+mod text_names;
 pub mod texts;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::job::{GroupScore, Job, Part, Scores, TaskScore};
-use super::metrics::Figure;
+use super::metrics::{Figure, Metric};
 use super::python::to_json_pretty;
 use super::samples::{self, Hashes};
 use super::settings::EvalSettings;
@@ -37,7 +37,13 @@ pub struct About {
     pub special: [Option<(String, u32)>; 3],
     /// SHA-256 of `tokenizer.json`: results of another tokenizer's model are not comparable question by question.
     pub tokenizer: String,
+    /// SHA-256 of what decides the answers besides the questions: config, weights, adapter, where it computes.
+    pub weights: String,
 }
+
+/// Where results say which share of the questions got the commonest answer.
+pub(super) const MAJORITY: [(Metric, &str); 2] =
+    [(Metric::Acc, "majority_answer,none"), (Metric::AccNorm, "majority_answer_norm,none")];
 
 /// Writes results and samples below `dir`, in a folder named after the model; returns the paths relative to `dir`, the
 /// results file first.
@@ -50,7 +56,7 @@ pub fn write(dir: &Path, about: &About, settings: &EvalSettings, job: &Job, scor
     fs::create_dir_all(&place).map_err(|error| Error::io(&place, &error))?;
     let parts: Vec<(&Part, &TaskScore)> = job.parts.iter().zip(&scores.tasks).collect();
     let hashes: Vec<Hashes> = parts.iter().map(|(part, _)| samples::hashes(part, settings.paper)).collect();
-    let text = to_json_pretty(&results(about, settings, &parts, &hashes, scores));
+    let text = to_json_pretty(&results(about, settings, (job, &parts), &hashes, scores));
     let stamp = &format!("{:x}", Sha256::digest(&text))[..12];
     let mut files = vec![folder.join(format!("results_{stamp}.json"))];
     for ((part, score), hashes) in parts.iter().zip(&hashes) {
@@ -88,7 +94,7 @@ fn sanitized(name: &str) -> String {
 fn results(
     about: &About,
     settings: &EvalSettings,
-    parts: &[(&Part, &TaskScore)],
+    (job, parts): (&Job, &[(&Part, &TaskScore)]),
     hashes: &[Hashes],
     scores: &Scores,
 ) -> Value {
@@ -141,21 +147,36 @@ fn results(
         ("fewshot_as_multiturn", json!(false)),
         ("chat_template", Value::Null),
         ("chat_template_sha", Value::Null),
-        (
-            "prune",
-            json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "tokenizer_sha256": about.tokenizer,
-                "vocabulary": about.vocabulary,
-                "compat": settings.compat,
-                "bos": settings.bos,
-                "paper": settings.paper,
-            }),
-        ),
     ] {
         top.insert(key.to_owned(), value);
     }
+    let mut own = own(about, settings);
+    own.insert("tasks".to_owned(), json!(settings.tasks));
+    let requests = parts.iter().zip(job.digests()).map(|((_, score), digest)| (score.name.clone(), json!(digest)));
+    own.insert("requests_sha256".to_owned(), Value::Object(requests.collect()));
+    top.insert("prune".to_owned(), Value::Object(own));
     Value::Object(top)
+}
+
+/// What this program says besides what the reference does, the same for every task.
+fn own(about: &About, settings: &EvalSettings) -> Map<String, Value> {
+    let entries = [
+        ("version", json!(env!("CARGO_PKG_VERSION"))),
+        ("tokenizer_sha256", json!(about.tokenizer)),
+        ("vocabulary", json!(about.vocabulary)),
+        ("compat", json!(settings.compat)),
+        ("bos", json!(settings.bos)),
+        ("paper", json!(settings.paper)),
+        ("weights_sha256", json!(about.weights)),
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// What results of all tasks have in common, section by section: tasks can be added where it is the same.
+#[must_use]
+pub fn common(about: &About, settings: &EvalSettings) -> [(&'static str, Map<String, Value>); 3] {
+    let Value::Object(config) = run_config(about, settings) else { return Default::default() };
+    [("prune", own(about, settings)), ("config", config), ("", tokenizer_info(about))]
 }
 
 fn sorted(entries: impl Iterator<Item = (String, Value)>) -> Value {
@@ -170,6 +191,9 @@ fn task_entry(task: &TaskScore) -> Value {
     entry.insert("alias".to_owned(), json!(task.alias));
     entry.insert("sample_len".to_owned(), json!(task.outcomes.len()));
     figures(&mut entry, &task.figures);
+    let share = |(metric, key): &(Metric, &str)| Some(((*key).to_owned(), json!(task.majority(*metric)?)));
+    let measured = MAJORITY.iter().filter(|(metric, _)| task.figure(*metric).is_some());
+    entry.extend(measured.filter_map(share));
     Value::Object(entry)
 }
 
@@ -181,6 +205,7 @@ fn group_entry(score: &GroupScore) -> Value {
     figures(&mut entry, &score.figures);
     let counts = score.figures.iter().map(|figure| (key(figure, ""), json!(score.size)));
     entry.insert("sample_count".to_owned(), Value::Object(counts.collect()));
+    entry.extend(score.majority.map(|share| (MAJORITY[0].1.to_owned(), json!(share))));
     Value::Object(entry)
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::subjects::{self, Category, SUBJECTS};
 use super::tasks::{Config, TASKS, TEXT, Task};
+use super::text_names;
 use crate::{Error, Result};
 
 /// One task that is run: a row of the table, a subject of a family, or a text of the user's.
@@ -47,6 +48,8 @@ pub struct Selection {
     pub leaves: Vec<Leaf>,
     /// Groups, children before their parents.
     pub groups: Vec<Group>,
+    /// Texts that were asked for more than once and are run once, as they were written.
+    pub repeated: Vec<PathBuf>,
 }
 
 /// Every name there is, for help and completions.
@@ -67,6 +70,7 @@ pub fn select(names: &[String], local: &[String]) -> Result<Selection> {
     for name in names {
         selection.add(name.trim(), local)?;
     }
+    selection.name_texts();
     if selection.leaves.is_empty() {
         return Err(Error::request("--tasks: name at least one task, such as mmlu or boolq"));
     }
@@ -77,10 +81,12 @@ impl Selection {
     fn add(&mut self, name: &str, local: &[String]) -> Result<()> {
         if let Some(path) = name.strip_prefix("text:") {
             let path = PathBuf::from(path);
-            let stem = path.file_name().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            let stem = stem.split('.').next().unwrap_or_default();
-            let stem: String = stem.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
-            self.leaf(Leaf { name: format!("text_{stem}"), task: &TEXT, subject: None, file: Some(path) });
+            // the file's identity is a name that no other has until all texts are known
+            let name = format!("text:{}", text_names::identity(&path).display());
+            match self.leaves.iter().any(|known| known.name == name) {
+                true => self.repeated.push(path),
+                false => drop(self.leaf(Leaf { name, task: &TEXT, subject: None, file: Some(path) })),
+            }
             return Ok(());
         }
         let family = TASKS.iter().find(|task| task.config == Config::Subject && in_family(name, task.name));
@@ -91,6 +97,14 @@ impl Selection {
         let task = task.ok_or_else(|| unknown(name))?;
         self.leaf(Leaf { name: task.name.to_owned(), task, subject: None, file: None });
         Ok(())
+    }
+
+    fn name_texts(&mut self) {
+        let mut texts: Vec<&mut Leaf> = self.leaves.iter_mut().filter(|leaf| leaf.file.is_some()).collect();
+        let files: Vec<PathBuf> =
+            texts.iter().flat_map(|leaf| &leaf.file).map(|file| text_names::identity(file)).collect();
+        let names = text_names::names(&files.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+        texts.iter_mut().zip(names).for_each(|(leaf, name)| leaf.name = name);
     }
 
     fn family(&mut self, task: &'static Task, name: &str, local: &[String]) -> Result<()> {
@@ -210,6 +224,11 @@ mod tests {
     fn texts_are_named_after_their_files() {
         let selection = select(&names(&["text:a/my notes.jsonl.gz"]), &[]).unwrap();
         assert_eq!(selection.leaves[0].name, "text_my-notes");
+        let selection =
+            select(&names(&["text:a/v.jsonl", "boolq", "text:b/v.jsonl", "text:./a/v.jsonl"]), &[]).unwrap();
+        let found: Vec<&str> = selection.leaves.iter().map(|leaf| leaf.name.as_str()).collect();
+        assert_eq!(found, ["text_a-v", "boolq", "text_b-v"]);
+        assert_eq!(selection.repeated, [PathBuf::from("./a/v.jsonl")]);
     }
 
     #[test]

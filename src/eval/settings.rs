@@ -8,13 +8,15 @@ use crate::{Error, Result};
 
 /// A version of lm-evaluation-harness whose every figure is wanted, oddities included.
 ///
-/// Without one, prompts and tokens are those of 0.4.13 and log-probabilities are in f32 whatever the weights' type.
+/// Without one, prompts are those of 0.4.13, tokens what `tokenizer.json` says, which the model was trained with, and
+/// log-probabilities are in f32 whatever the weights' type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compat {
     /// The version of the paper: no beginning-of-sequence token, f32 log-probabilities.
     #[serde(rename = "lm-eval-0.4.0")]
     V0_4_0,
-    /// Log-probabilities rounded to the model's own type, so that a bf16 model has ties, which the first choice wins.
+    /// Tokens as `AutoTokenizer` of transformers 5 makes them, which for some models are not `tokenizer.json`'s, and
+    /// log-probabilities rounded to the model's own type, so that a bf16 model has ties, which the first choice wins.
     #[serde(rename = "lm-eval-0.4.13")]
     V0_4_13,
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use prune::commands::eval::eval;
+use prune::data::{Rules, Special, Tokenizer};
 use prune::eval::settings::{Compat, EvalSettings};
 use prune::progress::{Progress, Silent, Unit};
 use serde_json::Value;
@@ -16,9 +17,15 @@ fn an_output_is_never_overwritten_unasked() {
     let small = Small::new();
     let settings = EvalSettings { tasks: vec!["boolq".into()], ..small.settings("model", "out") };
     eval(&settings, &Silent).unwrap();
-    let (text, code) = message(eval(&settings, &Silent));
-    assert!(text.contains("exists; --force") && code == 2, "{text}");
     let before = tree(&small.path("out"));
+    let limited = EvalSettings { limit: Some(9.0), ..settings.clone() };
+    let (text, code) = message(eval(&limited, &Silent));
+    assert!(text.contains("with other settings (limit: null there, 9.0 here); --force") && code == 2, "{text}");
+    fs::create_dir(small.path("strange")).unwrap();
+    fs::write(small.path("strange/thesis.tex"), "x").unwrap();
+    let (text, code) = message(eval(&EvalSettings { out: Some(small.path("strange")), ..settings.clone() }, &Silent));
+    assert!(text.contains("exists; --force") && code == 2, "{text}");
+    assert_eq!(before, tree(&small.path("out")));
     eval(&EvalSettings { force: true, ..settings.clone() }, &Silent).unwrap();
     assert_eq!(before, tree(&small.path("out")));
     let other =
@@ -80,6 +87,33 @@ fn results_that_cannot_be_compared_are_refused() {
         tree(&small.path("boolq")).into_keys().partition(|path| path.to_string_lossy().contains("results_"));
     fs::remove_file(small.path("boolq").join(&samples[0])).unwrap();
     assert!(against(boolq("x"), small.path("boolq").join(&results[0])).0.contains("are missing"));
+}
+
+#[test]
+fn compat_takes_the_tokenizer_rules_of_its_time() {
+    let small = Small::new();
+    let own = |name: &str| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokens/llama2").join(name);
+    let vocab = Tokenizer::open(own("")).unwrap().vocab_size();
+    Llama { vocab, ..Llama::default() }.write(&small.path("llama2"));
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(own(file), small.path("llama2").join(file)).unwrap();
+    }
+    // leading spaces are what transformers 5 tokenises in its own way
+    let text = "  two words  and more";
+    fs::write(small.path("spaces.jsonl"), serde_json::json!({"text": text}).to_string()).unwrap();
+    let asked = |compat| {
+        let tasks = vec![format!("text:{}", small.path("spaces.jsonl").display())];
+        let settings = EvalSettings { tasks, compat, out: None, dry_run: true, ..small.settings("llama2", "x") };
+        eval(&EvalSettings { bos: Some(false), data_dir: None, ..settings }, &Silent).unwrap().passes.tokens_asked
+    };
+    let tokens = |rules| {
+        let tokenizer = Tokenizer::open_as(small.path("llama2"), rules).unwrap();
+        tokenizer.encode(text, Special::None).unwrap().len()
+    };
+    assert_eq!(asked(None), tokens(Rules::File));
+    assert_eq!(asked(Some(Compat::V0_4_0)), tokens(Rules::File));
+    assert_eq!(asked(Some(Compat::V0_4_13)), tokens(Rules::Transformers5));
+    assert_ne!(tokens(Rules::File), tokens(Rules::Transformers5));
 }
 
 #[test]

@@ -1,0 +1,151 @@
+//! Results that stand in an evaluation's directory already: found where they are what was asked for, added to where
+//! they are a part of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint::Checkpoint;
+use crate::eval::finished::Finished;
+use crate::eval::job::{Job, Known};
+use crate::eval::journal::JOURNAL;
+use crate::eval::results::{About, common};
+use crate::eval::settings::EvalSettings;
+use crate::model::lora::ADAPTER_FILES;
+use crate::{Error, Result};
+
+/// Files of weights up to this size are read whole to be known again.
+const WHOLE: u64 = 64 << 20;
+/// Of larger ones, so many pieces of [`PIECE`] bytes, evenly spaced.
+const PIECES: u64 = 64;
+const PIECE: u64 = 1 << 20;
+
+/// What stands there.
+pub(super) struct Before {
+    out: PathBuf,
+    finished: Finished,
+}
+
+impl Before {
+    /// Looks into the output directory; nothing where there is none, or an unfinished run alone.
+    ///
+    /// # Errors
+    /// Request: something else is there, and `--force` was not given.
+    pub(super) fn look(settings: &EvalSettings) -> Result<Option<Self>> {
+        let Some(out) = settings.out.as_deref().filter(|out| !settings.force && out.exists()) else { return Ok(None) };
+        let mut entries = fs::read_dir(out).map_err(|error| Error::io(out, &error))?;
+        if !entries.any(|entry| entry.map_or(true, |entry| entry.file_name() != JOURNAL)) {
+            return Ok(None);
+        }
+        match Finished::open(out) {
+            Ok(finished) if own(&finished, "requests_sha256").is_some_and(Value::is_object) => {
+                Ok(Some(Self { out: out.to_owned(), finished }))
+            }
+            _ => Err(Error::request(format!("{} exists; --force replaces it", out.display()))),
+        }
+    }
+
+    /// The tasks that are there, and those of `asked` that are not.
+    pub(super) fn with(&self, asked: &[String]) -> Vec<String> {
+        let names = own(&self.finished, "tasks").and_then(Value::as_array);
+        let mut all: Vec<String> =
+            names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+        for name in asked {
+            if !all.contains(name) {
+                all.push(name.clone());
+            }
+        }
+        all
+    }
+
+    /// What came out for the tasks of `job` that are there.
+    ///
+    /// # Errors
+    /// Request: results of another model, with other settings, or of other data.
+    pub(super) fn known(&self, job: &Job, about: &About, settings: &EvalSettings) -> Result<Known> {
+        let refuse = |what: &str| {
+            let out = self.out.display();
+            Err(Error::request(format!(
+                "{out}: holds results {what}; --force replaces them, --out names another directory"
+            )))
+        };
+        for (section, now) in common(about, settings) {
+            for (key, now) in &now {
+                let stands = match section {
+                    "" => self.finished.section(key),
+                    section => self.finished.section(section).and_then(|section| section.get(key)),
+                };
+                match stands {
+                    Some(stands) if stands == now => {}
+                    _ if key == "weights_sha256" => return refuse("of a model or adapter with other weights"),
+                    _ if key == "model_args" => return refuse(&format!("of {}", self.finished.model())),
+                    stands => {
+                        let stands = stands.unwrap_or(&Value::Null);
+                        return refuse(&format!("with other settings ({key}: {stands} there, {now} here)"));
+                    }
+                }
+            }
+        }
+        let entries = |key| own(&self.finished, key).and_then(Value::as_object);
+        let hashes = self.finished.section("task_hashes");
+        let hash = |name: &str| hashes.and_then(|hashes| hashes.get(name)).and_then(Value::as_str);
+        let mut known = Known::new();
+        let asked: Vec<(String, String)> = job.digests().into_iter().zip(job.hashes(settings.paper)).collect();
+        for (name, digest) in entries("requests_sha256").into_iter().flatten() {
+            let same = |place: &usize| {
+                Some(asked[*place].0.as_str()) == digest.as_str() && Some(asked[*place].1.as_str()) == hash(name)
+            };
+            let mut places = (0..job.parts.len()).filter(same).filter(|place| !known.contains_key(place));
+            let named = places.clone().find(|place| job.parts[*place].leaf.name == *name);
+            let Some(place) = named.or_else(|| places.next()) else {
+                return refuse(&format!("of {name} with other data or settings"));
+            };
+            known.insert(place, self.finished.outcomes(name, &job.parts[place])?);
+        }
+        Ok(known)
+    }
+}
+
+fn own<'a>(finished: &'a Finished, key: &str) -> Option<&'a Value> {
+    finished.section("prune")?.get(key)
+}
+
+/// SHA-256 of what the model is: its config, its weights and those of an adapter by content, and where they are computed
+/// with. Large files are known by pieces of them: reading them whole would take longer than some evaluations.
+///
+/// # Errors
+/// The file system's.
+pub(super) fn weights(checkpoint: &Checkpoint, adapter: Option<&Path>, device: &str) -> Result<String> {
+    let config = checkpoint.source.dir.join("config.json");
+    let adapter = adapter.map(|dir| ADAPTER_FILES.map(|file| dir.join(file)));
+    let files: Vec<&PathBuf> =
+        std::iter::once(&config).chain(&checkpoint.index.shards).chain(adapter.iter().flatten()).collect();
+    let digests: Vec<Vec<u8>> = files.into_par_iter().map(|file| content(file)).collect::<Result<_>>()?;
+    let mut digest = Sha256::new();
+    digest.update(device);
+    digests.iter().for_each(|part| digest.update(part));
+    Ok(format!("{:x}", digest.finalize()))
+}
+
+/// SHA-256 of the length and the content of a file, or of pieces of it.
+fn content(path: &Path) -> Result<Vec<u8>> {
+    use std::io::{Read, Seek, SeekFrom};
+    let at = |error: std::io::Error| Error::io(path, &error);
+    let mut file = fs::File::open(path).map_err(at)?;
+    let length = file.metadata().map_err(at)?.len();
+    let mut digest = Sha256::new();
+    digest.update(length.to_le_bytes());
+    let pieces = if length <= WHOLE { length.div_ceil(PIECE) } else { PIECES };
+    let mut buffer = Vec::new();
+    for piece in 0..pieces {
+        let start = if length <= WHOLE { piece * PIECE } else { (length - PIECE) / (PIECES - 1) * piece };
+        file.seek(SeekFrom::Start(start)).map_err(at)?;
+        buffer.clear();
+        (&mut file).take(PIECE).read_to_end(&mut buffer).map_err(at)?;
+        digest.update(&buffer);
+    }
+    Ok(digest.finalize().to_vec())
+}

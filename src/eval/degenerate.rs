@@ -1,0 +1,66 @@
+//! Figures that say nothing good of a model, however they compare: one answer to every question, a loss above that of
+//! guessing among all tokens.
+
+use serde::{Deserialize, Serialize};
+
+use super::compare::Comparison;
+use super::metrics::{Figure, Metric};
+use super::side::Task;
+
+/// Share of the questions with one answer from which on a model does not choose.
+const ONE_ANSWER: f64 = 0.99;
+/// Of fewer questions nothing is said: a model may have good reasons to answer them alike.
+const FEWEST: usize = 8;
+/// Where so many of the questions have that answer, giving it is no fault.
+const MOSTLY_RIGHT: f64 = 0.9;
+
+/// What is wrong with a figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Degenerate {
+    /// The same option is chosen for 99 of 100 questions or more, and is wrong for one in ten or more.
+    OneAnswer,
+    /// The loss is above ln V: every token with the same probability would do better.
+    AboveGuessing,
+}
+
+impl Degenerate {
+    /// Of a task with so many questions, from the share of the commonest answer and the accuracy.
+    #[must_use]
+    pub fn of_answers(majority: f64, accuracy: f64, questions: usize) -> Option<Self> {
+        (questions >= FEWEST && majority >= ONE_ANSWER && accuracy < MOSTLY_RIGHT).then_some(Self::OneAnswer)
+    }
+
+    /// Of a figure of a text, given all of the text's.
+    #[must_use]
+    pub fn of_loss(figures: &[Figure]) -> Option<Self> {
+        let ratio = figures.iter().find(|figure| figure.metric == Metric::LossPerLogVocab)?.value;
+        (ratio > 1.0).then_some(Self::AboveGuessing)
+    }
+
+    /// In words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::OneAnswer => "one answer to every question",
+            Self::AboveGuessing => "worse than guessing: the loss is above ln V",
+        }
+    }
+}
+
+/// `comparison` with what is wrong with the figures of `task`, whose figure it is.
+pub(super) fn judged(mut comparison: Comparison, task: &Task) -> Comparison {
+    let figure = |name: &str| task.figures.iter().find(|figure| figure.metric == name).map(|figure| figure.value);
+    comparison.degenerate = match Metric::named(&comparison.metric) {
+        Some(metric @ (Metric::Acc | Metric::AccNorm)) => {
+            let share = task.majority.iter().find(|(of, _)| *of == metric);
+            share.and_then(|(_, share)| Degenerate::of_answers(*share, comparison.to, task.count))
+        }
+        Some(Metric::Loss | Metric::BitsPerByte) => {
+            let ratio = figure(Metric::LossPerLogVocab.name());
+            ratio.filter(|ratio| *ratio > 1.0).map(|_| Degenerate::AboveGuessing)
+        }
+        _ => None,
+    };
+    comparison
+}
