@@ -12,6 +12,8 @@ mod four_bit;
 mod gradients;
 #[path = "heal/killed.rs"]
 mod killed;
+#[path = "heal/kinds.rs"]
+mod kinds;
 #[path = "heal/model.rs"]
 mod model;
 #[path = "heal/requests.rs"]

@@ -14,6 +14,6 @@ mod spec;
 mod table;
 mod windows;
 
-pub use names::LayerTensor;
+pub use names::{EMBEDDING, HEAD, LayerTensor};
 pub use spec::{ModelSpec, Role, Rope, RopeScaling};
 pub use table::{ARCHITECTURES, Architecture, Bias, WindowRule};

@@ -4,9 +4,9 @@ use super::{ModelSpec, Role};
 use crate::checkpoint::Index;
 
 /// The embedding, `[v, d]`.
-const EMBEDDING: &str = "model.embed_tokens.weight";
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The vocabulary head, `[v, d]`.
-const HEAD: &str = "lm_head.weight";
+pub const HEAD: &str = "lm_head.weight";
 /// The norm before the head, `[d]`.
 const FINAL_NORM: &str = "model.norm.weight";
 /// What the names of layer tensors start with; the layer's number follows.

@@ -13,6 +13,7 @@ mod index;
 mod json;
 mod load;
 mod output;
+mod overlay;
 mod positioned;
 mod read;
 mod side;

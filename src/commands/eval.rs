@@ -176,7 +176,8 @@ pub(super) fn eval_sharing(
     let known = before.map(|before| before.known(job, &about, settings)).transpose()?.unwrap_or_default();
     let ranges = job.ranges().into_iter().enumerate().filter(|(place, _)| !known.contains_key(place));
     let ranges: Vec<Range<usize>> = ranges.map(|(_, range)| range).collect();
-    let adapters = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
+    let adapters =
+        settings.adapter.as_deref().map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose()?;
     let options = ModelOptions {
         budget: open::budget(settings.memory.as_deref(), &device)?,
         device,

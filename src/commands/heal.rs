@@ -66,7 +66,7 @@ pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealRepo
     let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
     let budget = open::budget(settings.memory.as_deref(), &device)?;
     let teacher = settings.teacher.as_deref().map(|teacher| open::checkpoint(Some(teacher), progress)).transpose()?;
-    let adapter = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
+    let adapter = settings.adapter.as_deref().map(|dir| trainable(dir, &checkpoint, &spec, &device)).transpose()?;
     let settings = &settled(settings, adapter.as_ref());
     let teacher_bytes = teacher.as_ref().map_or(0, |teacher| teacher.tensors.values().map(|entry| entry.len).sum());
     let plan = estimate(&checkpoint, &spec, settings, (&device, budget), teacher_bytes)?;
@@ -94,6 +94,13 @@ pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealRepo
         report.result = Some(job.run(adapter, teacher)?);
     }
     Ok(report)
+}
+
+/// The adapter in `dir`, which training goes on from.
+fn trainable(dir: &Path, checkpoint: &Checkpoint, spec: &ModelSpec, device: &Device) -> Result<Adapters> {
+    let adapters = Adapters::open_for(dir, checkpoint, spec, device)?;
+    adapters.check_plain().context(|| dir.display())?;
+    Ok(adapters)
 }
 
 /// With the rank, strength and targets of the adapter that training starts from.

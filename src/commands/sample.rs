@@ -156,7 +156,7 @@ fn continuation(
         ));
     }
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
-    let adapters = adapter.map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
+    let adapters = adapter.map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose()?;
     let fittings = Fittings { adapters: adapters.map(Arc::new), ..Fittings::default() };
     let memory = settings.memory.as_deref();
     let model = open::speaker(&checkpoint, &spec, fittings, device, memory, longest, progress)?;

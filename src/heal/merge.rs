@@ -5,27 +5,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use safetensors::Dtype;
 use serde_json::{Map, Value};
 
-use super::pass::HEAD;
-use crate::arch::ModelSpec;
+use crate::arch::{EMBEDDING, HEAD, ModelSpec};
 use crate::checkpoint::{ByteSize, Checkpoint, Entry, ShardPlan, Slot, four_bit_owner, write_tensor};
 use crate::model::four_bit::{self, Part};
-use crate::model::lora::{Adapter, Adapters};
-use crate::ops::Nf4Weight;
+use crate::model::lora::{Adapter, Adapters, At, Table};
+use crate::model::numbers::{Numbers, PIECE};
+use crate::ops::{Nf4Weight, all_finite};
 use crate::progress::{Progress, Unit};
 use crate::{Context, Error, Result, interrupt};
-
-/// Numbers of a tensor that are in memory at a time, unless one row is longer.
-const PIECE: usize = 1 << 22;
 
 /// What happens to a tensor.
 enum Change<'a> {
     /// The update is added in f32, and the sum rounded once, to the type on disk.
     Add(&'a Adapter),
+    /// The same of the embedding or the head; or some of its rows are others.
+    Table(&'a Table),
+    /// The numbers of the adapter's file, rounded to the type of the model's.
+    Stored,
     /// Other numbers, f32, rounded to the type on disk.
     Replace(&'a Tensor),
 }
@@ -33,6 +35,10 @@ enum Change<'a> {
 /// A checkpoint to be written.
 pub struct Merge<'a> {
     checkpoint: &'a Checkpoint,
+    /// Where numbers are read: the checkpoint, with the tensors that the adapter brings whole.
+    read: Arc<Checkpoint>,
+    /// Whether embedding and head, one tensor until now, become two.
+    unties: bool,
     changes: BTreeMap<String, Change<'a>>,
     /// Linear layers of the blocks in four bits; the scales too if `Some(true)`.
     four_bit: Option<bool>,
@@ -58,7 +64,7 @@ impl<'a> Merge<'a> {
     /// # Errors
     /// Request: a replaced tensor that the model does not have. Work: tensors that no file can hold.
     pub fn new(
-        checkpoint: &'a Checkpoint,
+        checkpoint: &'a Arc<Checkpoint>,
         spec: &ModelSpec,
         adapters: Option<&'a Adapters>,
         replaced: &'a [(String, Tensor)],
@@ -67,26 +73,40 @@ impl<'a> Merge<'a> {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let mut changes = BTreeMap::new();
-        for ((layer, role), adapter) in adapters.iter().flat_map(|adapters| &adapters.modules) {
-            changes.insert(spec.layer_tensor(*layer, *role).name, Change::Add(adapter));
+        let trained_head = replaced.iter().any(|(name, _)| name == HEAD);
+        let (mut read, mut unties) = (checkpoint.clone(), spec.tied && trained_head);
+        if let Some(adapters) = adapters {
+            let whole = adapters.whole.iter().flat_map(|whole| whole.names.keys());
+            changes.extend(whole.map(|name| (name.clone(), Change::Stored)));
+            changes.extend(adapters.tables.iter().map(|(name, table)| (name.clone(), Change::Table(table))));
+            for ((layer, role), adapter) in &adapters.modules {
+                changes.insert(spec.layer_tensor(*layer, *role).name, Change::Add(adapter));
+            }
+            read = adapters.over(checkpoint, spec)?;
+            unties |= adapters.unties(spec, &checkpoint.index);
         }
         changes.extend(replaced.iter().map(|(name, tensor)| (name.clone(), Change::Replace(tensor))));
         let linear = (0..spec.layers).flat_map(|layer| spec.layer_tensors(layer));
         let linear = linear.filter(|tensor| tensor.role.is_linear() && tensor.shape.len() == 2);
         let mut merge = Self {
             checkpoint,
+            read,
+            unties,
             changes,
             four_bit,
             linear: linear.map(|tensor| tensor.name).collect(),
             config: checkpoint.config.clone(),
             plan: ShardPlan::new(Vec::new(), max_shard)?,
         };
-        merge.settle_config(spec);
+        merge.settle_config();
         if four_bit.is_some() {
             progress.begin("quantising", merge.linear.len() as u64, Unit::Items);
         }
-        let slots = merge.slots(spec, progress)?;
-        if let Some(name) = merge.changes.keys().find(|name| !slots.iter().any(|slot| slot.name == **name)) {
+        let slots = merge.slots(progress)?;
+        let written = |name: &str| slots.iter().any(|slot| slot.name == name);
+        // a tied model has one of the two, which stands for both
+        let known = |name: &str| written(name) || spec.tied && [EMBEDDING, HEAD].contains(&name);
+        if let Some(name) = merge.changes.keys().find(|name| !known(name)) {
             return Err(Error::request(format!("{name} is no tensor of {}", checkpoint.source.id)));
         }
         merge.plan = ShardPlan::new(slots, max_shard)?;
@@ -140,19 +160,19 @@ impl<'a> Merge<'a> {
     }
 
     /// The config without or with a quantisation, and with a head of its own where a tied one was trained.
-    fn settle_config(&mut self, spec: &ModelSpec) {
+    fn settle_config(&mut self) {
         let quantisation = self.four_bit.map(|double| {
             let compute = self.checkpoint.dtype_name().unwrap_or("float32");
             four_bit::quantization_config(double, compute)
         });
         self.config = four_bit::with_quantization(&self.config, quantisation);
-        if spec.tied && self.changes.contains_key(HEAD) {
+        if self.unties {
             self.config.insert("tie_word_embeddings".to_owned(), Value::Bool(false));
         }
     }
 
     /// All tensors of the new checkpoint, in the order of the old one's files.
-    fn slots(&self, spec: &ModelSpec, progress: &dyn Progress) -> Result<Vec<Slot>> {
+    fn slots(&self, progress: &dyn Progress) -> Result<Vec<Slot>> {
         let mut entries: Vec<&Entry> = self.checkpoint.index.tensors.values().collect();
         entries.sort_by_key(|entry| (entry.shard, entry.begin));
         let mut slots = Vec::new();
@@ -175,8 +195,8 @@ impl<'a> Merge<'a> {
             let dtype = if was_four_bit { self.dtype_of(owner)? } else { entry.dtype };
             slots.push(Slot { name: owner.to_owned(), dtype, shape });
         }
-        if spec.tied && self.changes.contains_key(HEAD) {
-            // a trained head is no longer the embedding: both get a tensor of their own
+        if self.unties {
+            // a head of its own is no longer the embedding: both get a tensor of their own
             for name in [HEAD, EMBEDDING] {
                 if let Some(other) = slots.iter().find(|slot| slot.name == HEAD || slot.name == EMBEDDING).cloned()
                     && !slots.iter().any(|slot| slot.name == name)
@@ -191,7 +211,8 @@ impl<'a> Merge<'a> {
     /// Type that a tensor has or had before it was quantised.
     fn dtype_of(&self, name: &str) -> Result<Dtype> {
         if self.checkpoint.four_bit_state(name).is_none() {
-            return Ok(self.source(name)?.dtype);
+            let own = self.checkpoint.tensors.get(name);
+            return Ok(own.map_or_else(|| self.source(name).map(|entry| entry.dtype), |entry| Ok(entry.dtype))?);
         }
         Ok(match four_bit::original(&self.checkpoint.index, name)?.1 {
             DType::BF16 => Dtype::BF16,
@@ -203,19 +224,19 @@ impl<'a> Merge<'a> {
     /// Where the numbers of `name` come from: its own tensor, or that of the other end of a tied model.
     fn source(&self, name: &str) -> Result<&Entry> {
         let other = if name == HEAD { EMBEDDING } else { HEAD };
-        let tied = || self.checkpoint.index.tensors.get(other).filter(|_| [HEAD, EMBEDDING].contains(&name));
-        match self.checkpoint.index.tensors.get(name).or_else(tied) {
+        let tied = || self.read.tensors.get(other).filter(|_| [HEAD, EMBEDDING].contains(&name));
+        match self.read.tensors.get(name).or_else(tied) {
             Some(entry) => Ok(entry),
-            None => self.checkpoint.entry(name),
+            None => self.read.entry(name),
         }
     }
 
     /// A changed tensor, or one that was in four bits, as numbers; another one byte by byte.
     fn write_numbers(&self, slot: &Slot, file: &mut File) -> Result<()> {
         let entry = self.source(&slot.name)?;
-        let was_four_bit = self.checkpoint.four_bit_state(&entry.name).is_some();
+        let was_four_bit = self.read.four_bit_state(&entry.name).is_some();
         if !self.changes.contains_key(&slot.name) && !was_four_bit {
-            return self.checkpoint.copy_to(entry, file);
+            return self.read.copy_to(entry, file);
         }
         let dtype = match slot.dtype {
             Dtype::BF16 => DType::BF16,
@@ -223,21 +244,22 @@ impl<'a> Merge<'a> {
             _ => DType::F32,
         };
         if let Some(Change::Replace(tensor)) = self.changes.get(&slot.name) {
-            return write_tensor(&tensor.to_dtype(dtype)?, file);
+            return write_tensor(&rounded(&slot.name, tensor, dtype)?, file);
         }
-        let source = Numbers::open(self.checkpoint, entry, &slot.shape)?;
+        let source = Numbers::open(&self.read, entry, &slot.shape)?;
         source.pieces(|rows, piece| {
             let sum = self.changed(&slot.name, rows, piece)?;
-            write_tensor(&sum.to_dtype(dtype)?, file)
+            write_tensor(&rounded(&slot.name, &sum, dtype)?, file)
         })
     }
 
     /// The rows from `first` on of tensor `name`, with what is added to them.
     fn changed(&self, name: &str, first: usize, rows: Tensor) -> Result<Tensor> {
         match self.changes.get(name) {
-            Some(Change::Add(adapter)) => Ok((&rows + adapter.delta_rows(first, rows.dim(0)?)?)?),
+            Some(Change::Add(adapter)) => adapter.updated(&rows, At::From(first)),
+            Some(Change::Table(table)) => table.updated(&rows, At::From(first)),
             Some(Change::Replace(tensor)) => Ok(tensor.narrow(0, first, rows.dim(0)?)?),
-            None => Ok(rows),
+            Some(Change::Stored) | None => Ok(rows),
         }
     }
 
@@ -254,65 +276,28 @@ impl<'a> Merge<'a> {
             None => entry.shape.clone(),
         };
         let mut rows = Vec::new();
-        Numbers::open(self.checkpoint, entry, &shape)?.pieces(|first, piece| {
-            rows.push(self.changed(name, first, piece)?.to_dtype(dtype)?);
+        Numbers::open(&self.read, entry, &shape)?.pieces(|first, piece| {
+            rows.push(rounded(name, &self.changed(name, first, piece)?, dtype)?);
             Ok(())
         })?;
         Ok(Tensor::cat(&rows, 0)?)
     }
 }
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-
-/// The numbers of a stored tensor.
-enum Numbers<'a> {
-    Dense(&'a Checkpoint, &'a Entry),
-    FourBit(Nf4Weight),
-}
-
-impl<'a> Numbers<'a> {
-    fn open(checkpoint: &'a Checkpoint, entry: &'a Entry, shape: &[usize]) -> Result<Self> {
-        match (checkpoint.four_bit_state(&entry.name), shape) {
-            (Some(_), [rows, columns]) => {
-                Ok(Self::FourBit(four_bit::load(&checkpoint.index, &entry.name, (*rows, *columns))?))
-            }
-            _ => Ok(Self::Dense(checkpoint, entry)),
-        }
+/// `numbers` in the type on disk.
+///
+/// # Errors
+/// Work: a number that is not finite, or too large for the type.
+fn rounded(name: &str, numbers: &Tensor, dtype: DType) -> Result<Tensor> {
+    let rounded = numbers.to_dtype(dtype)?;
+    if all_finite(&rounded)? {
+        return Ok(rounded);
     }
-
-    /// Calls `take` with some rows at a time as f32, and the number of the first.
-    fn pieces(&self, mut take: impl FnMut(usize, Tensor) -> Result<()>) -> Result<()> {
-        let (rows, columns) = match self {
-            Self::FourBit(weight) => weight.shape(),
-            Self::Dense(_, entry) => match entry.shape[..] {
-                [rows, columns] => (rows, columns),
-                // a vector is one row that is not cut
-                _ => return take(0, self.vector()?),
-            },
-        };
-        let step = (PIECE / columns.max(1)).max(1);
-        for first in (0..rows).step_by(step) {
-            let range = first..(first + step).min(rows);
-            let piece = match self {
-                Self::Dense(checkpoint, entry) => {
-                    let piece = checkpoint.load_rows_range(&entry.name, &entry.shape, range, &Device::Cpu)?;
-                    piece.to_dtype(DType::F32)?
-                }
-                Self::FourBit(weight) => {
-                    let mut values = vec![0_f32; range.len() * columns];
-                    weight.decode(first * columns, &mut values);
-                    Tensor::from_vec(values, (range.len(), columns), &Device::Cpu)?
-                }
-            };
-            take(first, piece)?;
-        }
-        Ok(())
-    }
-
-    fn vector(&self) -> Result<Tensor> {
-        match self {
-            Self::Dense(checkpoint, entry) => checkpoint.load_f32(&entry.name, &entry.shape, &Device::Cpu),
-            Self::FourBit(weight) => weight.dequantise(DType::F32, &Device::Cpu),
-        }
-    }
+    let why = match all_finite(numbers)? {
+        true => format!("holds numbers too large for {}", dtype.as_str()),
+        false => "holds non-finite values".to_owned(),
+    };
+    Err(Error::work(format!(
+        "merged, tensor {name} {why}: nothing is written; `--adapter` beside the unmerged model computes in f32"
+    )))
 }

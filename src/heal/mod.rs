@@ -1,10 +1,11 @@
 //! Healing: fine-tuning what a cut left, with frozen weights in four bits and low-rank adapters, or the last layers
 //! whole.
 //!
-//! `settings` says what can be asked for, `pass` computes gradients, `trainer` makes steps of them with `optimiser` and
-//! `schedule`, `run` is the loop with validations and `state`s to go on from, `journal` its log; `merge` writes a model
+//! `settings` says what can be asked for, `given` what was, `pass` computes gradients, `trainer` makes steps of them with
+//! `optimiser` and `schedule`, `run` is the loop with validations and `state`s to go on from, `journal` its log; `merge` writes a model
 //! with the adapters in its weights; `plan` says beforehand what all that takes, `needs` of memory.
 
+mod given;
 mod journal;
 mod merge;
 mod needs;
@@ -20,7 +21,7 @@ mod trainer;
 
 pub use journal::{Journal, Line};
 pub use merge::{Merge, MergeSize};
-pub use pass::{FINAL_NORM, Gradients, HEAD, PassLoss, PassSettings, parameters, pass, targets};
+pub use pass::{FINAL_NORM, Gradients, PassLoss, PassSettings, parameters, pass, targets};
 pub use plan::{Estimate, estimate, fittings};
 pub use run::{Finished, Run};
 pub use samples::{FixedSamples, Samples, TextSamples};

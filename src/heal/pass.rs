@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
+use crate::arch::HEAD;
 use crate::model::{Batch, Block, Lesson, Model, Noise, Parameter, Pass, Spending, Training};
 use crate::{Error, Result, interrupt, ops};
 
@@ -16,8 +17,6 @@ pub type Gradients = BTreeMap<String, Tensor>;
 
 /// Name of the final norm's weight.
 pub const FINAL_NORM: &str = "model.norm.weight";
-/// Name of the head's weight.
-pub const HEAD: &str = "lm_head.weight";
 
 /// A pass to make.
 #[derive(Clone, Copy, Debug)]

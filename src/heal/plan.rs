@@ -55,7 +55,7 @@ pub fn estimate(
 ) -> Result<Estimate> {
     let trained = trained(spec, settings)?;
     let fittings = fittings(spec, settings);
-    let head = Head::bytes(checkpoint, spec, fittings.whole_from.is_some(), device);
+    let head = Head::bytes(checkpoint, spec, &fittings, device);
     let frozen: u64 = (0..spec.layers).map(|layer| fittings.bytes(checkpoint, spec, (layer, layer), device)).sum();
     let adapters = if settings.train == Train::Lora { 4 * trained } else { 0 };
     let weights = frozen + head + adapters + teacher_bytes;

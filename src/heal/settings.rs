@@ -1,6 +1,5 @@
 //! Everything that can be said about a healing, in one flat table.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,13 +10,13 @@ use serde_json::{Map, Value};
 use super::optimiser::AdamW;
 use super::schedule::{Decay, Schedule, warmup_steps};
 use crate::data::{Packing, Shape, TextSplit};
-use crate::model::lora::{LoraSettings, Targets};
+use crate::model::lora::{LoraSettings, Patterns, Targets};
 use crate::{Error, Result};
 
 /// Settings of `prune heal`. The defaults are those of the paper (arXiv 2403.17887, appendix A.1) where it has one for
 /// all models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct HealSettings {
     /// The cut model: directory or hub id.
     pub model: Option<String>,
@@ -58,11 +57,11 @@ pub struct HealSettings {
     /// Adapted layers: `mlp`, `attention`, `all-linear` or names.
     pub target: Targets,
     /// Other ranks for modules by name.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub rank_pattern: BTreeMap<String, usize>,
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub rank_pattern: Patterns<usize>,
     /// Other alphas for modules by name.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub alpha_pattern: BTreeMap<String, f64>,
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub alpha_pattern: Patterns<f64>,
     /// An adapter in PEFT's files to start from; it brings its own rank, alpha and targets.
     pub adapter: Option<PathBuf>,
     /// How the frozen weights are held.
@@ -148,8 +147,8 @@ impl Default for HealSettings {
             dropout: lora.dropout,
             rslora: lora.rslora,
             target: lora.targets,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
+            rank_pattern: Patterns::default(),
+            alpha_pattern: Patterns::default(),
             adapter: None,
             quant: Quant::Nf4,
             plain_scales: false,

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::lora::Adapters;
+use super::lora::{Adapter, Adapters, At, Table};
+use super::numbers::Numbers;
 use super::{Linear, four_bit};
-use crate::arch::{ModelSpec, Role};
+use crate::arch::{LayerTensor, ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, WeightMatrix};
-use crate::{Context, Result};
+use crate::{Context, Error, Result};
 
 /// Weights as they are on disk, unless it says otherwise.
 #[derive(Clone, Debug, Default)]
@@ -46,9 +47,18 @@ impl Fittings {
                 None => weight.on(device)?,
             },
         };
-        let bias = tensor.bias.map(|name| checkpoint.load_f32(&name, &tensor.shape[..1], device)).transpose()?;
+        let bias =
+            tensor.bias.as_ref().map(|name| checkpoint.load_f32(name, &tensor.shape[..1], device)).transpose()?;
         let adapter = self.adapters.as_ref().and_then(|adapters| adapters.modules.get(&(place, role)).cloned());
-        Ok(Linear { weight, bias, adapter })
+        let dora = adapter.as_ref().filter(|adapter| adapter.magnitude.is_some());
+        let ratio = dora.map(|adapter| Ok::<_, Error>(ratios(checkpoint, &tensor, adapter)?.to_device(device)?));
+        let ratio = ratio.transpose()?;
+        Ok(Linear { weight, bias, adapter, ratio })
+    }
+
+    /// What is done to the embedding or the head, `name`.
+    pub(super) fn table(&self, name: &str) -> Option<&Table> {
+        self.adapters.as_ref().and_then(|adapters| adapters.tables.get(name))
     }
 
     /// Bytes that the block at `place`, read from layer `l`, takes in the memory of `device`.
@@ -72,6 +82,17 @@ impl Fittings {
         let adapters: usize = own.map(|(_, adapter)| 4 * (adapter.a.elem_count() + adapter.b.elem_count())).sum();
         tensors.sum::<u64>() + adapters as u64
     }
+}
+
+/// What DoRA multiplies the outputs of a layer with, `[o]`.
+fn ratios(checkpoint: &Checkpoint, tensor: &LayerTensor, adapter: &Adapter) -> Result<Tensor> {
+    let mut ratios = Vec::new();
+    Numbers::open(checkpoint, checkpoint.entry(&tensor.name)?, &tensor.shape)?.pieces(|first, rows| {
+        let own = adapter.ratios(&rows, At::From(first))?;
+        ratios.push(own.ok_or_else(|| Error::work("an adapter without magnitudes"))?);
+        Ok(())
+    })?;
+    Ok(Tensor::cat(&ratios, 0)?)
 }
 
 /// What of a module is trained.

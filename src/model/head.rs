@@ -4,8 +4,9 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{four_bit, overflows};
-use crate::arch::ModelSpec;
+use super::lora::{At, Table};
+use super::{Fittings, four_bit, overflows};
+use crate::arch::{HEAD, ModelSpec};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, Scored, Teacher, WeightMatrix};
 use crate::{Context, Error, Result};
@@ -21,6 +22,8 @@ pub struct Head {
     device: Device,
     /// Held in f32, to be trained.
     whole: bool,
+    /// What is done to the matrix when it is read.
+    table: Option<Table>,
     norm: Tensor,
     /// Read when the first rows are scored; an analysis never needs it.
     weight: OnceLock<Tensor>,
@@ -57,18 +60,20 @@ impl Head {
         checkpoint: Arc<Checkpoint>,
         spec: Arc<ModelSpec>,
         device: &Device,
-        whole: bool,
+        fittings: &Fittings,
     ) -> Result<Self> {
         let norm = checkpoint.load_f32(spec.final_norm_tensor(), &[spec.hidden_size], device)?;
-        Ok(Self { checkpoint, spec, device: device.clone(), whole, norm, weight: OnceLock::new() })
+        let (whole, table) = (fittings.whole_from.is_some(), fittings.table(HEAD).cloned());
+        Ok(Self { checkpoint, spec, device: device.clone(), whole, table, norm, weight: OnceLock::new() })
     }
 
-    /// Bytes that the head's matrix takes in the memory of `device`, `whole` where it is trained.
+    /// Bytes that the head's matrix takes in the memory of `device`: in f32 where it is trained or changed.
     #[must_use]
-    pub fn bytes(checkpoint: &Checkpoint, spec: &ModelSpec, whole: bool, device: &Device) -> u64 {
+    pub fn bytes(checkpoint: &Checkpoint, spec: &ModelSpec, fittings: &Fittings, device: &Device) -> u64 {
         let entry = checkpoint.index.tensors.get(spec.head_tensor(&checkpoint.index));
         let numbers = (spec.vocab_size * spec.hidden_size) as u64;
-        if whole { 4 * numbers } else { entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device)) }
+        let wide = fittings.whole_from.is_some() || fittings.table(HEAD).is_some();
+        if wide { 4 * numbers } else { entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device)) }
     }
 
     /// The head's matrix, `[v, d]`.
@@ -81,7 +86,12 @@ impl Head {
         }
         let name = self.spec.head_tensor(&self.checkpoint.index);
         let shape = [self.spec.vocab_size, self.spec.hidden_size];
-        let weight = match four_bit::load_matrix(&self.checkpoint, name, &shape)? {
+        let stored = four_bit::load_matrix(&self.checkpoint, name, &shape)?;
+        let stored = match &self.table {
+            Some(table) => WeightMatrix::Dense(table.updated(&stored.dense(DType::F32, &Device::Cpu)?, At::From(0))?),
+            None => stored,
+        };
+        let weight = match stored {
             weight if self.whole => weight.dense(DType::F32, &self.device)?,
             WeightMatrix::Dense(weight) => ops::on_device(&weight, &self.device)?,
             weight => ops::on_device(&weight.dense(DType::F32, &Device::Cpu)?, &self.device)?,

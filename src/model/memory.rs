@@ -145,7 +145,7 @@ impl Fit {
         let ModelOptions { device, fittings, .. } = options;
         let layer_bytes = |(place, layer): (usize, &usize)| fittings.bytes(checkpoint, spec, (*layer, place), device);
         let layers = || places.iter().enumerate().map(layer_bytes);
-        let head_bytes = Head::bytes(checkpoint, spec, fittings.whole_from.is_some(), device);
+        let head_bytes = Head::bytes(checkpoint, spec, fittings, device);
         let head_bytes = head_bytes + embedding_bytes(checkpoint, spec, options);
         let resident = head_bytes + layers().sum::<u64>();
         let streamed = head_bytes + 2 * layers().max().unwrap_or(0);

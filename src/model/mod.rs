@@ -17,6 +17,7 @@ mod linear;
 pub mod lora;
 mod loss;
 pub mod memory;
+pub mod numbers;
 pub mod peak;
 mod stack;
 mod training;
@@ -35,13 +36,14 @@ pub use training::{Kept, Noise, Spending, Training};
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
-use crate::arch::ModelSpec;
+use crate::arch::{EMBEDDING, ModelSpec};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, FiniteWatch, Scored};
 use crate::progress::{Progress, Unit};
 use crate::{Context, Error, Result, interrupt};
+use lora::{At, Table};
 use stack::Stack;
 
 /// Tokens that one pass works on at most, unless a single sequence is longer: enough rows to keep the matrix products
@@ -131,6 +133,8 @@ pub struct Model {
     head: Head,
     /// The embedding on a GPU, read when the first tokens come; without it rows are read one by one.
     embedding: Option<OnceLock<Tensor>>,
+    /// What is done to the embedding's rows.
+    table: Option<Table>,
     device: Device,
     budget: Budget,
     /// Weights in memory at once: all layers and the head, or two layers and the head.
@@ -145,6 +149,10 @@ impl Model {
     pub fn open(checkpoint: Arc<Checkpoint>, options: &ModelOptions, progress: &dyn Progress) -> Result<Self> {
         let spec = Arc::new(ModelSpec::from_config(&checkpoint.config)?);
         spec.check(&checkpoint.index)?;
+        let checkpoint = match &options.fittings.adapters {
+            Some(adapters) => adapters.over(&checkpoint, &spec)?,
+            None => checkpoint,
+        };
         let places = options.places.clone().unwrap_or_else(|| (0..spec.layers).collect());
         if let Some(place) = places.iter().find(|place| **place >= spec.layers) {
             return Err(Error::request(format!(
@@ -153,15 +161,15 @@ impl Model {
             )));
         }
         let fit = Fit::new(&checkpoint, &spec, &places, options)?;
-        let whole = options.fittings.whole_from.is_some();
-        let head = Head::open(checkpoint.clone(), spec.clone(), &options.device, whole)?;
+        let head = Head::open(checkpoint.clone(), spec.clone(), &options.device, &options.fittings)?;
+        let table = options.fittings.table(EMBEDDING).cloned();
         let fittings = options.fittings.clone();
         let stack =
             Stack::open(checkpoint.clone(), spec.clone(), places, fittings, fit.residency, &options.device, progress)?;
         let weight_bytes = fit.weight_bytes;
         let (device, budget) = (options.device.clone(), options.budget);
         let embedding = options.holds_embedding().then(OnceLock::new);
-        Ok(Self { checkpoint, spec, stack, head, embedding, device, budget, weight_bytes })
+        Ok(Self { checkpoint, spec, stack, head, embedding, table, device, budget, weight_bytes })
     }
 
     /// What the model is.
@@ -234,12 +242,20 @@ impl Model {
         let shape = [self.spec.vocab_size, self.spec.hidden_size];
         let name = self.spec.embedding_tensor(&self.checkpoint.index);
         let Some(embedding) = &self.embedding else {
-            return Ok(self.checkpoint.gather_rows(name, &shape, &batch.ids)?.to_device(&self.device)?);
+            let rows = self.checkpoint.gather_rows(name, &shape, &batch.ids)?;
+            let rows =
+                self.table.as_ref().map_or(Ok(rows.clone()), |table| table.updated(&rows, At::Ids(&batch.ids)))?;
+            return Ok(rows.to_device(&self.device)?);
         };
         let rows = match embedding.get() {
             Some(rows) => rows,
             None => {
-                let rows = ops::as_stored_on(&self.checkpoint.load(name, &shape, &Device::Cpu)?, &self.device)?;
+                let stored = self.checkpoint.load(name, &shape, &Device::Cpu)?;
+                let rows = match &self.table {
+                    Some(table) => table.updated(&stored.to_dtype(DType::F32)?, At::From(0))?,
+                    None => stored,
+                };
+                let rows = ops::as_stored_on(&rows, &self.device)?;
                 embedding.get_or_init(|| rows)
             }
         };

@@ -109,7 +109,13 @@ fn fresh_adapters() {
 #[test]
 fn targets() {
     let spec = spec(&Llama::default());
-    let roles = |text: &str| text.parse::<Targets>().unwrap().roles(&spec);
+    let roles_of = |text: &str, spec: &ModelSpec| {
+        let modules = text.parse::<Targets>().unwrap().modules(spec)?;
+        Ok::<_, prune::Error>(
+            modules.into_iter().filter(|(layer, ..)| *layer == 1).map(|(_, role, _)| role).collect::<Vec<_>>(),
+        )
+    };
+    let roles = |text: &str| roles_of(text, &spec);
     assert_eq!(roles("mlp").unwrap(), [Role::Gate, Role::Up, Role::Down]);
     assert_eq!(roles("attention").unwrap(), [Role::Q, Role::K, Role::V, Role::O]);
     assert_eq!(roles("all-linear").unwrap().len(), 7);
@@ -117,9 +123,9 @@ fn targets() {
     let error = roles("gate_up_proj").unwrap_err().to_string();
     assert!(error.contains("gate_up_proj") && error.contains("q_proj, k_proj"), "{error}");
     let fused = ModelSpec { fused: true, ..spec.clone() };
-    assert_eq!("mlp".parse::<Targets>().unwrap().roles(&fused).unwrap(), [Role::GateUp, Role::Down]);
-    assert_eq!("qkv_proj".parse::<Targets>().unwrap().roles(&fused).unwrap(), [Role::Qkv]);
-    assert!("up_proj".parse::<Targets>().unwrap().roles(&fused).is_err());
+    assert_eq!(roles_of("mlp", &fused).unwrap(), [Role::GateUp, Role::Down]);
+    assert_eq!(roles_of("qkv_proj", &fused).unwrap(), [Role::Qkv]);
+    assert!(roles_of("up_proj", &fused).is_err());
 }
 
 /// An adapter for another model is refused with what differs; so is one that is more than plain LoRA.
@@ -144,14 +150,15 @@ fn misfits_are_named() {
     assert!(message.contains("[16, 2]") || message.contains("[2, 28]"), "{message}");
 
     for (key, value, word) in [
-        ("use_dora", json!(true), "use_dora"),
+        ("use_dora", json!(true), "lora_magnitude_vector"),
         ("modules_to_save", json!(["lm_head"]), "modules_to_save"),
         ("peft_type", json!("IA3"), "IA3"),
         ("task_type", json!("SEQ_CLS"), "SEQ_CLS"),
-        ("bias", json!("all"), "bias"),
+        ("bias", json!("some"), "bias"),
         ("init_lora_weights", json!("pissa"), "pissa"),
         ("r", json!(4), "expected [4, "),
-        ("target_modules", json!(["up_proj", "q_proj"]), "q_proj"),
+        ("target_modules", json!(["up_proj", "gate_proj", "down_proj", "q_proj"]), "q_proj"),
+        ("target_modules", json!(["up_proj", "gate_proj"]), "down_proj"),
     ] {
         fresh();
         change(dir, key, value);

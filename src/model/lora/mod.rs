@@ -1,7 +1,16 @@
-//! Low-rank adapters (LoRA, arXiv 2106.09685): a frozen layer's output plus scale · B·A·x.
+//! Low-rank adapters (LoRA, arXiv 2106.09685): a frozen layer's output plus scale · B·A·x; and what else PEFT saves
+//! with them: magnitudes (DoRA, arXiv 2402.09353), whole tensors, rows of the embedding.
 
+mod adapter;
+mod base;
+mod config;
+mod pattern;
 mod peft;
+mod read;
 mod settings;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -9,59 +18,26 @@ use candle_core::{Device, Tensor};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+pub use adapter::{Adapter, At};
+pub use pattern::Patterns;
 pub use peft::ADAPTER_FILES;
-pub use settings::{LoraSettings, Targets};
+pub use settings::{LoraSettings, Module, Targets};
+pub use table::{Table, Tokens, Whole};
 
 use crate::arch::{ModelSpec, Role};
-use crate::{Result, ops};
+use crate::{Error, Result};
 
-/// The adapter of one linear layer `[o, i]`.
-#[derive(Clone, Debug)]
-pub struct Adapter {
-    /// `[r, i]` f32.
-    pub a: Tensor,
-    /// `[o, r]` f32.
-    pub b: Tensor,
-    /// Factor on B·A.
-    pub scale: f64,
-}
-
-impl Adapter {
-    /// Rank r.
-    ///
-    /// # Errors
-    /// Work: A is not a matrix.
-    pub fn rank(&self) -> Result<usize> {
-        Ok(self.a.dim(0)?)
-    }
-
-    /// x·Aᵀ·scale, `[t, i]` to `[t, r]`, without a graph.
-    pub(super) fn reduce(&self, x: &Tensor) -> Result<Tensor> {
-        Ok((ops::low_rank_down(x, &self.a)? * self.scale)?)
-    }
-
-    /// What it adds to the layer's output, x·Aᵀ·scale·Bᵀ, `[t, i]` to `[t, o]`, with gradients for all three.
-    pub(super) fn tracked(&self, x: &Tensor) -> Result<Tensor> {
-        ops::trainable_linear(&(ops::trainable_linear(x, &self.a)? * self.scale)?, &self.b)
-    }
-
-    /// What it adds to the rows `first..first + rows` of the weight, `[rows, i]` f32 in main memory: B·A·scale.
-    ///
-    /// # Errors
-    /// Work: A and B do not fit, or have fewer rows.
-    pub fn delta_rows(&self, first: usize, rows: usize) -> Result<Tensor> {
-        let b = self.b.detach().narrow(0, first, rows)?.to_device(&Device::Cpu)?;
-        Ok((ops::low_rank_up(&b, &self.a.to_device(&Device::Cpu)?)? * self.scale)?)
-    }
-}
-
-/// The adapters of a model.
+/// What an adapter's files do to a model.
 #[derive(Clone, Debug)]
 pub struct Adapters {
-    /// How they were made.
+    /// How the low-rank updates were made.
     pub settings: LoraSettings,
-    /// One for each adapted layer, by layer and role.
+    /// Updates of the blocks' linear layers, by layer and role.
     pub modules: BTreeMap<(usize, Role), Adapter>,
+    /// Updates of the embedding and of the head, by the tensor's name.
+    pub tables: BTreeMap<String, Table>,
+    /// Tensors that stand in the adapter's file whole and take the place of the model's.
+    pub whole: Option<Whole>,
 }
 
 impl Adapters {
@@ -71,28 +47,25 @@ impl Adapters {
     /// # Errors
     /// Request: impossible settings, or a target that the model does not have.
     pub fn new(spec: &ModelSpec, settings: &LoraSettings, seed: u64, device: &Device) -> Result<Self> {
-        settings.check()?;
-        let roles = settings.targets.roles(spec)?;
-        settings.check_patterns(&roles)?;
+        let strengths = settings.strengths()?;
         let mut modules = BTreeMap::new();
-        for layer in 0..spec.layers {
-            for (role, path) in spec.linear_modules(layer).into_iter().filter(|(role, _)| roles.contains(role)) {
-                let (outputs, inputs) = matrix(spec, layer, role);
-                let (rank, alpha) = settings.of(&path);
-                let mut random = ChaCha8Rng::seed_from_u64(seed);
-                random.set_stream(stream(layer, role));
-                let bound = 1.0 / (inputs as f32).sqrt();
-                let uniform = |random: &mut ChaCha8Rng| (random.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0;
-                let a: Vec<f32> = (0..rank * inputs).map(|_| uniform(&mut random) * bound).collect();
-                let adapter = Adapter {
-                    a: Tensor::from_vec(a, (rank, inputs), device)?,
-                    b: Tensor::zeros((outputs, rank), candle_core::DType::F32, device)?,
-                    scale: settings::scale(alpha, rank, settings.rslora),
-                };
-                modules.insert((layer, role), adapter);
-            }
+        for (layer, role, path) in settings.modules(spec)? {
+            let (outputs, inputs) = matrix(spec, layer, role);
+            let (rank, scale) = strengths.of(&path);
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            random.set_stream(stream(layer, role));
+            let bound = 1.0 / (inputs as f32).sqrt();
+            let uniform = |random: &mut ChaCha8Rng| (random.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0;
+            let a: Vec<f32> = (0..rank * inputs).map(|_| uniform(&mut random) * bound).collect();
+            let adapter = Adapter {
+                a: Tensor::from_vec(a, (rank, inputs), device)?,
+                b: Tensor::zeros((outputs, rank), candle_core::DType::F32, device)?,
+                scale,
+                magnitude: None,
+            };
+            modules.insert((layer, role), adapter);
         }
-        Ok(Self { settings: settings.clone(), modules })
+        Ok(Self { settings: settings.clone(), modules, tables: BTreeMap::new(), whole: None })
     }
 
     /// Numbers in the adapters that [`Adapters::new`] would make.
@@ -100,24 +73,49 @@ impl Adapters {
     /// # Errors
     /// As [`Adapters::new`].
     pub fn count(spec: &ModelSpec, settings: &LoraSettings) -> Result<u64> {
-        settings.check()?;
-        let roles = settings.targets.roles(spec)?;
-        settings.check_patterns(&roles)?;
-        let modules =
-            (0..spec.layers).flat_map(|layer| spec.linear_modules(layer).into_iter().map(move |m| (layer, m)));
-        let chosen = modules.filter(|(_, (role, _))| roles.contains(role));
-        Ok(chosen
-            .map(|(layer, (role, path))| {
-                let (outputs, inputs) = matrix(spec, layer, role);
-                (settings.of(&path).0 * (outputs + inputs)) as u64
-            })
-            .sum())
+        let strengths = settings.strengths()?;
+        let numbers = settings.modules(spec)?.into_iter().map(|(layer, role, path)| {
+            let (outputs, inputs) = matrix(spec, layer, role);
+            (strengths.of(&path).0 * (outputs + inputs)) as u64
+        });
+        Ok(numbers.sum())
     }
 
-    /// Numbers in all adapters.
+    /// Numbers in all of it.
     #[must_use]
     pub fn parameters(&self) -> usize {
-        self.modules.values().map(|adapter| adapter.a.elem_count() + adapter.b.elem_count()).sum()
+        let modules: usize = self.modules.values().map(Adapter::parameters).sum();
+        let tables: usize = self.tables.values().map(Table::parameters).sum();
+        modules + tables + self.whole.as_ref().map_or(0, Whole::parameters)
+    }
+
+    /// Tensors of the model that it changes.
+    #[must_use]
+    pub fn changed(&self) -> usize {
+        let whole = self.whole.iter().flat_map(|whole| whole.names.keys());
+        let besides = whole.filter(|name| !self.tables.contains_key(*name)).count();
+        self.modules.len() + self.tables.len() + besides
+    }
+
+    /// Refuses what cannot be trained on: everything but low-rank updates of the blocks' linear layers.
+    ///
+    /// # Errors
+    /// Request: names what else there is.
+    pub fn check_plain(&self) -> Result<()> {
+        let whole = self.whole.iter().flat_map(|whole| whole.names.keys()).next();
+        let table = self.tables.iter().next();
+        let magnitude = self.modules.values().any(|adapter| adapter.magnitude.is_some());
+        let what = match (whole, table) {
+            (Some(name), _) => format!("the tensor {name} as a whole"),
+            (_, Some((name, Table::Tokens(_)))) => format!("rows of {name}"),
+            (_, Some((name, Table::LowRank(_)))) => format!("a low-rank update of {name}"),
+            _ if magnitude => "magnitudes (DoRA)".to_owned(),
+            _ => return Ok(()),
+        };
+        Err(Error::request(format!(
+            "holds {what}; healing goes on from low-rank updates of the blocks' linear layers alone: `prune merge` it first \
+             and heal the merged model"
+        )))
     }
 }
 
@@ -131,7 +129,7 @@ pub fn stream(layer: usize, role: Role) -> u64 {
 fn matrix(spec: &ModelSpec, layer: usize, role: Role) -> (usize, usize) {
     match spec.layer_tensor(layer, role).shape[..] {
         [outputs, inputs] => (outputs, inputs),
-        // roles chosen by `Targets::roles` are linear
+        // a module is a linear layer
         _ => (0, 0),
     }
 }

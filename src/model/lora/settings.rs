@@ -1,13 +1,13 @@
 //! What the user says about an adapter: where, how wide, how strong.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::pattern::{Compiled, Patterns};
 use crate::arch::{ModelSpec, Role};
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
 
 /// Which linear layers of every block get an adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,27 +18,29 @@ pub enum Targets {
     Attention,
     /// Both.
     AllLinear,
-    /// Modules by the last part of their name: `q_proj`.
+    /// Modules by the last parts of their path: `q_proj`, `layers.3.mlp.up_proj`.
     Modules(Vec<String>),
 }
 
+/// A linear layer of a block: its layer, its role, its path.
+pub type Module = (usize, Role, String);
+
 impl Targets {
-    /// The roles meant, in the order of the block.
+    /// The linear layers meant, from the lowest layer up, in the order of the block.
     ///
     /// # Errors
     /// Request: a name that no linear layer of this model has; lists those it has.
-    pub fn roles(&self, spec: &ModelSpec) -> Result<Vec<Role>> {
-        let linear: Vec<Role> = spec.roles().into_iter().filter(|role| role.is_linear()).collect();
-        let chosen = |role: &Role| match self {
-            Self::Mlp => role.module().starts_with("mlp."),
-            Self::Attention => role.module().starts_with("self_attn."),
-            Self::AllLinear => true,
-            Self::Modules(names) => names.iter().any(|name| is_named(role.module(), name)),
-        };
+    pub fn modules(&self, spec: &ModelSpec) -> Result<Vec<Module>> {
+        let linear = linear(spec);
         if let Self::Modules(names) = self {
-            let unknown = |name: &&String| !linear.iter().any(|role| is_named(role.module(), name));
+            let unknown = |name: &&String| !linear.iter().any(|(.., path)| is_named(path, name));
             if let Some(name) = names.iter().find(unknown) {
-                let known: Vec<&str> = linear.iter().map(|role| last(role.module())).collect();
+                let mut known: Vec<&str> = Vec::new();
+                for (.., path) in &linear {
+                    if !known.contains(&last(path)) {
+                        known.push(last(path));
+                    }
+                }
                 let known = known.join(", ");
                 return Err(Error::request(format!("target {name}: this model's linear layers are {known}")));
             }
@@ -46,8 +48,20 @@ impl Targets {
                 return Err(Error::request("no target: name at least one linear layer"));
             }
         }
+        let chosen = |(_, role, path): &Module| match self {
+            Self::Mlp => role.module().starts_with("mlp."),
+            Self::Attention => role.module().starts_with("self_attn."),
+            Self::AllLinear => true,
+            Self::Modules(names) => names.iter().any(|name| is_named(path, name)),
+        };
         Ok(linear.into_iter().filter(chosen).collect())
     }
+}
+
+/// Every linear layer of the blocks.
+pub(super) fn linear(spec: &ModelSpec) -> Vec<Module> {
+    let of = |layer| spec.linear_modules(layer).into_iter().map(move |(role, path)| (layer, role, path));
+    (0..spec.layers).flat_map(of).collect()
 }
 
 /// Whether `name` is `module` or its last parts, as PEFT matches target names.
@@ -120,12 +134,12 @@ pub struct LoraSettings {
     pub rslora: bool,
     /// Where.
     pub targets: Targets,
-    /// Other ranks for modules by name, as in PEFT's `rank_pattern`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub rank_pattern: BTreeMap<String, usize>,
-    /// Other alphas for modules by name, as in PEFT's `alpha_pattern`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Other ranks for modules by expressions over their paths: PEFT's `rank_pattern`.
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub rank_pattern: Patterns<usize>,
+    /// Other alphas likewise: PEFT's `alpha_pattern`.
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub alpha_pattern: Patterns<f64>,
 }
 
 impl Default for LoraSettings {
@@ -136,8 +150,8 @@ impl Default for LoraSettings {
             dropout: 0.05,
             rslora: false,
             targets: Targets::Mlp,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
+            rank_pattern: Patterns::default(),
+            alpha_pattern: Patterns::default(),
         }
     }
 }
@@ -146,29 +160,34 @@ impl LoraSettings {
     /// Refuses what no adapter can be.
     ///
     /// # Errors
-    /// Request: a rank of zero, a dropout outside [0, 1), an alpha that is not a positive number.
+    /// Request: a rank of zero, a dropout outside [0, 1), an alpha that is not a positive number, a pattern that cannot
+    /// be read.
     pub fn check(&self) -> Result<()> {
-        if self.rank == 0 || self.rank_pattern.values().any(|rank| *rank == 0) {
+        if self.rank == 0 || self.rank_pattern.iter().any(|(_, rank)| rank == 0) {
             return Err(Error::request("rank is 0, expected at least 1"));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::request(format!("dropout is {}, expected 0 or above and below 1", self.dropout)));
         }
-        match self.alpha.iter().chain(self.alpha_pattern.values()).find(|alpha| !alpha.is_finite() || **alpha <= 0.0) {
+        let mut alphas = self.alpha.into_iter().chain(self.alpha_pattern.iter().map(|(_, alpha)| alpha));
+        match alphas.find(|alpha| !alpha.is_finite() || *alpha <= 0.0) {
             Some(alpha) => Err(Error::request(format!("alpha is {alpha}, expected a positive number"))),
-            None => Ok(()),
+            None => self.strengths().map(|_| ()),
         }
     }
 
-    /// Refuses patterns that say nothing about the adapted layers.
+    /// The linear layers that get an adapter.
     ///
     /// # Errors
-    /// Request: a name in `rank_pattern` or `alpha_pattern` that is none of `roles`.
-    pub(super) fn check_patterns(&self, roles: &[Role]) -> Result<()> {
-        let known = |name: &&String| roles.iter().any(|role| is_named(role.module(), last(name)));
-        match self.rank_pattern.keys().chain(self.alpha_pattern.keys()).find(|name| !known(name)) {
-            Some(name) => Err(Error::request(format!("pattern {name}: no adapted layer has this name"))),
-            None => Ok(()),
+    /// Request: as [`LoraSettings::check`] and [`Targets::modules`]; a pattern that matches none of them.
+    pub(super) fn modules(&self, spec: &ModelSpec) -> Result<Vec<Module>> {
+        self.check()?;
+        let modules = self.targets.modules(spec)?;
+        let paths: Vec<&str> = modules.iter().map(|(.., path)| path.as_str()).collect();
+        let strengths = self.strengths()?;
+        match strengths.rank_pattern.idle(&paths).or(strengths.alpha_pattern.idle(&paths)) {
+            Some(key) => Err(Error::request(format!("pattern {key}: it matches no adapted layer"))),
+            None => Ok(modules),
         }
     }
 
@@ -178,19 +197,31 @@ impl LoraSettings {
         self.alpha.unwrap_or(self.rank as f64)
     }
 
-    /// Rank and alpha of the module at path `module` (`model.layers.3.mlp.up_proj`).
-    pub(super) fn of(&self, module: &str) -> (usize, f64) {
-        (by_pattern(&self.rank_pattern, module, self.rank), by_pattern(&self.alpha_pattern, module, self.alpha()))
+    /// Rank and strength of every module.
+    ///
+    /// # Errors
+    /// Request: a pattern that cannot be read.
+    pub(super) fn strengths(&self) -> Result<Strengths<'_>> {
+        Ok(Strengths {
+            settings: self,
+            rank_pattern: self.rank_pattern.compile().context(|| "rank_pattern")?,
+            alpha_pattern: self.alpha_pattern.compile().context(|| "alpha_pattern")?,
+        })
     }
 }
 
-/// The value whose name is the last parts of `module`, else `default`.
-pub(super) fn by_pattern<T: Copy>(patterns: &BTreeMap<String, T>, module: &str, default: T) -> T {
-    patterns.iter().find(|(name, _)| is_named(module, name)).map_or(default, |(_, value)| *value)
+/// [`LoraSettings`] with their patterns ready to match.
+pub(super) struct Strengths<'a> {
+    settings: &'a LoraSettings,
+    rank_pattern: Compiled<'a, usize>,
+    alpha_pattern: Compiled<'a, f64>,
 }
 
-/// Factor on B·A.
-pub(super) fn scale(alpha: f64, rank: usize, rslora: bool) -> f64 {
-    let rank = rank as f64;
-    alpha / if rslora { rank.sqrt() } else { rank }
+impl Strengths<'_> {
+    /// Rank of the module at path `module` (`model.layers.3.mlp.up_proj`) and the factor on its B·A.
+    pub(super) fn of(&self, module: &str) -> (usize, f64) {
+        let rank = self.rank_pattern.of(module).unwrap_or(self.settings.rank);
+        let alpha = self.alpha_pattern.of(module).unwrap_or(self.settings.alpha());
+        (rank, alpha / if self.settings.rslora { (rank as f64).sqrt() } else { rank as f64 })
+    }
 }

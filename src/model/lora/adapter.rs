@@ -1,0 +1,102 @@
+//! The low-rank update of one weight.
+
+use candle_core::{D, Device, Tensor};
+
+use crate::{Result, ops};
+
+/// An update of the weight W `[o, i]` to W + scale · B·A; with magnitudes m, to m / ‖W + scale · B·A‖ times that, each
+/// row by its own norm.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// `[r, i]` f32.
+    pub a: Tensor,
+    /// `[o, r]` f32.
+    pub b: Tensor,
+    /// Factor on B·A.
+    pub scale: f64,
+    /// DoRA's magnitudes, `[o]` f32 in main memory.
+    pub magnitude: Option<Tensor>,
+}
+
+/// Which rows of a weight some rows are.
+#[derive(Clone, Copy, Debug)]
+pub enum At<'a> {
+    /// Those from this one on.
+    From(usize),
+    /// These.
+    Ids(&'a [u32]),
+}
+
+impl At<'_> {
+    /// The same `rows` rows of `of`, in main memory.
+    fn pick(self, of: &Tensor, rows: usize) -> Result<Tensor> {
+        let of = of.detach();
+        let picked = match self {
+            Self::From(first) => of.narrow(0, first, rows)?,
+            Self::Ids(ids) => of.index_select(&Tensor::new(ids, of.device())?, 0)?,
+        };
+        Ok(picked.to_device(&Device::Cpu)?)
+    }
+}
+
+impl Adapter {
+    /// Rank r.
+    ///
+    /// # Errors
+    /// Work: A is not a matrix.
+    pub fn rank(&self) -> Result<usize> {
+        Ok(self.a.dim(0)?)
+    }
+
+    /// Numbers in it.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        let magnitude = self.magnitude.as_ref().map_or(0, Tensor::elem_count);
+        self.a.elem_count() + self.b.elem_count() + magnitude
+    }
+
+    /// x·Aᵀ·scale, `[t, i]` to `[t, r]`, without a graph.
+    pub(in crate::model) fn reduce(&self, x: &Tensor) -> Result<Tensor> {
+        Ok((ops::low_rank_down(x, &self.a)? * self.scale)?)
+    }
+
+    /// What it adds to the layer's output, x·Aᵀ·scale·Bᵀ, `[t, i]` to `[t, o]`, with gradients for all three.
+    pub(in crate::model) fn tracked(&self, x: &Tensor) -> Result<Tensor> {
+        ops::trainable_linear(&(ops::trainable_linear(x, &self.a)? * self.scale)?, &self.b)
+    }
+
+    /// The updated rows of the weight whose rows `at` are `rows`, `[n, i]` f32 in main memory.
+    ///
+    /// # Errors
+    /// Work: shapes that do not fit.
+    pub fn updated(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
+        let sum = self.sum(rows, at)?;
+        match self.ratio(&sum, at)? {
+            Some(ratio) => Ok(sum.broadcast_mul(&ratio.unsqueeze(1)?)?),
+            None => Ok(sum),
+        }
+    }
+
+    /// What DoRA multiplies each output with, m / ‖W + scale · B·A‖, `[n]`, for the weight's `rows` at `at`.
+    ///
+    /// # Errors
+    /// Work: shapes that do not fit.
+    pub fn ratios(&self, rows: &Tensor, at: At<'_>) -> Result<Option<Tensor>> {
+        match self.magnitude {
+            Some(_) => self.ratio(&self.sum(rows, at)?, at),
+            None => Ok(None),
+        }
+    }
+
+    /// W + scale · B·A.
+    fn sum(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
+        let b = at.pick(&self.b, rows.dim(0)?)?;
+        Ok((rows + (ops::low_rank_up(&b, &self.a.detach().to_device(&Device::Cpu)?)? * self.scale)?)?)
+    }
+
+    fn ratio(&self, sum: &Tensor, at: At<'_>) -> Result<Option<Tensor>> {
+        let Some(magnitude) = &self.magnitude else { return Ok(None) };
+        let norms = sum.sqr()?.sum(D::Minus1)?.sqrt()?;
+        Ok(Some((at.pick(magnitude, sum.dim(0)?)? / norms)?))
+    }
+}
