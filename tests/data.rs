@@ -211,11 +211,11 @@ fn plain_text_is_one_document_unless_it_is_cut() {
         source.documents().map(|document| document.unwrap().text).collect::<Vec<_>>()
     };
     let whole = fs::read_to_string(&wiki).unwrap();
-    assert_eq!(read(TextSplit::None), [whole.as_str()]);
+    assert_eq!(read(TextSplit::Document), [whole.as_str()]);
     let lines = read(TextSplit::Lines);
     assert_eq!((lines.len(), lines.join("\n") + "\n" == whole), (4358, true));
     let blank = whole.lines().filter(|line| line.trim().is_empty()).count();
-    let paragraphs = read(TextSplit::BlankLines);
+    let paragraphs = read(TextSplit::Paragraphs);
     assert!(paragraphs.len() > 100 && paragraphs.len() <= blank + 1);
     assert!(paragraphs.iter().all(|text| !text.contains("\n \n") && !text.contains("\n\n")));
 }
@@ -280,7 +280,7 @@ fn drain(name: &str, bytes: &[u8]) -> Result<Vec<Row>, String> {
     let path = directory.path().join(name);
     fs::write(&path, bytes).unwrap();
     let mut found = Vec::new();
-    for split in [TextSplit::None, TextSplit::BlankLines, TextSplit::Lines] {
+    for split in [TextSplit::Document, TextSplit::Paragraphs, TextSplit::Lines] {
         let options = ReadOptions { split, ..ReadOptions::default() };
         let read = rows_with(&path, &options).and_then(Iterator::collect::<prune::Result<Vec<Row>>>);
         found = read.map_err(|error| error.to_string())?;

@@ -22,3 +22,5 @@ mod requests;
 mod runs;
 #[path = "heal/shared.rs"]
 mod shared;
+#[path = "heal/text.rs"]
+mod text;

@@ -78,7 +78,13 @@ impl Checkpoint {
         if path.is_absolute() || id.starts_with(['.', '~']) || path.exists() {
             return Self::open_at(Source { id: id.to_owned(), dir: path, revision: None });
         }
-        Self::open_at(hub.model(id, progress)?)
+        // a mistyped path looks like a name on the hub
+        let absent = |message| format!("{id}: no such directory; on the hub: {message}");
+        Self::open_at(hub.model(id, progress).map_err(|error| match error {
+            Error::Request(message) => Error::Request(absent(message)),
+            Error::Work(message) => Error::Work(absent(message)),
+            Error::Interrupted => Error::Interrupted,
+        })?)
     }
 
     /// Opens the model in `dir`: config, and the headers of all weights.

@@ -21,12 +21,19 @@ pub(crate) struct AnalyzeArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
     #[arg(required_unless_present_any = ["from", "config"])]
     model: Option<String>,
-    /// Text: .jsonl, .json.gz, .parquet, .txt, a directory of them, or a hub data set
+    /// Text: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst, .bz2, .xz), a directory of them (its validation split),
+    /// or a hub data set
     #[arg(long, value_name = "SRC")]
     data: Option<String>,
-    /// Field of the rows that holds the text [default: text]
+    /// Field of the rows that holds the text; several are joined: prompt+completion [default: text]
     #[arg(long, value_name = "NAME")]
     text_field: Option<String>,
+    /// How a plain text file is cut into documents [default: document, the whole file]
+    #[arg(long, value_name = "HOW", value_parser = ["document", "lines", "paragraphs"])]
+    text_split: Option<String>,
+    /// A row that cannot be read is an error, or passed over and counted [default: error]
+    #[arg(long, value_name = "WHAT", value_parser = ["error", "skip"])]
+    on_bad_row: Option<String>,
     /// Sequences to measure [default: 1000]
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
@@ -36,6 +43,14 @@ pub(crate) struct AnalyzeArgs {
     /// Sequences: one a document, or documents joined and cut [default: document]
     #[arg(long, value_name = "HOW", value_parser = ["document", "packed"])]
     packing: Option<String>,
+    /// What stands between documents; auto: EOS between packed ones where the tokenizer adds neither BOS nor EOS
+    /// [default: auto]
+    #[arg(long, value_name = "WHICH", value_parser = ["auto", "eos", "bos", "none"])]
+    separator: Option<String>,
+    /// Whether a packed document sees those before it in its sequence, or itself only, its positions from 0
+    /// [default: across]
+    #[arg(long, value_name = "HOW", value_parser = ["across", "within"])]
+    attention: Option<String>,
     /// Take documents at random with this seed instead of the first ones
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
@@ -55,7 +70,7 @@ pub(crate) struct AnalyzeArgs {
     #[arg(long, value_name = "N")]
     protect_last: Option<usize>,
     /// Plan from an existing analysis.json, without a forward pass
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "text_field", "samples", "seq_len", "packing", "seed", "memory"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory"])]
     from: Option<PathBuf>,
     /// Directory for analysis.json, heat map and curves (PNG and SVG)
     #[arg(long, short, value_name = "DIR")]

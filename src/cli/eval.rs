@@ -34,6 +34,9 @@ pub(crate) struct EvalArgs {
     /// Folder with the data, or for a single task the file [default: the hub and its cache]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// How a plain text file of text:FILE is cut into documents [default: document, the whole file]
+    #[arg(long, value_name = "HOW", value_parser = ["document", "lines", "paragraphs"])]
+    text_split: Option<String>,
     /// First questions of each task: a number, or a share when below 1
     #[arg(long, value_name = "N")]
     limit: Option<f64>,

@@ -25,25 +25,40 @@ pub(crate) struct HealArgs {
     /// The cut model: a directory or a hub id
     #[arg(required_unless_present = "config")]
     model: Option<String>,
-    /// Text to train on: a file or a directory of files
+    /// Text to train on: a file (.jsonl, .json, .parquet, .csv, .txt; also .gz, .zst, .bz2, .xz) or a directory of files
+    /// (its train split)
     #[arg(long, value_name = "SRC", required_unless_present = "config")]
     data: Option<String>,
     /// Directory of the results: adapter, merged model, log, loss curve
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Field of the rows that holds the text [default: text]
+    /// Field of the rows that holds the text; several are joined: prompt+completion [default: text]
     #[arg(long, value_name = "NAME", help_heading = "Text")]
     text_field: Option<String>,
+    /// How a plain text file is cut into documents [default: document, the whole file]
+    #[arg(long, value_name = "HOW", value_parser = ["document", "lines", "paragraphs"], help_heading = "Text")]
+    text_split: Option<String>,
+    /// A row that cannot be read is an error, or passed over and counted [default: error]
+    #[arg(long, value_name = "WHAT", value_parser = ["error", "skip"], help_heading = "Text")]
+    on_bad_row: Option<String>,
     /// Tokens of a sequence at most [default: 2048]
     #[arg(long, value_name = "T", help_heading = "Text")]
     seq_len: Option<usize>,
     /// Sequences: documents joined and cut, or one a document [default: packed]
     #[arg(long, value_name = "HOW", value_parser = ["document", "packed"], help_heading = "Text")]
     packing: Option<String>,
+    /// What stands between documents; auto: EOS between packed ones where the tokenizer adds neither BOS nor EOS
+    /// [default: auto]
+    #[arg(long, value_name = "WHICH", value_parser = ["auto", "eos", "bos", "none"], help_heading = "Text")]
+    separator: Option<String>,
+    /// Whether a packed document sees those before it in its sequence, or itself only, its positions from 0
+    /// [default: across]
+    #[arg(long, value_name = "HOW", value_parser = ["across", "within"], help_heading = "Text")]
+    attention: Option<String>,
     /// Sequences are shuffled among so many; 1 keeps the order of the text [default: 8192]
     #[arg(long, value_name = "N", help_heading = "Text")]
     shuffle_window: Option<usize>,
-    /// Text to measure the validation loss on
+    /// Text to measure the validation loss on; of a directory its validation split
     #[arg(long, value_name = "SRC", help_heading = "Text")]
     eval_data: Option<String>,
     /// Sequences of it [default: 100]
@@ -130,6 +145,9 @@ pub(crate) struct HealArgs {
     /// Size of a shard at most [default: 5GB]
     #[arg(long, value_name = "SIZE", help_heading = "Output")]
     max_shard_size: Option<String>,
+    /// Go on with an unfinished run although its text has changed since, from the place in it that was reached
+    #[arg(long, help_heading = "Output")]
+    data_changed: bool,
     /// Forget the state of an unfinished run
     #[arg(long, help_heading = "Output")]
     restart: bool,

@@ -8,7 +8,10 @@ use serde_json::{Map, Value};
 use super::{analysis_view, open};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{self, Checkpoint, OutputDir};
-use crate::data::{Packing, Purpose, SequenceOptions, Sequences, Shape, SourceOptions, Tokenizer};
+use crate::data::{
+    Attention, BadRow, Packing, Purpose, Separator, SequenceOptions, Sequences, Shape, SourceOptions, TextSplit,
+    Tokenizer,
+};
 use crate::importance::{
     Amount, Analysis, DataUsed, METRICS, Probe, Protect, STRATEGIES, Search, Watch, metric, strategy,
 };
@@ -27,12 +30,20 @@ pub struct AnalyzeSettings {
     pub data: Option<String>,
     /// Field of the rows that holds the text.
     pub text_field: String,
+    /// How plain text files are cut into documents.
+    pub text_split: TextSplit,
+    /// What is done about a row that cannot be read.
+    pub on_bad_row: BadRow,
     /// Sequences at most; `None` is 1000.
     pub samples: Option<usize>,
     /// Tokens of a sequence at most; `None` is 2048 or the model's context, whichever is less.
     pub seq_len: Option<usize>,
     /// One sequence a document, or documents joined and cut.
     pub packing: Packing,
+    /// What stands between documents.
+    pub separator: Separator,
+    /// Whether documents of a packed sequence see each other.
+    pub attention: Attention,
     /// Takes documents at random; `None` takes the first ones.
     pub seed: Option<u64>,
     /// Score that the plan follows.
@@ -71,9 +82,13 @@ impl Default for AnalyzeSettings {
             model: None,
             data: None,
             text_field: "text".to_owned(),
+            text_split: TextSplit::default(),
+            on_bad_row: BadRow::default(),
             samples: None,
             seq_len: None,
             packing: Packing::Document,
+            separator: Separator::default(),
+            attention: Attention::default(),
             seed: None,
             metric: METRICS[0].name.to_owned(),
             strategy: None,
@@ -252,15 +267,20 @@ fn read_text(
     progress: &dyn Progress,
 ) -> Result<Sequences> {
     let data = settings.data.as_deref().ok_or_else(|| Error::request("which text? --data names it"))?;
-    let options = SourceOptions { field: settings.text_field.clone(), ..SourceOptions::default() };
+    let options = SourceOptions {
+        field: settings.text_field.clone(),
+        split: settings.text_split,
+        on_bad_row: settings.on_bad_row,
+    };
     let source = open::text(data, Purpose::Measure, &options, progress)?;
     let tokenizer = Tokenizer::open(&checkpoint.source.dir)?;
-    let shape = Shape { seq_len, packing: settings.packing, ..Shape::default() };
+    let AnalyzeSettings { packing, separator, attention, .. } = *settings;
+    let shape = Shape { seq_len, packing, separator, attention, ..Shape::default() };
     let samples = settings.samples.unwrap_or(SAMPLES);
     let options = SequenceOptions { samples: Some(samples), shape, seed: settings.seed };
     let sequences = Sequences::read(&source, &tokenizer, &options, progress)?;
-    if settings.samples.is_some() && sequences.rows.len() < samples {
-        progress.warn(&format!("--samples {samples}: {data} has text for {}", sequences.rows.len()));
+    if settings.samples.is_some() && sequences.tally.sequences < samples as u64 {
+        progress.warn(&format!("--samples {samples}: {data} has text for {}", sequences.tally.sequences));
     }
     Ok(sequences)
 }

@@ -275,8 +275,8 @@ fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_l
 
 /// What the tokenised questions depend on: the tokenizer, and the settings that choose and shape them.
 fn questions(settings: &EvalSettings, about: &About) -> String {
-    let EvalSettings { tasks, few_shot, data_dir, limit, compat, bos, paper, seed, .. } = settings;
-    let chosen = (tasks, few_shot, data_dir, limit, compat, bos, paper, seed);
+    let EvalSettings { tasks, few_shot, data_dir, text_split, limit, compat, bos, paper, seed, .. } = settings;
+    let chosen = (tasks, few_shot, data_dir, text_split, limit, compat, bos, paper, seed);
     format!("{chosen:?} {} {} {:?}", about.tokenizer, about.max_length, about.special)
 }
 

@@ -12,9 +12,7 @@ use super::heal_record::{Record, pretty};
 use super::{heal_figure, open};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir};
-use crate::data::{
-    Purpose, SequenceOptions, Sequences, Shape, Source, SourceOptions, StreamOptions, Tokenizer, TrainStream,
-};
+use crate::data::{Purpose, SequenceOptions, Sequences, Shape, Source, StreamOptions, Tokenizer, TrainStream};
 use crate::heal::{
     Best, Estimate, Finished, HealSettings, Merge, Run, TextSamples, Train, Trainer, WorkDir, estimate, fittings,
 };
@@ -72,9 +70,13 @@ pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealRepo
     let plan = estimate(&checkpoint, &spec, settings, (&device, budget), teacher_bytes)?;
     let data =
         settings.data.as_deref().ok_or_else(|| Error::request("which text? name a file or directory with --data"))?;
-    let options = SourceOptions { field: settings.text_field.clone(), split: settings.text_split };
+    let options = settings.source();
     let source = open::text(data, Purpose::Train, &options, progress)?;
-    let text = Text { options, source };
+    source.check()?;
+    let validation = settings.eval_data.as_deref();
+    let validation = validation.map(|data| open::text(data, Purpose::Measure, &options, progress)).transpose()?;
+    validation.iter().try_for_each(Source::check)?;
+    let text = Text { source, validation };
     if settings.seq_len > spec.max_positions {
         let (asked, promised) = (settings.seq_len, spec.max_positions);
         progress.warn(&format!("seq_len {asked} is longer than the {promised} positions the model was made for"));
@@ -135,8 +137,8 @@ fn finished_before(out: &Path, record: &Record, settings: &HealSettings) -> Resu
 }
 
 struct Text {
-    options: SourceOptions,
     source: Source,
+    validation: Option<Source>,
 }
 
 /// A healing whose inputs are open.
@@ -156,7 +158,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// Trains and writes. A state stays behind unless all is done.
     fn run(&self, adapter: Option<Adapters>, teacher: Option<Arc<Checkpoint>>) -> Result<HealResult> {
-        let dir = WorkDir::open(self.out, &self.record.deciding, self.settings.restart)?;
+        let dir = WorkDir::open(self.out, &self.record.deciding, self.settings.restart, self.settings.data_changed)?;
         match self.heal(&dir, adapter, teacher) {
             Ok(result) => dir.remove().map(|()| result),
             Err(error) => {
@@ -199,9 +201,11 @@ impl Job<'_> {
         let place = run.restore()?;
         let stream = StreamOptions { shape: settings.shape(), window: settings.shuffle_window, seed: settings.seed };
         let position = place.as_ref().map(|place| place.position.clone());
-        let stream = TrainStream::new(&self.text.source, &tokenizer, stream, position)?;
+        let open = if settings.data_changed { TrainStream::on_changed } else { TrainStream::new };
+        let stream = open(&self.text.source, &tokenizer, stream, position)?;
         let mut samples = TextSamples { stream, tokenizer: &tokenizer };
         let finished = run.train(place, &mut samples, progress)?;
+        samples.stream.passed_over().notes().iter().for_each(|note| progress.warn(note));
         let result = result(settings, &finished);
         let trained = run.trainer.parameters().to_vec();
         self.write(&finished, adapters.as_deref(), &trained, result)?;
@@ -210,14 +214,13 @@ impl Job<'_> {
 
     /// Sequences to validate on: documents in the order of their text.
     fn validation(&self, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
-        let Some(path) = &self.settings.eval_data else { return Ok(Vec::new()) };
-        let source = open::text(path, Purpose::Measure, &self.text.options, self.progress)?;
+        let Some(source) = &self.text.validation else { return Ok(Vec::new()) };
         let options = SequenceOptions {
             samples: Some(self.settings.eval_samples),
             shape: Shape { packing: crate::data::Packing::Document, ..self.settings.shape() },
             seed: None,
         };
-        Ok(Sequences::read(&source, tokenizer, &options, self.progress)?.rows)
+        Ok(Sequences::read(source, tokenizer, &options, self.progress)?.rows)
     }
 
     fn write(

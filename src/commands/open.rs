@@ -37,7 +37,11 @@ pub(super) fn device(choice: Option<&str>, dtype: Option<&str>, progress: &dyn P
 
 /// The text a command was given: a file, a directory, a file of a hub data set.
 pub(super) fn text(data: &str, purpose: Purpose, options: &SourceOptions, progress: &dyn Progress) -> Result<Source> {
-    Source::find(data, purpose, options, &|id| Hub::from_env()?.dataset_file(id, progress))
+    let source = Source::find(data, purpose, options, &|id| Hub::from_env()?.dataset_file(id, progress))?;
+    if let Some(note) = source.note() {
+        progress.note(note);
+    }
+    Ok(source)
 }
 
 /// A model that is to say something, with room for the keys and values of `longest` tokens.

@@ -1,6 +1,8 @@
 //! Documents read and tokenised by the handful, so that tokenising runs on all threads.
 
-use super::source::{Document, Documents};
+use super::documents::Documents;
+use super::separate::Ends;
+use super::source::Document;
 use super::tokenizer::{Special, Tokenizer};
 use crate::{Context, Result, interrupt};
 
@@ -25,13 +27,17 @@ pub(super) fn read(documents: &mut Documents, most: usize) -> Result<Vec<Documen
     Ok(chunk)
 }
 
-/// The token ids of each document, with the special tokens that the tokenizer adds by itself.
+/// The token ids of each document, with the special tokens that the tokenizer adds by itself, and `ends`.
 ///
 /// # Errors
 /// The tokenizer's, naming the document.
-pub(super) fn encode(tokenizer: &Tokenizer, chunk: &[Document]) -> Result<Vec<Vec<u32>>> {
+pub(super) fn encode(tokenizer: &Tokenizer, ends: Ends, chunk: &[Document]) -> Result<Vec<Vec<u32>>> {
     use rayon::prelude::*;
-    let encode = |document: &Document| tokenizer.encode(&document.text, Special::Default).context(|| &document.place);
+    let encode = |document: &Document| -> Result<Vec<u32>> {
+        let mut tokens = tokenizer.encode(&document.text, Special::Default).context(|| &document.place)?;
+        ends.put(&mut tokens);
+        Ok(tokens)
+    };
     let encoded: Vec<Result<Vec<u32>>> = chunk.par_iter().map(encode).collect();
     encoded.into_iter().collect()
 }

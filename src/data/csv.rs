@@ -45,8 +45,9 @@ fn open_with(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>, delimite
         // the crate's own line numbers are one short after CR LF
         let place = Place { path: Arc::clone(&path), unit: "row", number };
         match reader.read_record(&mut record) {
-            Ok(true) => Some(row(&record, &names, &options, place)),
+            Ok(true) => Some(Ok(row(&record, &names, &options, place))),
             Ok(false) => None,
+            Err(error) if matches!(error.kind(), csv::ErrorKind::Utf8 { .. }) => Some(Ok(Err(fault(&place, error)))),
             Err(error) => Some(Err(fault(&place, error))),
         }
     })))

@@ -47,7 +47,8 @@ impl Source {
         Ok(ids)
     }
 
-    /// The text called `spec`: a local file or directory; `hub:datasets/org/name/path[@revision]` or
+    /// The text called `spec`: a local file, or a directory (at any depth the files of the split that `purpose` wants, if
+    /// their names or their folders' tell splits, and of these the format that most have); `hub:datasets/org/name/path[@revision]` or
     /// `hf://datasets/org/name[@revision]/path`, one file of a hub data set; or a known data set (`allenai/c4`), of
     /// which the file for `purpose` is taken. What exists locally is local.
     ///
@@ -56,7 +57,7 @@ impl Source {
     pub fn find(spec: &str, purpose: Purpose, options: &SourceOptions, fetch: Fetch) -> Result<Self> {
         let path = Path::new(spec);
         if path.exists() {
-            return Self::open(path, options);
+            return Self::open_for(path, purpose, options);
         }
         let id = hub_id(spec, purpose)?.ok_or_else(|| unknown(spec))?;
         let HubFile { path, revision } = fetch(&id)?;

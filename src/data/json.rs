@@ -33,7 +33,7 @@ struct Lines {
 }
 
 impl Iterator for Lines {
-    type Item = Result<Row>;
+    type Item = Result<Result<Row>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -45,7 +45,7 @@ impl Iterator for Lines {
             let line = self.buffer.trim_ascii();
             if !line.is_empty() {
                 let place = Place { path: Arc::clone(&self.input.path), unit: "line", number: self.number };
-                return Some(object(line, &self.options, place));
+                return Some(Ok(object(line, &self.options, place)));
             }
         }
     }
@@ -61,7 +61,7 @@ struct Items {
 }
 
 impl Iterator for Items {
-    type Item = Result<Row>;
+    type Item = Result<Result<Row>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.closed {
@@ -69,7 +69,7 @@ impl Iterator for Items {
         }
         match self.cut() {
             Ok(false) => None,
-            Ok(true) => Some(object(self.buffer.trim_ascii(), &self.options, self.place())),
+            Ok(true) => Some(Ok(object(self.buffer.trim_ascii(), &self.options, self.place()))),
             Err(error) => Some(Err(error)),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::separate::{Attention, Separator};
 use crate::{Error, Result};
 
 /// How documents become sequences.
@@ -31,11 +32,21 @@ pub struct Shape {
     pub packing: Packing,
     /// Documents with fewer tokens make no sequence of their own.
     pub min_tokens: usize,
+    /// What stands between documents.
+    pub separator: Separator,
+    /// Whether documents of a sequence see each other.
+    pub attention: Attention,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { seq_len: 2048, packing: Packing::Document, min_tokens: 2 }
+        Self {
+            seq_len: 2048,
+            packing: Packing::Document,
+            min_tokens: 2,
+            separator: Separator::default(),
+            attention: Attention::default(),
+        }
     }
 }
 
@@ -85,29 +96,40 @@ pub struct Tally {
     pub longest: usize,
 }
 
+/// A sequence: one run of tokens, or, where its documents do not see each other, a run for each.
+pub(super) type Sequence = Vec<Vec<u32>>;
+
+/// The tokens that wait for more to fill a sequence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Carry {
+    pub(super) tokens: Vec<u32>,
+    /// Where documents that see nothing before them begin, the first token aside.
+    pub(super) cuts: Vec<usize>,
+}
+
 /// Takes documents in, gives sequences out.
 #[derive(Debug)]
 pub(super) struct Packer {
     shape: Shape,
-    carry: Vec<u32>,
+    carry: Carry,
     taken: u64,
-    ready: VecDeque<Vec<u32>>,
+    ready: VecDeque<Sequence>,
     pub(super) tally: Tally,
 }
 
 impl Packer {
     /// A packer that has taken `taken` documents, the last tokens of which are `carry`.
-    pub(super) fn new(shape: Shape, taken: u64, carry: Vec<u32>) -> Self {
+    pub(super) fn new(shape: Shape, taken: u64, carry: Carry) -> Self {
         Self { shape, carry, taken, ready: VecDeque::new(), tally: Tally::default() }
     }
 
     /// The tokens that wait for more to fill a sequence.
-    pub(super) fn carry(&self) -> &[u32] {
+    pub(super) fn carry(&self) -> &Carry {
         &self.carry
     }
 
     /// Sequences that are complete.
-    pub(super) fn ready(&mut self) -> &mut VecDeque<Vec<u32>> {
+    pub(super) fn ready(&mut self) -> &mut VecDeque<Sequence> {
         &mut self.ready
     }
 
@@ -124,14 +146,21 @@ impl Packer {
                 self.tally.dropped_tokens += over as u64;
                 tokens.truncate(self.shape.seq_len);
             }
-            self.give(tokens);
+            self.give(vec![tokens]);
             return;
         }
-        self.carry.extend(tokens);
-        let whole = self.carry.len() / self.shape.seq_len * self.shape.seq_len;
-        let rest = self.carry.split_off(whole);
-        for sequence in std::mem::replace(&mut self.carry, rest).chunks(self.shape.seq_len) {
-            self.give(sequence.to_vec());
+        let (start, seq_len) = (self.carry.tokens.len(), self.shape.seq_len);
+        if self.shape.attention == Attention::Within && start > 0 {
+            self.carry.cuts.push(start);
+        }
+        self.carry.tokens.extend(tokens);
+        let whole = self.carry.tokens.len() / seq_len * seq_len;
+        let rest = self.carry.tokens.split_off(whole);
+        let later = self.carry.cuts.iter().filter(|cut| **cut > whole).map(|cut| cut - whole).collect();
+        let done = std::mem::replace(&mut self.carry, Carry { tokens: rest, cuts: later });
+        for (index, sequence) in done.tokens.chunks(seq_len).enumerate() {
+            let own = done.cuts.iter().filter_map(|cut| cut.checked_sub(index * seq_len)).filter(|cut| *cut < seq_len);
+            self.give(cut(sequence, own));
         }
         if self.shape.packing == Packing::RunClm && self.taken.is_multiple_of(RUN_CLM_BATCH) {
             self.drop_rest();
@@ -140,16 +169,40 @@ impl Packer {
 
     /// Drops what waits: the text is over.
     pub(super) fn drop_rest(&mut self) {
-        self.tally.dropped_tokens += self.carry.len() as u64;
-        self.carry.clear();
+        self.tally.dropped_tokens += self.carry.tokens.len() as u64;
+        self.carry = Carry::default();
     }
 
-    fn give(&mut self, sequence: Vec<u32>) {
+    fn give(&mut self, mut sequence: Sequence) {
+        let least = self.shape.min_tokens;
+        sequence.retain(|run| {
+            let short = run.len() < least;
+            self.tally.dropped_tokens += if short { run.len() as u64 } else { 0 };
+            !short
+        });
+        if sequence.is_empty() {
+            return;
+        }
         self.tally.sequences += 1;
-        self.tally.tokens += sequence.len() as u64;
-        self.tally.longest = self.tally.longest.max(sequence.len());
+        self.tally.tokens += length(&sequence) as u64;
+        self.tally.longest = self.tally.longest.max(sequence.iter().map(Vec::len).max().unwrap_or(0));
         self.ready.push_back(sequence);
     }
+}
+
+/// Tokens of a sequence.
+pub(super) fn length(sequence: &Sequence) -> usize {
+    sequence.iter().map(Vec::len).sum()
+}
+
+/// `tokens` in runs that begin at `cuts`.
+fn cut(tokens: &[u32], cuts: impl Iterator<Item = usize>) -> Sequence {
+    let (mut runs, mut start) = (Vec::new(), 0);
+    for end in cuts.chain([tokens.len()]).filter(|end| *end > 0) {
+        runs.push(tokens[start..end].to_vec());
+        start = end;
+    }
+    runs
 }
 
 #[cfg(test)]
@@ -157,7 +210,13 @@ mod tests {
     use super::*;
 
     fn pack(packing: Packing, seq_len: usize, documents: &[usize]) -> (Vec<Vec<u32>>, Tally) {
-        let mut packer = Packer::new(Shape { seq_len, packing, min_tokens: 2 }, 0, Vec::new());
+        let (sequences, tally) = pack_as(Shape { seq_len, packing, ..Shape::default() }, documents);
+        assert!(sequences.iter().all(|sequence| sequence.len() == 1));
+        (sequences.concat(), tally)
+    }
+
+    fn pack_as(shape: Shape, documents: &[usize]) -> (Vec<Sequence>, Tally) {
+        let mut packer = Packer::new(shape, 0, Carry::default());
         let mut next = 0;
         for length in documents {
             packer.take((next..next + *length as u32).collect());
@@ -179,6 +238,23 @@ mod tests {
         let (sequences, tally) = pack(Packing::Packed, 4, &[3, 6, 0, 2]);
         assert_eq!(sequences, [vec![0, 1, 2, 3], vec![4, 5, 6, 7]]);
         assert_eq!((tally.dropped_tokens, tally.sequences, tally.tokens), (3, 2, 8));
+    }
+
+    #[test]
+    fn documents_that_do_not_see_each_other_are_runs_of_their_own() {
+        let shape = Shape { seq_len: 6, packing: Packing::Packed, attention: Attention::Within, ..Shape::default() };
+        let (sequences, tally) = pack_as(shape, &[3, 2, 8, 1, 3, 6, 2]);
+        let expected: [&[&[u32]]; 4] = [
+            // one token of the third document is too few for a run
+            &[&[0, 1, 2], &[3, 4]],
+            &[&[6, 7, 8, 9, 10, 11]],
+            // 12 and 13 alone as well
+            &[&[14, 15, 16]],
+            &[&[18, 19, 20, 21, 22]],
+        ];
+        assert_eq!(sequences, expected.map(|runs| runs.iter().map(|run| run.to_vec()).collect::<Sequence>()));
+        assert_eq!((tally.sequences, tally.tokens, tally.longest), (4, 19, 6));
+        assert_eq!(tally.tokens + tally.dropped_tokens, 25);
     }
 
     #[test]

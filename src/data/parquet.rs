@@ -51,7 +51,7 @@ struct Groups {
 }
 
 impl Iterator for Groups {
-    type Item = Result<Row>;
+    type Item = Result<Result<Row>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let path = Arc::clone(&self.path);
@@ -60,7 +60,7 @@ impl Iterator for Groups {
             Ok(None) => None,
             Ok(Some(Ok(record))) => {
                 self.number += 1;
-                Some(Ok(Row { fields: object(record), place }))
+                Some(Ok(Ok(Row { fields: object(record), place })))
             }
             Ok(Some(Err(error))) => Some(settled(Ok(Err(error)), &place)),
             Err(panic) => Some(settled(Err(panic), &place)),
@@ -207,8 +207,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.parquet");
         let zstd = Compression::ZSTD(ZstdLevel::default());
-        for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, zstd, Compression::GZIP(Default::default())]
-        {
+        let gzip = Compression::GZIP(Default::default());
+        let lz4 = [Compression::LZ4, Compression::LZ4_RAW];
+        for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, zstd, gzip].into_iter().chain(lz4) {
             write(&path, compression);
             let expected = [
                 r#"1 {"question":"q0","raw":"b","choices":["A","B"],"answer":true,"idx":null}"#,

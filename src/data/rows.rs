@@ -1,12 +1,15 @@
 //! Rows: any data file as JSON objects, with the place each came from.
 
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
 
+use super::input::open_file;
+use super::unpack::CODECS;
 use super::{csv, json, parquet, text};
 use crate::{Error, Result};
 
@@ -94,17 +97,19 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// How a plain text file is cut into documents.
+/// How a plain text file is cut into documents (`sample_by` of Hugging Face's `datasets`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TextSplit {
     /// The whole file is one document, as perplexity tools read it.
     #[default]
-    None,
-    /// Runs of blank lines stand between documents.
-    BlankLines,
+    #[serde(alias = "none")]
+    Document,
     /// Every line is a document.
     Lines,
+    /// Runs of blank lines stand between documents.
+    #[serde(alias = "blank-lines")]
+    Paragraphs,
 }
 
 /// How files are read; the default suits every format.
@@ -125,30 +130,33 @@ impl ReadOptions {
     }
 }
 
-/// What a format's reader gives.
-pub(super) type RowIter = Box<dyn Iterator<Item = Result<Row>> + Send>;
+/// What a format's reader gives. The inner error is of one row: those after it can be read. The outer one is of the
+/// file; nothing is asked of the reader after it.
+pub(super) type RowIter = Box<dyn Iterator<Item = Result<Result<Row>>> + Send>;
 
 /// A file format: the endings of its files' names, and its reader.
 struct Format {
     endings: &'static [&'static str],
+    /// Whether its files may be compressed as a whole.
+    packs: bool,
     open: fn(&Path, &ReadOptions, Arc<AtomicU64>) -> Result<RowIter>,
 }
 
-/// The formats; a new one is a row here and a file beside this one.
+/// The formats, the better to have the earlier; a new one is a row here and a file beside this one.
 const FORMATS: &[Format] = &[
-    Format { endings: &["jsonl", "ndjson", "json"], open: json::open },
-    Format { endings: &["parquet"], open: parquet::open },
-    Format { endings: &["csv"], open: csv::open },
-    Format { endings: &["tsv"], open: csv::open_tabs },
-    Format { endings: &["txt", "text", "raw"], open: text::open },
+    Format { endings: &["parquet"], packs: false, open: parquet::open },
+    Format { endings: &["jsonl", "json", "ndjson"], packs: true, open: json::open },
+    Format { endings: &["csv"], packs: true, open: csv::open },
+    Format { endings: &["tsv"], packs: true, open: csv::open_tabs },
+    Format { endings: &["txt", "text", "raw"], packs: true, open: text::open },
 ];
 
-/// The format that the name of `path` says, `.gz` aside.
+/// The format that the name of `path` says, compression aside.
 fn format(path: &Path) -> Option<&'static Format> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
-    let name = name.strip_suffix(".gz").unwrap_or(&name);
-    let (_, ending) = name.rsplit_once('.')?;
-    FORMATS.iter().find(|format| format.endings.contains(&ending))
+    let packed = CODECS.iter().find_map(|codec| name.strip_suffix(codec.ending)?.strip_suffix('.'));
+    let (_, ending) = packed.unwrap_or(&name).rsplit_once('.')?;
+    FORMATS.iter().find(|format| format.endings.contains(&ending) && (packed.is_none() || format.packs))
 }
 
 /// Whether `path` is named like a data file.
@@ -156,10 +164,32 @@ pub(super) fn is_data_file(path: &Path) -> bool {
     format(path).is_some()
 }
 
+/// The place of a data file's format among all.
+pub(super) fn format_rank(path: &Path) -> usize {
+    let own = format(path);
+    FORMATS.iter().position(|format| own.is_some_and(|own| std::ptr::eq(own, format))).unwrap_or(FORMATS.len())
+}
+
+/// Whether `path` is named like a file of the format whose files end in `.ending`, compressed or not.
+#[must_use]
+pub fn is_of_format(path: &Path, ending: &str) -> bool {
+    format(path).is_some_and(|format| format.endings.contains(&ending))
+}
+
+/// What data files' names end in, without the dot, the better to have the earlier: `parquet`, `jsonl`, `jsonl.gz`.
+#[must_use]
+pub fn endings() -> Vec<String> {
+    let plain = FORMATS.iter().flat_map(|format| format.endings).map(|ending| (*ending).to_owned());
+    let packs = FORMATS.iter().filter(|format| format.packs).flat_map(|format| format.endings);
+    let packed = packs.flat_map(|ending| CODECS.iter().map(move |codec| format!("{ending}.{}", codec.ending)));
+    plain.chain(packed).collect()
+}
+
 /// The endings of all formats, as an error message lists them.
 pub(super) fn known_endings() -> String {
     let endings: Vec<String> = FORMATS.iter().flat_map(|f| f.endings).map(|ending| format!(".{ending}")).collect();
-    format!("{} (each also with .gz, parquet excepted)", endings.join(", "))
+    let codecs: Vec<String> = CODECS.iter().map(|codec| format!(".{}", codec.ending)).collect();
+    format!("{} (each also with {}, parquet excepted)", endings.join(", "), codecs.join(", "))
 }
 
 /// The rows of one file, in its order. Ends after the first error.
@@ -173,22 +203,34 @@ impl Rows {
     pub fn bytes_read(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
+
+    /// The next row, or what is wrong with it; those after it can still be read.
+    ///
+    /// # Errors
+    /// Those of the file, after which there is nothing.
+    pub(super) fn next_or_fault(&mut self) -> Option<Result<Result<Row>>> {
+        let next = self.inner.as_mut()?.next();
+        if !matches!(next, Some(Ok(_))) {
+            self.inner = None;
+        }
+        next
+    }
 }
 
 impl Iterator for Rows {
     type Item = Result<Row>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let row = self.inner.as_mut()?.next();
-        if !matches!(row, Some(Ok(_))) {
+        let row = self.next_or_fault()?.and_then(|row| row);
+        if row.is_err() {
             self.inner = None;
         }
-        row
+        Some(row)
     }
 }
 
 /// The rows of `path`: JSON lines, an array of JSON objects, parquet, CSV or text, by its name; all but parquet may be
-/// gzipped. Read in a stream, whatever the file's size.
+/// compressed. Read in a stream, whatever the file's size.
 ///
 /// # Errors
 /// [`Error::Request`] for a file that is not there or whose name tells no format; [`Error::Work`] for a broken file. The
@@ -213,9 +255,25 @@ pub fn rows_with(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Rows> 
             known_endings()
         )));
     };
+    refuse_pointer(path)?;
     let bytes = Arc::new(AtomicU64::new(0));
     let inner = (format.open)(path, options, Arc::clone(&bytes))?;
     Ok(Rows { inner: Some(inner), bytes })
+}
+
+/// A clone made without Git LFS has a few lines of text in the place of each large file.
+fn refuse_pointer(path: &Path) -> Result<()> {
+    const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+    let mut head = Vec::new();
+    let read = open_file(path)?.take(POINTER.len() as u64).read_to_end(&mut head);
+    read.map_err(|error| Error::io(path, &error))?;
+    if head == POINTER {
+        return Err(Error::request(format!(
+            "{}: a Git LFS pointer, not the data it stands for; `git lfs pull` in that clone brings them",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -224,12 +282,21 @@ mod tests {
 
     #[test]
     fn the_name_tells_the_format() {
-        for name in
-            ["a.jsonl", "a.JSON", "c4.00000-of-00008.json.gz", "a.parquet", "x.csv", "x.tsv.gz", "wiki.test.raw"]
-        {
+        for name in [
+            "a.jsonl",
+            "a.JSON",
+            "c4.00000-of-00008.json.gz",
+            "a.parquet",
+            "x.csv",
+            "x.tsv.gz",
+            "wiki.test.raw",
+            "a.json.bz2",
+            "b.jsonl.ZST",
+            "c.txt.xz",
+        ] {
             assert!(is_data_file(Path::new(name)), "{name}");
         }
-        for name in ["a", "README.md", "jsonl", ".gz", "x.arrow", "a.json.bz2"] {
+        for name in ["a", "README.md", "jsonl", ".gz", "x.arrow", "a.json.zip", "a.parquet.gz", "a.zst"] {
             assert!(!is_data_file(Path::new(name)), "{name}");
         }
     }

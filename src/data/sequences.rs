@@ -7,8 +7,10 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::chunk;
-use super::pack::{Packer, Packing, Shape, Tally};
-use super::source::{Document, Documents, Source};
+use super::documents::Documents;
+use super::pack::{Carry, Packer, Packing, Sequence, Shape, Tally, length};
+use super::separate::Ends;
+use super::source::{Document, Source};
 use super::tokenizer::Tokenizer;
 use crate::progress::{Progress, Unit};
 use crate::{Error, Result};
@@ -30,7 +32,7 @@ pub struct SequenceOptions {
 /// Token sequences in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sequences {
-    /// The ids of each sequence.
+    /// The ids of each sequence, or, where documents do not see each other, of each document's part of a sequence.
     pub rows: Vec<Vec<u32>>,
     /// What became of the text.
     pub tally: Tally,
@@ -54,12 +56,14 @@ impl Sequences {
             return Err(Error::request("0 samples were asked for, expected 1 or more"));
         }
         progress.begin(&format!("reading {}", source.name()), source.bytes(), Unit::Bytes);
-        let mut reading = Reading { documents: source.documents(), tokenizer, options, progress, shown: 0 };
+        let ends = Ends::new(&options.shape, tokenizer)?;
+        let mut reading = Reading { documents: source.documents(), tokenizer, ends, options, progress, shown: 0 };
         let packer = match options.seed {
             None => reading.in_order(),
             Some(seed) => reading.at_random(seed),
         }?;
         progress.end();
+        reading.documents.passed_over().notes().iter().for_each(|note| progress.warn(note));
         let sequences = Self::collect(packer, options.samples);
         let tally = &sequences.tally;
         if sequences.rows.is_empty() {
@@ -80,15 +84,15 @@ impl Sequences {
     /// Takes the sequences out; those beyond `samples`, which the last document may have made, leave the tally too.
     fn collect(mut packer: Packer, samples: Option<usize>) -> Self {
         packer.drop_rest();
-        let mut rows: Vec<Vec<u32>> = packer.ready().drain(..).collect();
+        let mut sequences: Vec<Sequence> = packer.ready().drain(..).collect();
         let mut tally = packer.tally;
-        let over = rows.split_off(rows.len().min(samples.unwrap_or(usize::MAX)));
-        for row in over {
+        let over = sequences.split_off(sequences.len().min(samples.unwrap_or(usize::MAX)));
+        for sequence in &over {
             tally.sequences -= 1;
-            tally.tokens -= row.len() as u64;
-            tally.dropped_tokens += row.len() as u64;
+            tally.tokens -= length(sequence) as u64;
+            tally.dropped_tokens += length(sequence) as u64;
         }
-        Self { rows, tally }
+        Self { rows: sequences.concat(), tally }
     }
 }
 
@@ -96,6 +100,7 @@ impl Sequences {
 struct Reading<'a> {
     documents: Documents,
     tokenizer: &'a Tokenizer,
+    ends: Ends,
     options: &'a SequenceOptions,
     progress: &'a dyn Progress,
     shown: u64,
@@ -119,7 +124,7 @@ impl Reading<'_> {
     }
 
     fn in_order(&mut self) -> Result<Packer> {
-        let mut packer = Packer::new(self.options.shape, 0, Vec::new());
+        let mut packer = Packer::new(self.options.shape, 0, Carry::default());
         let wanted = self.options.samples.unwrap_or(usize::MAX);
         loop {
             // for few samples of many documents, not a whole chunk
@@ -127,7 +132,7 @@ impl Reading<'_> {
             if chunk.is_empty() {
                 return Ok(packer);
             }
-            for (document, tokens) in chunk.iter().zip(chunk::encode(self.tokenizer, &chunk)?) {
+            for (document, tokens) in chunk.iter().zip(chunk::encode(self.tokenizer, self.ends, &chunk)?) {
                 if self.usable(document, &mut packer.tally) {
                     packer.take(tokens);
                 }
@@ -161,11 +166,11 @@ impl Reading<'_> {
                 }
             }
             let (keys, documents): (Vec<_>, Vec<_>) = candidates.into_iter().unzip();
-            for (key, tokens) in keys.into_iter().zip(chunk::encode(self.tokenizer, &documents)?) {
+            for (key, tokens) in keys.into_iter().zip(chunk::encode(self.tokenizer, self.ends, &documents)?) {
                 chosen.offer(key, tokens);
             }
         }
-        let mut packer = Packer::new(shape, 0, Vec::new());
+        let mut packer = Packer::new(shape, 0, Carry::default());
         packer.tally = tally;
         for tokens in chosen.documents.into_values() {
             packer.take(tokens);
@@ -222,8 +227,9 @@ impl Chosen {
 
 #[cfg(test)]
 mod tests {
+    use super::super::separate::{Attention, Separator};
     use super::super::source::SourceOptions;
-    use super::super::tokenizer::tests::bytes;
+    use super::super::tokenizer::tests::{bytes, without_bos};
     use super::*;
     use crate::progress::Silent;
 
@@ -243,7 +249,7 @@ mod tests {
 
     fn read(texts: &[String], samples: Option<usize>, packing: Packing, seed: Option<u64>) -> Result<Sequences> {
         let (_directory, source) = source(texts);
-        let options = SequenceOptions { samples, shape: Shape { seq_len: 8, packing, min_tokens: 2 }, seed };
+        let options = SequenceOptions { samples, shape: Shape { seq_len: 8, packing, ..Shape::default() }, seed };
         Sequences::read(&source, &bytes(), &options, &Silent)
     }
 
@@ -308,6 +314,27 @@ mod tests {
         assert_eq!(all.rows.len(), total / 8);
         assert_eq!(all.tally.dropped_tokens, total as u64 % 8);
         assert_eq!(read(&documents, Some(50), Packing::Packed, None).unwrap().tally.sequences, 50);
+    }
+
+    #[test]
+    fn packed_documents_end_with_eos_where_the_tokenizer_adds_nothing() {
+        let (_directory, source) = source(&["abcd".to_owned(), "efgh".to_owned(), "i".to_owned()]);
+        let tokenizer = without_bos();
+        let eos = tokenizer.eos().unwrap();
+        let read = |separator, attention, seq_len| {
+            let shape = Shape { seq_len, packing: Packing::Packed, separator, attention, ..Shape::default() };
+            let options = SequenceOptions { shape, ..SequenceOptions::default() };
+            Sequences::read(&source, &tokenizer, &options, &Silent).unwrap().rows
+        };
+        let text = |rows: Vec<Vec<u32>>| -> Vec<String> {
+            rows.iter().map(|row| tokenizer.decode(row, false).unwrap()).collect()
+        };
+        let rows = read(Separator::Auto, Attention::Across, 12);
+        assert_eq!((rows[0][4], rows[0][9], rows[0][11]), (eos, eos, eos));
+        assert_eq!(text(rows), ["abcd</s>efgh</s>i</s>"]);
+        assert_eq!(text(read(Separator::None, Attention::Across, 9)), ["abcdefghi"]);
+        assert_eq!(text(read(Separator::Bos, Attention::Across, 12)), ["<s>abcd<s>efgh<s>i"]);
+        assert_eq!(text(read(Separator::Auto, Attention::Within, 12)), ["abcd</s>", "efgh</s>", "i</s>"]);
     }
 
     #[test]

@@ -3,28 +3,42 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::rows::{self, Place, ReadOptions, Rows, TextSplit, kind, listed};
+use super::documents::Documents;
+use super::find::Purpose;
+use super::folder::{self, Chosen};
+use super::rows::{self, Place, ReadOptions, TextSplit};
 use crate::{Error, Result};
-
-/// Bytes of the longest document. A tokenizer takes about a hundred bytes of memory for each.
-const LONGEST: usize = 16 << 20;
 
 /// How documents are found in files.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SourceOptions {
-    /// The field that holds the text (`--text-field`).
+    /// The field that holds the text (`--text-field`), or several, `prompt+completion`, joined as they stand.
     pub field: String,
     /// How plain text files are cut (`--text-split`).
     pub split: TextSplit,
+    /// What is done about a bad row (`--on-bad-row`).
+    pub on_bad_row: BadRow,
 }
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        Self { field: "text".to_owned(), split: TextSplit::None }
+        Self { field: "text".to_owned(), split: TextSplit::default(), on_bad_row: BadRow::default() }
     }
+}
+
+/// What is done about a row that is no row of its format, holds bytes that are no text, or has something else than a
+/// string where the text should be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BadRow {
+    /// It is an error.
+    #[default]
+    Error,
+    /// It is passed over, and counted.
+    Skip,
 }
 
 /// Text to measure or train on. Cheap to clone.
@@ -33,8 +47,11 @@ pub struct Source {
     name: String,
     revision: Option<String>,
     files: Arc<[PathBuf]>,
-    read: ReadOptions,
-    field: String,
+    note: Option<String>,
+    pub(super) read: ReadOptions,
+    pub(super) on_bad_row: BadRow,
+    /// The field, or its parts: fields that are joined.
+    field: Arc<[String]>,
     bytes: u64,
 }
 
@@ -48,15 +65,22 @@ pub struct Document {
 }
 
 impl Source {
-    /// A local file, or all data files of a directory in the order of their names (subdirectories and hidden files are
-    /// left alone).
+    /// A local file, or the files of a directory that are to be trained on: [`Source::find`] says which.
     ///
     /// # Errors
     /// [`Error::Request`] when there is nothing at `path`, its name tells no format, or the directory holds no data file.
     pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Self> {
-        let path = path.as_ref();
-        let files = if path.is_dir() { data_files(path)? } else { vec![path.to_owned()] };
-        Self::of_files(path.display().to_string(), files, options)
+        Self::open_for(path.as_ref(), Purpose::Train, options)
+    }
+
+    /// [`Source::open`] for a purpose.
+    pub(super) fn open_for(path: &Path, purpose: Purpose, options: &SourceOptions) -> Result<Self> {
+        let name = path.display().to_string();
+        if !path.is_dir() {
+            return Self::of_files(name, vec![path.to_owned()], options);
+        }
+        let Chosen { files, note } = folder::choose(path, purpose)?;
+        Ok(Self { note, ..Self::of_files(name, files, options)? })
     }
 
     /// The given files, in their order; `name` is what messages and results call them.
@@ -64,15 +88,57 @@ impl Source {
     /// # Errors
     /// As [`Source::open`].
     pub fn of_files(name: String, files: Vec<PathBuf>, options: &SourceOptions) -> Result<Self> {
-        let read =
-            ReadOptions { only: Some([options.field.clone()].into()), split: options.split, ..ReadOptions::default() };
+        let mut field = vec![options.field.clone()];
+        if options.field.contains('+') {
+            field.extend(options.field.split('+').map(str::to_owned));
+        }
+        let field: Arc<[String]> = field.into();
+        let read = ReadOptions { only: Some(Arc::clone(&field)), split: options.split, ..ReadOptions::default() };
         let mut bytes = 0;
         for file in &files {
             // opening tells what is wrong with a name before any work is done
             rows::rows_with(file, &read)?;
             bytes += std::fs::metadata(file).map_err(|e| Error::io(file, &e))?.len();
         }
-        Ok(Self { name, revision: None, files: files.into(), read, field: options.field.clone(), bytes })
+        let on_bad_row = options.on_bad_row;
+        Ok(Self { name, revision: None, files: files.into(), note: None, read, on_bad_row, field, bytes })
+    }
+
+    /// Reads the first rows of every file, so that what is wrong with them is told before any work is done: some
+    /// thousand rows or 16 MiB, but only the first row of a file once so much is read.
+    ///
+    /// # Errors
+    /// As [`Documents`].
+    pub fn check(&self) -> Result<()> {
+        const ROWS: usize = 4000;
+        const BYTES: u64 = 16 << 20;
+        let (mut rows, mut bytes) = (0, 0);
+        for file in self.files.iter() {
+            let one = Self { files: [file.clone()].into(), bytes: u64::MAX, ..self.clone() };
+            let mut documents = one.documents();
+            while let Some(document) = documents.next() {
+                document?;
+                rows += 1;
+                if rows >= ROWS || bytes + documents.bytes_read() >= BYTES {
+                    break;
+                }
+            }
+            bytes += documents.bytes_read();
+        }
+        Ok(())
+    }
+
+    /// Which of several files are read, where that is not plain.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
+    /// The fields whose texts make a row's document.
+    pub(super) fn fields<'a>(&'a self, row: &Map<String, Value>) -> impl Iterator<Item = &'a str> + use<'a> {
+        let whole = self.field.len() == 1 || row.contains_key(&self.field[0]);
+        let parts = if whole { &self.field[..1] } else { &self.field[1..] };
+        parts.iter().map(String::as_str)
     }
 
     /// What the user called it.
@@ -102,107 +168,7 @@ impl Source {
 
     /// The documents of all files from the first, read in a stream.
     pub fn documents(&self) -> Documents {
-        Documents { source: self.clone(), file: 0, rows: None, bytes_before: 0, ended: false }
-    }
-}
-
-/// Data files directly inside `directory`, by name.
-fn data_files(directory: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(|e| Error::io(directory, &e))? {
-        let path = entry.map_err(|e| Error::io(directory, &e))?.path();
-        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && rows::is_data_file(&path) && path.is_file() {
-            files.push(path);
-        }
-    }
-    if files.is_empty() {
-        let known = rows::known_endings();
-        return Err(Error::request(format!(
-            "{}: no data file in this directory, expected {known}",
-            directory.display()
-        )));
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// The documents of a [`Source`]. Ends after the first error.
-pub struct Documents {
-    source: Source,
-    file: usize,
-    rows: Option<Rows>,
-    bytes_before: u64,
-    ended: bool,
-}
-
-impl Documents {
-    /// Bytes of the files read so far, never more than [`Source::bytes`].
-    pub fn bytes_read(&self) -> u64 {
-        let now = self.rows.as_ref().map_or(0, Rows::bytes_read);
-        (self.bytes_before + now).min(self.source.bytes)
-    }
-
-    /// The next document, with an error left to the caller to end on.
-    fn advance(&mut self) -> Result<Option<Document>> {
-        loop {
-            let Some(path) = self.source.files.get(self.file) else { return Ok(None) };
-            let rows = match &mut self.rows {
-                Some(rows) => rows,
-                None => self.rows.insert(rows::rows_with(path, &self.source.read)?),
-            };
-            let Some(row) = rows.next() else {
-                self.bytes_before += std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-                self.rows = None;
-                self.file += 1;
-                continue;
-            };
-            let mut row = row?;
-            let text = match row.fields.get_mut(&self.source.field).map(Value::take) {
-                Some(Value::String(text)) => text,
-                Some(Value::Null) => String::new(),
-                Some(other) => {
-                    let fault = format!("field `{}` is {}, expected a string", self.source.field, kind(&other));
-                    return Err(row.fault(&fault));
-                }
-                None => return Err(self.missing(path, &row.place)),
-            };
-            if text.len() > LONGEST {
-                let (length, most) = (text.len() >> 20, LONGEST >> 20);
-                return Err(Error::request(format!(
-                    "{}: a document of {length} MiB, expected at most {most}; a text file is cut with --text-split",
-                    row.place
-                )));
-            }
-            return Ok(Some(Document { text, place: row.place }));
-        }
-    }
-
-    /// The error for a row without the text field. Only that field was read, so the row is read once more.
-    fn missing(&self, path: &Path, place: &Place) -> Error {
-        let whole = ReadOptions { only: None, ..self.source.read.clone() };
-        let row = rows::rows_with(path, &whole)
-            .ok()
-            .and_then(|mut rows| rows.find_map(|row| row.ok().filter(|row| row.place.number == place.number)));
-        let names: Vec<&str> = row.iter().flat_map(|row| row.fields.keys().map(String::as_str)).collect();
-        let field = &self.source.field;
-        Error::request(format!(
-            "{place}: no field `{field}`, only {}; name the text's with --text-field",
-            listed(&names)
-        ))
-    }
-}
-
-impl Iterator for Documents {
-    type Item = Result<Document>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let next = self.advance().transpose();
-        self.ended = !matches!(next, Some(Ok(_)));
-        next
+        Documents::new(self.clone())
     }
 }
 
@@ -222,50 +188,36 @@ mod tests {
             Source::open(directory.path(), &SourceOptions::default()).unwrap_err().to_string().contains("no data file")
         );
         write("b.jsonl", "{\"text\":\"two\",\"n\":1}\n{\"text\":null}\n");
-        write("a.txt", "one\n");
+        write("a.json", "{\"text\":\"one\"}\n");
         write("README.md", "no");
         write(".hidden.txt", "no");
         std::fs::create_dir(directory.path().join("c.txt")).unwrap();
         let source = Source::open(directory.path(), &SourceOptions::default()).unwrap();
-        assert_eq!(texts(&source).unwrap(), ["one\n", "two", ""]);
+        assert_eq!(texts(&source).unwrap(), ["one", "two", ""]);
         let mut documents = source.documents();
         while documents.next().is_some() {}
-        assert_eq!((documents.bytes_read(), source.bytes()), (source.bytes(), 39));
+        assert_eq!((documents.bytes_read(), source.bytes()), (source.bytes(), 50));
     }
 
     #[test]
-    fn the_text_field_is_named_in_errors() {
+    fn the_first_rows_of_every_file_are_checked() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("a.jsonl");
-        std::fs::write(&path, "{\"text\":\"x\",\"body\":\"y\"}\n{\"title\":\"t\",\"body\":\"y\"}\n{\"body\":3}\n")
-            .unwrap();
-        let error = |field: &str| {
-            let options = SourceOptions { field: field.to_owned(), ..SourceOptions::default() };
-            texts(&Source::open(&path, &options).unwrap()).unwrap_err()
-        };
-        let missing = error("text");
-        assert!(matches!(missing, Error::Request(_)));
+        let write = |name: &str, rows: &str| std::fs::write(directory.path().join(name), rows).unwrap();
+        let good = "{\"text\":\"x\"}\n";
+        let check = || Source::open(directory.path(), &SourceOptions::default()).unwrap().check();
+        write("a.jsonl", &good.repeat(5000));
+        write("b.jsonl", good);
+        check().unwrap();
+        write("b.jsonl", "{\"text\":1}");
+        let error = check().unwrap_err().to_string();
+        assert!(error.contains("b.jsonl line 1: field `text` is a number"), "{error}");
+        write("b.jsonl", "{\"body\":\"x\"}");
         assert!(
-            missing.to_string().contains("a.jsonl line 2: no field `text`, only `title`, `body`; name"),
-            "{missing}"
+            matches!(check(), Err(Error::Request(message)) if message.contains("name the text's with --text-field"))
         );
-        assert!(error("body").to_string().ends_with("a.jsonl line 3: field `body` is a number, expected a string"));
-        std::fs::write(&path, "{}\n").unwrap();
-        assert!(error("text").to_string().contains("only an empty row"), "{}", error("text"));
-    }
-
-    #[test]
-    fn a_text_too_long_for_one_document_says_how_to_cut_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("a.txt");
-        std::fs::write(&path, "line\n".repeat(LONGEST / 5 + 1)).unwrap();
-        let open = |split| Source::open(&path, &SourceOptions { split, ..SourceOptions::default() }).unwrap();
-        let message = open(TextSplit::None).documents().next().unwrap().unwrap_err().to_string();
-        assert!(
-            message.contains("a.txt line 1: a document of 16 MiB") && message.contains("--text-split"),
-            "{message}"
-        );
-        assert_eq!(open(TextSplit::Lines).documents().next().unwrap().unwrap().text, "line");
+        // far inside a file nothing is promised
+        write("b.jsonl", &(good.repeat(5000) + "{"));
+        check().unwrap();
     }
 
     #[test]
@@ -273,7 +225,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.txt");
         std::fs::write(&path, "x\n\ny\n").unwrap();
-        let options = SourceOptions { field: "body".to_owned(), split: TextSplit::BlankLines };
+        let options =
+            SourceOptions { field: "body".to_owned(), split: TextSplit::Paragraphs, ..SourceOptions::default() };
         assert_eq!(texts(&Source::open(&path, &options).unwrap()).unwrap(), ["x", "y"]);
     }
 }

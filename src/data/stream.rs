@@ -6,8 +6,10 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::chunk;
-use super::pack::{Packer, Shape, Tally};
-use super::source::{Documents, Source};
+use super::documents::{Documents, PassedOver};
+use super::pack::{Carry, Packer, Sequence, Shape, Tally};
+use super::separate::Ends;
+use super::source::Source;
 use super::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -39,6 +41,9 @@ pub struct Position {
     pub document: u64,
     /// Their last tokens, which begin the window's first sequence (packing only).
     pub carry: Vec<u32>,
+    /// Where documents begin in them that do not see what stands before, the first token aside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cuts: Vec<usize>,
     /// Sequences of the window that are behind.
     pub next: usize,
 }
@@ -47,14 +52,16 @@ pub struct Position {
 pub struct TrainStream {
     source: Source,
     options: StreamOptions,
+    ends: Ends,
     documents: Documents,
     /// Documents tokenised ahead of the window's end.
     ahead: VecDeque<(bool, Vec<u32>)>,
-    window: Vec<Vec<u32>>,
+    window: Vec<Sequence>,
     position: Position,
     /// Where the window after this one starts.
     following: Position,
     tally: Tally,
+    passed_over: PassedOver,
 }
 
 impl TrainStream {
@@ -68,6 +75,30 @@ impl TrainStream {
         options: StreamOptions,
         position: Option<Position>,
     ) -> Result<Self> {
+        Self::at(source, tokenizer, options, position, false)
+    }
+
+    /// [`TrainStream::new`] for a source that may have changed since `position` was saved: goes on at the same document
+    /// and sequence, or, where there are no longer so many, with the next epoch or window.
+    ///
+    /// # Errors
+    /// As [`TrainStream::new`], but for what a change leads to.
+    pub fn on_changed(
+        source: &Source,
+        tokenizer: &Tokenizer,
+        options: StreamOptions,
+        position: Option<Position>,
+    ) -> Result<Self> {
+        Self::at(source, tokenizer, options, position, true)
+    }
+
+    fn at(
+        source: &Source,
+        tokenizer: &Tokenizer,
+        options: StreamOptions,
+        position: Option<Position>,
+        changed: bool,
+    ) -> Result<Self> {
         options.shape.check()?;
         if options.window == 0 {
             return Err(Error::request("a shuffle window of 0 sequences, expected 1 or more"));
@@ -76,37 +107,45 @@ impl TrainStream {
         let mut stream = Self {
             source: source.clone(),
             options,
+            ends: Ends::new(&options.shape, tokenizer)?,
             documents: source.documents(),
             ahead: VecDeque::new(),
             window: Vec::new(),
             following: Position { next: 0, ..position.clone() },
             position: Position::default(),
             tally: Tally::default(),
+            passed_over: PassedOver::default(),
         };
         for _ in 0..position.document {
             if stream.documents.next().transpose()?.is_none() {
+                if changed {
+                    stream.following = Position { epoch: position.epoch + 1, ..Position::default() };
+                    stream.documents = source.documents();
+                    break;
+                }
                 return Err(Error::work(format!("{}: shorter than when training began", source.name())));
             }
         }
+        let next = if stream.following.epoch == position.epoch { position.next } else { 0 };
         stream.fill(tokenizer)?;
-        if position.next > stream.window.len() {
+        if next > stream.window.len() && !changed {
             return Err(Error::work(format!("{}: other text than when training began", source.name())));
         }
-        stream.position.next = position.next;
+        stream.position.next = next.min(stream.window.len());
         Ok(stream)
     }
 
-    /// The next `count` sequences.
+    /// The next `count` sequences; where documents do not see each other, a row for each document's part of them.
     ///
     /// # Errors
     /// [`Error::Work`] when the source is broken; [`Error::Interrupted`].
     pub fn take(&mut self, tokenizer: &Tokenizer, count: usize) -> Result<Vec<Vec<u32>>> {
         let mut rows = Vec::with_capacity(count);
-        while rows.len() < count {
+        for _ in 0..count {
             if self.position.next == self.window.len() {
                 self.fill(tokenizer)?;
             }
-            rows.push(self.window[self.position.next].clone());
+            rows.extend_from_slice(&self.window[self.position.next]);
             self.position.next += 1;
         }
         Ok(rows)
@@ -122,20 +161,31 @@ impl TrainStream {
         &self.tally
     }
 
+    /// What gave no document in one pass over the source.
+    #[must_use]
+    pub fn passed_over(&self) -> &PassedOver {
+        let now = self.documents.passed_over();
+        let count = |rows: &PassedOver| rows.skipped + rows.lacking;
+        if count(now) > count(&self.passed_over) { now } else { &self.passed_over }
+    }
+
     /// Reads the window that starts at `following`.
     fn fill(&mut self, tokenizer: &Tokenizer) -> Result<()> {
         loop {
             self.position = self.following.clone();
-            let carry = std::mem::take(&mut self.following.carry);
+            let (tokens, cuts) = (std::mem::take(&mut self.following.carry), std::mem::take(&mut self.following.cuts));
+            let carry = Carry { tokens, cuts };
             let mut packer = Packer::new(self.options.shape, self.position.document, carry);
             let ended = self.read(tokenizer, &mut packer)?;
             self.window = packer.ready().drain(..).collect();
             if ended {
                 packer.drop_rest();
                 self.following = Position { epoch: self.position.epoch + 1, ..Position::default() };
+                self.passed_over = self.passed_over().clone();
                 self.documents = self.source.documents();
             } else {
-                self.following.carry = packer.carry().to_vec();
+                let Carry { tokens, cuts } = packer.carry().clone();
+                (self.following.carry, self.following.cuts) = (tokens, cuts);
             }
             self.count(&packer.tally);
             if !self.window.is_empty() {
@@ -159,7 +209,7 @@ impl TrainStream {
                 let chunk = chunk::read(&mut self.documents, usize::MAX)?;
                 let usable: Vec<bool> =
                     chunk.iter().map(|d| chunk::has_text(d) || !self.options.shape.skips_empty()).collect();
-                self.ahead = usable.into_iter().zip(chunk::encode(tokenizer, &chunk)?).collect();
+                self.ahead = usable.into_iter().zip(chunk::encode(tokenizer, self.ends, &chunk)?).collect();
             }
             let Some((usable, tokens)) = self.ahead.pop_front() else { return Ok(true) };
             self.following.document += 1;
@@ -200,8 +250,9 @@ impl TrainStream {
 #[cfg(test)]
 mod tests {
     use super::super::pack::Packing;
+    use super::super::separate::Attention;
     use super::super::source::SourceOptions;
-    use super::super::tokenizer::tests::bytes;
+    use super::super::tokenizer::tests::{bytes, without_bos};
     use super::*;
 
     fn source(documents: usize) -> (tempfile::TempDir, Source) {
@@ -221,7 +272,7 @@ mod tests {
     }
 
     fn options(packing: Packing, window: usize) -> StreamOptions {
-        StreamOptions { shape: Shape { seq_len: 8, packing, min_tokens: 2 }, window, seed: 5 }
+        StreamOptions { shape: Shape { seq_len: 8, packing, ..Shape::default() }, window, seed: 5 }
     }
 
     #[test]
@@ -278,6 +329,28 @@ mod tests {
     }
 
     #[test]
+    fn a_resumed_stream_cuts_documents_where_it_did() {
+        let (tokenizer, (_directory, source)) = (without_bos(), source(300));
+        for window in [1, 7, 8192] {
+            let mut options = options(Packing::Packed, window);
+            options.shape.attention = Attention::Within;
+            let mut whole = TrainStream::new(&source, &tokenizer, options, None).unwrap();
+            let (mut positions, mut rows) = (Vec::new(), Vec::new());
+            for _ in 0..60 {
+                positions.push((whole.position().clone(), rows.len()));
+                rows.extend(whole.take(&tokenizer, 5).unwrap());
+            }
+            assert!(rows.iter().any(|row| row.len() < 8) && rows.iter().all(|row| (2..=8).contains(&row.len())));
+            for (position, start) in positions.into_iter().step_by(7) {
+                let position = serde_json::from_str(&serde_json::to_string(&position).unwrap()).unwrap();
+                let mut resumed = TrainStream::new(&source, &tokenizer, options, Some(position)).unwrap();
+                let resumed = resumed.take(&tokenizer, 10).unwrap();
+                assert!(rows[start..].starts_with(&resumed) || rows.len() < start + resumed.len(), "{window} {start}");
+            }
+        }
+    }
+
+    #[test]
     fn too_little_text_and_changed_text_are_errors() {
         let (tokenizer, (_directory, source)) = (bytes(), source(1));
         let mut long = options(Packing::Packed, 10);
@@ -291,6 +364,14 @@ mod tests {
             .unwrap()
             .to_string();
         assert!(message.contains("shorter than when training began"), "{message}");
+        let gone = Position { document: 5, next: 3, ..Position::default() };
+        let changed = |position| {
+            TrainStream::on_changed(&source, &tokenizer, options(Packing::Document, 10), Some(position)).unwrap()
+        };
+        assert_eq!(
+            (changed(gone).position().epoch, changed(Position { next: 5, ..Position::default() }).position().next),
+            (1, 1)
+        );
         let far = Position { next: 5, ..Position::default() };
         assert!(TrainStream::new(&source, &tokenizer, options(Packing::Document, 10), Some(far)).is_err());
     }

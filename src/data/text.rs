@@ -16,8 +16,8 @@ pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) ->
     let field = options.only.as_ref().and_then(|only| only.first().cloned()).unwrap_or_else(|| "text".to_owned());
     let mut pieces = Pieces { input, split: options.split, line: Vec::new(), number: 0, ended: false };
     Ok(Box::new(std::iter::from_fn(move || {
-        let (number, bytes) = pieces.next_piece().transpose()?.map_or_else(|e| (0, Err(e)), |(n, b)| (n, Ok(b)));
-        Some(bytes.and_then(|bytes| {
+        let piece = pieces.next_piece().transpose()?;
+        Some(piece.map(|(number, bytes)| {
             let mut fields = Map::new();
             fields.insert(field.clone(), Value::from(utf8(bytes, &pieces.input.path, number)?));
             Ok(Row { fields, place: Place { path: Arc::clone(&pieces.input.path), unit: "line", number } })
@@ -41,13 +41,13 @@ impl Pieces {
             return Ok(None);
         }
         match self.split {
-            TextSplit::None => {
+            TextSplit::Document => {
                 self.ended = true;
                 let bytes = self.input.rest()?;
                 Ok((!bytes.is_empty()).then_some((1, bytes)))
             }
             TextSplit::Lines => Ok(self.next_line()?.then(|| (self.number, without_feed(&self.line).to_vec()))),
-            TextSplit::BlankLines => self.paragraph(),
+            TextSplit::Paragraphs => self.paragraph(),
         }
     }
 
@@ -109,20 +109,20 @@ mod tests {
     fn three_ways_to_cut() {
         let text = "\r\na\r\nb\n\n \nc\n";
         let owned = |pieces: &[(u64, &str)]| pieces.iter().map(|(n, s)| (*n, (*s).to_owned())).collect::<Vec<_>>();
-        assert_eq!(read(text, TextSplit::None).unwrap(), owned(&[(1, "\na\nb\n\n \nc\n")]));
+        assert_eq!(read(text, TextSplit::Document).unwrap(), owned(&[(1, "\na\nb\n\n \nc\n")]));
         assert_eq!(
             read(text, TextSplit::Lines).unwrap(),
             owned(&[(1, ""), (2, "a"), (3, "b"), (4, ""), (5, " "), (6, "c")])
         );
-        assert_eq!(read(text, TextSplit::BlankLines).unwrap(), owned(&[(2, "a\nb"), (6, "c")]));
-        for split in [TextSplit::None, TextSplit::Lines, TextSplit::BlankLines] {
+        assert_eq!(read(text, TextSplit::Paragraphs).unwrap(), owned(&[(2, "a\nb"), (6, "c")]));
+        for split in [TextSplit::Document, TextSplit::Lines, TextSplit::Paragraphs] {
             assert_eq!(read("", split).unwrap(), []);
         }
     }
 
     #[test]
     fn bytes_that_are_no_text_name_their_line() {
-        for split in [TextSplit::None, TextSplit::Lines, TextSplit::BlankLines] {
+        for split in [TextSplit::Document, TextSplit::Lines, TextSplit::Paragraphs] {
             let message = read(b"a\nb\n\xff\n", split).unwrap_err().to_string();
             assert!(message.contains("x.txt line 3: not UTF-8"), "{message}");
         }

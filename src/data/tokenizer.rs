@@ -177,6 +177,11 @@ impl Tokenizer {
         self.pad
     }
 
+    /// Whether the model has an embedding for a token, as far as its configuration tells.
+    pub(super) fn has_embedding(&self, id: u32) -> bool {
+        self.vocabulary.is_none_or(|size| u64::from(id) < size)
+    }
+
     /// Tokens with those added to the base vocabulary: `len(tokenizer)`.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -288,6 +293,13 @@ pub(super) mod tests {
     /// The tokenizer of this room's tests.
     pub(in super::super) fn bytes() -> Tokenizer {
         open(&json(), &[]).unwrap()
+    }
+
+    /// [`bytes`] with BOS and EOS of which it adds neither.
+    pub(in super::super) fn without_bos() -> Tokenizer {
+        let mut tokenizer = json();
+        tokenizer["post_processor"] = Value::Null;
+        open(&tokenizer, &[("tokenizer_config.json", json!({"bos_token": "<s>", "eos_token": "</s>"}))]).unwrap()
     }
 
     #[test]

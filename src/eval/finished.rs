@@ -14,6 +14,9 @@ use super::side::{Measured, Parts, Side, Task};
 use crate::data::{Row, rows};
 use crate::{Context, Error, Result};
 
+/// The documents of a task by number, and which choice each question got.
+type Answered = (BTreeMap<usize, Parts>, Vec<usize>);
+
 /// A results file that was read; its samples are read when they are needed.
 #[derive(Clone, Debug)]
 pub struct Finished {
@@ -148,7 +151,7 @@ impl Finished {
     }
 
     /// The documents of a task, and which choice each question got.
-    fn documents(&self, task: &str, figures: &[Measured]) -> Result<Option<(BTreeMap<usize, Parts>, Vec<usize>)>> {
+    fn documents(&self, task: &str, figures: &[Measured]) -> Result<Option<Answered>> {
         let path = self.samples(task);
         if !path.exists() {
             return Ok(None);

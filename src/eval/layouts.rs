@@ -1,8 +1,10 @@
 //! Where the splits of a data set lie in a folder or a hub repository: every layout people have.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use super::tasks::{Config, Task};
+use crate::data;
 
 /// Files of one split, in order, and whether they hold other subjects' rows too.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,19 +117,19 @@ fn split_files<'a>(paths: &[&'a str], folder: &str, split: &str, part: Option<&s
         stems.push(format!("{name}_{split}"));
         stems.push(format!("{name}-{split}"));
     }
-    let mut files = stems.iter().flat_map(|stem| EXTENSIONS.iter().map(move |extension| format!("{stem}.{extension}")));
+    let mut files = stems.iter().flat_map(|stem| ENDINGS.iter().map(move |ending| format!("{stem}.{ending}")));
     files.find_map(|file| paths.iter().copied().find(|path| **path == file)).into_iter().collect()
 }
 
-const EXTENSIONS: [&str; 8] = ["parquet", "jsonl", "json", "csv", "jsonl.gz", "json.gz", "jsonl.zst", "txt"];
+static ENDINGS: LazyLock<Vec<String>> = LazyLock::new(data::endings);
 
 /// The number of a shard: `validation-00000-of-00002.parquet`.
 fn shard_of<'a>(file: &'a str, split: &str) -> Option<&'a str> {
     let rest = file.strip_prefix(split)?.strip_prefix('-')?;
     let (number, rest) = rest.split_once("-of-")?;
-    let (count, extension) = rest.split_once('.')?;
+    let (count, ending) = rest.split_once('.')?;
     let digits = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-    (digits(number) && digits(count) && EXTENSIONS.contains(&extension)).then_some(number)
+    (digits(number) && digits(count) && ENDINGS.iter().any(|known| known == ending)).then_some(number)
 }
 
 #[cfg(test)]
@@ -175,6 +177,9 @@ mod tests {
             ("boolq_validation.jsonl", "boolq"),
             ("data/validation-00000-of-00001.parquet", "hellaswag"),
             ("hellaswag_val.jsonl", "hellaswag"),
+            ("hellaswag_val.jsonl.zst", "hellaswag"),
+            ("data/validation-00000-of-00002.json.xz", "hellaswag"),
+            ("boolq/dev.jsonl.bz2", "boolq"),
             ("ai2_arc/ARC-Easy/validation-00000-of-00001.parquet", "arc_easy"),
             ("winogrande_xl/validation.csv", "winogrande"),
             ("en/c4-validation.00000-of-00008.json.gz", "c4"),

@@ -55,7 +55,7 @@ pub struct Prompts {
 /// Data that are not there (the subject named), a malformed row (file and row named), too few examples.
 pub fn prompts(leaf: &Leaf, source: &Source, settings: &EvalSettings, progress: &dyn Progress) -> Result<Prompts> {
     let task = leaf.task;
-    let rows = source.split(leaf, task.split, progress)?;
+    let rows = source.split(leaf, task.split, settings.text_split, progress)?;
     let total = rows.len();
     let taken = match settings.limit {
         Some(share) if share < 1.0 => (total as f64 * share).ceil() as usize,
@@ -117,7 +117,7 @@ impl<'a> Examples<'a> {
         if shots == 0 {
             return Ok(examples);
         }
-        let rows = source.split(leaf, leaf.task.shots_split, progress)?;
+        let rows = source.split(leaf, leaf.task.shots_split, settings.text_split, progress)?;
         let used = if leaf.task.sampler == Sampler::First { shots } else { rows.len() };
         for row in rows.into_iter().take(used) {
             let place = || row.place.clone();

@@ -16,6 +16,7 @@ use super::python::to_json_pretty;
 use super::samples::{self, Hashes};
 use super::settings::EvalSettings;
 use super::tasks::{Config, Form, Sampler, Task};
+use crate::data::TextSplit;
 use crate::{Error, Result};
 
 /// What the files say about the model.
@@ -154,6 +155,9 @@ fn results(
     own.insert("tasks".to_owned(), json!(settings.tasks));
     let requests = parts.iter().zip(job.digests()).map(|((_, score), digest)| (score.name.clone(), json!(digest)));
     own.insert("requests_sha256".to_owned(), Value::Object(requests.collect()));
+    if settings.text_split != TextSplit::default() {
+        own.insert("text_split".to_owned(), json!(settings.text_split));
+    }
     top.insert("prune".to_owned(), Value::Object(own));
     Value::Object(top)
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::TextSplit;
 use crate::{Error, Result};
 
 /// A version of lm-evaluation-harness whose every figure is wanted, oddities included.
@@ -35,6 +36,8 @@ pub struct EvalSettings {
     pub few_shot: Option<usize>,
     /// Folder (or, for a single task, file) with the data; the hub and its cache when absent.
     pub data_dir: Option<PathBuf>,
+    /// How a plain text file of `text:FILE` is cut into documents.
+    pub text_split: TextSplit,
     /// First questions of each task: a number, or a share when below 1.
     pub limit: Option<f64>,
     /// Version of the reference to equal in everything.
@@ -74,6 +77,7 @@ impl Default for EvalSettings {
             tasks: Vec::new(),
             few_shot: None,
             data_dir: None,
+            text_split: TextSplit::default(),
             limit: None,
             compat: None,
             bos: None,
@@ -112,6 +116,10 @@ impl EvalSettings {
         }
         if self.pass_tokens == Some(0) {
             return Err(Error::request("--pass-tokens 0: at least one token has to fit"));
+        }
+        let text = self.tasks.iter().any(|name| name.starts_with("text:"));
+        if self.text_split != TextSplit::default() && !text {
+            return Err(Error::request("--text-split cuts the text of a task text:FILE; there is none"));
         }
         if self.paper {
             let strange = self.tasks.iter().find(|name| {

@@ -11,9 +11,9 @@ use super::select::{Leaf, select};
 use super::tasks::{Config, Form, Task};
 use super::texts;
 use crate::checkpoint::{Dataset, Hub};
-use crate::data::{ReadOptions, Row, rows_with};
+use crate::data::{ReadOptions, Row, TextSplit, is_of_format, names_below, rows_with};
 use crate::progress::Progress;
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
 
 /// A row's fields, in their order.
 pub type Fields = Map<String, Value>;
@@ -28,12 +28,6 @@ pub enum Source {
     /// Each task's data set on the hub, or what the hub's cache has of it; those that were asked for are remembered.
     Hub(Box<Hub>, RefCell<BTreeMap<&'static str, Dataset>>),
 }
-
-/// Levels of folders below the given one that are looked at.
-const DEPTH: usize = 4;
-
-/// Files that a folder of data has at most.
-const MANY: usize = 100_000;
 
 impl Source {
     /// Data sets of `hub`.
@@ -50,10 +44,7 @@ impl Source {
         if path.is_file() {
             return Ok(Self::File(path.to_owned()));
         }
-        let mut files = Vec::new();
-        walk(path, "", DEPTH, &mut files)?;
-        files.sort();
-        Ok(Self::Folder(path.to_owned(), files))
+        Ok(Self::Folder(path.to_owned(), names_below(path).context(|| "--data-dir")?))
     }
 
     /// Subjects of `task` that are here.
@@ -65,15 +56,15 @@ impl Source {
         }
     }
 
-    /// The rows of one split of `leaf`.
+    /// The rows of one split of `leaf`; `cut` is how a text of the user's is cut into documents.
     ///
     /// # Errors
     /// No such split (the subject named), a broken file.
-    pub fn split(&self, leaf: &Leaf, split: &str, progress: &dyn Progress) -> Result<Vec<Row>> {
+    pub fn split(&self, leaf: &Leaf, split: &str, cut: TextSplit, progress: &dyn Progress) -> Result<Vec<Row>> {
         let (files, mixed) = self.files(leaf, split, progress)?;
         let mut rows = Vec::new();
         for file in &files {
-            read(leaf, file, &mut rows)?;
+            read(leaf, file, cut, &mut rows)?;
         }
         if let (true, Some(subject)) = (mixed, &leaf.subject) {
             rows.retain(|row| row.fields.get("subject").and_then(Value::as_str) == Some(subject));
@@ -170,38 +161,9 @@ fn missing(leaf: &Leaf, split: &str, place: &str) -> Error {
     Error::request(format!("{place}: {what} is not there; looked for {looked}"))
 }
 
-fn walk(root: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> Result<()> {
-    let folder = root.join(below);
-    let entries = std::fs::read_dir(&folder).map_err(|error| Error::io(&folder, &error))?;
-    for entry in entries {
-        let entry = entry.map_err(|error| Error::io(&folder, &error))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') {
-            continue;
-        }
-        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
-        // a link counts as what it points to: the hub cache is made of links
-        if entry.path().is_dir() {
-            if depth > 0 {
-                walk(root, &path, depth - 1, files)?;
-            }
-        } else {
-            files.push(path);
-        }
-        if files.len() > MANY {
-            return Err(Error::request(format!(
-                "--data-dir {}: more than {MANY} files, is it the right folder?",
-                root.display()
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// Reads `file` into `rows`, in the columns of the hub's data set.
-fn read(leaf: &Leaf, file: &Path, rows: &mut Vec<Row>) -> Result<()> {
-    let csv = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
-    if let (Some(subject), true) = (&leaf.subject, csv) {
+fn read(leaf: &Leaf, file: &Path, cut: TextSplit, rows: &mut Vec<Row>) -> Result<()> {
+    if let (Some(subject), true) = (&leaf.subject, is_of_format(file, "csv")) {
         let columns = COLUMNS.map(str::to_owned).into();
         let options = ReadOptions { columns: Some(columns), ..ReadOptions::default() };
         for row in rows_with(file, &options)? {
@@ -214,7 +176,9 @@ fn read(leaf: &Leaf, file: &Path, rows: &mut Vec<Row>) -> Result<()> {
         }
         return Ok(());
     }
-    for row in rows_with(file, &ReadOptions::default())? {
+    // the files of the hub's tasks are cut as the tasks say
+    let split = if leaf.file.is_some() { cut } else { TextSplit::default() };
+    for row in rows_with(file, &ReadOptions { split, ..ReadOptions::default() })? {
         let row = row?;
         let raw = leaf.task.name == "wikitext" && !row.fields.contains_key("page");
         match row.fields.get("text").and_then(Value::as_str).filter(|_| raw) {

@@ -212,7 +212,7 @@ impl<'a> Merge<'a> {
     fn dtype_of(&self, name: &str) -> Result<Dtype> {
         if self.checkpoint.four_bit_state(name).is_none() {
             let own = self.checkpoint.tensors.get(name);
-            return Ok(own.map_or_else(|| self.source(name).map(|entry| entry.dtype), |entry| Ok(entry.dtype))?);
+            return own.map_or_else(|| self.source(name).map(|entry| entry.dtype), |entry| Ok(entry.dtype));
         }
         Ok(match four_bit::original(&self.checkpoint.index, name)?.1 {
             DType::BF16 => Dtype::BF16,

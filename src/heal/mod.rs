@@ -5,6 +5,7 @@
 //! `optimiser` and `schedule`, `run` is the loop with validations and `state`s to go on from, `journal` its log; `merge` writes a model
 //! with the adapters in its weights; `plan` says beforehand what all that takes, `needs` of memory.
 
+mod choices;
 mod given;
 mod journal;
 mod merge;
@@ -19,12 +20,13 @@ mod settings;
 mod state;
 mod trainer;
 
+pub use choices::{Quant, Train};
 pub use journal::{Journal, Line};
 pub use merge::{Merge, MergeSize};
 pub use pass::{FINAL_NORM, Gradients, PassLoss, PassSettings, parameters, pass, targets};
 pub use plan::{Estimate, estimate, fittings};
 pub use run::{Finished, Run};
 pub use samples::{FixedSamples, Samples, TextSamples};
-pub use settings::{HealSettings, Quant, Train};
+pub use settings::HealSettings;
 pub use state::{Best, Place, WorkDir, differences};
 pub use trainer::{StepReport, Trainer};

@@ -6,7 +6,8 @@
 
 use candle_core::Device;
 
-use super::settings::{HealSettings, Quant, Train};
+use super::choices::{Quant, Train};
+use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::model::Spending;

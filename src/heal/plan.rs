@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
+use super::choices::{Quant, Train};
 use super::needs::Needs;
-use super::settings::{HealSettings, Quant, Train};
+use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::model::lora::Adapters;

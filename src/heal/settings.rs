@@ -1,15 +1,14 @@
 //! Everything that can be said about a healing, in one flat table.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::choices::{Quant, Train};
 use super::optimiser::AdamW;
 use super::schedule::{Decay, Schedule, warmup_steps};
-use crate::data::{Packing, Shape, TextSplit};
+use crate::data::{Attention, BadRow, Packing, Separator, Shape, SourceOptions, TextSplit};
 use crate::model::lora::{LoraSettings, Patterns, Targets};
 use crate::{Error, Result};
 
@@ -29,10 +28,16 @@ pub struct HealSettings {
     pub text_field: String,
     /// How plain text files are cut into documents.
     pub text_split: TextSplit,
+    /// What is done about a row that cannot be read.
+    pub on_bad_row: BadRow,
     /// Tokens of a sequence, at most.
     pub seq_len: usize,
     /// How documents become sequences.
     pub packing: Packing,
+    /// What stands between documents.
+    pub separator: Separator,
+    /// Whether documents of a packed sequence see each other.
+    pub attention: Attention,
     /// Sequences are shuffled among so many that are read together; 1 keeps the order of the text.
     pub shuffle_window: usize,
     /// Text to measure the validation loss on.
@@ -110,6 +115,8 @@ pub struct HealSettings {
     pub save_4bit: bool,
     /// Tensors of one weight file take no more than this, unless one alone does.
     pub max_shard_size: String,
+    /// Goes on with an unfinished run although its text has changed since.
+    pub data_changed: bool,
     /// Forgets the state of an unfinished run.
     pub restart: bool,
     /// Replaces an output that exists.
@@ -134,8 +141,11 @@ impl Default for HealSettings {
             out: None,
             text_field: "text".to_owned(),
             text_split: TextSplit::default(),
+            on_bad_row: BadRow::default(),
             seq_len: 2048,
             packing: Packing::Packed,
+            separator: Separator::default(),
+            attention: Attention::default(),
             shuffle_window: 8192,
             eval_data: None,
             eval_samples: 100,
@@ -171,6 +181,7 @@ impl Default for HealSettings {
             adapter_only: false,
             save_4bit: false,
             max_shard_size: "5GB".to_owned(),
+            data_changed: false,
             restart: false,
             force: false,
             dry_run: false,
@@ -182,7 +193,8 @@ impl Default for HealSettings {
 }
 
 /// Settings that do not change the course of training: an unfinished run may go on with others.
-const FREE: [&str; 11] = [
+const FREE: [&str; 12] = [
+    "data_changed",
     "out",
     "save_every",
     "adapter_only",
@@ -267,10 +279,22 @@ impl HealSettings {
         Schedule { peak: self.lr, warmup, steps: self.steps, decay: self.schedule }
     }
 
+    /// How documents are found in files.
+    #[must_use]
+    pub fn source(&self) -> SourceOptions {
+        SourceOptions { field: self.text_field.clone(), split: self.text_split, on_bad_row: self.on_bad_row }
+    }
+
     /// The shape of the sequences.
     #[must_use]
     pub fn shape(&self) -> Shape {
-        Shape { seq_len: self.seq_len, packing: self.packing, ..Shape::default() }
+        Shape {
+            seq_len: self.seq_len,
+            packing: self.packing,
+            separator: self.separator,
+            attention: self.attention,
+            ..Shape::default()
+        }
     }
 
     /// The settings that decide the course of training, by name.
@@ -293,60 +317,6 @@ impl HealSettings {
             }
             _ => Map::new(),
         }
-    }
-}
-
-/// How the frozen weights are held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Quant {
-    /// In four bits.
-    Nf4,
-    /// As they are on disk.
-    None,
-}
-
-/// What is trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Train {
-    /// Adapters.
-    Lora,
-    /// The head, the final norm and the last so many layers ("Reassessing Layer Pruning in LLMs", arXiv 2411.15558).
-    Last(usize),
-}
-
-impl FromStr for Train {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        if text == "lora" {
-            return Ok(Self::Lora);
-        }
-        let layers = text.strip_prefix("lm-head+last").and_then(|layers| layers.parse().ok());
-        layers.map(Self::Last).ok_or_else(|| {
-            Error::request(format!("train is {text:?}, expected \"lora\" or \"lm-head+last3\" (any number of layers)"))
-        })
-    }
-}
-
-impl fmt::Display for Train {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Lora => f.write_str("lora"),
-            Self::Last(layers) => write!(f, "lm-head+last{layers}"),
-        }
-    }
-}
-
-impl Serialize for Train {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Train {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

@@ -20,6 +20,8 @@ use crate::{Context, Error, Result, ops};
 const SETTINGS: &str = "settings.json";
 const STATE: &str = "state.safetensors";
 const BEST: &str = "best.safetensors";
+/// Settings that tell one text from another of the same name.
+const DATA: [&str; 3] = ["data_bytes", "data_sha256", "eval_data_sha256"];
 /// The log's file.
 pub(super) const LOG: &str = "log.jsonl";
 /// The tensor that holds [`Progress`] as JSON.
@@ -63,11 +65,12 @@ impl WorkDir {
     }
 
     /// Opens or makes the directory of `out`'s run. `deciding` are the settings that decide the result; they must be
-    /// those of the state that is there. `restart` forgets it.
+    /// those of the state that is there, but for what tells one text from another where `data_changed` says that it is
+    /// another one. `restart` forgets the state.
     ///
     /// # Errors
     /// Request: another run works there, or began with other settings (names them). Work: it cannot be made.
-    pub fn open(out: &Path, deciding: &Map<String, Value>, restart: bool) -> Result<Self> {
+    pub fn open(out: &Path, deciding: &Map<String, Value>, restart: bool, data_changed: bool) -> Result<Self> {
         let path = Self::place(out);
         fs::create_dir_all(&path).map_err(|error| Error::io(&path, &error))?;
         let busy = || Error::request(format!("{}: another run is working there", path.display()));
@@ -81,15 +84,22 @@ impl WorkDir {
             remove(&state)?;
         }
         if state.exists() {
-            let before: Map<String, Value> = read_json(&settings)?;
+            let mut before: Map<String, Value> = read_json(&settings)?;
+            if data_changed {
+                let now = deciding.iter().filter(|(name, _)| DATA.contains(&name.as_str()));
+                before.retain(|name, _| !DATA.contains(&name.as_str()));
+                before.extend(now.map(|(name, value)| (name.clone(), value.clone())));
+            }
             compare(&path, &before, deciding)?;
+            if data_changed {
+                write_settings(&settings, deciding)?;
+            }
         } else {
             // there is nothing to go on from, whatever settings it was begun with
             for name in [BEST, LOG] {
                 remove(&path.join(name))?;
             }
-            let text = serde_json::to_vec_pretty(deciding).map_err(|error| Error::work(error.to_string()))?;
-            write_file(&settings, true, &text)?;
+            write_settings(&settings, deciding)?;
         }
         Ok(Self { path, _lock: lock })
     }
@@ -239,6 +249,11 @@ pub fn differences(before: &Map<String, Value>, now: &Map<String, Value>) -> Vec
     let differing = keys.into_iter().filter(|key| before.get(*key) != now.get(*key));
     let show = |value: Option<&Value>| value.map_or_else(|| "absent".to_owned(), Value::to_string);
     differing.map(|key| format!("{key} was {}, is {}", show(before.get(key)), show(now.get(key)))).collect()
+}
+
+fn write_settings(path: &Path, deciding: &Map<String, Value>) -> Result<()> {
+    let text = serde_json::to_vec_pretty(deciding).map_err(|error| Error::work(error.to_string()))?;
+    write_file(path, true, &text)
 }
 
 fn compare(path: &Path, before: &Map<String, Value>, now: &Map<String, Value>) -> Result<()> {
