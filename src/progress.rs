@@ -15,6 +15,10 @@ pub enum Unit {
 pub trait Progress: Send + Sync {
     /// A piece of work of `total` units starts; it ends with the next `begin` or [`Progress::end`].
     fn begin(&self, what: &str, total: u64, unit: Unit);
+    /// `units` were done before this process began with it: they count, and say nothing of the time that is left.
+    fn skip(&self, _units: u64) {}
+    /// What there is to say of the work as it is now: a loss, a speed.
+    fn detail(&self, _text: &str) {}
     /// `units` more are done.
     fn advance(&self, units: u64);
     /// The current piece of work is over.

@@ -10,10 +10,14 @@ mod fixture;
 mod four_bit;
 #[path = "heal/gradients.rs"]
 mod gradients;
+#[path = "heal/identity.rs"]
+mod identity;
 #[path = "heal/killed.rs"]
 mod killed;
 #[path = "heal/kinds.rs"]
 mod kinds;
+#[path = "heal/measured.rs"]
+mod measured;
 #[path = "heal/model.rs"]
 mod model;
 #[path = "heal/requests.rs"]

@@ -3,8 +3,10 @@
 //! Every file is untrusted: headers are checked against the real length of their file, indexes against their shards,
 //! and nothing is mapped into memory.
 
+mod content;
 mod fingerprint;
 mod flush;
+mod foresee;
 mod four_bit;
 mod hash;
 mod header;
@@ -20,6 +22,7 @@ mod side;
 mod size;
 mod writer;
 
+pub use content::content_hash;
 pub use four_bit::four_bit_owner;
 pub use hash::sha256;
 pub use hub::{Cached, Dataset, Hub, HubFile, Needed};
@@ -115,6 +118,14 @@ impl Checkpoint {
         }
         let index = Index::open_dir(dir)?;
         Ok(Self { source, config, index })
+    }
+
+    /// The files that decide what the model makes of a text: config, tokenizer, weights, in order; for [`content_hash`].
+    pub fn content_files(&self) -> Vec<PathBuf> {
+        let tokenizer = ["tokenizer.json", "tokenizer_config.json"].map(|name| self.source.dir.join(name));
+        let tokenizer = tokenizer.into_iter().filter(|path| path.exists());
+        let config = self.source.dir.join(CONFIG);
+        std::iter::once(config).chain(tokenizer).chain(self.index.shards.iter().cloned()).collect()
     }
 
     /// Dtype the weights were saved in, as the config says: `bfloat16`. Both spellings of the key, `dtype` and

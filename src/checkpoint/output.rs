@@ -59,12 +59,7 @@ impl OutputDir {
     /// # Errors
     /// Work: less than that is free.
     pub fn require_space(&self, bytes: u64) -> Result<()> {
-        let free = fs4::available_space(self.path()).map_err(|error| Error::io(self.path(), &error))?;
-        if free < bytes {
-            let (needed, free, parent) = (ByteSize(bytes), ByteSize(free), self.place.parent.display());
-            return Err(Error::work(format!("{parent}: {needed} needed, {free} free on this disk")));
-        }
-        Ok(())
+        self.place.require_space(bytes)
     }
 
     /// Makes everything written durable and puts the directory in its place. With `force`, what stood there is moved
@@ -119,14 +114,14 @@ pub fn write_file(target: &Path, force: bool, bytes: &[u8]) -> Result<()> {
 
 /// Where an output goes: a parent that exists, and a name in it.
 #[derive(Debug)]
-struct Place {
-    parent: PathBuf,
+pub(super) struct Place {
+    pub(super) parent: PathBuf,
     name: String,
 }
 
 impl Place {
     /// Makes the missing parents of `target`.
-    fn of(target: &Path) -> Result<(Self, Parents)> {
+    pub(super) fn of(target: &Path) -> Result<(Self, Parents)> {
         let at = |error: io::Error| Error::io(target, &error);
         let target = std::path::absolute(target).map_err(at)?;
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
@@ -146,6 +141,15 @@ impl Place {
         format!(".{}.prune-", self.name)
     }
 
+    pub(super) fn require_space(&self, bytes: u64) -> Result<()> {
+        let free = fs4::available_space(&self.parent).map_err(|error| Error::io(&self.parent, &error))?;
+        if free < bytes {
+            let (needed, free, parent) = (ByteSize(bytes), ByteSize(free), self.parent.display());
+            return Err(Error::work(format!("{parent}: {needed} needed, {free} free on this disk")));
+        }
+        Ok(())
+    }
+
     /// Where the old output waits while the new one takes its place.
     fn aside(&self) -> PathBuf {
         self.parent.join(format!("{}old", self.prefix()))
@@ -153,7 +157,7 @@ impl Place {
 
     /// Temporary directories of runs that were killed. An output that was moved aside for one that never came is put
     /// back.
-    fn clear_leftovers(&self) -> Result<()> {
+    pub(super) fn clear_leftovers(&self) -> Result<()> {
         let at = |error: io::Error| Error::io(&self.parent, &error);
         let (target, aside) = (self.target(), self.aside());
         if exists(&aside) && !exists(&target) {
@@ -191,14 +195,14 @@ impl Place {
         Error::request(format!("{}: another run is writing it", self.target().display()))
     }
 
-    fn refuse_if_taken(&self, force: bool) -> Result<()> {
+    pub(super) fn refuse_if_taken(&self, force: bool) -> Result<()> {
         match exists(&self.target()) && !force {
             true => Err(Error::request(format!("{} exists; --force replaces it", self.target().display()))),
             false => Ok(()),
         }
     }
 
-    fn keep_apart(&self, sources: &[&Path]) -> Result<()> {
+    pub(super) fn keep_apart(&self, sources: &[&Path]) -> Result<()> {
         let target = self.target();
         let refuse = |why: String| Err(Error::request(format!("{}: {why}", target.display())));
         for source in sources.iter().filter_map(|source| source.canonicalize().ok()) {
@@ -220,7 +224,7 @@ impl Place {
 
 /// Directories made for an output, the deepest first. Those that stay empty are removed again.
 #[derive(Debug)]
-struct Parents(Vec<PathBuf>);
+pub(super) struct Parents(Vec<PathBuf>);
 
 impl Parents {
     fn make(dir: &Path) -> io::Result<Self> {

@@ -6,20 +6,25 @@ use std::path::PathBuf;
 use clap::Args;
 use prune::Result;
 use prune::checkpoint::ByteSize;
-use prune::commands::heal::{self, HealReport};
+use prune::commands::heal::{self, HealReport, HealResult};
+use prune::heal::{Measured, Paired, Quant};
 use serde::Serialize;
 
 use super::Context;
 use super::compute::ComputeArgs;
+use super::progress::time;
 
 /// Fine-tunes a cut model with QLoRA: frozen four-bit weights, LoRA adapters
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
   prune heal ./llama-24 --data c4.jsonl -o healed                    the paper's recipe
   prune heal ./llama-24 --data c4.jsonl --eval-data val.jsonl --rank 8 --steps 500 -o healed
+  prune heal ./llama-24 --data c4.jsonl --eval-data val.jsonl --quant none -o healed
+                                                                     nothing lost to four bits
   prune heal ./llama-24 --data c4.jsonl --train lm-head+last3 --quant none -o healed
   prune heal ./llama-24 --data c4.jsonl --teacher ./llama -o healed  learn from the uncut model
   prune heal ./llama-24 --data c4.jsonl --dry-run                    memory, disk and time
+With --eval-data the uncut model, the cut one and the one that is written are measured on the same tokens.
 A run that was stopped goes on when the same command is given again.")]
 pub(crate) struct HealArgs {
     /// The cut model: a directory or a hub id
@@ -41,10 +46,10 @@ pub(crate) struct HealArgs {
     /// A row that cannot be read is an error, or passed over and counted [default: error]
     #[arg(long, value_name = "WHAT", value_parser = ["error", "skip"], help_heading = "Text")]
     on_bad_row: Option<String>,
-    /// Tokens of a sequence at most [default: 2048]
+    /// Tokens of a sequence at most [default: 2048, or the model's positions if fewer]
     #[arg(long, value_name = "T", help_heading = "Text")]
     seq_len: Option<usize>,
-    /// Sequences: documents joined and cut, or one a document [default: packed]
+    /// Sequences, to train and to validate: documents joined and cut, or one a document [default: packed]
     #[arg(long, value_name = "HOW", value_parser = ["document", "packed"], help_heading = "Text")]
     packing: Option<String>,
     /// What stands between documents; auto: EOS between packed ones where the tokenizer adds neither BOS nor EOS
@@ -58,10 +63,14 @@ pub(crate) struct HealArgs {
     /// Sequences are shuffled among so many; 1 keeps the order of the text [default: 8192]
     #[arg(long, value_name = "N", help_heading = "Text")]
     shuffle_window: Option<usize>,
-    /// Text to measure the validation loss on; of a directory its validation split
+    /// Text to measure losses on: while training, and of the uncut, the cut and the written model; of a directory its
+    /// validation split
     #[arg(long, value_name = "SRC", help_heading = "Text")]
     eval_data: Option<String>,
-    /// Sequences of it [default: 100]
+    /// The uncut model, to measure beside the others [default: the teacher, or what the cut model's prune.json names]
+    #[arg(long, value_name = "MODEL", help_heading = "Text")]
+    reference: Option<String>,
+    /// Sequences of the validation text: its first ones [default: 100]
     #[arg(long, value_name = "N", help_heading = "Text")]
     eval_samples: Option<usize>,
     /// Steps between two validations; 0 validates at the end only [default: 100]
@@ -91,7 +100,9 @@ pub(crate) struct HealArgs {
     /// Adapter in PEFT's files to start from
     #[arg(long, value_name = "DIR", help_heading = "Adapters")]
     adapter: Option<PathBuf>,
-    /// How the frozen weights are held [default: nf4]
+    /// How the frozen weights are held: nf4 takes a quarter of bf16's memory, but a part of what is learned only makes up
+    /// for the rounding and is lost in the merged model; none trains against the weights that are written, where the
+    /// memory allows [default: nf4]
     #[arg(long, value_name = "HOW", value_parser = ["nf4", "none"], help_heading = "Adapters")]
     quant: Option<String>,
     /// Keep the scales of four-bit weights in f32 instead of quantising them as well
@@ -112,7 +123,7 @@ pub(crate) struct HealArgs {
     /// How it goes after the warm-up [default: cosine]
     #[arg(long, value_name = "HOW", value_parser = ["cosine", "linear", "constant"], help_heading = "Training")]
     schedule: Option<String>,
-    /// Steps of the warm-up, or, below 1, its share [default: 100]
+    /// Steps of the warm-up, or, below 1, its share [default: 100, at most a tenth of the run]
     #[arg(long, value_name = "N", help_heading = "Training")]
     warmup: Option<f64>,
     /// AdamW's weight decay [default: 0]
@@ -139,6 +150,10 @@ pub(crate) struct HealArgs {
     /// Write the adapter alone, no merged model
     #[arg(long, help_heading = "Output")]
     adapter_only: bool,
+    /// Weights the adapter is merged onto: full, the cut model's own; quantized, what nf4 left of them, so that what was
+    /// trained is what is written, rounding error included [default: full]
+    #[arg(long, value_name = "WHICH", value_parser = ["full", "quantized"], help_heading = "Output")]
+    merge_onto: Option<String>,
     /// Write the base model in four bits as well
     #[arg(long, help_heading = "Output")]
     save_4bit: bool,
@@ -183,9 +198,18 @@ fn text(report: &HealReport) -> String {
         );
         return text + "dry run: nothing trained, nothing written";
     };
-    let _ = writeln!(text, "trained   {} steps, {} tokens", result.steps, result.tokens);
-    if let (Some(before), Some(best), Some(step)) = (result.loss_before, result.best_loss, result.best_step) {
-        let _ = writeln!(text, "loss      {before:.4} -> {best:.4} nats a token, best after step {step}");
+    let before = match report.steps_before {
+        0 => String::new(),
+        steps => format!(" ({steps} of them before)"),
+    };
+    let _ = writeln!(text, "trained   {} steps{before}, {} tokens", result.steps, result.tokens);
+    match &result.measured {
+        Some(measured) => text.push_str(&losses(result, measured, report.quant)),
+        None => {
+            if let Some(training) = training(result) {
+                let _ = writeln!(text, "loss      {training}, nats a token, {}", held(report.quant));
+            }
+        }
     }
     if let Some(out) = &report.out {
         let word = if report.found { "found     finished before with these settings:" } else { "wrote    " };
@@ -194,24 +218,39 @@ fn text(report: &HealReport) -> String {
     text
 }
 
-/// `40 s`, `12 min`, `3 h 20 min`, `5 days 7 h`: as fine as an estimate is.
-fn time(seconds: f64) -> String {
-    let minutes = (seconds / 60.0).round() as u64;
-    match (minutes, minutes / 60, minutes / (24 * 60)) {
-        (0..2, ..) => format!("{} s", seconds.ceil()),
-        (_, 0..2, _) => format!("{minutes} min"),
-        (_, hours, 0..2) => format!("{hours} h {} min", minutes % 60),
-        (_, hours, days) => format!("{days} days {} h", hours % 24),
+/// What the models themselves lose, and beside it what was seen while training.
+fn losses(result: &HealResult, measured: &Measured, quant: Quant) -> String {
+    let mut text = format!("loss on {}, nats a token\n  ", measured.text);
+    if let Some(uncut) = measured.uncut {
+        let _ = write!(text, "uncut {uncut:.4}   ");
     }
+    let _ = write!(text, "cut {:.4}   healed, as written {:.4}: ", measured.cut, measured.healed);
+    let Paired { difference, stderr } = measured.gain;
+    let error = stderr.map(|stderr| format!(" \u{b1} {stderr:.4} (paired)")).unwrap_or_default();
+    let _ = write!(text, "{:.4}{error} {} cut", difference.abs(), if difference < 0.0 { "above" } else { "below" });
+    if let Some(undone) = measured.undone {
+        let _ = write!(text, ", {:.0} % of the damage undone", 100.0 * undone);
+    }
+    text.push('\n');
+    if let Some(training) = training(result) {
+        let _ = write!(text, "  while training, {}: {training}", held(quant));
+        if let Some(rounding) = measured.rounding {
+            let _ = write!(text, "; rounding the merged weights cost {:.4}", rounding.difference);
+        }
+        text.push('\n');
+    }
+    text
 }
 
-#[cfg(test)]
-mod tests {
-    use super::time;
+fn training(result: &HealResult) -> Option<String> {
+    let (before, best, step) = (result.loss_before?, result.best_loss?, result.best_step?);
+    Some(format!("{before:.4} -> {best:.4}, best after step {step}"))
+}
 
-    #[test]
-    fn times_as_fine_as_an_estimate() {
-        let shown = [0.2, 89.0, 91.0, 7000.0, 7200.0, 172_000.0, 460_000.0].map(time);
-        assert_eq!(shown, ["1 s", "89 s", "2 min", "117 min", "2 h 0 min", "47 h 47 min", "5 days 7 h"]);
+/// Which weights the losses while training are of.
+fn held(quant: Quant) -> &'static str {
+    match quant {
+        Quant::Nf4 => "weights in NF4",
+        Quant::None => "weights as they are",
     }
 }

@@ -28,8 +28,11 @@ pub(crate) struct MergeArgs {
     /// Write the merged linear layers in four bits
     #[arg(long)]
     save_4bit: bool,
-    /// With --save-4bit: keep the scales in f32 instead of quantising them as well
-    #[arg(long, requires = "save_4bit")]
+    /// Weights the adapter is merged onto: the model's, or what NF4 leaves of them [default: full]
+    #[arg(long, value_name = "WHICH", value_parser = ["full", "quantized"])]
+    merge_onto: Option<String>,
+    /// With --save-4bit or --merge-onto quantized: scales in f32 instead of quantised as well
+    #[arg(long)]
     plain_scales: bool,
     /// Size of a shard at most [default: 5GB]
     #[arg(long, value_name = "SIZE")]

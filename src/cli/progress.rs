@@ -1,5 +1,7 @@
-//! Progress bars on standard error: only on a terminal, only for work that takes longer than a moment.
+//! Progress on standard error, of work that takes longer than a moment: a bar on a terminal; elsewhere a line now and
+//! then, of work that has something to say of itself.
 
+use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -9,9 +11,13 @@ use prune::progress::{Progress, Unit};
 /// Work shorter than this shows no bar.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Lines off a terminal, about, for all of a piece of work.
+const LINES: u64 = 20;
+
 /// Draws one bar at a time.
 pub(crate) struct Bars {
     quiet: bool,
+    is_terminal: bool,
     current: Mutex<Option<Bar>>,
 }
 
@@ -19,11 +25,49 @@ struct Bar {
     bar: ProgressBar,
     started: Instant,
     shown: bool,
+    what: String,
+    total: u64,
+    /// Units that an earlier process had done.
+    skipped: u64,
+    done: u64,
+    detail: String,
+}
+
+impl Bar {
+    /// A line where one is due: after every so many units.
+    fn line(&self) -> Option<String> {
+        let every = spacing(self.total);
+        let elapsed = self.started.elapsed();
+        if self.detail.is_empty() || elapsed <= PATIENCE || self.done / every == (self.done - 1) / every {
+            return None;
+        }
+        let Self { what, total, done, detail, .. } = self;
+        let left = elapsed.as_secs_f64() * (total - done) as f64 / (done - self.skipped).max(1) as f64;
+        Some(format!("{what} {done}/{total}  {detail}  {} left", time(left)))
+    }
+}
+
+/// Units between two lines: 1, 2 or 5 times a power of ten, so that there are some [`LINES`].
+fn spacing(total: u64) -> u64 {
+    let least = total.div_ceil(LINES).max(1);
+    let power = 10_u64.pow(least.ilog10());
+    [power, 2 * power, 5 * power].into_iter().find(|step| *step >= least).unwrap_or(10 * power)
+}
+
+/// `40 s`, `12 min`, `3 h 20 min`, `5 days 7 h`: as fine as an estimate is.
+pub(crate) fn time(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).round() as u64;
+    match (minutes, minutes / 60, minutes / (24 * 60)) {
+        (0..2, ..) => format!("{} s", seconds.ceil()),
+        (_, 0..2, _) => format!("{minutes} min"),
+        (_, hours, 0..2) => format!("{hours} h {} min", minutes % 60),
+        (_, hours, days) => format!("{days} days {} h", hours % 24),
+    }
 }
 
 impl Bars {
     pub(crate) fn new(quiet: bool) -> Self {
-        Self { quiet, current: Mutex::new(None) }
+        Self { quiet, is_terminal: std::io::stderr().is_terminal(), current: Mutex::new(None) }
     }
 
     fn with(&self, action: impl FnOnce(&mut Option<Bar>)) {
@@ -51,13 +95,40 @@ impl Progress for Bars {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         bar.set_style(style(unit));
         bar.set_message(what.to_owned());
-        self.with(|current| *current = Some(Bar { bar, started: Instant::now(), shown: false }));
+        let (what, detail, started) = (what.to_owned(), String::new(), Instant::now());
+        let bar = Bar { bar, started, shown: false, what, total, skipped: 0, done: 0, detail };
+        self.with(|current| *current = Some(bar));
+    }
+
+    fn skip(&self, units: u64) {
+        self.with(|current| {
+            let Some(bar) = current else { return };
+            bar.skipped += units;
+            bar.done += units;
+            bar.bar.set_position(bar.done);
+            bar.bar.reset_eta();
+        });
+    }
+
+    fn detail(&self, text: &str) {
+        self.with(|current| {
+            let Some(bar) = current else { return };
+            bar.detail = text.to_owned();
+            bar.bar.set_message(format!("{}  {text}", bar.what));
+        });
     }
 
     fn advance(&self, units: u64) {
         self.with(|current| {
             let Some(bar) = current else { return };
             bar.bar.inc(units);
+            bar.done += units;
+            if !self.is_terminal {
+                if let Some(line) = bar.line() {
+                    super::output::note(&line);
+                }
+                return;
+            }
             if !bar.shown && bar.started.elapsed() > PATIENCE {
                 bar.bar.set_draw_target(ProgressDrawTarget::stderr());
                 bar.shown = true;
@@ -74,9 +145,13 @@ impl Progress for Bars {
     }
 
     fn note(&self, message: &str) {
-        if !self.quiet {
-            super::output::note(message);
+        if self.quiet {
+            return;
         }
+        self.with(|current| match current {
+            Some(bar) => bar.bar.suspend(|| super::output::note(message)),
+            None => super::output::note(message),
+        });
     }
 
     fn warn(&self, message: &str) {
@@ -84,5 +159,43 @@ impl Progress for Bars {
             Some(bar) => bar.bar.suspend(|| super::output::warning(message)),
             None => super::output::warning(message),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_at_round_numbers() {
+        assert_eq!([1, 20, 21, 60, 300, 5000, 48_000].map(spacing), [1, 1, 2, 5, 20, 500, 5000]);
+    }
+
+    #[test]
+    fn a_line_counts_what_was_done_before() {
+        let started = Instant::now().checked_sub(Duration::from_secs(100)).unwrap_or_else(Instant::now);
+        let bar = ProgressBar::hidden();
+        let mut bar = Bar {
+            bar,
+            started,
+            shown: false,
+            what: "healing".into(),
+            total: 300,
+            skipped: 200,
+            done: 220,
+            detail: "loss 2.0".into(),
+        };
+        assert_eq!(bar.line().unwrap(), "healing 220/300  loss 2.0  7 min left");
+        bar.done = 221;
+        assert_eq!(bar.line(), None);
+        bar.done = 240;
+        bar.detail.clear();
+        assert_eq!(bar.line(), None, "nothing to say");
+    }
+
+    #[test]
+    fn times_as_fine_as_an_estimate() {
+        let shown = [0.2, 89.0, 91.0, 7000.0, 7200.0, 172_000.0, 460_000.0].map(time);
+        assert_eq!(shown, ["1 s", "89 s", "2 min", "117 min", "2 h 0 min", "47 h 47 min", "5 days 7 h"]);
     }
 }

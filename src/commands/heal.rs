@@ -2,22 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::heal_record::{Record, pretty};
-use super::{heal_figure, open};
+use super::heal_job::{Job, Models, Texts};
+use super::heal_measure::Uncut;
+use super::heal_record::{Inputs, Record};
+use super::open;
 use crate::arch::ModelSpec;
-use crate::checkpoint::{ByteSize, Checkpoint, OutputDir};
-use crate::data::{Purpose, SequenceOptions, Sequences, Shape, Source, StreamOptions, Tokenizer, TrainStream};
-use crate::heal::{
-    Best, Estimate, Finished, HealSettings, Merge, Run, TextSamples, Train, Trainer, WorkDir, estimate, fittings,
-};
+use crate::checkpoint::{ByteSize, Checkpoint};
+use crate::data::{Purpose, Source};
+use crate::heal::{HealSettings, Known, Measured, Quant, WorkDir, estimate};
 use crate::model::lora::Adapters;
-use crate::model::{Budget, Model, ModelOptions, Residency};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
@@ -26,8 +24,12 @@ use crate::{Context, Error, Result};
 pub struct HealReport {
     /// What it takes.
     pub estimate: Value,
+    /// How the weights are held that are trained against.
+    pub quant: Quant,
     /// What came of it; absent in a dry run.
     pub result: Option<HealResult>,
+    /// Steps of it that an earlier process had done.
+    pub steps_before: usize,
     /// Directory of the results; absent in a dry run.
     pub out: Option<PathBuf>,
     /// Whether an earlier run had done all this.
@@ -35,18 +37,21 @@ pub struct HealReport {
 }
 
 /// What came of a healing.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HealResult {
     /// Steps.
     pub steps: usize,
     /// Tokens trained on.
     pub tokens: u64,
-    /// Validation loss before the first step.
+    /// Validation loss before the first step, under the weights that are trained against.
     pub loss_before: Option<f64>,
     /// Steps after which validation was best.
     pub best_step: Option<usize>,
     /// Validation loss then.
     pub best_loss: Option<f64>,
+    /// Losses of the models themselves: uncut, cut, as written; absent without a validation text.
+    #[serde(default)]
+    pub measured: Option<Measured>,
 }
 
 /// Runs `prune heal`. A run that was stopped goes on when the same settings are given again; of one that is finished the
@@ -57,7 +62,16 @@ pub struct HealResult {
 /// output that exists, a healing that does not fit in memory. Work: broken files, values that are not finite.
 /// Interrupted; the state is saved.
 pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealReport> {
+    heal_sharing(settings, &mut Known::new(), progress)
+}
+
+/// Runs `prune heal`; with the losses of models as they lie on disk that an earlier healing took.
+///
+/// # Errors
+/// As [`heal`].
+pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress: &dyn Progress) -> Result<HealReport> {
     settings.check()?;
+    let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
     spec.check(&checkpoint.index)?;
@@ -65,35 +79,49 @@ pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealRepo
     let budget = open::budget(settings.memory.as_deref(), &device)?;
     let teacher = settings.teacher.as_deref().map(|teacher| open::checkpoint(Some(teacher), progress)).transpose()?;
     let adapter = settings.adapter.as_deref().map(|dir| trainable(dir, &checkpoint, &spec, &device)).transpose()?;
-    let settings = &settled(settings, adapter.as_ref());
+    let (settings, said) = settled(settings, adapter.as_ref()).settled(spec.max_positions);
+    let settings = &settings;
+    said.iter().for_each(|warning| progress.warn(warning));
     let teacher_bytes = teacher.as_ref().map_or(0, |teacher| teacher.tensors.values().map(|entry| entry.len).sum());
-    let plan = estimate(&checkpoint, &spec, settings, (&device, budget), teacher_bytes)?;
+    let held = match (&settings.out, settings.restart) {
+        (Some(out), false) => WorkDir::peek(out)?.and_then(|place| place.spending),
+        _ => None,
+    };
+    let plan = estimate(&checkpoint, &spec, settings, (&device, budget), teacher_bytes, held)?;
     let data =
         settings.data.as_deref().ok_or_else(|| Error::request("which text? name a file or directory with --data"))?;
     let options = settings.source();
     let source = open::text(data, Purpose::Train, &options, progress)?;
     source.check()?;
-    let validation = settings.eval_data.as_deref();
-    let validation = validation.map(|data| open::text(data, Purpose::Measure, &options, progress)).transpose()?;
-    validation.iter().try_for_each(Source::check)?;
-    let text = Text { source, validation };
-    if settings.seq_len > spec.max_positions {
-        let (asked, promised) = (settings.seq_len, spec.max_positions);
-        progress.warn(&format!("seq_len {asked} is longer than the {promised} positions the model was made for"));
-    }
-    let mut report = HealReport { estimate: to_value(&plan)?, result: None, out: None, found: false };
+    let eval_data = settings.eval_data.as_deref();
+    let eval_data = eval_data.map(|data| open::text(data, Purpose::Measure, &options, progress)).transpose()?;
+    eval_data.iter().try_for_each(Source::check)?;
+    let uncut = Uncut::find(settings, teacher.as_ref(), (&checkpoint, &spec), progress)?;
+    let estimate = to_value(&plan)?;
+    let mut report =
+        HealReport { estimate, quant: settings.quant, result: None, steps_before: 0, out: None, found: false };
     if settings.dry_run {
         return Ok(report);
     }
     let out = settings.out.as_deref().ok_or_else(|| Error::request("where to? name a directory with --out"))?;
-    let record = Record::new(settings, &checkpoint, teacher.as_deref(), text.source.bytes())?;
+    let inputs = Inputs {
+        model: &checkpoint,
+        data: &source,
+        eval_data: eval_data.as_ref(),
+        teacher: teacher.as_deref(),
+        adapter: settings.adapter.as_deref(),
+        reference: uncut.as_ref().map(|uncut| &*uncut.checkpoint),
+    };
+    let record = Record::new(settings, &inputs, progress)?;
     report.out = Some(out.to_owned());
     report.result = finished_before(out, &record, settings)?;
     report.found = report.result.is_some();
     if !report.found {
-        let job =
-            Job { checkpoint: &checkpoint, spec: &spec, settings, device, plan, budget, text, out, progress, record };
-        report.result = Some(job.run(adapter, teacher)?);
+        let text = Texts { training: source, validation: eval_data };
+        let models = Models { checkpoint: &checkpoint, spec: &spec, uncut, device, budget };
+        let job = Job { models, settings, plan, text, out, max_shard, progress, record };
+        let (result, steps_before) = job.run(adapter, teacher, known)?;
+        (report.result, report.steps_before) = (Some(result), steps_before);
     }
     Ok(report)
 }
@@ -133,156 +161,6 @@ fn finished_before(out: &Path, record: &Record, settings: &HealSettings) -> Resu
         Ok(_) if settings.restart => Err(Error::request(format!("{} exists; --force replaces it", out.display()))),
         Ok(result) => Ok(Some(result)),
         Err(error) => Err(error),
-    }
-}
-
-struct Text {
-    source: Source,
-    validation: Option<Source>,
-}
-
-/// A healing whose inputs are open.
-struct Job<'a> {
-    checkpoint: &'a Arc<Checkpoint>,
-    spec: &'a ModelSpec,
-    settings: &'a HealSettings,
-    device: Device,
-    plan: Estimate,
-    budget: Budget,
-    text: Text,
-    out: &'a Path,
-    progress: &'a dyn Progress,
-    record: Record,
-}
-
-impl Job<'_> {
-    /// Trains and writes. A state stays behind unless all is done.
-    fn run(&self, adapter: Option<Adapters>, teacher: Option<Arc<Checkpoint>>) -> Result<HealResult> {
-        let dir = WorkDir::open(self.out, &self.record.deciding, self.settings.restart, self.settings.data_changed)?;
-        match self.heal(&dir, adapter, teacher) {
-            Ok(result) => dir.remove().map(|()| result),
-            Err(error) => {
-                dir.close();
-                Err(error)
-            }
-        }
-    }
-
-    fn heal(&self, dir: &WorkDir, adapter: Option<Adapters>, teacher: Option<Arc<Checkpoint>>) -> Result<HealResult> {
-        let (settings, progress) = (self.settings, self.progress);
-        let tokenizer = Tokenizer::open(&self.checkpoint.source.dir)?;
-        let device = self.device.clone();
-        let adapters = match (settings.train, adapter) {
-            (Train::Lora, Some(adapters)) => Some(adapters),
-            (Train::Lora, None) => Some(Adapters::new(self.spec, &settings.lora(), settings.seed, &device)?),
-            (Train::Last(_), _) => None,
-        };
-        let adapters = adapters.map(Arc::new);
-        let mut fittings = fittings(self.spec, settings);
-        fittings.adapters.clone_from(&adapters);
-        let options = ModelOptions {
-            device: device.clone(),
-            budget: self.budget,
-            fittings,
-            residency: Some(Residency::Resident),
-            rows_on_host: true,
-            ..ModelOptions::default()
-        };
-        let model = Model::open(self.checkpoint.clone(), &options, progress)?;
-        let teacher = teacher
-            .map(|teacher| {
-                let options = ModelOptions { device, budget: self.budget, ..ModelOptions::default() };
-                Model::open(teacher, &options, progress)
-            })
-            .transpose()?;
-        let validation = self.validation(&tokenizer)?;
-        let trainer = Trainer::new(&model, teacher.as_ref(), settings, self.plan.spending)?;
-        let mut run = Run { model: &model, trainer, settings, dir, validation: &validation };
-        let place = run.restore()?;
-        let stream = StreamOptions { shape: settings.shape(), window: settings.shuffle_window, seed: settings.seed };
-        let position = place.as_ref().map(|place| place.position.clone());
-        let open = if settings.data_changed { TrainStream::on_changed } else { TrainStream::new };
-        let stream = open(&self.text.source, &tokenizer, stream, position)?;
-        let mut samples = TextSamples { stream, tokenizer: &tokenizer };
-        let finished = run.train(place, &mut samples, progress)?;
-        samples.stream.passed_over().notes().iter().for_each(|note| progress.warn(note));
-        let result = result(settings, &finished);
-        let trained = run.trainer.parameters().to_vec();
-        self.write(&finished, adapters.as_deref(), &trained, result)?;
-        Ok(result)
-    }
-
-    /// Sequences to validate on: documents in the order of their text.
-    fn validation(&self, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
-        let Some(source) = &self.text.validation else { return Ok(Vec::new()) };
-        let options = SequenceOptions {
-            samples: Some(self.settings.eval_samples),
-            shape: Shape { packing: crate::data::Packing::Document, ..self.settings.shape() },
-            seed: None,
-        };
-        Ok(Sequences::read(source, tokenizer, &options, self.progress)?.rows)
-    }
-
-    fn write(
-        &self,
-        finished: &Finished,
-        adapters: Option<&Adapters>,
-        trained: &[(String, Tensor)],
-        result: HealResult,
-    ) -> Result<()> {
-        let (settings, progress) = (self.settings, self.progress);
-        let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
-        let sources: [&Path; 1] = [&self.checkpoint.source.dir];
-        let out = OutputDir::create(self.out, settings.force, &sources)?;
-        out.require_space(self.plan.disk)?;
-        let below = |name: &str| -> Result<PathBuf> {
-            let path = out.path().join(name);
-            fs::create_dir(&path).map_err(|error| Error::io(&path, &error))?;
-            Ok(path)
-        };
-        if let Some(adapters) = adapters {
-            adapters.write(&below("adapter")?, self.spec, &self.checkpoint.source.id)?;
-        }
-        let replaced = if adapters.is_some() { &[] } else { trained };
-        let merge = |four_bit, adapters, replaced, dir: &Path| {
-            Merge::new(self.checkpoint, self.spec, adapters, replaced, four_bit, max_shard, progress)?
-                .write(dir, progress)
-        };
-        if !settings.adapter_only {
-            merge(None, adapters, replaced, &below("merged")?)?;
-        }
-        if settings.save_4bit {
-            merge(Some(!settings.plain_scales), None, replaced, &below("base-4bit")?)?;
-        }
-        let log: Vec<String> = finished
-            .journal
-            .lines()
-            .iter()
-            .map(|line| serde_json::to_string(line).map_err(|error| Error::work(error.to_string())))
-            .collect::<Result<_>>()?;
-        let state = finished.journal.trainer_state(settings);
-        let figure = heal_figure::losses(finished.journal.lines());
-        for (name, bytes) in [
-            ("log.jsonl", (log.join("\n") + "\n").into_bytes()),
-            ("trainer_state.json", pretty(&state)?),
-            self.record.file(self.checkpoint, result)?,
-            ("loss.svg", crate::report::Figure::svg(&figure)?.into_bytes()),
-            ("loss.png", crate::report::Figure::png(&figure)?),
-        ] {
-            let path = out.path().join(name);
-            fs::write(&path, bytes).map_err(|error| Error::io(&path, &error))?;
-        }
-        out.commit()
-    }
-}
-
-fn result(settings: &HealSettings, finished: &Finished) -> HealResult {
-    HealResult {
-        steps: settings.steps,
-        tokens: finished.tokens,
-        loss_before: finished.before,
-        best_step: finished.best.map(|Best { step, .. }| step),
-        best_loss: finished.best.map(|Best { loss, .. }| loss),
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, OutputDir};
-use crate::heal::{Merge, MergeSize};
+use crate::heal::{Merge, MergeOnto, MergeSize};
 use crate::model::lora::Adapters;
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
@@ -25,7 +25,9 @@ pub struct MergeSettings {
     pub out: Option<PathBuf>,
     /// Writes the merged linear layers in four bits.
     pub save_4bit: bool,
-    /// With `save_4bit`: keeps the scales in f32 instead of quantising them as well.
+    /// The weights that the adapter is merged onto: the model's, or what four bits leave of them.
+    pub merge_onto: MergeOnto,
+    /// With `save_4bit` and `merge_onto = "quantized"`: keeps the scales in f32 instead of quantising them as well.
     pub plain_scales: bool,
     /// Tensors of one weight file take no more than this, unless one alone does.
     pub max_shard_size: String,
@@ -42,6 +44,7 @@ impl Default for MergeSettings {
             adapter: None,
             out: None,
             save_4bit: false,
+            merge_onto: MergeOnto::Full,
             plain_scales: false,
             max_shard_size: "5GB".to_owned(),
             force: false,
@@ -68,8 +71,11 @@ pub struct MergeReport {
 /// Runs `prune merge`.
 ///
 /// # Errors
-/// Request: an adapter for another model, an output that exists. Work: broken files, a full disk. Nothing is left behind.
+/// Request: settings that do not go together, an adapter for another model, an output that exists. Work: broken files, a full disk. Nothing is left behind.
 pub fn merge(settings: &MergeSettings, progress: &dyn Progress) -> Result<MergeReport> {
+    if settings.plain_scales && !settings.save_4bit && settings.merge_onto == MergeOnto::Full {
+        return Err(Error::request("plain_scales goes with save_4bit or merge_onto = \"quantized\""));
+    }
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
     spec.check(&checkpoint.index)?;
@@ -78,6 +84,10 @@ pub fn merge(settings: &MergeSettings, progress: &dyn Progress) -> Result<MergeR
     let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
     let four_bit = settings.save_4bit.then_some(!settings.plain_scales);
     let merge = Merge::new(&checkpoint, &spec, Some(&adapters), &[], four_bit, max_shard, progress)?;
+    let merge = match settings.merge_onto {
+        MergeOnto::Full => merge,
+        MergeOnto::Quantized => merge.onto_quantized(!settings.plain_scales),
+    };
     let mut report = MergeReport {
         model: checkpoint.source.id.clone(),
         merged: adapters.changed(),

@@ -17,6 +17,8 @@ mod eval_view;
 pub mod fetch;
 pub mod heal;
 mod heal_figure;
+mod heal_job;
+mod heal_measure;
 mod heal_record;
 pub mod merge;
 mod open;

@@ -8,13 +8,19 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Hub};
 use crate::data::{Purpose, Source, SourceOptions};
 use crate::model::{Budget, Cache, Fittings, Model, ModelOptions, Residency};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::{Context, Error, Result, ops};
 
 /// The model a command was given.
 pub(super) fn checkpoint(model: Option<&str>, progress: &dyn Progress) -> Result<Arc<Checkpoint>> {
     let model = model.ok_or_else(|| Error::request("which model? give a directory or a hub id"))?;
     Checkpoint::open(model, &Hub::from_env()?, progress).map(Arc::new)
+}
+
+/// A model that lies here: a directory, or one of the hub that the cache has. The network is not asked.
+pub(super) fn local_checkpoint(model: &str) -> Result<Checkpoint> {
+    let offline = |name: &str| if name == "HF_HUB_OFFLINE" { Some("1".to_owned()) } else { std::env::var(name).ok() };
+    Checkpoint::open(model, &Hub::from_vars(offline)?, &Silent)
 }
 
 /// `--memory`: a cap on main memory, or on the GPU's where the model computes there.

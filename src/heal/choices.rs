@@ -1,4 +1,4 @@
-//! What a healing trains, and how it holds the rest.
+//! What of a healing is one of a few: how weights are held, what is trained, what the adapter is merged onto.
 
 use std::fmt;
 use std::str::FromStr;
@@ -59,4 +59,15 @@ impl<'de> Deserialize<'de> for Train {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
+}
+
+/// The weights that the merged model is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MergeOnto {
+    /// Those of the cut model. What of the adapter makes up for the four bits is of no use there.
+    #[default]
+    Full,
+    /// Those that were trained against: the cut model's after four bits, as numbers of its own type.
+    Quantized,
 }

@@ -45,12 +45,28 @@ pub enum Line {
         /// Loss on the validation text, nats a token.
         val_loss: f64,
     },
+    /// A whole model, before or after training.
+    Measured {
+        /// `uncut`, `cut`, `unmerged` or `healed`.
+        measured: String,
+        /// Loss on the validation text, nats a token.
+        loss: f64,
+    },
 }
 
 impl Line {
+    /// The text of a log.
+    ///
+    /// # Errors
+    /// None that can be met.
+    pub fn text(lines: &[Self]) -> Result<String> {
+        lines.iter().map(to_json).collect()
+    }
+
     fn step(&self) -> usize {
         match self {
             Self::Step { step, .. } | Self::Validation { step, .. } => *step,
+            Self::Measured { .. } => 0,
         }
     }
 }
@@ -112,7 +128,7 @@ impl Journal {
     pub fn best(&self) -> Option<Best> {
         let validations = self.lines.iter().filter_map(|line| match line {
             Line::Validation { step, val_loss } => Some(Best { step: *step, loss: *val_loss }),
-            Line::Step { .. } => None,
+            Line::Step { .. } | Line::Measured { .. } => None,
         });
         validations.reduce(|best, next| if next.loss < best.loss { next } else { best })
     }
@@ -142,16 +158,17 @@ impl Journal {
         let history: Vec<Value> = self
             .lines
             .iter()
-            .map(|line| match line {
-                Line::Step { step, loss, lr, grad_norm, epoch, .. } => {
-                    json!({"epoch": *epoch as f64, "grad_norm": grad_norm, "learning_rate": lr, "loss": loss, "step": step})
-                }
-                Line::Validation { step, val_loss } => json!({"eval_loss": val_loss, "step": step}),
+            .filter_map(|line| match line {
+                Line::Step { step, loss, lr, grad_norm, epoch, .. } => Some(json!({
+                    "epoch": *epoch as f64, "grad_norm": grad_norm, "learning_rate": lr, "loss": loss, "step": step
+                })),
+                Line::Validation { step, val_loss } => Some(json!({"eval_loss": val_loss, "step": step})),
+                Line::Measured { .. } => None,
             })
             .collect();
         let epochs = self.lines.iter().rev().find_map(|line| match line {
             Line::Step { epoch, .. } => Some(*epoch),
-            Line::Validation { .. } => None,
+            Line::Validation { .. } | Line::Measured { .. } => None,
         });
         json!({
             "best_global_step": best.map(|best| best.step),
@@ -168,7 +185,7 @@ impl Journal {
             "max_steps": settings.steps,
             "num_input_tokens_seen": self.lines.iter().rev().find_map(|line| match line {
                 Line::Step { tokens, .. } => Some(*tokens),
-                Line::Validation { .. } => None,
+                Line::Validation { .. } | Line::Measured { .. } => None,
             }),
             "num_train_epochs": epochs.unwrap_or(0) + 1,
             "save_steps": settings.save_every,

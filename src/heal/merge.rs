@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use serde_json::{Map, Value};
 
@@ -43,6 +43,8 @@ pub struct Merge<'a> {
     /// Linear layers of the blocks in four bits; the scales too if `Some(true)`.
     four_bit: Option<bool>,
     linear: BTreeSet<String>,
+    /// Linear layers of the blocks are first quantised, the scales too if `Some(true)`, and decoded again.
+    onto: Option<bool>,
     config: Map<String, Value>,
     plan: ShardPlan,
 }
@@ -95,6 +97,7 @@ impl<'a> Merge<'a> {
             changes,
             four_bit,
             linear: linear.map(|tensor| tensor.name).collect(),
+            onto: None,
             config: checkpoint.config.clone(),
             plan: ShardPlan::new(Vec::new(), max_shard)?,
         };
@@ -113,13 +116,21 @@ impl<'a> Merge<'a> {
         Ok(merge)
     }
 
+    /// Adds to the numbers that four bits leave of the blocks' linear layers, not to those of the checkpoint: to the
+    /// weights that a QLoRA adapter was trained on. `double` quantises the scales as well.
+    #[must_use]
+    pub fn onto_quantized(mut self, double: bool) -> Self {
+        self.onto = Some(double);
+        self
+    }
+
     /// Disk and memory that writing takes.
     #[must_use]
     pub fn size(&self) -> MergeSize {
         let largest = |slots: &[Slot]| slots.iter().map(|slot| slot.shape.iter().product::<usize>()).max().unwrap_or(0);
         let largest = self.plan.shards.iter().map(|shard| largest(&shard.slots)).max().unwrap_or(0);
         // four bits need the matrix whole; otherwise a piece, what is added to it, their sum and the sum rounded
-        let whole = if self.four_bit.is_some() { 2 * largest } else { 0 };
+        let whole = if self.four_bit.is_some() || self.onto.is_some() { 2 * largest } else { 0 };
         MergeSize { disk: self.plan.disk_size(), memory: 4 * (whole + 4 * PIECE.min(largest)) as u64 }
     }
 
@@ -235,7 +246,7 @@ impl<'a> Merge<'a> {
     fn write_numbers(&self, slot: &Slot, file: &mut File) -> Result<()> {
         let entry = self.source(&slot.name)?;
         let was_four_bit = self.read.four_bit_state(&entry.name).is_some();
-        if !self.changes.contains_key(&slot.name) && !was_four_bit {
+        if !self.changes.contains_key(&slot.name) && !was_four_bit && !self.is_rounded(&slot.name) {
             return self.read.copy_to(entry, file);
         }
         let dtype = match slot.dtype {
@@ -246,11 +257,28 @@ impl<'a> Merge<'a> {
         if let Some(Change::Replace(tensor)) = self.changes.get(&slot.name) {
             return write_tensor(&rounded(&slot.name, tensor, dtype)?, file);
         }
-        let source = Numbers::open(&self.read, entry, &slot.shape)?;
+        let source = self.numbers(entry, &slot.name, &slot.shape)?;
         source.pieces(|rows, piece| {
             let sum = self.changed(&slot.name, rows, piece)?;
             write_tensor(&rounded(&slot.name, &sum, dtype)?, file)
         })
+    }
+
+    /// Whether the numbers of `name` are those that four bits leave.
+    fn is_rounded(&self, name: &str) -> bool {
+        self.onto.is_some() && self.linear.contains(name)
+    }
+
+    /// The numbers that tensor `name` is made from, which `entry` holds.
+    fn numbers<'b>(&'b self, entry: &'b Entry, name: &str, shape: &[usize]) -> Result<Numbers<'b>> {
+        let numbers = Numbers::open(&self.read, entry, shape)?;
+        match (numbers, self.onto) {
+            (Numbers::Dense(..), Some(double)) if self.is_rounded(name) => {
+                let weight = self.read.load(&entry.name, shape, &Device::Cpu)?;
+                Ok(Numbers::FourBit(Nf4Weight::quantise(&weight, double).context(|| format!("tensor {name}"))?))
+            }
+            (numbers, _) => Ok(numbers),
+        }
     }
 
     /// The rows from `first` on of tensor `name`, with what is added to them.
@@ -276,7 +304,7 @@ impl<'a> Merge<'a> {
             None => entry.shape.clone(),
         };
         let mut rows = Vec::new();
-        Numbers::open(&self.read, entry, &shape)?.pieces(|first, piece| {
+        self.numbers(entry, name, &shape)?.pieces(|first, piece| {
             rows.push(rounded(name, &self.changed(name, first, piece)?, dtype)?);
             Ok(())
         })?;

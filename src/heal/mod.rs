@@ -1,13 +1,15 @@
 //! Healing: fine-tuning what a cut left, with frozen weights in four bits and low-rank adapters, or the last layers
 //! whole.
 //!
-//! `settings` says what can be asked for, `given` what was, `pass` computes gradients, `trainer` makes steps of them with
-//! `optimiser` and `schedule`, `run` is the loop with validations and `state`s to go on from, `journal` its log; `merge` writes a model
-//! with the adapters in its weights; `plan` says beforehand what all that takes, `needs` of memory.
+//! `settings` says what can be asked for, `given` what was, `pass` computes gradients, `trainer` makes steps of them
+//! with `optimiser` and `schedule`, `run` is the loop with validations and `state`s to go on from, `journal` its log;
+//! `merge` writes a model with the adapters in its weights, `measure` says what became of its loss; `plan` says
+//! beforehand what all that takes, `needs` of memory.
 
 mod choices;
 mod given;
 mod journal;
+mod measure;
 mod merge;
 mod needs;
 pub mod optimiser;
@@ -17,11 +19,13 @@ mod run;
 mod samples;
 pub mod schedule;
 mod settings;
+mod settled;
 mod state;
 mod trainer;
 
-pub use choices::{Quant, Train};
+pub use choices::{MergeOnto, Quant, Train};
 pub use journal::{Journal, Line};
+pub use measure::{Known, Losses, Measured, Paired, Text, measurement};
 pub use merge::{Merge, MergeSize};
 pub use pass::{FINAL_NORM, Gradients, PassLoss, PassSettings, parameters, pass, targets};
 pub use plan::{Estimate, estimate, fittings};

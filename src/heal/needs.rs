@@ -47,8 +47,8 @@ impl Needs {
     ) -> Self {
         let (d, heads, mlp) = (spec.hidden_size as u64, spec.heads as u64, spec.mlp_size as u64);
         let (q, kv) = (heads * spec.head_dim as u64, (spec.kv_heads * spec.head_dim) as u64);
-        let of_step = (settings.seq_len * settings.batch) as u64;
-        let tokens = (settings.pass_tokens.max(settings.seq_len) as u64).min(of_step);
+        let of_step = (settings.seq_len() * settings.batch) as u64;
+        let tokens = (settings.pass_tokens.max(settings.seq_len()) as u64).min(of_step);
         let taught = settings.teacher.is_some();
         let lessons = if taught { 4 * d * of_step } else { 0 };
         let logits = ops::objective_bytes(tokens as usize, (spec.hidden_size, spec.vocab_size), taught, device);
@@ -99,15 +99,17 @@ impl Needs {
     }
 
     /// The way to spend that fits into `room` with the least work done for nothing; else the bytes of the thriftiest way.
-    /// On a GPU fewer tokens at a time than `most` come before inputs in main memory, of which `host` bytes are free.
+    /// On a GPU fewer tokens at a time than `most` come before inputs in main memory, of which `host` bytes are free; a run
+    /// that goes on is held (`is_held`) to the tokens it began with.
     pub(super) fn spending(
         &self,
         most: Spending,
         on_gpu: bool,
+        is_held: bool,
         (room, host): (u64, u64),
     ) -> std::result::Result<Spending, u64> {
         // fewer tokens at a time are other bits: on a CPU what is free must not decide on those
-        let divisors: &[usize] = if on_gpu { &[1, 2, 4, 8] } else { &[1] };
+        let divisors: &[usize] = if on_gpu && !is_held { &[1, 2, 4, 8] } else { &[1] };
         let places: &[bool] = if on_gpu && self.walked * self.input <= host { &[false, true] } else { &[false] };
         let ways = places.iter().flat_map(|inputs_on_host| {
             divisors.iter().map(|divisor| Spending {
@@ -182,8 +184,19 @@ mod tests {
             (false, 1085, 0, Ok(way(0, 64, false))),
             (false, 1084, 99, Err(1085)),
         ] {
-            assert_eq!(needs().spending(most, on_gpu, (room, host)), expected, "{on_gpu} {room} {host}");
+            assert_eq!(needs().spending(most, on_gpu, false, (room, host)), expected, "{on_gpu} {room} {host}");
         }
+    }
+
+    #[test]
+    fn a_run_that_goes_on_keeps_its_tokens() {
+        let began = Spending { layers_kept: 4, tokens_at_once: 32, inputs_on_host: false };
+        let spending = |room| needs().spending(began, true, true, (room, 40));
+        assert_eq!(spending(u64::MAX).map(|way| (way.layers_kept, way.tokens_at_once)), Ok((4, 32)));
+        assert_eq!(spending(1084).map(|way| (way.layers_kept, way.tokens_at_once)), Ok((0, 32)));
+        // eight at a time would fit, inputs in main memory as well
+        assert_eq!(spending(1061).map(|way| (way.tokens_at_once, way.inputs_on_host)), Err(1062));
+        assert_eq!(spending(1062).map(|way| way.inputs_on_host), Ok(true));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::model::lora::Adapters;
-use crate::model::{Budget, Fittings, Head, Spending, memory};
+use crate::model::{Budget, Fittings, Head, Spending, four_bit, memory};
 use crate::{Error, Result, ops};
 
 /// What a healing takes.
@@ -38,12 +38,12 @@ pub struct Estimate {
     pub flops_per_step: f64,
     /// Seconds of all steps at the speed measured on this machine just now; validations not counted.
     pub seconds: f64,
-    /// Bytes on disk: results and the state while it runs.
+    /// Bytes on disk, at most: the state while it runs, with it what is written at the end.
     pub disk: u64,
 }
 
 /// Estimates the healing of `checkpoint` by `settings` on a device, within a budget of its memory. The weights of a
-/// teacher of `teacher_bytes` are in memory as well.
+/// teacher of `teacher_bytes` are in memory as well. A run that goes on is held to the tokens at a time it began with.
 ///
 /// # Errors
 /// Request: it does not fit; says what would.
@@ -53,6 +53,7 @@ pub fn estimate(
     settings: &HealSettings,
     (device, budget): (&Device, Budget),
     teacher_bytes: u64,
+    held: Option<Spending>,
 ) -> Result<Estimate> {
     let trained = trained(spec, settings)?;
     let fittings = fittings(spec, settings);
@@ -65,20 +66,23 @@ pub fn estimate(
 
     let needs = Needs::new(checkpoint, spec, settings, device, (weights + 8 * trained, trained));
     let host = if device.is_cuda() { memory::free() / 10 * 9 } else { 0 };
-    let spending =
-        needs.spending(Spending::on(device, 0), device.is_cuda(), (budget.usable(), host)).map_err(|least| {
-            let fixed = needs.fixed + needs.gradients;
-            too_large(settings, budget, least, fixed)
-        })?;
+    let most = held.unwrap_or_else(|| Spending::on(device, 0));
+    let rooms = (budget.usable(), host);
+    let spending = needs.spending(most, device.is_cuda(), held.is_some(), rooms).map_err(|least| match held {
+        Some(held) => no_longer_fits(held, budget, least),
+        None => too_large(settings, budget, least, needs.fixed + needs.gradients),
+    })?;
     let bytes = needs.bytes(spending);
 
-    let tokens_per_step = (settings.batch * settings.seq_len) as u64;
+    let tokens_per_step = (settings.batch * settings.seq_len()) as u64;
     let recomputed = 1.0 - spending.layers_kept as f64 / needs.walked.max(1) as f64;
     let source: u64 = checkpoint.tensors.values().map(|entry| entry.len).sum();
     let taught = teacher_bytes as f64 / source.max(1) as f64;
     let flops_per_step = tokens_per_step as f64 * flops_per_token(spec, settings, trained, recomputed, taught);
-    let merged = if settings.adapter_only { 0 } else { source };
+    let merged = if settings.adapter_only { 0 } else { numbers_bytes(checkpoint)? };
     let four_bit = if settings.save_4bit { source / 2 } else { 0 };
+    // parameters, the same and two moments in the state; the best ones beside them, and each file's successor
+    let (training, writing) = (4 * trained * (2 * 3 + 2), 4 * trained * (3 + 1 + 1) + merged + four_bit);
     Ok(Estimate {
         weights,
         trained,
@@ -91,7 +95,7 @@ pub fn estimate(
         flops_per_step,
         seconds: settings.steps as f64 * flops_per_step * (1.0 + OTHERS / spec.hidden_size as f64)
             / flops_per_second(spec, device)?,
-        disk: merged + four_bit + 4 * trained * 5,
+        disk: training.max(writing),
     })
 }
 
@@ -129,7 +133,7 @@ fn flops_per_token(spec: &ModelSpec, settings: &HealSettings, trained: u64, reco
     let matrices = spec.layer_tensors(0).into_iter().filter(|tensor| tensor.shape.len() == 2);
     let products = 2.0 * matrices.map(|tensor| tensor.shape.iter().product::<usize>() as f64).sum::<f64>();
     // scores and sums of values, each over half of the square; five such products on the way back
-    let attention = (2 * spec.heads * spec.head_dim * settings.seq_len) as f64;
+    let attention = (2 * spec.heads * spec.head_dim * settings.seq_len()) as f64;
     let forward = products + attention;
     let head = (2 * spec.vocab_size * spec.hidden_size) as f64;
     let layers = spec.layers as f64;
@@ -177,6 +181,30 @@ fn product_rate(device: &Device, tokens: usize, i: usize, o: usize) -> Result<f6
         best = best.min(started.elapsed());
     }
     Ok((2 * tokens * i * o) as f64 / best.as_secs_f64().max(1e-9))
+}
+
+/// Bytes of all tensors as numbers, those in four bits in the type they had.
+fn numbers_bytes(checkpoint: &Checkpoint) -> Result<u64> {
+    let mut bytes = 0;
+    for (name, entry) in &checkpoint.tensors {
+        bytes += match checkpoint.four_bit_state(name) {
+            Some(_) => {
+                let (shape, dtype) = four_bit::original(checkpoint, name)?;
+                (shape.iter().product::<usize>() * dtype.size_in_bytes()) as u64
+            }
+            None => entry.len,
+        };
+    }
+    Ok(bytes)
+}
+
+fn no_longer_fits(held: Spending, budget: Budget, least: u64) -> Error {
+    let (least, cap) = (ByteSize(least + memory::OVERHEAD), ByteSize(budget.bytes()));
+    Error::request(format!(
+        "the unfinished run works on {} tokens at a time, which takes at least {least} of memory; allowed are {cap}: free \
+         some, allow more with --memory, or --restart to begin anew",
+        held.tokens_at_once
+    ))
 }
 
 fn too_large(settings: &HealSettings, budget: Budget, least: u64, fixed: u64) -> Error {

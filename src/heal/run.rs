@@ -7,7 +7,7 @@ use super::samples::Samples;
 use super::settings::HealSettings;
 use super::state::{Best, Place, WorkDir};
 use super::trainer::Trainer;
-use crate::model::{Model, memory};
+use crate::model::{Loss, Model, memory};
 use crate::progress::{Progress, Silent, Unit};
 use crate::{Context, Error, Result, interrupt, ops};
 
@@ -22,6 +22,8 @@ pub struct Finished {
     pub before: Option<f64>,
     /// Tokens trained on.
     pub tokens: u64,
+    /// Steps that an earlier process had done.
+    pub steps_before: usize,
 }
 
 /// A run ready to start or go on.
@@ -68,19 +70,11 @@ impl Run<'_> {
             )));
         }
         let mut at = At { journal, place: place.unwrap_or_default(), saved };
+        at.place.spending.get_or_insert(self.trainer.spending());
+        at.place.validation_tokens.get_or_insert(self.model.pass_tokens(0));
         if let Err(error) = self.steps(&mut at, samples, progress) {
-            // unless the step that failed had begun to change the parameters, they are those after the last one
-            let step = at.place.step;
-            if step > 0 && self.trainer.steps() == step && at.journal.ends_at(step) {
-                self.save(&mut at)?;
-            }
-            return match (error, at.saved) {
-                (Error::Work(message), Some(step)) => {
-                    let dir = self.dir.path().display();
-                    Err(Error::work(format!("{message}; the state after step {step} is in {dir}")))
-                }
-                (other, _) => Err(other),
-            };
+            progress.end();
+            return Err(self.stop(&mut at, error, progress));
         }
         let best = at.journal.best();
         if let Some(best) = best.filter(|best| !self.settings.keep_last && best.step < self.settings.steps) {
@@ -93,12 +87,39 @@ impl Run<'_> {
             Line::Validation { step: 0, val_loss } => Some(*val_loss),
             _ => None,
         });
-        Ok(Finished { journal: at.journal, best, before, tokens: at.place.tokens })
+        Ok(Finished { journal: at.journal, best, before, tokens: at.place.tokens, steps_before: saved.unwrap_or(0) })
+    }
+
+    /// Saves what can be saved of a run that ends with `error`, and says where it is.
+    fn stop(&self, at: &mut At, error: Error, progress: &dyn Progress) -> Error {
+        let (step, dir) = (at.place.step, self.dir.path().display());
+        // unless the step that failed had begun to change the parameters, they are those after the last one
+        let is_whole = step > 0 && self.trainer.steps() == step && at.journal.ends_at(step);
+        let unsaved = if is_whole && at.saved != Some(step) { self.save(at).err() } else { None };
+        let state = at.saved.map(|step| format!("the state after step {step} is in {dir}"));
+        match (error, unsaved, state) {
+            (Error::Interrupted, None, state) => {
+                if let Some(state) = state {
+                    progress.note(&format!("{state}: the same command goes on from there"));
+                }
+                Error::Interrupted
+            }
+            (error, Some(unsaved), state) => {
+                let (error, unsaved) = (error.to_string(), unsaved.to_string());
+                let why = if error == unsaved { String::new() } else { format!(": {unsaved}") };
+                let state = state.map(|state| format!("; {state}")).unwrap_or_default();
+                Error::work(format!("{error}; the state after step {step} cannot be saved{why}{state}"))
+            }
+            (Error::Work(message), None, Some(state)) => Error::work(format!("{message}; {state}")),
+            (other, None, _) => other,
+        }
     }
 
     fn steps(&mut self, at: &mut At, samples: &mut dyn Samples, progress: &dyn Progress) -> Result<()> {
         let steps = self.settings.steps;
-        progress.begin("healing", (steps - at.place.step) as u64, Unit::Items);
+        let before = at.place.step;
+        progress.begin("healing", steps as u64, Unit::Items);
+        progress.skip(before as u64);
         loop {
             let step = at.place.step;
             let due = step == 0 || step == steps || step.checked_rem(self.settings.eval_every) == Some(0);
@@ -115,7 +136,8 @@ impl Run<'_> {
                 return Ok(());
             }
             interrupt::check()?;
-            self.step(at, samples)?;
+            let said = self.step(at, samples)?;
+            progress.detail(&said);
             progress.advance(1);
         }
     }
@@ -127,7 +149,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn step(&mut self, at: &mut At, samples: &mut dyn Samples) -> Result<()> {
+    /// Does a step; what there is to say of it.
+    fn step(&mut self, at: &mut At, samples: &mut dyn Samples) -> Result<String> {
         let started = Instant::now();
         let rows = samples.take(self.settings.batch)?;
         let report = self.trainer.step(&rows)?;
@@ -145,7 +168,9 @@ impl Run<'_> {
             epoch: place.position.epoch,
             tokens_per_second: (report.tokens as f64 / seconds * 10.0).round() / 10.0,
             memory_mib: ops::device_peak(self.model.device())?.unwrap_or_else(memory::resident) >> 20,
-        })
+        })?;
+        let speed = report.tokens as f64 / seconds;
+        Ok(format!("loss {:.4}  lr {:.2e}  {speed:.0} tokens/s", report.loss, report.rate))
     }
 
     fn validate(&self, at: &mut At) -> Result<()> {
@@ -153,8 +178,9 @@ impl Run<'_> {
             return Ok(());
         }
         let step = at.place.step;
-        let loss =
-            self.model.loss(self.validation, "validation", &Silent).context(|| format!("validation at step {step}"))?;
+        let tokens = at.place.validation_tokens.unwrap_or_else(|| self.model.pass_tokens(0));
+        let losses = self.model.losses(self.validation, tokens, "validation", &Silent);
+        let loss = Loss::total(&losses.context(|| format!("validation at step {step}"))?);
         // before the line that says so: a line without its parameters would pass for a validation that is done
         if at.journal.best().is_none_or(|best| loss.mean() < best.loss) {
             self.dir.save_best(self.trainer.parameters())?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::choices::{Quant, Train};
+use super::choices::{MergeOnto, Quant, Train};
 use super::optimiser::AdamW;
 use super::schedule::{Decay, Schedule, warmup_steps};
 use crate::data::{Attention, BadRow, Packing, Separator, Shape, SourceOptions, TextSplit};
@@ -30,8 +30,8 @@ pub struct HealSettings {
     pub text_split: TextSplit,
     /// What is done about a row that cannot be read.
     pub on_bad_row: BadRow,
-    /// Tokens of a sequence, at most.
-    pub seq_len: usize,
+    /// Tokens of a sequence, at most; 2048, or the model's positions where those are fewer.
+    pub seq_len: Option<usize>,
     /// How documents become sequences.
     pub packing: Packing,
     /// What stands between documents.
@@ -42,6 +42,10 @@ pub struct HealSettings {
     pub shuffle_window: usize,
     /// Text to measure the validation loss on.
     pub eval_data: Option<String>,
+    /// The uncut model, to say how much of the damage is undone: directory or hub id. The teacher, or what `prune.json`
+    /// names, where it is still there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     /// Sequences of it.
     pub eval_samples: usize,
     /// Steps between two validations; 0 validates at the end only.
@@ -85,8 +89,8 @@ pub struct HealSettings {
     pub lr: f64,
     /// How it goes after the warm-up.
     pub schedule: Decay,
-    /// Steps of the warm-up, or, below 1, its share of all steps.
-    pub warmup: f64,
+    /// Steps of the warm-up, or, below 1, its share of all steps; 100, at most a tenth of the run.
+    pub warmup: Option<f64>,
     /// AdamW: decay of the mean of the gradients.
     pub beta1: f64,
     /// AdamW: decay of the mean of their squares.
@@ -111,6 +115,8 @@ pub struct HealSettings {
     pub save_every: usize,
     /// Writes the adapter alone, no merged model.
     pub adapter_only: bool,
+    /// The weights that the adapter is merged onto.
+    pub merge_onto: MergeOnto,
     /// Writes the base model in four bits as well.
     pub save_4bit: bool,
     /// Tensors of one weight file take no more than this, unless one alone does.
@@ -142,12 +148,13 @@ impl Default for HealSettings {
             text_field: "text".to_owned(),
             text_split: TextSplit::default(),
             on_bad_row: BadRow::default(),
-            seq_len: 2048,
+            seq_len: None,
             packing: Packing::Packed,
             separator: Separator::default(),
             attention: Attention::default(),
             shuffle_window: 8192,
             eval_data: None,
+            reference: None,
             eval_samples: 100,
             eval_every: 100,
             keep_last: false,
@@ -167,7 +174,7 @@ impl Default for HealSettings {
             pass_tokens: 512,
             lr: 3e-4,
             schedule: Decay::Cosine,
-            warmup: 100.0,
+            warmup: None,
             beta1: adam.beta1,
             beta2: adam.beta2,
             eps: adam.eps,
@@ -179,6 +186,7 @@ impl Default for HealSettings {
             temperature: 1.0,
             save_every: 100,
             adapter_only: false,
+            merge_onto: MergeOnto::Full,
             save_4bit: false,
             max_shard_size: "5GB".to_owned(),
             data_changed: false,
@@ -193,9 +201,11 @@ impl Default for HealSettings {
 }
 
 /// Settings that do not change the course of training: an unfinished run may go on with others.
-const FREE: [&str; 12] = [
+const FREE: [&str; 14] = [
     "data_changed",
     "out",
+    "reference",
+    "merge_onto",
     "save_every",
     "adapter_only",
     "save_4bit",
@@ -209,7 +219,7 @@ const FREE: [&str; 12] = [
 ];
 
 /// Those of them that decide what is written of a finished run.
-const WRITTEN: [&str; 4] = ["keep_last", "adapter_only", "save_4bit", "max_shard_size"];
+const WRITTEN: [&str; 6] = ["keep_last", "adapter_only", "save_4bit", "max_shard_size", "reference", "merge_onto"];
 
 impl HealSettings {
     /// Refuses what cannot be done, whatever the model.
@@ -230,7 +240,7 @@ impl HealSettings {
         }
         for (name, value, from, below) in [
             ("lr", self.lr, 0.0, f64::INFINITY),
-            ("warmup", self.warmup, 0.0, f64::INFINITY),
+            ("warmup", self.warmup(), 0.0, f64::INFINITY),
             ("beta1", self.beta1, 0.0, 1.0),
             ("beta2", self.beta2, 0.0, 1.0),
             ("eps", self.eps, 0.0, f64::INFINITY),
@@ -248,6 +258,19 @@ impl HealSettings {
         }
         if self.train != Train::Lora && self.adapter_only {
             return Err(Error::request(format!("train = \"{}\" makes no adapter: leave adapter_only out", self.train)));
+        }
+        if self.merge_onto == MergeOnto::Quantized {
+            if self.quant == Quant::None {
+                return Err(Error::request(
+                    "merge_onto = \"quantized\" goes with quant = \"nf4\": nothing else is quantized",
+                ));
+            }
+            if self.adapter_only {
+                return Err(Error::request("adapter_only merges nothing: leave merge_onto out"));
+            }
+        }
+        if self.reference.is_some() && self.eval_data.is_none() {
+            return Err(Error::request("reference is measured on eval_data: name a text with --eval-data"));
         }
         self.lora().check()
     }
@@ -275,7 +298,7 @@ impl HealSettings {
     /// The learning rates.
     #[must_use]
     pub fn rates(&self) -> Schedule {
-        let warmup = warmup_steps(self.warmup, self.steps);
+        let warmup = warmup_steps(self.warmup(), self.steps);
         Schedule { peak: self.lr, warmup, steps: self.steps, decay: self.schedule }
     }
 
@@ -289,7 +312,7 @@ impl HealSettings {
     #[must_use]
     pub fn shape(&self) -> Shape {
         Shape {
-            seq_len: self.seq_len,
+            seq_len: self.seq_len(),
             packing: self.packing,
             separator: self.separator,
             attention: self.attention,
@@ -349,6 +372,9 @@ mod tests {
             ("rank = 0", "rank"),
             ("dropout = 1.0", "dropout"),
             ("train = \"lm-head+last2\"\nadapter_only = true", "adapter_only"),
+            ("quant = \"none\"\nmerge_onto = \"quantized\"", "merge_onto"),
+            ("adapter_only = true\nmerge_onto = \"quantized\"", "merge_onto"),
+            ("reference = \"m\"", "eval-data"),
         ] {
             let error = toml::from_str::<HealSettings>(text).unwrap().check().unwrap_err();
             assert!(error.to_string().contains(name) && error.exit_code() == 2, "{error}");
@@ -361,9 +387,10 @@ mod tests {
         let deciding = HealSettings::default().deciding();
         assert!(deciding.contains_key("lr") && deciding.contains_key("eval_every"));
         assert!(FREE.iter().all(|name| !deciding.contains_key(*name)));
-        let all = serde_json::to_value(HealSettings::default()).unwrap();
+        let settings = HealSettings { reference: Some("m".to_owned()), ..HealSettings::default() };
+        let all = serde_json::to_value(&settings).unwrap();
         assert!(FREE.iter().all(|name| all.get(name).is_some()));
         assert!(WRITTEN.iter().all(|name| FREE.contains(name)));
-        assert_eq!(HealSettings::default().written().len(), WRITTEN.len());
+        assert_eq!(settings.written().len(), WRITTEN.len());
     }
 }

@@ -11,9 +11,11 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::measure::Known;
 use super::optimiser::{Moments, Optimiser};
 use crate::checkpoint::{Index, Shard, Slot, read_json, write_file, write_tensor};
 use crate::data::Position;
+use crate::model::Spending;
 use crate::progress::Silent;
 use crate::{Context, Error, Result, ops};
 
@@ -22,9 +24,10 @@ const STATE: &str = "state.safetensors";
 const BEST: &str = "best.safetensors";
 /// Settings that tell one text from another of the same name.
 const DATA: [&str; 3] = ["data_bytes", "data_sha256", "eval_data_sha256"];
+const KNOWN: &str = "measured.json";
 /// The log's file.
 pub(super) const LOG: &str = "log.jsonl";
-/// The tensor that holds [`Progress`] as JSON.
+/// The tensor that holds [`Place`] as JSON.
 const PLACE: &str = "place.json";
 
 /// How far a run is.
@@ -36,6 +39,13 @@ pub struct Place {
     pub tokens: u64,
     /// The next sequence.
     pub position: Position,
+    /// What passes spend memory on: more or fewer tokens at a time are other last bits, whatever memory is free when the
+    /// run goes on.
+    #[serde(default)]
+    pub spending: Option<Spending>,
+    /// Tokens of a pass of validation, for the same reason.
+    #[serde(default)]
+    pub validation_tokens: Option<usize>,
 }
 
 /// A validation.
@@ -157,9 +167,7 @@ impl WorkDir {
             return Ok(None);
         }
         let index = Index::open_file(&path)?;
-        let place: Place = serde_json::from_slice(&index.read(index.entry(PLACE)?)?)
-            .map_err(|error| Error::work(error.to_string()))
-            .context(|| path.display())?;
+        let place = read_place(&index).context(|| path.display())?;
         for (name, tensor) in parameters {
             put(&index, &format!("value.{name}"), tensor)?;
             let read =
@@ -168,6 +176,47 @@ impl WorkDir {
         }
         optimiser.steps = place.step;
         Ok(Some(place))
+    }
+
+    /// How far the unfinished run of `out` came; nothing is taken up.
+    ///
+    /// # Errors
+    /// Work: a state that is broken.
+    pub fn peek(out: &Path) -> Result<Option<Place>> {
+        let path = Self::place(out).join(STATE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        read_place(&Index::open_file(&path)?).context(|| path.display()).map(Some)
+    }
+
+    /// Bytes that lie there.
+    #[must_use]
+    pub fn size(out: &Path) -> u64 {
+        let entries = fs::read_dir(Self::place(out)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+    }
+
+    /// Losses that were measured before the first step.
+    ///
+    /// # Errors
+    /// Work: the file is broken.
+    pub fn known(&self) -> Result<Known> {
+        let path = self.path.join(KNOWN);
+        if !path.exists() {
+            return Ok(Known::new());
+        }
+        let text = fs::read(&path).map_err(|error| Error::io(&path, &error))?;
+        serde_json::from_slice(&text).map_err(|error| Error::work(error.to_string())).context(|| path.display())
+    }
+
+    /// Keeps them.
+    ///
+    /// # Errors
+    /// Work: the disk is full.
+    pub fn save_known(&self, known: &Known) -> Result<()> {
+        let text = serde_json::to_vec(known).map_err(|error| Error::work(error.to_string()))?;
+        write_file(&self.path.join(KNOWN), true, &text)
     }
 
     /// Keeps the parameters as the best so far.
@@ -215,6 +264,10 @@ impl WorkDir {
         }
         Ok(())
     }
+}
+
+fn read_place(index: &Index) -> Result<Place> {
+    serde_json::from_slice(&index.read(index.entry(PLACE)?)?).map_err(|error| Error::work(error.to_string()))
 }
 
 fn slot(name: String, shape: &[usize]) -> Slot {

@@ -79,6 +79,12 @@ impl<'a> Trainer<'a> {
         self.optimiser.steps
     }
 
+    /// What its passes spend memory on.
+    #[must_use]
+    pub fn spending(&self) -> Spending {
+        self.spending
+    }
+
     /// The trained parameters by name.
     #[must_use]
     pub fn parameters(&self) -> &[(String, Tensor)] {

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::progress::Progress;
 
 /// Negative log-likelihood of the predicted tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Loss {
     /// Sum over tokens, nats.
     pub sum: f64,
@@ -21,12 +21,19 @@ impl Loss {
     pub fn mean(&self) -> f64 {
         self.sum / self.tokens as f64
     }
+
+    /// Of all sequences together.
+    #[must_use]
+    pub fn total(losses: &[Self]) -> Self {
+        losses.iter().fold(Self::default(), |all, own| Self { sum: all.sum + own.sum, tokens: all.tokens + own.tokens })
+    }
 }
 
 struct Scorer<'a> {
     model: &'a Model,
     batches: &'a [Batch],
-    loss: Loss,
+    /// Of each sequence, in order.
+    losses: Vec<Loss>,
 }
 
 impl Observer for Scorer<'_> {
@@ -35,25 +42,35 @@ impl Observer for Scorer<'_> {
             return Ok(());
         }
         let (index, batch) = (batch, &self.batches[batch]);
-        let segments = batch.layout.segments().iter();
-        let rows: Vec<u32> = segments.flat_map(|s| s.start..s.start + s.len - 1).map(|row| row as u32).collect();
-        if rows.is_empty() {
-            return Ok(());
+        let segments = batch.layout.segments();
+        let rows: Vec<u32> = segments.iter().flat_map(|s| s.start..s.start + s.len - 1).map(|row| row as u32).collect();
+        let mut scored = Vec::new();
+        if !rows.is_empty() {
+            let targets: Vec<&[u32]> =
+                rows.iter().map(|row| &batch.ids[*row as usize + 1..*row as usize + 2]).collect();
+            let x = x.index_select(&Tensor::from_slice(&rows, rows.len(), x.device())?, 0)?;
+            let place = |row: usize| Batch::place(self.batches, index, rows[row] as usize);
+            scored = self.model.score(&x, &targets, &place)?;
         }
-        let targets: Vec<&[u32]> = rows.iter().map(|row| &batch.ids[*row as usize + 1..*row as usize + 2]).collect();
-        let x = x.index_select(&Tensor::from_slice(&rows, rows.len(), x.device())?, 0)?;
-        let place = |row: usize| Batch::place(self.batches, index, rows[row] as usize);
-        for scored in self.model.score(&x, &targets, &place)?.iter().flatten() {
-            self.loss.sum -= f64::from(scored.log_likelihood);
+        let mut scored = scored.iter().flatten();
+        for segment in segments {
+            let own = scored.by_ref().take(segment.len - 1).map(|scored| f64::from(scored.log_likelihood));
+            self.losses.push(Loss { sum: -own.sum::<f64>(), tokens: segment.len - 1 });
         }
-        self.loss.tokens += rows.len();
         Ok(())
     }
 }
 
-pub(super) fn loss(model: &Model, sequences: &[Vec<u32>], what: &str, progress: &dyn Progress) -> Result<Loss> {
-    let batches = Batch::pack(sequences, model.pass_tokens(0))?;
-    let mut scorer = Scorer { model, batches: &batches, loss: Loss::default() };
+/// Of each of `sequences`, `pass_tokens` tokens of them at a time.
+pub(super) fn losses(
+    model: &Model,
+    sequences: &[Vec<u32>],
+    pass_tokens: usize,
+    what: &str,
+    progress: &dyn Progress,
+) -> Result<Vec<Loss>> {
+    let batches = Batch::pack(sequences, pass_tokens)?;
+    let mut scorer = Scorer { model, batches: &batches, losses: Vec::with_capacity(sequences.len()) };
     model.run(&batches, &mut scorer, what, progress)?;
-    Ok(scorer.loss)
+    Ok(scorer.losses)
 }

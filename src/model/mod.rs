@@ -327,12 +327,27 @@ impl Model {
         self.head.logits(x)
     }
 
-    /// Mean negative log-likelihood in nats of every token but the first of each sequence, and how many those are.
+    /// Negative log-likelihood in nats of every token but the first of each sequence, by sequence; `pass_tokens` go
+    /// through together, unless one sequence is longer.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn losses(
+        &self,
+        sequences: &[Vec<u32>],
+        pass_tokens: usize,
+        what: &str,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Loss>> {
+        loss::losses(self, sequences, pass_tokens, what, progress)
+    }
+
+    /// The same of all sequences together, as many tokens at a time as suit the model.
     ///
     /// # Errors
     /// As [`Model::run`].
     pub fn loss(&self, sequences: &[Vec<u32>], what: &str, progress: &dyn Progress) -> Result<Loss> {
-        loss::loss(self, sequences, what, progress)
+        Ok(Loss::total(&self.losses(sequences, self.pass_tokens(0), what, progress)?))
     }
 
     /// Batches that go through the stack together: one when the layers are resident, as many as the budget holds when

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::block::{Attend, Expand};
 use super::chunks::{Gathered, chunks, rows};
@@ -26,7 +26,7 @@ pub struct Noise {
 }
 
 /// What training passes spend memory on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spending {
     /// Layers, counted from the top, that keep what their backward pass needs; the others compute it again from what
     /// entered them.

@@ -86,9 +86,27 @@ pub struct Healing {
     pub steps: usize,
     /// Tokens trained on.
     pub tokens: u64,
-    /// Validation loss before the first step, nats a token.
+    /// Loss of the uncut model on the validation text, nats a token.
+    #[serde(default)]
+    pub uncut: Option<f64>,
+    /// Of the model only cut.
+    #[serde(default)]
+    pub cut: Option<f64>,
+    /// Of the model as it was written.
+    #[serde(default)]
+    pub healed: Option<f64>,
+    /// Standard error of the difference of the last two, sequence by sequence.
+    #[serde(default)]
+    pub healed_stderr: Option<f64>,
+    /// Share of the cut's damage that is undone.
+    #[serde(default)]
+    pub undone: Option<f64>,
+    /// Which tokens that was measured on.
+    #[serde(default)]
+    pub text: Option<String>,
+    /// Validation loss before the first step, under the weights that were trained against, which may be in four bits.
     pub loss_before: Option<f64>,
-    /// The best validation loss.
+    /// The best of those.
     pub best_loss: Option<f64>,
     /// Steps after which it was best.
     pub best_step: Option<usize>,

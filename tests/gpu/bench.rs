@@ -101,7 +101,8 @@ fn benchmarks() {
     if !wanted("healing") {
         return;
     }
-    let settings = HealSettings { dropout: 0.05, rank: 64, pass_tokens: len, seq_len: len, ..HealSettings::default() };
+    let settings =
+        HealSettings { dropout: 0.05, rank: 64, pass_tokens: len, seq_len: Some(len), ..HealSettings::default() };
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
     let mut fittings = fittings(&spec, &settings);
     fittings.adapters = Some(Arc::new(Adapters::new(&spec, &settings.lora(), 0, device).unwrap()));
@@ -137,7 +138,7 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
         batch: 1,
         dropout: 0.0,
         pass_tokens: len,
-        seq_len: len,
+        seq_len: Some(len),
         ..HealSettings::default()
     };
     let mut fittings = fittings(&spec, &settings(1024));
@@ -158,7 +159,7 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
         let (cap, most) = cap.split_once(':').unwrap_or((cap, "1048576"));
         let (cap, most) = ((1e9 * cap.parse::<f64>().unwrap()) as u64, most.parse::<usize>().unwrap());
         let budget = Budget::on(device, Some(cap - outside)).unwrap();
-        let plan = |len: usize| estimate(&checkpoint, &spec, &settings(len), (device, budget), 0);
+        let plan = |len: usize| estimate(&checkpoint, &spec, &settings(len), (device, budget), 0, None);
         // in steps of 256 tokens
         let (mut fits, mut too_long) = (0, 1 << 12);
         while fits + 1 < too_long {

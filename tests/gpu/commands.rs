@@ -79,13 +79,13 @@ fn analyze_eval_and_heal() {
             out: Some(out.clone()),
             device: device.to_owned(),
             dtype: (device != "cpu").then(|| "f32".to_owned()),
-            seq_len: 32,
+            seq_len: Some(32),
             rank: 4,
             steps: 6,
             batch: 3,
             eval_every: 2,
             save_every: 2,
-            warmup: 0.0,
+            warmup: Some(0.0),
             lr: 1e-2,
             ..HealSettings::default()
         };

@@ -19,7 +19,16 @@ use crate::numbers::{assert_close, numbers, random};
 
 fn settings(train: Train, quant: Quant, dropout: f64) -> HealSettings {
     let target = "all-linear".parse().unwrap();
-    HealSettings { train, quant, dropout, target, rank: 3, alpha: Some(5.0), warmup: 0.0, ..HealSettings::default() }
+    HealSettings {
+        train,
+        quant,
+        dropout,
+        target,
+        rank: 3,
+        alpha: Some(5.0),
+        warmup: Some(0.0),
+        ..HealSettings::default()
+    }
 }
 
 /// Opens `dir` for training, its adapters small random numbers.

@@ -248,7 +248,7 @@ fn golden_case(name: &str, checkpoint: &Path, goldens: &Path, exact: bool) {
         dropout: 0.0,
         lr: 1e-3,
         schedule: prune::heal::schedule::Decay::Constant,
-        warmup: 0.0,
+        warmup: Some(0.0),
         weight_decay: 0.01,
         clip: 0.0,
         ..HealSettings::default()

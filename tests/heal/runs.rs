@@ -23,7 +23,7 @@ fn forty_steps() {
             rank: 8,
             dropout: 0.0,
             lr: 3e-3,
-            warmup: 1.0,
+            warmup: Some(1.0),
             steps: 40,
             ..HealSettings::default()
         };
@@ -89,7 +89,7 @@ fn run(name: &str, golden: &Value, train: &Path, dir: &str, rows: &[Vec<u32>]) {
         alpha: Some(16.0),
         dropout: 0.0,
         lr: 1e-3,
-        warmup: 3.0,
+        warmup: Some(3.0),
         steps: 14,
         batch: 8,
         weight_decay: 0.01,

@@ -168,13 +168,14 @@ impl Ahead<'_> {
         }
         self.speed(&name("speed"), &identity, &layers)?;
         let (Some(settings), Some(key)) = (&self.recipe.heal, self.keys.healing(&identity)?) else { return Ok(()) };
+        let settings = &settings.settled(self.spec.max_positions).0;
         let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
         let budget = open::budget(settings.memory.as_deref(), &device)?;
         let mut spec = self.spec.clone();
         spec.layers -= layers.len();
         let teacher = settings.teacher.as_ref().map_or(0, |_| self.bytes_without(&[]));
-        let plan =
-            heal::estimate(self.checkpoint, &spec, settings, (&device, budget), teacher).context(|| healed.clone())?;
+        let plan = heal::estimate(self.checkpoint, &spec, settings, (&device, budget), teacher, None)
+            .context(|| healed.clone())?;
         let whole = self.bytes_without(&[]);
         self.stages.push(StageReport {
             is_done: is_done(&self.state, &healed, key.clone()),

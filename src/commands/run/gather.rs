@@ -55,7 +55,7 @@ pub(super) fn data(recipe: &Recipe, done: &Done, dir: &Path) -> Result<RunData> 
             healing: None,
             speed: cut.speed,
         };
-        let healed = cut.healing.map(|result| {
+        let healed = cut.healing.as_ref().map(|result| {
             let healing = Some(healing(cut, result, dir)?);
             Ok::<_, Error>(Variant { is_healed: true, scores: scores(cut.healed.as_ref()), healing, ..variant.clone() })
         });
@@ -123,7 +123,7 @@ fn score(measure: &Measure, figures: &[FigureReport]) -> Option<Score> {
     Some(Score { value: figure.value, stderr: figure.stderr, documents: figure.documents })
 }
 
-fn healing(cut: &CutDone, result: HealResult, dir: &Path) -> Result<Healing> {
+fn healing(cut: &CutDone, result: &HealResult, dir: &Path) -> Result<Healing> {
     let path = dir.join(&cut.dir).join("healed/log.jsonl");
     let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, &error))?;
     let (mut training, mut validation) = (Vec::new(), Vec::new());
@@ -132,9 +132,17 @@ fn healing(cut: &CutDone, result: HealResult, dir: &Path) -> Result<Healing> {
         match line {
             Line::Step { step, loss, .. } => training.push((step, loss)),
             Line::Validation { step, val_loss } => validation.push((step, val_loss)),
+            Line::Measured { .. } => {}
         }
     }
+    let measured = result.measured.as_ref();
     Ok(Healing {
+        uncut: measured.and_then(|measured| measured.uncut),
+        cut: measured.map(|measured| measured.cut),
+        healed: measured.map(|measured| measured.healed),
+        healed_stderr: measured.and_then(|measured| measured.gain.stderr),
+        undone: measured.and_then(|measured| measured.undone),
+        text: measured.map(|measured| measured.text.to_string()),
         steps: result.steps,
         tokens: result.tokens,
         loss_before: result.loss_before,

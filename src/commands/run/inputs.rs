@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 
 use super::recipe::{Recipe, Wanted};
 use super::state::key;
+use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::eval::settings::EvalSettings;
+use crate::heal::MergeOnto;
 use crate::{Error, Result};
 
 /// The keys of a recipe's stages.
@@ -18,11 +20,14 @@ pub(super) struct Keys<'a> {
     recipe: &'a Recipe,
     /// What the dense model is.
     pub(super) model: Value,
+    /// Positions the model was made for, which a healing's length goes by.
+    positions: usize,
 }
 
 impl<'a> Keys<'a> {
     pub(super) fn new(recipe: &'a Recipe, checkpoint: &Checkpoint) -> Result<Self> {
-        Ok(Self { recipe, model: model(checkpoint)? })
+        let positions = ModelSpec::from_config(&checkpoint.config)?.max_positions;
+        Ok(Self { recipe, model: model(checkpoint)?, positions })
     }
 
     /// What the dense model without the layers `dropped` is.
@@ -58,10 +63,22 @@ impl<'a> Keys<'a> {
     /// The healing of the cut that `identity` says; absent where nothing is healed.
     pub(super) fn healing(&self, identity: &Value) -> Result<Option<String>> {
         let Some(settings) = &self.recipe.heal else { return Ok(None) };
+        let settings = &settings.settled(self.positions).0;
         let adapter = settings.adapter.as_ref().map(|path| path.display().to_string());
         let read = [&settings.data, &settings.eval_data, &settings.teacher, &adapter];
         let read: Vec<Value> = read.into_iter().flatten().map(|name| named(name)).collect::<Result<_>>()?;
-        Ok(Some(key(&json!([identity, settings.deciding(), read]))))
+        // what came later counts where it is not left at what was always done
+        let mut new = Vec::new();
+        if settings.merge_onto != MergeOnto::default() {
+            new.push(json!(settings.merge_onto));
+        }
+        new.extend(settings.reference.as_ref().map(|name| named(name)).transpose()?);
+        let of = if new.is_empty() {
+            json!([identity, settings.deciding(), read])
+        } else {
+            json!([identity, settings.deciding(), read, new])
+        };
+        Ok(Some(key(&of)))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::commands::heal::{self, HealResult};
 use crate::commands::merge::{self, MergeSettings};
 use crate::commands::open;
 use crate::eval::settings::EvalSettings;
-use crate::heal::HealSettings;
+use crate::heal::{HealSettings, Known, MergeOnto};
 use crate::importance::Analysis;
 use crate::plan::parse_drop;
 use crate::progress::Progress;
@@ -83,7 +83,16 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
     let wanted = recipe.wanted(spec.layers)?;
     let state = State::open(out)?;
     let keys = Keys::new(recipe, &checkpoint)?;
-    let mut line = Line { recipe, state, keys, progress, tokenised: None, stages: Vec::new(), made: Vec::new() };
+    let mut line = Line {
+        recipe,
+        state,
+        keys,
+        progress,
+        tokenised: None,
+        measured: Known::new(),
+        stages: Vec::new(),
+        made: Vec::new(),
+    };
     let analysis = line.analyze()?;
     let dense =
         line.score("dense/scores", Scored { path: recipe.model.clone(), adapter: None }, &line.keys.model.clone())?;
@@ -128,10 +137,17 @@ impl CutDone {
             size: self.size,
             scores: self.scores.clone(),
             speed: self.speed,
-            healing: self.healing,
+            healing: self.healing.clone(),
             healed: self.healed.clone(),
         }
     }
+}
+
+/// How `settings` merge an adapter.
+fn merging(settings: &HealSettings) -> MergeSettings {
+    let merge_onto = settings.merge_onto;
+    let plain_scales = settings.plain_scales && merge_onto == MergeOnto::Quantized;
+    MergeSettings { merge_onto, plain_scales, ..MergeSettings::default() }
 }
 
 /// A model to score.
@@ -147,6 +163,8 @@ struct Line<'a> {
     keys: Keys<'a>,
     progress: &'a dyn Progress,
     tokenised: Tokenised,
+    /// Losses of models as they lie on disk: the dense one is measured once.
+    measured: Known,
     stages: Vec<String>,
     made: Vec<String>,
 }
@@ -240,10 +258,13 @@ impl Line<'_> {
             let identity = json!(key);
             let stage = Stage { name: &healed, key, needed: Some(&healed) };
             self.begin(&stage);
-            let settings = HealSettings { model: Some(self.path(&model)), ..settings };
+            let reference = settings.eval_data.is_some().then(|| self.recipe.model.clone());
+            let reference = settings.reference.clone().or(reference);
+            let settings = HealSettings { model: Some(self.path(&model)), reference, ..settings };
+            let measured = &mut self.measured;
             done.healing = Some(self.state.run(&stage, self.progress, |out, progress| {
                 let settings = HealSettings { out: Some(out.to_owned()), ..settings };
-                let report = heal::heal(&settings, progress)?;
+                let report = heal::heal_sharing(&settings, measured, progress)?;
                 report.result.ok_or_else(|| Error::work("the healing has no result"))
             })?);
             let whole = if self.unscored(&healed_scores, &identity)? {
@@ -273,7 +294,7 @@ impl Line<'_> {
                 adapter: Some(adapter),
                 out: Some(path),
                 max_shard_size: self.recipe.cut.max_shard_size.clone(),
-                ..MergeSettings::default()
+                ..self.recipe.heal.as_ref().map_or_else(MergeSettings::default, merging)
             };
             merge::merge(&settings, self.progress)?;
         }

@@ -81,6 +81,11 @@ const MODELS: &[&str] = &[
     "peak_memory_bytes",
     "healing_steps",
     "healing_tokens",
+    "loss_uncut",
+    "loss_cut",
+    "loss_healed",
+    "loss_healed_stderr",
+    "damage_undone",
     "healing_loss_before",
     "healing_best_loss",
     "healing_best_step",
@@ -95,6 +100,11 @@ fn models(data: &RunData) -> Vec<Row> {
         row.extend([some(speed.map(|speed| speed.first_token)), some(speed.map(|speed| speed.memory))]);
         row.extend([some(healing.map(|healing| healing.steps)), some(healing.map(|healing| healing.tokens))]);
         row.extend([
+            some(healing.and_then(|healing| healing.uncut)),
+            some(healing.and_then(|healing| healing.cut)),
+            some(healing.and_then(|healing| healing.healed)),
+            some(healing.and_then(|healing| healing.healed_stderr)),
+            some(healing.and_then(|healing| healing.undone)),
             some(healing.and_then(|healing| healing.loss_before)),
             some(healing.and_then(|healing| healing.best_loss)),
         ]);

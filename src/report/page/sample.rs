@@ -24,6 +24,12 @@ fn variant(strategy: Option<&str>, dropped: Vec<usize>, is_healed: bool, cost: f
     let healing = is_healed.then(|| Healing {
         steps: 40,
         tokens: 81_920,
+        uncut: Some(0.4),
+        cut: Some(loss(0) - 0.02),
+        healed: Some(loss(40) - 0.01),
+        healed_stderr: Some(0.004),
+        undone: Some(0.6),
+        text: Some("20 sequences x 64 tokens of held-out.jsonl (1280 tokens)".to_owned()),
         loss_before: Some(loss(0)),
         best_loss: Some(loss(40)),
         best_step: Some(40),

@@ -155,18 +155,26 @@ pub(super) fn healings(data: &RunData) -> Option<Markup> {
                 th scope="col" { "model" }
                 th scope="col" { "steps" }
                 th scope="col" { "tokens" }
-                th scope="col" { "validation loss before" }
+                th scope="col" { "uncut" }
+                th scope="col" { "cut" }
+                th scope="col" { "healed, as written" }
+                th scope="col" { "damage undone" }
+                th scope="col" { "while training, before" }
                 th scope="col" { "best" }
                 th scope="col" { "after step" }
             }
         }
         tbody {
-            @for variant in healed {
+            @for variant in &healed {
                 @if let Some(healing) = &variant.healing {
                     tr {
                         th scope="row" { (words::variant(variant)) }
                         td { (healing.steps) }
                         td { (words::count(healing.tokens)) }
+                        (loss(healing.uncut))
+                        (loss(healing.cut))
+                        (cell(healing.healed.map(|healed| words::with_error(healed, healing.healed_stderr))))
+                        (cell(healing.undone.map(|undone| format!("{:.0} %", 100.0 * undone))))
                         (loss(healing.loss_before))
                         (loss(healing.best_loss))
                         (cell(healing.best_step.map(|step| step.to_string())))
@@ -175,7 +183,13 @@ pub(super) fn healings(data: &RunData) -> Option<Markup> {
             }
         }
     };
-    Some(scrolling("How the models were healed; losses in nats a token", table))
+    let text = healed.iter().find_map(|variant| variant.healing.as_ref()?.text.clone());
+    let on = text.map(|text| format!(" on {text}")).unwrap_or_default();
+    let title = format!(
+        "How the models were healed; losses in nats a token{on}, the error that of the paired difference to the cut model. \
+         While training they are those of the weights trained against, which may be in four bits"
+    );
+    Some(scrolling(&title, table))
 }
 
 /// The recipe, and what the run says of itself.

@@ -1,6 +1,6 @@
 //! Losses while healing.
 
-use super::super::super::chart::{Dot, LineChart, Look, Point, Series, means};
+use super::super::super::chart::{Dot, Level, LineChart, Look, Point, Series, means};
 use super::super::super::palette;
 use super::super::super::run::{Healing, RunData, Variant};
 use super::super::cuts::strategies;
@@ -35,8 +35,11 @@ fn figure(strategy: Option<&str>, healed: &[(&Variant, &Healing)]) -> NamedFigur
     let described = healed.iter().map(|(variant, healing)| {
         let step = healing.best_step.map(|step| format!(" after step {step}")).unwrap_or_default();
         format!(
-            "{}: validation loss {} before, {} at best{step}, {}.",
+            "{}: loss {} uncut, {} cut, {} healed as written; while training {} before, {} at best{step}, {}.",
             words::variant(variant),
+            number(healing.uncut),
+            number(healing.cut),
+            number(healing.healed),
             number(healing.loss_before),
             number(healing.best_loss),
             words::plural(healing.steps, "step")
@@ -48,6 +51,10 @@ fn figure(strategy: Option<&str>, healed: &[(&Variant, &Healing)]) -> NamedFigur
         description: described.collect::<Vec<_>>().join(" "),
         part: Part::Healing,
         drawing: Drawing::Curves(LineChart {
+            levels: match healed {
+                [(_, healing)] => levels(healing),
+                _ => Vec::new(),
+            },
             subtitle: caption.to_owned(),
             across: "step".to_owned(),
             up: "loss, nats a token".to_owned(),
@@ -57,6 +64,12 @@ fn figure(strategy: Option<&str>, healed: &[(&Variant, &Healing)]) -> NamedFigur
         }),
         caption: caption.to_owned(),
     }
+}
+
+/// What the curves of one fine-tuning lie between: the models themselves.
+fn levels(healing: &Healing) -> Vec<Level> {
+    let levels = [("uncut", healing.uncut), ("cut", healing.cut), ("healed, as written", healing.healed)];
+    levels.into_iter().filter_map(|(name, y)| Some(Level { name: name.to_owned(), y: y? })).collect()
 }
 
 /// A loss, or that there is none.

@@ -1,0 +1,256 @@
+//! A healing from its open inputs to its output: measured, trained, written, measured again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::heal::HealResult;
+use super::heal_figure;
+use super::heal_measure::{Gauge, Uncut};
+use super::heal_record::{Record, pretty};
+use crate::arch::ModelSpec;
+use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, content_hash};
+use crate::data::{Source, StreamOptions, Tokenizer, TrainStream};
+use crate::heal::{
+    Best, Estimate, Finished, HealSettings, Known, Line, Losses, Measured, Merge, MergeOnto, Run, TextSamples, Train,
+    Trainer, WorkDir, fittings,
+};
+use crate::model::lora::Adapters;
+use crate::model::{Budget, Fittings, Loss, Model, ModelOptions, Residency};
+use crate::progress::Progress;
+use crate::{Error, Result};
+
+/// What is trained and measured on.
+pub(super) struct Texts {
+    pub(super) training: Source,
+    pub(super) validation: Option<Source>,
+}
+
+/// The models of a healing, and where they compute.
+pub(super) struct Models<'a> {
+    pub(super) checkpoint: &'a Arc<Checkpoint>,
+    pub(super) spec: &'a ModelSpec,
+    pub(super) uncut: Option<Uncut>,
+    pub(super) device: Device,
+    pub(super) budget: Budget,
+}
+
+/// A healing whose inputs are open.
+pub(super) struct Job<'a> {
+    pub(super) models: Models<'a>,
+    pub(super) settings: &'a HealSettings,
+    pub(super) plan: Estimate,
+    pub(super) text: Texts,
+    pub(super) out: &'a Path,
+    pub(super) max_shard: ByteSize,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) record: Record,
+}
+
+/// What training gave.
+struct Trained {
+    finished: Finished,
+    adapters: Option<Arc<Adapters>>,
+    parameters: Vec<(String, Tensor)>,
+}
+
+/// Losses that were taken before training.
+struct Before {
+    uncut: Option<(String, Vec<Loss>)>,
+    cut: Vec<Loss>,
+}
+
+impl Job<'_> {
+    /// Trains and writes; the result, and the steps that were done before. A state stays behind unless all is done.
+    pub(super) fn run(
+        &self,
+        adapter: Option<Adapters>,
+        teacher: Option<Arc<Checkpoint>>,
+        known: &mut Known,
+    ) -> Result<(HealResult, usize)> {
+        let needed = self.plan.disk.saturating_sub(WorkDir::size(self.out));
+        OutputDir::foresee(self.out, self.settings.force, &[&self.models.checkpoint.source.dir], needed)?;
+        let dir = WorkDir::open(self.out, &self.record.deciding, self.settings.restart, self.settings.data_changed)?;
+        match self.heal(&dir, adapter, teacher, known) {
+            Ok(result) => dir.remove().map(|()| result),
+            Err(error) => {
+                dir.close();
+                Err(error)
+            }
+        }
+    }
+
+    /// Models are in memory one after the other: those that are measured first, the one in training (with its teacher),
+    /// those that are measured then.
+    fn heal(
+        &self,
+        dir: &WorkDir,
+        adapter: Option<Adapters>,
+        teacher: Option<Arc<Checkpoint>>,
+        known: &mut Known,
+    ) -> Result<(HealResult, usize)> {
+        let Models { checkpoint, device, budget, .. } = &self.models;
+        let tokenizer = Tokenizer::open(&checkpoint.source.dir)?;
+        let validation = self.text.validation.as_ref();
+        let place = (device.clone(), *budget);
+        let gauge = validation.map(|text| Gauge::new(text, &tokenizer, self.settings, place, self.progress));
+        let gauge = gauge.transpose()?;
+        let before = gauge.as_ref().map(|gauge| self.measure(gauge, dir, known)).transpose()?;
+        let rows = gauge.as_ref().map_or(&[][..], |gauge| &gauge.rows);
+        let trained = self.train(dir, &tokenizer, rows, adapter, teacher)?;
+        let result = self.write(&trained, gauge.as_ref().zip(before))?;
+        Ok((result, trained.finished.steps_before))
+    }
+
+    /// The uncut model, where it is known, and the cut one. What an earlier process found is not measured again.
+    fn measure(&self, gauge: &Gauge<'_>, dir: &WorkDir, known: &mut Known) -> Result<Before> {
+        let Models { checkpoint, uncut, .. } = &self.models;
+        known.append(&mut dir.known()?);
+        let mut reference = None;
+        if let Some(Uncut { checkpoint, is_asked }) = uncut {
+            let identity = content_hash(&checkpoint.content_files(), self.progress)?;
+            match gauge.stored(checkpoint, &identity, "uncut", known) {
+                Ok(losses) => reference = Some((checkpoint.source.id.clone(), losses)),
+                Err(error) if *is_asked || matches!(error, Error::Interrupted) => return Err(error),
+                Err(error) => self.progress.warn(&format!("{error}; healing goes on without the uncut model's loss")),
+            }
+            dir.save_known(known)?;
+        }
+        let cut = gauge.stored(checkpoint, self.record.model(), "cut", known)?;
+        dir.save_known(known)?;
+        let mean = |losses: &[Loss]| Loss::total(losses).mean();
+        let uncut = reference.as_ref().map(|(_, losses)| format!("uncut {:.4}, ", mean(losses))).unwrap_or_default();
+        self.progress.note(&format!("loss on {}: {uncut}cut {:.4} nats a token", gauge.text, mean(&cut)));
+        Ok(Before { uncut: reference, cut })
+    }
+
+    fn train(
+        &self,
+        dir: &WorkDir,
+        tokenizer: &Tokenizer,
+        validation: &[Vec<u32>],
+        adapter: Option<Adapters>,
+        teacher: Option<Arc<Checkpoint>>,
+    ) -> Result<Trained> {
+        let (settings, progress) = (self.settings, self.progress);
+        let Models { checkpoint, spec, device, budget, .. } = &self.models;
+        let adapters = match (settings.train, adapter) {
+            (Train::Lora, Some(adapters)) => Some(adapters),
+            (Train::Lora, None) => Some(Adapters::new(spec, &settings.lora(), settings.seed, device)?),
+            (Train::Last(_), _) => None,
+        };
+        let adapters = adapters.map(Arc::new);
+        let mut fittings = fittings(spec, settings);
+        fittings.adapters.clone_from(&adapters);
+        let options = ModelOptions {
+            device: device.clone(),
+            budget: *budget,
+            fittings,
+            residency: Some(Residency::Resident),
+            rows_on_host: true,
+            ..ModelOptions::default()
+        };
+        let model = Model::open((*checkpoint).clone(), &options, progress)?;
+        let teacher = teacher
+            .map(|teacher| {
+                let options = ModelOptions { device: device.clone(), budget: *budget, ..ModelOptions::default() };
+                Model::open(teacher, &options, progress)
+            })
+            .transpose()?;
+        let trainer = Trainer::new(&model, teacher.as_ref(), settings, self.plan.spending)?;
+        let mut run = Run { model: &model, trainer, settings, dir, validation };
+        let place = run.restore()?;
+        let stream = StreamOptions { shape: settings.shape(), window: settings.shuffle_window, seed: settings.seed };
+        let position = place.as_ref().map(|place| place.position.clone());
+        let open = if settings.data_changed { TrainStream::on_changed } else { TrainStream::new };
+        let stream = open(&self.text.training, tokenizer, stream, position)?;
+        let mut samples = TextSamples { stream, tokenizer };
+        let finished = run.train(place, &mut samples, progress)?;
+        samples.stream.passed_over().notes().iter().for_each(|note| progress.warn(note));
+        Ok(Trained { finished, adapters, parameters: run.trainer.parameters().to_vec() })
+    }
+
+    fn write(&self, trained: &Trained, measured: Option<(&Gauge<'_>, Before)>) -> Result<HealResult> {
+        let Trained { finished, adapters, parameters } = trained;
+        let (settings, progress, adapters) = (self.settings, self.progress, adapters.as_ref());
+        let Models { checkpoint, spec, .. } = &self.models;
+        let sources: [&Path; 1] = [&checkpoint.source.dir];
+        let out = OutputDir::create(self.out, settings.force, &sources)?;
+        let below = |name: &str| -> Result<PathBuf> {
+            let path = out.path().join(name);
+            fs::create_dir(&path).map_err(|error| Error::io(&path, &error))?;
+            Ok(path)
+        };
+        if let Some(adapters) = adapters {
+            adapters.write(&below("adapter")?, spec, &checkpoint.source.id)?;
+        }
+        let replaced = if adapters.is_some() { &[] } else { &parameters[..] };
+        let merge = |four_bit, adapters, replaced| {
+            Merge::new(checkpoint, spec, adapters, replaced, four_bit, self.max_shard, progress)
+        };
+        let double = !settings.plain_scales;
+        if !settings.adapter_only {
+            let merge = merge(None, adapters.map(|adapters| &**adapters), replaced)?;
+            let merge = if settings.merge_onto == MergeOnto::Quantized { merge.onto_quantized(double) } else { merge };
+            merge.write(&below("merged")?, progress)?;
+        }
+        if settings.save_4bit {
+            merge(Some(double), None, replaced)?.write(&below("base-4bit")?, progress)?;
+        }
+        let measured = measured.map(|(gauge, before)| self.measure_healed(gauge, before, adapters, out.path()));
+        let result = result(settings, finished, measured.transpose()?);
+        let lines = result.measured.iter().flat_map(Measured::lines).chain(finished.journal.lines().iter().cloned());
+        let lines: Vec<Line> = lines.collect();
+        let figure = heal_figure::losses(&lines, &result);
+        for (name, bytes) in [
+            ("log.jsonl", Line::text(&lines)?.into_bytes()),
+            ("trainer_state.json", pretty(&finished.journal.trainer_state(settings))?),
+            self.record.file(checkpoint, &result)?,
+            ("loss.svg", crate::report::Figure::svg(&figure)?.into_bytes()),
+            ("loss.png", crate::report::Figure::png(&figure)?),
+        ] {
+            let path = out.path().join(name);
+            fs::write(&path, bytes).map_err(|error| Error::io(&path, &error))?;
+        }
+        out.commit().map(|()| result)
+    }
+
+    /// What is written below `out`, read back and measured: the merged model, or the adapter on the model.
+    fn measure_healed(
+        &self,
+        gauge: &Gauge<'_>,
+        before: Before,
+        adapters: Option<&Arc<Adapters>>,
+        out: &Path,
+    ) -> Result<Measured> {
+        let (settings, checkpoint) = (self.settings, self.models.checkpoint);
+        let onto = (settings.merge_onto == MergeOnto::Quantized).then_some(!settings.plain_scales);
+        let unmerged = adapters.map(|adapters| {
+            let fittings = Fittings { four_bit: onto, adapters: Some(adapters.clone()), ..Fittings::default() };
+            gauge.losses(checkpoint, fittings, if settings.adapter_only { "healed" } else { "unmerged" })
+        });
+        let unmerged = unmerged.transpose()?;
+        let Before { uncut, cut } = &before;
+        let uncut = uncut.as_ref().map(|(name, losses)| (name.as_str(), &losses[..]));
+        if let Some(healed) = unmerged.as_ref().filter(|_| settings.adapter_only) {
+            return Ok(Measured::new(gauge.text.clone(), Losses { uncut, cut, healed, unmerged: None }));
+        }
+        let merged = Arc::new(Checkpoint::open_dir(&out.join("merged"))?);
+        let healed = gauge.losses(&merged, Fittings::default(), "healed")?;
+        let losses = Losses { uncut, cut, healed: &healed, unmerged: unmerged.as_deref() };
+        Ok(Measured::new(gauge.text.clone(), losses))
+    }
+}
+
+fn result(settings: &HealSettings, finished: &Finished, measured: Option<Measured>) -> HealResult {
+    HealResult {
+        steps: settings.steps,
+        tokens: finished.tokens,
+        loss_before: finished.before,
+        best_step: finished.best.map(|Best { step, .. }| step),
+        best_loss: finished.best.map(|Best { loss, .. }| loss),
+        measured,
+    }
+}

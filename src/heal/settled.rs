@@ -1,0 +1,59 @@
+//! What the user left open, decided for the model and the length of the run.
+
+use super::settings::HealSettings;
+
+/// Tokens of a sequence where neither the user nor the model says less.
+const SEQ_LEN: usize = 2048;
+
+/// Steps of the warm-up, the paper's; at most one in [`WARMUP_SHARE`] of the run.
+const WARMUP: usize = 100;
+const WARMUP_SHARE: usize = 10;
+
+impl HealSettings {
+    /// Tokens of a sequence, at most.
+    #[must_use]
+    pub fn seq_len(&self) -> usize {
+        self.seq_len.unwrap_or(SEQ_LEN)
+    }
+
+    /// Steps of the warm-up, or its share.
+    pub(super) fn warmup(&self) -> f64 {
+        self.warmup.unwrap_or_else(|| WARMUP.min(self.steps / WARMUP_SHARE) as f64)
+    }
+
+    /// With what was left open decided for a model made for `positions`; and what there is to say of what was not.
+    #[must_use]
+    pub fn settled(&self, positions: usize) -> (Self, Vec<String>) {
+        let mut said = Vec::new();
+        if let Some(asked) = self.seq_len.filter(|asked| *asked > positions) {
+            said.push(format!("seq_len {asked} is longer than the {positions} positions the model was made for"));
+        }
+        let (steps, lr) = (self.steps, self.lr);
+        if let Some(asked) = self.warmup.filter(|asked| *asked >= 1.0 && *asked >= steps as f64) {
+            said.push(format!(
+                "warmup {asked} is as long as all {steps} steps: the learning rate never reaches {lr:e}"
+            ));
+        }
+        let seq_len = self.seq_len.unwrap_or_else(|| SEQ_LEN.min(positions));
+        (Self { seq_len: Some(seq_len), warmup: Some(self.warmup()), ..self.clone() }, said)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_open_suits_model_and_run() {
+        let settled = |text: &str| toml::from_str::<HealSettings>(text).unwrap().settled(512);
+        let (settings, said) = settled("steps = 5000");
+        assert_eq!((settings.seq_len, settings.rates().warmup, said.len()), (Some(512), 100, 0));
+        assert_eq!(HealSettings::default().settled(8192).0.seq_len, Some(2048));
+        assert_eq!(settled("steps = 60").0.rates().warmup, 6);
+        assert_eq!(settled("steps = 9").0.warmup, Some(0.0));
+        let (settings, said) = settled("steps = 60\nseq_len = 1024\nwarmup = 60");
+        assert_eq!((settings.seq_len(), settings.rates().warmup), (1024, 60));
+        assert!(said[0].contains("512 positions") && said[1].contains("warmup 60"), "{said:?}");
+        assert!(settled("steps = 60\nwarmup = 59").1.is_empty() && settled("warmup = 0.03").1.is_empty());
+    }
+}
