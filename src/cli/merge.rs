@@ -12,7 +12,13 @@ use super::Context;
 
 /// Adds an adapter into the weights of its model, shard by shard
 #[derive(Args, Serialize)]
-#[command(after_help = "Examples:
+#[command(after_help = "Taken, as PEFT 0.21 takes them: LoRA and rsLoRA on linear layers, the head and the embedding;
+DoRA on linear layers and the head; rank_pattern, alpha_pattern, target_modules and exclude_modules as expressions;
+layers_to_transform; modules_to_save and other tensors that are in the file whole; trained biases;
+trainable_token_indices. Anything else (lora_bias, target_parameters, expressions that look around, ...) is refused by
+name.
+
+Examples:
   prune merge ./llama-24 --adapter healed/adapter -o ./llama-24-healed
   prune merge ./llama-24 --adapter healed/adapter --dry-run  what it takes")]
 pub(crate) struct MergeArgs {

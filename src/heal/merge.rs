@@ -322,10 +322,11 @@ fn rounded(name: &str, numbers: &Tensor, dtype: DType) -> Result<Tensor> {
         return Ok(rounded);
     }
     let why = match all_finite(numbers)? {
-        true => format!("holds numbers too large for {}", dtype.as_str()),
-        false => "holds non-finite values".to_owned(),
+        true => format!("numbers too large for {}", dtype.as_str()),
+        false => "non-finite values".to_owned(),
     };
     Err(Error::work(format!(
-        "merged, tensor {name} {why}: nothing is written; `--adapter` beside the unmerged model computes in f32"
+        "tensor {name} would hold {why}, so no model is written; an adapter can be used without merging it (--adapter; heal: \
+         --adapter-only)"
     )))
 }

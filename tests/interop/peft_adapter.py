@@ -7,7 +7,8 @@ texts and questions of the demo, each log-likelihood that `prune eval` gives is 
 - PEFT's model: our adapter on the cut model in f32 (1e-5 a token),
 - PEFT's model: our adapter on our four-bit checkpoint, loaded by bitsandbytes (1e-3),
 - transformers: our merged model (1e-5); its weights are those of PEFT's own merge, rounded once,
-- PEFT's model: an adapter that PEFT made, and the same after `prune heal --adapter` trained it on (1e-5).
+- PEFT's model: an adapter that PEFT made, and the same after `prune heal --adapter` trained it on (1e-5),
+- PEFT's model: an adapter of every other kind that it makes (1e-5).
 Exits 0 when they agree, 1 when not, 77 when a Python package is missing."""
 import argparse
 import glob
@@ -145,6 +146,32 @@ def made_by_peft(work, tokenizer):
     check(all(a != b for a, (*_, b) in zip(started, trained)), "healing from PEFT's adapter changed nothing")
 
 
+KINDS = {
+    "patterns": {"target_modules": "all-linear", "rank_pattern": {r"layers\.[1-3]\..*": 5},
+                 "alpha_pattern": {"^model.layers.0.self_attn.q_proj": 40, r".*\.layers\.2\..*(q|v)_proj$": 9}},
+    "some layers": {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1, 3],
+                    "exclude_modules": ["layers.3.mlp.up_proj"]},
+    "DoRA": {"target_modules": ["q_proj", "down_proj", "lm_head"], "use_dora": True, "use_rslora": True},
+    "head and embedding": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+    "saved modules": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm", "layers.1.mlp"]},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [1, 7, 40]},
+}
+
+
+def every_kind(work, tokenizer):
+    for number, (kind, settings) in enumerate(KINDS.items()):
+        torch.manual_seed(number)
+        config = LoraConfig(r=3, lora_alpha=7, task_type="CAUSAL_LM", **settings)
+        model = get_peft_model(open_model(work.where / "cut")[0], config)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.03 * torch.randn_like(parameter)
+        model.save_pretrained(work.where / f"kind{number}")
+        loaded = PeftModel.from_pretrained(open_model(work.where / "cut")[0], work.where / f"kind{number}")
+        samples = work.samples(f"k{number}", "cut", "--adapter", f"kind{number}")
+        compare(f"{kind}, made by PEFT", loaded, tokenizer, samples, 1e-5)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--prune", required=True, help="the binary")
@@ -170,6 +197,7 @@ def main():
         compare("merged", merged, tokenizer, work.samples("e2", "healed4/merged"), 1e-5)
         compare_merge(work, "healed4")
         made_by_peft(work, tokenizer)
+        every_kind(work, tokenizer)
 
 
 if __name__ == "__main__":
