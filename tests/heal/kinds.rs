@@ -317,7 +317,14 @@ fn refusals() {
         ),
         (q(json!({"target_modules": ["q_proj"], "lora_bias": true})), ["lora_bias", "not supported"]),
         (q(json!({"target_modules": ["q_proj"], "trainable_token_indices": [70]})), ["70", "64 rows"]),
-        (q(json!({"target_modules": ["q_proj", "embed_tokens"], "use_dora": true})), ["adapter", "embed_tokens"]),
+        (
+            Case::new(own(), json!({"target_modules": ["embed_tokens"], "use_dora": true})).low_rank(
+                E,
+                (2, 3.0),
+                false,
+            ),
+            ["use_dora on model.embed_tokens", "not supported"],
+        ),
     ] {
         case.write(&desk);
         desk.refused(eval, 2, &words);

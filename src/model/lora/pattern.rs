@@ -81,6 +81,16 @@ impl<T: Copy> Patterns<T> {
         self.0.iter().map(|(key, value)| (key.as_str(), *value))
     }
 
+    /// Those that match one of `modules`; the others say nothing.
+    ///
+    /// # Errors
+    /// Request: as [`expression`].
+    pub(super) fn used(&self, modules: &[String]) -> Result<Self> {
+        let compiled = self.compile()?;
+        let keys = compiled.0.iter().filter(|(_, key, _)| modules.iter().any(|module| key.is_match(module)));
+        Ok(Self(keys.map(|(key, _, value)| ((*key).to_owned(), *value)).collect()))
+    }
+
     /// Ready to match. A key matches the end of a module's path, from the start of one of its parts on, or all of it:
     /// PEFT's `re.match(r"(.*\.)?(KEY)$", module)`, so `^` and leading `.*` are the path's start.
     ///

@@ -63,6 +63,10 @@ pub(super) fn read(config: &Config, index: Index, spec: &ModelSpec, device: &Dev
         (reader.modules(&strengths)?, reader.tables(&strengths)?)
     };
     settings.targets = super::peft::targets(spec, modules.keys());
+    let adapted = |(layer, role, path): Module| modules.contains_key(&(layer, role)).then_some(path);
+    let paths: Vec<String> = linear(spec).into_iter().filter_map(adapted).collect();
+    settings.rank_pattern = settings.rank_pattern.used(&paths)?;
+    settings.alpha_pattern = settings.alpha_pattern.used(&paths)?;
     let names = reader.whole(&tables)?;
     let whole = (!names.is_empty()).then(|| Whole { file: Arc::new(reader.index), names });
     Ok(Adapters { settings, modules, tables, whole })
