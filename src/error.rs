@@ -37,6 +37,16 @@ impl Error {
         }
     }
 
+    /// The same fault in other words; an interruption stays one.
+    #[must_use]
+    pub fn reworded(self, word: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Request(message) => Self::Request(word(message)),
+            Self::Work(message) => Self::Work(word(message)),
+            Self::Interrupted => Self::Interrupted,
+        }
+    }
+
     /// Exit code of the process: 2 request, 1 work, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -75,10 +85,6 @@ pub trait Context<T> {
 
 impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
     fn context<D: fmt::Display>(self, place: impl FnOnce() -> D) -> Result<T> {
-        self.map_err(|error| match error.into() {
-            Error::Request(message) => Error::Request(format!("{}: {message}", place())),
-            Error::Work(message) => Error::Work(format!("{}: {message}", place())),
-            Error::Interrupted => Error::Interrupted,
-        })
+        self.map_err(|error| Into::<Error>::into(error).reworded(|message| format!("{}: {message}", place())))
     }
 }

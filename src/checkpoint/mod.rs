@@ -83,11 +83,7 @@ impl Checkpoint {
         }
         // a mistyped path looks like a name on the hub
         let absent = |message| format!("{id}: no such directory; on the hub: {message}");
-        Self::open_at(hub.model(id, progress).map_err(|error| match error {
-            Error::Request(message) => Error::Request(absent(message)),
-            Error::Work(message) => Error::Work(absent(message)),
-            Error::Interrupted => Error::Interrupted,
-        })?)
+        Self::open_at(hub.model(id, progress).map_err(|error| error.reworded(absent))?)
     }
 
     /// Opens the model in `dir`: config, and the headers of all weights.

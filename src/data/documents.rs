@@ -111,12 +111,8 @@ impl Documents {
                     self.passed_over.first_skipped.get_or_insert_with(|| fault.to_string());
                 }
                 Err(fault) => {
-                    let hint = |message: String| format!("{message}; --on-bad-row skip passes over such rows");
-                    return Err(match fault {
-                        Error::Request(message) => Error::Request(hint(message)),
-                        Error::Work(message) => Error::Work(hint(message)),
-                        Error::Interrupted => Error::Interrupted,
-                    });
+                    let hint = "--on-bad-row skip passes over such rows";
+                    return Err(fault.reworded(|message| format!("{message}; {hint}")));
                 }
             }
         }

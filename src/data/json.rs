@@ -9,6 +9,7 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::input::{Input, LONGEST};
+use super::non_finite;
 use super::rows::{Place, ReadOptions, Row, RowIter};
 use crate::{Error, Result};
 
@@ -160,10 +161,20 @@ impl Scan {
     }
 }
 
-/// One object from its text.
+/// One object from its text. What Python writes for numbers that are not finite is null where nobody asked for it.
 fn object(text: &[u8], options: &ReadOptions, place: Place) -> Result<Row> {
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let fields = Fields(options).deserialize(&mut deserializer).and_then(|fields| deserializer.end().map(|()| fields));
+    let read = |text: &[u8]| {
+        let mut deserializer = serde_json::Deserializer::from_slice(text);
+        let fields = Fields(options).deserialize(&mut deserializer)?;
+        deserializer.end().map(|()| fields)
+    };
+    let mut fields = read(text);
+    if let (Err(_), Some(text)) = (&fields, non_finite::quoted(text)) {
+        fields = read(&text);
+        if let Some((name, word)) = fields.as_mut().ok().and_then(|f| non_finite::settle(f, options.only.is_some())) {
+            return Err(Error::work(format!("{place}: field `{name}` is {word}, which is no JSON value; null is one")));
+        }
+    }
     match fields {
         Ok(fields) => Ok(Row { fields, place }),
         Err(error) => {
@@ -238,6 +249,25 @@ mod tests {
         let rows = read(r#"{"a":"http:\/\/x \u00e9 \ud83d\ude00 \n"}"#).unwrap();
         assert_eq!(rows[0].1, "{\"a\":\"http://x é 😀 \\n\"}");
         assert!(error(r#"{"a":"\ud83d"}"#).starts_with(" line 1 column "), "a lone surrogate is no text");
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_null_unless_asked_for() {
+        let text = r#"{"text":"NaN","score":NaN,"more":[-Infinity,{"x":Infinity}]}"#;
+        let expected = r#"{"text":"NaN","score":null,"more":[null,{"x":null}]}"#;
+        assert_eq!(read(text).unwrap(), [(1, expected.to_owned())]);
+        assert_eq!(read(format!("[{text},{text}]")).unwrap()[1], (2, expected.to_owned()));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data.jsonl");
+        std::fs::write(&path, text).unwrap();
+        let only = |name: &str| {
+            let options = ReadOptions { only: Some([name.to_owned()].into()), ..ReadOptions::default() };
+            rows_with(&path, &options).unwrap().next().unwrap()
+        };
+        assert_eq!(only("text").unwrap().text("text").unwrap(), "NaN");
+        let message = only("score").unwrap_err().to_string();
+        assert!(message.ends_with("line 1: field `score` is NaN, which is no JSON value; null is one"), "{message}");
+        assert!(error(r#"{"a":NaN "b":1}"#).starts_with(" line 1 column "));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod guard;
 mod input;
 mod json;
 mod looks;
+mod non_finite;
 mod pack;
 mod parquet;
 mod rebuilt;
