@@ -145,6 +145,7 @@ fn desk() -> Desk {
     desk.works("prune cut ./llama --deepest 8 -o llama-24");
     desk.works("prune heal ./llama-24 --data c4.jsonl --seq-len 32 --steps 2 --batch 2 --rank 2 --warmup 0 -o healed");
     desk.works("prune eval ./llama-24 --tasks boolq -o dense/results");
+    desk.works("prune eval ./llama-24 --tasks boolq -o pruned/results");
     desk
 }
 
