@@ -117,14 +117,14 @@ fn a_bad_row_far_inside_and_the_repaired_file() {
     let long = "--data x.jsonl --seq-len 256 --batch 8 --steps 25 --shuffle-window 8 --save-every 4";
     for (out, bad) in [("a", "{\"text\": 3}\n"), ("b", "{\"text\": \"w3 w\n"), ("c", "[]\n")] {
         fs::write(desk.path("x.jsonl"), far_inside(bad)).unwrap();
-        let output = desk.run(&format!("{HEAL} {long} -o {out}"));
+        let output = desk.run(&command(&format!("{long} -o {out}")));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
         for word in ["x.jsonl line 4051", "--on-bad-row skip", "the state after step"] {
             assert!(said.contains(word), "{said}");
         }
         fs::write(desk.path("x.jsonl"), far_inside("")).unwrap();
-        desk.refused(&format!("{HEAL} {long} -o {out}"), 2, &["data_bytes", "--restart"]);
+        desk.refused(&command(&format!("{long} -o {out}")), 2, &["data_bytes", "--restart"]);
         heal(&desk, &format!("{long} -o {out} --data-changed"));
         fs::write(desk.path("x.jsonl"), far_inside(bad)).unwrap();
         let said = heal(&desk, &format!("{long} -o {out}-skipped --on-bad-row skip"));
@@ -148,7 +148,7 @@ fn what_can_be_known_is_told_before_the_first_step() {
     ] {
         fs::write(desk.path("x.jsonl"), good.clone() + bad).unwrap();
         for rest in ["--data x.jsonl --dry-run", "--data text.jsonl --eval-data x.jsonl --dry-run"] {
-            desk.refused(&format!("{HEAL} {rest}"), 1, &["x.jsonl", words, "--on-bad-row skip"]);
+            desk.refused(&command(rest), 1, &["x.jsonl", words, "--on-bad-row skip"]);
         }
     }
     for (rows, words) in [
