@@ -66,9 +66,10 @@ fn what_does_not_fit_is_refused() {
     desk.refused(&format!("{heal} --memory 1MiB"), 2, &["memory", "allowed are 1.0 MiB"]);
     desk.refused(&format!("{heal} --target q_proj,gate"), 2, &["gate", "gate_proj"]);
     desk.refused(&format!("{heal} --train lm-head+last4"), 2, &["lm-head+last4", "3 layers"]);
-    desk.refused(&format!("{heal} --adapter small"), 2, &["adapter_config.json"]);
+    let from = |adapter: &str| format!("{} --adapter {adapter}", heal.replace(" --rank 2", ""));
+    desk.refused(&from("small"), 2, &["adapter_config.json"]);
     desk.json(&format!("heal model --data text.jsonl {SMALL} --steps 2 -o tall --adapter-only --json"));
-    desk.refused(&format!("{heal} --adapter tall/adapter"), 2, &["tall/adapter", "3 layers"]);
+    desk.refused(&from("tall/adapter"), 2, &["tall/adapter", "3 layers"]);
     Llama { vocab: 80, ..Llama::default() }.write(&desk.path("wordy"));
     desk.refused(&format!("{heal} --teacher wordy"), 2, &["teacher", "80", "64"]);
 }
