@@ -136,9 +136,15 @@ impl Documents {
                 Some(Value::Null) => {}
                 Some(other) => {
                     let fields = Map::from_iter([(field.to_owned(), other)]);
-                    let advice = advice(&fields).map_or_else(String::new, |advice| format!(": {advice}"));
-                    let kind = fields.values().next().map_or("nothing", kind);
-                    return Ok(Err(row.fault(&format!("field `{field}` is {kind}, expected a string{advice}"))));
+                    let fault = format!(
+                        "field `{field}` is {}, expected a string",
+                        fields.values().next().map_or("nothing", kind)
+                    );
+                    // rows of another kind: not one of them is a text
+                    if let Some(advice) = advice(&fields) {
+                        return Err(Error::request(format!("{}: {fault}: {advice}", row.place)));
+                    }
+                    return Ok(Err(row.fault(&fault)));
                 }
                 None if self.has_field(path, field) => {
                     lacks = true;

@@ -178,8 +178,12 @@ fn read(leaf: &Leaf, file: &Path, cut: TextSplit, rows: &mut Vec<Row>) -> Result
     }
     // the files of the hub's tasks are cut as the tasks say
     let split = if leaf.file.is_some() { cut } else { TextSplit::default() };
+    let has_blank_lines = split == TextSplit::Lines && is_of_format(file, "txt");
     for row in rows_with(file, &ReadOptions { split, ..ReadOptions::default() })? {
         let row = row?;
+        if has_blank_lines && row.fields.values().all(|value| value.as_str().is_some_and(is_blank)) {
+            continue;
+        }
         let raw = leaf.task.name == "wikitext" && !row.fields.contains_key("page");
         match row.fields.get("text").and_then(Value::as_str).filter(|_| raw) {
             Some(text) => rows.extend(texts::pages(text).into_iter().map(|page| {
@@ -191,6 +195,10 @@ fn read(leaf: &Leaf, file: &Path, cut: TextSplit, rows: &mut Vec<Row>) -> Result
         }
     }
     Ok(())
+}
+
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
 }
 
 /// Columns of MMLU's own files, which have no header.

@@ -314,8 +314,10 @@ fn compare(path: &Path, before: &Map<String, Value>, now: &Map<String, Value>) -
     if list.is_empty() {
         return Ok(());
     }
+    let of_data = |fault: &String| DATA.iter().any(|name| fault.split(' ').next() == Some(*name));
+    let way_on = if list.iter().all(of_data) { ", or --data-changed to go on with the text as it is now" } else { "" };
     Err(Error::request(format!(
-        "{}: the unfinished run there began with other settings: {}; use those, or --restart to begin anew",
+        "{}: the unfinished run there began with other settings: {}; use those, or --restart to begin anew{way_on}",
         path.display(),
         list.join("; ")
     )))
