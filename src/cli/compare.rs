@@ -13,7 +13,7 @@ use super::Context;
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
   prune compare dense/results pruned/results   how far apart, and whether that is more than chance
-  prune compare lm-eval/results_2026.json pruned/results --json
+  prune compare dense/results pruned/results --json   the same for a program
 
 Results are those of prune eval or of lm-evaluation-harness. Where both kept their samples the difference is that of each
 question, otherwise of two independent figures. Differences are B minus A.")]
