@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Device, Tensor};
 
 use super::lora::{At, Table};
-use super::{Fittings, four_bit, overflows};
+use super::not_finite::overflows;
+use super::{Fittings, four_bit};
 use crate::arch::{HEAD, ModelSpec};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, Scored, Teacher, WeightMatrix};
