@@ -146,8 +146,6 @@ fn desk() -> Desk {
     desk.works("prune heal ./llama-24 --data c4.jsonl --seq-len 32 --steps 2 --batch 2 --rank 2 --warmup 0 -o healed");
     desk.works("prune eval ./llama-24 --tasks boolq -o dense/results");
     desk.works("prune eval ./llama-24 --tasks boolq -o pruned/results");
-    // results as the harness leaves them: one file
-    desk.works("mkdir lm-eval && cp dense/results/*/results_*.json lm-eval/results_2026.json");
     desk
 }
 
