@@ -52,8 +52,10 @@ class Work:
         check(done.returncode == 0, f"prune {' '.join(map(str, words))}: {done.stderr}")
 
     def heal(self, out, *words):
-        self.run("heal", "cut", "--data", self.demo / "text/train.jsonl", "--seq-len", 64, "--batch", 4, "--rank", 4,
-                 "--target", "all-linear", "--steps", 6, "--warmup", 1, "--lr", 0.01, "-o", out, *words)
+        # an adapter to start from brings its own rank and targets
+        own = [] if "--adapter" in words else ["--rank", 4, "--target", "all-linear"]
+        self.run("heal", "cut", "--data", self.demo / "text/train.jsonl", "--seq-len", 64, "--batch", 4, *own,
+                 "--steps", 6, "--warmup", 1, "--lr", 0.01, "-o", out, *words)
 
     def samples(self, out, *words):
         """(context, continuation, log-likelihood) of every request; a text has no context."""
