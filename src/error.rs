@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::shown::shown_message;
+
 /// What went wrong, worded for the user: what, in which file or flag, what was expected, what to do.
 #[derive(Debug)]
 pub enum Error {
@@ -58,9 +60,10 @@ impl Error {
 }
 
 impl fmt::Display for Error {
+    /// A line that fits a screen, whatever names of strangers are in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Request(message) | Self::Work(message) => f.write_str(message),
+            Self::Request(message) | Self::Work(message) => f.write_str(&shown_message(message)),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }
@@ -70,7 +73,8 @@ impl std::error::Error for Error {}
 
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
-        Self::Work(error.to_string())
+        // where the environment asks for one, a backtrace follows
+        Self::Work(error.to_string().lines().next().unwrap_or_default().to_owned())
     }
 }
 

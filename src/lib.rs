@@ -28,6 +28,7 @@ pub mod progress;
 pub mod provenance;
 pub mod report;
 pub mod settings;
+pub mod shown;
 pub mod surgery;
 
 pub use error::{Context, Error, Result};

@@ -31,7 +31,7 @@ pub fn resolve<T: DeserializeOwned>(command: &str, config: Option<&Path>, flags:
 fn read(command: &str, path: &Path) -> Result<Map<String, Value>> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
     let wrong = |error: &dyn std::fmt::Display| Error::request(format!("{}: {error}", path.display()));
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(&error))?;
+    let table: toml::Table = text.parse().map_err(|error| wrong(&toml_fault(&text, &error)))?;
     let table = match table.get(command) {
         Some(toml::Value::Table(section)) => section.clone(),
         _ => table,
@@ -44,6 +44,18 @@ fn read(command: &str, path: &Path) -> Result<Map<String, Value>> {
         Ok(_) => Err(wrong(&"not a table")),
         Err(error) => Err(wrong(&error)),
     }
+}
+
+/// What is wrong with a TOML file, in a line.
+#[must_use]
+pub fn toml_fault(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before.map_or_else(String::new, |before| {
+        let (line, start) = (before.matches('\n').count() + 1, before.rfind('\n').map_or(0, |at| at + 1));
+        format!("line {line}, column {}: ", before[start..].chars().count() + 1)
+    });
+    let words: Vec<&str> = error.message().split_whitespace().collect();
+    format!("{place}{}", words.join(" "))
 }
 
 /// Settings that name what is read.

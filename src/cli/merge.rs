@@ -6,6 +6,7 @@ use clap::Args;
 use prune::Result;
 use prune::checkpoint::ByteSize;
 use prune::commands::merge::{self, MergeReport};
+use prune::shown::shown;
 use serde::Serialize;
 
 use super::Context;
@@ -63,6 +64,7 @@ fn text(report: &MergeReport) -> String {
         Some(out) => format!("wrote {}", out.display()),
         None => "dry run: nothing written".to_owned(),
     };
+    let model = shown(model);
     format!(
         "{model}: {merged} weights, adapter of {adapter_parameters} numbers\ndisk {}, memory {}\n{done}",
         ByteSize(size.disk),

@@ -1,7 +1,8 @@
-//! Everything the program prints.
+//! Everything the program prints. Whatever names it holds, nothing but text and our own colours reaches the terminal.
 
 use std::io::{self, IsTerminal, Write};
 
+use prune::shown::{shown_colours, shown_json, shown_lines, shown_message};
 use prune::{Error, Result};
 use serde::Serialize;
 
@@ -29,18 +30,20 @@ impl Output {
     /// Shows a piece of text at once, without an end of line.
     pub(crate) fn say(&self, text: &str) -> Result<()> {
         let mut out = io::stdout().lock();
-        tolerant(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+        tolerant(out.write_all(shown_lines(text).as_bytes()).and_then(|()| out.flush()))
     }
 
     /// Prints `text`, or `report` as JSON where the user asked for it.
     pub(crate) fn report(&self, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         if self.json {
             let json = serde_json::to_string_pretty(report).map_err(|error| Error::work(format!("report: {error}")))?;
-            print(&json)
+            print(&shown_json(&json))
         } else if self.quiet {
             Ok(())
         } else {
-            print(text().trim_end())
+            let text = text();
+            let text = text.trim_end();
+            if self.colour() { print(&shown_colours(text)) } else { print(&shown_lines(text)) }
         }
     }
 }
@@ -62,12 +65,12 @@ fn tolerant(written: io::Result<()>) -> Result<()> {
 /// Prints a warning on standard error.
 pub(crate) fn warning(message: &str) {
     // Nobody is left to tell when standard error is closed.
-    let _ = writeln!(io::stderr().lock(), "warning: {message}");
+    let _ = writeln!(io::stderr().lock(), "warning: {}", shown_message(message));
 }
 
 /// Prints something good to know on standard error.
 pub(crate) fn note(message: &str) {
-    let _ = writeln!(io::stderr().lock(), "{message}");
+    let _ = writeln!(io::stderr().lock(), "{}", shown_message(message));
 }
 
 /// Prints the error that ends the program.

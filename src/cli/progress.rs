@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prune::progress::{Progress, Unit};
+use prune::shown::shown;
 
 /// Work shorter than this shows no bar.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -94,8 +95,8 @@ impl Progress for Bars {
         }
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         bar.set_style(style(unit));
-        bar.set_message(what.to_owned());
-        let (what, detail, started) = (what.to_owned(), String::new(), Instant::now());
+        let (what, detail, started) = (shown(what).into_owned(), String::new(), Instant::now());
+        bar.set_message(what.clone());
         let bar = Bar { bar, started, shown: false, what, total, skipped: 0, done: 0, detail };
         self.with(|current| *current = Some(bar));
     }
@@ -113,8 +114,8 @@ impl Progress for Bars {
     fn detail(&self, text: &str) {
         self.with(|current| {
             let Some(bar) = current else { return };
-            bar.detail = text.to_owned();
-            bar.bar.set_message(format!("{}  {text}", bar.what));
+            bar.detail = shown(text).into_owned();
+            bar.bar.set_message(format!("{}  {}", bar.what, bar.detail));
         });
     }
 

@@ -7,6 +7,7 @@ use comfy_table::{Cell, ContentArrangement, Table, presets};
 use prune::Result;
 use prune::commands::sample::{self, Continuation, SampleReport, SampleSettings};
 use prune::model::Ended;
+use prune::shown::shown;
 use serde::Serialize;
 
 use super::Context;
@@ -87,7 +88,7 @@ fn beside(prompt: &str, continuations: &[Continuation]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
-    let head = |said: &Continuation| format!("{}, {} layers", said.model, said.layers);
+    let head = |said: &Continuation| format!("{}, {} layers", shown(&said.model), said.layers);
     table.set_header(continuations.iter().map(head));
     table.add_row(continuations.iter().map(|said| Cell::new(format!("{prompt}{}", said.text))));
     table.add_row(continuations.iter().map(|said| Cell::new(figures(said))));

@@ -7,6 +7,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use super::bench::{BenchReport, ModelBench, PeakSource, Spread};
 use crate::checkpoint::ByteSize;
 use crate::model::Residency;
+use crate::shown::shown;
 use crate::surgery::short_count;
 
 /// A line of the table: its name, the figure as text, the number that ratios are taken of.
@@ -74,7 +75,7 @@ impl Display for BenchReport {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);
         let mut head = vec![Cell::new("")];
-        head.extend(models.iter().map(|model| right(short(&model.model))));
+        head.extend(models.iter().map(|model| right(shown(&short(&model.model)).into_owned())));
         head.extend(against.as_ref().map(|_| right("ratio".to_owned())));
         table.set_header(head);
         for (name, text, number) in LINES {

@@ -13,6 +13,7 @@ use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, read_json};
 use crate::importance::Analysis;
 use crate::plan::{Notations, Plan, PlannedFor, layers_for_fraction, parse_drop};
 use crate::progress::Progress;
+use crate::shown::shown;
 use crate::surgery::{ConfigEdit, Cut, Identical, Shrunk, layer_count, short_count};
 use crate::{Context, Error, Result};
 
@@ -221,7 +222,7 @@ impl fmt::Display for CutReport {
             false => format!("{} -> {}", show(pair.before), show(pair.after)),
         };
         let dropped = if self.dropped.is_empty() { "none".to_owned() } else { self.notations.inclusive.clone() };
-        writeln!(f, "model        {}", self.model)?;
+        writeln!(f, "model        {}", shown(&self.model))?;
         writeln!(f, "layers       {}", shrunk(self.layers, &|count| count.to_string()))?;
         writeln!(f, "dropped      {dropped} (0-based, inclusive)")?;
         writeln!(f, "parameters   {}", shrunk(self.parameters, &short_count))?;

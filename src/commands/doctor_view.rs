@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::doctor::{Disk, DoctorReport, HubReport};
 use crate::checkpoint::{ByteSize, Cached};
+use crate::shown::shown;
 
 impl fmt::Display for DoctorReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,7 +58,7 @@ fn hub(hub: &HubReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for Cached { id, is_model, bytes, missing } in &hub.cached {
         let kind = if *is_model { "" } else { "datasets/" };
         let state = missing.as_ref().map_or_else(String::new, |missing| format!(", {missing} is missing"));
-        writeln!(f, "           {kind}{id}, {}{state}", ByteSize(*bytes))?;
+        writeln!(f, "           {kind}{}, {}{state}", shown(id), ByteSize(*bytes))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, FontTransform, IntoFont, RGBColor, TextStyle};
 
 use super::letters;
+use crate::shown::shown;
 use crate::{Error, Result};
 
 /// Dots for one unit of length: fine enough for a dense screen, and for strokes between the units in an SVG.
@@ -211,6 +212,7 @@ impl<B: DrawingBackend> Canvas<B> {
     }
 
     pub(super) fn text(&self, text: &str, at: At, how: Letters) -> Result<()> {
+        let text = &*shown(text);
         if !self.draws_letters {
             return self.done(self.area.draw(&Text::new(text.to_owned(), place(at), how.style())));
         }
@@ -234,11 +236,12 @@ impl<B: DrawingBackend> Canvas<B> {
 
     /// Width of a text in units; in SVG, the most it may take.
     pub(super) fn width(&self, text: &str, how: Letters) -> f64 {
-        letters::width(text, how.size) * if self.draws_letters { 1.0 } else { WIDEST }
+        letters::width(&shown(text), how.size) * if self.draws_letters { 1.0 } else { WIDEST }
     }
 
     /// `text`, or as much of its start and end as fits `room` units.
     pub(super) fn fitting(&self, text: &str, how: Letters, room: f64) -> String {
+        let text = &*shown(text);
         if self.width(text, how) <= room {
             return text.to_owned();
         }

@@ -2,6 +2,8 @@
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
+use crate::shown::shown;
+
 /// The head of a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
@@ -28,7 +30,7 @@ impl Column {
 pub fn table(head: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    let cell = |column: &Column, text: &str| Cell::new(text).set_alignment(column.alignment);
+    let cell = |column: &Column, text: &str| Cell::new(shown(text)).set_alignment(column.alignment);
     table.set_header(head.iter().map(|column| cell(column, &column.name)));
     for row in rows {
         table.add_row(head.iter().zip(&row).map(|(column, text)| cell(column, text)));

@@ -13,7 +13,7 @@ use crate::commands::cut::CutSettings;
 use crate::eval::settings::EvalSettings;
 use crate::heal::HealSettings;
 use crate::plan::layers_for_fraction;
-use crate::settings::beside;
+use crate::settings::{beside, toml_fault};
 use crate::{Context, Error, Result};
 
 /// What a recipe says.
@@ -129,7 +129,7 @@ impl Recipe {
     pub fn read(path: &Path, set: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
         let place = || path.display().to_string();
-        let mut table: toml::Table = text.parse().map_err(request).context(place)?;
+        let mut table: toml::Table = text.parse().map_err(|error| request(toml_fault(&text, &error))).context(place)?;
         for change in set {
             merge(&mut table, change).context(|| format!("--set {change}"))?;
         }

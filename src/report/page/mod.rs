@@ -19,6 +19,7 @@ use self::figures::Part;
 pub use self::figures::{Drawing, NamedFigure, figures};
 use super::run::RunData;
 use crate::Result;
+use crate::shown::shown_lines;
 
 /// Nothing may be loaded or run, from anywhere.
 const POLICY: &str =
@@ -82,7 +83,7 @@ pub fn page(data: &RunData) -> Result<String> {
             }
         }
     };
-    Ok(page.into_string())
+    Ok(shown_lines(&page.into_string()).into_owned())
 }
 
 #[cfg(test)]
