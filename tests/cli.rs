@@ -1,11 +1,15 @@
 //! The binary as a person or a script meets it: exit codes, one-line errors, nothing left behind.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+#[path = "cli/configs.rs"]
+mod configs;
 mod fixture;
 #[path = "cli/not_finite.rs"]
 mod not_finite;
 #[path = "cli/speech.rs"]
 mod speech;
+#[path = "cli/strangers.rs"]
+mod strangers;
 
 use std::fs;
 

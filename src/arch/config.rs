@@ -5,10 +5,9 @@ use serde_json::{Map, Value};
 use super::keys::Keys;
 use super::table::{Architecture, Bias};
 use super::{ModelSpec, refused, rope_config, windows};
+use crate::plan::MOST_LAYERS;
 use crate::{Context, Error, Result};
 
-/// More layers than any model has; a config that asks for more is broken, and so is what would be allocated for it.
-const MAX_LAYERS: usize = 100_000;
 /// Heads times head dimension, the widest row an attention has.
 const MAX_WIDTH: usize = 1 << 24;
 
@@ -31,8 +30,8 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
     let size = |key| keys.needed(key, keys.size(key)?);
     let (layers, hidden_size, heads) = (size("num_hidden_layers")?, size("hidden_size")?, size("num_attention_heads")?);
     let (mlp_size, vocab_size) = (size("intermediate_size")?, size("vocab_size")?);
-    if layers > MAX_LAYERS {
-        return Err(Error::work(format!("num_hidden_layers is {layers}, expected at most {MAX_LAYERS}")));
+    if layers > MOST_LAYERS {
+        return Err(Error::work(format!("num_hidden_layers is {layers}, expected at most {MOST_LAYERS}")));
     }
     let kv_heads = match config.get("num_key_value_heads") {
         Some(Value::Null) => heads,
@@ -218,8 +217,6 @@ mod tests {
             ("llama", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping is 50.0"),
             ("llama", json!({"residual_multiplier": 0.22}), "residual_multiplier is 0.22"),
             ("llama", json!({"is_encoder_decoder": true}), "is_encoder_decoder"),
-            ("llama", json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), "method gptq"),
-            ("llama", json!({"quantization_config": {"load_in_4bit": false}}), "bitsandbytes"),
             ("llama", json!({"no_rope_layers": [1, 1, 1, 0]}), "no_rope_layers"),
             ("llama", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5"),
             ("llama", json!({"layer_types": vec!["sliding_attention"; 4]}), "layer_types"),

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::checkpoint::python_number;
 use crate::{Error, Result};
 
 /// No dimension of a model is larger; products of two of them and a few bytes still fit a `u64`.
@@ -109,7 +110,7 @@ impl<'a> Keys<'a> {
 
 /// A value as one would quote it in a sentence.
 pub(super) fn brief(value: &Value) -> String {
-    let text = value.to_string();
+    let text = python_number(value).map_or_else(|| value.to_string(), str::to_owned);
     match text.char_indices().nth(40) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,

@@ -45,7 +45,6 @@ const MULTIPLIED: &[&str] = &[
 
 /// Refuses what the block does not compute.
 pub(super) fn check(keys: &Keys<'_>, row: &Architecture) -> Result<()> {
-    quantized(keys)?;
     if keys.flag("is_encoder_decoder")?.unwrap_or(false) {
         return Err(Error::request("is_encoder_decoder is true: only decoder-only models have layers to drop"));
     }
@@ -68,30 +67,6 @@ pub(super) fn check(keys: &Keys<'_>, row: &Architecture) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Weights that are neither plain floating point numbers nor bitsandbytes' four-bit codes.
-fn quantized(keys: &Keys<'_>) -> Result<()> {
-    let Some(quantization) = keys.object("quantization_config")?.or(keys.object("compression_config")?) else {
-        return Ok(());
-    };
-    let method = match quantization.text("quant_method")? {
-        Some(method) => method,
-        None if quantization.get("load_in_4bit").is_some() => "bitsandbytes",
-        None => "unknown",
-    };
-    Err(Error::request(match method {
-        "bitsandbytes" if quantization.flag("load_in_4bit")?.unwrap_or(false) => return Ok(()),
-        "bitsandbytes" => {
-            "quantization_config: the weights are stored in bitsandbytes' eight bits, which are not read; \
-                           start from the full-precision checkpoint, healing quantises it by itself"
-                .to_owned()
-        }
-        _ => format!(
-            "quantization_config: the weights are quantised by method {method}, expected f32, f16 or bf16; start from \
-             the full-precision checkpoint"
-        ),
-    }))
 }
 
 fn is_off(value: &Value) -> bool {

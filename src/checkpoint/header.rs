@@ -79,7 +79,7 @@ fn parse(json: &[u8], begin: u64, file_len: u64, shard: usize) -> Result<Vec<Ent
     Ok(entries)
 }
 
-/// Tensors in the order of the JSON text; `__metadata__` is checked to be text to text and dropped.
+/// Tensors in the order of the JSON text; `__metadata__` is checked to be text to text, or null, and dropped.
 struct Header(Vec<(String, TensorInfo)>);
 
 impl<'de> Deserialize<'de> for Header {
@@ -96,7 +96,7 @@ impl<'de> Deserialize<'de> for Header {
                 let mut tensors = BTreeMap::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        map.next_value::<BTreeMap<String, String>>()?;
+                        map.next_value::<Option<BTreeMap<String, String>>>()?;
                         continue;
                     }
                     if tensors.contains_key(&name) {

@@ -40,6 +40,9 @@ pub struct Index {
     pub shards: Vec<PathBuf>,
     /// Every tensor by name.
     pub tensors: BTreeMap<String, Entry>,
+    /// What the index file says of a tensor, by its name, and its shards do not bear out: a tensor that is listed and not
+    /// there, that is there and not listed, or that is in another shard. Nothing is lost where no model needs it.
+    pub disputes: BTreeMap<String, String>,
     /// The open file of each shard, and what it was when its header was checked.
     pub(super) files: Vec<(File, Metadata)>,
 }
@@ -56,7 +59,7 @@ impl Index {
     ///
     /// # Errors
     /// Request: no safetensors weights there. Work: a missing, truncated or inconsistent file, an index that points out
-    /// of the directory or disagrees with its shards.
+    /// of the directory. Where it disagrees with its shards, [`Index::disputes`] says so.
     pub fn open_dir(dir: &Path) -> Result<Self> {
         // a link into nowhere is found here and named by the error of opening it
         let found = |name: &str| dir.join(name).symlink_metadata().is_ok();
@@ -81,7 +84,8 @@ impl Index {
 
     /// A missing file is a wrong request here; a name in two files is a broken checkpoint.
     fn open_files(paths: Vec<PathBuf>) -> Result<Self> {
-        let mut index = Self { shards: Vec::new(), tensors: BTreeMap::new(), files: Vec::new() };
+        let mut index =
+            Self { shards: Vec::new(), tensors: BTreeMap::new(), disputes: BTreeMap::new(), files: Vec::new() };
         for (shard, path) in paths.into_iter().enumerate() {
             let path = std::path::absolute(&path).map_err(|error| Error::io(&path, &error))?;
             let at = |error: std::io::Error| Error::io(&path, &error);
@@ -109,20 +113,25 @@ impl Index {
             return Err(fault(format!("shard {name} is missing; download the checkpoint again")));
         }
         let names: Vec<&String> = names.into_iter().collect();
-        let index = Self::open_files(names.iter().map(|name| dir.join(name)).collect())?;
+        let mut index = Self::open_files(names.iter().map(|name| dir.join(name)).collect())?;
         for (name, shard) in &weight_map {
-            match index.tensors.get(name) {
-                None => return Err(fault(format!("tensor {name} is missing from {shard}"))),
+            let dispute = match index.tensors.get(name) {
+                None => format!("tensor {name} is missing from {shard}"),
                 Some(entry) if names[entry.shard] != shard => {
-                    return Err(fault(format!("tensor {name} is in {}, not in {shard}", names[entry.shard])));
+                    format!("tensor {name} is in {}, not in {shard}", names[entry.shard])
                 }
-                Some(_) => {}
-            }
+                Some(_) => continue,
+            };
+            index.disputes.insert(name.clone(), dispute);
         }
-        match index.tensors.values().find(|entry| !weight_map.contains_key(&entry.name)) {
-            Some(entry) => Err(fault(format!("tensor {} of {} is not listed", entry.name, names[entry.shard]))),
-            None => Ok(index),
+        for entry in index.tensors.values().filter(|entry| !weight_map.contains_key(&entry.name)) {
+            let dispute = format!("tensor {} of {} is not listed", entry.name, names[entry.shard]);
+            index.disputes.insert(entry.name.clone(), dispute);
         }
+        for dispute in index.disputes.values_mut() {
+            *dispute = format!("{}: {dispute}", path.display());
+        }
+        Ok(index)
     }
 
     /// The entry called `name`.

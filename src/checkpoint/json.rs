@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use super::python_json::parse_json;
 use crate::{Error, Result};
 
 /// Longest JSON file read into memory. The index of the largest models has a few megabytes.
@@ -22,5 +23,5 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     if text.len() as u64 > MAX_JSON {
         return Err(Error::work(format!("{}: longer than {MAX_JSON} bytes", path.display())));
     }
-    serde_json::from_slice(&text).map_err(|error| Error::work(format!("{}: {error}", path.display())))
+    parse_json(&text).map_err(|error| Error::work(format!("{}: {error}", path.display())))
 }

@@ -17,6 +17,7 @@ mod load;
 mod output;
 mod overlay;
 mod positioned;
+mod python_json;
 mod read;
 mod side;
 mod size;
@@ -29,6 +30,7 @@ pub use hub::{Cached, Dataset, Hub, HubFile, Needed};
 pub use index::{Entry, Index};
 pub use json::read_json;
 pub use output::{OutputDir, write_file};
+pub use python_json::{parse_json, python_number, to_python_json};
 pub use size::ByteSize;
 pub use writer::{Shard, ShardPlan, Slot, write_tensor};
 

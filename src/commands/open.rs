@@ -4,17 +4,32 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use crate::arch::ModelSpec;
+use crate::arch::{ModelSpec, leftover_quantization};
 use crate::checkpoint::{ByteSize, Checkpoint, Hub};
 use crate::data::{Purpose, Source, SourceOptions};
 use crate::model::{Budget, Cache, Fittings, Model, ModelOptions, Residency};
 use crate::progress::{Progress, Silent};
 use crate::{Context, Error, Result, ops};
 
+/// How many tensors that an index is wrong about are named.
+const DISPUTES: usize = 3;
+
 /// The model a command was given.
 pub(super) fn checkpoint(model: Option<&str>, progress: &dyn Progress) -> Result<Arc<Checkpoint>> {
     let model = model.ok_or_else(|| Error::request("which model? give a directory or a hub id"))?;
-    Checkpoint::open(model, &Hub::from_env()?, progress).map(Arc::new)
+    let checkpoint = Checkpoint::open(model, &Hub::from_env()?, progress)?;
+    for (shown, dispute) in checkpoint.index.disputes.values().enumerate() {
+        if shown == DISPUTES {
+            progress.warn(&format!("and {} more tensors like it", checkpoint.index.disputes.len() - shown));
+            break;
+        }
+        progress.warn(dispute);
+    }
+    if let Some(key) = leftover_quantization(&checkpoint.config, &checkpoint.index) {
+        let id = &checkpoint.source.id;
+        progress.warn(&format!("{id}: {key} in config.json was left over, the weights are not quantised; not heeded"));
+    }
+    Ok(Arc::new(checkpoint))
 }
 
 /// A model that lies here: a directory, or one of the hub that the cache has. The network is not asked.

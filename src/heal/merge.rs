@@ -12,7 +12,7 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use crate::arch::{EMBEDDING, HEAD, ModelSpec};
-use crate::checkpoint::{ByteSize, Checkpoint, Entry, ShardPlan, Slot, four_bit_owner, write_tensor};
+use crate::checkpoint::{ByteSize, Checkpoint, Entry, ShardPlan, Slot, four_bit_owner, to_python_json, write_tensor};
 use crate::model::four_bit::{self, Part};
 use crate::model::lora::{Adapter, Adapters, At, Table};
 use crate::model::numbers::{Numbers, PIECE};
@@ -155,7 +155,7 @@ impl<'a> Merge<'a> {
             file.write_all(bytes).map_err(|error| Error::work(error.to_string()))
         })?;
         let path = dir.join("config.json");
-        let text = serde_json::to_string_pretty(&self.config).map_err(|error| Error::work(error.to_string()))?;
+        let text = to_python_json(&self.config).map_err(|error| Error::work(error.to_string()))?;
         std::fs::write(&path, text + "\n").map_err(|error| Error::io(&path, &error))
     }
 

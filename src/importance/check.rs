@@ -4,10 +4,8 @@ use super::analysis::Analysis;
 use super::metrics::metric;
 use super::moments::Scores;
 use super::select::{Choice, Protect, strategy};
+use crate::plan::MOST_LAYERS;
 use crate::{Context, Error, Result};
-
-/// More layers than any model has. A larger number is not worth the room that checking it would take.
-const MOST_LAYERS: usize = 1 << 16;
 
 /// Checks everything that later code relies on.
 ///

@@ -201,6 +201,7 @@ pub fn quantization_config(double: bool, compute: &str) -> Value {
 pub fn with_quantization(config: &Map<String, Value>, quantization: Option<Value>) -> Map<String, Value> {
     let mut config = config.clone();
     config.shift_remove("quantization_config");
+    config.shift_remove("compression_config");
     if let Some(quantization) = quantization {
         config.insert("quantization_config".into(), quantization);
     }

@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// More layers than any model has; a larger number in a plan file is a broken file, not a reason to allocate.
-const MOST_LAYERS: usize = 1 << 16;
+/// More layers than any model has; a larger number in a file is a broken file, not a reason to allocate.
+pub const MOST_LAYERS: usize = 1 << 16;
 
 /// What stands at one place of the new stack. A source layer today; the format leaves room for places made from
 /// several layers, or a layer without its attention or MLP.

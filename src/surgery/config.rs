@@ -9,6 +9,9 @@ use serde_json::{Map, Value, json};
 use super::json_text::{self, Change};
 use super::per_layer::{self, Allowed};
 use super::stack_shape;
+use crate::checkpoint::parse_json;
+use crate::plan::MOST_LAYERS;
+use crate::shown::shown_message;
 use crate::{Error, Result};
 
 /// The key that holds the number of layers.
@@ -50,7 +53,8 @@ impl fmt::Display for ConfigEdit {
             Value::Object(map) => format!("{} entries", map.len()),
             scalar => scalar.to_string(),
         };
-        write!(f, "{}: {} -> {}", self.key, brief(&self.before), brief(&self.after))
+        let text = format!("{}: {} -> {}", self.key, brief(&self.before), brief(&self.after));
+        f.write_str(&shown_message(&text))
     }
 }
 
@@ -80,12 +84,12 @@ pub fn config_edits(config: &Map<String, Value>, kept: &[usize], allow_unsliced:
 /// Work: `text` is no JSON object, or not the one the edits were made for.
 pub fn edit_config(text: &str, edits: &[ConfigEdit]) -> Result<String> {
     let broken = |fault: &str| Error::work(format!("config.json: {fault}"));
-    serde_json::from_str::<Map<String, Value>>(text).map_err(|error| broken(&error.to_string()))?;
+    parse_json::<Map<String, Value>>(text.as_bytes()).map_err(|error| broken(&error.to_string()))?;
     let mut text = text.to_owned();
     for edit in edits {
         text = json_text::apply(&text, &edit.path, &edit.change).map_err(|fault| broken(&fault))?;
     }
-    let edited: Map<String, Value> = serde_json::from_str(&text).map_err(|error| broken(&error.to_string()))?;
+    let edited: Map<String, Value> = parse_json(text.as_bytes()).map_err(|error| broken(&error.to_string()))?;
     for edit in edits {
         let value = edit.path.iter().skip(1).fold(edited.get(&edit.path[0]), |value, key| value?.get(key));
         if value.unwrap_or(&Value::Null) != &edit.after {
@@ -98,15 +102,19 @@ pub fn edit_config(text: &str, edits: &[ConfigEdit]) -> Result<String> {
 /// `num_hidden_layers`.
 ///
 /// # Errors
-/// Work: absent, or no positive whole number.
+/// Work: absent, or no positive whole number that a model can have.
 pub fn layer_count(config: &Map<String, Value>) -> Result<usize> {
     match config.get(LAYERS) {
         None => Err(Error::work(format!("config.json: no `{LAYERS}`"))),
         Some(value) => value
             .as_u64()
             .and_then(|layers| usize::try_from(layers).ok())
-            .filter(|layers| *layers > 0)
-            .ok_or_else(|| Error::work(format!("config.json: `{LAYERS}` is {value}; expected a number of layers"))),
+            .filter(|layers| (1..=MOST_LAYERS).contains(layers))
+            .ok_or_else(|| {
+                Error::work(format!(
+                    "config.json: `{LAYERS}` is {value}; expected a number of layers, 1 to {MOST_LAYERS}"
+                ))
+            }),
     }
 }
 

@@ -8,9 +8,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::config::{ConfigEdit, config_edits, edit_config};
+use super::json_text::Change;
 use super::names::Stack;
-use crate::arch::ModelSpec;
-use crate::checkpoint::{ByteSize, Checkpoint, Entry, ShardPlan, Slot};
+use crate::arch::{ModelSpec, leftover_quantization};
+use crate::checkpoint::{ByteSize, Checkpoint, Entry, ShardPlan, Slot, parse_json};
 use crate::plan::{Plan, PlannedFor};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
@@ -57,8 +58,8 @@ impl<'a> Cut<'a> {
         let kept = plan.kept();
         let place = || source.source.dir.display();
         let spec = ModelSpec::from_config(&source.config).context(place)?;
-        spec.check(&source.index).context(place)?;
-        let edits = config_edits(&source.config, &kept, allow_unsliced).context(place)?;
+        spec.check(source).context(place)?;
+        let edits = edits(source, &kept, allow_unsliced).context(place)?;
         let config = edited_config(source, &spec, &kept, &edits).context(place)?;
 
         let mut entries: Vec<&Entry> = source.index.tensors.values().collect();
@@ -155,12 +156,25 @@ impl<'a> Cut<'a> {
     }
 }
 
+/// What changes in the config. A word of quantisation that was left over on plain weights goes: readers that heed it
+/// would refuse what was written, or quantise it.
+fn edits(source: &Checkpoint, kept: &[usize], allow_unsliced: &[String]) -> Result<Vec<ConfigEdit>> {
+    let Some(leftover) = leftover_quantization(&source.config, &source.index) else {
+        return config_edits(&source.config, kept, allow_unsliced);
+    };
+    let mut config = source.config.clone();
+    let before = config.shift_remove(leftover).unwrap_or(Value::Null);
+    let mut edits = config_edits(&config, kept, allow_unsliced)?;
+    edits.push(ConfigEdit::new(vec![leftover.to_owned()], Change::Remove, before, Value::Null));
+    Ok(edits)
+}
+
 /// The text of the new config, after making sure that it describes the kept layers as the old one did.
 fn edited_config(source: &Checkpoint, before: &ModelSpec, kept: &[usize], edits: &[ConfigEdit]) -> Result<String> {
     let path = source.source.dir.join("config.json");
     let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, &error))?;
     let text = edit_config(&text, edits)?;
-    let config = serde_json::from_str(&text).map_err(|error| Error::work(format!("config.json: {error}")))?;
+    let config = parse_json(text.as_bytes()).map_err(|error| Error::work(format!("config.json: {error}")))?;
     let after = ModelSpec::from_config(&config)?;
     let expected = ModelSpec {
         layers: kept.len(),

@@ -36,6 +36,13 @@ pub(super) const PER_LAYER: &[&str] = &[
     "use_rope",
 ];
 
+/// Other names of the number of layers, which some readers believe first.
+pub(super) const COUNTS: &[&str] =
+    &["num_hidden_layers", "n_layers", "num_layers", "n_layer", "num_decoder_layers", "decoder_layers"];
+
+/// The object in which a config of several parts has its language model.
+pub(super) const TEXT: &str = "text_config";
+
 /// Lists of layer numbers.
 pub(super) const LAYER_NUMBERS: &[&str] = &[
     "attn_layer_indices",

@@ -26,7 +26,8 @@ impl Stack {
         }
         let fits = |numbers: &BTreeSet<usize>| {
             let last = numbers.last().copied().unwrap_or(0);
-            numbers.len() == last + 1 && (layers..=layers.saturating_add(extra)).contains(&numbers.len())
+            last.checked_add(1) == Some(numbers.len())
+                && (layers..=layers.saturating_add(extra)).contains(&numbers.len())
         };
         // a second stack of the same height is part of a model that no plan speaks of
         let mut fitting: Vec<&str> =

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::{ConfigEdit, LAYERS};
 use super::json_text::Change;
-use super::layer_keys::{BY_LAYER_NUMBER, LAYER_NUMBERS, NOT_PER_LAYER, PER_LAYER};
+use super::layer_keys::{BY_LAYER_NUMBER, COUNTS, LAYER_NUMBERS, NOT_PER_LAYER, PER_LAYER, TEXT};
 use super::module_names::{Mention, mention};
 use crate::{Error, Result};
 
@@ -67,16 +67,37 @@ impl Walk<'_> {
             }
             match value {
                 Value::Array(list) => self.list(key, list, path)?,
-                // an object with a layer count of its own speaks of another stack
-                Value::Object(inner) if inner.contains_key(LAYERS) => {}
+                // an object with a layer count of its own speaks of another stack, unless it is the language model's
+                Value::Object(inner) if inner.contains_key(LAYERS) && !self.is_this_stack(key, inner) => {}
                 Value::Object(inner) => self.inner(key, inner, path)?,
                 Value::String(name) if mention(name) != Mention::None => {
                     return Err(self.refuse(&path, "names single layers"));
+                }
+                Value::Number(number)
+                    if self.counts_layers(key, &path) && number.as_u64() == Some(self.layers as u64) =>
+                {
+                    let after = json!(self.kept.len());
+                    self.push(path, Change::Set(after.to_string(), LAYERS), value.clone(), after);
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Whether the object under `key` is the language model with the layers that are cut.
+    fn is_this_stack(&self, key: &str, inner: &Map<String, Value>) -> bool {
+        key == TEXT && inner.get(LAYERS).and_then(Value::as_u64) == Some(self.layers as u64)
+    }
+
+    /// Whether `key`, the last of `path`, is a name of the number of layers. The first of them has its edit already.
+    fn counts_layers(&self, key: &str, path: &[String]) -> bool {
+        COUNTS.contains(&key)
+            && match path {
+                [key] => key != LAYERS,
+                [parent, _] => parent == TEXT,
+                _ => false,
+            }
     }
 
     fn list(&mut self, key: &str, list: &[Value], path: Vec<String>) -> Result<()> {

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::Cut;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, parse_json};
 use crate::progress::{Progress, Unit};
 use crate::{Error, Result, interrupt};
 
@@ -28,7 +28,7 @@ impl Cut<'_> {
     pub fn verify(&self, written: &Checkpoint, progress: &dyn Progress) -> Result<Identical> {
         let differs =
             |what: String| Error::work(format!("{}: verification failed: {what}", written.source.dir.display()));
-        let config = serde_json::from_str(self.config()).map_err(|error| Error::work(error.to_string()))?;
+        let config = parse_json(self.config().as_bytes()).map_err(|error| Error::work(error.to_string()))?;
         if written.config != config {
             return Err(differs("config.json is not the one that was decided".into()));
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use candle_core::Device;
 use prune::Error;
+use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
@@ -119,6 +120,7 @@ fn headers_that_are_no_headers() {
         (r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#, "tensor a"),
         (r#"{"a":{"dtype":"F32","shape":[1]}}"#, "tensor a: missing field `data_offsets`"),
         (r#"{"__metadata__":{"format":1}}"#, "broken header"),
+        (r#"{"__metadata__":[]}"#, "broken header"),
         (twice, "tensor a stands there twice"),
     ] {
         write_raw(&path, header, 0);
@@ -146,12 +148,22 @@ fn index_and_shards_that_disagree() {
     refused(dir.path(), 1, &[INDEX, "pytorch_model.bin", "not a .safetensors file"]);
     with(&|index| index["weight_map"]["lm_head.weight"] = json!("absent.safetensors"));
     refused(dir.path(), 1, &[INDEX, "absent.safetensors is missing"]);
+    // what the model needs has to be where the index says; the rest is told
+    let needed = |parts: &[&str]| {
+        let checkpoint = open(dir.path());
+        let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
+        check(&spec.check(&checkpoint).unwrap_err(), 1, parts);
+    };
     with(&|index| index["weight_map"]["lm_head.weight"] = json!("model-00001-of-00002.safetensors"));
-    refused(dir.path(), 1, &[INDEX, "lm_head.weight", SECOND]);
-    with(&|index| index["weight_map"]["phantom.weight"] = json!(SECOND));
-    refused(dir.path(), 1, &[INDEX, "phantom.weight is missing from", SECOND]);
+    needed(&[INDEX, "lm_head.weight", SECOND]);
     with(&|index| drop(index["weight_map"].as_object_mut().unwrap().remove("lm_head.weight")));
-    refused(dir.path(), 1, &[INDEX, "lm_head.weight", "is not listed"]);
+    needed(&[INDEX, "lm_head.weight", "is not listed"]);
+    with(&|index| index["weight_map"]["model.layers.0.mlp.up_proj.bias"] = json!(SECOND));
+    let checkpoint = open(dir.path());
+    assert!(checkpoint.disputes["model.layers.0.mlp.up_proj.bias"].contains("is missing from"));
+    assert!(ModelSpec::from_config(&checkpoint.config).unwrap().check(&checkpoint).unwrap().is_empty());
+    with(&|_| {});
+    assert!(open(dir.path()).disputes.is_empty());
     with(&|index| index["weight_map"] = json!(["lm_head.weight"]));
     refused(dir.path(), 1, &[INDEX, "expected a map"]);
     with(&|index| *index = json!({}));
