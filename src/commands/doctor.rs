@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-use super::fetch::existing;
 use crate::checkpoint::{ByteSize, Cached, Hub};
 use crate::model::memory;
 use crate::progress::Progress;
@@ -209,4 +208,9 @@ fn warnings(report: &DoctorReport) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// The nearest folder above `path`, or itself, that is there.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(path)
 }

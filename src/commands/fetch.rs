@@ -9,6 +9,7 @@ use crate::checkpoint::{ByteSize, Checkpoint, Hub, Needed};
 use crate::data::Source;
 use crate::eval;
 use crate::progress::Progress;
+use crate::shown::shown;
 use crate::{Error, Result, interrupt};
 
 /// Settings of `prune fetch`.
@@ -82,20 +83,14 @@ pub fn fetch(settings: &FetchSettings, progress: &dyn Progress) -> Result<FetchR
     }
     let report = FetchReport {
         cache: hub.cache().to_owned(),
-        disk_free: fs4::available_space(existing(hub.cache())).ok(),
+        disk_free: hub.disk_free(),
         dry_run: *dry_run,
         repositories: needed.iter().map(fetched).collect(),
     };
     if *dry_run {
         return Ok(report);
     }
-    let (missing, free) = (report.missing_bytes(), report.disk_free.unwrap_or(u64::MAX));
-    if missing > free {
-        let (missing, free, cache) = (ByteSize(missing), ByteSize(free), hub.cache().display());
-        return Err(Error::work(format!(
-            "{cache}: {missing} to fetch, {free} free on this disk; HF_HOME names another"
-        )));
-    }
+    hub.room_for(report.missing_bytes())?;
     for needed in &needed {
         interrupt::check()?;
         hub.bring(needed, progress)?;
@@ -117,16 +112,11 @@ fn fetched(needed: &Needed) -> Fetched {
     }
 }
 
-/// The nearest folder above `path`, or itself, that is there.
-pub(super) fn existing(path: &Path) -> &Path {
-    path.ancestors().find(|path| path.exists()).unwrap_or(path)
-}
-
 impl FetchReport {
     /// Bytes that the cache lacked.
     #[must_use]
     pub fn missing_bytes(&self) -> u64 {
-        self.repositories.iter().map(|fetched| fetched.missing_bytes).sum()
+        self.repositories.iter().fold(0, |sum, fetched| sum.saturating_add(fetched.missing_bytes))
     }
 }
 
@@ -141,6 +131,7 @@ impl fmt::Display for FetchReport {
                 0 => "all there".to_owned(),
                 missing_files => format!("{verb}: {}, {missing}", files(*missing_files)),
             };
+            let id = shown(id);
             writeln!(f, "{id:width$}  {}, {all}; {state}", files(*count))?;
         }
         let missing = ByteSize(self.missing_bytes());

@@ -6,7 +6,9 @@ mod broken;
 mod fetch;
 #[path = "../fixture/mod.rs"]
 mod fixture;
+mod hostile;
 mod hub;
+mod liar;
 mod mutated;
 mod reading;
 mod server;

@@ -4,12 +4,13 @@
 //! models--org--name/refs/main              the commit a branch or tag was last seen at
 //! models--org--name/blobs/ETAG             contents
 //! models--org--name/snapshots/COMMIT/FILE  links to contents
-//! .locks/models--org--name/ETAG.lock       held while a blob is downloaded
+//! models--org--name/blobs/ETAG.part        contents that are arriving
+//! .locks/models--org--name/ETAG.lock       there and held while a blob is downloaded
 //! ```
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hf_hub::Cache;
@@ -59,12 +60,6 @@ impl<'a> RepoCache<'a> {
         self.at(&self.repo.revision).create_ref(commit).map_err(|error| Error::io(&reference, &error))
     }
 
-    /// Removes what `hf-hub` leaves behind a download: the commit remembered as standing for itself, and its lock.
-    pub(super) fn tidy(&self, commit: &str, etag: &str) {
-        drop(fs::remove_file(self.reference(commit)));
-        drop(fs::remove_file(self.blob(etag).with_extension("lock")));
-    }
-
     /// Where the files of `commit` are.
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
         self.at(commit).pointer_path(commit)
@@ -73,6 +68,11 @@ impl<'a> RepoCache<'a> {
     /// Where the contents called `etag` are, or will be.
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
         self.at(&self.repo.revision).blob_path(etag)
+    }
+
+    /// Where contents called `etag` arrive; what is there of a download that broke is gone on with.
+    pub(super) fn part(&self, etag: &str) -> PathBuf {
+        self.blob(etag).with_extension("part")
     }
 
     /// Puts `file` into the snapshot of `commit`: a link to the blob, or the blob itself where links cannot be made.
@@ -100,17 +100,19 @@ impl<'a> RepoCache<'a> {
     }
 
     /// Holds the lock of a blob, waiting for others who download it; `huggingface_hub` takes the same lock.
-    pub(super) fn lock(&self, etag: &str, progress: &dyn Progress) -> Result<File> {
+    pub(super) fn lock(&self, etag: &str, progress: &dyn Progress) -> Result<Lock> {
         let dir = self.cache.path().join(".locks").join(self.repo.at("").folder_name());
         let path = dir.join(format!("{etag}.lock"));
         let at = |error: io::Error| Error::io(&path, &error);
         fs::create_dir_all(&dir).map_err(at)?;
-        let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(at)?;
-        let mut told = false;
+        let open = || File::options().write(true).create(true).truncate(false).open(&path).map_err(at);
+        let (mut file, mut told) = (open()?, false);
         loop {
             interrupt::check()?;
             match file.try_lock() {
-                Ok(()) => return Ok(file),
+                Ok(()) if is_at(&file, &path) => return Ok(Lock { path, _file: file }),
+                // who had it has removed it meanwhile
+                Ok(()) => file = open()?,
                 Err(TryLockError::WouldBlock) if !told => {
                     told = true;
                     progress.warn(&format!("waiting for another download of the same file ({})", path.display()));
@@ -120,6 +122,33 @@ impl<'a> RepoCache<'a> {
             }
         }
     }
+}
+
+/// The lock of a blob, held. Its file goes with it.
+pub(super) struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for Lock {
+    /// Removed while it is held, so that nobody else's lock is.
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+/// Whether `path` still leads to `file`.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(held), Ok(there)) = (file.metadata(), path.metadata()) else { return false };
+    (held.dev(), held.ino()) == (there.dev(), there.ino())
+}
+
+/// Whether `path` still leads to the file: here a file that is open keeps its name.
+#[cfg(not(unix))]
+fn is_at(_file: &File, path: &Path) -> bool {
+    path.exists()
 }
 
 /// Forty hexadecimal digits.

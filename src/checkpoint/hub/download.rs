@@ -1,22 +1,19 @@
-//! One file from the hub into the cache. `hf-hub` brings the bytes; here the download stops on request, goes on where
-//! it broke, and what arrives is verified before it counts.
+//! One file from the hub into the cache: it stops on request, goes on where it broke, is never longer than announced, and
+//! counts only once it is what its name says.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
-
-use hf_hub::api::sync::ApiError;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Instant;
 
 use super::Hub;
-use super::ask::{Facts, Failure, PATIENCE, TRIES, encoded, pause};
-use super::cache::{RepoCache, is_hex};
+use super::ask::{Facts, Failure, TRIES, pause};
+use super::cache::RepoCache;
+use super::contents::Part;
+use super::http::{Answer, Ask, Client, PATIENCE, TICK, spawn};
 use super::repo::Repo;
-use crate::checkpoint::hash::sha256;
-use crate::progress::{Progress, Silent};
+use crate::progress::Progress;
 use crate::{Error, Result, interrupt};
 
 /// A file at a commit, and what the hub says of it.
@@ -26,6 +23,29 @@ pub(super) struct Wanted<'a> {
     pub(super) file: &'a str,
     pub(super) facts: Facts,
 }
+
+/// What the thread that reads from the network passes on.
+enum News {
+    /// The answer begins.
+    Begins(Start),
+    /// The next bytes.
+    Bytes(Vec<u8>),
+}
+
+/// How an answer begins.
+struct Start {
+    /// The byte it begins with; absent if it does not say.
+    from: Option<u64>,
+    /// Bytes that it announces.
+    announced: Option<u64>,
+    /// What the hub calls the contents in this answer; another host's name for them says nothing.
+    etag: Option<String>,
+}
+
+/// Most bytes passed on at once.
+const CHUNK: usize = 1 << 17;
+/// Chunks that may wait for the disk.
+const WAITING: usize = 16;
 
 impl Hub {
     /// Brings the file into the cache and returns its place in the snapshot. Advances `progress` by its bytes.
@@ -42,54 +62,46 @@ impl Hub {
         let _lock = cache.lock(&facts.etag, progress)?;
         if blob.is_file() {
             progress.advance(facts.size);
-        } else if facts.size == 0 {
-            // nothing to ask for
-            fs::write(&blob, []).map_err(at)?;
         } else {
-            self.fill(cache, wanted, &blob, progress)?;
-            cache.tidy(commit, &facts.etag);
+            let mut part = Part::open(cache.part(&facts.etag), &facts.sum, facts.size)?;
+            match self.fill(wanted, &mut part, progress) {
+                Ok(()) => part.keep(&blob)?,
+                Err(failure) => {
+                    // what is there is good for the next time
+                    if part.len() == 0 {
+                        part.discard()?;
+                    }
+                    return Err(failure);
+                }
+            }
         }
         Ok(cache.link(commit, file, &facts.etag)?)
     }
 
-    /// Downloads until the blob is there and verified.
-    fn fill(&self, cache: &RepoCache, wanted: &Wanted, blob: &Path, progress: &dyn Progress) -> Result<(), Failure> {
-        let Wanted { repo, commit, file, facts } = wanted;
-        let at = |error: std::io::Error| Error::io(blob, &error);
-        let part = blob.with_extension("part");
-        let partial = || part.metadata().map_or(0, |metadata| metadata.len());
-        // large files are called by their SHA-256; only what can be verified in the end is worth resuming
-        let verifiable = facts.etag.len() == 64 && is_hex(&facts.etag);
-        if part.exists() && (!verifiable || partial() > facts.size) {
-            fs::remove_file(&part).map_err(at)?;
-        }
-        let (mut tries, mut shown) = (0, 0);
+    /// Downloads until the contents are there and verified.
+    fn fill(&self, wanted: &Wanted, part: &mut Part, progress: &dyn Progress) -> Result<(), Failure> {
+        let Wanted { repo, file, facts, .. } = wanted;
+        let (mut tries, mut shown, mut afresh) = (0, 0, false);
         loop {
-            let before = partial();
-            match self.transfer(wanted, &mut shown, progress) {
-                Ok(pointer) => {
-                    let arrived = pointer.canonicalize().map_err(at)?;
-                    if blob.canonicalize().ok().as_ref() != Some(&arrived) {
-                        // `hf-hub` takes the mark of a weak ETag for a part of the name
-                        fs::rename(&arrived, blob).map_err(at)?;
-                    }
-                    if pointer != cache.snapshot(commit).join(file) {
-                        // it also takes the file's name in the URL for its name on disk
-                        fs::remove_file(&pointer).map_err(at)?;
-                    }
-                    let len = blob.metadata().map_err(at)?.len();
-                    if len == facts.size && (!verifiable || sha256(blob, &Silent)? == facts.etag) {
-                        return Ok(());
-                    }
-                    fs::remove_file(blob).map_err(at)?;
-                    // what was resumed may have been something else; what came in one go is damaged
-                    if before == 0 {
-                        let reason = "arrived damaged: its length or SHA-256 is not what the hub says; try again";
-                        return Err(Error::work(format!("{repo}: {file} {reason}")).into());
-                    }
+            let before = part.len();
+            let moved = if before < facts.size { self.transfer(wanted, part, &mut shown, progress) } else { Ok(()) };
+            match moved {
+                Ok(()) if part.is(&facts.etag, facts.size) => {
+                    progress.advance(part.len() - shown);
+                    return Ok(());
                 }
-                Err(Failure::Unreachable(why)) => {
-                    tries = if partial() > before { 1 } else { tries + 1 };
+                // what was gone on with may have been something else; what came in one go is damaged
+                Ok(()) | Err(Failure::Refused(416, ..)) if before > 0 && !afresh => {
+                    afresh = true;
+                    part.clear()?;
+                }
+                Ok(()) => {
+                    part.clear()?;
+                    let reason = "arrived damaged: its length or hash is not what the hub says; try again";
+                    return Err(Error::work(format!("{repo}: {file} {reason}")).into());
+                }
+                Err(Failure::Unreachable(why) | Failure::Busy(why)) => {
+                    tries = if part.len() > before { 1 } else { tries + 1 };
                     if tries == TRIES {
                         return Err(Failure::Unreachable(format!("{file}: {why}")));
                     }
@@ -100,69 +112,115 @@ impl Hub {
         }
     }
 
-    /// One download by `hf-hub`, on a thread of its own: it cannot be asked to stop, but it can be left alone. Advances
-    /// `progress` beyond the `shown` bytes of the file. Returns where `hf-hub` put it in the snapshot.
-    fn transfer(&self, wanted: &Wanted, shown: &mut u64, progress: &dyn Progress) -> Result<PathBuf, Failure> {
-        let Wanted { repo, commit, file, .. } = wanted;
-        let (api, name) = (self.api.repo(repo.at(commit)), encoded(file));
-        let (position, (sender, finished)) = (Arc::new(AtomicU64::new(0)), channel());
-        let watch = Position(position.clone());
-        let work = move || drop(sender.send(api.download_with_progress(&name, watch)));
-        let thread = std::thread::Builder::new().name("download".into()).spawn(work);
-        thread.map_err(|error| Error::work(format!("{repo}: {error}")))?;
-        let mut moved = Instant::now();
-        loop {
-            let result = finished.recv_timeout(Duration::from_millis(100));
-            let now = position.load(Ordering::Relaxed);
-            if now > *shown {
-                progress.advance(now - *shown);
-                (*shown, moved) = (now, Instant::now());
+    /// Asks once for what `part` lacks and appends what comes, until all is there or the connection breaks. Advances
+    /// `progress` beyond the `shown` bytes of the file.
+    fn transfer(
+        &self,
+        wanted: &Wanted,
+        part: &mut Part,
+        shown: &mut u64,
+        progress: &dyn Progress,
+    ) -> Result<(), Failure> {
+        let Wanted { repo, file, facts, .. } = wanted;
+        let fault = |what: String| Failure::Other(Error::work(format!("{repo}: {file}: the hub {what}")));
+        let size = facts.size;
+        let news = listen(&self.client, facts, part.len())?;
+        let Some(News::Begins(start)) = next(&news)? else {
+            return Err(Failure::Unreachable("no answer".to_owned()));
+        };
+        // without a hash, only the hub's name for the contents tells that they are still the same
+        let same = facts.sum.is_known() || start.etag.as_ref() == Some(&facts.etag);
+        match start.from.unwrap_or(part.len()) {
+            from if from == part.len() && (from == 0 || same) => {}
+            0 => part.clear()?,
+            from if from == part.len() => {
+                part.clear()?;
+                return Err(Failure::Busy("its contents are not the ones that came before".to_owned()));
             }
-            match result {
-                Ok(Ok(pointer)) => return Ok(pointer),
-                Ok(Err(error)) => return Err(failure(repo, file, error)),
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Error::work(format!("{repo}: {file} cannot be downloaded")).into());
-                }
-                Err(RecvTimeoutError::Timeout) if moved.elapsed() > 2 * PATIENCE => {
-                    // the thread waits for the host and holds the file: no use in another try
-                    let silence = 2 * PATIENCE.as_secs();
-                    return Err(Error::work(format!("{repo}: {file}: the hub has sent nothing for {silence} s")).into());
-                }
-                Err(RecvTimeoutError::Timeout) => interrupt::check()?,
+            from => return Err(fault(format!("sends byte {from} when asked for byte {}", part.len()))),
+        }
+        if !same && start.etag.is_some() {
+            return Err(fault("calls its contents by another name (ETag) when they are asked for".to_owned()));
+        }
+        let left = size - part.len();
+        if let Some(announced) = start.announced.filter(|announced| *announced != left) {
+            return Err(fault(format!("announces {left} bytes, then {announced}")));
+        }
+        while let Some(News::Bytes(bytes)) = next(&news)? {
+            if bytes.len() as u64 > size - part.len() {
+                part.clear()?;
+                return Err(fault(format!("sends more than the {size} bytes that it announces")));
             }
+            part.append(&bytes)?;
+            progress.advance(part.len().saturating_sub(*shown));
+            *shown = part.len().max(*shown);
+        }
+        if part.len() < size {
+            return Err(Failure::Unreachable(format!("the connection ended after {} of {size} bytes", part.len())));
+        }
+        Ok(())
+    }
+}
+
+/// What comes next, nothing at the end; looks for Ctrl-C meanwhile.
+fn next(news: &Receiver<Result<News, Failure>>) -> Result<Option<News>, Failure> {
+    let since = Instant::now();
+    loop {
+        interrupt::check()?;
+        match news.recv_timeout(TICK) {
+            Ok(news) => return news.map(Some),
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) if since.elapsed() > 2 * PATIENCE => {
+                let silence = 2 * PATIENCE.as_secs();
+                return Err(Failure::Unreachable(format!("nothing has come for {silence} s")));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }
 
-/// What another try may mend, and what not.
-fn failure(repo: &Repo, file: &str, error: ApiError) -> Failure {
-    let fault = || Error::work(format!("{repo}: {file}: {error}")).into();
-    match &error {
-        ApiError::RequestError(request) => match **request {
-            ureq::Error::StatusCode(status @ 400..429) => Failure::Refused(status, String::new(), String::new()),
-            _ => Failure::Unreachable(error.to_string()),
-        },
-        // errors of the disk and of the connection come alike
-        ApiError::IoError(io) => match io.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::PermissionDenied => fault(),
-            _ => Failure::Unreachable(error.to_string()),
-        },
-        _ => fault(),
+/// Reads the contents from byte `from` on, on a thread of its own: it cannot be asked to stop, but it can be left alone.
+fn listen(client: &Client, facts: &Facts, from: u64) -> Result<Receiver<Result<News, Failure>>> {
+    let (sender, news) = sync_channel(WAITING);
+    let (client, url) = (client.clone(), facts.url.clone());
+    spawn(move || match client.send(Ask::Contents(from), url) {
+        Ok(answer) => pass_on(answer, &sender),
+        Err(failure) => drop(sender.send(Err(failure))),
+    })?;
+    Ok(news)
+}
+
+/// Passes the answer on until it ends or nobody listens any more.
+fn pass_on(mut answer: Answer, to: &SyncSender<Result<News, Failure>>) {
+    let start = start(&answer);
+    if to.send(Ok(News::Begins(start))).is_err() {
+        return;
+    }
+    let mut body = answer.response.body_mut().as_reader();
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match body.read(&mut chunk) {
+            Ok(0) => return,
+            Ok(read) => {
+                if to.send(Ok(News::Bytes(chunk[..read].to_vec()))).is_err() {
+                    return;
+                }
+            }
+            Err(error) => return drop(to.send(Err(Failure::Busy(error.to_string())))),
+        }
     }
 }
 
-/// How far a download is, resumed bytes included.
-struct Position(Arc<AtomicU64>);
-
-impl hf_hub::api::Progress for Position {
-    fn init(&mut self, _size: usize, _file: &str) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-
-    fn update(&mut self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    fn finish(&mut self) {}
+fn start(answer: &Answer) -> Start {
+    let length = |name| answer.header(name).and_then(|length| length.parse().ok());
+    let from = match answer.response.status().as_u16() {
+        // `bytes 100-199/200`
+        206 => answer.header("content-range").map(|range| {
+            let digits = range.trim_start_matches("bytes").trim_start().split('-').next();
+            digits.and_then(|from| from.parse().ok()).unwrap_or(u64::MAX)
+        }),
+        _ => Some(0),
+    };
+    let etag = answer.etag().filter(|_| answer.own);
+    Start { from, announced: length("content-length"), etag: etag.map(|(etag, _)| etag.to_owned()) }
 }

@@ -1,19 +1,23 @@
 //! The hub: models and data files by name, through the cache that every Hugging Face tool shares.
 //!
-//! `hf-hub` lists, locates and downloads. Around it: `repo` reads names, `ask` asks for what `hf-hub` cannot say (why
-//! the hub refuses, empty files), `cache` finds commits without the network, `download` makes a download stop on
-//! request, go on where it broke and be verified, `fetch` decides which files are needed, `needed` which of them are
-//! missing, `inventory` tells what the cache holds. Nothing is asked of the network when
-//! `HF_HUB_OFFLINE` is set, and no file is fetched that the cache has.
+//! The hub and every host it sends on to are strangers: what they say becomes the name of a file only if it is plain, and
+//! contents are no longer than announced and what their name says. `hf-hub` knows where the cache has what. Around it:
+//! `repo` reads names, `url` addresses, `http` sends requests, `ask` asks what the hub has and why it refuses, `contents` is a file that
+//! arrives, `cache` finds commits without the network, `download` brings a file, stops on request and goes on where it
+//! broke, `fetch` decides which files are needed, `needed` which of them are missing, `inventory` tells what the cache
+//! holds. Nothing is asked of the network when `HF_HUB_OFFLINE` is set, and no file is fetched that the cache has.
 
 mod ask;
 mod cache;
+mod contents;
 mod dataset;
 mod download;
 mod fetch;
+mod http;
 mod inventory;
 mod needed;
 mod repo;
+mod url;
 
 pub use dataset::Dataset;
 pub use fetch::HubFile;
@@ -24,18 +28,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use hf_hub::Cache;
-use hf_hub::api::sync::{Api, ApiBuilder};
-use ureq::Agent;
+use http::Client;
 
 use crate::{Error, Result};
 
 /// Where the hub is, who asks, and where files are kept; the environment variables are those of `huggingface_hub`.
 pub struct Hub {
-    api: Api,
-    /// Asks for the heads of files.
-    agent: Agent,
-    endpoint: String,
-    token: Option<String>,
+    client: Client,
     cache: Cache,
     offline: bool,
 }
@@ -74,14 +73,7 @@ impl Hub {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         let offline = var(&["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]);
         let offline = offline.is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str()));
-        let api = ApiBuilder::from_cache(cache.clone())
-            .with_endpoint(endpoint.clone())
-            .with_token(token.clone())
-            .with_progress(false)
-            .with_user_agent("prune", env!("CARGO_PKG_VERSION"))
-            .build()
-            .map_err(|error| Error::work(format!("{endpoint}: {error}")))?;
-        Ok(Self { api, agent: ask::agent(), endpoint, token, cache, offline })
+        Ok(Self { client: Client::new(endpoint, token), cache, offline })
     }
 
     /// Whether the network must not be used.
@@ -92,18 +84,25 @@ impl Hub {
     /// Where the hub is.
     #[must_use]
     pub fn endpoint(&self) -> &str {
-        &self.endpoint
+        self.client.endpoint()
     }
 
     /// Whether it is asked in somebody's name.
     #[must_use]
     pub fn has_token(&self) -> bool {
-        self.token.is_some()
+        self.client.has_token()
     }
 
     /// The directory that holds `models--org--name` and its like.
     pub fn cache(&self) -> &Path {
         self.cache.path()
+    }
+
+    /// Bytes free on the cache's disk, where the system says so.
+    #[must_use]
+    pub fn disk_free(&self) -> Option<u64> {
+        let there = self.cache().ancestors().find(|path| path.exists())?;
+        fs4::available_space(there).ok()
     }
 }
 
@@ -111,8 +110,8 @@ impl Hub {
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub")
-            .field("endpoint", &self.endpoint)
-            .field("has_token", &self.token.is_some())
+            .field("endpoint", &self.endpoint())
+            .field("has_token", &self.has_token())
             .field("cache", self.cache.path())
             .field("offline", &self.offline)
             .finish()

@@ -9,6 +9,7 @@ use super::dataset::{Dataset, walk_names};
 use super::download::Wanted;
 use super::fetch::missing_file;
 use super::repo::Repo;
+use crate::checkpoint::ByteSize;
 use crate::progress::{Progress, Unit};
 use crate::{Error, Result};
 
@@ -46,7 +47,7 @@ impl Needed {
     /// Bytes of all of them.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
+        sum(self.files.iter().map(|file| file.bytes))
     }
 
     /// Names of those that the cache lacks.
@@ -57,7 +58,7 @@ impl Needed {
     /// Bytes of those.
     #[must_use]
     pub fn missing_bytes(&self) -> u64 {
-        self.files.iter().filter(|file| file.absent).map(|file| file.bytes).sum()
+        sum(self.files.iter().filter(|file| file.absent).map(|file| file.bytes))
     }
 }
 
@@ -175,12 +176,39 @@ impl Hub {
         if wanted.is_empty() {
             return Ok(());
         }
-        progress.begin(&format!("fetching {repo}"), wanted.iter().map(|wanted| wanted.facts.size).sum(), Unit::Bytes);
+        self.check_space(cache, &wanted)?;
+        let bytes = sum(wanted.iter().map(|wanted| wanted.facts.size));
+        progress.begin(&format!("fetching {repo}"), bytes, Unit::Bytes);
         for wanted in &wanted {
             self.download(cache, wanted, progress)?;
         }
         progress.end();
         Ok(())
+    }
+
+    /// Refuses what the disk has no room for. What arrived of a file earlier has its place already.
+    fn check_space(&self, cache: &RepoCache, wanted: &[Wanted]) -> Result<()> {
+        let absent = wanted.iter().filter(|wanted| length(cache.blob(&wanted.facts.etag)).is_none());
+        let left = absent.map(|wanted| {
+            let Facts { etag, size, .. } = &wanted.facts;
+            size.saturating_sub(length(cache.part(etag)).unwrap_or(0))
+        });
+        self.room_for(sum(left))
+    }
+
+    /// Refuses `bytes` that the disk of the cache has no room for.
+    ///
+    /// # Errors
+    /// Work: too little room.
+    pub fn room_for(&self, bytes: u64) -> Result<()> {
+        match self.disk_free() {
+            Some(free) if bytes > free => {
+                let (bytes, free, cache) = (ByteSize(bytes), ByteSize(free), self.cache().display());
+                let reason = format!("{cache}: {bytes} to fetch, {free} free on this disk; HF_HOME names another");
+                Err(Error::work(reason))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Files of a snapshot that are there.
@@ -192,6 +220,11 @@ impl Hub {
         };
         Needed { repo: repo.clone(), commit, files: names.into_iter().map(file).collect() }
     }
+}
+
+/// What is announced is not to be trusted, not even to have a sum.
+fn sum(bytes: impl Iterator<Item = u64>) -> u64 {
+    bytes.fold(0, u64::saturating_add)
 }
 
 /// Length of the file at `path`, if there is one.

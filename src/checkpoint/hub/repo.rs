@@ -4,8 +4,14 @@ use std::fmt;
 use std::path::{Component, Path};
 
 use hf_hub::RepoType;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{Error, Result};
+
+/// What stays itself in one part of a URL's path.
+const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// What stays itself in the path of a URL.
+const PATH: &AsciiSet = &PART.remove(b'/');
 
 /// A repository at a revision.
 #[derive(Clone, Debug)]
@@ -60,6 +66,22 @@ impl Repo {
         hf_hub::Repo::with_revision(self.name.clone(), self.kind, revision.to_owned())
     }
 
+    /// Path at the hub of what it says of the repository.
+    pub(super) fn api_path(&self) -> String {
+        let kind = match self.kind {
+            RepoType::Model => "models",
+            RepoType::Dataset => "datasets",
+            RepoType::Space => "spaces",
+        };
+        format!("api/{kind}/{}/revision/{}", self.name, utf8_percent_encode(&self.revision, PART))
+    }
+
+    /// Path at the hub of `file` at `revision`.
+    pub(super) fn file_path(&self, revision: &str, file: &str) -> String {
+        let (revision, file) = (utf8_percent_encode(revision, PART), utf8_percent_encode(file, PATH));
+        format!("{}/resolve/{revision}/{file}", self.page())
+    }
+
     /// Path of its page on the hub.
     pub(super) fn page(&self) -> String {
         self.at(MAIN).url()
@@ -109,7 +131,8 @@ mod tests {
             ("models--org--name", "org/name")
         );
         let repo = Repo::model("meta-llama/Llama-3.1-8B@refs/pr/1").unwrap();
-        assert_eq!(repo.at(&repo.revision).api_url(), "models/meta-llama/Llama-3.1-8B/revision/refs%2Fpr%2F1");
+        assert_eq!(repo.api_path(), "api/models/meta-llama/Llama-3.1-8B/revision/refs%2Fpr%2F1");
+        assert_eq!(repo.file_path("v1", "a b/c#"), "meta-llama/Llama-3.1-8B/resolve/v1/a%20b/c%23");
         assert_eq!(Repo::model("gpt2@v1").unwrap().revision, "v1");
         for wrong in [
             "",
