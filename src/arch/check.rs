@@ -2,26 +2,21 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use super::ModelSpec;
 use super::names::LAYERS;
-use super::{ModelSpec, quantization};
-use crate::checkpoint::{Checkpoint, Index, four_bit_owner};
+use crate::checkpoint::{Index, four_bit_owner};
 use crate::{Error, Result};
 
 /// A buffer that old Llama checkpoints carry and nothing reads.
-pub(super) const FREQUENCIES: &str = ".rotary_emb.inv_freq";
+const FREQUENCIES: &str = ".rotary_emb.inv_freq";
 
 impl ModelSpec {
     /// Compares the tensors with the spec; returns the names of those that the model does not use.
     ///
     /// # Errors
-    /// Another number of layers, a missing tensor, a wrong shape, quantised weights; each names the tensor or key, what
-    /// was found and what was expected.
-    pub fn check(&self, checkpoint: &Checkpoint) -> Result<Vec<String>> {
-        quantization::check(&checkpoint.config, &checkpoint.index)?;
-        self.check_tensors(&checkpoint.index)
-    }
-
-    fn check_tensors(&self, index: &Index) -> Result<Vec<String>> {
+    /// Another number of layers, a missing tensor, a wrong shape; each names the tensor or key, what was found and
+    /// what was expected.
+    pub fn check(&self, index: &Index) -> Result<Vec<String>> {
         self.check_layer_count(index)?;
         let table = vec![self.vocab_size, self.hidden_size];
         let mut used = HashSet::new();
@@ -70,12 +65,10 @@ fn check_tensor(index: &Index, name: &str, shape: &[usize]) -> Result<()> {
     }
     let packed = name.strip_suffix("weight").map(|module| format!("{module}qweight"));
     match index.tensors.get(name) {
-        None if packed.as_ref().is_some_and(|packed| index.tensors.contains_key(packed)) => {
-            Err(Error::request(format!(
-                "tensor {name} is stored as qweight: GPTQ or AWQ quantised the weights (their quantize_config.json or \
+        None if packed.is_some_and(|packed| index.tensors.contains_key(&packed)) => Err(Error::request(format!(
+            "tensor {name} is stored as qweight: GPTQ or AWQ quantised the weights (their quantize_config.json or \
              quant_config.json says how); start from the full-precision checkpoint"
-            )))
-        }
+        ))),
         None => Err(Error::work(format!("tensor {name} is missing, expected with shape {shape:?}"))),
         Some(entry) if entry.shape == shape => Ok(()),
         // four-bit codes have a shape of their own; the one they stand for is compared when they are read
@@ -136,12 +129,12 @@ mod tests {
         ] {
             let index = index(&tied, &held);
             assert_eq!((tied.embedding_tensor(&index), tied.head_tensor(&index)), (embedding, head));
-            assert_eq!(tied.check_tensors(&index).unwrap(), Vec::<String>::new());
+            assert_eq!(tied.check(&index).unwrap(), Vec::<String>::new());
         }
         let untied = spec(false);
-        let error = untied.check_tensors(&index(&untied, &[EMBEDDING])).unwrap_err();
+        let error = untied.check(&index(&untied, &[EMBEDDING])).unwrap_err();
         assert_eq!(error.to_string(), "tensor lm_head.weight is missing, expected with shape [16, 8]");
-        assert!(tied.check_tensors(&index(&tied, &[])).is_err());
+        assert!(tied.check(&index(&tied, &[])).is_err());
     }
 
     #[test]
@@ -182,7 +175,7 @@ mod tests {
             ("model.layers.0.self_attn.q_proj.bias", &[8]),
             ("score.weight", &[2, 8]),
         ];
-        let unused = spec.check_tensors(&index(&spec, &extra)).unwrap();
+        let unused = spec.check(&index(&spec, &extra)).unwrap();
         assert_eq!(unused, ["model.layers.0.self_attn.q_proj.bias", "score.weight"]);
     }
 }

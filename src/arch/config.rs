@@ -217,6 +217,8 @@ mod tests {
             ("llama", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping is 50.0"),
             ("llama", json!({"residual_multiplier": 0.22}), "residual_multiplier is 0.22"),
             ("llama", json!({"is_encoder_decoder": true}), "is_encoder_decoder"),
+            ("llama", json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), "method gptq"),
+            ("llama", json!({"quantization_config": {"load_in_4bit": false}}), "bitsandbytes"),
             ("llama", json!({"no_rope_layers": [1, 1, 1, 0]}), "no_rope_layers"),
             ("llama", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5"),
             ("llama", json!({"layer_types": vec!["sliding_attention"; 4]}), "layer_types"),

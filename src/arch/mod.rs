@@ -1,13 +1,12 @@
 //! What a family member is, as data: one table row per `model_type`, read with a config into one [`ModelSpec`].
 //!
 //! `table` holds the rows, `config` reads a `config.json` with the help of a row, `names` says what the tensors are
-//! called, `check` compares them with a checkpoint, `quantization` what the config says of their storage, `rope` computes the rotations.
+//! called, `check` compares them with a checkpoint, `rope` computes the rotations.
 
 mod check;
 mod config;
 mod keys;
 mod names;
-mod quantization;
 mod refused;
 mod rope;
 mod rope_config;
@@ -16,6 +15,5 @@ mod table;
 mod windows;
 
 pub use names::{EMBEDDING, HEAD, LayerTensor};
-pub use quantization::leftover_quantization;
 pub use spec::{ModelSpec, Role, Rope, RopeScaling};
 pub use table::{ARCHITECTURES, Architecture, Bias, WindowRule};

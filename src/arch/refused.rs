@@ -45,6 +45,7 @@ const MULTIPLIED: &[&str] = &[
 
 /// Refuses what the block does not compute.
 pub(super) fn check(keys: &Keys<'_>, row: &Architecture) -> Result<()> {
+    quantized(keys)?;
     if keys.flag("is_encoder_decoder")?.unwrap_or(false) {
         return Err(Error::request("is_encoder_decoder is true: only decoder-only models have layers to drop"));
     }
@@ -67,6 +68,28 @@ pub(super) fn check(keys: &Keys<'_>, row: &Architecture) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Weights that are neither plain floating point numbers nor bitsandbytes' four-bit codes.
+fn quantized(keys: &Keys<'_>) -> Result<()> {
+    let Some(quantization) = keys.object("quantization_config")?.or(keys.object("compression_config")?) else {
+        return Ok(());
+    };
+    let method = match quantization.text("quant_method")? {
+        Some(method) => method,
+        None if quantization.get("load_in_4bit").is_some() => "bitsandbytes",
+        None => "unknown",
+    };
+    let reason = match method {
+        "bitsandbytes" if quantization.flag("load_in_4bit")?.unwrap_or(false) => return Ok(()),
+        "bitsandbytes" => "stored in bitsandbytes' eight bits, which are not read".to_owned(),
+        _ => format!("quantised by method {method}, expected f32, f16 or bf16"),
+    };
+    let key = quantization.name("").trim_end_matches('.').to_owned();
+    Err(Error::request(format!(
+        "{key}: the weights are {reason}; start from the full-precision checkpoint, healing quantises it by itself; \
+         if they are not quantised, delete {key} from config.json"
+    )))
 }
 
 fn is_off(value: &Value) -> bool {

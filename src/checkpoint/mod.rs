@@ -13,6 +13,7 @@ mod header;
 mod hub;
 mod index;
 mod json;
+mod leftover;
 mod load;
 mod output;
 mod overlay;
@@ -58,8 +59,10 @@ pub struct Source {
 pub struct Checkpoint {
     /// Where it came from.
     pub source: Source,
-    /// `config.json`, every key, in the file's order.
+    /// `config.json`, every key but one that was left over, in the file's order.
     pub config: Map<String, Value>,
+    /// What the file says of a quantisation that the weights do not have: the key and its value.
+    pub leftover: Option<(&'static str, Value)>,
     /// Every tensor by name.
     pub index: Index,
 }
@@ -110,12 +113,13 @@ impl Checkpoint {
             let adapter = dir.join(ADAPTER_CONFIG).exists().then(|| ADAPTER_CONFIG.to_owned());
             return Err(no_config(&place, adapter.as_slice()));
         }
-        let config: Map<String, Value> = read_json(&path)?;
+        let mut config: Map<String, Value> = read_json(&path)?;
         if config.get("text_config").is_some_and(Value::is_object) {
             return refused("a multimodal model (config.json has a text_config); only language models are supported");
         }
         let index = Index::open_dir(dir)?;
-        Ok(Self { source, config, index })
+        let leftover = leftover::take(&mut config, &index);
+        Ok(Self { source, config, leftover, index })
     }
 
     /// The files that decide what the model makes of a text: config, tokenizer, weights, in order; for [`content_hash`].

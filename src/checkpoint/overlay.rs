@@ -15,7 +15,12 @@ impl Index {
         let files = self.files.iter().zip(&self.shards).map(|((file, metadata), path)| {
             Ok((file.try_clone().map_err(|error| Error::io(path, &error))?, metadata.clone()))
         });
-        Ok(Self { files: files.collect::<Result<_>>()?, shards: self.shards.clone(), tensors: self.tensors.clone() })
+        Ok(Self {
+            files: files.collect::<Result<_>>()?,
+            shards: self.shards.clone(),
+            tensors: self.tensors.clone(),
+            disputes: self.disputes.clone(),
+        })
     }
 
     /// Lets `name`, where there is no such tensor, be `other`.

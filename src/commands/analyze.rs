@@ -220,7 +220,7 @@ fn measure(
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
     let options =
         ModelOptions { budget: open::budget(settings.memory.as_deref(), &device)?, device, ..ModelOptions::default() };
-    for unused in spec.check(&checkpoint)? {
+    for unused in spec.check(&checkpoint.index)? {
         progress.warn(&unused);
     }
     let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;

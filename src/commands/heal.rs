@@ -74,7 +74,7 @@ pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress:
     let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
-    spec.check(&checkpoint)?;
+    spec.check(&checkpoint.index)?;
     let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
     let budget = open::budget(settings.memory.as_deref(), &device)?;
     let teacher = settings.teacher.as_deref().map(|teacher| open::checkpoint(Some(teacher), progress)).transpose()?;

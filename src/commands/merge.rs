@@ -78,7 +78,7 @@ pub fn merge(settings: &MergeSettings, progress: &dyn Progress) -> Result<MergeR
     }
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
-    spec.check(&checkpoint)?;
+    spec.check(&checkpoint.index)?;
     let dir = settings.adapter.as_deref().ok_or_else(|| Error::request("which adapter? name its directory"))?;
     let adapters = Adapters::open_for(dir, &checkpoint, &spec, &Device::Cpu)?;
     let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;

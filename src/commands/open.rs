@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use crate::arch::{ModelSpec, leftover_quantization};
+use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Hub};
 use crate::data::{Purpose, Source, SourceOptions};
 use crate::model::{Budget, Cache, Fittings, Model, ModelOptions, Residency};
@@ -25,7 +25,7 @@ pub(super) fn checkpoint(model: Option<&str>, progress: &dyn Progress) -> Result
         }
         progress.warn(dispute);
     }
-    if let Some(key) = leftover_quantization(&checkpoint.config, &checkpoint.index) {
+    if let Some((key, _)) = &checkpoint.leftover {
         let id = &checkpoint.source.id;
         progress.warn(&format!("{id}: {key} in config.json was left over, the weights are not quantised; not heeded"));
     }

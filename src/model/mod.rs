@@ -150,7 +150,7 @@ impl Model {
     /// An architecture that is not known, tensors that do not fit it, a budget too small for one layer.
     pub fn open(checkpoint: Arc<Checkpoint>, options: &ModelOptions, progress: &dyn Progress) -> Result<Self> {
         let spec = Arc::new(ModelSpec::from_config(&checkpoint.config)?);
-        spec.check(&checkpoint)?;
+        spec.check(&checkpoint.index)?;
         let checkpoint = match &options.fittings.adapters {
             Some(adapters) => adapters.over(&checkpoint, &spec)?,
             None => checkpoint,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::config::{ConfigEdit, config_edits, edit_config};
 use super::json_text::Change;
 use super::names::Stack;
-use crate::arch::{ModelSpec, leftover_quantization};
+use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Entry, ShardPlan, Slot, parse_json};
 use crate::plan::{Plan, PlannedFor};
 use crate::progress::Progress;
@@ -58,7 +58,7 @@ impl<'a> Cut<'a> {
         let kept = plan.kept();
         let place = || source.source.dir.display();
         let spec = ModelSpec::from_config(&source.config).context(place)?;
-        spec.check(source).context(place)?;
+        spec.check(&source.index).context(place)?;
         let edits = edits(source, &kept, allow_unsliced).context(place)?;
         let config = edited_config(source, &spec, &kept, &edits).context(place)?;
 
@@ -159,13 +159,10 @@ impl<'a> Cut<'a> {
 /// What changes in the config. A word of quantisation that was left over on plain weights goes: readers that heed it
 /// would refuse what was written, or quantise it.
 fn edits(source: &Checkpoint, kept: &[usize], allow_unsliced: &[String]) -> Result<Vec<ConfigEdit>> {
-    let Some(leftover) = leftover_quantization(&source.config, &source.index) else {
-        return config_edits(&source.config, kept, allow_unsliced);
-    };
-    let mut config = source.config.clone();
-    let before = config.shift_remove(leftover).unwrap_or(Value::Null);
-    let mut edits = config_edits(&config, kept, allow_unsliced)?;
-    edits.push(ConfigEdit::new(vec![leftover.to_owned()], Change::Remove, before, Value::Null));
+    let mut edits = config_edits(&source.config, kept, allow_unsliced)?;
+    if let Some((key, value)) = &source.leftover {
+        edits.push(ConfigEdit::new(vec![(*key).to_owned()], Change::Remove, value.clone(), Value::Null));
+    }
     Ok(edits)
 }
 

@@ -120,8 +120,8 @@ fn a_quantisation_that_was_left_over() {
         desk.json("analyze model --data text.jsonl --json");
     }
     for (name, dtype, words) in [
-        ("q_proj.weight_scale_inv", Dtype::F32, ["with model.layers.0.self_attn.q_proj.weight_scale_inv", "delete"]),
-        ("q_proj.SCB", Dtype::F16, ["SCB beside them", "delete quantization_config from config.json"]),
+        ("q_proj.weight_scale_inv", Dtype::F32, ["method fp8", "delete quantization_config from config.json"]),
+        ("q_proj.SCB", Dtype::F16, ["method fp8", "delete quantization_config from config.json"]),
         ("q_proj.qzeros", Dtype::I32, ["quantised by method", "full-precision"]),
     ] {
         let desk = with_tensors(&[(&format!("model.layers.0.self_attn.{name}"), dtype, &[4])]);

@@ -123,6 +123,8 @@ impl Adapters {
         if let Some(whole) = &self.whole {
             index.replace(&whole.file, &whole.names)?;
         }
-        Ok(Arc::new(Checkpoint { source: checkpoint.source.clone(), config: checkpoint.config.clone(), index }))
+        let Checkpoint { source, config, leftover, .. } = checkpoint.as_ref();
+        let (source, config, leftover) = (source.clone(), config.clone(), leftover.clone());
+        Ok(Arc::new(Checkpoint { source, config, leftover, index }))
     }
 }
