@@ -18,7 +18,7 @@ pub enum Paint {
 /// Models with more layers than this have a letter for a layer, not two.
 const WIDE: usize = 36;
 /// Models with more layers than this get no triangle.
-const MOST_LAYERS: usize = 44;
+const MOST_SHOWN: usize = 44;
 
 /// Row `n`-1 of the scores over l, rescaled, with an arrow at the best block's first layer; the only row of single
 /// layers, with an arrow at each that the plan drops. Ends with a newline; empty when there is no such row.
@@ -45,7 +45,7 @@ pub fn strip(scores: &Triangle, n: usize, paint: Paint) -> String {
 /// would not fit a terminal.
 #[must_use]
 pub fn triangle_map(scores: &Triangle, paint: Paint) -> Option<String> {
-    if scores.layers() > MOST_LAYERS {
+    if scores.layers() > MOST_SHOWN {
         return None;
     }
     let width = width(scores);
