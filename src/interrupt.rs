@@ -11,10 +11,16 @@ pub fn request() {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
+/// Forgets an earlier [`request`]: whoever was told of the interruption may begin another piece of work. The program
+/// ends after one; a user of the library need not.
+pub fn clear() {
+    INTERRUPTED.store(false, Ordering::Relaxed);
+}
+
 /// Called by loops between two steps.
 ///
 /// # Errors
-/// [`Error::Interrupted`] once [`request`] was called.
+/// [`Error::Interrupted`] once [`request`] was called, until [`clear`] is.
 pub fn check() -> Result<()> {
     if INTERRUPTED.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
 }
