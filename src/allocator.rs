@@ -88,15 +88,25 @@ unsafe impl GlobalAlloc for Allocator {
 }
 
 /// Tells the C library to keep its pages, and to serve all threads from one place, so that what one of them gave back
-/// fits what another asks for.
-pub(crate) fn set_up() {
+/// fits what another asks for. Says whether it will.
+pub(crate) fn set_up() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: sets numbers of the allocator
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
-    }
+    return settle(&|parameter, value| {
+        // SAFETY: sets a number of the allocator
+        unsafe { libc::mallopt(parameter, value) == 1 }
+    });
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    true
+}
+
+/// What no version of the C library's `mallopt` is known to refuse, and what says the same where one does: the border
+/// from which on pieces are mapped, which versions before 2.36 have no larger than 32 MiB.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn settle(mallopt: &dyn Fn(i32, i32) -> bool) -> bool {
+    let is_whole = mallopt(libc::M_MMAP_MAX, 0)
+        || [i32::MAX, 32 << 20].into_iter().any(|border| mallopt(libc::M_MMAP_THRESHOLD, border));
+    let is_kept = mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    mallopt(libc::M_ARENA_MAX, 1) && is_whole && is_kept
 }
 
 #[cfg(test)]
@@ -105,6 +115,29 @@ mod tests {
 
     /// Sizes on both sides of the border.
     const SIZES: [usize; 7] = [1, 100, LARGE - 1, LARGE, LARGE + 1, 100_000, 5_000_000];
+
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn every_version_of_the_c_library_is_told() {
+        use std::cell::RefCell;
+        let told = |refused: &[(i32, i32)]| {
+            let asked = RefCell::new(Vec::new());
+            let kept = settle(&|parameter, value| {
+                asked.borrow_mut().push((parameter, value));
+                !refused.contains(&(parameter, value))
+            });
+            (kept, asked.into_inner())
+        };
+        let borders = [i32::MAX, 32 << 20].map(|border| (libc::M_MMAP_THRESHOLD, border));
+        let (kept, asked) = told(&[]);
+        assert!(kept && asked.len() == 3 && asked[0] == (libc::M_MMAP_MAX, 0));
+        // one that has none of the first, and only small borders
+        let (kept, asked) = told(&[(libc::M_MMAP_MAX, 0), borders[0]]);
+        assert!(kept && asked[1..3] == borders);
+        assert!(!told(&[(libc::M_MMAP_MAX, 0), borders[0], borders[1]]).0);
+        assert!(!told(&[(libc::M_ARENA_MAX, 1)]).0 && !told(&[(libc::M_TRIM_THRESHOLD, i32::MAX)]).0);
+        assert!(set_up());
+    }
 
     #[test]
     fn pieces_keep_their_bytes_wherever_they_move() {

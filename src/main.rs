@@ -9,6 +9,5 @@ use std::process::ExitCode;
 static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
-    allocator::set_up();
-    cli::main()
+    cli::main(allocator::set_up())
 }

@@ -93,7 +93,7 @@ pub(crate) struct AnalyzeArgs {
 }
 
 pub(crate) fn run(args: &AnalyzeArgs, context: &Context) -> Result<()> {
-    let settings = prune::settings::resolve("analyze", context.config.as_deref(), args)?;
+    let settings = context.settings("analyze", args)?;
     let report = analyze::analyze(&settings, &context.bars)?;
     context.output.report(&report, || text(&report, context.output.colour()))
 }

@@ -36,7 +36,7 @@ pub(crate) struct BenchArgs {
 }
 
 pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
-    let settings = prune::settings::resolve("bench", context.config.as_deref(), args)?;
+    let settings = context.settings("bench", args)?;
     let report = bench::bench(&settings, &context.bars)?;
     context.output.report(&report, || report.to_string())
 }

@@ -27,7 +27,7 @@ pub(crate) struct CompareArgs {
 }
 
 pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
-    let settings = prune::settings::resolve("compare", context.config.as_deref(), args)?;
+    let settings = context.settings("compare", args)?;
     let report = compare::compare(&settings, &context.bars)?;
     context.output.report(&report, || report.text())
 }

@@ -60,7 +60,7 @@ pub(crate) struct CutArgs {
 }
 
 pub(crate) fn run(args: &CutArgs, context: &Context) -> Result<()> {
-    let settings = prune::settings::resolve("cut", context.config.as_deref(), args)?;
+    let settings = context.settings("cut", args)?;
     let report = cut::cut(&settings, &context.bars)?;
     context.output.report(&report, || report.to_string())
 }

@@ -8,6 +8,7 @@ use prune::commands::demo::{self, DemoReport};
 use serde::Serialize;
 
 use super::Context;
+use super::compute::ComputeArgs;
 
 /// Runs the whole job on an embedded checkpoint: no file, no network
 #[derive(Args, Serialize)]
@@ -26,13 +27,16 @@ pub(crate) struct DemoArgs {
     /// Replace an existing directory
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: ComputeArgs,
     /// Say what would be done and what it takes, and stop
     #[arg(long, conflicts_with = "extract")]
     dry_run: bool,
 }
 
 pub(crate) fn run(args: &DemoArgs, context: &Context) -> Result<()> {
-    let settings = prune::settings::resolve("demo", context.config.as_deref(), args)?;
+    let settings = context.settings("demo", args)?;
     let report = demo::demo(&settings, &context.bars)?;
     context.output.report(&report, || text(&report))
 }

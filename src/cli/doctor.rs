@@ -15,8 +15,11 @@ use super::Context;
 pub(crate) struct DoctorArgs {}
 
 pub(crate) fn run(args: &DoctorArgs, context: &Context) -> Result<()> {
-    let settings: DoctorSettings = prune::settings::resolve("doctor", context.config.as_deref(), args)?;
+    let settings: DoctorSettings = context.settings("doctor", args)?;
     let report = doctor::doctor(&settings, &context.bars)?;
+    if !context.keeps_pages {
+        super::output::warning("the C library's allocator takes no settings: more page faults, slower training");
+    }
     context.output.report(&report, || report.to_string())?;
     match &report.broken[..] {
         [] => Ok(()),

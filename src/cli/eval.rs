@@ -26,7 +26,6 @@ pub(crate) struct EvalArgs {
     adapter: Option<PathBuf>,
     /// Tasks and groups, separated by commas: mmlu, mmlu_stem, boolq, hellaswag, arc_easy, c4, text:FILE...
     #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "config")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     tasks: Vec<String>,
     /// Examples in front of each question [default: 5 for MMLU, else 0]
     #[arg(long, value_name = "N")]
@@ -76,14 +75,7 @@ pub(crate) struct EvalArgs {
 }
 
 pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
-    let mut flags = serde_json::json!(args);
-    // a flag that says no is not a flag that was not given
-    if args.bos == Some(false) {
-        flags["bos"] = serde_json::Value::Null;
-    }
-    let mut settings: prune::eval::settings::EvalSettings =
-        prune::settings::resolve("eval", context.config.as_deref(), &flags)?;
-    settings.bos = args.bos.or(settings.bos);
+    let settings = context.settings("eval", args)?;
     let report = eval::eval(&settings, &context.bars)?;
     context.output.report(&report, || report.text())
 }

@@ -17,15 +17,12 @@ A download that broke goes on where it broke when the same command is given agai
 pub(crate) struct FetchArgs {
     /// Models on the hub (org/name, org/name@revision)
     #[arg(value_name = "MODEL", required_unless_present_any = ["data", "tasks", "config"])]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     models: Vec<String>,
     /// Text as --data of analyze and heal names it: allenai/c4, hub:datasets/org/name/path
     #[arg(long, value_name = "SRC", value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     data: Vec<String>,
     /// Tasks whose data eval needs, separated by commas: mmlu, boolq, c4...
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     tasks: Vec<String>,
     /// Say what would be fetched and how much that is, and stop
     #[arg(long)]
@@ -33,7 +30,7 @@ pub(crate) struct FetchArgs {
 }
 
 pub(crate) fn run(args: &FetchArgs, context: &Context) -> Result<()> {
-    let settings = prune::settings::resolve("fetch", context.config.as_deref(), args)?;
+    let settings = context.settings("fetch", args)?;
     let report = fetch::fetch(&settings, &context.bars)?;
     context.output.report(&report, || report.to_string())
 }

@@ -25,7 +25,9 @@ use super::progress::time;
   prune heal ./llama-24 --data c4.jsonl --teacher ./llama -o healed  learn from the uncut model
   prune heal ./llama-24 --data c4.jsonl --dry-run                    memory, disk and time
 With --eval-data the uncut model, the cut one and the one that is written are measured on the same tokens.
-A run that was stopped goes on when the same command is given again.")]
+A run that was stopped goes on when the same command is given again.
+Settings that stand in a file only: beta1, beta2, eps (AdamW); rank_pattern, alpha_pattern (tables: an
+expression over modules = their own rank or alpha, as in PEFT).")]
 pub(crate) struct HealArgs {
     /// The cut model: a directory or a hub id
     #[arg(required_unless_present = "config")]
@@ -178,7 +180,7 @@ pub(crate) struct HealArgs {
 }
 
 pub(crate) fn run(args: &HealArgs, context: &Context) -> Result<()> {
-    let settings = prune::settings::resolve("heal", context.config.as_deref(), args)?;
+    let settings = context.settings("heal", args)?;
     let report = heal::heal(&settings, &context.bars)?;
     context.output.report(&report, || text(&report))
 }

@@ -53,7 +53,7 @@ pub(crate) struct MergeArgs {
 }
 
 pub(crate) fn run(args: &MergeArgs, context: &Context) -> Result<()> {
-    let settings = prune::settings::resolve("merge", context.config.as_deref(), args)?;
+    let settings = context.settings("merge", args)?;
     let report = merge::merge(&settings, &context.bars)?;
     context.output.report(&report, || text(&report))
 }

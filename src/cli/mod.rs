@@ -11,8 +11,11 @@ mod demo;
 mod doctor;
 mod eval;
 mod fetch;
+mod flags;
 mod heal;
 mod merge;
+#[cfg(test)]
+mod numbers;
 mod output;
 mod progress;
 mod run;
@@ -23,8 +26,10 @@ mod tests;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use prune::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use output::Output;
 use progress::Bars;
@@ -53,7 +58,8 @@ Examples:
 /// Options every command takes.
 #[derive(Args)]
 struct Global {
-    /// TOML file with this command's settings; flags override it
+    /// TOML file with this command's settings, alone or in the sections of a recipe; flags override it, and
+    /// --no-NAME takes back a switch that it sets, such as --no-force
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     config: Option<PathBuf>,
     /// Print one JSON object on standard output instead of text
@@ -85,9 +91,13 @@ enum Command {
 }
 
 /// Runs the program and turns its end into an exit code: 0 done, 1 the work failed, 2 the request was wrong.
-pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+///
+/// `keeps_pages`: whether the allocator could be set up.
+pub(crate) fn main(keeps_pages: bool) -> ExitCode {
+    let matches = flags::prepared(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let given = matches.subcommand().map(|(_, given)| given.clone()).unwrap_or_default();
+    match run(cli, given, keeps_pages) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);
@@ -96,47 +106,69 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli, given: ArgMatches, keeps_pages: bool) -> Result<()> {
     let Global { config, json, quiet, threads } = cli.global;
     start(threads)?;
     let bars = Bars::new(quiet || json);
     let output = Output::new(json, quiet);
-    let context = Context { config, bars, output };
-    match cli.command {
-        Command::Analyze(args) => analyze::run(&args, &context),
-        Command::Cut(args) => cut::run(&args, &context),
-        Command::Heal(args) => heal::run(&args, &context),
-        Command::Merge(args) => merge::run(&args, &context),
-        Command::Eval(args) => eval::run(&args, &context),
-        Command::Compare(args) => compare::run(&args, &context),
-        Command::Run(args) => run::run(&args, &context),
-        Command::Sample(args) => sample::run(&args, &context),
-        Command::Bench(args) => bench::run(&args, &context),
-        Command::Fetch(args) => fetch::run(&args, &context),
-        Command::Doctor(args) => doctor::run(&args, &context),
-        Command::Demo(args) => demo::run(&args, &context),
-        Command::Completions(args) => completions::run(&args, &context),
+    dispatch(cli.command, &Context { config, given, keeps_pages, bars, output })
+}
+
+fn dispatch(command: Command, context: &Context) -> Result<()> {
+    match command {
+        Command::Analyze(args) => analyze::run(&args, context),
+        Command::Cut(args) => cut::run(&args, context),
+        Command::Heal(args) => heal::run(&args, context),
+        Command::Merge(args) => merge::run(&args, context),
+        Command::Eval(args) => eval::run(&args, context),
+        Command::Compare(args) => compare::run(&args, context),
+        Command::Run(args) => run::run(&args, context),
+        Command::Sample(args) => sample::run(&args, context),
+        Command::Bench(args) => bench::run(&args, context),
+        Command::Fetch(args) => fetch::run(&args, context),
+        Command::Doctor(args) => doctor::run(&args, context),
+        Command::Demo(args) => demo::run(&args, context),
+        Command::Completions(args) => completions::run(&args, context),
     }
 }
 
 /// What a command gets besides its own flags.
 struct Context {
     config: Option<PathBuf>,
+    /// What was typed after the command's name.
+    given: ArgMatches,
+    keeps_pages: bool,
     bars: Bars,
     output: Output,
 }
 
-/// Threads that a pool will have, as rayon counts them.
-fn pool_size(threads: Option<usize>) -> usize {
-    let asked = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok().filter(|threads| *threads > 0);
-    threads.or_else(asked).unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+impl Context {
+    /// The settings of `command`: its defaults, then the file, then the flags that were given.
+    fn settings<T: DeserializeOwned>(&self, command: &str, args: &impl Serialize) -> Result<T> {
+        prune::settings::resolve(command, self.config.as_deref(), flags::given(args, &self.given)?)
+    }
+}
+
+/// Worker threads at most: more than any machine has cores, and few enough to be started at once.
+const THREADS: usize = 4096;
+
+/// Threads that the pool will have: as asked for by flag, by rayon's variable, or one for each core.
+fn pool_size(threads: Option<usize>) -> Result<usize> {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok()).filter(|asked| *asked > 0);
+    let (place, size) = match (threads, asked) {
+        (Some(threads), _) => ("--threads", threads),
+        (None, Some(threads)) => ("RAYON_NUM_THREADS", threads),
+        (None, None) => ("cores", std::thread::available_parallelism().map_or(1, usize::from).min(THREADS)),
+    };
+    match size {
+        1..=THREADS => Ok(size),
+        _ => Err(Error::request(format!("{place} {size}: expected from 1 to {THREADS}"))),
+    }
 }
 
 /// Sets the process up: one pool of workers, a quiet candle, Ctrl-C as a request to stop.
 fn start(threads: Option<usize>) -> Result<()> {
-    if threads == Some(0) {
-        return Err(Error::request("--threads 0: at least one thread is needed"));
-    }
+    let size = pool_size(threads)?;
     // candle's own pool spins at a barrier while it waits, which stalls on any machine with other load; our loops run
     // on rayon's pool. candle reads the variables at its first operation, which has not happened yet.
     // SAFETY: no other thread exists at this point.
@@ -148,10 +180,10 @@ fn start(threads: Option<usize>) -> Result<()> {
             std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
         }
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(size);
     // this thread works in the pool, instead of waking it and sleeping for every operation; one thread alone could not
     // wait for another, which reads the next layer, and work for it
-    let pool = if pool_size(threads) > 1 { pool.use_current_thread() } else { pool };
+    let pool = if size > 1 { pool.use_current_thread() } else { pool };
     pool.build_global().map_err(|error| Error::work(format!("worker threads: {error}")))?;
     ctrlc::set_handler(prune::interrupt::request).map_err(|error| Error::work(format!("signal handler: {error}")))
 }

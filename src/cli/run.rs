@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use prune::commands::run::{self, RunSettings};
+use prune::commands::run;
 use prune::{Error, Result};
+use serde::Serialize;
 
 use super::Context;
+use super::compute::ComputeArgs;
 
 /// The whole job from a recipe: analyse, cut, heal, evaluate, report
-#[derive(Args)]
+#[derive(Args, Serialize)]
 #[command(after_help = "Examples:
   prune run recipe.toml -o job                     everything, ending in job/report.html
   prune run recipe.toml -o job --dry-run           its stages, with memory, disk and time
@@ -27,6 +29,9 @@ pub(crate) struct RunArgs {
     /// Change a setting of the recipe
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: ComputeArgs,
     /// Say what would be done and what it takes, and stop
     #[arg(long)]
     dry_run: bool,
@@ -38,12 +43,7 @@ pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<()> {
             format!("--config {}: prune run reads its settings from the recipe; name one file", config.display());
         return Err(Error::request(fault));
     }
-    let settings = RunSettings {
-        recipe: Some(args.recipe.clone()),
-        set: args.set.clone(),
-        out: args.out.clone(),
-        dry_run: args.dry_run,
-    };
+    let settings = context.settings("run", args)?;
     let report = run::run(&settings, &context.bars)?;
     context.output.report(&report, || report.to_string())
 }

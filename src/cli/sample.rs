@@ -58,7 +58,7 @@ pub(crate) struct SampleArgs {
 const WIDTH: u16 = 100;
 
 pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
-    let settings: SampleSettings = prune::settings::resolve("sample", context.config.as_deref(), args)?;
+    let settings: SampleSettings = context.settings("sample", args)?;
     let output = &context.output;
     // two texts side by side cannot grow together
     if !output.is_watched() || settings.against.is_some() {

@@ -31,7 +31,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 fn commands() -> Vec<Command> {
-    let mut cli = Cli::command();
+    let mut cli = super::flags::prepared(Cli::command());
     cli.build();
     let commands: Vec<Command> =
         cli.get_subcommands().filter(|command| command.get_name() != "help").cloned().collect();
@@ -104,7 +104,7 @@ fn settings_of(command: &str) -> String {
 
 /// Flags of `command` that reach no code: their field is missing from the command's settings, or nobody reads it.
 fn dead_flags(command: &str, flags: &[String], cli: &str, library: &[(PathBuf, String)]) -> Vec<String> {
-    if !cli.contains("settings::resolve(") {
+    if !cli.contains("context.settings(") {
         // no settings: the flags are used right there
         return flags.iter().filter(|flag| !cli.contains(&format!("args.{flag}"))).cloned().collect();
     }
@@ -128,7 +128,10 @@ fn every_flag_does_something() {
     let mut checked = 0;
     for command in commands() {
         let name = command.get_name();
-        let own = |arg: &&Arg| !arg.is_global_set() && !["help", "version"].contains(&arg.get_id().as_str());
+        // the opposite of a switch is its setting too
+        let own = |arg: &&Arg| {
+            !arg.is_global_set() && !arg.is_hide_set() && !["help", "version"].contains(&arg.get_id().as_str())
+        };
         let flags: Vec<String> = command.get_arguments().filter(own).map(|arg| arg.get_id().to_string()).collect();
         let cli = fs::read_to_string(root.join(format!("cli/{}.rs", name.replace('-', "_")))).unwrap();
         let dead = dead_flags(name, &flags, &cli, &library);
@@ -147,6 +150,40 @@ fn a_dead_flag_is_found() {
                     #[cfg(test)]\nmod tests { fn a() { settings.idle } }\n";
     let library = [(PathBuf::new(), settings.to_owned()), (PathBuf::new(), "settings.idle of something else".into())];
     let flags = ["beans", "idle", "apart", "absent"].map(str::to_owned);
-    assert_eq!(dead_flags("grind", &flags, "settings::resolve(", &library), ["idle", "absent"]);
+    assert_eq!(dead_flags("grind", &flags, "context.settings(", &library), ["idle", "absent"]);
     assert_eq!(dead_flags("grind", &flags, "args.beans args.idle args.apart", &library), ["absent"]);
+}
+
+/// What can be set is a flag, or the help says how a file sets it.
+#[test]
+fn every_setting_is_in_the_help() {
+    use prune::commands::{analyze, bench, compare, cut, demo, fetch, merge, run, sample};
+    use prune::settings::{SECTIONS, keys};
+    let known: [(&str, &[&str]); 11] = [
+        ("analyze", keys::<analyze::AnalyzeSettings>()),
+        ("cut", keys::<cut::CutSettings>()),
+        ("heal", keys::<prune::heal::HealSettings>()),
+        ("merge", keys::<merge::MergeSettings>()),
+        ("eval", keys::<prune::eval::settings::EvalSettings>()),
+        ("compare", keys::<compare::CompareSettings>()),
+        ("run", keys::<run::RunSettings>()),
+        ("sample", keys::<sample::SampleSettings>()),
+        ("bench", keys::<bench::BenchSettings>()),
+        ("fetch", keys::<fetch::FetchSettings>()),
+        ("demo", keys::<demo::DemoSettings>()),
+    ];
+    for command in commands() {
+        let Some((name, keys)) = known.iter().find(|(name, _)| *name == command.get_name()) else {
+            assert!(["doctor", "completions"].contains(&command.get_name()), "{}", command.get_name());
+            continue;
+        };
+        assert!(*name == "run" || SECTIONS.contains(name), "{name} has no section in a file");
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for key in *keys {
+            let is_flag = command.get_arguments().any(|arg| arg.get_id() == *key);
+            assert!(is_flag || after.contains(key), "prune {name} --help says nothing of the setting {key}");
+        }
+    }
+    let sections = SECTIONS.iter().filter(|section| **section != "drop");
+    assert_eq!(sections.count(), known.len() - 1);
 }

@@ -20,6 +20,12 @@ pub struct DemoSettings {
     pub extract: Option<PathBuf>,
     /// Replace an existing directory.
     pub force: bool,
+    /// Where every stage computes: `auto`, `cpu`, `cuda`, `cuda:1`.
+    pub device: Option<String>,
+    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    pub dtype: Option<String>,
+    /// Cap on memory, such as `8GiB`.
+    pub memory: Option<String>,
     /// Only says what would be done.
     pub dry_run: bool,
 }
@@ -52,11 +58,17 @@ pub fn demo(settings: &DemoSettings, progress: &dyn Progress) -> Result<DemoRepo
         return Ok(DemoReport { dir: dir.clone(), run: None });
     }
     let dir = settings.out.clone().unwrap_or_else(|| PathBuf::from(PLACE));
+    let job = RunSettings {
+        device: settings.device.clone(),
+        dtype: settings.dtype.clone(),
+        memory: settings.memory.clone(),
+        ..RunSettings::default()
+    };
     if settings.dry_run {
         let atlas = tempfile::tempdir().map_err(|error| Error::io(std::env::temp_dir(), &error))?;
         demo::extract(atlas.path())?;
-        let settings = RunSettings { recipe: Some(atlas.path().join(RECIPE)), dry_run: true, ..RunSettings::default() };
-        return Ok(DemoReport { dir, run: Some(run::run(&settings, progress)?) });
+        let job = RunSettings { recipe: Some(atlas.path().join(RECIPE)), dry_run: true, ..job };
+        return Ok(DemoReport { dir, run: Some(run::run(&job, progress)?) });
     }
     let (atlas, out) = (dir.join(ATLAS), dir.join(RUN));
     if settings.force && out.join("run.json").exists() {
@@ -65,8 +77,8 @@ pub fn demo(settings: &DemoSettings, progress: &dyn Progress) -> Result<DemoRepo
     if settings.force || !is_ours(&atlas) {
         extract(&atlas, settings.force)?;
     }
-    let settings = RunSettings { recipe: Some(atlas.join(RECIPE)), out: Some(out), ..RunSettings::default() };
-    let run = Some(run::run(&settings, progress)?);
+    let job = RunSettings { recipe: Some(atlas.join(RECIPE)), out: Some(out), ..job };
+    let run = Some(run::run(&job, progress)?);
     Ok(DemoReport { dir, run })
 }
 

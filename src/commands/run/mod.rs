@@ -1,6 +1,7 @@
 //! `prune run`: the whole job, or a sweep of it, from a recipe to a report. Stages that are done are not done again;
 //! what cuts have in common is done once.
 
+mod check;
 mod estimate;
 mod gather;
 mod inputs;
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use recipe::{Drop, Keep, Recipe, Strategy};
+pub use recipe::{Compute, Drop, Keep, Recipe, Strategy};
 
 use crate::progress::Progress;
 use crate::report::run::RunData;
@@ -30,6 +31,12 @@ pub struct RunSettings {
     pub set: Vec<String>,
     /// Directory of everything that is made.
     pub out: Option<PathBuf>,
+    /// Where every stage computes: `auto`, `cpu`, `cuda`, `cuda:1`; the recipe's sections say it when absent.
+    pub device: Option<String>,
+    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    pub dtype: Option<String>,
+    /// Cap on memory, such as `8GiB`.
+    pub memory: Option<String>,
     /// Only says what would be done.
     pub dry_run: bool,
 }
@@ -67,10 +74,11 @@ pub struct StageReport {
 /// name stands in front.
 pub fn run(settings: &RunSettings, progress: &dyn Progress) -> Result<RunReport> {
     let path = settings.recipe.as_deref().ok_or_else(|| Error::request("which recipe? name a TOML file"))?;
-    let recipe = Recipe::read(path, &settings.set)?;
+    let RunSettings { device, dtype, memory, .. } = settings.clone();
+    let recipe = Recipe::read(path, &settings.set, &Compute { device, dtype, memory })?;
     let out = settings.out.as_deref();
     if settings.dry_run {
-        return estimate::estimate(&recipe, out, progress);
+        return estimate::estimate(&recipe, out, &estimate::Machine::measure, progress);
     }
     let out = out.ok_or_else(|| Error::request("where to? name a directory with --out"))?;
     let (done, state) = pipeline::work(&recipe, out, progress)?;

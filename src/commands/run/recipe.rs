@@ -5,15 +5,20 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use toml::{Table, Value};
 
 use crate::commands::analyze::AnalyzeSettings;
 use crate::commands::bench::BenchSettings;
+use crate::commands::compare::CompareSettings;
 use crate::commands::cut::CutSettings;
+use crate::commands::demo::DemoSettings;
+use crate::commands::fetch::FetchSettings;
+use crate::commands::merge::MergeSettings;
+use crate::commands::sample::SampleSettings;
 use crate::eval::settings::EvalSettings;
 use crate::heal::HealSettings;
-use crate::plan::layers_for_fraction;
-use crate::settings::{beside, toml_fault};
+use crate::plan::{layers_for_fraction, parse_drop};
+use crate::settings;
 use crate::{Context, Error, Result};
 
 /// What a recipe says.
@@ -112,6 +117,19 @@ pub enum Which {
     Given(String),
 }
 
+impl Which {
+    /// How many of `layers` go.
+    ///
+    /// # Errors
+    /// Request: layers that are not there.
+    pub fn count(&self, layers: usize) -> Result<usize> {
+        match self {
+            Self::Similarity(count) | Self::Deepest(count) => Ok(*count),
+            Self::Given(text) => parse_drop(text, layers).map(|dropped| dropped.len()),
+        }
+    }
+}
+
 /// Settings of each section that are not the recipe's to make.
 const OWN: [(&str, &[&str]); 5] = [
     ("analyze", &["model", "layers", "fraction", "from", "out", "csv", "force", "dry_run"]),
@@ -122,46 +140,46 @@ const OWN: [(&str, &[&str]); 5] = [
 ];
 
 impl Recipe {
-    /// Reads the recipe at `path` and sets what `set` says: `heal.steps=10`.
+    /// Reads the recipe at `path`, sets what `set` says, `heal.steps=10`, and has every section compute as `compute` says.
     ///
     /// # Errors
     /// Request: no such file, not TOML, a key that is unknown or that `prune run` sets itself; each is named.
-    pub fn read(path: &Path, set: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
+    pub fn read(path: &Path, set: &[String], compute: &Compute) -> Result<Self> {
         let place = || path.display().to_string();
-        let mut table: toml::Table = text.parse().map_err(|error| request(toml_fault(&text, &error))).context(place)?;
+        let mut table = settings::read(path)?;
         for change in set {
             merge(&mut table, change).context(|| format!("--set {change}"))?;
         }
-        let text = toml::to_string_pretty(&table).map_err(request)?;
-        let near = path.parent().unwrap_or(Path::new(""));
-        let mut map: Map<String, Value> = match serde_json::to_value(table).map_err(request)? {
-            Value::Object(map) => map,
-            _ => return Err(Error::request("not a table")).context(place),
-        };
+        compute.put(&mut table);
+        let text = toml::to_string_pretty(&table).map_err(|error| Error::request(error.to_string())).context(place)?;
+        settings::beside(path.parent().unwrap_or(Path::new("")), &mut table);
+        Self::from_table(&table, text).context(place)
+    }
+
+    fn from_table(table: &Table, text: String) -> Result<Self> {
+        settings::check_sections(table)?;
         for (section, own) in OWN {
-            let keys = map.get(section).and_then(Value::as_object).map(Map::keys);
+            let keys = table.get(section).and_then(Value::as_table).map(Table::keys);
             if let Some(key) = keys.into_iter().flatten().find(|key| own.contains(&key.as_str())) {
-                return Err(Error::request(format!("[{section}] {key}: prune run sets this itself; leave it out")))
-                    .context(place);
+                return Err(Error::request(format!("[{section}] {key}: prune run sets this itself; leave it out")));
             }
         }
+        // sections that only single commands read
+        for (name, check) in OTHERS {
+            check(table, name)?;
+        }
         let recipe = Self {
-            model: required(take(&mut map, "model", near)?, "model = \"...\": which model?").context(place)?,
-            caveat: take(&mut map, "caveat", near).context(place)?,
-            drop: take(&mut map, "drop", near).context(place)?.unwrap_or_default(),
-            analyze: take(&mut map, "analyze", near).context(place)?,
-            cut: take(&mut map, "cut", near).context(place)?.unwrap_or_default(),
-            heal: take(&mut map, "heal", near).context(place)?,
-            eval: take(&mut map, "eval", near).context(place)?,
-            bench: take(&mut map, "bench", near).context(place)?,
+            model: word(table, "model")?.ok_or_else(|| Error::request("model = \"...\": which model?"))?,
+            caveat: word(table, "caveat")?,
+            drop: section(table, "drop")?.unwrap_or_default(),
+            analyze: section(table, "analyze")?,
+            cut: section(table, "cut")?.unwrap_or_default(),
+            heal: section(table, "heal")?,
+            eval: section(table, "eval")?,
+            bench: section(table, "bench")?,
             text,
         };
-        if let Some(unknown) = map.keys().next() {
-            let known = "model, caveat, [drop], [analyze], [cut], [heal], [eval], [bench]";
-            return Err(Error::request(format!("{unknown}: unknown; a recipe has {known}"))).context(place);
-        }
-        recipe.check().context(place)?;
+        recipe.check()?;
         Ok(recipe)
     }
 
@@ -229,30 +247,64 @@ impl Recipe {
     }
 }
 
-fn request(error: impl std::fmt::Display) -> Error {
-    Error::request(error.to_string())
+/// Where all sections compute, whatever they say themselves: `None` leaves it to them.
+#[derive(Clone, Debug, Default)]
+pub struct Compute {
+    /// Where: `auto`, `cpu`, `cuda`, `cuda:1`.
+    pub device: Option<String>,
+    /// What products are computed in on a GPU.
+    pub dtype: Option<String>,
+    /// Cap on memory.
+    pub memory: Option<String>,
 }
 
-fn required<T>(value: Option<T>, question: &str) -> Result<T> {
-    value.ok_or_else(|| Error::request(question))
+impl Compute {
+    fn put(&self, table: &mut Table) {
+        let said = [("device", &self.device), ("dtype", &self.dtype), ("memory", &self.memory)];
+        for section in ["analyze", "heal", "eval", "bench"] {
+            let Some(Value::Table(section)) = table.get_mut(section) else { continue };
+            for (key, value) in said {
+                section.extend(value.clone().map(|value| (key.to_owned(), Value::String(value))));
+            }
+        }
+    }
 }
 
-/// Takes a key out of the recipe; relative paths in it are looked for in `near` first.
-fn take<T: DeserializeOwned>(map: &mut Map<String, Value>, key: &str, near: &Path) -> Result<Option<T>> {
-    let Some(value) = map.remove(key) else { return Ok(None) };
-    let mut one = Map::from_iter([(key.to_owned(), value)]);
-    beside(near, &mut one);
-    let value = one.remove(key).unwrap_or_default();
-    let place = || if value.is_object() { format!("[{key}]") } else { key.to_owned() };
-    serde_json::from_value(value.clone()).map(Some).map_err(request).context(place)
+type Check = fn(&Table, &str) -> Result<()>;
+
+/// Sections that a recipe may have for single commands; `prune run` does not use them.
+const OTHERS: [(&str, Check); 5] = [
+    ("compare", well_formed::<CompareSettings>),
+    ("merge", well_formed::<MergeSettings>),
+    ("sample", well_formed::<SampleSettings>),
+    ("fetch", well_formed::<FetchSettings>),
+    ("demo", well_formed::<DemoSettings>),
+];
+
+fn well_formed<T: DeserializeOwned>(table: &Table, name: &str) -> Result<()> {
+    section::<T>(table, name).map(drop)
+}
+
+fn section<T: DeserializeOwned>(table: &Table, name: &str) -> Result<Option<T>> {
+    let Some(Value::Table(section)) = table.get(name) else { return Ok(None) };
+    settings::build(section, &|key| format!("[{name}] {key}")).map(Some)
+}
+
+/// A key above the sections.
+fn word(table: &Table, key: &str) -> Result<Option<String>> {
+    match table.get(key) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(other) => Err(Error::request(format!("{key}: {other}: expected a string"))),
+    }
 }
 
 /// Puts `section.key=value` in its place. A value that is not TOML is a string.
-fn merge(table: &mut toml::Table, change: &str) -> Result<()> {
+fn merge(table: &mut Table, change: &str) -> Result<()> {
     let (path, value) =
         change.split_once('=').ok_or_else(|| Error::request("expected section.key=value, such as heal.steps=100"))?;
-    let parsed = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
-    let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+    let value = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
     let mut place = table;
     let mut keys = path.split('.').map(str::trim).peekable();
     while let Some(key) = keys.next() {
@@ -260,7 +312,7 @@ fn merge(table: &mut toml::Table, change: &str) -> Result<()> {
             place.insert(key.to_owned(), value);
             return Ok(());
         }
-        let section = place.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        let section = place.entry(key).or_insert_with(|| Value::Table(Table::new()));
         place = section.as_table_mut().ok_or_else(|| Error::request(format!("{key} is no section")))?;
     }
     Ok(())
@@ -275,7 +327,7 @@ mod tests {
         std::fs::write(dir.path().join("recipe.toml"), text).unwrap();
         std::fs::write(dir.path().join("text.jsonl"), "{}").unwrap();
         let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
-        Recipe::read(&dir.path().join("recipe.toml"), &set)
+        Recipe::read(&dir.path().join("recipe.toml"), &set, &Compute::default())
     }
 
     const GOOD: &str = "model = \"org/name\"\n[drop]\nlayers = [4, 2]\nstrategies = [\"similarity\", \"deepest\"]\n\
@@ -303,11 +355,11 @@ mod tests {
         let all: Vec<_> = configs.chain([own.join("src/demo/files/recipe.toml")]).collect();
         assert!(all.len() > 4);
         for path in all {
-            let recipe = Recipe::read(&path, &[]).unwrap();
+            let recipe = Recipe::read(&path, &[], &Compute::default()).unwrap();
             assert!(recipe.heal.is_some() && recipe.eval.is_some());
             assert!(!recipe.wanted(32).unwrap().is_empty());
             // each command reads its own section of the same file
-            let heal: HealSettings = crate::settings::resolve("heal", Some(&path), &Map::new()).unwrap();
+            let heal: HealSettings = settings::resolve("heal", Some(&path), Table::new()).unwrap();
             assert_eq!(heal.steps, recipe.heal.unwrap().steps);
         }
     }
@@ -320,8 +372,8 @@ mod tests {
             ("[drop]\nlayers = [1]", "", "which model"),
             (GOOD, "heal.model=x", "[heal] model: prune run sets"),
             (GOOD, "cut.plan=x", "[cut] plan"),
-            (GOOD, "eval.task=x", "[eval]: unknown field `task`"),
-            (GOOD, "evaluate.tasks=x", "evaluate: unknown"),
+            (GOOD, "eval.task=x", "[eval] task: unknown, did you mean tasks?"),
+            (GOOD, "evaluate.tasks=x", "[evaluate]: unknown, did you mean eval?"),
             (GOOD, "heal.steps=0", "[heal]: steps is 0"),
             (GOOD, "heal.steps=5", "[heal] data"),
             (GOOD, "drop.strategies=[\"best\"]", "best"),

@@ -1,0 +1,192 @@
+//! Extreme numbers in every numeric flag and setting of every command: refused, or worked with; never a panic, an abort,
+//! or more memory than there is. New flags are found by themselves.
+
+use std::any::TypeId;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches};
+use prune::{Error, Result, interrupt};
+
+use super::output::Output;
+use super::progress::Bars;
+use super::{Cli, Context, THREADS, dispatch, flags, pool_size};
+
+/// The first two are refused before a command sees them.
+const COUNTS: [&str; 5] = ["9223372036854775807", "18446744073709551615", "1000000000", "65537", "0"];
+const FLOATS: [&str; 5] = ["inf", "nan", "1e308", "-1e308", "5e-324"];
+/// Some numbers ask for work without end: it is interrupted.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// A small request of each command, its numeric flags apart, in a directory with the embedded model.
+const REQUESTS: [(&str, &str); 6] = [
+    ("analyze", "analyze model --data text/validation.jsonl -o OUT"),
+    ("cut", "cut model -o OUT"),
+    ("heal", "heal model --data text/validation.jsonl --eval-data text/validation.jsonl --teacher model -o OUT"),
+    ("eval", "eval model --tasks text:text/validation.jsonl,boolq --data-dir . -o OUT"),
+    ("sample", "sample model --prompt The"),
+    ("bench", "bench model"),
+];
+/// Numbers that make the request small where they are not the ones under test.
+const SMALL: [(&str, &str, &str); 15] = [
+    ("analyze", "samples", "2"),
+    ("analyze", "seq_len", "16"),
+    ("cut", "deepest", "1"),
+    ("heal", "seq_len", "16"),
+    ("heal", "steps", "1"),
+    ("heal", "batch", "1"),
+    ("heal", "rank", "2"),
+    ("heal", "warmup", "0"),
+    ("heal", "eval_samples", "1"),
+    ("heal", "shuffle_window", "4"),
+    ("eval", "limit", "2"),
+    ("sample", "tokens", "2"),
+    ("bench", "tokens", "2"),
+    ("bench", "prompt_tokens", "2"),
+    ("bench", "repetitions", "1"),
+];
+
+/// Numeric flags of each command: whether they take fractions.
+fn numeric() -> Vec<(String, String, bool)> {
+    let cli = flags::prepared(Cli::command());
+    let mut found = Vec::new();
+    for command in cli.get_subcommands() {
+        let kind = |arg: &Arg| arg.get_value_parser().type_id();
+        for arg in command.get_arguments().filter(|arg| matches!(arg.get_action(), ArgAction::Set)) {
+            let is_float = kind(arg) == TypeId::of::<f64>();
+            if is_float || kind(arg) == TypeId::of::<usize>() || kind(arg) == TypeId::of::<u64>() {
+                found.push((command.get_name().to_owned(), arg.get_id().to_string(), is_float));
+            }
+        }
+    }
+    found
+}
+
+/// Interrupts what takes longer than [`PATIENCE`], from `start` to `stop`.
+struct Watch {
+    done: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Watch {
+    fn start() -> Self {
+        let (done, waits) = channel();
+        let thread = std::thread::spawn(move || {
+            if waits.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                interrupt::request();
+            }
+        });
+        Self { done, thread }
+    }
+
+    fn stop(self) {
+        drop(self.done);
+        self.thread.join().unwrap();
+        interrupt::clear();
+    }
+}
+
+/// What comes of a command line; clap's own refusals included.
+fn run(words: &[String]) -> Result<()> {
+    let refused = |error: clap::Error| Error::request(error.to_string());
+    let matches = flags::prepared(Cli::command()).try_get_matches_from(words).map_err(refused)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(refused)?;
+    let given = matches.subcommand().map(|(_, given)| given.clone()).unwrap_or_default();
+    let context = Context {
+        config: cli.global.config,
+        given,
+        keeps_pages: true,
+        bars: Bars::new(true),
+        output: Output::new(false, true),
+    };
+    let watch = Watch::start();
+    let done = catch_unwind(AssertUnwindSafe(|| dispatch(cli.command, &context)));
+    watch.stop();
+    done.unwrap_or_else(|_| panic!("{words:?} panics"))
+}
+
+/// No more than this at once, so that a request that is not checked fails here and not the machine.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn limit_memory() {
+    let limit = libc::rlimit { rlim_cur: 12 << 30, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: sets a limit of this process
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn limit_memory() {}
+
+#[test]
+fn no_number_is_too_large() {
+    limit_memory();
+    let dir = tempfile::tempdir().unwrap();
+    prune::demo::extract(dir.path()).unwrap();
+    let numeric = numeric();
+    assert!(numeric.len() > 30, "{}", numeric.len());
+    let mut wrong = Vec::new();
+    for (command, flag, is_float) in &numeric {
+        let (_, line) =
+            REQUESTS.iter().find(|(name, _)| name == command).unwrap_or_else(|| panic!("{command}: no request"));
+        let values = if *is_float { &FLOATS[..] } else { &COUNTS[..] };
+        for (place, value) in values.iter().enumerate() {
+            // what is worked with is the same from a file
+            for by_file in [false, true].into_iter().take(if place < 2 { 2 } else { 1 }) {
+                // what an interrupted request leaves must not stand in the way of the next
+                let out = tempfile::tempdir_in(dir.path()).unwrap();
+                let words = request((dir.path(), out.path()), line, (command, flag, value), by_file);
+                // seeds are what they are; a rate of 1e308 can be tried, and ends in numbers that are none
+                let may_fail = *is_float && place >= 2;
+                match run(&words) {
+                    Err(error) if error.exit_code() == 1 && !may_fail => wrong.push(format!("{words:?}: {error}")),
+                    Ok(()) if place < 2 && flag != "seed" => wrong.push(format!("{words:?}: not refused")),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The request with one setting as a flag, or in a file.
+fn request(
+    (dir, out): (&Path, &Path),
+    line: &str,
+    (command, flag, value): (&str, &str, &str),
+    by_file: bool,
+) -> Vec<String> {
+    let place = |word: &str| match word {
+        "OUT" => out.join("out").display().to_string(),
+        "." => dir.display().to_string(),
+        word if dir.join(word).exists() => dir.join(word).display().to_string(),
+        word => word.replace("text:text", &format!("text:{}", dir.join("text").display())),
+    };
+    let mut words = vec!["prune".to_owned()];
+    words.extend(line.split(' ').map(place));
+    for (_, name, small) in SMALL.iter().filter(|(of, name, _)| *of == command && *name != flag) {
+        if !(command == "cut" && ["fraction", "layers"].contains(&flag)) {
+            words.push(format!("--{}={small}", name.replace('_', "-")));
+        }
+    }
+    if by_file {
+        let path = dir.join("settings.toml");
+        fs::write(&path, format!("{flag} = {value}\n")).unwrap();
+        words.push(format!("--config={}", path.display()));
+    } else {
+        words.push(format!("--{}={value}", flag.replace('_', "-")));
+    }
+    words
+}
+
+#[test]
+fn threads_that_can_be() {
+    assert_eq!(pool_size(Some(3)).unwrap(), 3);
+    assert!((1..=THREADS).contains(&pool_size(None).unwrap()));
+    for wrong in [0, THREADS + 1, 65_536, usize::MAX] {
+        let error = pool_size(Some(wrong)).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("--threads"), "{error}");
+    }
+}
