@@ -4,9 +4,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
 use crate::checkpoint::{ByteSize, Cached, Hub};
+use crate::model::limits::Limit;
 use crate::model::memory;
 use crate::progress::Progress;
 use crate::{Result, ops};
@@ -35,8 +36,8 @@ pub struct DoctorReport {
     pub cuda: String,
     /// Bytes of memory free for this process.
     pub memory_free: u64,
-    /// Bytes of memory, of the machine or of the container.
-    pub memory_total: u64,
+    /// What bounds it: the machine, control groups, resource limits; the least free one binds.
+    pub memory_bounds: Vec<Limit>,
     /// Floating-point operations a second of a large product, the program's own kernel.
     pub flops: Option<f64>,
     /// Bytes of weights a second that generating reads.
@@ -109,12 +110,10 @@ const LITTLE_DISK: u64 = 10 << 30;
 /// # Errors
 /// The probe cannot run.
 pub fn doctor(_settings: &DoctorSettings, progress: &dyn Progress) -> Result<DoctorReport> {
-    let refresh =
-        RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()).with_cpu(CpuRefreshKind::nothing());
-    let system = System::new_with_specifics(refresh);
-    let limit = system.cgroup_limits().map(|limits| limits.total_memory);
+    let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
     let (device, _) = ops::device("cpu")?;
-    let memory_free = memory::free();
+    let memory_bounds = memory::bounds();
+    let memory_free = memory_bounds.iter().map(|bound| bound.free).min().unwrap_or(0);
     let probed = memory_free > ROOM;
     let mut report = DoctorReport {
         version: env!("CARGO_PKG_VERSION"),
@@ -125,7 +124,7 @@ pub fn doctor(_settings: &DoctorSettings, progress: &dyn Progress) -> Result<Doc
         threads: rayon::current_num_threads(),
         cuda: ops::device("cuda").map_or_else(|error| error.to_string(), |_| "available".to_owned()),
         memory_free,
-        memory_total: limit.map_or(system.total_memory(), |limit| limit.min(system.total_memory())),
+        memory_bounds,
         flops: probed.then(|| ops::multiply_adds(&device)).transpose()?.map(|rate| 2.0 * rate),
         weight_bytes_per_second: probed.then(|| ops::reading(&device)).transpose()?,
         hub: None,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::doctor::{Disk, DoctorReport, HubReport};
 use crate::checkpoint::{ByteSize, Cached};
+use crate::model::limits::Limit;
 use crate::shown::shown;
 
 impl fmt::Display for DoctorReport {
@@ -13,7 +14,7 @@ impl fmt::Display for DoctorReport {
         writeln!(f, "cpu        {}, {units}", if self.cpu.is_empty() { "unknown" } else { &self.cpu })?;
         writeln!(f, "threads    {} workers on {} cores", self.threads, self.cores)?;
         writeln!(f, "cuda       {}", self.cuda)?;
-        writeln!(f, "memory     {} free of {}", ByteSize(self.memory_free), ByteSize(self.memory_total))?;
+        memory(&self.memory_bounds, f)?;
         match (self.flops, self.weight_bytes_per_second) {
             (Some(flops), Some(bytes)) => {
                 writeln!(
@@ -36,6 +37,19 @@ impl fmt::Display for DoctorReport {
         }
         Ok(())
     }
+}
+
+/// The machine, then every limit below it.
+fn memory(bounds: &[Limit], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let least = bounds.iter().map(|bound| bound.free).min();
+    let mut title = "memory";
+    for Limit { by, total, free } in bounds {
+        let of = if title.is_empty() { format!(" by {by}") } else { String::new() };
+        let binds = if bounds.len() > 1 && Some(*free) == least { ", which binds" } else { "" };
+        writeln!(f, "{title:<10} {} free of {}{of}{binds}", ByteSize(*free), ByteSize(*total))?;
+        title = "";
+    }
+    Ok(())
 }
 
 fn disk(disk: &Disk) -> String {

@@ -1,8 +1,11 @@
 //! How much memory there is, and what a model takes of it.
 
+use std::path::Path;
+
 use candle_core::Device;
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
+use super::limits::{Limit, limits};
 use super::{Head, ModelOptions, Residency, TREE, tokens_at_once};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
@@ -16,7 +19,7 @@ pub(crate) const OVERHEAD: u64 = 64 << 20;
 pub struct Budget(u64);
 
 impl Budget {
-    /// The user's cap, or nine tenths of what is free now, within the container's limit.
+    /// The user's cap, or nine tenths of what is free now, within every limit of this process.
     #[must_use]
     pub fn new(cap: Option<u64>) -> Self {
         Self(cap.unwrap_or_else(|| free() / 10 * 9))
@@ -49,13 +52,21 @@ impl Budget {
     }
 }
 
-/// Memory free for this process now: the system's, or less in a container with a limit.
+/// What bounds the memory of this process now: the machine, control groups, resource limits; the machine first.
 #[must_use]
-pub fn free() -> u64 {
+pub fn bounds() -> Vec<Limit> {
     let system =
         System::new_with_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()));
-    let available = system.available_memory();
-    system.cgroup_limits().map_or(available, |limits| available.min(limits.free_memory))
+    let (total, free) = (system.total_memory(), system.available_memory());
+    let mut bounds = vec![Limit { by: "the machine".to_owned(), total, free }];
+    bounds.extend(limits(Path::new("/")));
+    bounds
+}
+
+/// Memory free for this process now: the system's, or less where something allows less.
+#[must_use]
+pub fn free() -> u64 {
+    bounds().iter().map(|bound| bound.free).min().unwrap_or(0)
 }
 
 /// Resident memory of this process now; 0 where the system does not say.
@@ -152,19 +163,19 @@ impl Fit {
         let at_once = tokens_at_once(device);
         let pass = at_once as u64 * transient_bytes_per_token(spec);
         let usable = options.budget.usable();
-        let fits = resident + 2 * pass + options.beside <= usable;
+        let fits = (resident + 2 * pass).saturating_add(options.beside) <= usable;
         let residency = options.residency.unwrap_or(if fits { Residency::Resident } else { Residency::Streamed });
         let weight_bytes = match residency {
             Residency::Resident => resident,
             Residency::Streamed => streamed,
         };
         // Passes shrink to a sixteenth before the budget is called too small.
-        let least = weight_bytes + pass / 16 + options.beside;
+        let least = (weight_bytes + pass / 16).saturating_add(options.beside);
         if least > usable {
             return Err(Error::request(format!(
                 "--memory: {} MiB is too small for this model, its weights and one pass take {} MiB",
                 options.budget.bytes() >> 20,
-                (least + OVERHEAD) >> 20
+                least.saturating_add(OVERHEAD) >> 20
             )));
         }
         Ok(Self { residency, weight_bytes, at_once })

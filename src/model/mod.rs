@@ -13,6 +13,7 @@ mod fittings;
 pub mod four_bit;
 mod generate;
 mod head;
+pub mod limits;
 mod linear;
 pub mod lora;
 mod loss;
@@ -60,7 +61,8 @@ const GPU_PASS_TOKENS: usize = 4096;
 const TREE: usize = 4;
 
 /// Tokens that all but attention works on at a time.
-fn tokens_at_once(device: &Device) -> usize {
+#[must_use]
+pub fn tokens_at_once(device: &Device) -> usize {
     if device.is_cuda() { GPU_PASS_TOKENS } else { PASS_TOKENS }
 }
 
