@@ -4,8 +4,12 @@
 #[path = "cli/configs.rs"]
 mod configs;
 mod fixture;
+#[path = "cli/limits.rs"]
+mod limits;
 #[path = "cli/not_finite.rs"]
 mod not_finite;
+#[path = "cli/refused.rs"]
+mod refused;
 #[path = "cli/speech.rs"]
 mod speech;
 #[path = "cli/strangers.rs"]

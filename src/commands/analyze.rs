@@ -207,9 +207,8 @@ fn measure(
 ) -> Result<(Option<Analysis>, PassReport)> {
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
-    if let Some(amount) = amount {
-        amount.of(spec.layers)?;
-    }
+    let wanted = amount.map(|amount| amount.of(spec.layers)).transpose()?;
+    search.protect.check(spec.layers, wanted)?;
     let seq_len = settings.seq_len.unwrap_or(SEQ_LEN.min(spec.max_positions));
     if seq_len > spec.max_positions {
         progress.warn(&format!(

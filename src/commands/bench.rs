@@ -48,6 +48,25 @@ impl Default for BenchSettings {
     }
 }
 
+impl BenchSettings {
+    /// Refuses what measures nothing.
+    ///
+    /// # Errors
+    /// Request: names the flag.
+    pub fn check(&self) -> Result<()> {
+        for (flag, value, least) in [
+            ("--tokens", self.tokens, 2),
+            ("--repetitions", self.repetitions, 1),
+            ("--prompt-tokens", self.prompt_tokens.unwrap_or(1), 1),
+        ] {
+            if value < least {
+                return Err(Error::request(format!("{flag} {value}: at least {least} is needed to measure something")));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchReport {
@@ -141,15 +160,7 @@ pub fn bench(settings: &BenchSettings, progress: &dyn Progress) -> Result<BenchR
 /// # Errors
 /// As [`bench`].
 pub(super) fn measure(settings: &BenchSettings, marks: bool, progress: &dyn Progress) -> Result<BenchReport> {
-    for (flag, value, least) in [
-        ("--tokens", settings.tokens, 2),
-        ("--repetitions", settings.repetitions, 1),
-        ("--prompt-tokens", settings.prompt_tokens.unwrap_or(1), 1),
-    ] {
-        if value < least {
-            return Err(Error::request(format!("{flag} {value}: at least {least} is needed to measure something")));
-        }
-    }
+    settings.check()?;
     let mut runners = vec![Runner::open(settings.model.as_deref(), progress)?];
     if settings.against.is_some() {
         runners.push(Runner::open(settings.against.as_deref(), progress)?);
@@ -157,8 +168,9 @@ pub(super) fn measure(settings: &BenchSettings, marks: bool, progress: &dyn Prog
     let context = runners.iter().map(|runner| runner.spec.max_positions).min().unwrap_or(0);
     let room = context.saturating_sub(settings.tokens).max(1);
     let prompt_tokens = settings.prompt_tokens.unwrap_or(room.min(512));
-    let turns = (settings.repetitions + 1) * runners.len() * (prompt_tokens + settings.tokens);
-    progress.begin("measuring", turns as u64, Unit::Tokens);
+    let tokens = (prompt_tokens as u64).saturating_add(settings.tokens as u64);
+    let turns = (settings.repetitions as u64).saturating_add(1).saturating_mul(runners.len() as u64);
+    progress.begin("measuring", turns.saturating_mul(tokens), Unit::Tokens);
     for repetition in 0..=settings.repetitions {
         for runner in &mut runners {
             interrupt::check()?;
@@ -170,7 +182,7 @@ pub(super) fn measure(settings: &BenchSettings, marks: bool, progress: &dyn Prog
                 let turn = runner.turn(settings, prompt_tokens, &Silent)?;
                 runner.turns.push(turn);
             }
-            progress.advance((prompt_tokens + settings.tokens) as u64);
+            progress.advance(tokens);
         }
     }
     progress.end();
@@ -212,7 +224,7 @@ impl Runner {
 
     /// Opens the model, lets it speak once, and drops it. Opening is not timed.
     fn turn(&self, settings: &BenchSettings, prompt_tokens: usize, progress: &dyn Progress) -> Result<Turn> {
-        let (memory, longest) = (settings.memory.as_deref(), prompt_tokens + settings.tokens);
+        let (memory, longest) = (settings.memory.as_deref(), prompt_tokens.saturating_add(settings.tokens));
         // bars of its own would end the one that counts the turns
         let warnings = Warnings(progress);
         let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), &warnings)?;

@@ -134,7 +134,7 @@ fn trainable(dir: &Path, checkpoint: &Checkpoint, spec: &ModelSpec, device: &Dev
 }
 
 /// With the rank, strength and targets of the adapter that training starts from.
-fn settled(settings: &HealSettings, adapter: Option<&Adapters>) -> HealSettings {
+pub(super) fn settled(settings: &HealSettings, adapter: Option<&Adapters>) -> HealSettings {
     let mut settings = settings.clone();
     if let Some(Adapters { settings: own, .. }) = adapter {
         (settings.rank, settings.alpha, settings.rslora) = (own.rank, own.alpha, own.rslora);

@@ -95,11 +95,16 @@ pub fn merge(settings: &MergeSettings, progress: &dyn Progress) -> Result<MergeR
         size: merge.size(),
         out: None,
     };
+    let Some(target) = settings.out.as_deref() else {
+        return match settings.dry_run {
+            true => Ok(report),
+            false => Err(Error::request("where to? name a directory with --out")),
+        };
+    };
+    let out = OutputDir::create(target, settings.force, &[&checkpoint.source.dir, dir])?;
     if settings.dry_run {
         return Ok(report);
     }
-    let target = settings.out.as_deref().ok_or_else(|| Error::request("where to? name a directory with --out"))?;
-    let out = OutputDir::create(target, settings.force, &[&checkpoint.source.dir, dir])?;
     out.require_space(report.size.disk)?;
     merge.write(out.path(), progress)?;
     out.commit()?;

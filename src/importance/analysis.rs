@@ -207,12 +207,7 @@ impl Analysis {
     fn choose(&self, metric: &'static Metric, strategy: &Strategy, protect: Protect) -> Result<Vec<Choice>> {
         let layers = self.model.layers;
         let allowed = protect.allowed(layers);
-        if allowed.is_empty() {
-            return Err(Error::request(format!(
-                "the first {} and the last {} layers are protected, which is all {layers} of them",
-                protect.first, protect.last
-            )));
-        }
+        protect.check(layers, None)?;
         let candidates = Candidates { metric, scores: self.scores(metric.name)?, allowed: &allowed };
         strategy.choose_all(&candidates)
     }
@@ -223,14 +218,9 @@ impl Analysis {
     /// More layers than may go.
     pub fn mark(&mut self, n: usize) -> Result<&Choice> {
         let Searched { metric, strategy, protect_first, protect_last, best } = &self.search;
-        let choice = n.checked_sub(1).and_then(|row| best.get(row)).ok_or_else(|| {
-            Error::request(format!(
-                "{n} layers cannot be dropped: 1 to {} can, of {} layers with {protect_first} first and {protect_last} \
-                 last ones protected",
-                best.len(),
-                self.model.layers
-            ))
-        })?;
+        Protect { first: *protect_first, last: *protect_last }.check(self.model.layers, Some(n))?;
+        let choice = n.checked_sub(1).and_then(|row| best.get(row));
+        let choice = choice.ok_or_else(|| Error::work(format!("the analysis has no choice of {n} layers")))?;
         let Value::Object(mut why) = json!({
             "strategy": strategy,
             "metric": metric,

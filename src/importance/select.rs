@@ -55,6 +55,26 @@ impl Protect {
         let end = layers.saturating_sub(self.last);
         self.first.min(end)..end
     }
+
+    /// Refuses protection that leaves nothing, or not `wanted` layers, of a model of `layers`.
+    ///
+    /// # Errors
+    /// Request: says how many can go.
+    pub fn check(self, layers: usize, wanted: Option<usize>) -> Result<()> {
+        let (Self { first, last }, most) = (self, self.allowed(layers).len().min(layers.saturating_sub(1)));
+        if most == 0 {
+            return Err(Error::request(format!(
+                "the first {first} and the last {last} layers are protected, which is all {layers} of them"
+            )));
+        }
+        match wanted.filter(|wanted| !(1..=most).contains(wanted)) {
+            Some(wanted) => Err(Error::request(format!(
+                "{wanted} layers cannot be dropped: 1 to {most} can, of {layers} layers with {first} first and {last} last \
+                 ones protected"
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a strategy chooses from.

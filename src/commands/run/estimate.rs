@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use candle_core::Device;
 use serde_json::json;
 
+use super::check::Checked;
 use super::inputs::Keys;
 use super::pipeline::dropped;
 use super::recipe::{Recipe, Wanted, Which};
@@ -13,45 +13,96 @@ use super::{RunReport, StageReport};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::commands::analyze::{self, AnalyzeSettings};
-use crate::commands::eval::{self, EvalReport};
+use crate::commands::eval::EvalReport;
 use crate::commands::open;
-use crate::eval::settings::EvalSettings;
 use crate::heal;
 use crate::importance::Analysis;
 use crate::model::memory::transient_bytes_per_token;
-use crate::progress::Progress;
+use crate::model::tokens_at_once;
+use crate::progress::{Progress, Silent};
 use crate::{Context, Result, ops};
 
 /// What is left of the speed of products when norms, activations and attention have taken their part.
 const EFFICIENCY: f64 = 0.8;
 /// Bytes a second that a cut copies, on a slow disk.
 const COPIED: f64 = 5e8;
-/// Bytes of weights a second that are read from memory for one new token after the other, on a slow machine.
-const READ: f64 = 5e9;
-/// Tokens that are in work at once while a model is measured or scored.
-const PASS_TOKENS: u64 = 1024;
+
+/// What computes a stage, as far as an estimate asks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Machine {
+    /// Floating point operations a second in products.
+    pub(super) flops: f64,
+    /// Bytes of weights a second that are read for one new token after the other.
+    pub(super) reading: f64,
+    /// Tokens that are in work at once while a model is measured or scored.
+    pub(super) at_once: usize,
+}
+
+impl Machine {
+    /// Measures the device that `--device` and `--dtype` name.
+    ///
+    /// # Errors
+    /// Request: there is none such. The device's.
+    pub(super) fn measure(device: Option<&str>, dtype: Option<&str>) -> Result<Self> {
+        let device = open::device(device, dtype, &Silent)?;
+        Ok(Self {
+            flops: EFFICIENCY * 2.0 * ops::multiply_adds(&device)?,
+            reading: ops::reading(&device)?,
+            at_once: tokens_at_once(&device),
+        })
+    }
+}
+
+/// How a [`Machine`] is found for what a section says of device and type.
+type Measure<'a> = &'a dyn Fn(Option<&str>, Option<&str>) -> Result<Machine>;
+
+/// The machines of a recipe's sections, each measured once.
+struct Machines {
+    analyze: Option<Machine>,
+    eval: Option<Machine>,
+    bench: Option<Machine>,
+}
+
+impl Machines {
+    fn of(recipe: &Recipe, measure: Measure<'_>) -> Result<Self> {
+        let mut known: Vec<((Option<String>, Option<String>), Machine)> = Vec::new();
+        let mut find = |device: &Option<String>, dtype: &Option<String>| -> Result<Machine> {
+            let name = (device.clone(), dtype.clone());
+            if let Some((_, machine)) = known.iter().find(|(known, _)| *known == name) {
+                return Ok(*machine);
+            }
+            let machine = measure(device.as_deref(), dtype.as_deref())?;
+            known.push((name, machine));
+            Ok(machine)
+        };
+        Ok(Self {
+            analyze: recipe.analyze.as_ref().map(|section| find(&section.device, &section.dtype)).transpose()?,
+            eval: recipe.eval.as_ref().map(|section| find(&section.device, &section.dtype)).transpose()?,
+            bench: recipe.bench.as_ref().map(|section| find(&section.device, &section.dtype)).transpose()?,
+        })
+    }
+}
 
 /// The stages, what they take, and which are done.
 ///
 /// # Errors
 /// Request: a recipe that cannot be followed, a healing that does not fit.
-pub(super) fn estimate(recipe: &Recipe, out: Option<&Path>, progress: &dyn Progress) -> Result<RunReport> {
+pub(super) fn estimate(
+    recipe: &Recipe,
+    out: Option<&Path>,
+    measure: Measure<'_>,
+    progress: &dyn Progress,
+) -> Result<RunReport> {
     let checkpoint = open::checkpoint(Some(&recipe.model), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let wanted = recipe.wanted(spec.layers)?;
-    let state = State::look(out.unwrap_or(Path::new("")))?;
+    let state = State::look(out)?;
     let keys = Keys::new(recipe, &checkpoint)?;
-    let pace = EFFICIENCY * 2.0 * ops::multiply_adds(&Device::Cpu)?;
-    let mut ahead = Ahead { recipe, checkpoint: &checkpoint, spec, state, keys, pace, stages: Vec::new() };
+    let checked = Checked { recipe, checkpoint: &checkpoint, spec: &spec };
+    let dense = checked.check(&wanted, &mut None, false, progress)?;
+    let machines = Machines::of(recipe, measure)?;
+    let mut ahead = Ahead { recipe, checkpoint: &checkpoint, spec, state, keys, machines, stages: Vec::new() };
     let analysis = ahead.analysis(progress)?;
-    let dense = match &recipe.eval {
-        Some(settings) => {
-            let settings =
-                EvalSettings { model: Some(recipe.model.clone()), dry_run: true, out: None, ..settings.clone() };
-            Some(eval::eval(&settings, progress).context(|| "dense/scores")?)
-        }
-        None => None,
-    };
     ahead.scores("dense/scores", &json!(ahead.keys.model), dense.as_ref(), 0)?;
     ahead.speed("dense/speed", &json!(ahead.keys.model), &[])?;
     let mut seen: Vec<Vec<usize>> = Vec::new();
@@ -78,15 +129,18 @@ struct Ahead<'a> {
     spec: ModelSpec,
     state: State,
     keys: Keys<'a>,
-    /// Floating point operations a second.
-    pace: f64,
+    machines: Machines,
     stages: Vec<StageReport>,
 }
 
 impl Ahead<'_> {
     /// The analysis, where it is done.
     fn analysis(&mut self, progress: &dyn Progress) -> Result<Option<Analysis>> {
-        let (Some(settings), Some(key)) = (&self.recipe.analyze, self.keys.analysis()?) else { return Ok(None) };
+        let (Some(settings), Some(machine), Some(key)) =
+            (&self.recipe.analyze, self.machines.analyze, self.keys.analysis()?)
+        else {
+            return Ok(None);
+        };
         let path = "analysis/analysis.json";
         let is_done = self.state.is_done(&Stage { name: "analysis", key, needed: Some(path) });
         let settings =
@@ -94,7 +148,10 @@ impl Ahead<'_> {
         let pass = analyze::analyze(&settings, progress).context(|| "analysis")?.pass;
         let streams = 4 * (self.spec.layers as u64 + 1) * self.spec.hidden_size as u64;
         let (memory, seconds) = match &pass {
-            Some(pass) => (Some(pass.weight_bytes + self.pass_bytes(streams)), Some(self.seconds(pass.tokens, 0))),
+            Some(pass) => (
+                Some(pass.weight_bytes + self.pass_bytes(machine, streams)),
+                Some(self.seconds(machine, pass.tokens, 0)),
+            ),
             None => (None, None),
         };
         self.stages.push(StageReport { name: "analysis".to_owned(), is_done, memory, disk: None, seconds });
@@ -109,27 +166,34 @@ impl Ahead<'_> {
         dense: Option<&EvalReport>,
         dropped: usize,
     ) -> Result<()> {
-        let (Some(dense), Some(key)) = (dense, self.keys.scores(identity)?) else { return Ok(()) };
+        let (Some(dense), Some(machine), Some(key)) = (dense, self.machines.eval, self.keys.scores(identity)?) else {
+            return Ok(());
+        };
         self.stages.push(StageReport {
             name: name.to_owned(),
             is_done: self.state.is_done(&Stage { name, key, needed: Some(name) }),
-            memory: Some(dense.passes.weight_bytes + 4 * self.pass_bytes(0)),
+            memory: Some(dense.passes.weight_bytes + 4 * self.pass_bytes(machine, 0)),
             disk: None,
-            seconds: Some(self.seconds(dense.passes.tokens_run, dropped)),
+            seconds: Some(self.seconds(machine, dense.passes.tokens_run, dropped)),
         });
         Ok(())
     }
 
     /// Speed of the model without `dropped`.
     fn speed(&mut self, name: &str, identity: &serde_json::Value, dropped: &[usize]) -> Result<()> {
-        let (Some(settings), Some(key)) = (&self.recipe.bench, self.keys.speed(identity)?) else { return Ok(()) };
+        let (Some(settings), Some(machine), Some(key)) =
+            (&self.recipe.bench, self.machines.bench, self.keys.speed(identity)?)
+        else {
+            return Ok(());
+        };
         let bytes = self.bytes_without(dropped);
         let prompt = settings.prompt_tokens.unwrap_or(512.min(self.spec.max_positions));
-        let once = self.seconds(prompt, dropped.len()) + settings.tokens as f64 * bytes as f64 / READ;
+        let spoken = settings.tokens as f64 * bytes as f64 / machine.reading;
+        let once = self.seconds(machine, prompt, dropped.len()) + spoken;
         self.stages.push(StageReport {
             name: name.to_owned(),
             is_done: self.state.is_done(&Stage { name, key, needed: None }),
-            memory: Some(bytes + self.pass_bytes(0)),
+            memory: Some(bytes + self.pass_bytes(machine, 0)),
             disk: None,
             seconds: Some(1.0 + (settings.repetitions + 1) as f64 * once),
         });
@@ -196,15 +260,76 @@ impl Ahead<'_> {
     }
 
     /// Bytes of a pass beside the weights; `kept` of them a token are kept.
-    fn pass_bytes(&self, kept: u64) -> u64 {
-        PASS_TOKENS * (transient_bytes_per_token(&self.spec) + kept)
+    fn pass_bytes(&self, machine: Machine, kept: u64) -> u64 {
+        machine.at_once as u64 * (transient_bytes_per_token(&self.spec) + kept)
     }
 
     /// Seconds that a pass over `tokens` takes, the head's part left out: only what is scored meets it.
-    fn seconds(&self, tokens: usize, dropped: usize) -> f64 {
+    fn seconds(&self, machine: Machine, tokens: usize, dropped: usize) -> f64 {
         let tensors = self.spec.layer_tensors(0);
         let matrices = tensors.iter().filter(|tensor| tensor.shape.len() == 2);
         let numbers: usize = matrices.map(|tensor| tensor.shape.iter().product::<usize>()).sum();
-        2.0 * numbers as f64 * (self.spec.layers - dropped) as f64 * tokens as f64 / self.pace
+        2.0 * numbers as f64 * (self.spec.layers - dropped) as f64 * tokens as f64 / machine.flops
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::recipe::Compute;
+    use super::*;
+    use crate::demo;
+
+    fn stages(recipe: &Recipe, machine: Machine) -> Vec<StageReport> {
+        estimate(recipe, None, &|_, _| Ok(machine), &Silent).unwrap().stages
+    }
+
+    /// A machine that does a thousand times as much takes a thousandth of the time, and as much memory as its passes.
+    #[test]
+    fn estimates_are_those_of_what_computes() {
+        let dir = tempfile::tempdir().unwrap();
+        demo::extract(dir.path()).unwrap();
+        let set =
+            ["drop.layers=[2]", "drop.strategies=[\"deepest\"]", "analyze.samples=8", "eval.limit=4", "bench.tokens=8"];
+        let set: Vec<String> = set.map(str::to_owned).into();
+        let recipe = Recipe::read(&dir.path().join("recipe.toml"), &set, &Compute::default()).unwrap();
+        let cpu = Machine { flops: 1e9, reading: 1e9, at_once: 1024 };
+        let gpu = Machine { flops: 1e12, reading: 1e12, at_once: 4096 };
+        let (slow, fast) = (stages(&recipe, cpu), stages(&recipe, gpu));
+        let of = |stages: &[StageReport], name: &str| stages.iter().find(|stage| stage.name == name).unwrap().clone();
+        for name in ["analysis", "dense/scores", "deepest-2/scores"] {
+            let (slow, fast) = (of(&slow, name), of(&fast, name));
+            let ratio = slow.seconds.unwrap() / fast.seconds.unwrap();
+            assert!((ratio - 1000.0).abs() < 1e-6, "{name}: {ratio}");
+            let weights = slow.memory.unwrap() - (fast.memory.unwrap() - slow.memory.unwrap()) / 3;
+            assert!(weights > 4 << 20 && weights < 16 << 20, "{name}: {weights}");
+        }
+        // a second of loading is the same everywhere
+        let speed = |stages: &[StageReport]| of(stages, "dense/speed").seconds.unwrap() - 1.0;
+        assert!((speed(&slow) / speed(&fast) - 1000.0).abs() < 1e-3);
+        // what is not computed takes as long
+        assert_eq!(of(&slow, "deepest-2/model"), of(&fast, "deepest-2/model"));
+    }
+
+    #[test]
+    fn each_section_is_measured_where_it_computes() {
+        let dir = tempfile::tempdir().unwrap();
+        demo::extract(dir.path()).unwrap();
+        let set: Vec<String> = ["bench.device=cpu".to_owned(), "eval.dtype=f32".to_owned()].into();
+        let recipe = Recipe::read(&dir.path().join("recipe.toml"), &set, &Compute::default()).unwrap();
+        let asked = std::cell::RefCell::new(Vec::new());
+        let machines = Machines::of(&recipe, &|device, dtype| {
+            asked.borrow_mut().push((device.map(str::to_owned), dtype.map(str::to_owned)));
+            Ok(Machine { flops: asked.borrow().len() as f64, reading: 1.0, at_once: 1 })
+        });
+        let flops = machines.map(|found| [found.analyze, found.eval, found.bench].map(|m| m.unwrap().flops)).unwrap();
+        assert_eq!(flops, [1.0, 2.0, 3.0]);
+        assert_eq!(asked.into_inner()[1..], [(None, Some("f32".to_owned())), (Some("cpu".to_owned()), None)]);
+    }
+
+    #[test]
+    fn this_machine() {
+        let machine = Machine::measure(Some("cpu"), None).unwrap();
+        assert!(machine.flops > 1e6 && machine.reading > 1e6 && machine.at_once == 1024);
+        assert!(Machine::measure(Some("gpu"), None).is_err());
     }
 }

@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 use serde_json::{Value, json};
 
 use super::recipe::{Recipe, Wanted};
-use super::state::key;
+use super::state::{Stage, State, key};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::eval::settings::EvalSettings;
@@ -46,6 +46,13 @@ impl<'a> Keys<'a> {
     /// The scores of the model that `identity` says; absent where nothing is scored.
     pub(super) fn scores(&self, identity: &Value) -> Result<Option<String>> {
         self.recipe.eval.as_ref().map(|settings| Ok(key(&json!([identity, eval(settings)?])))).transpose()
+    }
+
+    /// Whether nothing is left to score of the dense model, in `state`.
+    pub(super) fn is_scored(&self, state: &State) -> Result<bool> {
+        let name = "dense/scores";
+        let key = self.scores(&self.model)?;
+        Ok(key.is_none_or(|key| state.is_done(&Stage { name, key, needed: Some(name) })))
     }
 
     /// The speed of the model that `identity` says; absent where none is measured.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::check::Checked;
 use super::inputs::Keys;
 use super::recipe::{Keep, Recipe, Wanted, Which};
 use super::state::{Stage, State};
@@ -81,18 +82,14 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
     let checkpoint = open::checkpoint(Some(&recipe.model), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let wanted = recipe.wanted(spec.layers)?;
-    let state = State::open(out)?;
     let keys = Keys::new(recipe, &checkpoint)?;
-    let mut line = Line {
-        recipe,
-        state,
-        keys,
-        progress,
-        tokenised: None,
-        measured: Known::new(),
-        stages: Vec::new(),
-        made: Vec::new(),
-    };
+    let mut tokenised = None;
+    let scored = keys.is_scored(&State::look(Some(out))?)?;
+    let checked = Checked { recipe, checkpoint: &checkpoint, spec: &spec };
+    checked.check(&wanted, &mut tokenised, scored, progress)?;
+    let state = State::open(out)?;
+    let mut line =
+        Line { recipe, state, keys, progress, tokenised, measured: Known::new(), stages: Vec::new(), made: Vec::new() };
     let analysis = line.analyze()?;
     let dense =
         line.score("dense/scores", Scored { path: recipe.model.clone(), adapter: None }, &line.keys.model.clone())?;

@@ -69,6 +69,20 @@ pub(super) struct Stage<'a> {
     pub(super) needed: Option<&'a str>,
 }
 
+/// Whether a run is in `dir`, rather than nothing.
+///
+/// # Errors
+/// Request: something else is there.
+fn is_run(dir: &Path) -> Result<bool> {
+    let at = |error: std::io::Error| Error::io(dir, &error);
+    let is_run = dir.join(FILE).exists();
+    if !is_run && dir.exists() && (!dir.is_dir() || fs::read_dir(dir).map_err(at)?.next().is_some()) {
+        let fault = format!("{} exists and holds no run (no {FILE}): name another directory", dir.display());
+        return Err(Error::request(fault));
+    }
+    Ok(is_run)
+}
+
 /// The digest of what decides a result.
 pub(super) fn key(of: &Value) -> String {
     let text = format!("{} {of}", env!("CARGO_PKG_VERSION"));
@@ -83,11 +97,7 @@ impl State {
     pub(super) fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);
         let at = |error: std::io::Error| Error::io(dir, &error);
-        let is_run = path.exists();
-        if !is_run && dir.exists() && (!dir.is_dir() || fs::read_dir(dir).map_err(at)?.next().is_some()) {
-            let fault = format!("{} exists and holds no run (no {FILE}): name another directory", dir.display());
-            return Err(Error::request(fault));
-        }
+        let is_run = is_run(dir)?;
         fs::create_dir_all(dir).map_err(at)?;
         let lock = match File::open(dir).map(|dir| (dir.try_lock(), dir)) {
             Ok((Ok(()), dir)) => Some(dir),
@@ -104,11 +114,13 @@ impl State {
         Ok(state)
     }
 
-    /// What is done in `dir`, to look at: nothing is made, nothing is locked.
+    /// What is done in `dir`, to look at: nothing is made, nothing is locked. Without a directory nothing is done.
     ///
     /// # Errors
-    /// Work: a broken state.
-    pub(super) fn look(dir: &Path) -> Result<Self> {
+    /// Request: the directory holds something else. Work: a broken state.
+    pub(super) fn look(dir: Option<&Path>) -> Result<Self> {
+        let Some(dir) = dir else { return Ok(Self { dir: PathBuf::new(), kept: Kept::default(), _lock: None }) };
+        is_run(dir)?;
         Ok(Self { dir: dir.to_owned(), kept: Kept::read(&dir.join(FILE))?, _lock: None })
     }
 

@@ -1,0 +1,158 @@
+//! What a later stage would refuse is refused before the first: each stage's own checks, on the model that is there.
+//! The dry run and the run make the same ones.
+
+use std::sync::Arc;
+
+use super::recipe::{Recipe, Wanted, Which};
+use crate::arch::ModelSpec;
+use crate::checkpoint::{ByteSize, Checkpoint};
+use crate::commands::analyze::{self, AnalyzeSettings};
+use crate::commands::cut::{self, CutSettings};
+use crate::commands::eval::{self, EvalReport, Tokenised};
+use crate::commands::heal::settled;
+use crate::commands::open;
+use crate::data::{Purpose, SequenceOptions, Sequences, StreamOptions, Tokenizer, TrainStream};
+use crate::eval::settings::EvalSettings;
+use crate::heal::{self, HealSettings};
+use crate::importance::Protect;
+use crate::model::lora::Adapters;
+use crate::progress::{Progress, Unit};
+use crate::{Context, Result};
+
+/// A recipe and the dense model that it names.
+pub(super) struct Checked<'a> {
+    pub(super) recipe: &'a Recipe,
+    pub(super) checkpoint: &'a Arc<Checkpoint>,
+    pub(super) spec: &'a ModelSpec,
+}
+
+impl Checked<'_> {
+    /// Checks all stages, in their order; the questions but where `scored`, which an earlier run asked already. What
+    /// scoring the dense model takes comes of it.
+    ///
+    /// # Errors
+    /// Those of the stages, the stage's name in front.
+    pub(super) fn check(
+        &self,
+        wanted: &[Wanted],
+        tokenised: &mut Tokenised,
+        scored: bool,
+        progress: &dyn Progress,
+    ) -> Result<Option<EvalReport>> {
+        // the stages say it all again when they run
+        let quiet = &BarsOnly(progress);
+        self.analysis(wanted, quiet)?;
+        for wanted in wanted {
+            self.cut(wanted, quiet).context(|| format!("{}/model", wanted.name))?;
+        }
+        if let Some(bench) = &self.recipe.bench {
+            let checked = bench.check().and_then(|()| {
+                let device = open::device(bench.device.as_deref(), bench.dtype.as_deref(), quiet)?;
+                open::budget(bench.memory.as_deref(), &device)
+            });
+            checked.context(|| "[bench]")?;
+        }
+        if let Some(heal) = &self.recipe.heal {
+            self.healing(heal, wanted, quiet).context(|| "[heal]")?;
+        }
+        match &self.recipe.eval {
+            Some(settings) if !scored => {
+                let model = Some(self.recipe.model.clone());
+                let settings = EvalSettings { model, dry_run: true, out: None, ..settings.clone() };
+                eval::eval_sharing(&settings, tokenised, quiet).context(|| "dense/scores").map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The text by its first sequence: the analysis reads all of it before it computes anything.
+    fn analysis(&self, wanted: &[Wanted], progress: &dyn Progress) -> Result<()> {
+        let Some(settings) = self.recipe.analyze.as_ref().filter(|settings| settings.data.is_some()) else {
+            return Ok(());
+        };
+        let protect = Protect { first: settings.protect_first, last: settings.protect_last };
+        for wanted in wanted {
+            if let Which::Similarity(layers) = wanted.which {
+                protect.check(self.spec.layers, Some(layers)).context(|| wanted.name.clone())?;
+            }
+        }
+        let settings = AnalyzeSettings {
+            model: Some(self.recipe.model.clone()),
+            samples: Some(settings.samples.unwrap_or(1).min(1)),
+            seed: None,
+            dry_run: true,
+            ..settings.clone()
+        };
+        analyze::analyze(&settings, progress).context(|| "analysis").map(drop)
+    }
+
+    /// A cut as large as the one that is wanted, where the analysis has to say which.
+    fn cut(&self, wanted: &Wanted, progress: &dyn Progress) -> Result<()> {
+        let model = Some(self.recipe.model.clone());
+        let settings = CutSettings { model, dry_run: true, ..self.recipe.cut.clone() };
+        let settings = match &wanted.which {
+            Which::Similarity(layers) => CutSettings { drop: Some(format!("0-{}", layers - 1)), ..settings },
+            Which::Deepest(layers) => CutSettings { deepest: Some(*layers), ..settings },
+            Which::Given(text) => CutSettings { drop: Some(text.clone()), ..settings },
+        };
+        cut::cut(&settings, progress).map(drop)
+    }
+
+    /// Everything that a healing reads but the cut itself, which has the dense model's tokenizer and widths.
+    fn healing(&self, settings: &HealSettings, wanted: &[Wanted], progress: &dyn Progress) -> Result<()> {
+        let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
+        let budget = open::budget(settings.memory.as_deref(), &device)?;
+        settings.max_shard_size.parse::<ByteSize>().context(|| "max_shard_size")?;
+        let teacher =
+            settings.teacher.as_deref().map(|teacher| open::checkpoint(Some(teacher), progress)).transpose()?;
+        let reference =
+            settings.reference.as_deref().map(|model| open::checkpoint(Some(model), progress)).transpose()?;
+        for model in teacher.iter().chain(&reference) {
+            ModelSpec::from_config(&model.config).context(|| model.source.id.clone())?;
+        }
+        let teacher = teacher.map_or(0, |teacher| teacher.tensors.values().map(|entry| entry.len).sum());
+        for wanted in wanted {
+            let mut spec = self.spec.clone();
+            spec.layers -= wanted.which.count(spec.layers)?;
+            let adapter = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
+            let (settings, _) = settled(settings, adapter.as_ref()).settled(spec.max_positions);
+            heal::estimate(self.checkpoint, &spec, &settings, (&device, budget), teacher, None)?;
+        }
+        let (settings, _) = settings.settled(self.spec.max_positions);
+        let (tokenizer, options) = (Tokenizer::open(&self.checkpoint.source.dir)?, settings.source());
+        if let Some(data) = settings.data.as_deref() {
+            let source = open::text(data, Purpose::Train, &options, progress)?;
+            source.check()?;
+            let options = StreamOptions { shape: settings.shape(), window: 1, seed: settings.seed };
+            TrainStream::new(&source, &tokenizer, options, None)?;
+        }
+        if let Some(data) = settings.eval_data.as_deref() {
+            let source = open::text(data, Purpose::Measure, &options, progress)?;
+            source.check()?;
+            let options = SequenceOptions { samples: Some(1), shape: settings.shape(), seed: None };
+            Sequences::read(&source, &tokenizer, &options, progress)?;
+        }
+        Ok(())
+    }
+}
+
+/// Shows how far a check is and says nothing.
+struct BarsOnly<'a>(&'a dyn Progress);
+
+impl Progress for BarsOnly<'_> {
+    fn begin(&self, what: &str, total: u64, unit: Unit) {
+        self.0.begin(what, total, unit);
+    }
+
+    fn advance(&self, units: u64) {
+        self.0.advance(units);
+    }
+
+    fn end(&self) {
+        self.0.end();
+    }
+
+    fn warn(&self, _message: &str) {}
+
+    fn note(&self, _message: &str) {}
+}
