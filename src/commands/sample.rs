@@ -148,7 +148,7 @@ fn continuation(
         let place = checkpoint.source.id.as_str();
         return Err(Error::request(format!("--prompt: no token comes of it with the tokenizer of {place}")));
     }
-    let longest = ids.len() + settings.tokens;
+    let longest = ids.len().saturating_add(settings.tokens);
     if longest > spec.max_positions {
         progress.warn(&format!(
             "{}: prompt and new tokens may come to {longest}, the model was made for {}",

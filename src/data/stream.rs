@@ -140,7 +140,7 @@ impl TrainStream {
     /// # Errors
     /// [`Error::Work`] when the source is broken; [`Error::Interrupted`].
     pub fn take(&mut self, tokenizer: &Tokenizer, count: usize) -> Result<Vec<Vec<u32>>> {
-        let mut rows = Vec::with_capacity(count);
+        let mut rows = Vec::new();
         for _ in 0..count {
             if self.position.next == self.window.len() {
                 self.fill(tokenizer)?;

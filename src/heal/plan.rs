@@ -10,7 +10,7 @@ use super::needs::Needs;
 use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
-use crate::model::lora::Adapters;
+use crate::model::lora::{Adapters, LoraSettings};
 use crate::model::{Budget, Fittings, Head, Spending, four_bit, memory};
 use crate::{Error, Result, ops};
 
@@ -55,6 +55,7 @@ pub fn estimate(
     teacher_bytes: u64,
     held: Option<Spending>,
 ) -> Result<Estimate> {
+    check_sizes(settings, spec, budget)?;
     let trained = trained(spec, settings)?;
     let fittings = fittings(spec, settings);
     let head = Head::bytes(checkpoint, spec, &fittings, device);
@@ -74,7 +75,7 @@ pub fn estimate(
     })?;
     let bytes = needs.bytes(spending);
 
-    let tokens_per_step = (settings.batch * settings.seq_len()) as u64;
+    let tokens_per_step = (settings.batch as u64).saturating_mul(settings.seq_len() as u64);
     let recomputed = 1.0 - spending.layers_kept as f64 / needs.walked.max(1) as f64;
     let source: u64 = checkpoint.tensors.values().map(|entry| entry.len).sum();
     let taught = teacher_bytes as f64 / source.max(1) as f64;
@@ -97,6 +98,25 @@ pub fn estimate(
             / flops_per_second(spec, device)?,
         disk: training.max(writing),
     })
+}
+
+/// Refuses what is larger than anything in the model, or than what may be in memory, before anything is sized by it.
+fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Result<()> {
+    let widths = [spec.hidden_size, spec.mlp_size, spec.heads * spec.head_dim, LoraSettings::default().rank];
+    let widest = widths.into_iter().max().unwrap_or(0);
+    let mut ranks = settings.rank_pattern.iter().map(|(_, rank)| rank).chain([settings.rank]);
+    if let Some(rank) = ranks.find(|rank| settings.train == Train::Lora && *rank > widest) {
+        return Err(Error::request(format!("rank is {rank}: no layer of the model is wider than {widest}")));
+    }
+    // a step's sequences are read together: ids, and the vector that holds them
+    let (batch, seq_len) = (settings.batch, settings.seq_len());
+    let step = (seq_len as u64).saturating_mul(4).saturating_add(32).saturating_mul(batch as u64);
+    if step > budget.usable() {
+        let (step, cap) = (ByteSize(step), ByteSize(budget.bytes()));
+        let fault = format!("batch is {batch}: so many sequences of {seq_len} tokens take {step}, allowed are {cap}");
+        return Err(Error::request(fault));
+    }
+    Ok(())
 }
 
 /// How the model is read for `settings`, adapters apart.

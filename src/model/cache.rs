@@ -58,7 +58,8 @@ impl Cache {
     /// Bytes of a cache for `capacity` tokens of `layers` layers.
     #[must_use]
     pub fn bytes(spec: &ModelSpec, layers: usize, capacity: usize) -> u64 {
-        2 * 4 * (layers * capacity * spec.kv_heads * spec.head_dim) as u64
+        let sizes = [layers, capacity, spec.kv_heads, spec.head_dim];
+        sizes.into_iter().fold(2 * 4, |bytes: u64, size| bytes.saturating_mul(size as u64))
     }
 
     /// The tokens of the sequence so far.

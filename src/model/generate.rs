@@ -110,11 +110,11 @@ impl Model {
             Ok(processor.sample(&logits.squeeze(0)?)?)
         };
         let started = Instant::now();
-        let mut cache = Cache::new(self, prompt.len() + tokens)?;
+        let mut cache = Cache::new(self, prompt.len().saturating_add(tokens))?;
         let mut token = next(&self.extend(&mut cache, prompt)?, prompt.len())?;
         let first_token_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
-        let mut ids = Vec::with_capacity(tokens);
+        let mut ids = Vec::new();
         let ended = loop {
             if ends.contains(&token) {
                 break Ended::EndOfText;
