@@ -154,11 +154,7 @@ pub fn read(path: &Path) -> Result<Table> {
         return Err(wrong("longer than any settings (1 MiB)".to_owned()));
     }
     let text = String::from_utf8(bytes).map_err(|_| wrong("not UTF-8, which TOML is".to_owned()))?;
-    text.parse().map_err(|error: toml::de::Error| {
-        let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or(&text);
-        let line = before.matches('\n').count() + 1;
-        wrong(format!("line {line}: {}", one_line(error.message())))
-    })
+    text.parse().map_err(|error| wrong(toml_fault(&text, &error)))
 }
 
 /// The settings of `command` in the file at `path`, and what stands in front of a key when it is spoken of.
@@ -208,15 +204,13 @@ fn one_line(text: &str) -> String {
 }
 
 /// What is wrong with a TOML file, in a line.
-#[must_use]
-pub fn toml_fault(text: &str, error: &toml::de::Error) -> String {
+fn toml_fault(text: &str, error: &toml::de::Error) -> String {
     let before = error.span().and_then(|span| text.get(..span.start));
     let place = before.map_or_else(String::new, |before| {
         let (line, start) = (before.matches('\n').count() + 1, before.rfind('\n').map_or(0, |at| at + 1));
         format!("line {line}, column {}: ", before[start..].chars().count() + 1)
     });
-    let words: Vec<&str> = error.message().split_whitespace().collect();
-    format!("{place}{}", words.join(" "))
+    format!("{place}{}", one_line(error.message()))
 }
 
 /// Settings that name what is read.
