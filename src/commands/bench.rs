@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::neighbours::Neighbours;
 use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Entry};
@@ -82,7 +83,12 @@ pub struct BenchReport {
     pub model: ModelBench,
     /// The model it is compared with.
     pub against: Option<ModelBench>,
+    /// Processors that other programs kept busy meanwhile, on average; absent where the system does not tell.
+    pub neighbours: Option<f64>,
 }
+
+/// Busy processors beside a measurement from which on it is warned of.
+const NEIGHBOURS: f64 = 0.1;
 
 /// One model's figures.
 #[derive(Clone, Debug, Serialize)]
@@ -133,6 +139,12 @@ pub struct Spread {
 }
 
 impl Spread {
+    /// Whether no measurement of one is as large as any of the other.
+    #[must_use]
+    pub fn is_apart(&self, other: &Self) -> bool {
+        self.min > other.max || self.max < other.min
+    }
+
     fn of(mut values: Vec<f64>) -> Result<Self> {
         values.sort_by(f64::total_cmp);
         let (Some(min), Some(max)) = (values.first(), values.last()) else {
@@ -170,6 +182,7 @@ pub(super) fn measure(settings: &BenchSettings, marks: bool, progress: &dyn Prog
     let prompt_tokens = settings.prompt_tokens.unwrap_or(room.min(512));
     let tokens = (prompt_tokens as u64).saturating_add(settings.tokens as u64);
     let turns = (settings.repetitions as u64).saturating_add(1).saturating_mul(runners.len() as u64);
+    let watch = Neighbours::watch();
     progress.begin("measuring", turns.saturating_mul(tokens), Unit::Tokens);
     for repetition in 0..=settings.repetitions {
         for runner in &mut runners {
@@ -186,6 +199,11 @@ pub(super) fn measure(settings: &BenchSettings, marks: bool, progress: &dyn Prog
         }
     }
     progress.end();
+    let neighbours = watch.and_then(|watch| watch.processors());
+    if let Some(busy) = neighbours.filter(|busy| *busy > NEIGHBOURS) {
+        progress
+            .warn(&format!("other programs kept {busy:.1} processors busy meanwhile: speeds are lower and less sure"));
+    }
     let mut benches = runners.into_iter().map(|runner| runner.bench(prompt_tokens));
     Ok(BenchReport {
         threads: rayon::current_num_threads(),
@@ -194,6 +212,7 @@ pub(super) fn measure(settings: &BenchSettings, marks: bool, progress: &dyn Prog
         repetitions: settings.repetitions,
         model: benches.next().ok_or_else(|| Error::work("nothing was measured"))??,
         against: benches.next().transpose()?,
+        neighbours,
     })
 }
 

@@ -10,22 +10,35 @@ use crate::model::Residency;
 use crate::shown::shown;
 use crate::surgery::short_count;
 
-/// A line of the table: its name, the figure as text, the number that ratios are taken of.
-type Line = (&'static str, fn(&ModelBench) -> String, Option<fn(&ModelBench) -> f64>);
+/// A line of the table: its name, the figure as text, the number that ratios are taken of, how far its measurements
+/// spread.
+type Line =
+    (&'static str, fn(&ModelBench) -> String, Option<fn(&ModelBench) -> f64>, Option<fn(&ModelBench) -> Spread>);
 
 const LINES: &[Line] = &[
-    ("layers", |model| model.layers.to_string(), Some(|model| model.layers as f64)),
-    ("parameters", |model| short_count(model.parameters), Some(|model| model.parameters as f64)),
-    ("weights", |model| ByteSize(model.weight_bytes).to_string(), Some(|model| model.weight_bytes as f64)),
+    ("layers", |model| model.layers.to_string(), Some(|model| model.layers as f64), None),
+    ("parameters", |model| short_count(model.parameters), Some(|model| model.parameters as f64), None),
+    ("weights", |model| ByteSize(model.weight_bytes).to_string(), Some(|model| model.weight_bytes as f64), None),
     (
         "reading, tokens/s",
         |model| spread(model.prompt_tokens_per_second),
         Some(|model| model.prompt_tokens_per_second.median),
+        Some(|model| model.prompt_tokens_per_second),
     ),
-    ("first token, s", |model| spread(model.first_token_seconds), Some(|model| model.first_token_seconds.median)),
-    ("generating, tokens/s", |model| spread(model.tokens_per_second), Some(|model| model.tokens_per_second.median)),
-    ("peak memory", peak, Some(|model| model.peak_memory_bytes as f64)),
-    ("layers are", |model| residency(model.residency).to_owned(), None),
+    (
+        "first token, s",
+        |model| spread(model.first_token_seconds),
+        Some(|model| model.first_token_seconds.median),
+        Some(|model| model.first_token_seconds),
+    ),
+    (
+        "generating, tokens/s",
+        |model| spread(model.tokens_per_second),
+        Some(|model| model.tokens_per_second.median),
+        Some(|model| model.tokens_per_second),
+    ),
+    ("peak memory", peak, Some(|model| model.peak_memory_bytes as f64), None),
+    ("layers are", |model| residency(model.residency).to_owned(), None, None),
 ];
 
 /// The end of a long path.
@@ -63,7 +76,7 @@ fn residency(residency: Residency) -> &'static str {
 
 impl Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BenchReport { threads, prompt_tokens, tokens, repetitions, model, against } = self;
+        let BenchReport { threads, prompt_tokens, tokens, repetitions, model, against, .. } = self;
         let threads = if *threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
         let times = if *repetitions == 1 { "once" } else { "median (min..max)" };
         writeln!(
@@ -78,11 +91,14 @@ impl Display for BenchReport {
         head.extend(models.iter().map(|model| right(shown(&short(&model.model)).into_owned())));
         head.extend(against.as_ref().map(|_| right("ratio".to_owned())));
         table.set_header(head);
-        for (name, text, number) in LINES {
+        for (name, text, number, spread) in LINES {
             let mut line = vec![Cell::new(name)];
             line.extend(models.iter().map(|model| right(text(model))));
             if let Some(against) = against {
-                let ratio = |number: &fn(&ModelBench) -> f64| format!("{:.2}", number(model) / number(against));
+                // a ratio that some of the measurements contradict is none
+                let is_sure = spread.is_none_or(|spread| spread(model).is_apart(&spread(against)));
+                let unsure = if is_sure { "" } else { " within the spread" };
+                let ratio = |number: &fn(&ModelBench) -> f64| format!("{:.2}{unsure}", number(model) / number(against));
                 line.push(right(number.as_ref().map(ratio).unwrap_or_default()));
             }
             table.add_row(line);

@@ -21,6 +21,7 @@ mod heal_job;
 mod heal_measure;
 mod heal_record;
 pub mod merge;
+mod neighbours;
 mod open;
 pub mod run;
 pub mod sample;

@@ -18,7 +18,7 @@ pub use canvas::{Canvas, Figure};
 pub use chart::{Dot, Errors, Level, LineChart, Look, Point, Series, means};
 pub use format::Format;
 pub use heatmap::HeatMap;
-pub use page::{Drawing, NamedFigure, NamedTable, figures, page, tables};
+pub use page::{Drawing, NamedFigure, NamedTable, advice, figures, mark, page, tables};
 pub use table::{BestRow, Column, best_table, table};
 pub use terminal::{Paint, strip, triangle_map};
 pub use triangle::Triangle;

@@ -24,6 +24,26 @@ pub struct RunData {
     pub recipe: String,
     /// Program, version, hashes of what it read: key and value.
     pub provenance: Vec<(String, String)>,
+    /// How far models are apart that are compared, document by document.
+    #[serde(default)]
+    pub differences: Vec<Difference>,
+}
+
+/// A figure of one model less that of another, both on the same documents.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The model compared with: 0 for the dense one, then the variants in their order.
+    pub from: usize,
+    /// The model compared.
+    pub to: usize,
+    /// Place of the measure.
+    pub measure: usize,
+    /// Figure of `to` minus that of `from`.
+    pub difference: f64,
+    /// Standard error of the paired differences.
+    pub stderr: Option<f64>,
+    /// How likely so uneven a split of the questions on which they disagree is by chance, two-sided; absent for losses.
+    pub p: Option<f64>,
 }
 
 /// A column of scores: a task's accuracy, or a loss.
@@ -69,7 +89,7 @@ pub struct Variant {
 }
 
 /// A figure with its error.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// The figure.
     pub value: f64,
@@ -77,6 +97,12 @@ pub struct Score {
     pub stderr: Option<f64>,
     /// Documents it was measured on.
     pub documents: usize,
+    /// Share of the questions that got the commonest answer; absent for losses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub majority: Option<f64>,
+    /// Whether the figure says nothing good of the model: one answer to every question, or a loss above guessing.
+    #[serde(default)]
+    pub is_degenerate: bool,
 }
 
 /// A fine-tuning.
@@ -127,6 +153,9 @@ pub struct Speed {
     pub first_token: f64,
     /// Memory it takes, added up: weights, keys and values, activations; bytes.
     pub memory: u64,
+    /// Least and most of the measurements that the three figures are the middle of, in their order.
+    #[serde(default)]
+    pub ranges: [(f64, f64); 3],
 }
 
 /// Scores of all blocks.
@@ -154,6 +183,34 @@ impl RunData {
     /// All models, the dense one first.
     pub fn all(&self) -> impl Iterator<Item = &Variant> {
         std::iter::once(&self.dense).chain(&self.variants)
+    }
+
+    /// The places of two models and the measure they are compared in, if they were compared document by document.
+    #[must_use]
+    pub fn difference(&self, from: &Variant, to: &Variant, measure: usize) -> Option<&Difference> {
+        let place = |variant: &Variant| self.all().position(|known| std::ptr::eq(known, variant));
+        let (from, to) = (place(from)?, place(to)?);
+        self.differences.iter().find(|found| (found.from, found.to, found.measure) == (from, to, measure))
+    }
+
+    /// Pairs of models that a report compares, as places in [`RunData::all`]: each with the dense one, healed with not
+    /// healed, and strategies with each other where they drop as many layers.
+    #[must_use]
+    pub fn pairs(&self) -> Vec<(usize, usize)> {
+        let mut pairs: Vec<(usize, usize)> = (1..=self.variants.len()).map(|to| (0, to)).collect();
+        let all = self.variants.iter().zip(1..);
+        for (from, a) in all.clone() {
+            for (to, b) in all.clone().filter(|(_, place)| *place != a) {
+                let is_healing =
+                    (&from.strategy, &from.dropped) == (&to.strategy, &to.dropped) && !from.is_healed && to.is_healed;
+                let (sizes, are_healed) = ((from.dropped.len(), to.dropped.len()), (from.is_healed, to.is_healed));
+                let is_rival = from.strategy != to.strategy && sizes.0 == sizes.1 && are_healed.0 == are_healed.1;
+                if is_healing || is_rival {
+                    pairs.push((a, b));
+                }
+            }
+        }
+        pairs
     }
 
     /// The same job without what differs from one run of it to the next: speed, and when it was.

@@ -104,7 +104,6 @@ pub(super) fn estimate(
     let mut ahead = Ahead { recipe, checkpoint: &checkpoint, spec, state, keys, machines, stages: Vec::new() };
     let analysis = ahead.analysis(progress)?;
     ahead.scores("dense/scores", &json!(ahead.keys.model), dense.as_ref(), 0)?;
-    ahead.speed("dense/speed", &json!(ahead.keys.model), &[])?;
     let mut seen: Vec<Vec<usize>> = Vec::new();
     for wanted in wanted {
         let known = match (&wanted.which, &analysis) {
@@ -118,6 +117,9 @@ pub(super) fn estimate(
             seen.push(layers.clone());
         }
         ahead.cut(&wanted, known, dense.as_ref(), progress)?;
+    }
+    if recipe.wanted(ahead.spec.layers)?.is_empty() {
+        ahead.speed("dense/speed", &json!(ahead.keys.model), &[])?;
     }
     Ok(RunReport { stages: ahead.stages, data: None, page: None })
 }
@@ -188,14 +190,18 @@ impl Ahead<'_> {
         };
         let bytes = self.bytes_without(dropped);
         let prompt = settings.prompt_tokens.unwrap_or(512.min(self.spec.max_positions));
-        let spoken = settings.tokens as f64 * bytes as f64 / machine.reading;
-        let once = self.seconds(machine, prompt, dropped.len()) + spoken;
+        let once = |dropped: &[usize]| {
+            let spoken = settings.tokens as f64 * self.bytes_without(dropped) as f64 / machine.reading;
+            self.seconds(machine, prompt, dropped.len()) + spoken
+        };
+        // a cut is measured in turns with the dense model
+        let turn = if dropped.is_empty() { once(&[]) } else { once(dropped) + once(&[]) };
         self.stages.push(StageReport {
             name: name.to_owned(),
             is_done: self.state.is_done(&Stage { name, key, needed: None }),
-            memory: Some(bytes + self.pass_bytes(machine, 0)),
+            memory: Some(self.bytes_without(&[]).max(bytes) + self.pass_bytes(machine, 0)),
             disk: None,
-            seconds: Some(1.0 + (settings.repetitions + 1) as f64 * once),
+            seconds: Some(1.0 + (settings.repetitions + 1) as f64 * turn),
         });
         Ok(())
     }

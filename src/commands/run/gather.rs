@@ -1,5 +1,6 @@
 //! From what the stages left to a report.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,13 +10,16 @@ use crate::checkpoint::{Entry, OutputDir, write_file};
 use crate::commands::analysis_view;
 use crate::commands::eval::FigureReport;
 use crate::commands::heal::HealResult;
+use crate::eval::compare::{Comparison, compare};
+use crate::eval::finished::Finished;
 use crate::eval::metrics::Metric;
+use crate::eval::side::Side;
 use crate::eval::tasks::TASKS;
 use crate::heal::Line;
 use crate::importance::{Analysis, Order, metric};
-use crate::report::run::{Distances, Healing, Measure, RunData, Score, Variant};
+use crate::report::run::{Difference, Distances, Healing, Measure, RunData, Score, Variant};
 use crate::report::{self, Figure};
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
 
 /// The run's figures.
 ///
@@ -53,7 +57,7 @@ pub(super) fn data(recipe: &Recipe, done: &Done, dir: &Path) -> Result<RunData> 
             bytes: cut.size.bytes,
             scores: scores(cut.scores.as_ref()),
             healing: None,
-            speed: cut.speed,
+            speed: cut.speed.map(|found| found.model),
         };
         let healed = cut.healing.as_ref().map(|result| {
             let healing = Some(healing(cut, result, dir)?);
@@ -70,7 +74,7 @@ pub(super) fn data(recipe: &Recipe, done: &Done, dir: &Path) -> Result<RunData> 
     provenance.extend(source.revision.clone().map(|revision| ("revision".to_owned(), revision)));
     provenance.push(("fingerprint".to_owned(), done.checkpoint.fingerprint()));
     let family = done.checkpoint.config.get("model_type").and_then(|family| family.as_str());
-    Ok(RunData {
+    let mut data = RunData {
         model: recipe.model.clone(),
         family: family.unwrap_or_default().to_owned(),
         caveat: recipe.caveat.clone(),
@@ -80,7 +84,39 @@ pub(super) fn data(recipe: &Recipe, done: &Done, dir: &Path) -> Result<RunData> 
         distances: done.analysis.as_ref().map(distances).transpose()?,
         recipe: recipe.text.clone(),
         provenance,
-    })
+        differences: Vec::new(),
+    };
+    data.differences = differences(&data, dir).context(|| "comparing the scores")?;
+    Ok(data)
+}
+
+/// How far the models that a report compares are apart, document by document.
+fn differences(data: &RunData, dir: &Path) -> Result<Vec<Difference>> {
+    let place = |variant: &Variant| {
+        let part = if variant.is_healed { "healed-scores" } else { "scores" };
+        dir.join(&variant.dir).join(part)
+    };
+    let is_compared = |task: &str| data.measures.iter().any(|measure| measure.task == task);
+    let mut sides: BTreeMap<PathBuf, Side> = BTreeMap::new();
+    let places: Vec<PathBuf> = data.all().map(place).collect();
+    for path in &places {
+        if path.is_dir() && !sides.contains_key(path) {
+            // a group's figures are those of its tasks
+            let side = Finished::open(path)?.side(&|task| is_compared(task))?;
+            sides.insert(path.clone(), side);
+        }
+    }
+    let mut differences = Vec::new();
+    for (from, to) in data.pairs() {
+        let (Some(before), Some(after)) = (sides.get(&places[from]), sides.get(&places[to])) else { continue };
+        for found in compare(before, after, false)?.into_iter().filter(|found| found.paired) {
+            let is_it = |measure: &Measure| (&measure.task, &measure.metric) == (&found.task, &found.metric);
+            let Some(measure) = data.measures.iter().position(is_it) else { continue };
+            let Comparison { difference, stderr, p, .. } = found;
+            differences.push(Difference { from, to, measure, difference, stderr, p });
+        }
+    }
+    Ok(differences)
 }
 
 fn numbers(entry: &Entry) -> u64 {
@@ -120,7 +156,13 @@ fn title(figure: &FigureReport) -> String {
 fn score(measure: &Measure, figures: &[FigureReport]) -> Option<Score> {
     let is_it = |figure: &&FigureReport| (&measure.task, &measure.metric) == (&figure.task, &figure.metric);
     let figure = figures.iter().find(is_it)?;
-    Some(Score { value: figure.value, stderr: figure.stderr, documents: figure.documents })
+    Some(Score {
+        value: figure.value,
+        stderr: figure.stderr,
+        documents: figure.documents,
+        majority: figure.majority,
+        is_degenerate: figure.degenerate.is_some(),
+    })
 }
 
 fn healing(cut: &CutDone, result: &HealResult, dir: &Path) -> Result<Healing> {

@@ -58,7 +58,7 @@ impl<'a> Keys<'a> {
     /// The speed of the model that `identity` says; absent where none is measured.
     pub(super) fn speed(&self, identity: &Value) -> Result<Option<String>> {
         let settings = self.recipe.bench.as_ref();
-        settings.map(|settings| Ok(key(&json!(["speed", identity, without(settings, &[])?])))).transpose()
+        settings.map(|settings| Ok(key(&json!(["speed in turns", identity, without(settings, &[])?])))).transpose()
     }
 
     pub(super) fn cut(&self, wanted: &Wanted, dropped: &[usize]) -> String {

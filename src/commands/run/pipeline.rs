@@ -59,8 +59,8 @@ pub(super) struct CutDone {
     pub(super) size: Size,
     /// Scores before healing.
     pub(super) scores: Option<Vec<FigureReport>>,
-    /// How fast it is; healing does not change that.
-    pub(super) speed: Option<Speed>,
+    /// How fast it is, and the dense model in turns with it; healing does not change that.
+    pub(super) speed: Option<Speeds>,
     /// What came of the healing.
     pub(super) healing: Option<HealResult>,
     /// Scores after it.
@@ -72,6 +72,13 @@ pub(super) struct CutDone {
 pub(super) struct Size {
     pub(super) parameters: u64,
     pub(super) bytes: u64,
+}
+
+/// Speed of a model, and of the dense one measured in turns with it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Speeds {
+    pub(super) model: Speed,
+    pub(super) dense: Option<Speed>,
 }
 
 /// Does what is not done yet.
@@ -93,7 +100,6 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
     let analysis = line.analyze()?;
     let dense =
         line.score("dense/scores", Scored { path: recipe.model.clone(), adapter: None }, &line.keys.model.clone())?;
-    let speed = line.speed("dense/speed", &recipe.model, &line.keys.model.clone())?;
     let mut cuts: Vec<CutDone> = Vec::new();
     for wanted in wanted {
         let dropped = dropped(&wanted.which, spec.layers, analysis.as_ref())?;
@@ -103,8 +109,47 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
         };
         cuts.push(cut);
     }
+    // each cut is measured in turns with the dense model
+    let speed = match cuts.iter().filter_map(|cut| cut.speed).collect::<Vec<_>>() {
+        beside if beside.is_empty() => {
+            line.speed("dense/speed", &recipe.model, &line.keys.model.clone())?.map(|found| found.model)
+        }
+        beside => together(beside.iter().filter_map(|found| found.dense)),
+    };
     let Line { state, stages, made, .. } = line;
     Ok((Done { checkpoint, layers: spec.layers, analysis, dense, speed, cuts, stages, made }, state))
+}
+
+/// Speeds of one model, measured several times: the middle of the middles, the least and the most.
+fn together(speeds: impl Iterator<Item = Speed>) -> Option<Speed> {
+    let speeds: Vec<Speed> = speeds.collect();
+    let middle = |of: fn(&Speed) -> f64| {
+        let mut all: Vec<f64> = speeds.iter().map(of).collect();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied()
+    };
+    let range = |place: usize| {
+        let ranges = speeds.iter().map(|speed| speed.ranges[place]);
+        ranges.fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), range| (least.min(range.0), most.max(range.1)))
+    };
+    Some(Speed {
+        prompt: middle(|speed| speed.prompt)?,
+        generation: middle(|speed| speed.generation)?,
+        first_token: middle(|speed| speed.first_token)?,
+        memory: speeds.iter().map(|speed| speed.memory).max()?,
+        ranges: [0, 1, 2].map(range),
+    })
+}
+
+fn speed(bench: &ModelBench) -> Speed {
+    let spreads = [bench.prompt_tokens_per_second, bench.tokens_per_second, bench.first_token_seconds];
+    Speed {
+        prompt: bench.prompt_tokens_per_second.median,
+        generation: bench.tokens_per_second.median,
+        first_token: bench.first_token_seconds.median,
+        memory: bench.computed_memory_bytes,
+        ranges: spreads.map(|spread| (spread.min, spread.max)),
+    }
 }
 
 /// The layers a cut drops.
@@ -203,26 +248,16 @@ impl Line<'_> {
         figures.map(Some)
     }
 
-    /// Measures the model at `path`, which is what `identity` says.
-    fn speed(&mut self, name: &str, path: &str, identity: &Value) -> Result<Option<Speed>> {
+    /// Measures the model at `path`, which is what `identity` says, in turns with the dense one.
+    fn speed(&mut self, name: &str, path: &str, identity: &Value) -> Result<Option<Speeds>> {
         let (Some(settings), Some(key)) = (&self.recipe.bench, self.keys.speed(identity)?) else { return Ok(None) };
         let stage = Stage { name, key, needed: None };
         self.begin(&stage);
-        let settings = BenchSettings { model: Some(path.to_owned()), ..settings.clone() };
+        let dense = Some(self.recipe.model.clone()).filter(|dense| dense != path);
+        let settings = BenchSettings { model: Some(path.to_owned()), against: dense, ..settings.clone() };
         let speed = self.state.run(&stage, self.progress, |_, progress| {
-            let ModelBench {
-                prompt_tokens_per_second,
-                tokens_per_second,
-                first_token_seconds,
-                computed_memory_bytes,
-                ..
-            } = bench::measure(&settings, false, progress)?.model;
-            Ok(Speed {
-                prompt: prompt_tokens_per_second.median,
-                generation: tokens_per_second.median,
-                first_token: first_token_seconds.median,
-                memory: computed_memory_bytes,
-            })
+            let found = bench::measure(&settings, false, progress)?;
+            Ok(Speeds { model: speed(&found.model), dense: found.against.as_ref().map(speed) })
         });
         speed.map(Some)
     }

@@ -5,16 +5,19 @@ use std::fmt;
 use super::{RunReport, StageReport};
 use crate::checkpoint::ByteSize;
 use crate::importance::inclusive;
-use crate::report::run::{RunData, Score};
-use crate::report::{Column, table};
+use crate::report::run::{Measure, RunData, Score, Variant};
+use crate::report::{self, Column, table};
 
-/// Columns of scores at most; the report has all of them.
-const MEASURES: usize = 4;
+/// Characters of a line at most, where the model's columns leave room for one measure.
+const WIDTH: usize = 118;
 
 impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(data) = &self.data else { return stages(&self.stages, f) };
         writeln!(f, "{}", models(data).trim_end())?;
+        if let Some(advice) = report::advice(data) {
+            writeln!(f, "\n{advice}")?;
+        }
         if let Some(caveat) = &data.caveat {
             writeln!(f, "\n{caveat}")?;
         }
@@ -29,28 +32,68 @@ impl fmt::Display for RunReport {
     }
 }
 
-/// A line for each model.
+/// A line for each model, with every measure but the subjects of groups; in several tables where one would be too wide.
 fn models(data: &RunData) -> String {
-    let shown: Vec<usize> =
-        (0..data.measures.len()).filter(|index| data.measures[*index].depth == 0).take(MEASURES).collect();
-    let mut head =
-        vec![Column::left("model"), Column::left("dropped"), Column::right("layers"), Column::right("weights")];
-    head.extend(shown.iter().map(|index| Column::right(&data.measures[*index].title)));
-    let rows = data.all().map(|variant| {
-        let name = match (&variant.strategy, variant.is_healed) {
-            (None, _) => "dense".to_owned(),
-            (Some(strategy), false) => format!("{strategy}-{}", variant.dropped.len()),
-            (Some(strategy), true) => format!("{strategy}-{} healed", variant.dropped.len()),
+    let shown: Vec<usize> = (0..data.measures.len()).filter(|index| data.measures[*index].depth == 0).collect();
+    let below = data.measures.len() - shown.len();
+    let name = |variant: &Variant| match (&variant.strategy, variant.is_healed) {
+        (None, _) => "dense".to_owned(),
+        (Some(strategy), false) => format!("{strategy}-{}", variant.dropped.len()),
+        (Some(strategy), true) => format!("{strategy}-{} healed", variant.dropped.len()),
+    };
+    let mut text = String::new();
+    let mut left = &shown[..];
+    loop {
+        let is_first = text.is_empty();
+        let make = |measures: &[usize]| {
+            let mut head = vec![Column::left("model")];
+            if is_first {
+                head.extend([Column::left("dropped"), Column::right("layers"), Column::right("weights")]);
+            }
+            head.extend(measures.iter().map(|index| Column::right(&title(&data.measures[*index]))));
+            let rows = data.all().map(|variant| {
+                let mut row = vec![name(variant)];
+                if is_first {
+                    let size = ByteSize(variant.bytes).to_string();
+                    row.extend([inclusive(&variant.dropped), variant.layers.to_string(), size]);
+                }
+                row.extend(measures.iter().map(|index| cell(data, variant, *index)));
+                row
+            });
+            table(&head, rows)
         };
-        let dropped = inclusive(&variant.dropped);
-        let mut row = vec![name, dropped, variant.layers.to_string(), ByteSize(variant.bytes).to_string()];
-        row.extend(shown.iter().map(|index| variant.scores[*index].as_ref().map(cell).unwrap_or_default()));
-        row
-    });
-    table(&head, rows)
+        let fits = |count: &usize| make(&left[..*count]).lines().all(|line| line.chars().count() <= WIDTH);
+        let count = (1..=left.len()).take_while(fits).last().unwrap_or(left.len().min(1));
+        text += &make(&left[..count]);
+        left = &left[count..];
+        if left.is_empty() {
+            break;
+        }
+        text.push('\n');
+    }
+    let marks =
+        data.variants.iter().flat_map(|variant| shown.iter().map(move |index| report::mark(data, variant, *index)));
+    if marks.flatten().next().is_some() {
+        text += "\n= within the error of the dense model, + better, - worse, x degenerate; question by question where known\n";
+    }
+    if below > 0 {
+        text += &format!("{below} more of subjects are in the report\n");
+    }
+    text
 }
 
-fn cell(score: &Score) -> String {
+/// `MMLU acc`, `held-out loss`.
+fn title(measure: &Measure) -> String {
+    format!("{} {}", measure.title, measure.metric)
+}
+
+fn cell(data: &RunData, variant: &Variant, index: usize) -> String {
+    let Some(score) = variant.scores.get(index).copied().flatten() else { return String::new() };
+    let mark = report::mark(data, variant, index).unwrap_or(' ');
+    format!("{} {mark}", figure(&score))
+}
+
+fn figure(score: &Score) -> String {
     match score.stderr {
         Some(error) => format!("{:.3} ± {error:.3}", score.value),
         None => format!("{:.3}", score.value),

@@ -78,6 +78,12 @@ const MODELS: &[&str] = &[
     "prompt_tokens_per_second",
     "generation_tokens_per_second",
     "first_token_seconds",
+    "prompt_tokens_per_second_min",
+    "prompt_tokens_per_second_max",
+    "generation_tokens_per_second_min",
+    "generation_tokens_per_second_max",
+    "first_token_seconds_min",
+    "first_token_seconds_max",
     "peak_memory_bytes",
     "healing_steps",
     "healing_tokens",
@@ -97,7 +103,12 @@ fn models(data: &RunData) -> Vec<Row> {
         let mut row = names(data, variant);
         row.extend([variant.layers.to_string(), variant.parameters.to_string(), variant.bytes.to_string()]);
         row.extend([some(speed.map(|speed| speed.prompt)), some(speed.map(|speed| speed.generation))]);
-        row.extend([some(speed.map(|speed| speed.first_token)), some(speed.map(|speed| speed.memory))]);
+        row.push(some(speed.map(|speed| speed.first_token)));
+        for place in 0..3 {
+            let range = speed.map(|speed| speed.ranges[place]).filter(|range| range.1 > 0.0);
+            row.extend([some(range.map(|range| range.0)), some(range.map(|range| range.1))]);
+        }
+        row.push(some(speed.map(|speed| speed.memory)));
         row.extend([some(healing.map(|healing| healing.steps)), some(healing.map(|healing| healing.tokens))]);
         row.extend([
             some(healing.and_then(|healing| healing.uncut)),
@@ -129,6 +140,11 @@ const SCORES: &[&str] = &[
     "stderr",
     "chance",
     "documents",
+    "majority_answer",
+    "degenerate",
+    "difference_to_uncut",
+    "difference_stderr",
+    "difference_p",
 ];
 
 fn scores(data: &RunData) -> Vec<Row> {
@@ -147,7 +163,12 @@ fn scores(data: &RunData) -> Vec<Row> {
                 some(score.stderr),
                 some(measure.chance),
                 score.documents.to_string(),
+                some(score.majority),
+                score.is_degenerate.to_string(),
             ]);
+            let found = data.difference(&data.dense, variant, place);
+            row.extend([some(found.map(|found| found.difference)), some(found.and_then(|found| found.stderr))]);
+            row.push(some(found.and_then(|found| found.p)));
             Some(row)
         })
     });

@@ -71,39 +71,53 @@ pub(super) fn findings(data: &RunData, cuts: &[Cut]) -> Vec<Markup> {
 /// What one cut cost in a measure, and what healing gave back.
 fn one_cut(data: &RunData, cut: &Cut, place: usize, measure: &Measure) -> Option<Markup> {
     let dense = score(&data.dense, place)?;
-    let of = |variant: Option<&Variant>| variant.and_then(|variant| score(variant, place));
-    let (bare, healed) = (of(cut.bare), of(cut.healed));
-    let mut text = format!(": {} uncut", words::with_error(dense.value, dense.stderr));
-    let cost = bare.map(|bare| change(measure, dense, bare));
-    if let Some((bare, cost)) = bare.zip(cost) {
-        text += &format!("; {} after the cut: {}", words::with_error(bare.value, bare.stderr), said(cost));
-        text += guessing(is_chance(measure, bare));
+    let value = |variant: &Variant| score(variant, place).map(|score| words::with_error(score.value, None));
+    let guessing = |variant: &Variant| guessing(score(variant, place).and_then(|score| is_chance(measure, score)));
+    let mut said = Vec::new();
+    let cost = cut.bare.and_then(|bare| change(data, place, &data.dense, bare));
+    if let Some((bare, cost)) = cut.bare.zip(cost) {
+        let (before, now) = (words::with_error(dense.value, None), value(bare)?);
+        said.push(format!("{} after the cut ({before} → {now}{}){}", told(cost), by(cost), guessing(bare)));
     }
-    if let Some(healed) = healed {
-        let name = if bare.is_some() { "healed" } else { "cut and healed" };
-        text += &format!("; {} {name}", words::with_error(healed.value, healed.stderr));
-        if let Some(bare) = bare {
-            let gain = change(measure, bare, healed);
-            text += &format!(": {}{}", said(gain), share(cost, gain));
+    if let Some(healed) = cut.healed {
+        let gain = cut.bare.and_then(|bare| change(data, place, bare, healed));
+        if let Some(gain) = gain {
+            let share = share(cost, gain);
+            said.push(format!(
+                "{} once healed (→ {}{}){share}{}",
+                told(gain),
+                value(healed)?,
+                by(gain),
+                guessing(healed)
+            ));
         }
-        text += guessing(is_chance(measure, healed));
-        text += &format!(". Healed against uncut: {}", said(change(measure, dense, healed)));
+        if let Some(left) = change(data, place, &data.dense, healed) {
+            said.push(format!("healed and uncut: {}{}", told(left), by(left)));
+        }
     }
     let name = upper_first(&words::measure(measure));
-    (bare.is_some() || healed.is_some())
-        .then(|| html! { b { (name) } (text.replace(" ± ", "\u{a0}±\u{a0}").replace(" %", "\u{a0}%")) "." })
+    let text = said.join("; ").replace(" ± ", "\u{a0}±\u{a0}").replace(" %", "\u{a0}%");
+    (!said.is_empty()).then(|| html! { b { (name) } ": " (text) "." })
 }
 
 fn guessing(is_chance: Option<bool>) -> &'static str {
     if is_chance == Some(true) { ", no better than guessing" } else { "" }
 }
 
-/// A difference with its verdict.
-fn said(change: Change) -> String {
+fn told(change: Change) -> &'static str {
     match change.verdict {
-        Verdict::Same => change.verdict.words().to_owned(),
-        _ if !change.difference.is_finite() => "no difference that could be given".to_owned(),
-        verdict => format!("{}, {}", words::signed(change.difference, change.error), verdict.words()),
+        Verdict::Better => "better",
+        Verdict::Worse => "worse",
+        verdict => verdict.words(),
+    }
+}
+
+/// A difference behind what it says, where there is one.
+fn by(change: Change) -> String {
+    match change.verdict {
+        Verdict::Same => String::new(),
+        _ if !change.difference.is_finite() => String::new(),
+        _ => format!(", {}", words::signed(change.difference, change.error)),
     }
 }
 
@@ -138,13 +152,13 @@ fn reach(data: &RunData, cuts: &[&Cut], is_healed: bool) -> Option<String> {
     let mut is_judged = true;
     for cut in cuts {
         let Some(model) = cut.state(is_healed) else { continue };
-        let verdicts = shown(data).filter_map(|(place, measure)| {
-            Some((measure, change(measure, score(&data.dense, place)?, score(model, place)?).verdict))
-        });
+        let verdicts = shown(data)
+            .filter_map(|(place, measure)| Some((measure, change(data, place, &data.dense, model)?.verdict)));
         let (unjudged, verdicts): (Vec<_>, Vec<_>) = verdicts.partition(|(_, verdict)| *verdict == Verdict::Unjudged);
         is_judged &= unjudged.is_empty();
         if !verdicts.is_empty() {
-            let worse = verdicts.into_iter().filter(|(_, verdict)| *verdict == Verdict::Worse);
+            let is_worse = |verdict| matches!(verdict, Verdict::Worse | Verdict::Degenerate);
+            let worse = verdicts.into_iter().filter(|(_, verdict)| is_worse(*verdict));
             judged.push((cut.dropped.len(), worse.map(|(measure, _)| measure).collect()));
         }
     }
@@ -163,56 +177,36 @@ fn reach(data: &RunData, cuts: &[&Cut], is_healed: bool) -> Option<String> {
     })
 }
 
-/// How often each verdict fell.
-#[derive(Default)]
-struct Tally {
-    better: usize,
-    worse: usize,
-    within: usize,
-    same: usize,
-    unjudged: usize,
-}
-
-impl Tally {
-    fn count(verdicts: impl IntoIterator<Item = Verdict>) -> Self {
-        let mut tally = Self::default();
-        for verdict in verdicts {
-            *match verdict {
-                Verdict::Better => &mut tally.better,
-                Verdict::Worse => &mut tally.worse,
-                Verdict::Within => &mut tally.within,
-                Verdict::Same => &mut tally.same,
-                Verdict::Unjudged => &mut tally.unjudged,
-            } += 1;
-        }
-        tally
+/// What many comparisons of a measure come to: `better in 3 of 10, the others within the error`; nothing where nothing
+/// could be told apart for want of errors.
+fn tally(verdicts: &[Verdict]) -> Option<String> {
+    let all = verdicts.len();
+    let count = |verdict: Verdict| verdicts.iter().filter(|known| **known == verdict).count();
+    if count(Verdict::Unjudged) == all {
+        return None;
     }
-
-    /// `3 better, 2 within the error`; nothing where nothing could be told apart for want of errors.
-    fn said(&self) -> Option<String> {
-        let told = [
-            (self.better, "better"),
-            (self.worse, "worse"),
-            (self.within, "within the error"),
-            (self.same, "the same"),
-            (self.unjudged, "not judged"),
-        ];
-        let parts = told.into_iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}"));
-        let is_judged = self.better + self.worse + self.within > 0 || self.same > 0 && self.unjudged == 0;
-        is_judged.then(|| parts.collect::<Vec<_>>().join(", "))
-    }
+    let share = |count: usize| if count == all { format!("all {all}") } else { format!("{count} of {all}") };
+    let told = [(Verdict::Better, "better"), (Verdict::Worse, "worse"), (Verdict::Degenerate, "degenerate")];
+    let parts = told.map(|(verdict, name)| (count(verdict), name)).into_iter().filter(|(count, _)| *count > 0);
+    let parts: Vec<String> = parts.map(|(count, name)| format!("{name} in {}", share(count))).collect();
+    let rest = all - told.iter().map(|(verdict, _)| count(*verdict)).sum::<usize>() - count(Verdict::Unjudged);
+    Some(match (parts.is_empty(), rest) {
+        (true, _) if count(Verdict::Same) == all => format!("the same in all {all}"),
+        (true, _) => format!("within the error in {}", share(rest)),
+        (false, 0) => list(&parts),
+        (false, _) => format!("{}, otherwise within the error", list(&parts)),
+    })
 }
 
 /// Pairs of models compared in every measure that can be judged.
 fn compared(data: &RunData, name: &str, pairs: &[(&Variant, &Variant)]) -> Option<Markup> {
     let said = shown(data).filter_map(|(place, measure)| {
-        let verdicts =
-            pairs.iter().filter_map(|(from, to)| Some(change(measure, score(from, place)?, score(to, place)?).verdict));
-        Some(format!("{}: {}", words::measure(measure), Tally::count(verdicts).said()?))
+        let verdicts: Vec<Verdict> =
+            pairs.iter().filter_map(|(from, to)| Some(change(data, place, from, to)?.verdict)).collect();
+        Some(format!("{} is {}", words::measure(measure), tally(&verdicts)?))
     });
     let said: Vec<String> = said.collect();
-    let pairs = plural(pairs.len(), "pair");
-    (!said.is_empty()).then(|| html! { b { (name) } ", " (pairs) ". " (upper_first(&said.join("; "))) "." })
+    (!said.is_empty()).then(|| html! { b { (name) } ": " (said.join("; ")) "." })
 }
 
 /// Healed against unhealed, over all cuts.
@@ -257,7 +251,7 @@ mod tests {
     /// A run of one cut with these accuracies before, after and healed.
     fn accuracies(dense: (f64, f64), bare: (f64, f64), healed: (f64, f64)) -> RunData {
         let mut data = one();
-        let score = |(value, stderr)| Some(Score { value, stderr: Some(stderr), documents: 400 });
+        let score = |(value, stderr)| Some(Score { value, stderr: Some(stderr), documents: 400, ..Score::default() });
         data.dense.scores[0] = score(dense);
         data.variants[0].scores[0] = score(bare);
         data.variants[1].scores[0] = score(healed);
@@ -274,9 +268,8 @@ mod tests {
         let data = accuracies((0.8, 0.02), (0.6, 0.025), (0.7, 0.022));
         assert_eq!(
             told(&data)[0],
-            "MMLU accuracy: 0.800 ± 0.020 uncut; 0.600 ± 0.025 after the cut: −0.200 ± 0.032, worse beyond the error; \
-             0.700 ± 0.022 healed: +0.100 ± 0.033, better beyond the error, which gives back 50 % of the cost. Healed \
-             against uncut: −0.100 ± 0.030, worse beyond the error."
+            "MMLU accuracy: worse after the cut (0.8000 → 0.6000, −0.200 ± 0.032); better once healed (→ 0.7000, +0.100 ± \
+             0.033), which gives back 50 % of the cost; healed and uncut: worse, −0.100 ± 0.030."
         );
     }
 
@@ -284,14 +277,14 @@ mod tests {
     fn within_the_error_is_no_cost_and_no_gain() {
         let told = &told(&accuracies((0.8, 0.02), (0.76, 0.02), (0.79, 0.02)))[0];
         assert_eq!(told.matches("within the error").count(), 3, "{told}");
-        assert!(!told.contains("beyond") && !told.contains("gives back"), "{told}");
+        assert!(!told.contains("worse") && !told.contains("gives back"), "{told}");
     }
 
     #[test]
     fn healing_may_do_harm_and_a_cut_good() {
         let told = &told(&accuracies((0.5, 0.02), (0.7, 0.02), (0.4, 0.02)))[0];
-        assert!(told.contains("+0.200 ± 0.028, better beyond the error;"), "{told}");
-        assert!(told.contains("−0.300 ± 0.028, worse beyond the error. Healed"), "{told}");
+        assert!(told.contains("better after the cut (0.5000 → 0.7000, +0.200 ± 0.028);"), "{told}");
+        assert!(told.contains("worse once healed (→ 0.4000, −0.300 ± 0.028);"), "{told}");
         assert!(!told.contains("gives back"), "{told}");
     }
 
@@ -299,11 +292,11 @@ mod tests {
     fn guessing_and_what_cannot_be_judged() {
         let mut data = accuracies((0.8, 0.02), (0.26, 0.02), (0.27, 0.02));
         assert_eq!(told(&data)[0].matches("no better than guessing").count(), 2);
-        data.variants[0].scores[0] = Some(Score { value: f64::NAN, stderr: None, documents: 400 });
-        assert!(told(&data)[0].contains("not a number after the cut: no difference that could be given"));
-        data.variants[0].scores[0] = Some(Score { value: 0.3, stderr: None, documents: 400 });
+        data.variants[0].scores[0] = Some(Score { value: f64::NAN, stderr: None, documents: 400, ..Score::default() });
+        assert!(told(&data)[0].contains("not judged, no error is known after the cut (0.8000 → not a number);"));
+        data.variants[0].scores[0] = Some(Score { value: 0.3, stderr: None, documents: 400, ..Score::default() });
         assert!(
-            told(&data)[0].contains("after the cut: −0.5000, not judged, no error is known"),
+            told(&data)[0].contains("not judged, no error is known after the cut (0.8000 → 0.3000, −0.5000)"),
             "{:?}",
             told(&data)[0]
         );
@@ -329,9 +322,14 @@ mod tests {
             told[0]
         );
         assert!(told[1].contains("at 2 held-out text loss is worse"), "{}", told[1]);
-        assert!(told[2].starts_with("Healed against only cut, 10 pairs. MMLU accuracy: "), "{}", told[2]);
+        assert!(told[2].starts_with("Healed against only cut: MMLU accuracy is "), "{}", told[2]);
         assert!(
-            told[3].starts_with("Similarity against deepest, as many layers dropped, only cut, 5 pairs. "),
+            told[2].contains("held-out text loss is better in ") && told[2].contains(" of 10, otherwise"),
+            "{}",
+            told[2]
+        );
+        assert!(
+            told[3].starts_with("Similarity against deepest, as many layers dropped, only cut: MMLU accuracy is "),
             "{}",
             told[3]
         );
@@ -361,8 +359,9 @@ mod tests {
         let all = "Only cut or healed, every score is within the error of the uncut model’s, or better, at every size \
                    tried, up to 8 layers.";
         assert!(told[0].ends_with(all) && told[1].ends_with(all), "{told:?}");
-        assert!(told[2].ends_with("MMLU accuracy: 10 the same; held-out text loss: 10 the same."), "{}", told[2]);
-        assert!(told[3].ends_with("MMLU accuracy: 5 the same; held-out text loss: 5 the same."), "{}", told[3]);
+        let same =
+            |all| format!("MMLU accuracy is the same in all {all}; held-out text loss is the same in all {all}.");
+        assert!(told[2].ends_with(&same(10)) && told[3].ends_with(&same(5)), "{} {}", told[2], told[3]);
         assert!(!told.concat().contains("is worse") && !told.concat().contains("are worse"));
     }
 }

@@ -1,5 +1,6 @@
 //! The report of a whole job: one page that needs no other file, no network and no script.
 
+mod advice;
 mod cuts;
 mod data;
 mod figures;
@@ -14,9 +15,11 @@ mod words;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+pub use self::advice::advice;
 pub use self::data::{NamedTable, tables};
 use self::figures::Part;
 pub use self::figures::{Drawing, NamedFigure, figures};
+pub use self::verdict::mark;
 use super::run::RunData;
 use crate::Result;
 use crate::shown::shown_lines;
@@ -256,7 +259,7 @@ mod tests {
             for (place, score) in variant.scores.iter_mut().enumerate() {
                 let value = values[(index + place) % values.len()];
                 let stderr = Some(values[(index + 2 * place) % values.len()]).filter(|_| index % 3 > 0);
-                *score = Some(Score { value, stderr, documents: index % 2 * 400 });
+                *score = Some(Score { value, stderr, documents: index % 2 * 400, ..Score::default() });
             }
             let speed = variant.speed.as_mut().unwrap();
             (speed.prompt, speed.first_token) = (values[index % 8], values[(index + 1) % 8]);

@@ -14,7 +14,8 @@ fn measure(task: &str, title: &str, chance: Option<f64>, depth: usize) -> Measur
 }
 
 fn accuracy(value: f64) -> Option<Score> {
-    Some(Score { value, stderr: Some((value * (1.0 - value) / 399.0).sqrt()), documents: 400 })
+    let stderr = Some((value * (1.0 - value) / 399.0).sqrt());
+    Some(Score { value, stderr, documents: 400, ..Score::default() })
 }
 
 /// A model without `dropped` of its 16 layers; `cost` of its accuracy and as much more loss.
@@ -46,7 +47,7 @@ fn variant(strategy: Option<&str>, dropped: Vec<usize>, is_healed: bool, cost: f
         scores: vec![
             accuracy(0.8 - cost),
             accuracy(0.82 - cost),
-            Some(Score { value: 0.35 + cost, stderr: Some(0.0064), documents: 400 }),
+            Some(Score { value: 0.35 + cost, stderr: Some(0.0064), documents: 400, ..Score::default() }),
         ],
         healing,
         speed: Some(Speed {
@@ -54,6 +55,7 @@ fn variant(strategy: Option<&str>, dropped: Vec<usize>, is_healed: bool, cost: f
             generation: 3_000.0 / layers as f64,
             first_token: 0.003 * layers as f64,
             memory: 30_000_000 + 500_000 * layers as u64,
+            ranges: [40_000.0, 3_000.0, 0.003].map(|rate| (0.9 * rate, 1.1 * rate)),
         }),
         dropped,
     }
@@ -98,6 +100,7 @@ pub(in super::super) fn sweep() -> RunData {
             highest_first: false,
         }),
         recipe: "model = \"atlas/model\"\n".into(),
+        differences: Vec::new(),
         provenance: vec![("program".into(), "prune 0.1.0".into())],
     }
 }

@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use super::super::run::{RunData, Speed, Variant};
+use super::advice::advice;
 use super::cuts::{Cut, cuts, score, shown};
 use super::findings::{findings, sentence_of};
 use super::verdict::change;
@@ -14,6 +15,7 @@ pub(super) fn summary(data: &RunData) -> Markup {
     let cuts = cuts(data);
     html! {
         p.lead { (sentence_of(data, &cuts)) }
+        @if let Some(advice) = advice(data) { p.lead { b { "Recommendation. " } (advice) } }
         @if let Some(caveat) = &data.caveat { p.caveat role="note" { (caveat) } }
         (tiles(data))
         @let findings = findings(data, &cuts);
@@ -25,25 +27,32 @@ pub(super) fn summary(data: &RunData) -> Markup {
                 [cut] => (one_cut(data, cut)),
                 _ => (all_cuts(data, &cuts)),
             }
-            (reading())
+            (reading(data))
         }
     }
 }
 
 /// How to read errors and verdicts.
-fn reading() -> Markup {
+fn reading(data: &RunData) -> Markup {
     html! {
         p.small {
-            "± is one standard error. “Within the error” means that two figures are less than two standard errors of their \
-             difference apart, each model taken as an independent sample; the models answered the same questions, so "
-            code { "prune eval --against" }
-            ", which compares question by question, tells more apart. Of many comparisons, about one in twenty is beyond \
-             the error by chance alone."
+            "± is one standard error, of a difference that of the differences. “Within the error” means that a difference is \
+             less than two of them. "
+            @if data.differences.is_empty() {
+                "Each model is taken as an independent sample; the models answered the same questions, so "
+                code { "prune compare" }
+                ", which compares question by question, tells more apart."
+            } @else {
+                "Differences are those of the same questions and texts, one by one: what makes a question hard for both \
+                 models cancels, so that more is told apart than the figures’ own errors would. Of questions, an exact test \
+                 on those that two models disagree about has a say as well."
+            }
+            " Of many comparisons, about one in twenty is beyond the error by chance alone."
         }
     }
 }
 
-/// A size of the model before, and of its variants after, the nearest to it first; both as they are written.
+/// A size of the model before, and the least and the most of its variants, the nearer one first; as they are written.
 struct Tile {
     name: &'static str,
     before: Option<String>,
@@ -60,10 +69,11 @@ fn tile(
 ) -> Option<Tile> {
     let before = of(&data.dense);
     let mut after: Vec<f64> = data.variants.iter().filter_map(of).collect();
-    after.sort_by(|a, b| {
-        let from = before.unwrap_or(0.0);
-        (a - from).abs().total_cmp(&(b - from).abs())
-    });
+    after.sort_by(f64::total_cmp);
+    let distance = |value: Option<&f64>| (value.unwrap_or(&0.0) - before.unwrap_or(0.0)).abs();
+    if distance(after.last()) < distance(after.first()) {
+        after.reverse();
+    }
     let range = |write: &dyn Fn(f64) -> Option<String>| {
         let (first, last) = (write(*after.first()?)?, write(*after.last()?)?);
         if first == last { Some(first) } else { Some(span(&first, &last)) }
@@ -71,6 +81,21 @@ fn tile(
     let change = before.and_then(|before| range(&|after| words::relative(before, after)));
     let after = range(&|value| Some(write(value)));
     (before.is_some() || after.is_some()).then(|| Tile { name, before: before.map(write), after, change })
+}
+
+/// The tile of something timed: what lies within the spread of the measurements is no change.
+fn timed(data: &RunData, place: usize, tile: Option<Tile>) -> Option<Tile> {
+    let range = |variant: &Variant| variant.speed.map(|speed| speed.ranges[place]).filter(|range| range.1 > 0.0);
+    let mut tile = tile?;
+    let Some(before) = range(&data.dense) else { return Some(tile) };
+    let after: Vec<(f64, f64)> = data.variants.iter().filter_map(range).collect();
+    let inside = after.iter().filter(|after| after.0 <= before.1 && before.0 <= after.1).count();
+    tile.change = match (inside, tile.change) {
+        (0, change) => change,
+        (inside, _) if inside == after.len() => Some("within the spread of the measurements".to_owned()),
+        (inside, change) => change.map(|change| format!("{change}; {inside} of {} within the spread", after.len())),
+    };
+    Some(tile)
 }
 
 /// `3.03 to 1.74 M`: the unit once where both have the same.
@@ -92,9 +117,9 @@ fn tiles(data: &RunData) -> Markup {
         tile(data, "Parameters", &|variant| Some(variant.parameters as f64), &whole),
         tile(data, "Weights on disk", &|variant| Some(variant.bytes as f64), &bytes),
         tile(data, "Memory, computed", &speed(|speed| speed.memory as f64), &bytes),
-        tile(data, "Reading, tokens a second", &speed(|speed| speed.prompt), &words::three),
-        tile(data, "Writing, tokens a second", &speed(|speed| speed.generation), &words::three),
-        tile(data, "To the first token", &speed(|speed| speed.first_token), &time),
+        timed(data, 0, tile(data, "Reading, tokens a second", &speed(|speed| speed.prompt), &words::three)),
+        timed(data, 1, tile(data, "Writing, tokens a second", &speed(|speed| speed.generation), &words::three)),
+        timed(data, 2, tile(data, "To the first token", &speed(|speed| speed.first_token), &time)),
     ];
     html! {
         dl.tiles {
@@ -143,7 +168,7 @@ fn one_cut(data: &RunData, cut: &Cut) -> Markup {
                                 @let now = score(variant, place);
                                 td {
                                     (words::score(now))
-                                    @if let Some(change) = dense.zip(now).map(|(dense, now)| change(measure, dense, now)) {
+                                    @if let Some(change) = change(data, place, &data.dense, variant) {
                                         span.verdict {
                                             @if change.difference.is_finite() && change.difference != 0.0 {
                                                 (words::signed(change.difference, change.error)) ", "
@@ -197,10 +222,11 @@ fn all_cuts(data: &RunData, cuts: &[Cut]) -> Markup {
                         tr {
                             th scope="row" { (words::dropped(cut.dropped)) }
                             td.text { (cut.strategy.unwrap_or(ABSENT)) }
-                            @for (place, measure) in shown(data) {
+                            @for (place, _) in shown(data) {
                                 @for (_, is_healed) in &states {
-                                    @let now = cut.state(*is_healed).and_then(|variant| score(variant, place));
-                                    td { (words::score(now)) (super::tables::mark(data, place, measure, now)) }
+                                    @let now = cut.state(*is_healed);
+                                    @let score = now.and_then(|variant| score(variant, place));
+                                    td { (words::score(score)) (super::tables::mark(data, place, now)) }
                                 }
                             }
                         }
@@ -209,5 +235,35 @@ fn all_cuts(data: &RunData, cuts: &[Cut]) -> Markup {
             }
         }
         p.small { (upper_first(super::tables::MARKS)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::sweep;
+    use super::*;
+
+    #[test]
+    fn a_tile_shows_the_least_and_the_most() {
+        let mut data = sweep();
+        data.variants.truncate(3);
+        let speeds = [1690.0, 1111.0, 2342.0];
+        let all = std::iter::once((&mut data.dense, 1561.0)).chain(data.variants.iter_mut().zip(speeds));
+        for (variant, speed) in all {
+            let found = variant.speed.as_mut().unwrap();
+            (found.prompt, found.ranges) = (speed, [(speed - 100.0, speed + 100.0); 3]);
+        }
+        let of = |variant: &Variant| variant.speed.map(|speed| speed.prompt);
+        let found = timed(&data, 0, tile(&data, "t", &of, &words::three)).unwrap();
+        assert_eq!(found.after.as_deref(), Some("1111 to 2342"));
+        assert_eq!(found.change.as_deref(), Some("−29 to +50 %; 1 of 3 within the spread"));
+        // nothing is claimed where every measurement may be the other's
+        for variant in &mut data.variants {
+            variant.speed.as_mut().unwrap().ranges = [(1000.0, 3000.0); 3];
+        }
+        let found = timed(&data, 0, tile(&data, "t", &of, &words::three)).unwrap();
+        assert_eq!(found.change.as_deref(), Some("within the spread of the measurements"));
+        let layers = tile(&data, "l", &|variant| Some(variant.layers as f64), &words::three).unwrap();
+        assert_eq!((layers.before.as_deref(), layers.after.as_deref()), (Some("16.0"), Some("15.0 to 14.0")));
     }
 }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::run::{Measure, RunData, Score, Variant};
+use super::super::run::{Measure, RunData, Speed, Variant};
 use super::cuts::{score, shown};
 use super::figures::entry;
 use super::verdict::{Verdict, change};
@@ -10,15 +10,17 @@ use super::words::{self, ABSENT};
 use crate::checkpoint::ByteSize;
 
 /// What the marks behind figures mean.
-pub(super) const MARKS: &str = "≈ within the error of the uncut model, ▲ better and ▼ worse than it, beyond the error";
+pub(super) const MARKS: &str = "≈ within the error of the uncut model, ▲ better and ▼ worse than it, beyond the error; \
+     ✕ degenerate: one answer to every question, or a loss above that of guessing";
 
 /// A mark that says how a figure compares with the uncut model's.
-pub(super) fn mark(data: &RunData, place: usize, measure: &Measure, now: Option<Score>) -> Markup {
-    let verdict = score(&data.dense, place).zip(now).map(|(dense, now)| change(measure, dense, now).verdict);
+pub(super) fn mark(data: &RunData, place: usize, now: Option<&Variant>) -> Markup {
+    let verdict = now.and_then(|now| change(data, place, &data.dense, now)).map(|change| change.verdict);
     let (sign, words) = match verdict {
         Some(Verdict::Within | Verdict::Same) => ("≈", "within the error of the uncut model"),
         Some(Verdict::Better) => ("▲", "better than the uncut model"),
         Some(Verdict::Worse) => ("▼", "worse than the uncut model"),
+        Some(Verdict::Degenerate) => ("✕", "degenerate"),
         // keeps the digits of a column below each other
         Some(Verdict::Unjudged) | None => return html! { span.mark aria-hidden="true" {} },
     };
@@ -33,6 +35,21 @@ fn scrolling(name: &str, table: Markup) -> Markup {
 /// Something told in a cell, or that there is nothing to tell.
 fn cell(text: Option<String>) -> Markup {
     html! { td { (text.unwrap_or_else(|| ABSENT.to_owned())) } }
+}
+
+/// What was timed, in the order of [`Speed::ranges`].
+const TIMED: [fn(&Speed) -> f64; 3] = [|speed| speed.prompt, |speed| speed.generation, |speed| speed.first_token];
+
+/// The middle of some measurements, with the least and the most below it.
+fn timed(measured: Option<(f64, (f64, f64))>) -> Markup {
+    html! {
+        td {
+            @if let Some((middle, (least, most))) = measured {
+                (words::three(middle))
+                @if most > 0.0 { span.verdict { (words::three(least)) " to " (words::three(most)) } }
+            } @else { (ABSENT) }
+        }
+    }
 }
 
 /// Every model with its size, figures and speed.
@@ -67,14 +84,13 @@ pub(super) fn models(data: &RunData) -> Markup {
                     td { (variant.layers) }
                     td { (words::count(variant.parameters)) }
                     td { (ByteSize(variant.bytes)) }
-                    @for (place, measure) in shown(data) {
-                        @let now = score(variant, place);
-                        td { (words::score(now)) @if !is_dense { (mark(data, place, measure, now)) } @else { span.mark {} } }
+                    @for (place, _) in shown(data) {
+                        td { (words::score(score(variant, place))) @if !is_dense { (mark(data, place, Some(variant))) } @else { span.mark {} } }
                     }
                     @if has_speed {
-                        (cell(variant.speed.map(|speed| words::three(speed.prompt))))
-                        (cell(variant.speed.map(|speed| words::three(speed.generation))))
-                        (cell(variant.speed.map(|speed| words::three(speed.first_token))))
+                        @for (place, of) in TIMED.iter().enumerate() {
+                            (timed(variant.speed.as_ref().map(|speed| (of(speed), speed.ranges[place]))))
+                        }
                         (cell(variant.speed.map(|speed| ByteSize(speed.memory).to_string())))
                     }
                     td.text.dir { code { (variant.dir) } }

@@ -37,15 +37,16 @@ fn figure(data: &RunData, place: usize, measure: &Measure) -> NamedFigure {
     let mut described = Vec::new();
     let mut missing = 0;
     for (strategy, index, is_healed, variants) in groups(data) {
-        let scores = std::iter::once(&data.dense).chain(variants);
+        let scores = std::iter::once(&data.dense).chain(variants.iter().copied());
         let scores: Vec<(f64, Score)> =
-            scores.filter_map(|variant| Some((fraction(data, variant), score(variant, place)?))).collect();
+            scores.filter_map(|variant| Some((fraction(data, variant), to_dense(data, variant, place)?))).collect();
         missing += scores.iter().filter(|(_, score)| !score.value.is_finite()).count();
         let look = Look { ink: palette::kind(index).light, is_dashed: !is_healed, dot: Dot::of(index) };
         let name = words::kind(strategy, is_healed);
-        let said = scores
-            .iter()
-            .map(|(x, score)| format!("{} at {}", words::with_error(score.value, score.stderr), words::short(*x)));
+        let own = std::iter::once(&data.dense).chain(variants.iter().copied());
+        let own = own.filter_map(|variant| Some((fraction(data, variant), score(variant, place)?)));
+        let said =
+            own.map(|(x, score)| format!("{} at {}", words::with_error(score.value, score.stderr), words::short(x)));
         described.push(format!("{name}: {}.", said.collect::<Vec<_>>().join(", ")));
         let points = scores.iter().map(|(x, score)| {
             let error = score.stderr.filter(|error| error.is_finite()).unwrap_or(0.0);
@@ -78,6 +79,22 @@ fn figure(data: &RunData, place: usize, measure: &Measure) -> NamedFigure {
     }
 }
 
+/// A score whose error, where models were compared document by document, is that of its difference to the dense model's.
+fn to_dense(data: &RunData, variant: &Variant, place: usize) -> Option<Score> {
+    let score = score(variant, place)?;
+    if !is_paired(data, place) {
+        return Some(score);
+    }
+    let found = data.difference(&data.dense, variant, place);
+    Some(Score { stderr: found.map_or(Some(0.0), |found| found.stderr), ..score })
+}
+
+/// Whether every model was compared with the dense one document by document.
+fn is_paired(data: &RunData, place: usize) -> bool {
+    let scored = || data.variants.iter().filter(|variant| score(variant, place).is_some());
+    scored().next().is_some() && scored().all(|variant| data.difference(&data.dense, variant, place).is_some())
+}
+
 /// How to read the chart: only what there is on it.
 fn caption(data: &RunData, place: usize, measure: &Measure, is_logarithmic: bool, missing: usize) -> String {
     let all = || data.all().filter_map(|variant| score(variant, place));
@@ -90,7 +107,12 @@ fn caption(data: &RunData, place: usize, measure: &Measure, is_logarithmic: bool
         parts.push("solid: healed, dashed: cut only".to_owned());
     }
     if all().any(|score| score.stderr.is_some_and(|error| error > 0.0)) {
-        parts.push("bars: one standard error".to_owned());
+        let of = if is_paired(data, place) { " of the difference to the uncut model" } else { "" };
+        parts.push(format!("bars: one standard error{of}"));
+    }
+    let degenerate = all().filter(|score| score.is_degenerate).count();
+    if degenerate > 0 {
+        parts.push(format!("{} degenerate", words::plural(degenerate, "model")));
     }
     if measure.is_loss {
         parts.push(if is_logarithmic { "lower is better, logarithmic axis" } else { "lower is better" }.to_owned());

@@ -1,0 +1,122 @@
+//! Which cut to take, and why.
+
+use super::super::run::{RunData, Variant};
+use super::cuts::{fraction, score, shown};
+use super::verdict::{Verdict, change};
+use super::words::{self, plural};
+
+/// What speaks for and against one model.
+struct Judged<'a> {
+    model: &'a Variant,
+    verdicts: Vec<Verdict>,
+    /// The measure that suffers most, in words, with the share that is lost of what the uncut model has.
+    worst: Option<(String, f64)>,
+}
+
+/// A recommendation with its reason, from the figures of the summary; nothing where nothing was cut or scored.
+#[must_use]
+pub fn advice(data: &RunData) -> Option<String> {
+    let judged: Vec<Judged<'_>> = data.variants.iter().filter_map(|model| judge(data, model)).collect();
+    let least = |a: &Judged<'_>, b: &Judged<'_>| lost(a).total_cmp(&lost(b));
+    let free = judged.iter().filter(|judged| judged.verdicts.iter().all(|verdict| is_fine(*verdict)));
+    let most = free.clone().map(|judged| judged.model.dropped.len()).max();
+    if let Some(best) = free.filter(|judged| Some(judged.model.dropped.len()) == most).min_by(|a, b| least(a, b)) {
+        let reason = "the largest cut whose every score is within the error of the uncut model’s, or better";
+        return Some(format!("{}: {reason}.", named(best.model)));
+    }
+    let usable = judged.iter().filter(|judged| !judged.verdicts.contains(&Verdict::Degenerate) && lost(judged) < 1.0);
+    let rate = |judged: &Judged<'_>| lost(judged) / fraction(data, judged.model).max(f64::MIN_POSITIVE);
+    let best = usable.min_by(|a, b| rate(a).total_cmp(&rate(b)));
+    let Some(best) = best else {
+        return judged.first().map(|_| {
+            "No cut can be recommended: each costs a measure all that it is better than guessing, or is degenerate."
+                .to_owned()
+        });
+    };
+    let (measure, lost) = best.worst.as_ref()?;
+    Some(format!(
+        "{}: best trade-off. No cut is free, and this one costs least for its size: {:.0} % of the layers for {:.0} % {}, \
+         the measure that suffers most.",
+        named(best.model),
+        100.0 * fraction(data, best.model),
+        100.0 * lost,
+        measure
+    ))
+}
+
+/// `Drop 6 layers by similarity (9..=14) and heal`.
+fn named(model: &Variant) -> String {
+    let strategy = model.strategy.as_deref().map(|strategy| format!(" by {strategy}")).unwrap_or_default();
+    let layers = plural(model.dropped.len(), "layer");
+    format!(
+        "Drop {layers}{strategy} ({}){}",
+        words::dropped(&model.dropped),
+        if model.is_healed { " and heal" } else { "" }
+    )
+}
+
+fn is_fine(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Better | Verdict::Within | Verdict::Same)
+}
+
+fn lost(judged: &Judged<'_>) -> f64 {
+    judged.worst.as_ref().map_or(0.0, |(_, lost)| *lost)
+}
+
+/// Nothing where a measure of the summary is missing, or nothing was dropped.
+fn judge<'a>(data: &RunData, model: &'a Variant) -> Option<Judged<'a>> {
+    let mut judged = Judged { model, verdicts: Vec::new(), worst: None };
+    for (place, measure) in shown(data) {
+        let Some(dense) = score(&data.dense, place) else { continue };
+        let change = change(data, place, &data.dense, model)?;
+        judged.verdicts.push(change.verdict);
+        // of an accuracy, what it is above guessing counts; of a loss, the loss
+        let (has, name) = match measure.is_loss {
+            true => (dense.value, format!("more {}", words::measure(measure))),
+            false => {
+                (dense.value - measure.chance.unwrap_or(0.0), format!("of {} above guessing", words::measure(measure)))
+            }
+        };
+        let lost = if measure.is_loss { change.difference / has } else { -change.difference / has };
+        if has > 0.0 && lost.is_finite() && judged.worst.as_ref().is_none_or(|(_, worst)| lost > *worst) {
+            judged.worst = Some((name, lost));
+        }
+    }
+    (!judged.verdicts.is_empty() && !model.dropped.is_empty()).then_some(judged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{one, sweep};
+    use super::*;
+
+    #[test]
+    fn the_largest_free_cut() {
+        let text = advice(&sweep()).unwrap();
+        assert!(
+            text.starts_with("Drop 2 layers by similarity (") && text.contains("and heal: the largest cut whose"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_best_trade_off_and_none() {
+        let mut data = one();
+        for variant in &mut data.variants {
+            let loss = variant.scores[2].as_mut().unwrap();
+            (loss.value, loss.stderr) = (if variant.is_healed { 0.42 } else { 0.7 }, Some(0.001));
+        }
+        let text = advice(&data).unwrap();
+        assert!(
+            text.contains("and heal: best trade-off. No cut is free")
+                && text.contains("25 % of the layers for 20 % more held-out text loss, "),
+            "{text}"
+        );
+        for variant in &mut data.variants {
+            variant.scores[0].as_mut().unwrap().is_degenerate = true;
+        }
+        assert!(advice(&data).unwrap().starts_with("No cut can be recommended"));
+        data.variants.clear();
+        assert_eq!(advice(&data), None);
+    }
+}
