@@ -332,8 +332,8 @@ mod tests {
             ("sampels = 3", "sampels: unknown, did you mean samples?"),
             ("zzz = 3", "zzz: unknown, expected one of samples, rate, force, names"),
             ("[analyze]\nsampels = 3", "[analyze] sampels: unknown"),
-            ("samples = 3\nsamples = = 3", "line 2: "),
-            ("samples = 3\nsamples = 3", "line 2: duplicate key"),
+            ("samples = 3\nsamples = = 3", "line 2, column 11: "),
+            ("samples = 3\nsamples = 3", "line 2, column 1: duplicate key"),
             ("samples = \"many\"", "samples: \"many\": expected a whole number"),
             ("samples = 1.5", "samples: 1.5: expected a whole number"),
             ("samples = -1", "samples: -1 is no count"),
@@ -342,7 +342,7 @@ mod tests {
             ("rate = -inf", "rate: -inf: expected a finite number"),
             ("force = 1", "force: 1: expected true or false"),
             ("names = \"a\"", "names: \"a\": expected a list"),
-            ("samples = 9223372036854775808", "line 1: "),
+            ("samples = 9223372036854775808", "line 1, column "),
         ] {
             let error = from(text, Table::new()).unwrap_err();
             let said = error.to_string();

@@ -30,7 +30,7 @@ fn resource_limits_bind() {
         let found = bounds(&after(&desk, &format!("ulimit {flag} 3000000"), "doctor --threads 2 --json"));
         let bound = found.iter().find(|bound| bound["by"].as_str().unwrap().starts_with(by));
         let bound = bound.unwrap_or_else(|| panic!("{found:?}"));
-        assert_eq!(bound["total"], 3_000_000 << 10);
+        assert_eq!(bound["total"], 3_000_000_u64 << 10);
         let free = bound["free"].as_u64().unwrap();
         assert!(free > 500 << 20 && free < 3_000_000 << 10, "{free}");
         // each of the sizes ends in work or in words, none in an abort

@@ -42,6 +42,10 @@ impl Url {
         if location.starts_with("//") {
             return Self::parse(&format!("{scheme}:{location}"));
         }
+        // RFC 3986, section 4.2: a colon in the first part would be a scheme's
+        if location.split(['/', '?']).next().is_some_and(|first| first.contains(':')) {
+            return None;
+        }
         let path = self.path.split('?').next().unwrap_or_default();
         let path = match location.chars().next() {
             None => self.path.clone(),

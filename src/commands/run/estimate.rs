@@ -310,7 +310,7 @@ mod tests {
             assert!(weights > 4 << 20 && weights < 16 << 20, "{name}: {weights}");
         }
         // a second of loading is the same everywhere
-        let speed = |stages: &[StageReport]| of(stages, "dense/speed").seconds.unwrap() - 1.0;
+        let speed = |stages: &[StageReport]| of(stages, "deepest-2/speed").seconds.unwrap() - 1.0;
         assert!((speed(&slow) / speed(&fast) - 1000.0).abs() < 1e-3);
         // what is not computed takes as long
         assert_eq!(of(&slow, "deepest-2/model"), of(&fast, "deepest-2/model"));
