@@ -39,8 +39,13 @@ pub fn resolve<T: DeserializeOwned>(command: &str, config: Option<&Path>, flags:
         // its faults are the file's, whatever flags say
         build::<T>(&settings, &|key| format!("{place}{key}"))?;
     }
-    settings.extend(flags);
-    build(&settings, &|key| format!("--{}", key.replace('_', "-")))
+    settings.extend(flags.clone());
+    let built = build(&settings, &|key| format!("--{}", key.replace('_', "-")));
+    match (built, config) {
+        // what only the two together do not allow
+        (Err(error), Some(path)) if T::deserialize(flags).is_ok() => Err(error).context(|| path.display()),
+        (built, _) => built,
+    }
 }
 
 /// Settings from a table alone; `place` says where a key of it stands.

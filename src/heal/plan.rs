@@ -111,7 +111,7 @@ fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Res
     // a step's sequences are read together: ids, and the vector that holds them
     let (batch, seq_len) = (settings.batch, settings.seq_len());
     let step = (seq_len as u64).saturating_mul(4).saturating_add(32).saturating_mul(batch as u64);
-    if step > budget.usable() {
+    if step > budget.bytes() {
         let (step, cap) = (ByteSize(step), ByteSize(budget.bytes()));
         let fault = format!("batch is {batch}: so many sequences of {seq_len} tokens take {step}, allowed are {cap}");
         return Err(Error::request(fault));
