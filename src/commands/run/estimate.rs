@@ -1,5 +1,7 @@
 //! What a run would do and take, before it starts.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use serde_json::json;
@@ -65,15 +67,12 @@ struct Machines {
 
 impl Machines {
     fn of(recipe: &Recipe, measure: Measure<'_>) -> Result<Self> {
-        let mut known: Vec<((Option<String>, Option<String>), Machine)> = Vec::new();
+        let mut known = BTreeMap::new();
         let mut find = |device: &Option<String>, dtype: &Option<String>| -> Result<Machine> {
-            let name = (device.clone(), dtype.clone());
-            if let Some((_, machine)) = known.iter().find(|(known, _)| *known == name) {
-                return Ok(*machine);
+            match known.entry((device.clone(), dtype.clone())) {
+                Entry::Occupied(found) => Ok(*found.get()),
+                Entry::Vacant(missing) => Ok(*missing.insert(measure(device.as_deref(), dtype.as_deref())?)),
             }
-            let machine = measure(device.as_deref(), dtype.as_deref())?;
-            known.push((name, machine));
-            Ok(machine)
         };
         Ok(Self {
             analyze: recipe.analyze.as_ref().map(|section| find(&section.device, &section.dtype)).transpose()?,
