@@ -15,6 +15,7 @@ use serde_json::json;
 use super::flush::Flusher;
 use super::header::{MAX_HEADER, PREFIX};
 use super::index::{INDEX, SINGLE};
+use super::mark::{create_file, write_new};
 use super::size::ByteSize;
 use crate::progress::{Progress, Unit};
 use crate::{Context, Error, Result, interrupt};
@@ -115,7 +116,7 @@ impl Shard {
     ) -> Result<()> {
         let path = dir.join(&self.file);
         let at = |error: std::io::Error| Error::work(format!("{}: {error}", path.display()));
-        let mut file = File::create_new(&path).map_err(at)?;
+        let mut file = create_file(&path)?;
         allocate(&file, self.size()).map_err(at)?;
         file.write_all(&self.header).map_err(at)?;
         let mut end = self.header.len() as u64;
@@ -212,8 +213,7 @@ impl ShardPlan {
             let weight_map: BTreeMap<String, String> = self.shards.iter().flat_map::<Vec<_>, _>(listed).collect();
             let index = json!({"metadata": {"total_size": self.total_size()}, "weight_map": weight_map});
             let path = dir.join(INDEX);
-            let write = std::fs::write(&path, format!("{index:#}\n"));
-            write.map_err(|error| Error::work(format!("{}: {error}", path.display())))?;
+            write_new(&path, format!("{index:#}\n"))?;
         }
         progress.end();
         Ok(())

@@ -78,7 +78,7 @@ pub(crate) struct AnalyzeArgs {
     /// Also write every score as CSV
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Replace existing outputs
+    /// Replace outputs that prune made before; files of others are never touched
     #[arg(long)]
     force: bool,
     /// How the plan chooses [default: what suits the metric]

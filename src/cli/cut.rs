@@ -51,7 +51,7 @@ pub(crate) struct CutArgs {
     /// Compare what was written with the source, and run both across the seam
     #[arg(long)]
     verify: bool,
-    /// Replace an existing directory
+    /// Replace a directory that prune made before; files of others are never touched
     #[arg(long)]
     force: bool,
     /// Say what would be written and what it takes, and stop

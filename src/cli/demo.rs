@@ -24,7 +24,7 @@ pub(crate) struct DemoArgs {
     /// Only write the checkpoint, texts, questions and the recipe to DIR
     #[arg(long, value_name = "DIR", conflicts_with = "out")]
     extract: Option<PathBuf>,
-    /// Replace an existing directory
+    /// Replace a directory that prune made before; files of others are never touched
     #[arg(long)]
     force: bool,
     #[command(flatten)]

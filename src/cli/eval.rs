@@ -60,7 +60,7 @@ pub(crate) struct EvalArgs {
     /// Results of another run to compare with, question by question
     #[arg(long, value_name = "RESULTS")]
     against: Option<PathBuf>,
-    /// Replace existing results
+    /// Replace results that prune made before; files of others are never touched
     #[arg(long)]
     force: bool,
     #[command(flatten)]

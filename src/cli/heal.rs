@@ -168,7 +168,7 @@ pub(crate) struct HealArgs {
     /// Forget the state of an unfinished run
     #[arg(long, help_heading = "Output")]
     restart: bool,
-    /// Replace an existing directory
+    /// Replace a directory that prune made before; files of others are never touched
     #[arg(long)]
     force: bool,
     #[command(flatten)]

@@ -44,7 +44,7 @@ pub(crate) struct MergeArgs {
     /// Size of a shard at most [default: 5GB]
     #[arg(long, value_name = "SIZE")]
     max_shard_size: Option<String>,
-    /// Replace an existing directory
+    /// Replace a directory that prune made before; files of others are never touched
     #[arg(long)]
     force: bool,
     /// Say what would be written and what it takes, and stop

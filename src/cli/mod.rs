@@ -180,6 +180,12 @@ fn start(threads: Option<usize>) -> Result<()> {
             std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
         }
     }
+    // a file that may not grow is a full disk, not the end
+    #[cfg(unix)]
+    // SAFETY: ignores a signal; no handler runs
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(size);
     // this thread works in the pool, instead of waking it and sleeping for every operation; one thread alone could not
     // wait for another, which reads the next layer, and work for it

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{analysis_view, open};
 use crate::arch::ModelSpec;
-use crate::checkpoint::{self, Checkpoint, OutputDir};
+use crate::checkpoint::{self, Checkpoint, Origin, OutputDir, OutputFile};
 use crate::data::{
     Attention, BadRow, Packing, Purpose, Separator, SequenceOptions, Sequences, Shape, SourceOptions, TextSplit,
     Tokenizer,
@@ -171,7 +171,7 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
         strategy: settings.strategy.clone(),
         protect: Protect { first: settings.protect_first, last: settings.protect_last },
     };
-    refuse_existing(settings)?;
+    let outputs = Outputs::open(settings)?;
     let (mut analysis, pass) = match &settings.from {
         Some(path) => {
             let mut analysis = Analysis::read(path)?;
@@ -186,16 +186,70 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
     if let Some(amount) = amount {
         analysis.mark(amount.of(analysis.model.layers)?)?;
     }
-    let written = if settings.dry_run { Vec::new() } else { write(settings, &analysis)? };
+    let written = outputs.write(settings, &analysis)?;
     Ok(AnalyzeReport { analysis: Some(analysis), pass, written })
 }
 
-/// What is in the way is said before the work, not after it.
-fn refuse_existing(settings: &AnalyzeSettings) -> Result<()> {
-    let outputs = settings.out.iter().chain(&settings.csv);
-    match outputs.into_iter().find(|path| !settings.force && path.exists()) {
-        Some(path) => Err(Error::request(format!("{} exists; --force replaces it", path.display()))),
-        None => Ok(()),
+/// What is going to be written: what is in the way is said before the work, not after it.
+struct Outputs {
+    dir: Option<OutputDir>,
+    csv: Option<Csv>,
+}
+
+/// Where the scores go as CSV.
+enum Csv {
+    /// Into the directory, by this name.
+    Inside(PathBuf),
+    Alone(OutputFile),
+}
+
+impl Outputs {
+    fn open(settings: &AnalyzeSettings) -> Result<Self> {
+        let (origin, force) = (Origin::of("analyze", settings)?, settings.force);
+        let absolute = |path: &PathBuf| std::path::absolute(path).map_err(|error| Error::io(path, &error));
+        let (out, csv) = (settings.out.as_ref().map(absolute), settings.csv.as_ref().map(absolute));
+        let (out, csv) = (out.transpose()?, csv.transpose()?);
+        let inside = |csv: &PathBuf| csv.strip_prefix(out.as_ref()?).ok().map(PathBuf::from);
+        let csv = csv.map(|csv| match inside(&csv) {
+            Some(name) => Ok(Csv::Inside(name)),
+            None => OutputFile::create(&csv, force, &origin).map(Csv::Alone),
+        });
+        let dir = out.as_ref().map(|out| OutputDir::create(out, force, &origin)).transpose();
+        // the one clears what a killed run left before the other says what is in the way
+        Ok(Self { csv: csv.transpose()?, dir: dir? })
+    }
+
+    /// Both appear, or none: a run that is killed between the two is done again.
+    fn write(self, settings: &AnalyzeSettings, analysis: &Analysis) -> Result<Vec<PathBuf>> {
+        let mut written = Vec::new();
+        if settings.dry_run {
+            return Ok(written);
+        }
+        let Self { dir, csv } = self;
+        if let (Some(out), Some(target)) = (&dir, &settings.out) {
+            let json = ("analysis.json", analysis.to_json()?.into_bytes());
+            for (name, bytes) in std::iter::once(json).chain(analysis_view::figures(analysis)?) {
+                checkpoint::write_new(&out.path().join(name), bytes)?;
+                written.push(target.join(name));
+            }
+        }
+        let mut alone = None;
+        match (csv, &dir) {
+            (Some(Csv::Inside(name)), Some(out)) => {
+                let path = out.path().join(name);
+                path.parent().map_or(Ok(()), checkpoint::create_dir)?;
+                checkpoint::write_new(&path, analysis.to_csv())?;
+            }
+            (Some(Csv::Alone(file)), Some(out)) => {
+                alone.insert(file).place(analysis.to_csv().as_bytes(), out.target())?;
+            }
+            (Some(Csv::Alone(file)), None) => file.write(analysis.to_csv().as_bytes())?,
+            _ => {}
+        }
+        dir.map_or(Ok(()), OutputDir::commit)?;
+        alone.into_iter().for_each(OutputFile::commit);
+        written.extend(settings.csv.clone());
+        Ok(written)
     }
 }
 
@@ -294,23 +348,4 @@ fn resolved(settings: &AnalyzeSettings, seq_len: usize) -> Result<Map<String, Va
     }
     map.retain(|_, value| !value.is_null());
     Ok(map)
-}
-
-fn write(settings: &AnalyzeSettings, analysis: &Analysis) -> Result<Vec<PathBuf>> {
-    let mut written = Vec::new();
-    if let Some(target) = &settings.out {
-        let out = OutputDir::create(target, settings.force, &[])?;
-        let json = ("analysis.json", analysis.to_json()?.into_bytes());
-        for (name, bytes) in std::iter::once(json).chain(analysis_view::figures(analysis)?) {
-            let path = out.path().join(name);
-            std::fs::write(&path, bytes).map_err(|error| Error::io(&path, &error))?;
-            written.push(target.join(name));
-        }
-        out.commit()?;
-    }
-    if let Some(path) = &settings.csv {
-        checkpoint::write_file(path, settings.force, analysis.to_csv().as_bytes())?;
-        written.push(path.clone());
-    }
-    Ok(written)
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::seam::Seam;
 use super::{open, seam};
-use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, read_json};
+use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir, read_json};
 use crate::importance::Analysis;
 use crate::plan::{Notations, Plan, PlannedFor, layers_for_fraction, parse_drop};
 use crate::progress::Progress;
@@ -136,7 +136,7 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
             false => Err(Error::request("where to? name the directory of the new checkpoint with --out")),
         };
     };
-    let out = OutputDir::create(target, settings.force, &[&checkpoint.source.dir])?;
+    let out = OutputDir::create(target, settings.force, &Origin::of("cut", settings)?)?;
     report.disk_free = Some(fs4::available_space(out.path()).map_err(|error| Error::io(target, &error))?);
     if settings.dry_run {
         return Ok(report);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::run::{self, RunReport, RunSettings};
-use crate::checkpoint::OutputDir;
+use crate::checkpoint::{Origin, OutputDir, Workplace, made_by};
 use crate::progress::Progress;
 use crate::{Error, Result, demo};
 
@@ -71,10 +71,14 @@ pub fn demo(settings: &DemoSettings, progress: &dyn Progress) -> Result<DemoRepo
         return Ok(DemoReport { dir, run: Some(run::run(&job, progress)?) });
     }
     let (atlas, out) = (dir.join(ATLAS), dir.join(RUN));
-    if settings.force && out.join("run.json").exists() {
-        std::fs::remove_dir_all(&out).map_err(|error| Error::io(&out, &error))?;
+    // no other demo works there meanwhile
+    let _place = Workplace::open(&dir.join("demo"), &Origin::program("demo"))?;
+    if settings.force {
+        // before anything is touched
+        Workplace::open(&atlas, &Origin::program("demo"))?.refuse_taken(true)?;
+        run::forget(&out)?;
     }
-    if settings.force || !is_ours(&atlas) {
+    if settings.force || !atlas.join(RECIPE).exists() {
         extract(&atlas, settings.force)?;
     }
     let job = RunSettings { recipe: Some(atlas.join(RECIPE)), out: Some(out), ..job };
@@ -82,18 +86,13 @@ pub fn demo(settings: &DemoSettings, progress: &dyn Progress) -> Result<DemoRepo
     Ok(DemoReport { dir, run })
 }
 
-/// Whether the demo wrote the directory.
-fn is_ours(dir: &Path) -> bool {
-    [RECIPE, "model/config.json", "text/validation.jsonl"].iter().all(|file| dir.join(file).exists())
-}
-
 /// Writes the embedded files to `dir`, which must be new, or given up by `--force`.
 fn extract(dir: &Path, force: bool) -> Result<()> {
-    // Only what the demo itself wrote is given up, never somebody's home directory.
-    if dir.exists() && force && !is_ours(dir) {
+    // not what another command wrote either
+    if dir.exists() && force && made_by(dir).is_some_and(|command| command != "demo") {
         return Err(Error::request(format!("{} was not written by prune demo: it stays", dir.display())));
     }
-    let out = OutputDir::create(dir, force, &[])?;
+    let out = OutputDir::create(dir, force, &Origin::program("demo"))?;
     demo::extract(out.path())?;
     out.commit()
 }

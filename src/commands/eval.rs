@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::eval_before::{self, Before};
 use super::{eval_rows, open};
 use crate::arch::ModelSpec;
-use crate::checkpoint::{Checkpoint, Hub, OutputDir};
+use crate::checkpoint::{Checkpoint, Hub, Origin, OutputDir, Workplace};
 use crate::data::{Rules, Tokenizer};
 use crate::eval::compare::{Comparison, compare};
 use crate::eval::degenerate::Degenerate;
@@ -139,7 +139,8 @@ pub(super) fn eval_sharing(
     progress: &dyn Progress,
 ) -> Result<EvalReport> {
     settings.check()?;
-    let before = Before::look(settings)?;
+    let place = place(settings)?;
+    let before = place.as_deref().map(|place| Before::look(place, settings.force)).transpose()?.flatten();
     let tasks = before.as_ref().map_or_else(|| settings.tasks.clone(), |before| before.with(&settings.tasks));
     let settings = &EvalSettings { tasks, ..settings.clone() };
     let source = match &settings.data_dir {
@@ -162,8 +163,8 @@ pub(super) fn eval_sharing(
             .warn(&format!("--max-length {max_length} is longer than the {promised} positions the model was made for"));
     }
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
-    let place = if device.is_cuda() { format!("GPU {:?}", settings.dtype) } else { String::new() };
-    let weights = eval_before::weights(&checkpoint, settings.adapter.as_deref(), &place)?;
+    let computed = if device.is_cuda() { format!("GPU {:?}", settings.dtype) } else { String::new() };
+    let weights = eval_before::weights(&checkpoint, settings.adapter.as_deref(), &computed)?;
     let about = About { weights, ..about(&checkpoint, &spec, &tokenizer, max_length)? };
     let other = settings.against.as_deref().map(|path| against(path, &about)).transpose()?;
     let encoder = Encoder::new(&tokenizer, settings.compat, settings.bos, max_length, settings.paper)?;
@@ -176,6 +177,9 @@ pub(super) fn eval_sharing(
     let known = before.map(|before| before.known(job, &about, settings)).transpose()?.unwrap_or_default();
     let ranges = job.ranges().into_iter().enumerate().filter(|(place, _)| !known.contains_key(place));
     let ranges: Vec<Range<usize>> = ranges.map(|(_, range)| range).collect();
+    if let Some(place) = place.as_ref().filter(|_| !ranges.is_empty()) {
+        place.refuse_taken(true)?;
+    }
     let adapters =
         settings.adapter.as_deref().map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose()?;
     let options = ModelOptions {
@@ -220,7 +224,7 @@ pub(super) fn eval_sharing(
     let answers = if report.found {
         Vec::new()
     } else {
-        let mut kept = Kept::open(settings, &run, &plan, job.requests.len())?;
+        let mut kept = Kept::open(place.as_deref(), settings.force, &run, &plan, job.requests.len())?;
         report.passes.resumed = plan.len() - kept.left.len();
         if !kept.left.is_empty() {
             let model = Model::open(checkpoint.clone(), &options, progress)?;
@@ -237,16 +241,20 @@ pub(super) fn eval_sharing(
         let theirs = other.side(&|task| ours.tasks.iter().any(|known| known.name == task))?;
         report.comparisons = compare(&theirs, &ours, false).context(|| format!("--against {}", path.display()))?;
     }
-    if let Some(out) = settings.out.as_ref().filter(|_| !report.found) {
-        let inputs = settings.data_dir.as_deref().into_iter().chain(settings.against.as_deref());
-        let sources: Vec<&Path> = std::iter::once(checkpoint.source.dir.as_path()).chain(inputs).collect();
-        // what stands there is this run's own journal, or what --force gave up
-        let dir = OutputDir::create(out, true, &sources)?;
+    if let (Some(out), Some(place), false) = (&settings.out, place, report.found) {
+        // what stands there is this run's own journal, what is added to, or what --force gave up
+        let dir = OutputDir::at(place, true)?;
         let files = results::write(dir.path(), &about, settings, job, &scores)?;
         dir.commit()?;
         report.written = files.iter().map(|file| out.join(file)).collect();
     }
     Ok(report)
+}
+
+/// The place of the output: no other process works there, and nothing that is read lies in it.
+fn place(settings: &EvalSettings) -> Result<Option<Arc<Workplace>>> {
+    let Some(out) = &settings.out else { return Ok(None) };
+    Workplace::open(out, &Origin::of("eval", settings)?).map(|place| Some(Arc::new(place)))
 }
 
 /// Results to compare with, opened before the model runs, so that what cannot be compared is refused early.
@@ -336,8 +344,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn open(settings: &EvalSettings, run: &Run, plan: &[Pass], requests: usize) -> Result<Self> {
-        let journal = settings.out.as_deref().map(|out| Journal::open(out, run, settings.force)).transpose()?;
+    fn open(place: Option<&Workplace>, force: bool, run: &Run, plan: &[Pass], requests: usize) -> Result<Self> {
+        let journal = place.map(|place| Journal::open(place, run, force)).transpose()?;
         let answers = vec![Answer { log_likelihood: 0.0, greedy: true }; requests];
         let mut kept = Self { journal, answers, left: Vec::new() };
         for (number, pass) in plan.iter().enumerate() {

@@ -8,10 +8,10 @@ use rayon::prelude::*;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Workplace, made_by};
 use crate::eval::finished::Finished;
 use crate::eval::job::{Job, Known};
-use crate::eval::journal::JOURNAL;
+use crate::eval::journal::Journal;
 use crate::eval::results::{About, common};
 use crate::eval::settings::EvalSettings;
 use crate::model::lora::ADAPTER_FILES;
@@ -30,21 +30,23 @@ pub(super) struct Before {
 }
 
 impl Before {
-    /// Looks into the output directory; nothing where there is none, or an unfinished run alone.
+    /// Looks into the output directory; nothing where there is none, an unfinished run alone, or what `force` gives up.
     ///
     /// # Errors
-    /// Request: something else is there, and `--force` was not given.
-    pub(super) fn look(settings: &EvalSettings) -> Result<Option<Self>> {
-        let Some(out) = settings.out.as_deref().filter(|out| !settings.force && out.exists()) else { return Ok(None) };
-        let mut entries = fs::read_dir(out).map_err(|error| Error::io(out, &error))?;
-        if !entries.any(|entry| entry.map_or(true, |entry| entry.file_name() != JOURNAL)) {
-            return Ok(None);
+    /// Request: something else is there.
+    pub(super) fn look(place: &Workplace, force: bool) -> Result<Option<Self>> {
+        let out = place.target();
+        if force || Journal::is_alone(out) {
+            return place.refuse_taken(true).map(|()| None);
         }
         match Finished::open(out) {
-            Ok(finished) if own(&finished, "requests_sha256").is_some_and(Value::is_object) => {
+            Ok(finished)
+                if own(&finished, "requests_sha256").is_some_and(Value::is_object)
+                    && made_by(out).as_deref() == Some("eval") =>
+            {
                 Ok(Some(Self { out: out.to_owned(), finished }))
             }
-            _ => Err(Error::request(format!("{} exists; --force replaces it", out.display()))),
+            _ => place.refuse_taken(false).map(|()| None),
         }
     }
 

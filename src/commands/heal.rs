@@ -1,7 +1,7 @@
 //! `prune heal`: fine-tunes a cut model, and writes an adapter, a merged model and the log.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use super::heal_measure::Uncut;
 use super::heal_record::{Inputs, Record};
 use super::open;
 use crate::arch::ModelSpec;
-use crate::checkpoint::{ByteSize, Checkpoint};
+use crate::checkpoint::{ByteSize, Checkpoint, Origin, Workplace};
 use crate::data::{Purpose, Source};
 use crate::heal::{HealSettings, Known, Measured, Quant, WorkDir, estimate};
 use crate::model::lora::Adapters;
@@ -72,6 +72,7 @@ pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealRepo
 pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress: &dyn Progress) -> Result<HealReport> {
     settings.check()?;
     let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
+    let place = place(settings)?;
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
     spec.check(&checkpoint.index)?;
@@ -83,10 +84,9 @@ pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress:
     let settings = &settings;
     said.iter().for_each(|warning| progress.warn(warning));
     let teacher_bytes = teacher.as_ref().map_or(0, |teacher| teacher.tensors.values().map(|entry| entry.len).sum());
-    let held = match (&settings.out, settings.restart) {
-        (Some(out), false) => WorkDir::peek(out)?.and_then(|place| place.spending),
-        _ => None,
-    };
+    let unfinished = place.as_deref().filter(|place| !settings.restart && WorkDir::check(place).is_ok());
+    let held = unfinished.map(|place| WorkDir::peek(place.target())).transpose()?.flatten();
+    let held = held.and_then(|held| held.spending);
     let plan = estimate(&checkpoint, &spec, settings, (&device, budget), teacher_bytes, held)?;
     let data =
         settings.data.as_deref().ok_or_else(|| Error::request("which text? name a file or directory with --data"))?;
@@ -100,10 +100,9 @@ pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress:
     let estimate = to_value(&plan)?;
     let mut report =
         HealReport { estimate, quant: settings.quant, result: None, steps_before: 0, out: None, found: false };
-    if settings.dry_run {
+    let (Some(place), Some(out), false) = (place, settings.out.as_deref(), settings.dry_run) else {
         return Ok(report);
-    }
-    let out = settings.out.as_deref().ok_or_else(|| Error::request("where to? name a directory with --out"))?;
+    };
     let inputs = Inputs {
         model: &checkpoint,
         data: &source,
@@ -114,12 +113,12 @@ pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress:
     };
     let record = Record::new(settings, &inputs, progress)?;
     report.out = Some(out.to_owned());
-    report.result = finished_before(out, &record, settings)?;
+    report.result = finished_before(out, &place, &record, settings)?;
     report.found = report.result.is_some();
     if !report.found {
         let text = Texts { training: source, validation: eval_data };
         let models = Models { checkpoint: &checkpoint, spec: &spec, uncut, device, budget };
-        let job = Job { models, settings, plan, text, out, max_shard, progress, record };
+        let job = Job { models, settings, plan, text, place, max_shard, progress, record };
         let (result, steps_before) = job.run(adapter, teacher, known)?;
         (report.result, report.steps_before) = (Some(result), steps_before);
     }
@@ -131,6 +130,22 @@ fn trainable(dir: &Path, checkpoint: &Checkpoint, spec: &ModelSpec, device: &Dev
     let adapters = Adapters::open_for(dir, checkpoint, spec, device)?;
     adapters.check_plain().context(|| dir.display())?;
     Ok(adapters)
+}
+
+/// The place of the output, before anything is read; a dry run may do without.
+fn place(settings: &HealSettings) -> Result<Option<Arc<Workplace>>> {
+    let Some(out) = settings.out.as_deref() else {
+        return match settings.dry_run {
+            true => Ok(None),
+            false => Err(Error::request("where to? name a directory with --out")),
+        };
+    };
+    let place = Workplace::open(out, &Origin::of("heal", settings)?)?;
+    if settings.force || !place.target().exists() {
+        place.refuse_taken(true)?;
+        WorkDir::check(&place)?;
+    }
+    Ok(Some(Arc::new(place)))
 }
 
 /// With the rank, strength and targets of the adapter that training starts from.
@@ -146,15 +161,21 @@ pub(super) fn settled(settings: &HealSettings, adapter: Option<&Adapters>) -> He
 }
 
 /// The result of an earlier run with the same settings.
-fn finished_before(out: &Path, record: &Record, settings: &HealSettings) -> Result<Option<HealResult>> {
-    let work = WorkDir::place(out);
+fn finished_before(
+    out: &Path,
+    place: &Workplace,
+    record: &Record,
+    settings: &HealSettings,
+) -> Result<Option<HealResult>> {
     if !out.exists() {
         return Ok(None);
     }
+    let work = WorkDir::place(place.target());
+    let is_unfinished = work.exists() && WorkDir::check(place).is_ok();
     match record.result_at(out) {
         // killed between putting the output in place and removing the state: --force has had its way
-        Ok(result) if work.exists() && !settings.restart => {
-            fs::remove_dir_all(&work).map_err(|error| Error::io(&work, &error))?;
+        Ok(result) if is_unfinished && !settings.restart => {
+            place.discard(&work)?;
             Ok(Some(result))
         }
         Ok(_) | Err(_) if settings.force => Ok(None),

@@ -1,6 +1,5 @@
 //! A healing from its open inputs to its output: measured, trained, written, measured again.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use super::heal_figure;
 use super::heal_measure::{Gauge, Uncut};
 use super::heal_record::{Record, pretty};
 use crate::arch::ModelSpec;
-use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, content_hash};
+use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, Workplace, content_hash, create_dir, write_new};
 use crate::data::{Source, StreamOptions, Tokenizer, TrainStream};
 use crate::heal::{
     Best, Estimate, Finished, HealSettings, Known, Line, Losses, Measured, Merge, MergeOnto, Run, TextSamples, Train,
@@ -43,7 +42,7 @@ pub(super) struct Job<'a> {
     pub(super) settings: &'a HealSettings,
     pub(super) plan: Estimate,
     pub(super) text: Texts,
-    pub(super) out: &'a Path,
+    pub(super) place: Arc<Workplace>,
     pub(super) max_shard: ByteSize,
     pub(super) progress: &'a dyn Progress,
     pub(super) record: Record,
@@ -70,9 +69,10 @@ impl Job<'_> {
         teacher: Option<Arc<Checkpoint>>,
         known: &mut Known,
     ) -> Result<(HealResult, usize)> {
-        let needed = self.plan.disk.saturating_sub(WorkDir::size(self.out));
-        OutputDir::foresee(self.out, self.settings.force, &[&self.models.checkpoint.source.dir], needed)?;
-        let dir = WorkDir::open(self.out, &self.record.deciding, self.settings.restart, self.settings.data_changed)?;
+        let Self { place, settings, .. } = self;
+        place.refuse_taken(settings.force)?;
+        place.require_space(self.plan.disk.saturating_sub(WorkDir::size(place.target())))?;
+        let dir = WorkDir::open(place.clone(), &self.record.deciding, settings.restart, settings.data_changed)?;
         match self.heal(&dir, adapter, teacher, known) {
             Ok(result) => dir.remove().map(|()| result),
             Err(error) => {
@@ -176,12 +176,10 @@ impl Job<'_> {
         let Trained { finished, adapters, parameters } = trained;
         let (settings, progress, adapters) = (self.settings, self.progress, adapters.as_ref());
         let Models { checkpoint, spec, .. } = &self.models;
-        let sources: [&Path; 1] = [&checkpoint.source.dir];
-        let out = OutputDir::create(self.out, settings.force, &sources)?;
+        let out = OutputDir::at(self.place.clone(), settings.force)?;
         let below = |name: &str| -> Result<PathBuf> {
             let path = out.path().join(name);
-            fs::create_dir(&path).map_err(|error| Error::io(&path, &error))?;
-            Ok(path)
+            create_dir(&path).map(|()| path)
         };
         if let Some(adapters) = adapters {
             adapters.write(&below("adapter")?, spec, &checkpoint.source.id)?;
@@ -211,8 +209,7 @@ impl Job<'_> {
             ("loss.svg", crate::report::Figure::svg(&figure)?.into_bytes()),
             ("loss.png", crate::report::Figure::png(&figure)?),
         ] {
-            let path = out.path().join(name);
-            fs::write(&path, bytes).map_err(|error| Error::io(&path, &error))?;
+            write_new(&out.path().join(name), bytes)?;
         }
         out.commit().map(|()| result)
     }

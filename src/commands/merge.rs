@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::open;
 use crate::arch::ModelSpec;
-use crate::checkpoint::{ByteSize, OutputDir};
+use crate::checkpoint::{ByteSize, Origin, OutputDir};
 use crate::heal::{Merge, MergeOnto, MergeSize};
 use crate::model::lora::Adapters;
 use crate::progress::Progress;
@@ -101,7 +101,7 @@ pub fn merge(settings: &MergeSettings, progress: &dyn Progress) -> Result<MergeR
             false => Err(Error::request("where to? name a directory with --out")),
         };
     };
-    let out = OutputDir::create(target, settings.force, &[&checkpoint.source.dir, dir])?;
+    let out = OutputDir::create(target, settings.force, &Origin::of("merge", settings)?)?;
     if settings.dry_run {
         return Ok(report);
     }

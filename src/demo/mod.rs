@@ -6,12 +6,12 @@
 //! matter less partly *by training*, and it was kept because its curves are clear. Its figures show how the tool
 //! works; they are no evidence for the paper's claim about large models.
 
-use std::fs;
 use std::io::Read;
 use std::path::Path;
 
 use flate2::read::GzDecoder;
 
+use crate::checkpoint::{create_dir, write_new};
 use crate::{Error, Result};
 
 /// An embedded file: where it goes, and its bytes; `.gz` ones are unpacked.
@@ -63,23 +63,22 @@ const FILES: &[File] = files![
 pub fn extract(dir: &Path) -> Result<()> {
     for file in FILES {
         let path = dir.join(file.path.strip_suffix(".gz").unwrap_or(file.path));
-        let write = || {
-            path.parent().map_or(Ok(()), fs::create_dir_all)?;
-            if file.path.ends_with(".gz") {
-                let mut bytes = Vec::new();
-                GzDecoder::new(file.bytes).read_to_end(&mut bytes)?;
-                fs::write(&path, bytes)
-            } else {
-                fs::write(&path, file.bytes)
-            }
+        path.parent().map_or(Ok(()), create_dir)?;
+        let mut bytes = Vec::new();
+        let read = match file.path.ends_with(".gz") {
+            true => GzDecoder::new(file.bytes).read_to_end(&mut bytes),
+            false => (&mut &*file.bytes).read_to_end(&mut bytes),
         };
-        write().map_err(|error: std::io::Error| Error::work(format!("{}: {error}", path.display())))?;
+        read.map_err(|error| Error::work(format!("{}: {error}", path.display())))?;
+        write_new(&path, bytes)?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

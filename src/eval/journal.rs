@@ -4,7 +4,7 @@
 //! finished pass. A line that was cut short by the end of its process does not count.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::metrics::Answer;
 use super::passes::PassTokens;
+use crate::checkpoint::{MARK, Workplace, adopt, claim, made_by, work_in};
 use crate::{Error, Result};
 
 /// Name of the file in the output directory.
@@ -53,22 +54,31 @@ impl Journal {
         serde_json::from_str(text.split_once('\n')?.0).ok()
     }
 
-    /// Continues the journal in `dir`, or starts one; `force` throws away another run's.
+    /// Whether nothing but an unfinished evaluation is in `dir`.
+    #[must_use]
+    pub fn is_alone(dir: &Path) -> bool {
+        let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let others = names.filter(|name| name.to_str().is_none_or(|name| name != JOURNAL && name != MARK)).count();
+        others == 0 && (!dir.join(JOURNAL).exists() || made_by(dir).as_deref() == Some("eval"))
+    }
+
+    /// Continues the journal in the directory that `place` is for, or starts one; `force` throws away another run's.
     ///
     /// # Errors
-    /// A journal of another run, one that another process writes, or the file system's.
-    pub fn open(dir: &Path, run: &Run, force: bool) -> Result<Self> {
+    /// A journal of another run, a directory of somebody else's, or the file system's.
+    pub fn open(place: &Workplace, run: &Run, force: bool) -> Result<Self> {
+        let dir = place.target();
         let path = dir.join(JOURNAL);
         let io = |error: std::io::Error| Error::io(&path, &error);
-        fs::create_dir_all(dir).map_err(|error| Error::io(dir, &error))?;
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(io)?;
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::request(format!("{}: another evaluation is writing here", path.display())));
-            }
-            // a file system without locks: go on without
-            Ok(()) | Err(TryLockError::Error(_)) => {}
+        place.refuse_taken(true)?;
+        if !dir.exists() {
+            place.make_dir(dir, &[JOURNAL])?;
+        } else {
+            work_in(dir, "eval")?;
         }
+        adopt(dir, &[])?;
+        claim(&path)?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(io)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
         let (known, done, whole) = parse(&bytes);
@@ -131,6 +141,7 @@ fn parse(bytes: &[u8]) -> (Option<Run>, BTreeMap<usize, Vec<Answer>>, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Origin;
 
     fn run(digest: &str) -> Run {
         Run {
@@ -141,6 +152,10 @@ mod tests {
         }
     }
 
+    fn place(dir: &tempfile::TempDir) -> Workplace {
+        Workplace::open(&dir.path().join("out"), &Origin::program("eval")).unwrap()
+    }
+
     fn answers(n: usize) -> Vec<Answer> {
         (0..n).map(|i| Answer { log_likelihood: -1.0 / (i as f32 + 3.0), greedy: i == 1 }).collect()
     }
@@ -148,44 +163,50 @@ mod tests {
     #[test]
     fn what_was_kept_is_there_again() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path(), &run("a"), false).unwrap();
+        let mut journal = Journal::open(&place(&dir), &run("a"), false).unwrap();
         journal.keep(4, &answers(3)).unwrap();
         journal.keep(1, &answers(2)).unwrap();
         drop(journal);
-        let path = dir.path().join(JOURNAL);
+        let path = dir.path().join("out").join(JOURNAL);
         let mut bytes = fs::read(&path).unwrap();
         let whole = bytes.len();
         bytes.extend_from_slice(b"{\"pass\":9,\"answers\":[[-0.");
         fs::write(&path, &bytes).unwrap();
-        assert_eq!(Journal::run(dir.path()), Some(run("a")));
-        let mut journal = Journal::open(dir.path(), &run("a"), false).unwrap();
+        assert_eq!(Journal::run(&dir.path().join("out")), Some(run("a")));
+        let mut journal = Journal::open(&place(&dir), &run("a"), false).unwrap();
         assert_eq!(journal.answers(4), Some(answers(3).as_slice()));
         assert_eq!((journal.answers(1).unwrap().len(), journal.answers(9)), (2, None));
         assert_eq!(fs::metadata(&path).unwrap().len(), whole as u64);
         journal.keep(9, &answers(1)).unwrap();
         drop(journal);
-        assert_eq!(Journal::open(dir.path(), &run("a"), false).unwrap().answers(9).unwrap().len(), 1);
+        assert_eq!(Journal::open(&place(&dir), &run("a"), false).unwrap().answers(9).unwrap().len(), 1);
     }
 
     #[test]
     fn another_runs_journal_is_refused_unless_forced() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path(), &run("a"), false).unwrap();
+        let mut journal = Journal::open(&place(&dir), &run("a"), false).unwrap();
         journal.keep(0, &answers(1)).unwrap();
         drop(journal);
-        let error = Journal::open(dir.path(), &run("b"), false).unwrap_err();
+        let error = Journal::open(&place(&dir), &run("b"), false).unwrap_err();
         assert!(error.to_string().contains("--force"), "{error}");
-        let journal = Journal::open(dir.path(), &run("b"), true).unwrap();
+        let journal = Journal::open(&place(&dir), &run("b"), true).unwrap();
         assert_eq!(journal.answers(0), None);
         drop(journal);
-        assert_eq!(Journal::run(dir.path()), Some(run("b")));
+        assert_eq!(Journal::run(&dir.path().join("out")), Some(run("b")));
     }
 
     #[test]
-    fn two_processes_do_not_write_one_journal() {
+    fn other_files_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let _held = Journal::open(dir.path(), &run("a"), false).unwrap();
-        let error = Journal::open(dir.path(), &run("a"), false).unwrap_err();
-        assert!(error.to_string().contains("another evaluation"), "{error}");
+        let out = dir.path().join("out");
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join(JOURNAL), "day one\n").unwrap();
+        for force in [false, true] {
+            let error = Journal::open(&place(&dir), &run("a"), force).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains(JOURNAL), "{error}");
+            assert_eq!(fs::read_to_string(out.join(JOURNAL)).unwrap(), "day one\n");
+        }
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
     }
 }

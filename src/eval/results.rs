@@ -3,7 +3,6 @@
 //! The names end in a digest of the results instead of a date, and no clock shows in the files: the same evaluation
 //! gives the same bytes.
 
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +15,7 @@ use super::python::to_json_pretty;
 use super::samples::{self, Hashes};
 use super::settings::EvalSettings;
 use super::tasks::{Config, Form, Sampler, Task};
+use crate::checkpoint::{create_dir, create_file, write_new};
 use crate::data::TextSplit;
 use crate::{Error, Result};
 
@@ -52,26 +52,26 @@ pub(super) const MAJORITY: [(Metric, &str); 2] =
 /// # Errors
 /// The file system's.
 pub fn write(dir: &Path, about: &About, settings: &EvalSettings, job: &Job, scores: &Scores) -> Result<Vec<PathBuf>> {
-    let folder = PathBuf::from(sanitized(&about.model));
+    let folder = PathBuf::from(short(sanitized(&about.model), 255));
     let place = dir.join(&folder);
-    fs::create_dir_all(&place).map_err(|error| Error::io(&place, &error))?;
+    create_dir(&place)?;
     let parts: Vec<(&Part, &TaskScore)> = job.parts.iter().zip(&scores.tasks).collect();
     let hashes: Vec<Hashes> = parts.iter().map(|(part, _)| samples::hashes(part, settings.paper)).collect();
     let text = to_json_pretty(&results(about, settings, (job, &parts), &hashes, scores));
     let stamp = &format!("{:x}", Sha256::digest(&text))[..12];
     let mut files = vec![folder.join(format!("results_{stamp}.json"))];
     for ((part, score), hashes) in parts.iter().zip(&hashes) {
-        let file = folder.join(format!("samples_{}_{stamp}.jsonl", score.name));
+        let name = short(sanitized(&score.name), 255 - "samples__.jsonl".len() - stamp.len());
+        let file = folder.join(format!("samples_{name}_{stamp}.jsonl"));
         let path = dir.join(&file);
         let io = |error: std::io::Error| Error::io(&path, &error);
-        let mut out = BufWriter::new(File::create(&path).map_err(io)?);
+        let mut out = BufWriter::new(create_file(&path)?);
         samples::write(&mut out, part, score, hashes, settings.paper).map_err(io)?;
         out.flush().map_err(io)?;
         files.push(file);
     }
     // last, so that results are there only when everything is
-    let path = dir.join(&files[0]);
-    fs::write(&path, text).map_err(|error| Error::io(&path, &error))?;
+    write_new(&dir.join(&files[0]), text)?;
     Ok(files)
 }
 
@@ -90,6 +90,16 @@ fn sanitized(name: &str) -> String {
     }
     // a folder of that name would be this one or the one above
     if result.chars().all(|c| c == '.') { format!("{result}_") } else { result }
+}
+
+/// `name`, or when it is longer than `bytes`, which file systems refuse, its end with a digest of the whole before it.
+fn short(name: String, bytes: usize) -> String {
+    if name.len() <= bytes {
+        return name;
+    }
+    let digest = &format!("{:x}", Sha256::digest(&name))[..16];
+    let from = (name.len() - (bytes - digest.len() - 1)..).find(|at| name.is_char_boundary(*at));
+    format!("{digest}-{}", &name[from.unwrap_or(name.len())..])
 }
 
 fn results(
@@ -328,5 +338,13 @@ mod tests {
         assert_eq!(sanitized("meta-llama/Llama-2-7b-hf"), "meta-llama__Llama-2-7b-hf");
         assert_eq!(sanitized("./a//b[1]"), ".__a__b__1__");
         assert_eq!(sanitized(".."), ".._");
+    }
+
+    #[test]
+    fn names_are_no_longer_than_file_systems_allow() {
+        assert_eq!(short("a".repeat(255), 255), "a".repeat(255));
+        let (one, other) = (short(format!("x{}", "ä".repeat(200)), 255), short(format!("y{}", "ä".repeat(200)), 255));
+        assert!(one.len() <= 255 && one.len() > 250 && one.ends_with("ä"), "{one}");
+        assert_ne!(one, other);
     }
 }

@@ -12,7 +12,9 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use crate::arch::{EMBEDDING, HEAD, ModelSpec};
-use crate::checkpoint::{ByteSize, Checkpoint, Entry, ShardPlan, Slot, four_bit_owner, to_python_json, write_tensor};
+use crate::checkpoint::{
+    ByteSize, Checkpoint, Entry, ShardPlan, Slot, four_bit_owner, to_python_json, write_new, write_tensor,
+};
 use crate::model::four_bit::{self, Part};
 use crate::model::lora::{Adapter, Adapters, At, Table};
 use crate::model::numbers::{Numbers, PIECE};
@@ -139,7 +141,7 @@ impl<'a> Merge<'a> {
     /// # Errors
     /// Work: a file that cannot be read or written, a weight that is not finite. Interrupted.
     pub fn write(&self, dir: &Path, progress: &dyn Progress) -> Result<()> {
-        self.checkpoint.copy_side_files(dir)?;
+        self.checkpoint.copy_side_files(dir, progress)?;
         // the parts of the last weight that was quantised: they stand side by side in each group of one dtype
         let mut last: (String, Vec<Part>) = Default::default();
         self.plan.write(dir, progress, |slot, file| {
@@ -154,9 +156,8 @@ impl<'a> Merge<'a> {
             let (.., bytes) = part.ok_or_else(|| Error::work(format!("no {} came of {owner}", slot.name)))?;
             file.write_all(bytes).map_err(|error| Error::work(error.to_string()))
         })?;
-        let path = dir.join("config.json");
         let text = to_python_json(&self.config).map_err(|error| Error::work(error.to_string()))?;
-        std::fs::write(&path, text + "\n").map_err(|error| Error::io(&path, &error))
+        write_new(&dir.join("config.json"), text + "\n")
     }
 
     /// The tensors that a weight becomes in four bits.

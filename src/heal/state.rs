@@ -2,9 +2,10 @@
 //! place in the text, in one file that is replaced whole.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use safetensors::Dtype;
@@ -13,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::measure::Known;
 use super::optimiser::{Moments, Optimiser};
-use crate::checkpoint::{Index, Shard, Slot, read_json, write_file, write_tensor};
+use crate::checkpoint::{Index, Shard, Slot, Workplace, adopt, made_by, read_json, write_file, write_tensor};
 use crate::data::Position;
 use crate::model::Spending;
 use crate::progress::Silent;
@@ -25,6 +26,8 @@ const BEST: &str = "best.safetensors";
 /// Settings that tell one text from another of the same name.
 const DATA: [&str; 3] = ["data_bytes", "data_sha256", "eval_data_sha256"];
 const KNOWN: &str = "measured.json";
+/// All that is ever in the directory.
+const ENTRIES: &[&str] = &[SETTINGS, STATE, "state.safetensors.new", BEST, "best.safetensors.new", KNOWN, LOG];
 /// The log's file.
 pub(super) const LOG: &str = "log.jsonl";
 /// The tensor that holds [`Place`] as JSON.
@@ -57,12 +60,11 @@ pub struct Best {
     pub loss: f64,
 }
 
-/// The directory of an unfinished run, `OUT.healing`. No other process works in it meanwhile.
+/// The directory of an unfinished run, `OUT.healing`. Who holds the output's [`Workplace`] works in it.
 #[derive(Debug)]
 pub struct WorkDir {
     path: PathBuf,
-    /// `None` where the system locks no directories.
-    _lock: Option<File>,
+    place: Arc<Workplace>,
 }
 
 impl WorkDir {
@@ -74,21 +76,41 @@ impl WorkDir {
         PathBuf::from(name)
     }
 
-    /// Opens or makes the directory of `out`'s run. `deciding` are the settings that decide the result; they must be
-    /// those of the state that is there, but for what tells one text from another where `data_changed` says that it is
-    /// another one. `restart` forgets the state.
+    /// Refuses a directory of that name that is no unfinished run.
     ///
     /// # Errors
-    /// Request: another run works there, or began with other settings (names them). Work: it cannot be made.
-    pub fn open(out: &Path, deciding: &Map<String, Value>, restart: bool, data_changed: bool) -> Result<Self> {
-        let path = Self::place(out);
-        fs::create_dir_all(&path).map_err(|error| Error::io(&path, &error))?;
-        let busy = || Error::request(format!("{}: another run is working there", path.display()));
-        let lock = match File::open(&path).map(|dir| (dir.try_lock(), dir)) {
-            Ok((Ok(()), dir)) => Some(dir),
-            Ok((Err(TryLockError::WouldBlock), _)) => return Err(busy()),
-            Ok((Err(TryLockError::Error(_)), _)) | Err(_) => None,
-        };
+    /// Request: as said.
+    pub fn check(place: &Workplace) -> Result<()> {
+        let path = Self::place(place.target());
+        if path.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        if path.is_symlink() || made_by(&path).as_deref() != Some("heal") {
+            let fault = "is in the way and no unfinished healing: it stays; move it, or name another output";
+            return Err(Error::request(format!("{} {fault}", path.display())));
+        }
+        Ok(())
+    }
+
+    /// Opens or makes the directory of the run whose output `place` is for. `deciding` are the settings that decide the
+    /// result; they must be those of the state that is there, but for what tells one text from another where
+    /// `data_changed` says that it is another one. `restart` forgets the state.
+    ///
+    /// # Errors
+    /// Request: something else is there, or a run that began with other settings (names them). Work: it cannot be made.
+    pub fn open(
+        place: Arc<Workplace>,
+        deciding: &Map<String, Value>,
+        restart: bool,
+        data_changed: bool,
+    ) -> Result<Self> {
+        Self::check(&place)?;
+        let path = Self::place(place.target());
+        if path.exists() {
+            adopt(&path, &[])?;
+        } else {
+            place.make_dir(&path, ENTRIES)?;
+        }
         let (settings, state) = (path.join(SETTINGS), path.join(STATE));
         if restart {
             remove(&state)?;
@@ -111,14 +133,14 @@ impl WorkDir {
             }
             write_settings(&settings, deciding)?;
         }
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, place })
     }
 
     /// After a run that failed: the directory goes unless it holds a state to go on from.
     pub fn close(self) {
         if !self.path.join(STATE).exists() {
             // what stays behind is begun anew by the next run
-            drop(fs::remove_dir_all(&self.path));
+            drop(self.place.discard(&self.path));
         }
     }
 
@@ -240,9 +262,9 @@ impl WorkDir {
     /// Removes the directory: the run is over.
     ///
     /// # Errors
-    /// Work: it cannot be removed.
+    /// Request: somebody else's files are in it; it stays. Work: it cannot be removed.
     pub fn remove(self) -> Result<()> {
-        fs::remove_dir_all(&self.path).map_err(|error| Error::io(&self.path, &error))
+        self.place.discard(&self.path)
     }
 
     /// Writes a safetensors file beside `name`, makes it durable and renames it.

@@ -1,14 +1,14 @@
 //! Writing a cut: side files, weights, config, history, model card.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::{Cut, card, sources};
+use crate::Result;
+use crate::checkpoint::write_new;
 use crate::progress::Progress;
 use crate::provenance::{self, Provenance};
-use crate::{Error, Result};
 
 impl Cut<'_> {
     /// Writes the whole checkpoint into `dir`, which is empty. `settings` are those that decide its bytes; they go into
@@ -18,7 +18,7 @@ impl Cut<'_> {
     /// Work: a file that cannot be read or written, a hub cache whose files are not what the hub says. Interrupted.
     pub fn write(&self, dir: &Path, settings: &Value, hash: bool, progress: &dyn Progress) -> Result<()> {
         let history = self.history(settings, hash, progress)?;
-        self.source().copy_side_files(dir)?;
+        self.source().copy_side_files(dir, progress)?;
         self.write_weights(dir, progress)?;
         let source_card = self.source().model_card()?;
         for (name, text) in [
@@ -26,8 +26,7 @@ impl Cut<'_> {
             (provenance::FILE, history.to_json()?),
             ("README.md", card::card(self, &history, source_card.as_deref())),
         ] {
-            let path = dir.join(name);
-            fs::write(&path, text).map_err(|error| Error::io(&path, &error))?;
+            write_new(&dir.join(name), text)?;
         }
         Ok(())
     }

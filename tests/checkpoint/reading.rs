@@ -131,7 +131,7 @@ fn side_files_and_hashes() {
     fs::write(dir.path().join(".gitattributes"), "").unwrap();
     fs::write(dir.path().join("pytorch_model.bin"), "").unwrap();
     let checkpoint = open(dir.path());
-    checkpoint.copy_side_files(out.path()).unwrap();
+    checkpoint.copy_side_files(out.path(), &Silent).unwrap();
     let names: Vec<String> = checkpoint.side_files().unwrap().iter().map(|name| name.display().to_string()).collect();
     let expected = [
         "LICENSE",
@@ -154,6 +154,34 @@ fn side_files_and_hashes() {
     fs::write(dir.path().join("abc"), "abc").unwrap();
     let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     assert_eq!(sha256(&dir.path().join("abc"), &Silent).unwrap(), known);
+}
+
+/// What a model's files link to elsewhere on the machine does not come into an output.
+#[test]
+#[cfg(unix)]
+fn links_out_of_the_model_are_not_followed() {
+    use std::os::unix::fs::symlink;
+    let (home, out) = (tempdir().unwrap(), tempdir().unwrap());
+    let secret = home.path().join("secret");
+    fs::write(&secret, "key").unwrap();
+    // in the hub's cache, where files are links to contents beside
+    let repo = home.path().join("models--a--b");
+    let dir = repo.join("snapshots/0123");
+    Llama::default().write(&dir);
+    fs::create_dir(repo.join("blobs")).unwrap();
+    fs::rename(dir.join("tokenizer.json"), repo.join("blobs/etag")).unwrap();
+    symlink("../../blobs/etag", dir.join("tokenizer.json")).unwrap();
+    for name in ["LICENSE", "README.md"] {
+        fs::remove_file(dir.join(name)).unwrap();
+        symlink(&secret, dir.join(name)).unwrap();
+    }
+    symlink("tokenizer_config.json", dir.join("tokenizer_copy.json")).unwrap();
+    let checkpoint = open(&dir);
+    checkpoint.copy_side_files(out.path(), &Silent).unwrap();
+    let mut names: Vec<_> = fs::read_dir(out.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer_copy.json"]);
+    assert_eq!(checkpoint.model_card().unwrap(), None);
 }
 
 #[test]

@@ -19,11 +19,16 @@ pub(crate) fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// Directories right below `dir`.
+fn folders(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir())
+}
+
 /// The results file below `out` and the samples by task.
 pub(crate) fn read(out: &Path) -> (Value, BTreeMap<String, Vec<Value>>) {
     let (mut results, mut samples) = (Value::Null, BTreeMap::new());
-    for folder in fs::read_dir(out).unwrap() {
-        for file in fs::read_dir(folder.unwrap().path()).unwrap() {
+    for folder in folders(out) {
+        for file in fs::read_dir(folder).unwrap() {
             let path = file.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if name.starts_with("results_") {
@@ -104,8 +109,8 @@ impl Small {
 /// Every file below `dir` with its bytes.
 pub(crate) fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
-    for folder in fs::read_dir(dir).unwrap() {
-        for file in fs::read_dir(folder.unwrap().path()).unwrap() {
+    for folder in folders(dir) {
+        for file in fs::read_dir(folder).unwrap() {
             let path = file.unwrap().path();
             files.insert(path.strip_prefix(dir).unwrap().to_owned(), fs::read(&path).unwrap());
         }

@@ -136,7 +136,10 @@ fn misfits_are_named() {
     let adapters = Adapters::new(&spec, &settings, 0, &Device::Cpu).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let fresh = || adapters.write(dir, &spec, "base").unwrap();
+    let fresh = || {
+        fs::read_dir(dir).unwrap().for_each(|file| fs::remove_file(file.unwrap().path()).unwrap());
+        adapters.write(dir, &spec, "base").unwrap();
+    };
     fresh();
 
     let deeper = ModelSpec { layers: 6, ..spec.clone() };

@@ -90,8 +90,11 @@ fn outputs_in_the_way() {
     let out = dir.path().join("taken");
     fs::create_dir(&out).unwrap();
     fs::write(out.join("precious"), "x").unwrap();
-    says(&refused(&source, |run| run.out = Some(out.clone())), 2, &["taken", "--force"]);
-    assert_eq!(names(&out), ["precious"]);
+    for force in [false, true] {
+        let run = |run: &mut CutSettings| (run.out, run.force) = (Some(out.clone()), force);
+        says(&refused(&source, run), 2, &["taken", "precious", "stays"]);
+        assert_eq!(names(&out), ["precious"]);
+    }
     let inside = source.join("out");
     says(&refused(&source, |run| run.out = Some(inside.clone())), 2, &["source"]);
     let itself = |run: &mut CutSettings| {
@@ -100,9 +103,14 @@ fn outputs_in_the_way() {
     };
     says(&refused(&source, itself), 2, &["source"]);
 
-    let forced = CutSettings { drop: Some("1".into()), force: true, ..settings(&source, &out) };
-    cut(&forced, &Silent).unwrap();
-    assert!(!out.join("precious").exists() && out.join("prune.json").exists());
+    // empty, it is nobody's
+    fs::remove_file(out.join("precious")).unwrap();
+    says(&refused(&source, |run| run.out = Some(out.clone())), 2, &["taken", "--force"]);
+    for layer in ["1", "2"] {
+        let forced = CutSettings { drop: Some(layer.into()), force: true, ..settings(&source, &out) };
+        cut(&forced, &Silent).unwrap();
+        assert!(out.join("prune.json").exists());
+    }
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn what_is_not_a_layer_comes_along() {
     for name in carried.map(std::path::Path::new) {
         assert_eq!(after[name], before[name], "{}", name.display());
     }
-    let made = ["README.md", "config.json", "model.safetensors", "prune.json"];
+    let made = [".prune", "README.md", "config.json", "model.safetensors", "prune.json"];
     let mut expected: Vec<&str> = carried.into_iter().chain(made).collect();
     expected.sort_unstable();
     assert_eq!(names(&out), expected);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::pipeline::{CutDone, Done};
 use super::recipe::Recipe;
-use crate::checkpoint::{Entry, OutputDir, write_file};
+use crate::checkpoint::{Entry, Origin, OutputDir, claim, write_file, write_new};
 use crate::commands::analysis_view;
 use crate::commands::eval::FigureReport;
 use crate::commands::heal::HealResult;
@@ -216,10 +216,10 @@ fn distances(analysis: &Analysis) -> Result<Distances> {
 /// The disk's.
 pub(super) fn publish(data: &RunData, dir: &Path) -> Result<PathBuf> {
     let folder = |name: &str, files: Vec<(String, Vec<u8>)>| -> Result<()> {
-        let out = OutputDir::create(&dir.join(name), true, &[])?;
+        claim(&dir.join(name))?;
+        let out = OutputDir::create(&dir.join(name), true, &Origin::program("run"))?;
         for (name, bytes) in files {
-            let path = out.path().join(name);
-            fs::write(&path, bytes).map_err(|error| Error::io(&path, &error))?;
+            write_new(&out.path().join(name), bytes)?;
         }
         out.commit()
     };

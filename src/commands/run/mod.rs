@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use recipe::{Compute, Drop, Keep, Recipe, Strategy};
+pub(super) use state::forget;
 
 use crate::progress::Progress;
 use crate::report::run::RunData;

@@ -11,7 +11,7 @@ use super::inputs::Keys;
 use super::recipe::{Keep, Recipe, Wanted, Which};
 use super::state::{Stage, State};
 use crate::arch::ModelSpec;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Origin, Workplace, has_leftovers};
 use crate::commands::analyze::{self, AnalyzeSettings};
 use crate::commands::bench::{self, BenchSettings, ModelBench};
 use crate::commands::cut::{self, CutSettings};
@@ -339,8 +339,8 @@ impl Line<'_> {
         let models = [(model.to_owned(), true), (format!("{healed}/merged"), has_adapter)];
         for (model, can_go) in models {
             let path = self.state.dir().join(model);
-            if can_go && path.exists() {
-                std::fs::remove_dir_all(&path).map_err(|error| Error::io(&path, &error))?;
+            if can_go && (path.exists() || has_leftovers(&path)) {
+                Workplace::open(&path, &Origin::program("run"))?.discard(&path)?;
             }
         }
         Ok(())

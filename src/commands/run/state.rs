@@ -2,7 +2,7 @@
 //! the same is not done again.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::{read_json, write_file};
+use crate::checkpoint::{
+    Origin, Workplace, adopt, can_work_in, check_place, claim, has_leftovers, read_json, work_in, write_file,
+};
 use crate::heal::WorkDir;
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
@@ -69,18 +71,17 @@ pub(super) struct Stage<'a> {
     pub(super) needed: Option<&'a str>,
 }
 
-/// Whether a run is in `dir`, rather than nothing.
+/// Refuses a directory in which something else than a run is.
 ///
 /// # Errors
-/// Request: something else is there.
-fn is_run(dir: &Path) -> Result<bool> {
-    let at = |error: std::io::Error| Error::io(dir, &error);
-    let is_run = dir.join(FILE).exists();
-    if !is_run && dir.exists() && (!dir.is_dir() || fs::read_dir(dir).map_err(at)?.next().is_some()) {
+/// Request: as said.
+fn refuse_other(dir: &Path) -> Result<()> {
+    check_place(dir)?;
+    if dir.exists() && !can_work_in(dir, "run")? {
         let fault = format!("{} exists and holds no run (no {FILE}): name another directory", dir.display());
         return Err(Error::request(fault));
     }
-    Ok(is_run)
+    Ok(())
 }
 
 /// The digest of what decides a result.
@@ -96,19 +97,24 @@ impl State {
     /// Request: the directory holds something else, or another run works there. Work: a broken state.
     pub(super) fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);
-        let at = |error: std::io::Error| Error::io(dir, &error);
-        let is_run = is_run(dir)?;
-        fs::create_dir_all(dir).map_err(at)?;
-        let lock = match File::open(dir).map(|dir| (dir.try_lock(), dir)) {
-            Ok((Ok(()), dir)) => Some(dir),
-            Ok((Err(TryLockError::WouldBlock), _)) => {
-                return Err(Error::request(format!("{}: another run is working there", dir.display())));
+        refuse_other(dir)?;
+        if !dir.exists() || has_leftovers(dir) {
+            let place = Workplace::open(dir, &Origin::program("run"))?;
+            if !dir.exists() {
+                place.make_dir(place.target(), &[FILE])?;
             }
-            Ok((Err(TryLockError::Error(_)), _)) | Err(_) => None,
-        };
+        }
+        let lock = lock(dir)?;
+        refuse_other(dir)?;
+        work_in(dir, "run")?;
         let kept = Kept::read(&path)?;
+        // where an earlier version left no mark, its own record says what is a run's
+        let mut parts: Vec<String> =
+            kept.stages.keys().flat_map(|name| [name.clone(), format!("{name}.healing")]).collect();
+        parts.extend(kept.stages.keys().filter_map(|name| Some(name.split_once('/')?.0.to_owned())));
+        adopt(dir, &parts.iter().map(String::as_str).collect::<Vec<_>>())?;
         let state = Self { dir: dir.to_owned(), kept, _lock: lock };
-        if !is_run {
+        if !path.exists() {
             state.save()?;
         }
         Ok(state)
@@ -120,7 +126,7 @@ impl State {
     /// Request: the directory holds something else. Work: a broken state.
     pub(super) fn look(dir: Option<&Path>) -> Result<Self> {
         let Some(dir) = dir else { return Ok(Self { dir: PathBuf::new(), kept: Kept::default(), _lock: None }) };
-        is_run(dir)?;
+        refuse_other(dir)?;
         Ok(Self { dir: dir.to_owned(), kept: Kept::read(&dir.join(FILE))?, _lock: None })
     }
 
@@ -154,10 +160,11 @@ impl State {
             if self.kept.stages.get(name).is_some_and(|entry| entry.report.is_some()) {
                 progress.warn(&format!("{name}: what decides it has changed since; made again"));
             }
+            claim(&out)?;
+            claim(&WorkDir::place(&out))?;
+            let place = Workplace::open(&out, &Origin::program("run"))?;
             for left in [out.clone(), WorkDir::place(&out)] {
-                if left.exists() {
-                    fs::remove_dir_all(&left).map_err(|error| Error::io(&left, &error))?;
-                }
+                place.discard(&left)?;
             }
         }
         let begun = Entry { key: stage.key.clone(), seconds: None, report: None };
@@ -189,6 +196,31 @@ impl State {
     }
 }
 
+/// No other process works in `dir` meanwhile; `None` where the system locks no directories.
+fn lock(dir: &Path) -> Result<Option<File>> {
+    match File::open(dir).map(|dir| (dir.try_lock(), dir)) {
+        Ok((Ok(()), dir)) => Ok(Some(dir)),
+        Ok((Err(TryLockError::WouldBlock), _)) => {
+            Err(Error::request(format!("{}: another run is working there", dir.display())))
+        }
+        Ok((Err(TryLockError::Error(_)), _)) | Err(_) => Ok(None),
+    }
+}
+
+/// Removes the run in `dir`, if there is one.
+///
+/// # Errors
+/// Request: another run works there, or somebody else's files are in it. Work: the file system's.
+pub(in crate::commands) fn forget(dir: &Path) -> Result<()> {
+    if dir.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    drop(State::open(dir)?);
+    let place = Workplace::open(dir, &Origin::program("run"))?;
+    let _lock = lock(dir)?;
+    place.discard(dir)
+}
+
 /// Says which stage a piece of work belongs to.
 struct Named<'a> {
     name: &'a str,
@@ -215,7 +247,10 @@ impl Progress for Named<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::checkpoint::{OutputDir, write_new};
     use crate::progress::Silent;
 
     fn stage<'a>(name: &'a str, key: &str) -> Stage<'a> {
@@ -224,9 +259,9 @@ mod tests {
 
     fn make(state: &mut State, stage: &Stage<'_>, result: usize) -> Result<usize> {
         state.run(stage, &Silent, |out, _| {
-            fs::create_dir_all(out).unwrap();
-            fs::write(out.join("file"), result.to_string()).unwrap();
-            Ok(result)
+            let made = OutputDir::create(out, true, &Origin::program("test"))?;
+            write_new(&made.path().join("file"), result.to_string())?;
+            made.commit().map(|()| result)
         })
     }
 
@@ -257,8 +292,11 @@ mod tests {
         let fail = |state: &mut State, key: &str| {
             let failed = state.run::<usize>(&stage("a", key), &Silent, |out, _| {
                 let before = out.join("half").exists();
-                fs::create_dir_all(out).unwrap();
-                fs::write(out.join("half"), "x").unwrap();
+                if !before {
+                    let made = OutputDir::create(out, true, &Origin::program("test"))?;
+                    write_new(&made.path().join("half"), "x")?;
+                    made.commit()?;
+                }
                 Err(Error::work(format!("found {before}")))
             });
             failed.unwrap_err().to_string()
@@ -276,6 +314,7 @@ mod tests {
         assert!(error.to_string().contains("holds no run") && error.exit_code() == 2, "{error}");
         fs::write(dir.path().join(FILE), "{}").unwrap();
         assert!(State::open(dir.path()).unwrap_err().to_string().contains(FILE));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
         assert_eq!(key(&serde_json::json!({"a": 1})).len(), 32);
     }
 }

@@ -12,7 +12,7 @@ use super::read::{PREFIX, read};
 use super::settings::last;
 use super::{Adapters, Targets, base};
 use crate::arch::{ModelSpec, Role};
-use crate::checkpoint::{Checkpoint, Index, read_json};
+use crate::checkpoint::{Checkpoint, Index, read_json, write_new};
 use crate::{Context, Error, Result};
 
 /// The file of an adapter's settings.
@@ -58,10 +58,8 @@ impl Adapters {
         self.check_plain()?;
         let config =
             serde_json::to_string_pretty(&self.config(spec, base)).map_err(|error| Error::work(error.to_string()))?;
-        let path = dir.join(CONFIG);
-        std::fs::write(&path, config).map_err(|error| Error::io(&path, &error))?;
-        let path = dir.join(WEIGHTS);
-        std::fs::write(&path, self.serialise(spec)?).map_err(|error| Error::io(&path, &error))
+        write_new(&dir.join(CONFIG), config)?;
+        write_new(&dir.join(WEIGHTS), self.serialise(spec)?)
     }
 
     /// The bytes of `adapter_model.safetensors`.

@@ -1,0 +1,349 @@
+//! Whose a directory is, and whose each entry in it: the one rule about what may be cleared or replaced.
+//!
+//! Every directory that this program makes or works in carries its mark, the file `.prune`. Its first line says which
+//! version and which command made it, every other one names an entry, a path inside the directory, and is written
+//! before the entry is made. So whatever ends the process, what lies there and is not listed was put there by somebody
+//! else. Only a marked directory is cleared or replaced, only what its mark lists is removed, and never through a link.
+//!
+//! ```text
+//! {"prune":"0.1.0","command":"cut"}
+//! "model.safetensors"
+//! "config.json"
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::unmarked::{self, Kind};
+use crate::{Error, Result};
+
+/// Name of the mark.
+pub const MARK: &str = ".prune";
+
+/// Marks are lists of names; what is longer than this is none.
+const LONGEST: u64 = 16 << 20;
+
+/// First line of a mark.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    /// Version of the program.
+    prune: String,
+    command: String,
+}
+
+/// What a directory says of itself.
+#[derive(Debug)]
+enum Mark {
+    /// By its mark: the command, and the entries.
+    Listed(String, BTreeSet<String>),
+    /// By the record that a version without marks left in it.
+    Old(&'static Kind),
+}
+
+impl Mark {
+    /// That of `dir`, or what the record in it says.
+    fn of(dir: &Path) -> io::Result<Option<Self>> {
+        match dir.join(MARK).symlink_metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(unmarked::recognize(dir).map(Self::Old)),
+            _ => Self::read(dir),
+        }
+    }
+
+    /// The mark in `dir`; what is no regular file or cannot be read as one is none.
+    fn read(dir: &Path) -> io::Result<Option<Self>> {
+        let path = dir.join(MARK);
+        match path.symlink_metadata() {
+            Ok(metadata) if metadata.is_file() && metadata.len() <= LONGEST => {
+                let mut bytes = Vec::new();
+                File::open(&path)?.read_to_end(&mut bytes)?;
+                Ok(String::from_utf8(bytes).ok().and_then(|text| Self::parse(&text)))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (first, rest) = text.split_once('\n')?;
+        let header: Header = serde_json::from_str(first).ok()?;
+        // a line that was cut short names nothing that was made
+        let entries = rest.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        Some(Self::Listed(header.command, entries))
+    }
+
+    fn lists(&self, name: &str, is_dir: bool) -> bool {
+        match self {
+            Self::Listed(_, entries) => entries.contains(name),
+            Self::Old(kind) => kind.lists(name, is_dir),
+        }
+    }
+}
+
+/// Marks `dir`, which is empty or holds a mark that was never written, as made by `command` with these entries.
+pub(super) fn mark(dir: &Path, command: &str, entries: &[&str]) -> Result<()> {
+    let path = dir.join(MARK);
+    let text = header(command)? + &entries.iter().map(|entry| line(entry)).collect::<Result<String>>()?;
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).open(&path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| Error::io(&path, &error))
+}
+
+/// Text of a mark without entries.
+pub(super) fn header(command: &str) -> Result<String> {
+    let header = Header { prune: env!("CARGO_PKG_VERSION").to_owned(), command: command.to_owned() };
+    line(&header)
+}
+
+fn line(of: &(impl Serialize + ?Sized)) -> Result<String> {
+    serde_json::to_string(of).map(|text| text + "\n").map_err(|error| Error::work(error.to_string()))
+}
+
+/// Gives a directory that has no mark of its own, of an earlier version or a part of another, one with what is this
+/// program's in it, and `more` entries.
+///
+/// # Errors
+/// Work: the file system's.
+pub fn adopt(dir: &Path, more: &[&str]) -> Result<()> {
+    let at = |error: io::Error| Error::io(dir, &error);
+    if Mark::read(dir).map_err(at)?.is_some() {
+        return Ok(());
+    }
+    let command = made_by(dir).unwrap_or_default();
+    let own = contents(dir).map_err(at)?.own;
+    let own = own.iter().filter_map(|path| path.strip_prefix(dir).ok()?.to_str());
+    mark(dir, &command, &own.chain(more.iter().copied()).collect::<Vec<_>>())
+}
+
+/// The command that made `dir`, if this program made it.
+#[must_use]
+pub fn made_by(dir: &Path) -> Option<String> {
+    match Mark::of(dir).ok()?? {
+        Mark::Listed(command, _) => Some(command),
+        Mark::Old(kind) => Some(kind.command.to_owned()),
+    }
+}
+
+/// Whether `dir` is one that `command` made, or one in which there is nothing yet.
+///
+/// # Errors
+/// Work: the file system's.
+pub fn can_work_in(dir: &Path, command: &str) -> Result<bool> {
+    match made_by(dir) {
+        Some(made_by) => Ok(made_by == command),
+        None => is_blank(dir).map_err(|error| Error::io(dir, &error)),
+    }
+}
+
+/// Marks `dir` as made by `command` if there is nothing in it yet.
+///
+/// # Errors
+/// Work: the file system's.
+pub fn work_in(dir: &Path, command: &str) -> Result<()> {
+    match made_by(dir).is_none() && can_work_in(dir, command)? {
+        true => mark(dir, command, &[]),
+        false => Ok(()),
+    }
+}
+
+/// Whether nothing is in `dir`, or nothing but a mark that a killed process did not come to write.
+pub(super) fn is_blank(dir: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if entry.file_name() != MARK || !metadata.is_file() || metadata.len() > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The marked directory that `path` lies in, and the path inside it with `/`.
+fn home(path: &Path) -> io::Result<Option<(PathBuf, Mark, String)>> {
+    for dir in path.ancestors().skip(1) {
+        if let Some(mark) = Mark::read(dir)? {
+            let parts = path.strip_prefix(dir).unwrap_or(path).components();
+            let parts: Vec<&str> = parts.filter_map(|part| part.as_os_str().to_str()).collect();
+            return Ok(Some((dir.to_owned(), mark, parts.join("/"))));
+        }
+    }
+    Ok(None)
+}
+
+/// Says, in the mark of the directory that `path` lies in, that it and the directories around it are this program's;
+/// outside of marked directories there is nothing to say. Made before `path` is.
+///
+/// # Errors
+/// Request: it is there already and somebody else's. Work: the file system's.
+pub fn claim(path: &Path) -> Result<()> {
+    let at = |error: io::Error| Error::io(path, &error);
+    let Some((dir, mark, name)) = home(path).map_err(at)? else { return Ok(()) };
+    let mut text = String::new();
+    let ends = name.match_indices('/').map(|(end, _)| end).chain([name.len()]);
+    for part in ends.map(|end| &name[..end]) {
+        if mark.lists(part, false) {
+            continue;
+        }
+        let is_last = part.len() == name.len();
+        if is_last && path.symlink_metadata().is_ok() {
+            return Err(strange(path));
+        }
+        // a directory that somebody else made stays theirs
+        if is_last || !dir.join(part).exists() || made_by(&dir.join(part)).is_some() {
+            text += &line(part)?;
+        }
+    }
+    if text.is_empty() {
+        return Ok(());
+    }
+    let path = dir.join(MARK);
+    let at = |error: io::Error| Error::io(&path, &error);
+    let known = fs::read(&path).map_err(at)?;
+    if !known.ends_with(b"\n") {
+        text.insert(0, '\n');
+    }
+    let mut file = OpenOptions::new().append(true).open(&path).map_err(at)?;
+    file.write_all(text.as_bytes()).map_err(at)
+}
+
+/// Refuses a `path` in a directory of this program's that is there and not listed.
+pub(super) fn refuse_strange(path: &Path) -> Result<()> {
+    match home(path).map_err(|error| Error::io(path, &error))? {
+        Some((_, mark, name)) if path.symlink_metadata().is_ok() && !mark.lists(&name, false) => Err(strange(path)),
+        _ => Ok(()),
+    }
+}
+
+/// The error of meeting somebody else's `path`.
+pub(super) fn strange(path: &Path) -> Error {
+    Error::request(format!("{}: not written by prune, so it stays; move it, or name another output", path.display()))
+}
+
+/// What is in a directory: this program's, contents before what contains them, and what is not.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    own: Vec<PathBuf>,
+    strangers: Vec<PathBuf>,
+}
+
+impl Contents {
+    /// The first that is somebody else's.
+    pub(super) fn stranger(&self) -> Option<&Path> {
+        self.strangers.first().map(PathBuf::as_path)
+    }
+}
+
+/// Sorts what is in `dir`, by its mark, or the mark of what it lies in. Marks come last in their directories.
+pub(super) fn contents(dir: &Path) -> io::Result<Contents> {
+    let mut found = Contents::default();
+    match Mark::of(dir)? {
+        Some(mark) => visit(dir, "", &mark, &mut found)?,
+        None => match home(dir)? {
+            Some((_, mark, name)) if mark.lists(&name, true) => visit(dir, &format!("{name}/"), &mark, &mut found)?,
+            _ if is_blank(dir)? => found.own.extend(dir.join(MARK).exists().then(|| dir.join(MARK))),
+            _ => found.strangers.extend(fs::read_dir(dir)?.next().transpose()?.map(|entry| entry.path())),
+        },
+    }
+    Ok(found)
+}
+
+fn visit(dir: &Path, prefix: &str, mark: &Mark, found: &mut Contents) -> io::Result<()> {
+    let mut entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    let mut own_mark = None;
+    for entry in entries {
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        let name = entry.file_name();
+        let name = name.to_str().map(|name| format!("{prefix}{name}"));
+        let is_own = name.as_ref().is_some_and(|name| mark.lists(name, kind.is_dir()));
+        let is_mark = || Ok::<_, io::Error>(Mark::read(dir)?.is_some() || entry.metadata()?.len() == 0);
+        if entry.file_name() == MARK && kind.is_file() && is_mark()? {
+            own_mark = Some(path);
+        } else if kind.is_dir()
+            && let Some(inner) = Mark::of(&path)?.filter(|_| is_own || is_workplace(&path))
+        {
+            visit(&path, "", &inner, found)?;
+            found.own.push(path);
+        } else if kind.is_dir() && is_workplace(&path) && is_blank(&path)? {
+            found.own.extend(path.join(MARK).exists().then(|| path.join(MARK)));
+            found.own.push(path);
+        } else if is_own && kind.is_dir() {
+            visit(&path, &format!("{}/", name.unwrap_or_default()), mark, found)?;
+            found.own.push(path);
+        } else if is_own && kind.is_file() {
+            found.own.push(path);
+        } else {
+            found.strangers.push(path);
+        }
+    }
+    found.own.extend(own_mark);
+    Ok(())
+}
+
+/// Whether `dir` is called as the hidden directories beside outputs are.
+fn is_workplace(dir: &Path) -> bool {
+    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.len() > MARK.len() + 1 && name.starts_with('.') && name.ends_with(MARK)
+}
+
+/// Removes `path` with what is this program's in it. Whether all is gone: what is somebody else's stays, and with it the
+/// marks of what it lies in.
+pub(super) fn clear(path: &Path) -> io::Result<bool> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+        Ok(metadata) if metadata.is_file() => return fs::remove_file(path).map(|()| true),
+        Ok(metadata) if !metadata.is_dir() => return Ok(false),
+        Ok(_) => {}
+    }
+    let Contents { own, strangers } = contents(path)?;
+    for entry in &own {
+        let dir = entry.parent().unwrap_or(path);
+        let holds_strangers = || strangers.iter().any(|stranger| stranger.starts_with(dir));
+        if entry.is_dir() {
+            // fails, as it should, when somebody else's is in it
+            drop(fs::remove_dir(entry));
+        } else if entry.file_name().is_some_and(|name| name != MARK) || !holds_strangers() {
+            fs::remove_file(entry)?;
+        }
+    }
+    match fs::remove_dir(path) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the file `path` in a directory of this program's, listed in its mark.
+///
+/// # Errors
+/// Work: it is there already; the file system's.
+pub fn create_file(path: &Path) -> Result<File> {
+    claim(path)?;
+    File::create_new(path).map_err(|error| Error::io(path, &error))
+}
+
+/// Writes the file `path` as [`create_file`] makes it.
+///
+/// # Errors
+/// As [`create_file`].
+pub fn write_new(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
+    create_file(path)?.write_all(bytes.as_ref()).map_err(|error| Error::io(path, &error))
+}
+
+/// Makes the directory `path`, and what is missing above it, in a directory of this program's.
+///
+/// # Errors
+/// Work: the file system's.
+pub fn create_dir(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    claim(path)?;
+    fs::create_dir_all(path).map_err(|error| Error::io(path, &error))
+}

@@ -1,0 +1,74 @@
+//! What an output is made by and from: which command, and every file that its settings name.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+/// Settings that say where something goes.
+const OUTPUTS: &[&str] = &["out", "csv", "extract"];
+
+/// Which command makes an output, and what from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub(super) command: &'static str,
+    inputs: Vec<PathBuf>,
+}
+
+impl Origin {
+    /// Made by `command` from what `settings` name: every text in them that is the path of something that exists, alone
+    /// or behind a `:` (`text:FILE`), is an input, so that no command can forget one.
+    ///
+    /// # Errors
+    /// Request: settings that are no text, as paths may be.
+    pub fn of(command: &'static str, settings: &impl Serialize) -> Result<Self> {
+        let value = serde_json::to_value(settings).map_err(|error| Error::request(error.to_string()))?;
+        let mut inputs = Vec::new();
+        gather(&value, &mut inputs);
+        Ok(Self { command, inputs })
+    }
+
+    /// Made by `command` from nothing that is a file.
+    #[must_use]
+    pub fn program(command: &'static str) -> Self {
+        Self { command, inputs: Vec::new() }
+    }
+
+    /// Refuses a `target` that would replace an input or the current directory, or lie in a model or adapter that it is
+    /// made from.
+    pub(super) fn keep_apart(&self, target: &Path) -> Result<()> {
+        let refuse = |why: String| Err(Error::request(format!("{}: {why}", target.display())));
+        for input in &self.inputs {
+            let is_model = ["config.json", "adapter_config.json"].iter().any(|file| input.join(file).exists());
+            if target.starts_with(input) && target != input && is_model {
+                return refuse(format!("the output would lie in its source, {}", input.display()));
+            }
+            if input.starts_with(target) {
+                return refuse(format!("the output would replace its source, {}", input.display()));
+            }
+        }
+        match std::env::current_dir() {
+            Ok(current) if current.starts_with(target) => {
+                refuse("the output would replace the current directory".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn gather(value: &Value, inputs: &mut Vec<PathBuf>) {
+    match value {
+        Value::String(text) => {
+            let behind = text.split_once(':').map(|(_, behind)| behind);
+            let paths = [Some(text.as_str()), behind].into_iter().flatten().filter(|path| !path.is_empty());
+            inputs.extend(paths.filter_map(|path| Path::new(path).canonicalize().ok()));
+        }
+        Value::Array(values) => values.iter().for_each(|value| gather(value, inputs)),
+        Value::Object(map) => {
+            map.iter().filter(|(key, _)| !OUTPUTS.contains(&key.as_str())).for_each(|(_, value)| gather(value, inputs));
+        }
+        _ => {}
+    }
+}
