@@ -88,7 +88,7 @@ impl Mark {
 /// Marks `dir`, which is empty or holds a mark that was never written, as made by `command` with these entries.
 pub(super) fn mark(dir: &Path, command: &str, entries: &[&str]) -> Result<()> {
     let path = dir.join(MARK);
-    let text = header(command)? + &entries.iter().map(|entry| line(entry)).collect::<Result<String>>()?;
+    let text = header(command)? + &entries.iter().map(line).collect::<Result<String>>()?;
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).open(&path);
     file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| Error::io(&path, &error))

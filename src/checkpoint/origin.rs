@@ -36,26 +36,32 @@ impl Origin {
         Self { command, inputs: Vec::new() }
     }
 
-    /// Refuses a `target` that would replace an input or the current directory, or lie in a model or adapter that it is
-    /// made from.
-    pub(super) fn keep_apart(&self, target: &Path) -> Result<()> {
-        let refuse = |why: String| Err(Error::request(format!("{}: {why}", target.display())));
-        for input in &self.inputs {
-            let is_model = ["config.json", "adapter_config.json"].iter().any(|file| input.join(file).exists());
-            if target.starts_with(input) && target != input && is_model {
-                return refuse(format!("the output would lie in its source, {}", input.display()));
-            }
-            if input.starts_with(target) {
-                return refuse(format!("the output would replace its source, {}", input.display()));
+    /// Refuses a `target` that would replace the current directory, or lie in a model or adapter that it is made from.
+    pub(super) fn keep_out(&self, target: &Path) -> Result<()> {
+        for input in self.inputs.iter().filter(|input| target.starts_with(input) && target != input.as_path()) {
+            if ["config.json", "adapter_config.json"].iter().any(|file| input.join(file).exists()) {
+                return refuse(target, &format!("the output would lie in its source, {}", input.display()));
             }
         }
         match std::env::current_dir() {
             Ok(current) if current.starts_with(target) => {
-                refuse("the output would replace the current directory".into())
+                refuse(target, "the output would replace the current directory")
             }
             _ => Ok(()),
         }
     }
+
+    /// Refuses a `target` that would replace an input.
+    pub(super) fn keep_inputs(&self, target: &Path) -> Result<()> {
+        match self.inputs.iter().find(|input| input.starts_with(target)) {
+            Some(input) => refuse(target, &format!("the output would replace its source, {}", input.display())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn refuse(target: &Path, why: &str) -> Result<()> {
+    Err(Error::request(format!("{}: {why}", target.display())))
 }
 
 fn gather(value: &Value, inputs: &mut Vec<PathBuf>) {

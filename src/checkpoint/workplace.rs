@@ -45,7 +45,7 @@ pub struct Workplace {
     target: PathBuf,
     dir: PathBuf,
     makes: Makes,
-    command: &'static str,
+    origin: Origin,
     /// `None` where the system locks no files.
     _lock: Option<File>,
     /// Dropped last: parents can go when the directory in them is gone.
@@ -57,8 +57,8 @@ impl Workplace {
     /// made.
     ///
     /// # Errors
-    /// Request: the target is a link or neither file nor directory, an input lies in it, another run is writing it,
-    /// somebody else's files lie where the work would be done. Work: no permission, no space.
+    /// Request: the target is a link or neither file nor directory, it lies in what it is made from, another run is
+    /// writing it, somebody else's files lie where the work would be done. Work: no permission, no space.
     pub fn open(target: &Path, origin: &Origin) -> Result<Self> {
         Self::of(target, Makes::Directory, origin)
     }
@@ -66,10 +66,10 @@ impl Workplace {
     pub(super) fn of(target: &Path, makes: Makes, origin: &Origin) -> Result<Self> {
         let (target, parents) = place_of(target)?;
         refuse_kind(&target, makes)?;
-        origin.keep_apart(&target)?;
+        origin.keep_out(&target)?;
         let dir = hidden(&target);
         let lock = lock(&dir, &target, origin.command)?;
-        let place = Self { target, dir, makes, command: origin.command, _lock: lock, _parents: parents };
+        let place = Self { target, dir, makes, origin: origin.clone(), _lock: lock, _parents: parents };
         place.clear_leftovers()?;
         Ok(place)
     }
@@ -85,7 +85,8 @@ impl Workplace {
         self.dir.join(NEW)
     }
 
-    /// Refuses a target that is there: without `force` any, with it one that is not wholly this program's.
+    /// Refuses a target that is there: without `force` any, with it one that an input lies in or that is not wholly this
+    /// program's.
     ///
     /// # Errors
     /// Request: as said.
@@ -93,6 +94,7 @@ impl Workplace {
         let target = &self.target;
         let Ok(metadata) = target.symlink_metadata() else { return Ok(()) };
         refuse_kind(target, self.makes)?;
+        self.origin.keep_inputs(target)?;
         if metadata.is_dir() {
             let contents = mark::contents(target).map_err(|error| Error::io(target, &error))?;
             if let Some(stranger) = contents.stranger() {
@@ -139,7 +141,7 @@ impl Workplace {
     pub(super) fn begin(&self, entries: &[&str]) -> Result<PathBuf> {
         let new = self.new_path();
         fs::create_dir(&new).map_err(|error| Error::io(&new, &error))?;
-        mark::mark(&new, self.command, entries)?;
+        mark::mark(&new, self.origin.command, entries)?;
         Ok(new)
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::job::Part;
 use super::metrics::{Answer, Metric, Outcome, first_greatest, majority};
 use super::prompts::Body;
-use super::results::{About, MAJORITY};
+use super::results::{About, MAJORITY, samples_file};
 use super::side::{Measured, Parts, Side, Task};
 use crate::data::{Row, rows};
 use crate::{Context, Error, Result};
@@ -145,8 +145,7 @@ impl Finished {
     fn samples(&self, task: &str) -> PathBuf {
         let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let stamp = name.strip_prefix("results_").and_then(|name| name.strip_suffix(".json"));
-        let file =
-            stamp.map_or_else(|| format!("samples_{task}.jsonl"), |stamp| format!("samples_{task}_{stamp}.jsonl"));
+        let file = stamp.map_or_else(|| format!("samples_{task}.jsonl"), |stamp| samples_file(task, stamp));
         self.path.with_file_name(file)
     }
 

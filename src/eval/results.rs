@@ -61,8 +61,7 @@ pub fn write(dir: &Path, about: &About, settings: &EvalSettings, job: &Job, scor
     let stamp = &format!("{:x}", Sha256::digest(&text))[..12];
     let mut files = vec![folder.join(format!("results_{stamp}.json"))];
     for ((part, score), hashes) in parts.iter().zip(&hashes) {
-        let name = short(sanitized(&score.name), 255 - "samples__.jsonl".len() - stamp.len());
-        let file = folder.join(format!("samples_{name}_{stamp}.jsonl"));
+        let file = folder.join(samples_file(&score.name, stamp));
         let path = dir.join(&file);
         let io = |error: std::io::Error| Error::io(&path, &error);
         let mut out = BufWriter::new(create_file(&path)?);
@@ -92,13 +91,19 @@ fn sanitized(name: &str) -> String {
     if result.chars().all(|c| c == '.') { format!("{result}_") } else { result }
 }
 
+/// The file of a task's samples, which go with the results of this stamp.
+pub(super) fn samples_file(task: &str, stamp: &str) -> String {
+    let name = short(sanitized(task), 255_usize.saturating_sub("samples__.jsonl".len() + stamp.len()));
+    format!("samples_{name}_{stamp}.jsonl")
+}
+
 /// `name`, or when it is longer than `bytes`, which file systems refuse, its end with a digest of the whole before it.
 fn short(name: String, bytes: usize) -> String {
     if name.len() <= bytes {
         return name;
     }
     let digest = &format!("{:x}", Sha256::digest(&name))[..16];
-    let from = (name.len() - (bytes - digest.len() - 1)..).find(|at| name.is_char_boundary(*at));
+    let from = (name.len() - bytes.saturating_sub(digest.len() + 1)..).find(|at| name.is_char_boundary(*at));
     format!("{digest}-{}", &name[from.unwrap_or(name.len())..])
 }
 
