@@ -18,6 +18,7 @@ pub mod data;
 pub mod demo;
 pub mod error;
 pub mod eval;
+pub mod files;
 pub mod heal;
 pub mod importance;
 pub mod interrupt;

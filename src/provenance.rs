@@ -15,6 +15,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::files::{self, Bound};
 use crate::plan::PlannedFor;
 use crate::{Error, Result};
 
@@ -49,13 +50,11 @@ impl Provenance {
     /// Work: the file is there and cannot be read as one of a model with `layers` layers.
     pub fn read(dir: &Path, layers: usize) -> Result<Option<Self>> {
         let path = dir.join(FILE);
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(&path, &error)),
-        };
+        if !path.exists() {
+            return Ok(None);
+        }
         let fault = |fault: String| Error::work(format!("{}: {fault}", path.display()));
-        let history: Self = serde_json::from_slice(&text).map_err(|error| fault(error.to_string()))?;
+        let history: Self = files::json(&path, Bound::CONFIG)?;
         if history.layers.len() != layers {
             return Err(fault(format!("speaks of {} layers, the checkpoint has {layers}", history.layers.len())));
         }

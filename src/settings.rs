@@ -3,22 +3,19 @@
 //! All three layers are TOML tables until they become the struct, so that no value is lost on the way.
 
 use std::fmt;
-use std::io::Read;
 use std::path::Path;
 
 use serde::de::value::MapDeserializer;
 use serde::de::{self, DeserializeOwned};
 use toml::{Table, Value};
 
-use crate::{Context, Error, Result};
+use crate::{Context, Error, Result, files};
 
 /// Sections that a file may have: one for each command that has settings, and what `prune run` drops.
 pub const SECTIONS: [&str; 11] =
     ["drop", "analyze", "cut", "heal", "merge", "eval", "compare", "sample", "bench", "fetch", "demo"];
 /// Keys above the sections: they belong to `prune run`.
 pub const ABOVE: [&str; 2] = ["model", "caveat"];
-/// Bytes of a file of settings, at most.
-const LONGEST: u64 = 1 << 20;
 /// More than there is of anything that is counted: layers, tokens, documents, steps.
 const MOST: i64 = 1_000_000_000;
 /// The setting that counts nothing.
@@ -148,17 +145,9 @@ impl de::Error for Known {
 /// # Errors
 /// Request: no such file, none that can be settings, not TOML.
 pub fn read(path: &Path) -> Result<Table> {
-    let failed = |error: std::io::Error| Error::io(path, &error);
-    if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(Error::request(format!("{}: expected a TOML file", path.display())));
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(failed)?.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     let wrong = |fault: String| Error::request(format!("{}: {fault}", path.display()));
-    if bytes.len() as u64 > LONGEST {
-        return Err(wrong("longer than any settings (1 MiB)".to_owned()));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| wrong("not UTF-8, which TOML is".to_owned()))?;
+    // whatever is wrong with the file, it was asked for
+    let text = files::read_text(path, files::TOML).map_err(|error| Error::request(error.to_string()))?;
     text.parse().map_err(|error| wrong(toml_fault(&text, &error)))
 }
 

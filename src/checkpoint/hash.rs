@@ -1,7 +1,6 @@
 //! SHA-256 of files, for the provenance of what is made from them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -11,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::fingerprint::hex;
 use super::index::Index;
 use crate::progress::{Progress, Unit};
-use crate::{Error, Result, interrupt};
+use crate::{Error, Result, files, interrupt};
 
 /// Bytes hashed at a time.
 const CHUNK: usize = 1 << 20;
@@ -39,7 +38,7 @@ impl Index {
 /// Request: no such file. Work: it cannot be read. Interrupted.
 pub fn sha256(path: &Path, progress: &dyn Progress) -> Result<String> {
     let at = |error: std::io::Error| Error::io(path, &error);
-    let (mut file, mut sum, mut chunk) = (File::open(path).map_err(at)?, Sha256::new(), vec![0; CHUNK]);
+    let (mut file, mut sum, mut chunk) = (files::open(path)?.0, Sha256::new(), vec![0; CHUNK]);
     loop {
         interrupt::check()?;
         match file.read(&mut chunk).map_err(at)? {

@@ -8,7 +8,7 @@ use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::header::read_entries;
-use super::json::read_json;
+use crate::files::{self, Bound};
 use crate::{Error, Result};
 
 /// The one file of a small checkpoint.
@@ -88,9 +88,7 @@ impl Index {
             Self { shards: Vec::new(), tensors: BTreeMap::new(), disputes: BTreeMap::new(), files: Vec::new() };
         for (shard, path) in paths.into_iter().enumerate() {
             let path = std::path::absolute(&path).map_err(|error| Error::io(&path, &error))?;
-            let at = |error: std::io::Error| Error::io(&path, &error);
-            let file = File::open(&path).map_err(at)?;
-            let metadata = file.metadata().map_err(at)?;
+            let (file, metadata) = files::open(&path)?;
             for entry in read_entries(&file, &path, shard)? {
                 if let Some(other) = index.tensors.get(&entry.name) {
                     let (other, name) = (index.shards[other.shard].display(), &entry.name);
@@ -158,7 +156,7 @@ impl Index {
 /// Tensor to shard as the index at `path` has it; every shard is the plain name of a safetensors file.
 fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
     let fault = |reason: String| Err(Error::work(format!("{}: {reason}", path.display())));
-    let IndexFile { weight_map } = read_json(path)?;
+    let IndexFile { weight_map } = files::json(path, Bound::INDEX)?;
     for name in weight_map.values() {
         // a file in this directory, and nothing else
         if Path::new(name).file_name() != Some(name.as_ref()) || name.contains('\\') {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Checkpoint;
 use super::mark::{create_dir, create_file};
+use crate::files::{self, Bound};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -125,15 +126,13 @@ impl Checkpoint {
     pub fn model_card(&self) -> Result<Option<String>> {
         let path = self.source.dir.join(CARD);
         let homes = self.homes()?;
-        if path.canonicalize().is_ok_and(|place| !homes.iter().any(|home| place.starts_with(home))) {
+        if !path.exists() || path.canonicalize().is_ok_and(|place| !homes.iter().any(|home| place.starts_with(home))) {
             return Ok(None);
         }
-        match fs::read(&path) {
-            // a card is for reading: broken characters are no reason to stop
-            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io(&path, &error)),
         }
+        // a card is for reading: broken characters are no reason to stop
+        let bytes = files::read(&path, Bound::CONFIG.bytes)?;
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Copies the [side files](Checkpoint::side_files) into `dir`; says which links it does not follow.

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::seam::Seam;
 use super::{open, seam};
-use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir, read_json};
+use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
+use crate::files::{self, Bound};
 use crate::importance::Analysis;
 use crate::plan::{Notations, Plan, PlannedFor, layers_for_fraction, parse_drop};
 use crate::progress::Progress;
@@ -192,7 +193,7 @@ fn plan(settings: &CutSettings, model: &PlannedFor) -> Result<Plan> {
 
 /// The best choice of `layers` layers in an analysis, by the metric and strategy it was searched with.
 fn from_analysis(path: &std::path::Path, layers: usize) -> Result<Plan> {
-    let document: Value = read_json(path)?;
+    let document: Value = files::json(path, Bound::RECORD)?;
     if document.get("stack").is_some() {
         return Err(Error::request(format!(
             "{}: a plan says itself which layers go; --fraction and --layers go with an analysis.json",

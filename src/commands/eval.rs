@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::eval_before::{self, Before};
 use super::{eval_rows, open};
 use crate::arch::ModelSpec;
-use crate::checkpoint::{Checkpoint, Hub, Origin, OutputDir, Workplace};
+use crate::checkpoint::{Checkpoint, Hub, Origin, OutputDir, Workplace, sha256};
 use crate::data::{Rules, Tokenizer};
 use crate::eval::compare::{Comparison, compare};
 use crate::eval::degenerate::Degenerate;
@@ -24,6 +24,7 @@ use crate::eval::journal::{Journal, Run};
 use crate::eval::metrics::Answer;
 use crate::eval::passes::{self, Pass, PassTokens};
 use crate::eval::results::{self, About};
+use crate::eval::room::Room;
 use crate::eval::score;
 use crate::eval::select::{select, task_names as names};
 use crate::eval::settings::{Compat, EvalSettings};
@@ -31,8 +32,8 @@ use crate::eval::side::Side;
 use crate::eval::source::Source;
 use crate::eval::tasks::TASKS;
 use crate::model::lora::{ADAPTER_FILES, Adapters};
-use crate::model::{Fit, Fittings, Model, ModelOptions, Residency};
-use crate::progress::Progress;
+use crate::model::{Budget, Fit, Fittings, Model, ModelOptions, Residency};
+use crate::progress::{Progress, Silent};
 use crate::{Context, Error, Result};
 
 /// What the command did.
@@ -163,6 +164,7 @@ pub(super) fn eval_sharing(
             .warn(&format!("--max-length {max_length} is longer than the {promised} positions the model was made for"));
     }
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
+    let budget = open::budget(settings.memory.as_deref(), &device)?;
     let computed = if device.is_cuda() { format!("GPU {:?}", settings.dtype) } else { String::new() };
     let weights = eval_before::weights(&checkpoint, settings.adapter.as_deref(), &computed)?;
     let about = About { weights, ..about(&checkpoint, &spec, &tokenizer, max_length)? };
@@ -171,7 +173,11 @@ pub(super) fn eval_sharing(
     let asked = questions(settings, &about);
     let job = match tokenised.take() {
         Some((digest, job)) if digest == asked => job,
-        _ => Job::prepare(selection, &source, &encoder, settings, progress)?,
+        _ => {
+            // a cap on a GPU's memory is none on what is read here
+            let cap = if device.is_cpu() { budget } else { Budget::new(None) };
+            Job::prepare(selection, &source, &encoder, settings, &Room::new(cap.usable()), progress)?
+        }
     };
     let job = &tokenised.insert((asked, job)).1;
     let known = before.map(|before| before.known(job, &about, settings)).transpose()?.unwrap_or_default();
@@ -183,7 +189,8 @@ pub(super) fn eval_sharing(
     let adapters =
         settings.adapter.as_deref().map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose()?;
     let options = ModelOptions {
-        budget: open::budget(settings.memory.as_deref(), &device)?,
+        budget,
+        beside: if device.is_cpu() { job.bytes } else { 0 },
         device,
         fittings: Fittings { adapters: adapters.map(Arc::new), ..Fittings::default() },
         ..ModelOptions::default()
@@ -265,8 +272,7 @@ fn against(path: &Path, about: &About) -> Result<(PathBuf, Finished)> {
 
 fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_length: usize) -> Result<About> {
     let token = |id: Option<u32>| id.and_then(|id| Some((tokenizer.token(id)?, id)));
-    let path = checkpoint.source.dir.join("tokenizer.json");
-    let bytes = fs::read(&path).map_err(|error| Error::io(&path, &error))?;
+    let file = checkpoint.source.dir.join("tokenizer.json");
     let numbers = |entry: &crate::checkpoint::Entry| entry.shape.iter().product::<usize>() as u64;
     Ok(About {
         model: checkpoint.source.id.clone(),
@@ -276,7 +282,7 @@ fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_l
         vocabulary: spec.vocab_size,
         max_length,
         special: [token(tokenizer.pad()), token(tokenizer.eos()), token(tokenizer.bos())],
-        tokenizer: format!("{:x}", Sha256::digest(bytes)),
+        tokenizer: sha256(&file, &Silent)?,
         weights: String::new(),
     })
 }

@@ -5,14 +5,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::input::CUT;
+use super::input::{CUT, LONGEST};
 use super::looks::advice;
 use super::rows::{self, Place, ReadOptions, Row, Rows, is_of_format, kind, listed};
 use super::source::{BadRow, Document, Source};
 use crate::{Error, Result};
-
-/// Bytes of the longest document. A tokenizer takes about a hundred bytes of memory for each.
-const LONGEST: usize = 16 << 20;
 
 /// Rows of a file that are looked through for a field before it is said to have none.
 const LOOKED_AT: usize = 4000;
@@ -188,7 +185,7 @@ impl Documents {
 
     /// The error for a file without the text field. Only that field was read, so the row is read once more.
     fn missing(&self, path: &Path, place: &Place, field: &str) -> Error {
-        let whole = ReadOptions { only: None, ..self.source.read.clone() };
+        let whole = ReadOptions { only: None, text: false, ..self.source.read.clone() };
         let row = rows::rows_with(path, &whole)
             .ok()
             .and_then(|mut rows| rows.find_map(|row| row.ok().filter(|row| row.place.number == place.number)));

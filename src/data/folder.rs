@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::find::Purpose;
 use super::rows::{self, format_rank};
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 /// Levels of folders that are looked into.
 const DEPTH: usize = 8;
@@ -83,6 +83,7 @@ fn walk(root: &Path, below: &str, above: &mut Vec<PathBuf>, names: &mut Vec<Stri
     }
     above.push(real);
     for entry in std::fs::read_dir(&folder).map_err(io)? {
+        interrupt::check()?;
         let entry = entry.map_err(io)?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with('.') || name.starts_with("__") {

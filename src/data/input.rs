@@ -6,14 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::unpack::Codec;
-use crate::{Error, Result};
+use super::unpack::{Codec, MEMORY};
+use crate::{Error, Result, files, interrupt};
 
 /// Bytes asked of the system at a time.
 const BUFFER: usize = 256 << 10;
 
-/// The longest line, JSON item or whole-file document that is read into memory, in bytes.
-pub(super) const LONGEST: u64 = 256 << 20;
+/// Bytes of the longest line of text, field or document. A token's id takes as much memory as four bytes of text, so that
+/// a document takes some five times its length.
+pub(super) const LONGEST: usize = 16 << 20;
 
 /// What helps against a text file that is too long for one document.
 pub(super) const CUT: &str = "--text-split lines or --text-split paragraphs cuts it into documents";
@@ -21,7 +22,7 @@ pub(super) const CUT: &str = "--text-split lines or --text-split paragraphs cuts
 /// A text file, decompressed, without its byte-order mark.
 pub(super) struct Input {
     pub(super) path: Arc<Path>,
-    reader: Box<dyn BufRead + Send>,
+    reader: Watched,
     codec: Option<&'static Codec>,
 }
 
@@ -39,20 +40,42 @@ impl Read for Counted {
     }
 }
 
-/// Opens a file that must not be a directory (which `File::open` accepts on Unix).
-pub(super) fn open_file(path: &Path) -> Result<File> {
-    let file = File::open(path).map_err(|e| Error::io(path, &e))?;
-    let metadata = file.metadata().map_err(|e| Error::io(path, &e))?;
-    if metadata.is_dir() {
-        return Err(Error::request(format!("{}: is a directory, expected a file", path.display())));
+/// A reader that ends when the program is interrupted: a few megabytes may hold gigabytes of nothing.
+struct Watched(Box<dyn BufRead + Send>);
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        interrupt::check().map_err(std::io::Error::other)?;
+        self.0.read(buffer)
     }
-    Ok(file)
+}
+
+impl BufRead for Watched {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        interrupt::check().map_err(std::io::Error::other)?;
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.0.consume(bytes);
+    }
+}
+
+/// How much of a line was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Nothing is left.
+    Nothing,
+    /// All of it.
+    Whole,
+    /// Its beginning; the rest is still to be read.
+    Beginning,
 }
 
 impl Input {
     /// Opens `path`; `bytes` counts what is read of it.
     pub(super) fn open(path: &Path, bytes: Arc<AtomicU64>) -> Result<Self> {
-        let file = BufReader::with_capacity(BUFFER, Counted { file: open_file(path)?, bytes });
+        let file = BufReader::with_capacity(BUFFER, Counted { file: files::open(path)?.0, bytes });
         Self::new(path, file)
     }
 
@@ -72,7 +95,7 @@ impl Input {
             Some(codec) => codec.open(raw).map_err(|e| fault(path, Some(codec), &e))?,
             None => raw,
         };
-        let mut input = Self { path: path.into(), reader, codec };
+        let mut input = Self { path: path.into(), reader: Watched(reader), codec };
         let head = input.fill()?;
         if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
             return Err(Error::work(format!("{}: the text is UTF-16, expected UTF-8", path.display())));
@@ -95,39 +118,41 @@ impl Input {
         self.reader.consume(bytes);
     }
 
-    /// Puts the next line, with its line feed, into `line`; false at the end of the file.
-    pub(super) fn line(&mut self, line: &mut Vec<u8>) -> Result<bool> {
+    /// Puts the next line, with its line feed, into `line`: `most` bytes of it at most.
+    pub(super) fn line(&mut self, line: &mut Vec<u8>, most: usize) -> Result<Taken> {
         line.clear();
-        let read =
-            (&mut self.reader).take(LONGEST).read_until(b'\n', line).map_err(|e| fault(&self.path, self.codec, &e))?;
-        if read as u64 == LONGEST && line.last() != Some(&b'\n') {
-            return Err(self.too_long("a line"));
-        }
-        Ok(read > 0)
+        let mut reader = (&mut self.reader).take(most as u64);
+        let read = reader.read_until(b'\n', line).map_err(|e| fault(&self.path, self.codec, &e))?;
+        Ok(match read {
+            0 => Taken::Nothing,
+            read if read == most && line.last() != Some(&b'\n') => Taken::Beginning,
+            _ => Taken::Whole,
+        })
     }
 
-    /// The rest of the file.
-    pub(super) fn rest(&mut self) -> Result<Vec<u8>> {
+    /// The rest of the file; `None` when it is longer than [`LONGEST`].
+    pub(super) fn rest(&mut self) -> Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
-        (&mut self.reader).take(LONGEST + 1).read_to_end(&mut bytes).map_err(|e| fault(&self.path, self.codec, &e))?;
-        if bytes.len() as u64 > LONGEST {
-            let (path, most) = (self.path.display(), LONGEST >> 20);
-            return Err(Error::request(format!("{path}: the text is longer than {most} MiB; {CUT}")));
-        }
-        Ok(bytes)
-    }
-
-    /// The error for a piece that does not fit into memory sensibly.
-    pub(super) fn too_long(&self, what: &str) -> Error {
-        Error::work(format!("{}: {what} is longer than {} MiB", self.path.display(), LONGEST >> 20))
+        let mut reader = (&mut self.reader).take(LONGEST as u64 + 1);
+        reader.read_to_end(&mut bytes).map_err(|e| fault(&self.path, self.codec, &e))?;
+        Ok((bytes.len() <= LONGEST).then_some(bytes))
     }
 }
 
 /// A read error, with those of a decoder worded for the user.
 fn fault(path: &Path, codec: Option<&Codec>, error: &std::io::Error) -> Error {
+    if let Err(stopped) = interrupt::check() {
+        return stopped;
+    }
     match codec {
         Some(codec) if error.raw_os_error().is_none() => {
             let (path, name) = (path.display(), codec.name);
+            if codec.wants_memory(error) {
+                let most = MEMORY >> 20;
+                return Error::request(format!(
+                    "{path}: the {name} data take more than {most} MiB of memory to unpack; unpack the file first"
+                ));
+            }
             Error::work(match error.kind() {
                 ErrorKind::UnexpectedEof => format!("{path}: the {name} data ends early, the file is incomplete"),
                 _ => format!("{path}: broken {name} data: {error}"),
@@ -146,7 +171,7 @@ mod tests {
     fn lines(name: &str, bytes: Vec<u8>) -> Result<Vec<String>> {
         let mut input = Input::new(Path::new(name), Cursor::new(bytes))?;
         let (mut lines, mut line) = (Vec::new(), Vec::new());
-        while input.line(&mut line)? {
+        while input.line(&mut line, 1 << 20)? != Taken::Nothing {
             lines.push(String::from_utf8_lossy(&line).into_owned());
         }
         Ok(lines)

@@ -1,15 +1,12 @@
 //! JSON: one object a line, or one array of objects.
 
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
-use serde_json::{Map, Value};
-
-use super::input::{Input, LONGEST};
-use super::non_finite;
+use super::input::{Input, Taken};
+use super::object::{object, streamed};
+use super::piece::{End, Scan, drain};
 use super::rows::{Place, ReadOptions, Row, RowIter};
 use crate::{Error, Result};
 
@@ -19,11 +16,14 @@ pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) ->
     let array = input.fill()?.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let (options, buffer) = (options.clone(), Vec::new());
     if array {
-        Ok(Box::new(Items { input, options, buffer, number: 0, closed: false }))
+        Ok(Box::new(Items { input, options, buffer, number: 0, closed: false, left: None }))
     } else {
-        Ok(Box::new(Lines { input, options, buffer, number: 0 }))
+        Ok(Box::new(Lines { input, options, buffer, number: 0, left: false }))
     }
 }
+
+/// Bytes of a line or item that are held in memory; what is longer is read as a stream.
+const BLOCK: usize = 1 << 20;
 
 /// One object a line; blank lines are passed over.
 struct Lines {
@@ -31,84 +31,125 @@ struct Lines {
     options: ReadOptions,
     buffer: Vec<u8>,
     number: u64,
+    /// The line before was left in the middle.
+    left: bool,
 }
 
 impl Iterator for Lines {
     type Item = Result<Result<Row>>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        self.row().transpose()
+    }
+}
+
+impl Lines {
+    fn row(&mut self) -> Result<Option<Result<Row>>> {
+        if std::mem::take(&mut self.left) {
+            drain(&mut self.input, &mut End::Line)?;
+        }
         loop {
-            match self.input.line(&mut self.buffer) {
-                Ok(true) => self.number += 1,
-                Ok(false) => return None,
-                Err(error) => return Some(Err(error)),
+            let mut taken = self.input.line(&mut self.buffer, BLOCK)?;
+            if taken == Taken::Nothing {
+                return Ok(None);
+            }
+            self.number += 1;
+            while taken == Taken::Beginning && self.buffer.trim_ascii().is_empty() {
+                taken = self.input.line(&mut self.buffer, BLOCK)?;
+            }
+            let place = Place { path: Arc::clone(&self.input.path), unit: "line", number: self.number };
+            if taken == Taken::Beginning {
+                let (row, last) = streamed(&self.buffer, &mut self.input, &mut End::Line, &self.options, place)?;
+                self.left = last.is_none();
+                return Ok(Some(row));
             }
             let line = self.buffer.trim_ascii();
             if !line.is_empty() {
-                let place = Place { path: Arc::clone(&self.input.path), unit: "line", number: self.number };
-                return Some(Ok(object(line, &self.options, place)));
+                return Ok(Some(object(line, &self.options, place)));
             }
         }
     }
 }
 
-/// The objects of one array, cut out one at a time, so that the array never stands in memory whole.
+/// The objects of one array, one at a time, so that the array never stands in memory whole.
 struct Items {
     input: Input,
     options: ReadOptions,
     buffer: Vec<u8>,
     number: u64,
     closed: bool,
+    /// The end of the item before, which was left in the middle.
+    left: Option<End>,
 }
 
 impl Iterator for Items {
     type Item = Result<Result<Row>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.closed {
-            return None;
-        }
-        match self.cut() {
-            Ok(false) => None,
-            Ok(true) => Some(Ok(object(self.buffer.trim_ascii(), &self.options, self.place()))),
-            Err(error) => Some(Err(error)),
-        }
+        self.row().transpose()
     }
 }
 
 impl Items {
-    fn place(&self) -> Place {
-        Place { path: Arc::clone(&self.input.path), unit: "item", number: self.number }
-    }
-
-    /// Puts the text of the next item into the buffer; false after the last. Each call starts behind the `[` or `,`
-    /// before the item and stops behind the `,` or `]` after it.
-    fn cut(&mut self) -> Result<bool> {
-        self.buffer.clear();
+    /// The next item. Each call starts behind the `[` or `,` before the item and stops behind the `,` or `]` after it.
+    fn row(&mut self) -> Result<Option<Result<Row>>> {
+        if let Some(mut end) = self.left.take() {
+            let last = drain(&mut self.input, &mut end)?;
+            self.after(last)?;
+        }
+        if self.closed {
+            return Ok(None);
+        }
         if self.number == 0 {
             self.pass_bracket()?;
         }
         self.number += 1;
-        let mut scan = Scan::default();
-        loop {
+        let mut end = End::Item(Scan::default());
+        let Some(last) = self.begin(&mut end)? else {
+            let place = self.place();
+            let (row, last) = streamed(&self.buffer, &mut self.input, &mut end, &self.options, place)?;
+            match last {
+                Some(last) => self.after(last)?,
+                None => self.left = Some(end),
+            }
+            return Ok(Some(row));
+        };
+        self.after(last)?;
+        let item = self.buffer.trim_ascii();
+        if self.closed && self.number == 1 && item.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(object(item, &self.options, self.place())))
+    }
+
+    fn place(&self) -> Place {
+        Place { path: Arc::clone(&self.input.path), unit: "item", number: self.number }
+    }
+
+    /// Puts the text of the next item, without blanks in front, into the buffer; the byte behind it, 0 for the end of the file, or `None` where it
+    /// goes on.
+    fn begin(&mut self, end: &mut End) -> Result<Option<u8>> {
+        self.buffer.clear();
+        while self.buffer.len() < BLOCK {
             let bytes = self.input.fill()?;
             if bytes.is_empty() {
-                return Err(Error::work(format!("{}: the array is not closed, the file is incomplete", self.place())));
+                return Ok(Some(0));
             }
-            let end = bytes.iter().position(|byte| scan.ends(*byte));
-            let taken = end.unwrap_or(bytes.len());
+            let blank = bytes.len() - bytes.trim_ascii_start().len();
+            if self.buffer.is_empty() && blank > 0 {
+                self.input.consume(blank);
+                continue;
+            }
+            let found = end.find(bytes);
+            let taken = found.unwrap_or(bytes.len());
+            let last = found.map(|at| bytes[at]);
             self.buffer.extend_from_slice(&bytes[..taken]);
-            let last = end.map(|end| bytes[end]);
-            self.input.consume(taken + usize::from(end.is_some()));
-            if self.buffer.len() as u64 > LONGEST {
-                return Err(self.input.too_long("an item of the array"));
-            }
-            match last {
-                Some(b']') => return self.close(),
-                Some(_) => return Ok(true),
-                None => {}
+            self.input.consume(taken + usize::from(last.is_some()));
+            if last.is_some() {
+                return Ok(last);
             }
         }
+        Ok(None)
     }
 
     /// Takes what stands before the first item.
@@ -119,13 +160,22 @@ impl Items {
         Ok(())
     }
 
-    /// After the `]`: nothing may follow. The item before it is there unless the array is empty.
-    fn close(&mut self) -> Result<bool> {
+    /// What the byte behind an item means.
+    fn after(&mut self, last: u8) -> Result<()> {
+        match last {
+            0 => Err(Error::work(format!("{}: the array is not closed, the file is incomplete", self.place()))),
+            b']' => self.close(),
+            _ => Ok(()),
+        }
+    }
+
+    /// After the `]`: nothing may follow.
+    fn close(&mut self) -> Result<()> {
         self.closed = true;
         loop {
             let bytes = self.input.fill()?;
             if bytes.is_empty() {
-                return Ok(self.number > 1 || !self.buffer.trim_ascii().is_empty());
+                return Ok(());
             }
             if !bytes.trim_ascii().is_empty() {
                 return Err(Error::work(format!("{}: text after the end of the array", self.input.path.display())));
@@ -136,90 +186,11 @@ impl Items {
     }
 }
 
-/// Follows the brackets and strings of one item.
-#[derive(Default)]
-struct Scan {
-    depth: usize,
-    in_string: bool,
-    escaped: bool,
-}
-
-impl Scan {
-    /// Whether `byte` stands behind the item: a `,` or `]` outside of it.
-    fn ends(&mut self, byte: u8) -> bool {
-        match byte {
-            _ if self.escaped => self.escaped = false,
-            b'\\' if self.in_string => self.escaped = true,
-            b'"' => self.in_string = !self.in_string,
-            _ if self.in_string => {}
-            b',' | b']' if self.depth == 0 => return true,
-            b'{' | b'[' => self.depth += 1,
-            b'}' | b']' => self.depth = self.depth.saturating_sub(1),
-            _ => {}
-        }
-        false
-    }
-}
-
-/// One object from its text. What Python writes for numbers that are not finite is null where nobody asked for it.
-fn object(text: &[u8], options: &ReadOptions, place: Place) -> Result<Row> {
-    let read = |text: &[u8]| {
-        let mut deserializer = serde_json::Deserializer::from_slice(text);
-        let fields = Fields(options).deserialize(&mut deserializer)?;
-        deserializer.end().map(|()| fields)
-    };
-    let mut fields = read(text);
-    if let (Err(_), Some(text)) = (&fields, non_finite::quoted(text)) {
-        fields = read(&text);
-        if let Some((name, word)) = fields.as_mut().ok().and_then(|f| non_finite::settle(f, options.only.is_some())) {
-            return Err(Error::work(format!("{place}: field `{name}` is {word}, which is no JSON value; null is one")));
-        }
-    }
-    match fields {
-        Ok(fields) => Ok(Row { fields, place }),
-        Err(error) => {
-            // serde_json's own place is relative to this object
-            let message = error.to_string();
-            let message = message.split(" at line ").next().unwrap_or_default();
-            let hint = if error.is_eof() { "; expected one JSON object a line, or one array of objects" } else { "" };
-            Err(Error::work(format!("{place} column {}: {message}{hint}", error.column())))
-        }
-    }
-}
-
-/// Reads an object, keeping the wanted fields only.
-struct Fields<'a>(&'a ReadOptions);
-
-impl<'de> DeserializeSeed<'de> for Fields<'_> {
-    type Value = Map<String, Value>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Fields<'_> {
-    type Value = Map<String, Value>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Map::new();
-        while let Some(name) = access.next_key::<String>()? {
-            if self.0.wants(&name) {
-                fields.insert(name, access.next_value()?);
-            } else {
-                access.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(fields)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
+    use super::super::input::LONGEST;
     use super::super::rows::{rows, rows_with};
     use super::*;
 
@@ -294,6 +265,60 @@ mod tests {
         assert!(error("[{}{}]").contains("item 1 column 3: trailing"));
         assert!(error(b"{\"a\":\"\xff\"}").contains("line 1 column"));
         assert!(error("{\"a\":".to_owned() + &"[".repeat(1000)).contains("recursion limit"));
+    }
+
+    /// One line of some megabytes, read as a stream.
+    fn long(options: &ReadOptions, parts: &[&str]) -> Vec<Result<Row>> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data.jsonl");
+        std::fs::write(&path, parts.concat()).unwrap();
+        rows_with(&path, options).unwrap().collect()
+    }
+
+    #[test]
+    fn a_long_line_or_item_reads_as_a_short_one() {
+        let options = ReadOptions { only: Some(["text".to_owned()].into()), text: true, ..ReadOptions::default() };
+        let (pad, deep) = ("[0,\"],NaN\",{}],-1,-Infinity,NaN,".repeat(BLOCK / 16), "[".repeat(9000) + &"]".repeat(9000));
+        let text = "x\\n\\u00e9é\\\"] ".repeat(BLOCK / 8);
+        let first = format!("{{\"pad\":[{pad}0],\"deep\":{deep},\"text\":\"{text}\",\"more\":[{pad}0]}}");
+        let expected = text.replace("\\n", "\n").replace("\\u00e9", "é").replace("\\\"", "\"");
+        for (begin, between, end) in [("", "\n\r\n", "\n"), (" [", " , ", " ] ")] {
+            let read = long(&options, &[begin, &first, between, "{\"text\":\"y\"}", end]);
+            let texts: Vec<String> =
+                read.into_iter().map(|row| row.unwrap().text("text").unwrap().to_owned()).collect();
+            assert_eq!(texts.len(), 2);
+            assert!(texts[0] == expected && texts[1] == "y");
+        }
+        let pad = " ".repeat(2 * BLOCK);
+        for parts in [[&pad, "{\"text\":\"y\"}", &pad, "\n", &pad], [&pad, "[", &pad, "{\"text\":\"y\"}", "]"]] {
+            let read = long(&options, &parts);
+            assert_eq!((read.len(), read[0].as_ref().unwrap().text("text").unwrap()), (1, "y"));
+        }
+        assert!(long(&options, &["[", &pad, "]"]).is_empty());
+        let row = format!("{{\"pad\":\"{pad}\",\"text\":[-Infinity]}}");
+        let message = long(&options, &[&row]).remove(0).unwrap_err().to_string();
+        assert!(message.ends_with("line 1: field `text` is -Infinity, which is no JSON value; null is one"), "{message}");
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused_where_it_is_met() {
+        let options = ReadOptions { only: Some(["text".to_owned()].into()), text: true, ..ReadOptions::default() };
+        let fault = |parts: &[&str]| {
+            let mut read = long(&options, parts);
+            assert_eq!(read.len(), 1);
+            let message = read.remove(0).unwrap_err().to_string();
+            message.rsplit_once("data.jsonl ").unwrap().1.to_owned()
+        };
+        let many = "0,".repeat(BLOCK);
+        let list = long(&options, &["{\"text\":[", &many, "0]}"]).remove(0).unwrap();
+        assert_eq!(list.fields["text"], serde_json::json!([0, 0, 0, 0, 0, 0, 0, 0]));
+        let name = "n".repeat(2 * BLOCK);
+        assert_eq!(fault(&["{\"", &name, "\":0}"]), "line 1: a name or a field that is wanted is too long");
+        let text = "t".repeat(2 * LONGEST + 1);
+        assert_eq!(fault(&["{\"text\":\"", &text, "\"}"]), "line 1: a name or a field that is wanted is too long");
+        assert!(fault(&["{\"u\":", &"[".repeat(2 * BLOCK)]).contains("too deep in one another"));
+        assert!(error(format!("{{\"a\":[{many}0]}}")).contains("more than 100000 values"));
+        assert!(error(format!("[{{\"a\":[{many}")).contains("item 1"));
     }
 
     #[test]

@@ -7,6 +7,21 @@ const WORDS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
 /// Begins the strings that stand for these words; no text begins with it.
 const MARK: char = '\0';
 
+/// What stands for `word` until [`settle`] meets it: a string.
+fn marked(word: &str) -> Vec<u8> {
+    format!("\"\\u0000{word}\"").into_bytes()
+}
+
+/// Of bytes outside of a string: the string that [`settle`] knows, if they are one of the words.
+pub(super) fn quoted_word(bytes: &[u8]) -> Option<Vec<u8>> {
+    WORDS.iter().find(|word| word.as_bytes() == bytes).map(|word| marked(word))
+}
+
+/// Whether `bytes` begin one of the words, and are not all of it.
+pub(super) fn is_beginning(bytes: &[u8]) -> bool {
+    WORDS.iter().any(|word| word.len() > bytes.len() && word.as_bytes().starts_with(bytes))
+}
+
 /// `text` with the words, where they stand for values, made strings that [`settle`] knows; `None` if there are none.
 pub(super) fn quoted(text: &[u8]) -> Option<Vec<u8>> {
     let (mut out, mut in_string, mut escaped, mut copied, mut at) = (Vec::new(), false, false, 0, 0);
@@ -14,7 +29,7 @@ pub(super) fn quoted(text: &[u8]) -> Option<Vec<u8>> {
         let word = WORDS.iter().find(|word| !in_string && text[at..].starts_with(word.as_bytes()));
         if let Some(word) = word {
             out.extend_from_slice(&text[copied..at]);
-            out.extend_from_slice(format!("\"\\u0000{word}\"").as_bytes());
+            out.extend_from_slice(&marked(word));
             at += word.len();
             copied = at;
             continue;

@@ -1,38 +1,45 @@
 //! Parquet: one row group in memory at a time, of the wanted columns only.
 
 use std::fmt::Display;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::record::reader::{ReaderIter, TreeBuilder};
 use parquet::record::{Field, Row as Record};
-use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
+use parquet::schema::types::{ColumnPath, SchemaDescPtr, SchemaDescriptor, Type};
 use serde_json::{Map, Number, Value};
 
 use super::guard::fenced;
-use super::input::open_file;
+use super::pages::{Group, Left, Watched};
 use super::rows::{Place, ReadOptions, Row, RowIter};
-use crate::{Error, Result};
+use super::value::MOST;
+use crate::{Error, Result, files, interrupt};
+
+/// Rows that are read at once.
+const BATCH: usize = 256;
+
+/// Bytes of a row, from which on rows are read one by one.
+const WIDE: i64 = 1 << 10;
 
 /// Opens a parquet file. Lists become JSON arrays, structs and maps objects; dates and times are the integers that the
 /// file stores, decimals strings, byte arrays strings where they are UTF-8.
 pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) -> Result<RowIter> {
-    let file = open_file(path)?;
+    let (file, left) = (files::open(path)?.0, Arc::new(Left::default()));
     let path: Arc<Path> = path.into();
+    let watched = Watched { file, left: Arc::clone(&left) };
     let opened = fenced(|| -> parquet::errors::Result<_> {
-        let reader = SerializedFileReader::new(file)?;
+        let reader = SerializedFileReader::new(watched)?;
         let schema = projected(&reader, options)?;
         Ok((reader, schema))
     });
     let (reader, schema) = settled(opened, &path.display())?;
-    Ok(Box::new(Groups { reader, schema, path, bytes, group: 0, records: None, number: 0 }))
+    Ok(Box::new(Groups { reader, left, schema, path, bytes, group: 0, records: None, number: 0 }))
 }
 
 /// The schema of the wanted columns.
-fn projected(reader: &SerializedFileReader<File>, options: &ReadOptions) -> parquet::errors::Result<SchemaDescPtr> {
+fn projected(reader: &SerializedFileReader<Watched>, options: &ReadOptions) -> parquet::errors::Result<SchemaDescPtr> {
     let whole = reader.metadata().file_metadata().schema_descr_ptr();
     let wanted: Vec<_> = whole.root_schema().get_fields().iter().filter(|f| options.wants(f.name())).cloned().collect();
     let root = Type::group_type_builder(whole.root_schema().name()).with_fields(wanted).build()?;
@@ -41,7 +48,8 @@ fn projected(reader: &SerializedFileReader<File>, options: &ReadOptions) -> parq
 
 /// The rows of all row groups, one group after the other.
 struct Groups {
-    reader: SerializedFileReader<File>,
+    reader: SerializedFileReader<Watched>,
+    left: Arc<Left>,
     schema: SchemaDescPtr,
     path: Arc<Path>,
     bytes: Arc<AtomicU64>,
@@ -70,6 +78,7 @@ impl Iterator for Groups {
 
 impl Groups {
     fn next_record(&mut self) -> parquet::errors::Result<Option<Record>> {
+        self.left.refill();
         loop {
             if let Some(record) = self.records.as_mut().and_then(Iterator::next) {
                 return record.map(Some);
@@ -88,8 +97,22 @@ impl Groups {
                 // a tree without leaves asserts; such rows are empty objects, which is all that a caller can be told
                 return Ok(Some(Record::new(Vec::new())));
             }
-            self.records = Some(TreeBuilder::new().as_iter(Arc::clone(&self.schema), group.as_ref())?);
+            let group = Group { inner: group, left: Arc::clone(&self.left) };
+            let batch = if self.is_wide(&group) { 1 } else { BATCH };
+            let records = TreeBuilder::new().with_batch_size(batch).as_iter(Arc::clone(&self.schema), &group)?;
+            self.records = Some(records);
         }
+    }
+}
+
+impl Groups {
+    /// Whether the rows of a group are so long that some of them are too much to hold at once. What the file says wrongly
+    /// here is found where its pages are counted.
+    fn is_wide(&self, group: &Group<'_>) -> bool {
+        let wanted = |path: &ColumnPath| self.schema.columns().iter().any(|column| column.path() == path);
+        let columns = group.metadata().columns().iter().filter(|column| wanted(column.column_path()));
+        let bytes: i64 = columns.map(|column| column.uncompressed_size()).fold(0, i64::saturating_add);
+        bytes / group.metadata().num_rows().max(1) > WIDE
     }
 }
 
@@ -100,7 +123,10 @@ fn settled<T>(outcome: Result<parquet::errors::Result<T>, String>, place: &dyn D
         Ok(Err(error)) => error.to_string(),
         Err(panic) => panic,
     };
-    let fault = fault.strip_prefix("Parquet error: ").unwrap_or(&fault);
+    interrupt::check()?;
+    let fault = ["Parquet error: ", "External: "]
+        .iter()
+        .fold(fault.as_str(), |fault, front| fault.strip_prefix(front).unwrap_or(fault));
     if fault.starts_with("Error reading BYTE_ARRAY as String") {
         // the crate's message goes on with every byte of the string
         return Err(Error::work(format!("{place}: a string column holds bytes that are not UTF-8")));
@@ -133,7 +159,8 @@ fn value(field: Field) -> Value {
         Field::Str(v) => v.into(),
         Field::Bytes(v) => match std::str::from_utf8(v.data()) {
             Ok(text) => text.into(),
-            Err(_) => v.data().into(),
+            // each byte becomes a value; so many are no text, and one field is not worth the memory
+            Err(_) => v.data()[..v.len().min(MOST)].into(),
         },
         Field::Group(record) => object(record).into(),
         Field::ListInternal(list) => list.elements().iter().cloned().map(value).collect(),
@@ -149,6 +176,8 @@ fn value(field: Field) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use parquet::basic::{Compression, ZstdLevel};
     use parquet::data_type::{BoolType, ByteArray, ByteArrayType, Int64Type};
     use parquet::file::properties::WriterProperties;

@@ -1,5 +1,6 @@
 //! Rows: any data file as JSON objects, with the place each came from.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
@@ -8,10 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
 
-use super::input::open_file;
 use super::unpack::CODECS;
 use super::{csv, json, parquet, text};
-use crate::{Error, Result};
+use crate::{Error, Result, files, interrupt};
 
 /// Where a row stands: `file.jsonl line 17`, `file.parquet row 17`, both counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,12 +77,29 @@ impl Row {
     }
 }
 
+/// Names that a message lists at most, and letters of each.
+const LISTED: (usize, usize) = (12, 60);
+
 /// `a`, `b` and `c`, as an error message lists them.
 pub(super) fn listed(names: &[&str]) -> String {
     if names.is_empty() {
         return "an empty row".to_owned();
     }
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    let (most, letters) = LISTED;
+    let mut shown: Vec<String> =
+        names.iter().take(most).map(|name| format!("`{}`", shortened(name, letters))).collect();
+    if let Some(more) = names.len().checked_sub(most).filter(|more| *more > 0) {
+        shown.push(format!("and {more} more"));
+    }
+    shown.join(", ")
+}
+
+/// The first `letters` of a text of somebody else's, for a message.
+pub(super) fn shortened(text: &str, letters: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(letters) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
 }
 
 /// What a value is, as an error message says it.
@@ -121,6 +138,8 @@ pub struct ReadOptions {
     pub columns: Option<Arc<[String]>>,
     /// How a plain text file is cut.
     pub split: TextSplit,
+    /// The fields are texts: of a list in one the first items are kept, which say what it is.
+    pub text: bool,
 }
 
 impl ReadOptions {
@@ -209,7 +228,10 @@ impl Rows {
     /// # Errors
     /// Those of the file, after which there is nothing.
     pub(super) fn next_or_fault(&mut self) -> Option<Result<Result<Row>>> {
-        let next = self.inner.as_mut()?.next();
+        let next = match interrupt::check() {
+            Ok(()) => self.inner.as_mut()?.next(),
+            Err(stopped) => Some(Err(stopped)),
+        };
         if !matches!(next, Some(Ok(_))) {
             self.inner = None;
         }
@@ -265,7 +287,7 @@ pub fn rows_with(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Rows> 
 fn refuse_pointer(path: &Path) -> Result<()> {
     const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
     let mut head = Vec::new();
-    let read = open_file(path)?.take(POINTER.len() as u64).read_to_end(&mut head);
+    let read = files::open(path)?.0.take(POINTER.len() as u64).read_to_end(&mut head);
     read.map_err(|error| Error::io(path, &error))?;
     if head == POINTER {
         return Err(Error::request(format!(
@@ -307,6 +329,13 @@ mod tests {
         assert!(matches!(&missing, Error::Request(m) if m.starts_with("no/such/file.jsonl: ")), "{missing}");
         let unknown = rows(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).err().unwrap();
         assert!(matches!(&unknown, Error::Request(m) if m.contains(".parquet")), "{unknown}");
+    }
+
+    #[test]
+    fn long_names_and_many_of_them_are_cut_in_messages() {
+        let names: Vec<String> = (0..100_000).map(|i| format!("{i}{}", "é".repeat(1000))).collect();
+        let listed = listed(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(listed.chars().count() < 1000 && listed.ends_with("`, and 99988 more"), "{listed}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the files beside `tokenizer.json` say: special tokens, tokens added later, the model's vocabulary.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -8,7 +8,7 @@ use tokenizers::AddedToken;
 
 use super::rebuilt;
 use crate::Result;
-use crate::checkpoint::read_json;
+use crate::files::{self, Bound};
 
 /// The named special tokens in the order in which transformers adds those that `tokenizer.json` lacks.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -81,11 +81,12 @@ impl Declared {
             let tokens = lost.iter().filter_map(|value| Some((value.get("id")?.as_u64()?, token(value, false)?)));
             by_index.extend(tokens);
         }
-        let known = |mut found: AddedToken| {
-            if let Some(declared) = by_index.values().find(|declared| declared.content == found.content) {
-                found = declared.clone();
-            }
-            found.special(true)
+        // of two with one content the first counts
+        let by_content: HashMap<&str, &AddedToken> =
+            by_index.values().rev().map(|declared| (declared.content.as_str(), declared)).collect();
+        let known = |found: AddedToken| {
+            let declared = by_content.get(found.content.as_str()).map(|declared| (*declared).clone());
+            declared.unwrap_or(found).special(true)
         };
         let special = special_values(&settings).into_iter().filter_map(|value| token(value, true)).map(known).collect();
         let content = |name: &str| content_of(settings.get(name)).map(str::to_owned);
@@ -105,6 +106,29 @@ impl Declared {
             split_special: settings.get("split_special_tokens").and_then(Value::as_bool).unwrap_or(false),
             added: by_index.into_values().collect(),
         })
+    }
+}
+
+impl Declared {
+    /// Adds to `tokenizer` what it lacks: tokens of the decoder by index, then special tokens by name.
+    pub(super) fn add_to(&self, tokenizer: &mut tokenizers::Tokenizer) -> tokenizers::Result<()> {
+        let present = tokenizer.get_added_tokens_decoder();
+        let same: HashSet<&AddedToken> = present.values().collect();
+        let mut known: HashSet<&str> = present.values().map(|token| token.content.as_str()).collect();
+        let mut tokens = Vec::new();
+        for token in self.added.iter().filter(|token| !same.contains(token)) {
+            known.insert(token.content.as_str());
+            tokens.push(token.clone());
+        }
+        for token in &self.special {
+            if known.insert(token.content.as_str()) {
+                tokens.push(token.clone());
+            }
+        }
+        if !tokens.is_empty() {
+            tokenizer.add_tokens(tokens)?;
+        }
+        Ok(())
     }
 }
 
@@ -171,7 +195,7 @@ fn inner<'a>(config: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
 
 /// A JSON object, or `None` where there is no such file.
 fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
-    if path.exists() { read_json(path).map(Some) } else { Ok(None) }
+    if path.exists() { files::json(path, Bound::RECORD).map(Some) } else { Ok(None) }
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicU64;
 
 use serde_json::{Map, Value};
 
-use super::input::Input;
+use super::input::{CUT, Input, LONGEST, Taken};
+use super::piece::{End, drain};
 use super::rows::{Place, ReadOptions, Row, RowIter, TextSplit};
 use crate::{Error, Result};
 
@@ -19,7 +20,7 @@ pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) ->
         let piece = pieces.next_piece().transpose()?;
         Some(piece.map(|(number, bytes)| {
             let mut fields = Map::new();
-            fields.insert(field.clone(), Value::from(utf8(bytes, &pieces.input.path, number)?));
+            fields.insert(field.clone(), Value::from(utf8(bytes?, &pieces.input.path, number)?));
             Ok(Row { fields, place: Place { path: Arc::clone(&pieces.input.path), unit: "line", number } })
         }))
     })))
@@ -35,42 +36,71 @@ struct Pieces {
 }
 
 impl Pieces {
-    /// The next document with the line it starts on.
-    fn next_piece(&mut self) -> Result<Option<(u64, Vec<u8>)>> {
+    /// The next document, or what is wrong with it, with the line it starts on.
+    fn next_piece(&mut self) -> Result<Option<(u64, Result<Vec<u8>>)>> {
         if self.ended {
             return Ok(None);
         }
         match self.split {
             TextSplit::Document => {
                 self.ended = true;
-                let bytes = self.input.rest()?;
-                Ok((!bytes.is_empty()).then_some((1, bytes)))
+                let bytes = self.input.rest()?.ok_or_else(|| {
+                    let (path, most) = (self.input.path.display(), LONGEST >> 20);
+                    Error::request(format!("{path}: the text is longer than {most} MiB; {CUT}"))
+                })?;
+                Ok((!bytes.is_empty()).then_some((1, Ok(bytes))))
             }
-            TextSplit::Lines => Ok(self.next_line()?.then(|| (self.number, without_feed(&self.line).to_vec()))),
+            TextSplit::Lines => Ok(match self.next_line()? {
+                Taken::Nothing => None,
+                Taken::Beginning => Some((self.number, Err(self.too_long(self.number, "the line")))),
+                Taken::Whole => Some((self.number, Ok(without_feed(&self.line).to_vec()))),
+            }),
             TextSplit::Paragraphs => self.paragraph(),
         }
     }
 
-    fn next_line(&mut self) -> Result<bool> {
-        let more = self.input.line(&mut self.line)?;
-        self.number += u64::from(more);
-        Ok(more)
+    /// Puts the next line into the buffer; of one that is too long the beginning, and passes over the rest.
+    fn next_line(&mut self) -> Result<Taken> {
+        let taken = self.input.line(&mut self.line, LONGEST)?;
+        self.number += u64::from(taken != Taken::Nothing);
+        if taken == Taken::Beginning {
+            drain(&mut self.input, &mut End::Line)?;
+        }
+        Ok(taken)
     }
 
-    fn paragraph(&mut self) -> Result<Option<(u64, Vec<u8>)>> {
-        let (mut text, mut start) = (Vec::new(), 0);
-        while self.next_line()? {
-            let blank = self.line.trim_ascii().is_empty();
-            match (blank, text.is_empty()) {
+    /// The error for a document that is too long to be one.
+    fn too_long(&self, line: u64, what: &str) -> Error {
+        let (path, most) = (self.input.path.display(), LONGEST >> 20);
+        Error::work(format!("{path} line {line}: {what} is longer than {most} MiB, as much as one document has"))
+    }
+
+    fn paragraph(&mut self) -> Result<Option<(u64, Result<Vec<u8>>)>> {
+        let (mut text, mut start, mut is_too_long) = (Vec::new(), 0, false);
+        loop {
+            let taken = self.next_line()?;
+            if taken == Taken::Nothing {
+                break;
+            }
+            let blank = taken == Taken::Whole && self.line.trim_ascii().is_empty();
+            match (blank, start == 0) {
                 (true, true) => continue,
                 (true, false) => break,
                 (false, true) => start = self.number,
                 (false, false) => {}
             }
-            text.extend_from_slice(&self.line);
+            is_too_long |= taken == Taken::Beginning || text.len() + self.line.len() > LONGEST;
+            if is_too_long {
+                text = Vec::new();
+            } else {
+                text.extend_from_slice(&self.line);
+            }
         }
-        let text = without_feed(&text).to_vec();
-        Ok((!text.is_empty()).then_some((start, text)))
+        if is_too_long {
+            return Ok(Some((start, Err(self.too_long(start, "the paragraph")))));
+        }
+        text.truncate(without_feed(&text).len());
+        Ok((!text.is_empty()).then_some((start, Ok(text))))
     }
 }
 
@@ -118,6 +148,29 @@ mod tests {
         for split in [TextSplit::Document, TextSplit::Lines, TextSplit::Paragraphs] {
             assert_eq!(read("", split).unwrap(), []);
         }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_one_row_that_is_wrong() {
+        let text = format!("a\n{}\nb\n\nc\n", "x".repeat(LONGEST + 1));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.txt");
+        std::fs::write(&path, text).unwrap();
+        for (split, expected) in [
+            (TextSplit::Lines, ["a", "x.txt line 2: the line is longer", "b", "", "c"].as_slice()),
+            (TextSplit::Paragraphs, &["x.txt line 1: the paragraph is longer", "c"]),
+        ] {
+            let mut rows = rows_with(&path, &ReadOptions { split, ..ReadOptions::default() }).unwrap();
+            let read: Vec<String> = std::iter::from_fn(|| rows.next_or_fault())
+                .map(|row| match row.unwrap() {
+                    Ok(row) => row.text("text").unwrap().to_owned(),
+                    Err(fault) => fault.to_string(),
+                })
+                .collect();
+            assert_eq!(read.len(), expected.len());
+            assert!(read.iter().zip(expected).all(|(read, expected)| read.contains(expected)), "{read:?}");
+        }
+        assert!(read("x".repeat(LONGEST + 1), TextSplit::Document).unwrap_err().to_string().contains("--text-split"));
     }
 
     #[test]

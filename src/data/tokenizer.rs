@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use tokenizers::models::ModelWrapper;
-use tokenizers::{AddedToken, Tokenizer as Inner};
+use tokenizers::{Encoding, PostProcessor, PostProcessorWrapper, Tokenizer as Inner};
 
 use super::guard::fenced;
 use super::special::Declared;
+use super::windows::{self, Neighbors};
+use crate::files::{self, Bound};
 use crate::{Error, Result};
 
 /// Which special tokens an encoded text gets. Special tokens written inside the text count in all three.
@@ -44,7 +46,10 @@ pub enum Rules {
 /// are added as transformers adds them. Truncation, padding and dropout stored in it are switched off: they are left
 /// over from somebody's training.
 pub struct Tokenizer {
+    /// All of it but what puts special tokens around a text.
     inner: Inner,
+    around: Option<PostProcessorWrapper>,
+    neighbors: Neighbors,
     path: PathBuf,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -75,11 +80,10 @@ impl Tokenizer {
     pub fn open_as(directory: impl AsRef<Path>, rules: Rules) -> Result<Self> {
         let directory = directory.as_ref();
         let path = directory.join("tokenizer.json");
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing(directory)),
-            Err(error) => return Err(Error::io(&path, &error)),
-        };
+        if !path.exists() {
+            return Err(missing(directory));
+        }
+        let bytes = files::read(&path, Bound::TOKENIZER.bytes)?;
         if rules == Rules::File {
             return Self::new(&bytes, Declared::read(directory, None)?, path);
         }
@@ -97,16 +101,18 @@ impl Tokenizer {
             let fault: String = fault.lines().next().unwrap_or_default().chars().take(200).collect();
             Error::work(format!("{}: not a tokenizer that can be read: {fault}", path.display()))
         };
-        let built = fenced(|| -> tokenizers::Result<Inner> {
+        let built = fenced(|| -> tokenizers::Result<(Inner, Option<PostProcessorWrapper>)> {
             let mut inner = Inner::from_bytes(json)?;
             inner.with_truncation(None)?;
             inner.with_padding(None);
             without_dropout(&mut inner);
             inner.set_encode_special_tokens(declared.split_special);
-            add(&mut inner, &declared)?;
-            Ok(inner)
+            declared.add_to(&mut inner)?;
+            let around = inner.get_post_processor().cloned();
+            inner.with_post_processor(None::<PostProcessorWrapper>);
+            Ok((inner, around))
         });
-        let inner = built.map_err(broken)?.map_err(|error| broken(error.to_string()))?;
+        let (inner, around) = built.map_err(broken)?.map_err(|error| broken(error.to_string()))?;
         let id = |content: &Option<String>, fallback| content.as_ref().and_then(|c| inner.token_to_id(c)).or(fallback);
         Ok(Self {
             bos: id(&declared.bos, declared.ids.bos),
@@ -115,6 +121,8 @@ impl Tokenizer {
             vocabulary: declared.vocabulary,
             max_length: declared.max_length,
             inner,
+            around,
+            neighbors: Neighbors::default(),
             path,
         })
     }
@@ -125,9 +133,8 @@ impl Tokenizer {
     /// [`Error::Work`] when the tokenizer fails or gives an id that the model has no embedding for;
     /// [`Error::Request`] for [`Special::Always`] without a BOS token.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
-        let encoded = fenced(|| self.inner.encode_fast(text, special != Special::None));
-        let encoding = encoded.map_err(|fault| self.fault(&fault))?.map_err(|error| self.fault(&error.to_string()))?;
-        let mut ids = encoding.get_ids().to_vec();
+        let encoded = fenced(|| self.ids(text, special != Special::None));
+        let mut ids = encoded.map_err(|fault| self.fault(&fault))?.map_err(|error| self.fault(&error.to_string()))?;
         if special == Special::Always {
             let bos = self.bos.ok_or_else(|| Error::request(format!("{}: has no BOS token", self.path.display())))?;
             if ids.first() != Some(&bos) {
@@ -141,6 +148,33 @@ impl Tokenizer {
                 let size = self.vocabulary.unwrap_or_default();
                 Err(self.fault(&format!("token {id} ({token:?}) lies outside the model's vocabulary of {size}")))
             }
+        }
+    }
+
+    /// The ids of `text`, with the special tokens that the tokenizer puts around a text if `special`. A long one is seen
+    /// through windows.
+    fn ids(&self, text: &str, special: bool) -> tokenizers::Result<Vec<u32>> {
+        if text.len() <= windows::WINDOW {
+            let encoding = self.inner.encode_fast(text, false)?;
+            return Ok(self.surround(encoding, special)?.get_ids().to_vec());
+        }
+        let head = self.inner.encode_fast("a", false)?;
+        let plain = head.get_ids().to_vec();
+        let whole = self.surround(head, special)?;
+        let whole = whole.get_ids();
+        let before = whole.windows(plain.len().max(1)).position(|part| part == plain);
+        let before =
+            before.ok_or("it puts something else than single tokens around a text, so no long one can be read")?;
+        let mut ids = whole[..before].to_vec();
+        ids.append(&mut windows::ids(&self.inner, &self.neighbors, text)?);
+        ids.extend_from_slice(&whole[before + plain.len()..]);
+        Ok(ids)
+    }
+
+    fn surround(&self, encoding: Encoding, special: bool) -> tokenizers::Result<Encoding> {
+        match &self.around {
+            Some(around) => around.process(encoding, None, special),
+            None => Ok(encoding),
         }
     }
 
@@ -211,23 +245,6 @@ fn without_dropout(inner: &mut Inner) {
         bpe.dropout = None;
         inner.with_model(bpe);
     }
-}
-
-/// Adds what `tokenizer.json` lacks: tokens of the decoder by index, then special tokens by name.
-fn add(inner: &mut Inner, declared: &Declared) -> tokenizers::Result<()> {
-    let present = inner.get_added_tokens_decoder();
-    let mut tokens: Vec<AddedToken> =
-        declared.added.iter().filter(|t| !present.values().any(|p| p == *t)).cloned().collect();
-    for token in &declared.special {
-        let known = |other: &AddedToken| other.content == token.content;
-        if !present.values().any(known) && !tokens.iter().any(known) {
-            tokens.push(token.clone());
-        }
-    }
-    if !tokens.is_empty() {
-        inner.add_tokens(tokens)?;
-    }
-    Ok(())
 }
 
 /// The error for a directory without `tokenizer.json`, with the way to make one from what is there.

@@ -11,6 +11,9 @@ type Raw = Box<dyn BufRead + Send>;
 /// Bytes decompressed at a time.
 const BUFFER: usize = 256 << 10;
 
+/// Bytes of what was unpacked that a file may ask to be kept: what `xz -9` and `zstd --ultra -21` write.
+pub(super) const MEMORY: usize = 64 << 20;
+
 /// A kind of compression. All of them read files of several members, frames or streams, one after the other, whole.
 pub(super) struct Codec {
     /// What messages call it.
@@ -52,6 +55,12 @@ impl Codec {
         CODECS.iter().find(|codec| ending.eq_ignore_ascii_case(codec.ending))
     }
 
+    /// Whether unpacking ended with `error` because the file asks for more memory than [`MEMORY`].
+    pub(super) fn wants_memory(&self, error: &Error) -> bool {
+        // zstd's own words for a window that is too large
+        error.kind() == ErrorKind::OutOfMemory || error.to_string().contains("requires too much memory")
+    }
+
     /// What `raw` holds, decompressed as it is read.
     pub(super) fn open(&self, raw: Raw) -> std::io::Result<Raw> {
         Ok(Box::new(BufReader::with_capacity(BUFFER, (self.open)(raw)?)))
@@ -64,8 +73,7 @@ fn gzip(raw: Raw) -> std::io::Result<Box<dyn Read + Send>> {
 
 fn zstd(raw: Raw) -> std::io::Result<Box<dyn Read + Send>> {
     let mut decoder = zstd::stream::read::Decoder::with_buffer(raw)?;
-    // what `zstd --long=31` writes, as large dumps are; the window is taken from the system as it fills
-    decoder.window_log_max(31)?;
+    decoder.window_log_max(MEMORY.ilog2())?;
     Ok(Box::new(decoder))
 }
 
@@ -73,11 +81,10 @@ fn bzip2(raw: Raw) -> std::io::Result<Box<dyn Read + Send>> {
     Ok(Box::new(bzip2::bufread::MultiBzDecoder::new(raw)))
 }
 
-/// KiB that a file may ask for to be unpacked: `xz -9` asks for 65 MiB, the format allows 4 GiB.
-const XZ_MEMORY: u32 = 2 << 20;
-
 fn xz(raw: Raw) -> std::io::Result<Box<dyn Read + Send>> {
-    Ok(Box::new(Fenced(lzma_rust2::XzReader::new_mem_limit(raw, true, XZ_MEMORY))))
+    // KiB, with a little for the decoder itself
+    let most = (MEMORY >> 10) as u32 + 1024;
+    Ok(Box::new(Fenced(lzma_rust2::XzReader::new_mem_limit(raw, true, most))))
 }
 
 /// A reader whose panics are broken data: files are untrusted.

@@ -12,6 +12,7 @@ use super::prompts::Body;
 use super::results::{About, MAJORITY, samples_file};
 use super::side::{Measured, Parts, Side, Task};
 use crate::data::{Row, rows};
+use crate::files::{self, Bound};
 use crate::{Context, Error, Result};
 
 /// The documents of a task by number, and which choice each question got.
@@ -31,11 +32,11 @@ impl Finished {
     /// Request: no results there, or several. Work: something else, or a broken file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = if path.is_dir() { only_results(path)? } else { path.to_owned() };
-        let text = fs::read_to_string(&file).map_err(|error| Error::io(&file, &error))?;
-        let broken = |fault: &str| Error::work(format!("{}: not a results file: {fault}", file.display()));
-        let results: Map<String, Value> = serde_json::from_str(&text).map_err(|error| broken(&error.to_string()))?;
+        let not_results = |fault: String| format!("not a results file: {fault}");
+        let results: Map<String, Value> =
+            files::json(&file, Bound::RECORD).map_err(|error| error.reworded(not_results))?;
         if !results.get("results").is_some_and(Value::is_object) {
-            return Err(broken("it has no results"));
+            return Err(Error::work(not_results(format!("{}: it has no results", file.display()))));
         }
         Ok(Self { path: file, results })
     }

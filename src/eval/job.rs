@@ -10,6 +10,7 @@ use super::encode::Encoder;
 use super::metrics::{Answer, Figure, Metric, Outcome, figure, majority, pooled};
 use super::passes::{Request, Targets};
 use super::prompts::{Body, Document, Prompts, prompts};
+use super::room::Room;
 use super::samples;
 use super::select::{Group, Leaf, Selection};
 use super::settings::EvalSettings;
@@ -19,6 +20,9 @@ use crate::{Context, Error, Result, interrupt};
 
 /// Outcomes of parts that were scored before, by their place.
 pub type Known = BTreeMap<usize, Vec<Outcome>>;
+
+/// Documents tokenised at a time.
+const CHUNK: usize = 256;
 
 /// One task's documents and the places of their requests.
 #[derive(Debug)]
@@ -42,6 +46,8 @@ pub struct Job {
     pub groups: Vec<Group>,
     /// The requests of all documents, in order.
     pub requests: Vec<Request>,
+    /// Memory that all of it takes, about.
+    pub bytes: u64,
 }
 
 impl Job {
@@ -54,12 +60,13 @@ impl Job {
         source: &Source,
         encoder: &Encoder<'_>,
         settings: &EvalSettings,
+        room: &Room,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let mut job = Self { parts: Vec::new(), groups: selection.groups, requests: Vec::new() };
+        let mut job = Self { parts: Vec::new(), groups: selection.groups, requests: Vec::new(), bytes: 0 };
         for leaf in selection.leaves {
             interrupt::check()?;
-            let prompts = prompts(&leaf, source, settings, progress)?;
+            let prompts = prompts(&leaf, source, settings, room, progress)?;
             job.parts.push(Part { leaf, prompts, asked: Vec::new(), leads: Vec::new() });
         }
         progress.begin("tokenising", job.documents() as u64, Unit::Items);
@@ -68,19 +75,27 @@ impl Job {
             interrupt::check()?;
             let documents = &part.prompts.documents;
             let place = |document: &Document| format!("{}, document {}", part.leaf.name, document.id);
-            let asked: Vec<_> =
-                documents.par_iter().map(|document| encoder.document(document).context(|| place(document))).collect();
-            for asked in asked {
-                let asked = asked?;
-                truncated += usize::from(asked.truncated > 0);
-                let first = job.requests.len();
-                job.requests.extend(asked.requests);
-                part.asked.push(first..job.requests.len());
-                part.leads.push(asked.lead);
+            // a chunk at a time: what is too much is found before it is there
+            for documents in documents.chunks(CHUNK) {
+                interrupt::check()?;
+                let encode = |document: &Document| encoder.document(document).context(|| place(document));
+                let asked: Vec<_> = documents.par_iter().map(encode).collect();
+                for asked in asked {
+                    let asked = asked?;
+                    truncated += usize::from(asked.truncated > 0);
+                    let first = job.requests.len();
+                    for request in &asked.requests {
+                        room.request(request.input.len(), request.targets.len())?;
+                    }
+                    job.requests.extend(asked.requests);
+                    part.asked.push(first..job.requests.len());
+                    part.leads.push(asked.lead);
+                }
+                progress.advance(documents.len() as u64);
             }
-            progress.advance(documents.len() as u64);
         }
         progress.end();
+        job.bytes = room.taken();
         if truncated > 0 {
             progress.warn(&format!(
                 "{truncated} prompts are longer than the model's context and lose their beginning, as in the reference"

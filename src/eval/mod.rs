@@ -13,6 +13,7 @@
 pub mod compare;
 pub mod degenerate;
 pub mod encode;
+mod examples;
 pub mod finished;
 pub mod job;
 pub mod journal;
@@ -23,6 +24,7 @@ pub mod prompts;
 mod python;
 pub mod questions;
 pub mod results;
+pub mod room;
 mod samples;
 pub mod score;
 pub mod select;

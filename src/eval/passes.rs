@@ -33,6 +33,17 @@ pub enum Targets {
     AnyOf(Vec<u32>),
 }
 
+impl Targets {
+    /// How many tokens are scored.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "there is always one")]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Sequence(tokens) | Self::AnyOf(tokens) => tokens.len(),
+        }
+    }
+}
+
 /// Where one token's score goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use super::python::Random;
+use super::examples::Examples;
 use super::questions::Question;
+use super::room::Room;
 use super::select::Leaf;
 use super::settings::EvalSettings;
 use super::source::{Fields, Source};
-use super::tasks::{Form, Sampler};
+use super::tasks::Form;
 use super::texts::Text;
+use crate::data::Place;
 use crate::progress::Progress;
-use crate::{Context, Error, Result};
+use crate::{Context, Result};
 
 /// A document and what is asked about it.
 #[derive(Clone, Debug)]
@@ -42,124 +44,107 @@ pub enum Body {
 pub struct Prompts {
     /// Examples in front of every question.
     pub shots: usize,
-    /// Documents of the split, before any limit.
-    pub total: usize,
+    /// Documents of the split, before any limit; unknown where a limit ended the reading before the split did.
+    pub total: Option<usize>,
     /// Documents that are scored.
     pub documents: Vec<Document>,
 }
 
 /// Reads the data of `leaf` and puts examples in front of each question, as `few_shot`, `limit` and `seed` of the
-/// settings say.
+/// settings say. A limit ends the reading. All that is kept takes `room`.
 ///
 /// # Errors
-/// Data that are not there (the subject named), a malformed row (file and row named), too few examples.
-pub fn prompts(leaf: &Leaf, source: &Source, settings: &EvalSettings, progress: &dyn Progress) -> Result<Prompts> {
+/// Data that are not there (the subject named), a malformed row (file and row named), too few examples, too little room.
+pub fn prompts(
+    leaf: &Leaf,
+    source: &Source,
+    settings: &EvalSettings,
+    room: &Room,
+    progress: &dyn Progress,
+) -> Result<Prompts> {
     let task = leaf.task;
-    let rows = source.split(leaf, task.split, settings.text_split, progress)?;
-    let total = rows.len();
-    let taken = match settings.limit {
-        Some(share) if share < 1.0 => (total as f64 * share).ceil() as usize,
+    let mut total = None;
+    let most = match settings.limit {
+        Some(share) if share < 1.0 => {
+            let mut rows = 0_usize;
+            source.split(leaf, task.split, settings.text_split, progress, &mut |_| {
+                rows += 1;
+                Ok(true)
+            })?;
+            total = Some(rows);
+            (rows as f64 * share).ceil() as usize
+        }
         Some(count) => count as usize,
-        None => total,
+        None => usize::MAX,
     };
-    let rows = rows.into_iter().take(taken).enumerate();
-    let mut documents = Vec::with_capacity(taken.min(total));
-    match task.form {
-        Form::Text { prepare, read } => {
-            for (id, row) in rows {
-                let place = || row.place.clone();
-                let fields = prepare(row.fields).context(place)?;
-                let text = read(&fields).context(place)?;
-                documents.push(Document { id, row: fields, body: Body::Text(text) });
-            }
-            Ok(Prompts { shots: 0, total, documents })
+    let mut asker = Asker::open(leaf, source, settings, room, progress)?;
+    let mut documents = Vec::new();
+    let mut is_whole = true;
+    source.split(leaf, task.split, settings.text_split, progress, &mut |row| {
+        if documents.len() == most {
+            is_whole = false;
+            return Ok(false);
         }
-        Form::Choice { prepare, read, description } => {
-            let mut examples = Examples::open(leaf, source, settings, prepare, read, progress)?;
-            let description = description(leaf.subject.as_deref().unwrap_or_default());
-            let mut shared: Arc<str> = Arc::from("");
-            for (id, row) in rows {
-                let place = || row.place.clone();
-                let fields = prepare(row.fields).context(place)?;
-                let question = read(&fields).context(place)?;
-                let text = description.clone() + &examples.pick(&fields)?;
-                if *shared != *text {
-                    shared = Arc::from(text);
-                }
-                documents.push(Document { id, row: fields, body: Body::Question { shots: shared.clone(), question } });
-            }
-            Ok(Prompts { shots: examples.shots, total, documents })
-        }
-    }
+        let place = row.place.clone();
+        let (row, body) = asker.ask(row.fields, &place)?;
+        let document = Document { id: documents.len(), row, body };
+        room.document(&document)?;
+        documents.push(document);
+        Ok(true)
+    })?;
+    Ok(Prompts { shots: asker.shots(), total: total.or(is_whole.then_some(documents.len())), documents })
 }
 
-/// The examples of one task: prepared rows and their solved questions.
-struct Examples<'a> {
-    leaf: &'a Leaf,
-    shots: usize,
-    random: Random,
-    rows: Vec<Fields>,
-    solved: Vec<String>,
+/// Makes of a row what is scored.
+enum Asker<'a> {
+    Text { prepare: fn(Fields) -> Result<Fields>, read: fn(&Fields) -> Result<Text> },
+    Question { examples: Box<Examples<'a>>, description: String, shared: Arc<str> },
 }
 
-impl<'a> Examples<'a> {
+impl<'a> Asker<'a> {
     fn open(
         leaf: &'a Leaf,
         source: &Source,
         settings: &EvalSettings,
-        prepare: fn(Fields) -> Result<Fields>,
-        read: fn(&Fields) -> Result<Question>,
+        room: &Room,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let shots = settings.few_shot.unwrap_or(leaf.task.shots);
-        let random = Random::new(settings.seed);
-        let mut examples = Self { leaf, shots, random, rows: Vec::new(), solved: Vec::new() };
-        if shots == 0 {
-            return Ok(examples);
+        match leaf.task.form {
+            Form::Text { prepare, read } => Ok(Self::Text { prepare, read }),
+            Form::Choice { prepare, read, description } => Ok(Self::Question {
+                examples: Box::new(Examples::open(leaf, source, settings, (prepare, read), room, progress)?),
+                description: description(leaf.subject.as_deref().unwrap_or_default()),
+                shared: Arc::from(""),
+            }),
         }
-        let rows = source.split(leaf, leaf.task.shots_split, settings.text_split, progress)?;
-        let used = if leaf.task.sampler == Sampler::First { shots } else { rows.len() };
-        for row in rows.into_iter().take(used) {
-            let place = || row.place.clone();
-            let fields = prepare(row.fields).context(place)?;
-            examples.solved.push(read(&fields).context(place)?.solved());
-            examples.rows.push(fields);
-        }
-        Ok(examples)
     }
 
-    /// The solved examples in front of `row`, in order.
-    fn pick(&mut self, row: &Fields) -> Result<String> {
-        if self.shots == 0 {
-            return Ok(String::new());
+    fn shots(&self) -> usize {
+        match self {
+            Self::Text { .. } => 0,
+            Self::Question { examples, .. } => examples.shots,
         }
-        let picked = match self.leaf.task.sampler {
-            Sampler::First => (self.shots <= self.rows.len()).then(|| (0..self.shots).collect()),
-            Sampler::Drawn => self.random.sample(self.rows.len(), self.shots),
-            Sampler::DrawnWithoutSelf => self.without_self(row),
-        };
-        let picked = picked.ok_or_else(|| {
-            let (task, split) = (&self.leaf.name, self.leaf.task.shots_split);
-            Error::request(format!(
-                "--few-shot {}: {task} takes examples from its {split} split, which has only {} rows",
-                self.shots,
-                self.rows.len()
-            ))
-        })?;
-        Ok(picked.into_iter().map(|index| self.solved[index].as_str()).collect())
     }
 
-    fn without_self(&mut self, row: &Fields) -> Option<Vec<usize>> {
-        let mut picked = self.random.sample(self.rows.len(), self.shots + 1)?;
-        picked.retain(|index| self.rows[*index] != *row);
-        picked.truncate(self.shots);
-        if picked.len() < self.shots {
-            // several copies of the document were drawn: draw again from a pool without any
-            let pool: Vec<usize> = (0..self.rows.len()).filter(|index| self.rows[*index] != *row).collect();
-            let drawn = self.random.sample(pool.len(), self.shots)?;
-            picked = drawn.into_iter().map(|index| pool[index]).collect();
+    /// The prepared row and what is scored of it. `place` is where it stands.
+    fn ask(&mut self, row: Fields, place: &Place) -> Result<(Fields, Body)> {
+        match self {
+            Self::Text { prepare, read } => {
+                let row = prepare(row).context(|| place)?;
+                let text = read(&row).context(|| place)?;
+                Ok((row, Body::Text(text)))
+            }
+            Self::Question { examples, description, shared } => {
+                let (prepare, read) = examples.form;
+                let row = prepare(row).context(|| place)?;
+                let question = read(&row).context(|| place)?;
+                let text = description.clone() + &examples.pick(&row)?;
+                if **shared != *text {
+                    *shared = Arc::from(text);
+                }
+                Ok((row, Body::Question { shots: shared.clone(), question }))
+            }
         }
-        Some(picked)
     }
 }
 
@@ -218,7 +203,8 @@ pub(super) mod tests {
 
     pub(in crate::eval) fn golden_prompts(folder: &Path, task: &str, shots: usize) -> Prompts {
         let selection = select(&[task.to_owned()], &[]).unwrap();
-        prompts(&selection.leaves[0], &Source::open(folder).unwrap(), &with(shots), &Silent).unwrap()
+        prompts(&selection.leaves[0], &Source::open(folder).unwrap(), &with(shots), &Room::new(u64::MAX), &Silent)
+            .unwrap()
     }
 
     fn with(shots: usize) -> EvalSettings {
@@ -321,7 +307,13 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), files);
         let selection = select(&[task.to_owned()], &[]).unwrap();
-        prompts(&selection.leaves[0], &Source::open(folder.path()).unwrap(), &with(shots), &Silent)
+        prompts(
+            &selection.leaves[0],
+            &Source::open(folder.path()).unwrap(),
+            &with(shots),
+            &Room::new(u64::MAX),
+            &Silent,
+        )
     }
 
     #[test]

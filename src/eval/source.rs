@@ -29,6 +29,9 @@ pub enum Source {
     Hub(Box<Hub>, RefCell<BTreeMap<&'static str, Dataset>>),
 }
 
+/// Takes a row; whether it wants another one.
+pub type Take<'a> = &'a mut dyn FnMut(Row) -> Result<bool>;
+
 impl Source {
     /// Data sets of `hub`.
     #[must_use]
@@ -56,24 +59,43 @@ impl Source {
         }
     }
 
-    /// The rows of one split of `leaf`; `cut` is how a text of the user's is cut into documents.
+    /// Hands the rows of one split of `leaf` to `take`, one at a time, until that says that it has enough; `cut` is how a
+    /// text of the user's is cut into documents.
     ///
     /// # Errors
-    /// No such split (the subject named), a broken file.
-    pub fn split(&self, leaf: &Leaf, split: &str, cut: TextSplit, progress: &dyn Progress) -> Result<Vec<Row>> {
+    /// No such split (the subject named), a broken file, those of `take`.
+    pub fn split(
+        &self,
+        leaf: &Leaf,
+        split: &str,
+        cut: TextSplit,
+        progress: &dyn Progress,
+        take: Take<'_>,
+    ) -> Result<()> {
         let (files, mixed) = self.files(leaf, split, progress)?;
-        let mut rows = Vec::new();
+        let subject = leaf.subject.as_deref().filter(|_| mixed);
+        let is_asked = |row: &Row| {
+            subject.is_none_or(|subject| row.fields.get("subject").and_then(Value::as_str) == Some(subject))
+        };
+        let mut is_empty = true;
         for file in &files {
-            read(leaf, file, cut, &mut rows)?;
+            let more = read(leaf, file, cut, &mut |row| {
+                if !is_asked(&row) {
+                    return Ok(true);
+                }
+                is_empty = false;
+                take(row)
+            })?;
+            if !more {
+                return Ok(());
+            }
         }
-        if let (true, Some(subject)) = (mixed, &leaf.subject) {
-            rows.retain(|row| row.fields.get("subject").and_then(Value::as_str) == Some(subject));
+        if is_empty {
+            let shown: Vec<String> = files.iter().take(3).map(|file| file.display().to_string()).collect();
+            let more = if files.len() > 3 { ", ..." } else { "" };
+            return Err(Error::work(format!("{}{more}: no rows for {}", shown.join(", "), leaf.name)));
         }
-        if rows.is_empty() {
-            let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-            return Err(Error::work(format!("{}: no rows for {}", files.join(", "), leaf.name)));
-        }
-        Ok(rows)
+        Ok(())
     }
 
     fn files(&self, leaf: &Leaf, split: &str, progress: &dyn Progress) -> Result<(Vec<PathBuf>, bool)> {
@@ -161,8 +183,8 @@ fn missing(leaf: &Leaf, split: &str, place: &str) -> Error {
     Error::request(format!("{place}: {what} is not there; looked for {looked}"))
 }
 
-/// Reads `file` into `rows`, in the columns of the hub's data set.
-fn read(leaf: &Leaf, file: &Path, cut: TextSplit, rows: &mut Vec<Row>) -> Result<()> {
+/// Hands the rows of `file` to `take`, in the columns of the hub's data set; whether it wants more.
+fn read(leaf: &Leaf, file: &Path, cut: TextSplit, take: Take<'_>) -> Result<bool> {
     if let (Some(subject), true) = (&leaf.subject, is_of_format(file, "csv")) {
         let columns = COLUMNS.map(str::to_owned).into();
         let options = ReadOptions { columns: Some(columns), ..ReadOptions::default() };
@@ -171,10 +193,12 @@ fn read(leaf: &Leaf, file: &Path, cut: TextSplit, rows: &mut Vec<Row>) -> Result
             let header = row.fields.iter().all(|(name, value)| value.as_str() == Some(name));
             if !header {
                 row.fields = from_columns(&row.fields, subject);
-                rows.push(row);
+                if !take(row)? {
+                    return Ok(false);
+                }
             }
         }
-        return Ok(());
+        return Ok(true);
     }
     // the files of the hub's tasks are cut as the tasks say
     let split = if leaf.file.is_some() { cut } else { TextSplit::default() };
@@ -185,16 +209,21 @@ fn read(leaf: &Leaf, file: &Path, cut: TextSplit, rows: &mut Vec<Row>) -> Result
             continue;
         }
         let raw = leaf.task.name == "wikitext" && !row.fields.contains_key("page");
-        match row.fields.get("text").and_then(Value::as_str).filter(|_| raw) {
-            Some(text) => rows.extend(texts::pages(text).into_iter().map(|page| {
-                let mut fields = Fields::new();
-                fields.insert("page".to_owned(), json!(page));
-                Row { fields, place: row.place.clone() }
-            })),
-            None => rows.push(row),
+        let Some(text) = row.fields.get("text").and_then(Value::as_str).filter(|_| raw) else {
+            if !take(row)? {
+                return Ok(false);
+            }
+            continue;
+        };
+        for page in texts::pages(text) {
+            let mut fields = Fields::new();
+            fields.insert("page".to_owned(), json!(page));
+            if !take(Row { fields, place: row.place.clone() })? {
+                return Ok(false);
+            }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn is_blank(text: &str) -> bool {

@@ -1,6 +1,6 @@
 //! The log of a run, a JSON object a line, and the Trainer's summary of it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::settings::HealSettings;
 use super::state::{Best, LOG};
 use crate::checkpoint::write_file;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,7 +87,7 @@ impl Journal {
     pub fn open(dir: &Path, step: Option<usize>) -> Result<Self> {
         let path = dir.join(LOG);
         let at = |error: std::io::Error| Error::io(&path, &error);
-        let text = if path.exists() { fs::read_to_string(&path).map_err(at)? } else { String::new() };
+        let text = if path.exists() { files::read_text(&path, files::LOG)? } else { String::new() };
         // a line that was cut short by a kill is of a later step than the state
         let lines: Vec<Line> = text
             .lines()
@@ -202,6 +202,8 @@ fn to_json(line: &Line) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn step(step: usize) -> Line {

@@ -10,8 +10,9 @@ use super::metrics::{Metric, Subject, metric};
 use super::moments::Scores;
 use super::select::{Candidates, Choice, Protect, Strategy, strategy};
 use super::{check, json};
+use crate::files::{self, Bound};
 use crate::plan::{Place, Plan, PlannedFor};
-use crate::{Context, Error, Result, checkpoint};
+use crate::{Context, Error, Result};
 
 /// What the file says it is.
 pub(super) const FORMAT: &str = "prune-analysis";
@@ -126,7 +127,7 @@ impl Analysis {
     /// # Errors
     /// Request: no such file, or not an analysis of this version. Work: a broken one; the message says where.
     pub fn read(path: &Path) -> Result<Self> {
-        let value = checkpoint::read_json(path)?;
+        let value = files::json(path, Bound::RECORD)?;
         Self::from_value(value).context(|| path.display())
     }
 

@@ -1,16 +1,12 @@
 //! Plans as text, and plan files read with suspicion.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::Plan;
+use crate::files::{self, Bound};
 use crate::{Context, Error, Result};
-
-/// More than any plan or analysis needs, less than would hurt.
-const LARGEST: u64 = 256 << 20;
 
 impl Plan {
     /// Reads a plan file, or the plan inside an `analysis.json` (its top-level `plan`), and checks it alone.
@@ -19,7 +15,11 @@ impl Plan {
     /// A request error naming the file when it is missing, no JSON, holds no plan, or a plan [`Plan::check`] refuses.
     pub fn read(path: &Path) -> Result<Self> {
         let wrong = |fault: String| Error::request(format!("{}: {fault}", path.display()));
-        let mut document = read_json(path)?;
+        let mut document: Value = files::json(path, Bound::RECORD).map_err(|error| match error {
+            // a plan is what was asked for
+            Error::Work(fault) => Error::Request(fault),
+            error => error,
+        })?;
         let plan = match document.as_object_mut() {
             None => return Err(wrong("expected a plan, an object with `for` and `stack`".into())),
             Some(object) => match object.remove("plan") {
@@ -45,20 +45,6 @@ impl Plan {
         text.push('\n');
         Ok(text)
     }
-}
-
-/// A JSON file of the user's.
-///
-/// # Errors
-/// A request error naming the file when it is missing, too large or no JSON.
-fn read_json(path: &Path) -> Result<Value> {
-    let file = File::open(path).map_err(|error| Error::io(path, &error))?;
-    let mut text = String::new();
-    let read = file.take(LARGEST + 1).read_to_string(&mut text).map_err(|error| Error::io(path, &error))?;
-    if read as u64 > LARGEST {
-        return Err(Error::request(format!("{}: larger than {} MiB, no plan", path.display(), LARGEST >> 20)));
-    }
-    serde_json::from_str(&text).map_err(|error| Error::request(format!("{}: not JSON: {error}", path.display())))
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! A cut, decided in full before a byte is written, and then written as it was decided.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
@@ -12,6 +11,7 @@ use super::json_text::Change;
 use super::names::Stack;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Entry, ShardPlan, Slot, parse_json};
+use crate::files::{self, Bound};
 use crate::plan::{Plan, PlannedFor};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
@@ -169,7 +169,7 @@ fn edits(source: &Checkpoint, kept: &[usize], allow_unsliced: &[String]) -> Resu
 /// The text of the new config, after making sure that it describes the kept layers as the old one did.
 fn edited_config(source: &Checkpoint, before: &ModelSpec, kept: &[usize], edits: &[ConfigEdit]) -> Result<String> {
     let path = source.source.dir.join("config.json");
-    let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, &error))?;
+    let text = files::read_text(&path, Bound::CONFIG.bytes)?;
     let text = edit_config(&text, edits)?;
     let config = parse_json(text.as_bytes()).map_err(|error| Error::work(format!("config.json: {error}")))?;
     let after = ModelSpec::from_config(&config)?;

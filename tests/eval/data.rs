@@ -76,6 +76,7 @@ fn narrow_models_have_narrow_log_probabilities_in_version_0_4_13() {
 fn data_come_from_the_hub_and_then_from_its_cache() {
     use prune::checkpoint::Hub;
     use prune::eval::prompts::prompts;
+    use prune::eval::room::Room;
     use prune::eval::select::Leaf;
     use prune::eval::source::Source;
     use prune::eval::tasks::{TASKS, Task};
@@ -107,7 +108,7 @@ fn data_come_from_the_hub_and_then_from_its_cache() {
         |subject: &str| Leaf { name: format!("mmlu_{subject}"), task, subject: Some(subject.into()), file: None };
     let read = |offline: &str, subject: &str| {
         let source = Source::hub(hub(offline).unwrap());
-        prompts(&leaf(subject), &source, &EvalSettings::default(), &Silent)
+        prompts(&leaf(subject), &source, &EvalSettings::default(), &Room::new(u64::MAX), &Silent)
     };
     let text = |error: prune::Error| (error.to_string(), error.exit_code());
     assert!(matches!(text(read("1", "queens").unwrap_err()), (text, 2) if text.contains("not in the cache")));

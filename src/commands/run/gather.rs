@@ -19,7 +19,7 @@ use crate::heal::Line;
 use crate::importance::{Analysis, Order, metric};
 use crate::report::run::{Difference, Distances, Healing, Measure, RunData, Score, Variant};
 use crate::report::{self, Figure};
-use crate::{Context, Error, Result};
+use crate::{Context, Error, Result, files};
 
 /// The run's figures.
 ///
@@ -167,7 +167,7 @@ fn score(measure: &Measure, figures: &[FigureReport]) -> Option<Score> {
 
 fn healing(cut: &CutDone, result: &HealResult, dir: &Path) -> Result<Healing> {
     let path = dir.join(&cut.dir).join("healed/log.jsonl");
-    let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, &error))?;
+    let text = files::read_text(&path, files::LOG)?;
     let (mut training, mut validation) = (Vec::new(), Vec::new());
     for line in text.lines() {
         let line = serde_json::from_str(line).map_err(|error| Error::work(format!("{}: {error}", path.display())))?;

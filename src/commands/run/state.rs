@@ -12,8 +12,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{
-    Origin, Workplace, adopt, can_work_in, check_place, claim, has_leftovers, read_json, work_in, write_file,
+    Origin, Workplace, adopt, can_work_in, check_place, claim, has_leftovers, work_in, write_file,
 };
+use crate::files::{self, Bound};
 use crate::heal::WorkDir;
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
@@ -43,7 +44,7 @@ impl Kept {
             return Ok(Self { prune: env!("CARGO_PKG_VERSION").to_owned(), stages: BTreeMap::new() });
         }
         let broken = |error: serde_json::Error| Error::work(format!("not the state of a run: {error}"));
-        serde_json::from_value(read_json(path)?).map_err(broken).context(|| path.display())
+        serde_json::from_value(files::json(path, Bound::RECORD)?).map_err(broken).context(|| path.display())
     }
 }
 

@@ -1,0 +1,160 @@
+//! One line of a file, or one item of an array in it, read as a stream: it may be longer than memory allows.
+
+use std::cell::Cell;
+use std::io::{Error, Read, Result};
+
+use super::input::Input;
+use super::non_finite;
+
+/// Lists and objects inside one another. JSON that is skipped takes a byte of memory for each.
+const DEEPEST: usize = 10_000;
+
+/// Where a piece ends.
+pub(super) enum End {
+    /// At the line feed.
+    Line,
+    /// At the `,` or `]` outside of the item.
+    Item(Scan),
+}
+
+impl End {
+    /// Bytes of `bytes` in front of the end, if it is there.
+    pub(super) fn find(&mut self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Self::Line => bytes.iter().position(|byte| *byte == b'\n'),
+            Self::Item(scan) => bytes.iter().position(|byte| scan.ends(*byte)),
+        }
+    }
+}
+
+/// Follows the brackets and strings of one item.
+#[derive(Default)]
+pub(super) struct Scan {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Scan {
+    /// Whether `byte` stands behind the item: a `,` or `]` outside of it.
+    fn ends(&mut self, byte: u8) -> bool {
+        match byte {
+            _ if self.escaped => self.escaped = false,
+            b'\\' if self.in_string => self.escaped = true,
+            b'"' => self.in_string = !self.in_string,
+            _ if self.in_string => {}
+            b',' | b']' if self.depth == 0 => return true,
+            b'{' | b'[' => self.depth += 1,
+            b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        false
+    }
+}
+
+/// The rest of a piece whose beginning was read already. Errors of the file are kept for the caller.
+pub(super) struct Piece<'a> {
+    /// What was read, and how far it has been given out.
+    pub(super) beginning: &'a [u8],
+    pub(super) input: &'a mut Input,
+    pub(super) end: &'a mut End,
+    /// The byte at the end, once it was met; 0 at the end of the file.
+    pub(super) last: &'a Cell<Option<u8>>,
+    /// Bytes that may still be given out.
+    pub(super) left: &'a Cell<u64>,
+    pub(super) fault: &'a Cell<Option<crate::Error>>,
+    /// Brackets that are open, whatever kind of piece it is.
+    pub(super) open: Scan,
+    /// Whether a number was met that is not finite; a string stands for it.
+    pub(super) has_words: &'a Cell<bool>,
+    /// Bytes that come before all others, the next one last.
+    pub(super) ahead: Vec<u8>,
+}
+
+impl Read for Piece<'_> {
+    /// One byte at a time, as the JSON reader asks for them.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let Some(slot) = buffer.first_mut() else { return Ok(0) };
+        let byte = match self.give() {
+            Ok(Some(byte)) => byte,
+            Ok(None) => return Ok(0),
+            Err(error) => {
+                self.fault.set(Some(error));
+                return Err(Error::other("unreadable"));
+            }
+        };
+        self.open.ends(byte);
+        if self.open.depth > DEEPEST {
+            return Err(Error::other("lists and objects lie too deep in one another"));
+        }
+        let Some(left) = self.left.get().checked_sub(1) else { return Err(Error::other(TOO_LONG)) };
+        self.left.set(left);
+        *slot = byte;
+        Ok(1)
+    }
+}
+
+/// What the reader says when nothing is left of what may be given out.
+pub(super) const TOO_LONG: &str = "a name or a field that is wanted is too long";
+
+impl Piece<'_> {
+    /// The next byte for the reader.
+    fn give(&mut self) -> crate::Result<Option<u8>> {
+        if let Some(byte) = self.ahead.pop() {
+            return Ok(Some(byte));
+        }
+        let Some(first) = self.next()? else { return Ok(None) };
+        if self.open.in_string || !non_finite::is_beginning(&[first]) {
+            return Ok(Some(first));
+        }
+        let mut word = vec![first];
+        while non_finite::is_beginning(&word)
+            && let Some(byte) = self.next()?
+        {
+            word.push(byte);
+        }
+        if let Some(quoted) = non_finite::quoted_word(&word) {
+            self.has_words.set(true);
+            word = quoted;
+        }
+        word.reverse();
+        self.ahead = word;
+        Ok(self.ahead.pop())
+    }
+
+    /// The next byte of the piece.
+    fn next(&mut self) -> crate::Result<Option<u8>> {
+        if let Some((first, rest)) = self.beginning.split_first() {
+            self.beginning = rest;
+            return Ok(Some(*first));
+        }
+        if self.last.get().is_some() {
+            return Ok(None);
+        }
+        let byte = self.input.fill()?.first().copied();
+        if byte.is_some() {
+            self.input.consume(1);
+        }
+        let ended = byte.is_none_or(|byte| self.end.find(&[byte]).is_some());
+        if ended {
+            self.last.set(Some(byte.unwrap_or(0)));
+        }
+        Ok(byte.filter(|_| !ended))
+    }
+}
+
+/// Reads to the end of a piece; the byte at the end, 0 at the end of the file.
+pub(super) fn drain(input: &mut Input, end: &mut End) -> crate::Result<u8> {
+    loop {
+        let bytes = input.fill()?;
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let (found, length) = (end.find(bytes), bytes.len());
+        let last = found.map(|at| bytes[at]);
+        input.consume(found.map_or(length, |at| at + 1));
+        if let Some(last) = last {
+            return Ok(last);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Solved questions in front of a question: few-shot examples, picked as the reference picks them.
+
+use super::python::Random;
+use super::questions::Question;
+use super::room::Room;
+use super::select::Leaf;
+use super::settings::EvalSettings;
+use super::source::{Fields, Source};
+use super::tasks::Sampler;
+use crate::progress::Progress;
+use crate::{Context, Error, Result};
+
+/// How a row is prepared, and the question of a prepared row.
+pub(super) type Choices = (fn(Fields) -> Result<Fields>, fn(&Fields) -> Result<Question>);
+
+/// The examples of one task: prepared rows and their solved questions.
+pub(super) struct Examples<'a> {
+    leaf: &'a Leaf,
+    pub(super) form: Choices,
+    pub(super) shots: usize,
+    random: Random,
+    rows: Vec<Fields>,
+    solved: Vec<String>,
+}
+
+impl<'a> Examples<'a> {
+    pub(super) fn open(
+        leaf: &'a Leaf,
+        source: &Source,
+        settings: &EvalSettings,
+        form: Choices,
+        room: &Room,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let shots = settings.few_shot.unwrap_or(leaf.task.shots);
+        let random = Random::new(settings.seed);
+        let mut examples = Self { leaf, form, shots, random, rows: Vec::new(), solved: Vec::new() };
+        if shots == 0 {
+            return Ok(examples);
+        }
+        let used = if leaf.task.sampler == Sampler::First { shots } else { usize::MAX };
+        let (prepare, read) = form;
+        source.split(leaf, leaf.task.shots_split, settings.text_split, progress, &mut |row| {
+            let place = || row.place.clone();
+            let fields = prepare(row.fields).context(place)?;
+            room.row(&fields)?;
+            examples.solved.push(read(&fields).context(place)?.solved());
+            examples.rows.push(fields);
+            Ok(examples.rows.len() < used)
+        })?;
+        Ok(examples)
+    }
+
+    /// The solved examples in front of `row`, in order.
+    pub(super) fn pick(&mut self, row: &Fields) -> Result<String> {
+        if self.shots == 0 {
+            return Ok(String::new());
+        }
+        let picked = match self.leaf.task.sampler {
+            Sampler::First => (self.shots <= self.rows.len()).then(|| (0..self.shots).collect()),
+            Sampler::Drawn => self.random.sample(self.rows.len(), self.shots),
+            Sampler::DrawnWithoutSelf => self.without_self(row),
+        };
+        let picked = picked.ok_or_else(|| {
+            let (task, split) = (&self.leaf.name, self.leaf.task.shots_split);
+            Error::request(format!(
+                "--few-shot {}: {task} takes examples from its {split} split, which has only {} rows",
+                self.shots,
+                self.rows.len()
+            ))
+        })?;
+        Ok(picked.into_iter().map(|index| self.solved[index].as_str()).collect())
+    }
+
+    fn without_self(&mut self, row: &Fields) -> Option<Vec<usize>> {
+        let mut picked = self.random.sample(self.rows.len(), self.shots + 1)?;
+        picked.retain(|index| self.rows[*index] != *row);
+        picked.truncate(self.shots);
+        if picked.len() < self.shots {
+            // several copies of the document were drawn: draw again from a pool without any
+            let pool: Vec<usize> = (0..self.rows.len()).filter(|index| self.rows[*index] != *row).collect();
+            let drawn = self.random.sample(pool.len(), self.shots)?;
+            picked = drawn.into_iter().map(|index| pool[index]).collect();
+        }
+        Some(picked)
+    }
+}
