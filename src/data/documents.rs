@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::input::{CUT, LONGEST};
+use super::input::LONGEST;
 use super::looks::advice;
-use super::rows::{self, Place, ReadOptions, Row, Rows, is_of_format, kind, listed};
+use super::rows::{self, Place, ReadOptions, Row, Rows, kind, listed};
 use super::source::{BadRow, Document, Source};
 use crate::{Error, Result};
 
@@ -160,9 +160,6 @@ impl Documents {
         if text.len() > LONGEST {
             let (length, most) = (text.len().div_ceil(1 << 20), LONGEST >> 20);
             let message = format!("{}: a document of {length} MiB, expected at most {most}", row.place);
-            if is_of_format(path, "txt") {
-                return Err(Error::request(format!("{message}; {CUT}")));
-            }
             return Ok(Err(Error::request(format!("{message}: make several rows of it"))));
         }
         Ok(Ok(Document { text, place: row.place }))
@@ -311,7 +308,7 @@ mod tests {
         let lines = "line\n".repeat(LONGEST / 5 + 1);
         let (_, _, error) = read("a.txt", lines.as_bytes(), &skip());
         assert!(
-            error.contains("a.txt line 1: a document of 17 MiB") && error.contains("--text-split lines"),
+            error.contains("a.txt: the text is longer than 16 MiB") && error.contains("--text-split lines"),
             "{error}"
         );
         let split = SourceOptions { split: TextSplit::Lines, ..SourceOptions::default() };

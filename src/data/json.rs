@@ -13,12 +13,22 @@ use crate::{Error, Result};
 /// Opens JSON lines or an array, told apart by the first character that is no space.
 pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) -> Result<RowIter> {
     let mut input = Input::open(path, bytes)?;
-    let array = input.fill()?.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    let mut blank_lines = 0;
+    let is_array = loop {
+        let bytes = input.fill()?;
+        let start = bytes.trim_ascii_start();
+        if bytes.is_empty() || !start.is_empty() {
+            break start.first() == Some(&b'[');
+        }
+        let blank = bytes.len();
+        blank_lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        input.consume(blank);
+    };
     let (options, buffer) = (options.clone(), Vec::new());
-    if array {
+    if is_array {
         Ok(Box::new(Items { input, options, buffer, number: 0, closed: false, left: None }))
     } else {
-        Ok(Box::new(Lines { input, options, buffer, number: 0, left: false }))
+        Ok(Box::new(Lines { input, options, buffer, number: blank_lines, left: false }))
     }
 }
 
@@ -213,6 +223,7 @@ mod tests {
         let expected = [(1, "{\"a\":1}"), (3, "{\"a\":2}"), (5, "{\"a\":3}")];
         assert_eq!(read(text).unwrap(), expected.map(|(n, s)| (n, s.to_owned())));
         assert_eq!(read("").unwrap(), []);
+        assert_eq!(read("\n".repeat(1_000_000) + "{}").unwrap(), [(1_000_001, "{}".to_owned())]);
     }
 
     #[test]
@@ -307,15 +318,17 @@ mod tests {
             let mut read = long(&options, parts);
             assert_eq!(read.len(), 1);
             let message = read.remove(0).unwrap_err().to_string();
-            message.rsplit_once("data.jsonl ").unwrap().1.to_owned()
+            let message = message.rsplit_once("data.jsonl ").unwrap().1;
+            let (front, rest) = message.split_once(" column ").unwrap();
+            format!("{front} column X: {}", rest.split_once(": ").unwrap().1)
         };
         let many = "0,".repeat(BLOCK);
         let list = long(&options, &["{\"text\":[", &many, "0]}"]).remove(0).unwrap();
         assert_eq!(list.fields["text"], serde_json::json!([0, 0, 0, 0, 0, 0, 0, 0]));
         let name = "n".repeat(2 * BLOCK);
-        assert_eq!(fault(&["{\"", &name, "\":0}"]), "line 1: a name or a field that is wanted is too long");
+        assert_eq!(fault(&["{\"", &name, "\":0}"]), "line 1 column X: a name or a field that is wanted is too long");
         let text = "t".repeat(2 * LONGEST + 1);
-        assert_eq!(fault(&["{\"text\":\"", &text, "\"}"]), "line 1: a name or a field that is wanted is too long");
+        assert_eq!(fault(&["{\"text\":\"", &text, "\"}"]), "line 1 column X: a name or a field that is wanted is too long");
         assert!(fault(&["{\"u\":", &"[".repeat(2 * BLOCK)]).contains("too deep in one another"));
         assert!(error(format!("{{\"a\":[{many}0]}}")).contains("more than 100000 values"));
         assert!(error(format!("[{{\"a\":[{many}")).contains("item 1"));

@@ -89,9 +89,6 @@ fn row(
     let message = error.to_string();
     let message = shortened(message.split(" at line ").next().unwrap_or_default(), 200);
     let hint = if error.is_eof() { "; expected one JSON object a line, or one array of objects" } else { "" };
-    if error.column() == 0 {
-        return Err(Error::work(format!("{place}: {message}{hint}")));
-    }
     Err(Error::work(format!("{place} column {}: {message}{hint}", error.column())))
 }
 

@@ -134,17 +134,24 @@ impl Packer {
     }
 
     /// Takes one document.
-    pub(super) fn take(&mut self, mut tokens: Vec<u32>) {
+    pub(super) fn take(&mut self, tokens: Vec<u32>) {
+        let length = tokens.len();
+        self.take_beginning(tokens, length);
+    }
+
+    /// Takes one document of `length` tokens: all of them, or where no sequence needs more the first `seq_len`.
+    pub(super) fn take_beginning(&mut self, mut tokens: Vec<u32>, length: usize) {
         self.taken += 1;
         if self.shape.packing == Packing::Document {
-            if tokens.len() < self.shape.min_tokens {
+            if length < self.shape.min_tokens {
                 self.tally.short += 1;
                 return;
             }
-            if let Some(over) = tokens.len().checked_sub(self.shape.seq_len).filter(|over| *over > 0) {
+            if let Some(over) = length.checked_sub(self.shape.seq_len).filter(|over| *over > 0) {
                 self.tally.truncated += 1;
                 self.tally.dropped_tokens += over as u64;
                 tokens.truncate(self.shape.seq_len);
+                tokens.shrink_to_fit();
             }
             self.give(vec![tokens]);
             return;

@@ -172,21 +172,26 @@ impl Reading<'_> {
         }
         let mut packer = Packer::new(shape, 0, Carry::default());
         packer.tally = tally;
-        for tokens in chosen.documents.into_values() {
-            packer.take(tokens);
+        for Beginning { tokens, length } in chosen.documents.into_values() {
+            packer.take_beginning(tokens, length);
         }
         packer.tally.short += chosen.short;
         Ok(packer)
     }
 }
 
+/// A document's tokens: all, or where a sequence takes no more of them the first `seq_len`.
+struct Beginning {
+    tokens: Vec<u32>,
+    length: usize,
+}
+
 /// The documents with the smallest keys whose worth reaches what is needed.
 struct Chosen {
-    packing: Packing,
-    min_tokens: usize,
+    shape: Shape,
     needed: usize,
     worth: usize,
-    documents: BTreeMap<(u64, u64), Vec<u32>>,
+    documents: BTreeMap<(u64, u64), Beginning>,
     short: u64,
 }
 
@@ -194,12 +199,11 @@ impl Chosen {
     fn new(shape: &Shape, samples: Option<usize>) -> Self {
         let each = if shape.packing == Packing::Document { 1 } else { shape.seq_len };
         let needed = samples.map_or(usize::MAX, |samples| samples.saturating_mul(each));
-        let (packing, min_tokens) = (shape.packing, shape.min_tokens);
-        Self { packing, min_tokens, needed, worth: 0, documents: BTreeMap::new(), short: 0 }
+        Self { shape: *shape, needed, worth: 0, documents: BTreeMap::new(), short: 0 }
     }
 
-    fn worth_of(packing: Packing, tokens: &[u32]) -> usize {
-        if packing == Packing::Document { 1 } else { tokens.len() }
+    fn worth_of(packing: Packing, document: &Beginning) -> usize {
+        if packing == Packing::Document { 1 } else { document.length }
     }
 
     /// Whether a document with this key could be among those with the smallest.
@@ -207,15 +211,23 @@ impl Chosen {
         self.worth < self.needed || self.documents.last_key_value().is_none_or(|(largest, _)| key < *largest)
     }
 
-    fn offer(&mut self, key: (u64, u64), tokens: Vec<u32>) {
-        if self.packing == Packing::Document && tokens.len() < self.min_tokens {
-            self.short += 1;
-            return;
+    fn offer(&mut self, key: (u64, u64), mut tokens: Vec<u32>) {
+        let (packing, length) = (self.shape.packing, tokens.len());
+        if packing == Packing::Document {
+            if length < self.shape.min_tokens {
+                self.short += 1;
+                return;
+            }
+            if length > self.shape.seq_len {
+                tokens.truncate(self.shape.seq_len);
+                tokens.shrink_to_fit();
+            }
         }
-        self.worth += Self::worth_of(self.packing, &tokens);
-        self.documents.insert(key, tokens);
+        let document = Beginning { tokens, length };
+        self.worth += Self::worth_of(packing, &document);
+        self.documents.insert(key, document);
         while let Some(largest) = self.documents.last_entry() {
-            let without = self.worth - Self::worth_of(self.packing, largest.get());
+            let without = self.worth - Self::worth_of(packing, largest.get());
             if without < self.needed {
                 break;
             }

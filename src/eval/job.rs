@@ -21,8 +21,8 @@ use crate::{Context, Error, Result, interrupt};
 /// Outcomes of parts that were scored before, by their place.
 pub type Known = BTreeMap<usize, Vec<Outcome>>;
 
-/// Documents tokenised at a time.
-const CHUNK: usize = 256;
+/// Documents tokenised at a time, and bytes of their text, about.
+const CHUNK: (usize, usize) = (256, 4 << 20);
 
 /// One task's documents and the places of their requests.
 #[derive(Debug)]
@@ -76,17 +76,18 @@ impl Job {
             let documents = &part.prompts.documents;
             let place = |document: &Document| format!("{}, document {}", part.leaf.name, document.id);
             // a chunk at a time: what is too much is found before it is there
-            for documents in documents.chunks(CHUNK) {
+            let mut left = documents.as_slice();
+            while !left.is_empty() {
                 interrupt::check()?;
+                let documents;
+                (documents, left) = left.split_at(chunk(left));
                 let encode = |document: &Document| encoder.document(document).context(|| place(document));
                 let asked: Vec<_> = documents.par_iter().map(encode).collect();
                 for asked in asked {
                     let asked = asked?;
                     truncated += usize::from(asked.truncated > 0);
                     let first = job.requests.len();
-                    for request in &asked.requests {
-                        room.request(request.input.len(), request.targets.len())?;
-                    }
+                    room.requests(&asked.requests)?;
                     job.requests.extend(asked.requests);
                     part.asked.push(first..job.requests.len());
                     part.leads.push(asked.lead);
@@ -204,6 +205,18 @@ impl Part {
         let chances: Option<Vec<f64>> = self.prompts.documents.iter().map(of).collect();
         chances.filter(|chances| !chances.is_empty()).map(|all| all.iter().sum::<f64>() / all.len() as f64)
     }
+}
+
+/// How many of `documents` are tokenised at a time.
+fn chunk(documents: &[Document]) -> usize {
+    let (most, bytes) = CHUNK;
+    let mut sum = 0;
+    let fitting = documents.iter().take(most).take_while(|document| {
+        let fits = sum < bytes;
+        sum += document.body.bytes();
+        fits
+    });
+    fitting.count()
 }
 
 fn digest(requests: &[Request]) -> String {

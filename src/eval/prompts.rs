@@ -39,6 +39,19 @@ pub enum Body {
     Text(Text),
 }
 
+impl Body {
+    /// Bytes of text that are tokenised, about.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Question { shots, question } => {
+                let context = shots.len() + question.contexts.first().map_or(0, String::len);
+                question.choices() * context + question.answers.iter().map(String::len).sum::<usize>()
+            }
+            Self::Text(text) => text.text.len(),
+        }
+    }
+}
+
 /// All documents of one task.
 #[derive(Clone, Debug)]
 pub struct Prompts {
@@ -51,7 +64,7 @@ pub struct Prompts {
 }
 
 /// Reads the data of `leaf` and puts examples in front of each question, as `few_shot`, `limit` and `seed` of the
-/// settings say. A limit ends the reading. All that is kept takes `room`.
+/// settings say. A limit ends the reading, but that the rows of small files are counted. All that is kept takes `room`.
 ///
 /// # Errors
 /// Data that are not there (the subject named), a malformed row (file and row named), too few examples, too little room.
@@ -77,13 +90,15 @@ pub fn prompts(
         Some(count) => count as usize,
         None => usize::MAX,
     };
+    let is_counted = total.is_none() && most < usize::MAX && source.is_small(leaf, task.split, progress)?;
     let mut asker = Asker::open(leaf, source, settings, room, progress)?;
     let mut documents = Vec::new();
-    let mut is_whole = true;
+    let (mut is_whole, mut beyond) = (true, 0);
     source.split(leaf, task.split, settings.text_split, progress, &mut |row| {
         if documents.len() == most {
-            is_whole = false;
-            return Ok(false);
+            is_whole &= is_counted;
+            beyond += 1;
+            return Ok(is_counted);
         }
         let place = row.place.clone();
         let (row, body) = asker.ask(row.fields, &place)?;
@@ -92,7 +107,7 @@ pub fn prompts(
         documents.push(document);
         Ok(true)
     })?;
-    Ok(Prompts { shots: asker.shots(), total: total.or(is_whole.then_some(documents.len())), documents })
+    Ok(Prompts { shots: asker.shots(), total: total.or(is_whole.then_some(documents.len() + beyond)), documents })
 }
 
 /// Makes of a row what is scored.

@@ -1,9 +1,11 @@
 //! Memory for what is asked: all of it is kept until it is answered, so that it has to fit beside the model.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::passes::Request;
 use super::prompts::{Body, Document};
 use super::source::Fields;
 use crate::checkpoint::ByteSize;
@@ -12,8 +14,8 @@ use crate::{Error, Result};
 /// Bytes of a scored token: its id, its place among the passes' rows, and who wants it.
 const TOKEN: usize = 100;
 
-/// Bytes of a value, a name or a document beside its text.
-const EACH: usize = 120;
+/// Bytes of a request or document for what comes out of it and what is written of that.
+const OUTCOME: usize = 100;
 
 /// What is allowed, and how much of it is taken.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ impl Room {
     /// # Errors
     /// Request: there is not as much.
     pub(super) fn row(&self, fields: &Fields) -> Result<()> {
-        self.take(object(fields))
+        self.take(size_of::<Fields>() + object(fields))
     }
 
     /// Takes room for a document.
@@ -48,20 +50,30 @@ impl Room {
     /// # Errors
     /// Request: there is not as much.
     pub(super) fn document(&self, document: &Document) -> Result<()> {
-        let text = |texts: &[String]| texts.iter().map(|text| EACH / 2 + text.len()).sum::<usize>();
         let body = match &document.body {
-            Body::Question { question, .. } => text(&question.contexts) + text(&question.answers),
-            Body::Text(body) => body.text.len(),
+            Body::Question { question, .. } => {
+                let texts = question.contexts.iter().chain(&question.answers);
+                let texts: usize = texts.map(|text| size_of::<String>() + heap(text.len())).sum();
+                texts + heap(question.target.len()) + heap(size_of::<usize>() * question.lengths.len())
+            }
+            Body::Text(body) => heap(body.text.len()),
         };
-        self.take(EACH + object(&document.row) + body)
+        self.take(size_of::<Document>() + OUTCOME + object(&document.row) + body)
     }
 
-    /// Takes room for a request of `input` tokens, `scored` of which are scored.
+    /// Takes room for the requests of a document. Those that stand side by side may have one input.
     ///
     /// # Errors
     /// Request: there is not as much.
-    pub(super) fn request(&self, input: usize, scored: usize) -> Result<()> {
-        self.take(EACH + 4 * input + TOKEN * scored)
+    pub(super) fn requests(&self, requests: &[Request]) -> Result<()> {
+        let mut input: Option<&Arc<[u32]>> = None;
+        for request in requests {
+            let is_known = input.is_some_and(|known| Arc::ptr_eq(known, &request.input));
+            let tokens = if is_known { 0 } else { heap(size_of::<u32>() * request.input.len()) };
+            self.take(size_of::<Request>() + OUTCOME + tokens + TOKEN * request.targets.len())?;
+            input = Some(&request.input);
+        }
+        Ok(())
     }
 
     fn take(&self, bytes: usize) -> Result<()> {
@@ -77,16 +89,29 @@ impl Room {
     }
 }
 
-fn object(fields: &Fields) -> usize {
-    fields.iter().map(|(name, field)| EACH + name.len() + value(field)).sum::<usize>() + EACH
+/// Bytes that so many take on the heap: an allocator has so many sizes and no more.
+fn heap(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { bytes.next_multiple_of(16) + bytes / 8 }
 }
 
+/// Bytes of an object's fields: a table of places, and beside it names and values in their order.
+fn object(fields: &Fields) -> usize {
+    const FIELD: usize = size_of::<(u64, String, Value)>();
+    let places = (fields.len().max(3) + 1).next_power_of_two();
+    let table = heap(places * (size_of::<usize>() + 1) + 16) + heap(FIELD * places / 8 * 7);
+    table + fields.iter().map(|(name, field)| heap(name.len()) + value(field)).sum::<usize>()
+}
+
+/// Bytes of a value beside itself.
 fn value(field: &Value) -> usize {
     match field {
-        Value::String(text) => EACH + text.len(),
-        Value::Array(list) => EACH + list.iter().map(value).sum::<usize>(),
-        Value::Object(fields) => EACH + object(fields),
-        _ => EACH,
+        Value::String(text) => heap(text.len()),
+        // lists grow by doubling
+        Value::Array(list) => {
+            heap(size_of::<Value>() * list.len().next_power_of_two().max(4)) + list.iter().map(value).sum::<usize>()
+        }
+        Value::Object(fields) => object(fields),
+        _ => 0,
     }
 }
 
@@ -94,15 +119,29 @@ fn value(field: &Value) -> usize {
 mod tests {
     use serde_json::json;
 
+    use super::super::passes::Targets;
     use super::*;
 
     #[test]
     fn what_does_not_fit_names_the_flags() {
-        let room = Room::new(1000);
+        let room = Room::new(1200);
         let Value::Object(row) = json!({"text": "x".repeat(200)}) else { panic!() };
         room.row(&row).unwrap();
         assert!((500..700).contains(&room.taken()), "{}", room.taken());
-        let error = room.request(10, 10).unwrap_err();
+        let request = |input: &Arc<[u32]>| Request {
+            input: input.clone(),
+            from: 9,
+            targets: Targets::Sequence(vec![1]),
+        };
+        let (one, other): (Arc<[u32]>, Arc<[u32]>) = (vec![0; 10_000].into(), vec![0; 10_000].into());
+        let taken = |requests: &[Request]| {
+            let room = Room::new(u64::MAX);
+            room.requests(requests).unwrap();
+            room.taken()
+        };
+        let (shared, apart) = (taken(&[request(&one), request(&one)]), taken(&[request(&one), request(&other)]));
+        assert!(shared < 46_000 && apart > 80_000, "{shared} {apart}");
+        let error = room.requests(&[request(&one)]).unwrap_err();
         assert!(error.to_string().contains("--limit") && error.exit_code() == 2, "{error}");
     }
 }

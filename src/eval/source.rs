@@ -32,6 +32,9 @@ pub enum Source {
 /// Takes a row; whether it wants another one.
 pub type Take<'a> = &'a mut dyn FnMut(Row) -> Result<bool>;
 
+/// Bytes of files that are read to the end whatever the limit, so that it is known how many rows they have.
+const SMALL: u64 = 64 << 20;
+
 impl Source {
     /// Data sets of `hub`.
     #[must_use]
@@ -96,6 +99,16 @@ impl Source {
             return Err(Error::work(format!("{}{more}: no rows for {}", shown.join(", "), leaf.name)));
         }
         Ok(())
+    }
+
+    /// Whether the files of one split of `leaf` are so small that their rows are counted in no time.
+    ///
+    /// # Errors
+    /// No such split (the subject named).
+    pub fn is_small(&self, leaf: &Leaf, split: &str, progress: &dyn Progress) -> Result<bool> {
+        let (files, _) = self.files(leaf, split, progress)?;
+        let length = |file: &PathBuf| std::fs::metadata(file).map_or(u64::MAX, |metadata| metadata.len());
+        Ok(files.iter().map(length).fold(0, u64::saturating_add) <= SMALL)
     }
 
     fn files(&self, leaf: &Leaf, split: &str, progress: &dyn Progress) -> Result<(Vec<PathBuf>, bool)> {
