@@ -21,8 +21,19 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// What any room may use.
-const FOUNDATIONS: &[&str] =
-    &["error", "files", "interrupt", "plan", "progress", "provenance", "settings", "shown", "Context", "Error", "Result"];
+const FOUNDATIONS: &[&str] = &[
+    "error",
+    "files",
+    "interrupt",
+    "plan",
+    "progress",
+    "provenance",
+    "settings",
+    "shown",
+    "Context",
+    "Error",
+    "Result",
+];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, found: &mut Vec<(PathBuf, String)>) {

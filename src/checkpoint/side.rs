@@ -129,7 +129,6 @@ impl Checkpoint {
         if !path.exists() || path.canonicalize().is_ok_and(|place| !homes.iter().any(|home| place.starts_with(home))) {
             return Ok(None);
         }
-        }
         // a card is for reading: broken characters are no reason to stop
         let bytes = files::read(&path, Bound::CONFIG.bytes)?;
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))

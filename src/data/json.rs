@@ -289,7 +289,8 @@ mod tests {
     #[test]
     fn a_long_line_or_item_reads_as_a_short_one() {
         let options = ReadOptions { only: Some(["text".to_owned()].into()), text: true, ..ReadOptions::default() };
-        let (pad, deep) = ("[0,\"],NaN\",{}],-1,-Infinity,NaN,".repeat(BLOCK / 16), "[".repeat(9000) + &"]".repeat(9000));
+        let (pad, deep) =
+            ("[0,\"],NaN\",{}],-1,-Infinity,NaN,".repeat(BLOCK / 16), "[".repeat(9000) + &"]".repeat(9000));
         let text = "x\\n\\u00e9é\\\"] ".repeat(BLOCK / 8);
         let first = format!("{{\"pad\":[{pad}0],\"deep\":{deep},\"text\":\"{text}\",\"more\":[{pad}0]}}");
         let expected = text.replace("\\n", "\n").replace("\\u00e9", "é").replace("\\\"", "\"");
@@ -308,7 +309,10 @@ mod tests {
         assert!(long(&options, &["[", &pad, "]"]).is_empty());
         let row = format!("{{\"pad\":\"{pad}\",\"text\":[-Infinity]}}");
         let message = long(&options, &[&row]).remove(0).unwrap_err().to_string();
-        assert!(message.ends_with("line 1: field `text` is -Infinity, which is no JSON value; null is one"), "{message}");
+        assert!(
+            message.ends_with("line 1: field `text` is -Infinity, which is no JSON value; null is one"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -328,7 +332,10 @@ mod tests {
         let name = "n".repeat(2 * BLOCK);
         assert_eq!(fault(&["{\"", &name, "\":0}"]), "line 1 column X: a name or a field that is wanted is too long");
         let text = "t".repeat(2 * LONGEST + 1);
-        assert_eq!(fault(&["{\"text\":\"", &text, "\"}"]), "line 1 column X: a name or a field that is wanted is too long");
+        assert_eq!(
+            fault(&["{\"text\":\"", &text, "\"}"]),
+            "line 1 column X: a name or a field that is wanted is too long"
+        );
         assert!(fault(&["{\"u\":", &"[".repeat(2 * BLOCK)]).contains("too deep in one another"));
         assert!(error(format!("{{\"a\":[{many}0]}}")).contains("more than 100000 values"));
         assert!(error(format!("[{{\"a\":[{many}")).contains("item 1"));

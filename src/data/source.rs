@@ -93,12 +93,8 @@ impl Source {
             field.extend(options.field.split('+').map(str::to_owned));
         }
         let field: Arc<[String]> = field.into();
-        let read = ReadOptions {
-            only: Some(Arc::clone(&field)),
-            split: options.split,
-            text: true,
-            ..ReadOptions::default()
-        };
+        let read =
+            ReadOptions { only: Some(Arc::clone(&field)), split: options.split, text: true, ..ReadOptions::default() };
         let mut bytes = 0;
         for file in &files {
             // opening tells what is wrong with a name before any work is done

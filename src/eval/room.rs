@@ -128,11 +128,8 @@ mod tests {
         let Value::Object(row) = json!({"text": "x".repeat(200)}) else { panic!() };
         room.row(&row).unwrap();
         assert!((500..700).contains(&room.taken()), "{}", room.taken());
-        let request = |input: &Arc<[u32]>| Request {
-            input: input.clone(),
-            from: 9,
-            targets: Targets::Sequence(vec![1]),
-        };
+        let request =
+            |input: &Arc<[u32]>| Request { input: input.clone(), from: 9, targets: Targets::Sequence(vec![1]) };
         let (one, other): (Arc<[u32]>, Arc<[u32]>) = (vec![0; 10_000].into(), vec![0; 10_000].into());
         let taken = |requests: &[Request]| {
             let room = Room::new(u64::MAX);

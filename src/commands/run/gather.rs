@@ -1,7 +1,6 @@
 //! From what the stages left to a report.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::pipeline::{CutDone, Done};
