@@ -18,11 +18,18 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::belongings::contents;
 use super::unmarked::{self, Kind};
 use crate::{Error, Result};
 
 /// Name of the mark.
 pub const MARK: &str = ".prune";
+
+/// A mark that is being written.
+pub(super) const NEW_MARK: &str = ".prune.new";
+
+/// What every mark begins with.
+const START: &[u8] = b"{\"prune\":\"";
 
 /// Marks are lists of names; what is longer than this is none.
 const LONGEST: u64 = 16 << 20;
@@ -38,7 +45,7 @@ struct Header {
 
 /// What a directory says of itself.
 #[derive(Debug)]
-enum Mark {
+pub(super) enum Mark {
     /// By its mark: the command, and the entries.
     Listed(String, BTreeSet<String>),
     /// By the record that a version without marks left in it.
@@ -47,7 +54,7 @@ enum Mark {
 
 impl Mark {
     /// That of `dir`, or what the record in it says.
-    fn of(dir: &Path) -> io::Result<Option<Self>> {
+    pub(super) fn of(dir: &Path) -> io::Result<Option<Self>> {
         match dir.join(MARK).symlink_metadata() {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(unmarked::recognize(dir).map(Self::Old)),
             _ => Self::read(dir),
@@ -55,7 +62,7 @@ impl Mark {
     }
 
     /// The mark in `dir`; what is no regular file or cannot be read as one is none.
-    fn read(dir: &Path) -> io::Result<Option<Self>> {
+    pub(super) fn read(dir: &Path) -> io::Result<Option<Self>> {
         let path = dir.join(MARK);
         match path.symlink_metadata() {
             Ok(metadata) if metadata.is_file() && metadata.len() <= LONGEST => {
@@ -77,7 +84,7 @@ impl Mark {
         Some(Self::Listed(header.command, entries))
     }
 
-    fn lists(&self, name: &str, is_dir: bool) -> bool {
+    pub(super) fn lists(&self, name: &str, is_dir: bool) -> bool {
         match self {
             Self::Listed(_, entries) => entries.contains(name),
             Self::Old(kind) => kind.lists(name, is_dir),
@@ -85,13 +92,36 @@ impl Mark {
     }
 }
 
-/// Marks `dir`, which is empty or holds a mark that was never written, as made by `command` with these entries.
+/// Marks `dir`, which has no mark or one that is cut short, as made by `command` with these entries: at once, since one
+/// that is half there would make strangers of the others.
 pub(super) fn mark(dir: &Path, command: &str, entries: &[&str]) -> Result<()> {
-    let path = dir.join(MARK);
+    let (new, path) = (dir.join(NEW_MARK), dir.join(MARK));
     let text = header(command)? + &entries.iter().map(line).collect::<Result<String>>()?;
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).open(&path);
-    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| Error::io(&path, &error))
+    let at = |error: io::Error| Error::io(&path, &error);
+    if is_cut_short(&new).map_err(at)? {
+        fs::remove_file(&new).map_err(at)?;
+    }
+    let mut file = File::create_new(&new).map_err(at)?;
+    let done = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&new, &path));
+    done.map_err(|error| {
+        drop(fs::remove_file(&new));
+        at(error)
+    })
+}
+
+/// Whether `path` is a mark that a killed process or a full disk left without its first line, or one that had not got
+/// its name yet.
+pub(super) fn is_cut_short(path: &Path) -> io::Result<bool> {
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_file() && metadata.len() <= LONGEST => {}
+        Ok(_) => return Ok(false),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    let is_new = path.file_name().is_some_and(|name| name == NEW_MARK);
+    let mut bytes = Vec::new();
+    File::open(path)?.read_to_end(&mut bytes)?;
+    Ok((START.starts_with(&bytes) || bytes.starts_with(START)) && (is_new || !bytes.contains(&b'\n')))
 }
 
 /// Text of a mark without entries.
@@ -151,20 +181,31 @@ pub fn work_in(dir: &Path, command: &str) -> Result<()> {
     }
 }
 
-/// Whether nothing is in `dir`, or nothing but a mark that a killed process did not come to write.
+/// Whether nothing is in `dir`, or nothing but a mark that is cut short.
 pub(super) fn is_blank(dir: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        if entry.file_name() != MARK || !metadata.is_file() || metadata.len() > 0 {
+        let path = entry?.path();
+        let is_mark = path.file_name().is_some_and(|name| name == MARK || name == NEW_MARK);
+        if !is_mark || !is_cut_short(&path)? {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
+/// Removes a directory of this program's in which nothing but a mark is.
+pub(super) fn remove_blank(dir: &Path) -> io::Result<()> {
+    for name in [NEW_MARK, MARK] {
+        match fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::remove_dir(dir)
+}
+
 /// The marked directory that `path` lies in, and the path inside it with `/`.
-fn home(path: &Path) -> io::Result<Option<(PathBuf, Mark, String)>> {
+pub(super) fn home(path: &Path) -> io::Result<Option<(PathBuf, Mark, String)>> {
     for dir in path.ancestors().skip(1) {
         if let Some(mark) = Mark::read(dir)? {
             let parts = path.strip_prefix(dir).unwrap_or(path).components();
@@ -222,101 +263,6 @@ pub(super) fn refuse_strange(path: &Path) -> Result<()> {
 /// The error of meeting somebody else's `path`.
 pub(super) fn strange(path: &Path) -> Error {
     Error::request(format!("{}: not written by prune, so it stays; move it, or name another output", path.display()))
-}
-
-/// What is in a directory: this program's, contents before what contains them, and what is not.
-#[derive(Debug, Default)]
-pub(super) struct Contents {
-    own: Vec<PathBuf>,
-    strangers: Vec<PathBuf>,
-}
-
-impl Contents {
-    /// The first that is somebody else's.
-    pub(super) fn stranger(&self) -> Option<&Path> {
-        self.strangers.first().map(PathBuf::as_path)
-    }
-}
-
-/// Sorts what is in `dir`, by its mark, or the mark of what it lies in. Marks come last in their directories.
-pub(super) fn contents(dir: &Path) -> io::Result<Contents> {
-    let mut found = Contents::default();
-    match Mark::of(dir)? {
-        Some(mark) => visit(dir, "", &mark, &mut found)?,
-        None => match home(dir)? {
-            Some((_, mark, name)) if mark.lists(&name, true) => visit(dir, &format!("{name}/"), &mark, &mut found)?,
-            _ if is_blank(dir)? => found.own.extend(dir.join(MARK).exists().then(|| dir.join(MARK))),
-            _ => found.strangers.extend(fs::read_dir(dir)?.next().transpose()?.map(|entry| entry.path())),
-        },
-    }
-    Ok(found)
-}
-
-fn visit(dir: &Path, prefix: &str, mark: &Mark, found: &mut Contents) -> io::Result<()> {
-    let mut entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    let mut own_mark = None;
-    for entry in entries {
-        let (path, kind) = (entry.path(), entry.file_type()?);
-        let name = entry.file_name();
-        let name = name.to_str().map(|name| format!("{prefix}{name}"));
-        let is_own = name.as_ref().is_some_and(|name| mark.lists(name, kind.is_dir()));
-        let is_mark = || Ok::<_, io::Error>(Mark::read(dir)?.is_some() || entry.metadata()?.len() == 0);
-        if entry.file_name() == MARK && kind.is_file() && is_mark()? {
-            own_mark = Some(path);
-        } else if kind.is_dir()
-            && let Some(inner) = Mark::of(&path)?.filter(|_| is_own || is_workplace(&path))
-        {
-            visit(&path, "", &inner, found)?;
-            found.own.push(path);
-        } else if kind.is_dir() && is_workplace(&path) && is_blank(&path)? {
-            found.own.extend(path.join(MARK).exists().then(|| path.join(MARK)));
-            found.own.push(path);
-        } else if is_own && kind.is_dir() {
-            visit(&path, &format!("{}/", name.unwrap_or_default()), mark, found)?;
-            found.own.push(path);
-        } else if is_own && kind.is_file() {
-            found.own.push(path);
-        } else {
-            found.strangers.push(path);
-        }
-    }
-    found.own.extend(own_mark);
-    Ok(())
-}
-
-/// Whether `dir` is called as the hidden directories beside outputs are.
-fn is_workplace(dir: &Path) -> bool {
-    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.len() > MARK.len() + 1 && name.starts_with('.') && name.ends_with(MARK)
-}
-
-/// Removes `path` with what is this program's in it. Whether all is gone: what is somebody else's stays, and with it the
-/// marks of what it lies in.
-pub(super) fn clear(path: &Path) -> io::Result<bool> {
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
-        Err(error) => return Err(error),
-        Ok(metadata) if metadata.is_file() => return fs::remove_file(path).map(|()| true),
-        Ok(metadata) if !metadata.is_dir() => return Ok(false),
-        Ok(_) => {}
-    }
-    let Contents { own, strangers } = contents(path)?;
-    for entry in &own {
-        let dir = entry.parent().unwrap_or(path);
-        let holds_strangers = || strangers.iter().any(|stranger| stranger.starts_with(dir));
-        if entry.is_dir() {
-            // fails, as it should, when somebody else's is in it
-            drop(fs::remove_dir(entry));
-        } else if entry.file_name().is_some_and(|name| name != MARK) || !holds_strangers() {
-            fs::remove_file(entry)?;
-        }
-    }
-    match fs::remove_dir(path) {
-        Ok(()) => Ok(true),
-        Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// Makes the file `path` in a directory of this program's, listed in its mark.

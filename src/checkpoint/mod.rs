@@ -3,6 +3,7 @@
 //! Every file is untrusted: headers are checked against the real length of their file, indexes against their shards,
 //! and nothing is mapped into memory.
 
+mod belongings;
 mod content;
 mod fingerprint;
 mod flush;
@@ -14,6 +15,7 @@ mod index;
 mod json;
 mod leftover;
 mod load;
+mod lock;
 mod mark;
 mod origin;
 mod output;
@@ -28,6 +30,7 @@ mod unmarked;
 mod workplace;
 mod writer;
 
+pub use belongings::refuse_strangers;
 pub use content::content_hash;
 pub use four_bit::four_bit_owner;
 pub use hash::sha256;

@@ -139,9 +139,14 @@ pub fn write_file(target: &Path, force: bool, bytes: &[u8]) -> Result<()> {
     OutputFile::create(target, force, &Origin::program("file"))?.write(bytes)
 }
 
-/// The file at `path`, or every file and directory under it and itself, written through to the disk.
+/// The file at `path`, or every file and directory under it and itself, written through to the disk. What is neither
+/// nobody has written here, and to open it may never end.
 pub(super) fn sync_tree(path: &Path) -> io::Result<()> {
-    if !path.is_dir() {
+    let metadata = path.symlink_metadata()?;
+    if !metadata.is_dir() && !metadata.is_file() {
+        return Ok(());
+    }
+    if metadata.is_file() {
         // Windows flushes only what is open for writing; elsewhere a read-only copy must be openable
         return OpenOptions::new().read(true).write(cfg!(windows)).open(path)?.sync_all();
     }

@@ -146,7 +146,8 @@ impl Checkpoint {
         }
         for name in files {
             let (from, to) = (self.source.dir.join(&name), dir.join(&name));
-            let at = |error: std::io::Error| Error::work(format!("copying {}: {error}", from.display()));
+            let at =
+                |error: std::io::Error| Error::work(format!("copying {} to {}: {error}", from.display(), to.display()));
             to.parent().map_or(Ok(()), create_dir)?;
             let mut source = File::open(&from).map_err(at)?;
             std::io::copy(&mut source, &mut create_file(&to)?).map_err(at)?;

@@ -15,7 +15,7 @@ pub(super) struct Kind {
     pub(super) command: &'static str,
     /// The file that tells it, as a pattern.
     record: &'static str,
-    /// Whether that file was written by this program.
+    /// Whether that file was written by this program: its JSON, the first line's of `.jsonl`, or the first line itself.
     is_own: fn(&Value) -> bool,
     /// Names of entries, `*` for anything but `/`.
     entries: &'static [&'static str],
@@ -105,6 +105,31 @@ const KINDS: &[Kind] = &[
         ],
         models: &[],
     },
+    Kind {
+        command: "demo",
+        record: "recipe.toml",
+        is_own: |line| line.as_str().is_some_and(|line| line.starts_with("# The whole job on the pocket atlas")),
+        entries: &[
+            "recipe.toml",
+            "model",
+            "text",
+            "text/train.jsonl",
+            "text/validation.jsonl",
+            "boolq",
+            "boolq/train.jsonl",
+            "boolq/validation.jsonl",
+            "mmlu",
+            "mmlu/dev",
+            "mmlu/val",
+            "mmlu/test",
+            "mmlu/*/astronomy_*.csv",
+            "mmlu/*/geography_*.csv",
+            "mmlu/*/history_*.csv",
+            "mmlu/*/music_*.csv",
+            "mmlu/*/zoology_*.csv",
+        ],
+        models: &["model/"],
+    },
 ];
 
 /// Files of a model that this program wrote.
@@ -163,10 +188,14 @@ fn is_record(kind: &Kind, path: &Path) -> bool {
     }
     let Ok(file) = File::open(path) else { return false };
     let reader = BufReader::new(file);
-    if path.extension().is_some_and(|extension| extension == "jsonl") {
-        let mut first = String::new();
-        let read = reader.take(1 << 16).read_line(&mut first);
-        return read.is_ok() && serde_json::from_str(&first).is_ok_and(|record| (kind.is_own)(&record));
-    }
-    serde_json::from_reader(reader).is_ok_and(|record: Value| (kind.is_own)(&record))
+    let first_line = |reader: BufReader<File>| {
+        let mut line = String::new();
+        reader.take(1 << 16).read_line(&mut line).map(|_| line)
+    };
+    let record: Option<Value> = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("jsonl") => first_line(reader).ok().and_then(|line| serde_json::from_str(&line).ok()),
+        Some("toml") => first_line(reader).ok().map(Value::String),
+        _ => serde_json::from_reader(reader).ok(),
+    };
+    record.is_some_and(|record| (kind.is_own)(&record))
 }

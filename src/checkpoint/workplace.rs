@@ -11,14 +11,16 @@
 //! .OUT.prune/placed   SHA-256 of a file that has its place, and the output that is to stand with it
 //! ```
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::belongings;
 use super::fingerprint::hex;
 use super::hash::sha256;
+use super::lock::lock;
 use super::mark::{self, MARK};
 use super::origin::Origin;
 use super::output::{sync_dir, sync_tree};
@@ -96,10 +98,13 @@ impl Workplace {
         refuse_kind(target, self.makes)?;
         self.origin.keep_inputs(target)?;
         if metadata.is_dir() {
-            let contents = mark::contents(target).map_err(|error| Error::io(target, &error))?;
+            let contents = belongings::contents(target).map_err(|error| Error::io(target, &error))?;
             if let Some(stranger) = contents.stranger() {
+                // of earlier versions only what their records tell is known
+                let unmarked = if target.join(MARK).exists() { "" } else { " (it has no mark, .prune)" };
                 return Err(Error::request(format!(
-                    "{} exists and holds {}, which prune did not write: it stays; move it, or name another output",
+                    "{} exists{unmarked} and holds {}, which is not known to be prune's: it stays; move it, or name \
+                     another output",
                     target.display(),
                     stranger.strip_prefix(target).unwrap_or(stranger).display()
                 )));
@@ -156,9 +161,7 @@ impl Workplace {
             Ok(metadata) if metadata.is_dir() => {}
             _ => return Err(mark::strange(path)),
         }
-        if let Some(stranger) = mark::contents(path).map_err(at)?.stranger() {
-            return Err(mark::strange(stranger));
-        }
+        belongings::refuse_strangers(path)?;
         // it loses its name before its files: what is half removed must not be taken for whole
         let gone = self.dir.join(GONE);
         mark::adopt(path, &[])?;
@@ -201,7 +204,7 @@ impl Workplace {
     /// not taken for one that was there before.
     pub(super) fn note_placed(&self, bytes: &[u8], with: &Path) -> Result<()> {
         let path = self.dir.join(PLACED);
-        let text = format!("{}\n{}", hex(&Sha256::digest(bytes)), with.display());
+        let text = format!("{}\n{}\n", hex(&Sha256::digest(bytes)), with.display());
         fs::write(&path, text).map_err(|error| Error::io(&path, &error))
     }
 
@@ -216,7 +219,7 @@ impl Workplace {
             }
         }
         if let Ok(note) = fs::read_to_string(&placed)
-            && let Some((digest, with)) = note.split_once('\n')
+            && let Some((digest, with)) = note.strip_suffix('\n').and_then(|note| note.split_once('\n'))
             && target.is_file()
             && !Path::new(with).exists()
             && sha256(target, &Silent)? == digest
@@ -235,11 +238,11 @@ impl Workplace {
     }
 
     fn clear(&self, path: &Path) -> Result<()> {
-        match mark::clear(path).map_err(|error| Error::io(path, &error))? {
+        match belongings::clear(path).map_err(|error| Error::io(path, &error))? {
             true => Ok(()),
             false => {
-                let contents = mark::contents(path).ok();
-                Err(mark::strange(contents.as_ref().and_then(mark::Contents::stranger).unwrap_or(path)))
+                let contents = belongings::contents(path).ok();
+                Err(mark::strange(contents.as_ref().and_then(belongings::Contents::stranger).unwrap_or(path)))
             }
         }
     }
@@ -249,13 +252,12 @@ impl Drop for Workplace {
     fn drop(&mut self) {
         for name in [PLACED, NEW, GONE] {
             // what stays is cleared by the next run
-            drop(mark::clear(&self.dir.join(name)));
+            drop(belongings::clear(&self.dir.join(name)));
         }
         let is_empty = fs::read_dir(&self.dir)
             .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == MARK)));
         if is_empty {
-            drop(fs::remove_file(self.dir.join(MARK)));
-            drop(fs::remove_dir(&self.dir));
+            drop(mark::remove_blank(&self.dir));
         }
     }
 }
@@ -308,56 +310,6 @@ fn refuse_kind(target: &Path, makes: Makes) -> Result<()> {
         _ => "neither a file nor a directory: it stays; name another output",
     };
     Err(Error::request(format!("{} exists and is {what}", target.display())))
-}
-
-fn lock(dir: &Path, target: &Path, command: &str) -> Result<Option<File>> {
-    let at = |error: io::Error| Error::io(dir, &error);
-    let path = dir.join(MARK);
-    loop {
-        match fs::create_dir(dir) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(Error::io(dir.parent().unwrap_or(dir), &error));
-            }
-            _ => {}
-        }
-        let is_ours = match dir.symlink_metadata() {
-            Ok(metadata) if metadata.is_dir() => mark::made_by(dir).is_some() || mark::is_blank(dir).unwrap_or(false),
-            Ok(_) => false,
-            Err(_) => continue,
-        };
-        if !is_ours {
-            return Err(mark::strange(dir));
-        }
-        let mut file = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path) {
-            // another run has just ended
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            opened => opened.map_err(at)?,
-        };
-        let lock = file.try_lock();
-        if matches!(lock, Err(TryLockError::WouldBlock)) {
-            return Err(Error::request(format!("{}: another run is writing it", target.display())));
-        }
-        if !is_same(&file, &path) {
-            continue;
-        }
-        if file.metadata().map_err(at)?.len() == 0 {
-            let text = mark::header(command)? + "\"new\"\n\"old\"\n\"gone\"\n\"placed\"\n";
-            file.write_all(text.as_bytes()).map_err(at)?;
-        }
-        return Ok(lock.is_ok().then_some(file));
-    }
-}
-
-/// Whether `file` is still what `path` names.
-fn is_same(file: &File, path: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        file.metadata().map(id).ok() == path.symlink_metadata().map(id).ok()
-    }
-    #[cfg(not(unix))]
-    path.exists()
 }
 
 /// Directories made for an output, the deepest first. Those that stay empty are removed again.

@@ -74,7 +74,17 @@ impl Job<'_> {
         place.require_space(self.plan.disk.saturating_sub(WorkDir::size(place.target())))?;
         let dir = WorkDir::open(place.clone(), &self.record.deciding, settings.restart, settings.data_changed)?;
         match self.heal(&dir, adapter, teacher, known) {
-            Ok(result) => dir.remove().map(|()| result),
+            Ok(result) => {
+                // all is done, whatever others have put there meanwhile
+                dir.remove().or_else(|error| match error {
+                    Error::Request(why) => {
+                        self.progress.warn(&why);
+                        Ok(())
+                    }
+                    other => Err(other),
+                })?;
+                Ok(result)
+            }
             Err(error) => {
                 dir.close();
                 Err(error)

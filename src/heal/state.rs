@@ -14,7 +14,9 @@ use serde_json::{Map, Value};
 
 use super::measure::Known;
 use super::optimiser::{Moments, Optimiser};
-use crate::checkpoint::{Index, Shard, Slot, Workplace, adopt, made_by, read_json, write_file, write_tensor};
+use crate::checkpoint::{
+    Index, Shard, Slot, Workplace, adopt, made_by, read_json, refuse_strangers, write_file, write_tensor,
+};
 use crate::data::Position;
 use crate::model::Spending;
 use crate::progress::Silent;
@@ -89,7 +91,8 @@ impl WorkDir {
             let fault = "is in the way and no unfinished healing: it stays; move it, or name another output";
             return Err(Error::request(format!("{} {fault}", path.display())));
         }
-        Ok(())
+        // which would keep the directory when the healing is done
+        refuse_strangers(&path)
     }
 
     /// Opens or makes the directory of the run whose output `place` is for. `deciding` are the settings that decide the

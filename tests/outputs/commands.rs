@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -13,6 +14,10 @@ use crate::fixture::desk::Desk;
 pub(crate) struct Making {
     pub(crate) name: &'static str,
     pub(crate) line: &'static str,
+    /// Words of the line, and others that make another output of them.
+    pub(crate) other: (&'static str, &'static str),
+    /// Whether the output appears whole or not at all; otherwise it is worked in.
+    pub(crate) is_whole: bool,
     /// What takes its settings at their word and begins anew or replaces.
     pub(crate) forces: &'static [&'static str],
     /// What lets it fail in the middle of its work, or before.
@@ -24,12 +29,16 @@ pub(crate) const COMMANDS: &[Making] = &[
     Making {
         name: "analyze",
         line: "analyze model --data text.jsonl --samples 3 --seq-len 16 -o out --csv out.csv",
+        other: ("--samples 3", "--samples 2"),
+        is_whole: true,
         forces: &["--force"],
         failing: &["--text-field nothing", "--layers 9", "--memory 1KiB"],
     },
     Making {
         name: "cut",
         line: "cut model --drop 1 --max-shard-size 4KB -o out",
+        other: ("--drop 1", "--drop 2"),
+        is_whole: true,
         forces: &["--force"],
         failing: &["--max-shard-size x", "--deepest 2"],
     },
@@ -37,29 +46,125 @@ pub(crate) const COMMANDS: &[Making] = &[
         name: "heal",
         line: "heal model --data text.jsonl --eval-data text.jsonl --seq-len 16 --steps 4 --batch 2 --rank 2 \
                --save-every 2 --warmup 1 --eval-every 3 --save-4bit -o out",
+        other: ("--steps 4", "--steps 2"),
+        is_whole: true,
         forces: &["--force", "--restart", "--force --restart"],
         failing: &["--lr 1e30", "--text-field nothing", "--max-shard-size x"],
     },
     Making {
         name: "eval",
         line: "eval model --tasks text:text.txt --pass-tokens 32 -o out",
+        other: ("text:text.txt", "text:text.jsonl"),
+        is_whole: false,
         forces: &["--force"],
         failing: &["--against nothing", "--adapter nothing", "--data-dir nothing"],
     },
     Making {
         name: "merge",
-        line: "merge model adapter -o out",
+        line: "merge model --adapter adapter -o out",
+        other: ("-o out", "--max-shard-size 4KB -o out"),
+        is_whole: true,
         forces: &["--force"],
         failing: &["--max-shard-size x", "--memory 1"],
     },
     Making {
         name: "run",
         line: "run recipe.toml -o out",
+        other: ("recipe.toml", "recipe.toml --set heal.steps=1"),
+        is_whole: false,
         forces: &["--set cut.max_shard_size=\"4KB\""],
         failing: &["--set drop.layers=[9]", "--set heal.text_field=\"nothing\""],
     },
-    Making { name: "demo", line: "demo --extract out", forces: &["--force"], failing: &[] },
+    Making {
+        name: "demo",
+        line: "demo --extract out",
+        other: ("", ""),
+        is_whole: true,
+        forces: &["--force"],
+        failing: &[],
+    },
 ];
+
+/// Commands that make nothing.
+pub(crate) const READING: &[&str] = &[
+    "doctor",
+    "completions bash",
+    "analyze model --data text.jsonl --samples 3 --seq-len 16",
+    "analyze model --data text.jsonl --samples 3 --seq-len 16 -o out --csv out.csv --dry-run",
+    "cut model --drop 1 --dry-run",
+    "cut model --drop 1 -o out --dry-run",
+    "heal model --data text.jsonl --seq-len 16 --steps 1 --batch 1 --warmup 0 -o out --dry-run",
+    "merge model --adapter adapter -o out --dry-run",
+    "eval model --tasks text:text.txt",
+    "eval model --tasks text:text.txt -o out --dry-run",
+    "run recipe.toml -o out --dry-run",
+    "demo -o out --dry-run",
+    "sample model --prompt w5 --tokens 2",
+    "bench model --tokens 2 --prompt-tokens 4 --repetitions 1",
+    "compare model text.jsonl",
+    "fetch no/such --dry-run",
+];
+
+impl Making {
+    /// The line that makes another output.
+    pub(crate) fn other_line(&self) -> String {
+        self.line.replace(self.other.0, self.other.1)
+    }
+
+    /// What replaces an output: the line with the flag for that.
+    pub(crate) fn replacing(&self) -> String {
+        format!("{} {}", self.line, self.forces.iter().find(|force| **force == "--force").unwrap_or(&""))
+    }
+}
+
+/// Names beside an output, close to those the program uses and none of them: nothing is in the way.
+pub(crate) fn strangers_beside(desk: &Desk) {
+    for name in [
+        "out.bak/thesis.tex",
+        "out.healing.bak/log.jsonl",
+        ".out.prune-old/mine",
+        ".out.prune-Ab12Cd/new/mine",
+        ".out.csv.prune-Ab12Cd",
+        "out.csv.new",
+        "out.tmp",
+        "journal.jsonl",
+        "run.json",
+        "state.safetensors.new",
+        ".prune",
+        ".prune.new",
+        "new/mine",
+        "gone",
+    ] {
+        let path = desk.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("somebody's {name}")).unwrap();
+    }
+    symlink("out.bak", desk.path("out.link")).unwrap();
+    symlink("nothing", desk.path("out.lock")).unwrap();
+    assert!(Command::new("mkfifo").arg(desk.path("out.fifo")).status().unwrap().success());
+}
+
+/// Copies what is at `from`, links and FIFOs as what they are.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    let metadata = from.symlink_metadata().unwrap();
+    if metadata.is_symlink() {
+        return symlink(fs::read_link(from).unwrap(), to).unwrap();
+    }
+    if metadata.file_type().is_fifo() {
+        return assert!(Command::new("mkfifo").arg(to).status().unwrap().success());
+    }
+    if metadata.is_file() {
+        fs::copy(from, to).unwrap();
+        return;
+    }
+    if !to.exists() {
+        fs::create_dir(to).unwrap();
+    }
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        copy(&path, &to.join(path.file_name().unwrap()));
+    }
+}
 
 /// A directory with what the commands read.
 pub(crate) fn desk() -> Desk {

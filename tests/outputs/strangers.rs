@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::commands::{COMMANDS, Making, Thing, desk, tree};
+use crate::commands::{COMMANDS, Making, READING, Thing, copy, desk, strangers_beside, tree};
 use crate::fixture::desk::Desk;
+use crate::full::limited;
 
 /// Puts somebody's files around the output, or into what is already there.
 type Put = fn(&Desk);
@@ -112,10 +113,28 @@ fn untouched(making: &Making, desk: &Desk, theirs: &BTreeMap<String, Thing>, cas
         let output = desk.run(&format!("{line} --quiet"));
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(matches!(output.status.code(), Some(0..=2)), "{line}: {case}: {:?} {said}", output.status);
-        let now = tree(&desk.path(""));
-        for (name, thing) in theirs {
-            assert_eq!(now.get(name), Some(thing), "{line}: {case}: {name} changed; {said}");
-        }
+        stands(desk, theirs, &format!("{line}: {case}: {said}"));
+    }
+    let line = format!("{} {most} --quiet", making.line);
+    // a full disk
+    for bytes in [30, 2_000] {
+        let said = String::from_utf8_lossy(&limited(desk, &line, bytes).stderr).into_owned();
+        stands(desk, theirs, &format!("{line}: {case}: {bytes} bytes a file at most: {said}"));
+    }
+    // Ctrl-C
+    let child = desk.command(&line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(u64::from(child.id() % 40)));
+    drop(Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status());
+    let output = child.wait_with_output().unwrap();
+    // before the program listens, the signal ends it
+    assert!(matches!(output.status.code(), Some(0..=2 | 130) | None), "{line}: {case}: {:?}", output.status);
+    stands(desk, theirs, &format!("{line}: {case}: interrupted"));
+}
+
+fn stands(desk: &Desk, theirs: &BTreeMap<String, Thing>, at: &str) {
+    let now = tree(&desk.path(""));
+    for (name, thing) in theirs {
+        assert_eq!(now.get(name), Some(thing), "{name} changed: {at}");
     }
 }
 
@@ -166,6 +185,25 @@ fn inside_an_output() {
     assert_eq!(tree(&desk.path("")), empty, "inputs are as they were");
 }
 
+/// Names of everybody's all around, and none in the way: each command does its work, and no name changes.
+#[test]
+fn beside_an_output() {
+    let desk = desk();
+    let theirs = put(&desk, strangers_beside);
+    let all = tree(&desk.path(""));
+    for line in READING {
+        let said = desk.run(line);
+        assert_eq!(tree(&desk.path("")), all, "{line}: {}", String::from_utf8_lossy(&said.stderr));
+    }
+    for making in COMMANDS {
+        let done = desk.run(&format!("{} --quiet", making.line));
+        assert!(done.status.success(), "{}: {}", making.line, String::from_utf8_lossy(&done.stderr));
+        untouched(making, &desk, &theirs, "beside");
+        remove(&desk, &all);
+    }
+    assert_eq!(tree(&desk.path("")), all);
+}
+
 /// What a command reads may lie where it writes: then nothing happens.
 #[test]
 fn inputs_in_an_output() {
@@ -199,18 +237,6 @@ fn inputs_in_an_output() {
                 assert_eq!(tree(home.path()), before, "{line}: {said}");
             }
         }
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    if from.is_file() {
-        fs::copy(from, to).unwrap();
-        return;
-    }
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        copy(&path, &to.join(path.file_name().unwrap()));
     }
 }
 
