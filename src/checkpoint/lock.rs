@@ -1,4 +1,4 @@
-//! The lock of an output: that on the mark in its hidden directory.
+//! The locks: of an output, that on the mark in its hidden directory; of a directory that is worked in, that on itself.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -6,6 +6,31 @@ use std::path::Path;
 
 use super::mark::{self, MARK};
 use crate::{Error, Result};
+
+/// Refuses a directory that another process works in: it holds the lock on the directory itself, as [`lock_dir`] takes it.
+pub(super) fn refuse_busy(dir: &Path) -> Result<()> {
+    match File::open(dir).map(|dir| dir.try_lock_shared()) {
+        Ok(Err(TryLockError::WouldBlock)) => Err(busy(dir)),
+        _ => Ok(()),
+    }
+}
+
+/// Locks a directory that is worked in, for whose neighbours there may be no right to write; `None` where the system
+/// locks no directories.
+///
+/// # Errors
+/// Request: another process works there.
+pub fn lock_dir(dir: &Path) -> Result<Option<File>> {
+    match File::open(dir).map(|dir| (dir.try_lock(), dir)) {
+        Ok((Ok(()), dir)) => Ok(Some(dir)),
+        Ok((Err(TryLockError::WouldBlock), _)) => Err(busy(dir)),
+        Ok((Err(TryLockError::Error(_)), _)) | Err(_) => Ok(None),
+    }
+}
+
+fn busy(dir: &Path) -> Error {
+    Error::request(format!("{}: another run is working there", dir.display()))
+}
 
 /// Makes and marks the hidden directory `dir` of the output `target` unless that is done, and locks it; `None` where the
 /// system locks no files.

@@ -37,6 +37,7 @@ pub use hash::sha256;
 pub use hub::{Cached, Dataset, Hub, HubFile, Needed};
 pub use index::{Entry, Index};
 pub use json::read_json;
+pub use lock::lock_dir;
 pub use mark::{MARK, adopt, can_work_in, claim, create_dir, create_file, made_by, work_in, write_new};
 pub use origin::Origin;
 pub use output::{OutputDir, OutputFile, write_file};

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::belongings;
 use super::fingerprint::hex;
 use super::hash::sha256;
-use super::lock::lock;
+use super::lock::{lock, refuse_busy};
 use super::mark::{self, MARK};
 use super::origin::Origin;
 use super::output::{sync_dir, sync_tree};
@@ -87,8 +87,8 @@ impl Workplace {
         self.dir.join(NEW)
     }
 
-    /// Refuses a target that is there: without `force` any, with it one that an input lies in or that is not wholly this
-    /// program's.
+    /// Refuses a target that is there: without `force` any, with it one that an input lies in, that is not wholly this
+    /// program's, or that another process works in.
     ///
     /// # Errors
     /// Request: as said.
@@ -98,6 +98,7 @@ impl Workplace {
         refuse_kind(target, self.makes)?;
         self.origin.keep_inputs(target)?;
         if metadata.is_dir() {
+            refuse_busy(target)?;
             let contents = belongings::contents(target).map_err(|error| Error::io(target, &error))?;
             if let Some(stranger) = contents.stranger() {
                 // of earlier versions only what their records tell is known

@@ -157,11 +157,23 @@ fn leftovers_of_killed_runs_are_cleared() {
     fs::write(hidden.join("mine"), "x").unwrap();
     refused_with(&target, ".out.prune");
     assert_eq!(names(&hidden), ["mine"]);
-    // killed right after making its own
-    fs::remove_file(hidden.join("mine")).unwrap();
-    fs::write(hidden.join(MARK), "").unwrap();
-    build(&target, true, "new").unwrap();
-    assert_eq!(names(dir.path()), ["out"]);
+    // killed right after making its own, or while its mark was written
+    fs::remove_dir_all(&hidden).unwrap();
+    for (name, text) in
+        [(MARK, ""), (MARK, "{\"pru"), (MARK, "{\"prune\":\"0.1.0\",\"comm"), (".prune.new", "{\"prune\":")]
+    {
+        fs::create_dir(&hidden).unwrap();
+        fs::write(hidden.join(name), text).unwrap();
+        build(&target, true, "new").unwrap();
+        assert_eq!(names(dir.path()), ["out"], "{name} {text}");
+    }
+    for text in ["mine", "{\"prune\": 1}", "{\"prune\":1}\n"] {
+        fs::create_dir(&hidden).unwrap();
+        fs::write(hidden.join(MARK), text).unwrap();
+        refused_with(&target, ".out.prune");
+        assert_eq!(fs::read_to_string(hidden.join(MARK)).unwrap(), text);
+        fs::remove_dir_all(&hidden).unwrap();
+    }
 }
 
 fn copy(from: &Path, to: &Path) {

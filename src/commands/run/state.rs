@@ -2,7 +2,7 @@
 //! the same is not done again.
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{
-    Origin, Workplace, adopt, can_work_in, check_place, claim, has_leftovers, work_in, write_file,
+    Origin, Workplace, adopt, can_work_in, check_place, claim, has_leftovers, lock_dir, work_in, write_file,
 };
 use crate::files::{self, Bound};
 use crate::heal::WorkDir;
@@ -105,7 +105,7 @@ impl State {
                 place.make_dir(place.target(), &[FILE])?;
             }
         }
-        let lock = lock(dir)?;
+        let lock = lock_dir(dir)?;
         refuse_other(dir)?;
         work_in(dir, "run")?;
         let kept = Kept::read(&path)?;
@@ -197,17 +197,6 @@ impl State {
     }
 }
 
-/// No other process works in `dir` meanwhile; `None` where the system locks no directories.
-fn lock(dir: &Path) -> Result<Option<File>> {
-    match File::open(dir).map(|dir| (dir.try_lock(), dir)) {
-        Ok((Ok(()), dir)) => Ok(Some(dir)),
-        Ok((Err(TryLockError::WouldBlock), _)) => {
-            Err(Error::request(format!("{}: another run is working there", dir.display())))
-        }
-        Ok((Err(TryLockError::Error(_)), _)) | Err(_) => Ok(None),
-    }
-}
-
 /// Removes the run in `dir`, if there is one.
 ///
 /// # Errors
@@ -218,7 +207,7 @@ pub(in crate::commands) fn forget(dir: &Path) -> Result<()> {
     }
     drop(State::open(dir)?);
     let place = Workplace::open(dir, &Origin::program("run"))?;
-    let _lock = lock(dir)?;
+    let _lock = lock_dir(dir)?;
     place.discard(dir)
 }
 
@@ -272,6 +261,8 @@ mod tests {
         let run = dir.path().join("run");
         let mut state = State::open(&run).unwrap();
         assert!(State::open(&run).unwrap_err().to_string().contains("another run"));
+        let other = OutputDir::create(&run, true, &Origin::program("cut")).unwrap_err().to_string();
+        assert!(other.contains("another run"), "nor does another command replace it meanwhile: {other}");
         assert_eq!(make(&mut state, &stage("a/b", "1"), 7).unwrap(), 7);
         assert_eq!(make(&mut state, &stage("a/b", "1"), 8).unwrap(), 7, "not done again");
         drop(state);
