@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::files::meant;
 use crate::shown::shown_message;
 
 /// What went wrong, worded for the user: what, in which file or flag, what was expected, what to do.
@@ -30,12 +31,16 @@ impl Error {
         Self::Work(message.into())
     }
 
-    /// An operating system error at `path`; a path that does not exist is a wrong request.
+    /// An operating system error at `path`; a path that does not exist is a wrong request, and what it may have meant is
+    /// named.
     pub fn io(path: impl AsRef<Path>, error: &std::io::Error) -> Self {
-        let message = format!("{}: {error}", path.as_ref().display());
+        let (path, place) = (path.as_ref(), path.as_ref().display());
         match error.kind() {
-            std::io::ErrorKind::NotFound => Self::Request(message),
-            _ => Self::Work(message),
+            std::io::ErrorKind::NotFound => {
+                Self::Request(format!("{place}: no such file or directory{}", meant(path)))
+            }
+            std::io::ErrorKind::PermissionDenied => Self::Work(format!("{place}: no permission")),
+            _ => Self::Work(format!("{place}: {error}")),
         }
     }
 

@@ -4,9 +4,10 @@
 //! A pipe may never end and a device never does, so that a model, recipe or plan is a regular file or is refused. JSON
 //! grows when it is built: `[0,0,0]` takes some 40 bytes of memory for each byte of text.
 
+use std::ffi::OsStr;
 use std::fs::{File, FileType, Metadata};
 use std::io::{ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
@@ -73,6 +74,46 @@ fn kind(found: FileType) -> &'static str {
     if found.is_dir() { "a directory" } else { "something else" }
 }
 
+/// Entries of a directory that are looked at for a name that was meant.
+const ENTRIES: usize = 1000;
+
+/// What a `path` that is not there may have meant, to stand behind saying so: `, did you mean text/train.jsonl?`, or
+/// nothing.
+#[must_use]
+pub fn meant(path: &Path) -> String {
+    near(path).map_or_else(String::new, |near| format!(", did you mean {}?", near.display()))
+}
+
+/// The path that is there and called nearly as `path`: the first part that is missing is another, the rest the same.
+fn near(path: &Path) -> Option<PathBuf> {
+    let parts: Vec<_> = path.components().collect();
+    let to = |end: usize| parts[..end].iter().collect::<PathBuf>();
+    let missing = (1..=parts.len()).find(|end| !to(*end).exists())?;
+    let (parent, name) = (to(missing - 1), parts[missing - 1].as_os_str().to_str()?);
+    let listed = if parent.as_os_str().is_empty() { Path::new(".") } else { &parent };
+    let entries = std::fs::read_dir(listed).ok()?.take(ENTRIES).flatten();
+    let rest: PathBuf = parts[missing..].iter().collect();
+    let found = entries.filter_map(|entry| {
+        let known = entry.file_name().into_string().ok()?;
+        let near = parent.join(&known);
+        let near = if rest.as_os_str().is_empty() { near } else { near.join(&rest) };
+        (!known.starts_with('.') && near.exists()).then(|| (likeness(name, &known), near))
+    });
+    let (likeness, near) = found.max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(&a.1)))?;
+    (likeness >= LIKE).then_some(near)
+}
+
+/// From this likeness on a name may be a mistyped other one: one letter of five.
+const LIKE: f64 = 0.8;
+
+/// How alike two names are, 0 to 1: one less for every letter that is another, missing, too many or in another place, as
+/// a share of all. Their stems alone have to be as much so: an ending in common makes none of the other.
+fn likeness(name: &str, known: &str) -> f64 {
+    let stem = |name: &str| Path::new(name).file_stem().and_then(OsStr::to_str).unwrap_or(name).to_lowercase();
+    let whole = strsim::normalized_damerau_levenshtein(&name.to_lowercase(), &known.to_lowercase());
+    whole.min(strsim::normalized_damerau_levenshtein(&stem(name), &stem(known)))
+}
+
 /// The bytes of the file at `path`.
 ///
 /// # Errors
@@ -105,6 +146,17 @@ pub fn json<T: DeserializeOwned>(path: &Path, bound: Bound) -> Result<T> {
     parse(&read(path, bound.bytes)?, bound).context(|| path.display())
 }
 
+/// As [`json`] of a file that the user named: whatever is wrong with it, it was asked for.
+///
+/// # Errors
+/// Request, all of those.
+pub fn asked_json<T: DeserializeOwned>(path: &Path, bound: Bound) -> Result<T> {
+    json(path, bound).map_err(|error| match error {
+        Error::Work(fault) => Error::Request(fault),
+        error => error,
+    })
+}
+
 /// The text of the JSON file at `path`, which is as `bound` allows.
 ///
 /// # Errors
@@ -121,7 +173,9 @@ pub fn json_text(path: &Path, bound: Bound) -> Result<Vec<u8>> {
 /// Work: not JSON, or not of the asked shape, or of too many values.
 pub fn parse<T: DeserializeOwned>(text: &[u8], bound: Bound) -> Result<T> {
     counted(text, bound)?;
-    serde_json::from_slice(text).map_err(|error| Error::work(error.to_string()))
+    serde_json::from_slice(text).map_err(|error| {
+        Error::work(if error.is_data() { error.to_string() } else { format!("not JSON: {error}") })
+    })
 }
 
 fn counted(text: &[u8], bound: Bound) -> Result<()> {
@@ -164,6 +218,32 @@ mod tests {
     }
 
     #[test]
+    fn a_mistyped_path_says_what_was_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("atlas/text")).unwrap();
+        for name in ["validation.jsonl", "train.jsonl", "a.jsonl"] {
+            std::fs::write(dir.path().join("atlas/text").join(name), "x").unwrap();
+        }
+        let place = |name: &str| dir.path().join(name);
+        for (typed, right) in [
+            ("atlas/text/validaton.jsonl", "atlas/text/validation.jsonl"),
+            ("atlsa/text/train.jsonl", "atlas/text/train.jsonl"),
+            ("Atlas", "atlas"),
+            ("atlas/text/trian.jsonl", "atlas/text/train.jsonl"),
+        ] {
+            // the rest of a path has to be there as well
+            let expected = format!(", did you mean {}?", place(right).display());
+            assert_eq!(meant(&place(typed)), expected, "{typed}");
+            let error = Error::io(place(typed), &ErrorKind::NotFound.into());
+            let expected = format!("{}: no such file or directory{expected}", place(typed).display());
+            assert!(matches!(&error, Error::Request(m) if *m == expected), "{error}");
+        }
+        for typed in ["atlas/text/b.jsonl", "atlas/text/train.json/x", "atlsa/none", "atlas/text/train.jsonl", "x", ""] {
+            assert_eq!(meant(&place(typed)), "", "{typed}");
+        }
+    }
+
+    #[test]
     fn a_long_file_is_refused_by_its_length() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
@@ -172,7 +252,7 @@ mod tests {
         let error = json::<Value>(&path, Bound::CONFIG).unwrap_err();
         assert!(matches!(&error, Error::Work(m) if m.ends_with("config.json: longer than 16 MiB")), "{error}");
         std::fs::write(&path, "{\"a\": ").unwrap();
-        assert!(json::<Value>(&path, Bound::CONFIG).unwrap_err().to_string().contains("config.json: EOF"));
+        assert!(json::<Value>(&path, Bound::CONFIG).unwrap_err().to_string().contains("config.json: not JSON: EOF"));
         assert!(matches!(json::<Value>(&dir.path().join("no"), Bound::CONFIG), Err(Error::Request(_))));
     }
 

@@ -51,6 +51,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::files::meant;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -97,9 +98,7 @@ impl Checkpoint {
         if path.is_absolute() || id.starts_with(['.', '~']) || path.exists() {
             return Self::open_at(Source { id: id.to_owned(), dir: path, revision: None });
         }
-        // a mistyped path looks like a name on the hub
-        let absent = |message| format!("{id}: no such directory; on the hub: {message}");
-        Self::open_at(hub.model(id, progress).map_err(|error| error.reworded(absent))?)
+        Self::open_at(hub.model(id, progress).map_err(|error| absent(id, &path, error))?)
     }
 
     /// Opens the model in `dir`: config, and the headers of all weights.
@@ -117,7 +116,8 @@ impl Checkpoint {
         let place = dir.display().to_string();
         let refused = |reason: &str| Err(Error::request(format!("{place}: {reason}")));
         if !dir.is_dir() {
-            return refused(if dir.exists() { "not a directory" } else { "no such directory" });
+            let absent = || format!("no such directory{}", meant(dir));
+            return refused(&if dir.exists() { "not a directory".to_owned() } else { absent() });
         }
         let path = dir.join(CONFIG);
         if !path.exists() {
@@ -146,6 +146,20 @@ impl Checkpoint {
     pub fn dtype_name(&self) -> Option<&str> {
         let name = self.config.get("dtype").or_else(|| self.config.get("torch_dtype"))?.as_str()?;
         Some(name.strip_prefix("torch.").unwrap_or(name))
+    }
+}
+
+/// What to say of the model `id`, which is not at `path` and which the hub has failed to give for `why`. A mistyped path
+/// looks like a name on the hub: where it nearly is one here, or begins with a directory that is here, a hub that cannot
+/// be reached has nothing to do with it.
+fn absent(id: &str, path: &Path, why: Error) -> Error {
+    let meant = meant(path);
+    let begins_here = path.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.is_dir());
+    match why {
+        Error::Work(_) if begins_here || !meant.is_empty() => {
+            Error::request(format!("{id}: no such directory{meant}"))
+        }
+        why => why.reworded(|message| format!("{id}: no such directory here{meant}; on the hub: {message}")),
     }
 }
 

@@ -175,7 +175,7 @@ pub(super) fn measure(settings: &BenchSettings, marks: bool, progress: &dyn Prog
     settings.check()?;
     let mut runners = vec![Runner::open(settings.model.as_deref(), progress)?];
     if settings.against.is_some() {
-        runners.push(Runner::open(settings.against.as_deref(), progress)?);
+        runners.push(Runner::open(settings.against.as_deref(), progress).context(|| "--against")?);
     }
     let context = runners.iter().map(|runner| runner.spec.max_positions).min().unwrap_or(0);
     let room = context.saturating_sub(settings.tokens).max(1);

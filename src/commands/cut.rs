@@ -193,7 +193,7 @@ fn plan(settings: &CutSettings, model: &PlannedFor) -> Result<Plan> {
 
 /// The best choice of `layers` layers in an analysis, by the metric and strategy it was searched with.
 fn from_analysis(path: &std::path::Path, layers: usize) -> Result<Plan> {
-    let document: Value = files::json(path, Bound::RECORD)?;
+    let document: Value = files::asked_json(path, Bound::RECORD)?;
     if document.get("stack").is_some() {
         return Err(Error::request(format!(
             "{}: a plan says itself which layers go; --fraction and --layers go with an analysis.json",

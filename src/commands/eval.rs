@@ -165,6 +165,9 @@ pub(super) fn eval_sharing(
     }
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
     let budget = open::budget(settings.memory.as_deref(), &device)?;
+    let adapters =
+        settings.adapter.as_deref().map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose();
+    let adapters = adapters.context(|| "--adapter")?;
     let computed = if device.is_cuda() { format!("GPU {:?}", settings.dtype) } else { String::new() };
     let weights = eval_before::weights(&checkpoint, settings.adapter.as_deref(), &computed)?;
     let about = About { weights, ..about(&checkpoint, &spec, &tokenizer, max_length)? };
@@ -186,8 +189,6 @@ pub(super) fn eval_sharing(
     if let Some(place) = place.as_ref().filter(|_| !ranges.is_empty()) {
         place.refuse_taken(true)?;
     }
-    let adapters =
-        settings.adapter.as_deref().map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose()?;
     let options = ModelOptions {
         budget,
         beside: if device.is_cpu() { job.bytes } else { 0 },

@@ -78,8 +78,10 @@ pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress:
     spec.check(&checkpoint.index)?;
     let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
     let budget = open::budget(settings.memory.as_deref(), &device)?;
-    let teacher = settings.teacher.as_deref().map(|teacher| open::checkpoint(Some(teacher), progress)).transpose()?;
-    let adapter = settings.adapter.as_deref().map(|dir| trainable(dir, &checkpoint, &spec, &device)).transpose()?;
+    let teacher = settings.teacher.as_deref().map(|teacher| open::checkpoint(Some(teacher), progress)).transpose();
+    let teacher = teacher.context(|| "--teacher")?;
+    let adapter = settings.adapter.as_deref().map(|dir| trainable(dir, &checkpoint, &spec, &device)).transpose();
+    let adapter = adapter.context(|| "--adapter")?;
     let (settings, said) = settled(settings, adapter.as_ref()).settled(spec.max_positions);
     let settings = &settings;
     said.iter().for_each(|warning| progress.warn(warning));

@@ -80,7 +80,7 @@ pub fn merge(settings: &MergeSettings, progress: &dyn Progress) -> Result<MergeR
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
     spec.check(&checkpoint.index)?;
     let dir = settings.adapter.as_deref().ok_or_else(|| Error::request("which adapter? name its directory"))?;
-    let adapters = Adapters::open_for(dir, &checkpoint, &spec, &Device::Cpu)?;
+    let adapters = Adapters::open_for(dir, &checkpoint, &spec, &Device::Cpu).context(|| "--adapter")?;
     let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
     let four_bit = settings.save_4bit.then_some(!settings.plain_scales);
     let merge = Merge::new(&checkpoint, &spec, Some(&adapters), &[], four_bit, max_shard, progress)?;

@@ -106,6 +106,9 @@ pub fn sample(
         return Err(Error::request("--tokens 0: at least one new token is needed"));
     }
     let prompt = prompt(settings.prompt.as_deref())?;
+    // before the first one speaks
+    let against = settings.against.as_deref().map(|model| open::checkpoint(Some(model), progress)).transpose();
+    against.context(|| "--against")?;
     let adapter = settings.adapter.as_ref();
     let mut continuations = vec![continuation(settings, settings.model.as_deref(), adapter, &prompt, progress, said)?];
     if settings.against.is_some() {
@@ -156,7 +159,8 @@ fn continuation(
         ));
     }
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
-    let adapters = adapter.map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose()?;
+    let adapters = adapter.map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose();
+    let adapters = adapters.context(|| "--adapter")?;
     let fittings = Fittings { adapters: adapters.map(Arc::new), ..Fittings::default() };
     let memory = settings.memory.as_deref();
     let model = open::speaker(&checkpoint, &spec, fittings, device, memory, longest, progress)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::source::{Source, SourceOptions};
 use crate::checkpoint::HubFile;
+use crate::files::meant;
 use crate::{Error, Result};
 
 /// What text is wanted for.
@@ -67,10 +68,14 @@ impl Source {
 
 fn unknown(spec: &str) -> Error {
     let known: Vec<&str> = KNOWN.iter().map(|known| known.name).collect();
-    Error::request(format!(
-        "{spec}: no such file or directory; a file on the hub is hub:datasets/org/name/path, a data set known by name is {}",
-        known.join(", ")
-    ))
+    let absent = format!("{spec}: no such file or directory");
+    Error::request(match meant(Path::new(spec)) {
+        meant if !meant.is_empty() => absent + &meant,
+        _ => format!(
+            "{absent}; a file on the hub is hub:datasets/org/name/path, a data set known by name is {}",
+            known.join(", ")
+        ),
+    })
 }
 
 /// The hub's own name for `spec`, or `None` when it is no name on the hub.

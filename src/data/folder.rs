@@ -74,7 +74,7 @@ pub fn names_below(root: &Path) -> Result<Vec<String>> {
 }
 
 fn walk(root: &Path, below: &str, above: &mut Vec<PathBuf>, names: &mut Vec<String>) -> Result<()> {
-    let folder = root.join(below);
+    let folder = if below.is_empty() { root.to_owned() } else { root.join(below) };
     let io = |error: std::io::Error| Error::io(&folder, &error);
     // a link counts as what it points to, but not if that is where one came from
     let real = folder.canonicalize().map_err(io)?;

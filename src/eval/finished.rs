@@ -33,8 +33,10 @@ impl Finished {
     pub fn open(path: &Path) -> Result<Self> {
         let file = if path.is_dir() { only_results(path)? } else { path.to_owned() };
         let not_results = |fault: String| format!("not a results file: {fault}");
-        let results: Map<String, Value> =
-            files::json(&file, Bound::RECORD).map_err(|error| error.reworded(not_results))?;
+        let results: Map<String, Value> = files::json(&file, Bound::RECORD).map_err(|error| match error {
+            Error::Work(fault) => Error::Work(not_results(fault)),
+            error => error,
+        })?;
         if !results.get("results").is_some_and(Value::is_object) {
             return Err(Error::work(not_results(format!("{}: it has no results", file.display()))));
         }
@@ -270,7 +272,7 @@ fn only_results(dir: &Path) -> Result<PathBuf> {
     }
     match found.as_slice() {
         [file] => Ok(file.clone()),
-        [] => Err(Error::request("no results_*.json there")).context(|| dir.display()),
+        [] => Err(Error::request("holds no results of an evaluation (results_*.json)")).context(|| dir.display()),
         several => Err(Error::request(format!("{} results files there, name one of them", several.len())))
             .context(|| dir.display()),
     }

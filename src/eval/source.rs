@@ -125,7 +125,9 @@ impl Source {
             Self::File(file) if split == leaf.task.split => Ok((vec![file.clone()], false)),
             Self::File(file) => Err(missing(leaf, split, &file.display().to_string())),
             Self::Hub(hub, known) => {
-                let (dataset, found) = on_hub(hub, known, leaf, split, progress)?;
+                let folder = |fault| format!("{fault}; --data-dir names a folder here that has the tasks' data");
+                let found = on_hub(hub, known, leaf, split, progress).map_err(|error| error.reworded(folder));
+                let (dataset, found) = found?;
                 let found = found.ok_or_else(|| missing(leaf, split, leaf.task.dataset))?;
                 Ok((hub.dataset_files(&dataset, &found.files, progress)?, found.mixed))
             }

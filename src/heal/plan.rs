@@ -113,7 +113,9 @@ fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Res
     let step = (seq_len as u64).saturating_mul(4).saturating_add(32).saturating_mul(batch as u64);
     if step > budget.bytes() {
         let (step, cap) = (ByteSize(step), ByteSize(budget.bytes()));
-        let fault = format!("batch is {batch}: so many sequences of {seq_len} tokens take {step}, allowed are {cap}");
+        let fault = format!(
+            "batch is {batch}: the tokens of so many sequences of {seq_len} take {step} of memory, allowed are {cap}"
+        );
         return Err(Error::request(fault));
     }
     Ok(())

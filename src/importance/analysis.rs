@@ -125,9 +125,9 @@ impl Analysis {
     /// Reads a file that may be anyone's.
     ///
     /// # Errors
-    /// Request: no such file, or not an analysis of this version. Work: a broken one; the message says where.
+    /// Request: no such file, not JSON, or not an analysis of this version. Work: a broken one; the message says where.
     pub fn read(path: &Path) -> Result<Self> {
-        let value = files::json(path, Bound::RECORD)?;
+        let value = files::asked_json(path, Bound::RECORD)?;
         Self::from_value(value).context(|| path.display())
     }
 

@@ -102,7 +102,8 @@ impl Hub {
             }
             (_, missing) => {
                 let (what, dir) = (missing.unwrap_or_default(), self.cache().display());
-                let message = format!("{repo}: {why}, and {what} is not in the cache ({dir})");
+                let why = if self.is_offline() { why.to_owned() } else { format!("the hub cannot be reached ({why})") };
+                let message = format!("{repo}: {what} is not in the cache ({dir}), and {why}");
                 Err(if self.is_offline() { Error::request(message) } else { Error::work(message) })
             }
         }

@@ -27,8 +27,7 @@ impl Repo {
     /// The model `org/name[@revision]`.
     pub(super) fn model(id: &str) -> Result<Self> {
         let (name, revision) = split_revision(id);
-        let fault =
-            || Error::request(format!("{id}: no such directory, and no hub id (org/name or org/name@revision)"));
+        let fault = || Error::request(format!("{id}: no hub id (org/name or org/name@revision)"));
         if name.split('/').count() > 2 || !is_name(name) || !is_relative(revision) {
             return Err(fault());
         }

@@ -13,6 +13,7 @@ use super::settings::last;
 use super::{Adapters, Targets, base};
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::{Checkpoint, Index, read_json, write_new};
+use crate::files::meant;
 use crate::{Context, Error, Result};
 
 /// The file of an adapter's settings.
@@ -117,8 +118,26 @@ impl Adapters {
     }
 }
 
+/// What to say of a `dir` that holds no adapter.
+fn no_adapter(dir: &Path) -> Error {
+    let place = dir.display();
+    let inside = dir.join("adapter");
+    Error::request(match () {
+        () if !dir.exists() => format!("{place}: no such directory{}", meant(dir)),
+        () if !dir.is_dir() => format!("{place}: not a directory, expected one with {CONFIG}"),
+        () if inside.join(CONFIG).exists() => {
+            format!("{place}: no adapter, but it holds one: name {}", inside.display())
+        }
+        () if dir.join("config.json").exists() => format!("{place}: a model, not an adapter (it has no {CONFIG})"),
+        () => format!("{place}: no adapter in PEFT's files (it has no {CONFIG})"),
+    })
+}
+
 fn open(dir: &Path, spec: &ModelSpec, device: &Device) -> Result<(Adapters, Config)> {
     let place = || dir.join(CONFIG).display().to_string();
+    if !dir.join(CONFIG).exists() {
+        return Err(no_adapter(dir));
+    }
     let keys: Map<String, Value> = read_json(&dir.join(CONFIG))?;
     let config = serde_json::from_value::<Config>(Value::Object(keys.clone()))
         .map_err(|error| Error::work(error.to_string()))
