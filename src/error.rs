@@ -36,9 +36,7 @@ impl Error {
     pub fn io(path: impl AsRef<Path>, error: &std::io::Error) -> Self {
         let (path, place) = (path.as_ref(), path.as_ref().display());
         match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Self::Request(format!("{place}: no such file or directory{}", meant(path)))
-            }
+            std::io::ErrorKind::NotFound => Self::Request(format!("{place}: no such file or directory{}", meant(path))),
             std::io::ErrorKind::PermissionDenied => Self::Work(format!("{place}: no permission")),
             _ => Self::Work(format!("{place}: {error}")),
         }

@@ -173,9 +173,8 @@ pub fn json_text(path: &Path, bound: Bound) -> Result<Vec<u8>> {
 /// Work: not JSON, or not of the asked shape, or of too many values.
 pub fn parse<T: DeserializeOwned>(text: &[u8], bound: Bound) -> Result<T> {
     counted(text, bound)?;
-    serde_json::from_slice(text).map_err(|error| {
-        Error::work(if error.is_data() { error.to_string() } else { format!("not JSON: {error}") })
-    })
+    serde_json::from_slice(text)
+        .map_err(|error| Error::work(if error.is_data() { error.to_string() } else { format!("not JSON: {error}") }))
 }
 
 fn counted(text: &[u8], bound: Bound) -> Result<()> {
@@ -238,7 +237,8 @@ mod tests {
             let expected = format!("{}: no such file or directory{expected}", place(typed).display());
             assert!(matches!(&error, Error::Request(m) if *m == expected), "{error}");
         }
-        for typed in ["atlas/text/b.jsonl", "atlas/text/train.json/x", "atlsa/none", "atlas/text/train.jsonl", "x", ""] {
+        for typed in ["atlas/text/b.jsonl", "atlas/text/train.json/x", "atlsa/none", "atlas/text/train.jsonl", "x", ""]
+        {
             assert_eq!(meant(&place(typed)), "", "{typed}");
         }
     }

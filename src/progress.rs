@@ -23,10 +23,61 @@ pub trait Progress: Send + Sync {
     fn advance(&self, units: u64);
     /// The current piece of work is over.
     fn end(&self);
+    /// Part of a longer work is done: told where no bar shows how far it is.
+    fn reached(&self, _message: &str) {}
     /// Something the user should know although the work goes on.
     fn warn(&self, message: &str);
     /// Something that is as it should be, and good to know.
     fn note(&self, _message: &str) {}
+}
+
+/// A piece of work that an earlier process began: the units it did count as well.
+pub struct Continued<'a> {
+    inner: &'a dyn Progress,
+    before: u64,
+}
+
+impl<'a> Continued<'a> {
+    /// `before` units were done.
+    #[must_use]
+    pub fn new(inner: &'a dyn Progress, before: u64) -> Self {
+        Self { inner, before }
+    }
+}
+
+impl Progress for Continued<'_> {
+    fn begin(&self, what: &str, total: u64, unit: Unit) {
+        self.inner.begin(what, self.before.saturating_add(total), unit);
+        self.inner.skip(self.before);
+    }
+
+    fn skip(&self, units: u64) {
+        self.inner.skip(units);
+    }
+
+    fn detail(&self, text: &str) {
+        self.inner.detail(text);
+    }
+
+    fn advance(&self, units: u64) {
+        self.inner.advance(units);
+    }
+
+    fn end(&self) {
+        self.inner.end();
+    }
+
+    fn reached(&self, message: &str) {
+        self.inner.reached(message);
+    }
+
+    fn warn(&self, message: &str) {
+        self.inner.warn(message);
+    }
+
+    fn note(&self, message: &str) {
+        self.inner.note(message);
+    }
 }
 
 /// Reports nothing.

@@ -156,9 +156,7 @@ fn absent(id: &str, path: &Path, why: Error) -> Error {
     let meant = meant(path);
     let begins_here = path.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.is_dir());
     match why {
-        Error::Work(_) if begins_here || !meant.is_empty() => {
-            Error::request(format!("{id}: no such directory{meant}"))
-        }
+        Error::Work(_) if begins_here || !meant.is_empty() => Error::request(format!("{id}: no such directory{meant}")),
         why => why.reworded(|message| format!("{id}: no such directory here{meant}; on the hub: {message}")),
     }
 }

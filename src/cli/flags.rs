@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use clap::builder::TypedValueParser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use prune::{Error, Result};
@@ -86,6 +86,23 @@ fn with_opposites(command: Command) -> Command {
             .arg(arg.action(ArgAction::SetTrue).overrides_with(switch.clone()))
             .mut_arg(switch, |arg| arg.overrides_with(opposite))
     })
+}
+
+/// A word that is no command, with the command that it is most like instead of the parser's own guess, which prefers long
+/// names: `ct` is `cut`, not `doctor`.
+pub(super) fn suggested(mut error: clap::Error, cli: &Command) -> clap::Error {
+    if error.kind() != ErrorKind::InvalidSubcommand {
+        return error;
+    }
+    let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidSubcommand).cloned() else { return error };
+    let names = cli.get_subcommands().map(Command::get_name);
+    let like = names.map(|name| (strsim::normalized_damerau_levenshtein(&typed, name), name));
+    let nearest = like.filter(|(likeness, _)| *likeness > 0.5).max_by(|a, b| a.0.total_cmp(&b.0));
+    drop(error.remove(ContextKind::SuggestedSubcommand));
+    if let Some((_, name)) = nearest {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![name.to_owned()]));
+    }
+    error
 }
 
 /// The flags of `args` that were typed, as `matches` has them.
@@ -170,6 +187,17 @@ mod tests {
         ] {
             let error = words(line).unwrap_err();
             assert!(error.contains(flag), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_command_is_the_one_most_like_it() {
+        for (typed, meant) in [("ct", "'cut'"), ("analyse", "'analyze'"), ("evla", "'eval'"), ("prune", "")] {
+            let cli = Command::new("x").subcommands(["doctor", "cut", "analyze", "eval", "run"].map(Command::new));
+            let error = cli.clone().try_get_matches_from(["x", typed]).unwrap_err();
+            let said = suggested(error, &cli).to_string();
+            assert!(if meant.is_empty() { !said.contains("tip") } else { said.contains(meant) }, "{said}");
+            assert!(!said.contains("doctor"), "{said}");
         }
     }
 

@@ -90,17 +90,39 @@ enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// Runs the program and turns its end into an exit code: 0 done, 1 the work failed, 2 the request was wrong.
+impl Command {
+    /// What an interruption leaves, for the user.
+    fn when_interrupted(&self) -> &'static str {
+        match self {
+            Self::Heal(_) | Self::Run(_) | Self::Demo(_) | Self::Fetch(_) => GOES_ON,
+            Self::Eval(_) => "with an --out the same command goes on where it stopped, without one it begins anew",
+            Self::Analyze(_) | Self::Cut(_) | Self::Merge(_) => "nothing was written; the same command begins anew",
+            Self::Compare(_) | Self::Sample(_) | Self::Bench(_) | Self::Doctor(_) | Self::Completions(_) => {
+                "nothing is kept"
+            }
+        }
+    }
+}
+
+const GOES_ON: &str = "the same command goes on where it stopped";
+
+/// Runs the program and turns its end into an exit code: 0 done, 1 the work failed, 2 the request was wrong, 130
+/// interrupted.
 ///
 /// `keeps_pages`: whether the allocator could be set up.
 pub(crate) fn main(keeps_pages: bool) -> ExitCode {
-    let matches = flags::prepared(Cli::command()).get_matches();
+    let matches = flags::prepared(Cli::command()).try_get_matches();
+    let matches = matches.unwrap_or_else(|error| flags::suggested(error, &Cli::command()).exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let given = matches.subcommand().map(|(_, given)| given.clone()).unwrap_or_default();
+    let when_interrupted = cli.command.when_interrupted();
     match run(cli, given, keeps_pages) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::error(&error);
+            match &error {
+                Error::Interrupted => output::note(&format!("interrupted: {when_interrupted}")),
+                error => output::error(error),
+            }
             ExitCode::from(error.exit_code())
         }
     }

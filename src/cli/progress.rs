@@ -1,11 +1,12 @@
-//! Progress on standard error, of work that takes longer than a moment: a bar on a terminal; elsewhere a line now and
-//! then, of work that has something to say of itself.
+//! Progress on standard error, of work that takes longer than a moment: a bar on a terminal; elsewhere a line after every
+//! so many steps of work that has something to say of itself, one a minute of other work, and one for each stage.
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use prune::checkpoint::ByteSize;
 use prune::progress::{Progress, Unit};
 use prune::shown::shown;
 
@@ -14,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Lines off a terminal, about, for all of a piece of work.
 const LINES: u64 = 20;
+
+/// Off a terminal nobody waits longer than this for a line.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Draws one bar at a time.
 pub(crate) struct Bars {
@@ -27,24 +31,37 @@ struct Bar {
     started: Instant,
     shown: bool,
     what: String,
+    unit: Unit,
     total: u64,
     /// Units that an earlier process had done.
     skipped: u64,
     done: u64,
     detail: String,
+    /// When the last line was written, or the work begun.
+    told: Instant,
 }
 
 impl Bar {
-    /// A line where one is due: after every so many units.
-    fn line(&self) -> Option<String> {
+    /// A line where one is due, `units` more being done: after every so many of them, or after a minute.
+    fn line(&mut self, units: u64) -> Option<String> {
         let every = spacing(self.total);
         let elapsed = self.started.elapsed();
-        if self.detail.is_empty() || elapsed <= PATIENCE || self.done / every == (self.done - 1) / every {
+        let is_round = self.done / every > self.done.saturating_sub(units) / every;
+        let is_due = !self.detail.is_empty() && elapsed > PATIENCE && is_round;
+        if !is_due && self.told.elapsed() < MINUTE {
             return None;
         }
+        self.told = Instant::now();
         let Self { what, total, done, detail, .. } = self;
-        let left = elapsed.as_secs_f64() * (total - done) as f64 / (done - self.skipped).max(1) as f64;
-        Some(format!("{what} {done}/{total}  {detail}  {} left", time(left)))
+        let left = total.saturating_sub(*done) as f64 / (*done - self.skipped).max(1) as f64;
+        let left = time(elapsed.as_secs_f64() * left);
+        let counted = match self.unit {
+            Unit::Bytes => format!("{} of {}", ByteSize(*done), ByteSize(*total)),
+            Unit::Tokens => format!("{done}/{total} tokens"),
+            Unit::Items => format!("{done}/{total}"),
+        };
+        let detail = if detail.is_empty() { String::new() } else { format!("{detail}  ") };
+        Some(format!("{what} {counted}  {detail}{left} left"))
     }
 }
 
@@ -78,11 +95,13 @@ impl Bars {
     }
 }
 
-fn style(unit: Unit) -> ProgressStyle {
-    let template = match unit {
-        Unit::Bytes => "{msg} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
-        Unit::Tokens => "{msg} {bar:30} {human_pos}/{human_len} tokens  {per_sec}  {eta} left",
-        Unit::Items => "{msg} {bar:30} {human_pos}/{human_len}  {per_sec}  {eta} left",
+/// The bar takes what the rest of the line leaves; what has a detail says in it how fast it is.
+fn style(unit: Unit, has_detail: bool) -> ProgressStyle {
+    let template = match (unit, has_detail) {
+        (Unit::Bytes, _) => "{msg} {bar:20} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
+        (Unit::Tokens, _) => "{msg} {bar:20} {human_pos}/{human_len} tokens  {per_sec}  {eta} left",
+        (Unit::Items, false) => "{msg} {bar:20} {human_pos}/{human_len}  {per_sec}  {eta} left",
+        (Unit::Items, true) => "{prefix} {wide_bar} {human_pos}/{human_len}  {msg}  {eta} left",
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
@@ -94,10 +113,11 @@ impl Progress for Bars {
             return;
         }
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
-        bar.set_style(style(unit));
+        bar.set_style(style(unit, false));
         let (what, detail, started) = (shown(what).into_owned(), String::new(), Instant::now());
         bar.set_message(what.clone());
-        let bar = Bar { bar, started, shown: false, what, total, skipped: 0, done: 0, detail };
+        bar.set_prefix(what.clone());
+        let bar = Bar { bar, started, shown: false, what, unit, total, skipped: 0, done: 0, detail, told: started };
         self.with(|current| *current = Some(bar));
     }
 
@@ -114,8 +134,11 @@ impl Progress for Bars {
     fn detail(&self, text: &str) {
         self.with(|current| {
             let Some(bar) = current else { return };
+            if bar.detail.is_empty() {
+                bar.bar.set_style(style(bar.unit, true));
+            }
             bar.detail = shown(text).into_owned();
-            bar.bar.set_message(format!("{}  {}", bar.what, bar.detail));
+            bar.bar.set_message(bar.detail.clone());
         });
     }
 
@@ -125,7 +148,7 @@ impl Progress for Bars {
             bar.bar.inc(units);
             bar.done += units;
             if !self.is_terminal {
-                if let Some(line) = bar.line() {
+                if let Some(line) = bar.line(units) {
                     super::output::note(&line);
                 }
                 return;
@@ -143,6 +166,12 @@ impl Progress for Bars {
                 bar.bar.finish_and_clear();
             }
         });
+    }
+
+    fn reached(&self, message: &str) {
+        if !self.is_terminal {
+            self.note(message);
+        }
     }
 
     fn note(&self, message: &str) {
@@ -181,17 +210,26 @@ mod tests {
             started,
             shown: false,
             what: "healing".into(),
+            unit: Unit::Items,
             total: 300,
             skipped: 200,
             done: 220,
             detail: "loss 2.0".into(),
+            told: Instant::now(),
         };
-        assert_eq!(bar.line().unwrap(), "healing 220/300  loss 2.0  7 min left");
+        assert_eq!(bar.line(1).unwrap(), "healing 220/300  loss 2.0  7 min left");
         bar.done = 221;
-        assert_eq!(bar.line(), None);
+        assert_eq!(bar.line(1), None);
         bar.done = 240;
         bar.detail.clear();
-        assert_eq!(bar.line(), None, "nothing to say");
+        assert_eq!(bar.line(1), None, "nothing to say");
+        // but nobody waits longer than a minute
+        bar.told = started;
+        bar.unit = Unit::Tokens;
+        assert_eq!(bar.line(0).unwrap(), "healing 240/300 tokens  3 min left");
+        assert_eq!(bar.line(1), None, "it was just said");
+        (bar.unit, bar.told) = (Unit::Bytes, started);
+        assert_eq!(bar.line(1).unwrap(), "healing 240 B of 300 B  3 min left");
     }
 
     #[test]

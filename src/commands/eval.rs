@@ -33,7 +33,7 @@ use crate::eval::source::Source;
 use crate::eval::tasks::TASKS;
 use crate::model::lora::{ADAPTER_FILES, Adapters};
 use crate::model::{Budget, Fit, Fittings, Model, ModelOptions, Residency};
-use crate::progress::{Progress, Silent};
+use crate::progress::{Continued, Progress, Silent};
 use crate::{Context, Error, Result};
 
 /// What the command did.
@@ -373,13 +373,16 @@ impl Kept {
 
     fn score(&mut self, model: &Model, job: &Job, plan: &[Pass], round: Dtype, progress: &dyn Progress) -> Result<()> {
         let left: Vec<(usize, &Pass)> = self.left.iter().map(|number| (*number, &plan[*number])).collect();
+        let tokens = |pass: &Pass| pass.batch.tokens() as u64;
+        let all: u64 = plan.iter().map(tokens).sum();
+        let before = all - left.iter().map(|(_, pass)| tokens(pass)).sum::<u64>();
         score::score(
             model,
             &job.requests,
             &|request| job.name(request),
             &left,
             round,
-            progress,
+            &Continued::new(progress, before),
             &mut |number, found| {
                 self.fill(&plan[number], found);
                 self.journal.as_mut().map_or(Ok(()), |journal| journal.keep(number, found))

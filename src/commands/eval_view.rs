@@ -71,15 +71,17 @@ impl EvalReport {
 fn passes(report: &PassReport, text: &mut String) {
     let PassReport { documents, requests, tokens_asked, tokens_run, passes, resumed, .. } = report;
     let _ = write!(text, "{documents} documents, {requests} requests of {tokens_asked} tokens; ");
-    let _ = write!(text, "{tokens_run} run in {passes} passes, shared beginnings once; layers ");
+    let before = if *resumed > 0 { format!(" ({resumed} of them before)") } else { String::new() };
+    let _ = write!(text, "{tokens_run} run in {passes} passes{before}, shared beginnings once; layers ");
     text.push_str(match report.residency {
         Residency::Resident => "in memory",
         Residency::Streamed => "streamed from disk",
     });
-    if *resumed > 0 {
-        let _ = write!(text, "; {resumed} passes were done before");
-    }
     match report.seconds {
+        // of what was done before it is not known how long that took
+        Some(seconds) if *resumed > 0 => {
+            let _ = writeln!(text, "; {seconds:.1} s for the others");
+        }
         Some(seconds) => {
             let _ = writeln!(text, "; {seconds:.1} s, {:.1} documents/s", *documents as f64 / seconds.max(1e-9));
         }

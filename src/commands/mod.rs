@@ -20,6 +20,7 @@ mod heal_figure;
 mod heal_job;
 mod heal_measure;
 mod heal_record;
+mod made;
 pub mod merge;
 mod neighbours;
 mod open;

@@ -100,7 +100,7 @@ impl Run<'_> {
         match (error, unsaved, state) {
             (Error::Interrupted, None, state) => {
                 if let Some(state) = state {
-                    progress.note(&format!("{state}: the same command goes on from there"));
+                    progress.note(&state);
                 }
                 Error::Interrupted
             }

@@ -1,13 +1,16 @@
 //! `prune run`: the whole job, or a sweep of it, from a recipe to a report. Stages that are done are not done again;
 //! what cuts have in common is done once.
 
+mod cards;
 mod check;
 mod estimate;
 mod gather;
 mod inputs;
 mod pipeline;
 mod recipe;
+mod speeds;
 mod state;
+mod told;
 mod view;
 
 use std::collections::BTreeMap;
@@ -85,6 +88,7 @@ pub fn run(settings: &RunSettings, progress: &dyn Progress) -> Result<RunReport>
     let (done, state) = pipeline::work(&recipe, out, progress)?;
     let data = gather::data(&recipe, &done, state.dir())?;
     let page = gather::publish(&data, state.dir())?;
+    cards::score(&data, &done.checkpoint, state.dir())?;
     let took: BTreeMap<String, f64> = state.seconds();
     let stage = |name: &String| StageReport {
         name: name.clone(),

@@ -1,5 +1,6 @@
 //! The stages of a run, in order: each is a command with the settings of the recipe.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,11 +10,13 @@ use serde_json::{Value, json};
 use super::check::Checked;
 use super::inputs::Keys;
 use super::recipe::{Keep, Recipe, Wanted, Which};
+use super::speeds::{Speeds, speed, together};
 use super::state::{Stage, State};
+use super::told::{Count, Told};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Origin, Workplace, has_leftovers};
 use crate::commands::analyze::{self, AnalyzeSettings};
-use crate::commands::bench::{self, BenchSettings, ModelBench};
+use crate::commands::bench::{self, BenchSettings};
 use crate::commands::cut::{self, CutSettings};
 use crate::commands::eval::{self, FigureReport, Tokenised};
 use crate::commands::heal::{self, HealResult};
@@ -74,13 +77,6 @@ pub(super) struct Size {
     pub(super) bytes: u64,
 }
 
-/// Speed of a model, and of the dense one measured in turns with it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Speeds {
-    pub(super) model: Speed,
-    pub(super) dense: Option<Speed>,
-}
-
 /// Does what is not done yet.
 ///
 /// # Errors
@@ -95,9 +91,21 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
     let checked = Checked { recipe, checkpoint: &checkpoint, spec: &spec };
     checked.check(&wanted, &mut tokenised, scored, progress)?;
     let state = State::open(out)?;
-    let mut line =
-        Line { recipe, state, keys, progress, tokenised, measured: Known::new(), stages: Vec::new(), made: Vec::new() };
+    let mut line = Line {
+        recipe,
+        state,
+        keys,
+        progress,
+        count: Count::new(progress, stages(recipe, wanted.len())),
+        tokenised,
+        measured: Known::new(),
+        stages: Vec::new(),
+        made: Vec::new(),
+    };
     let analysis = line.analyze()?;
+    let layers = |wanted: &Wanted| dropped(&wanted.which, spec.layers, analysis.as_ref());
+    let different: BTreeSet<Vec<usize>> = wanted.iter().map(layers).collect::<Result<_>>()?;
+    line.count.expect(stages(recipe, different.len()));
     let dense =
         line.score("dense/scores", Scored { path: recipe.model.clone(), adapter: None }, &line.keys.model.clone())?;
     let mut cuts: Vec<CutDone> = Vec::new();
@@ -120,36 +128,13 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
     Ok((Done { checkpoint, layers: spec.layers, analysis, dense, speed, cuts, stages, made }, state))
 }
 
-/// Speeds of one model, measured several times: the middle of the middles, the least and the most.
-fn together(speeds: impl Iterator<Item = Speed>) -> Option<Speed> {
-    let speeds: Vec<Speed> = speeds.collect();
-    let middle = |of: fn(&Speed) -> f64| {
-        let mut all: Vec<f64> = speeds.iter().map(of).collect();
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied()
-    };
-    let range = |place: usize| {
-        let ranges = speeds.iter().map(|speed| speed.ranges[place]);
-        ranges.fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), range| (least.min(range.0), most.max(range.1)))
-    };
-    Some(Speed {
-        prompt: middle(|speed| speed.prompt)?,
-        generation: middle(|speed| speed.generation)?,
-        first_token: middle(|speed| speed.first_token)?,
-        memory: speeds.iter().map(|speed| speed.memory).max()?,
-        ranges: [0, 1, 2].map(range),
-    })
-}
-
-fn speed(bench: &ModelBench) -> Speed {
-    let spreads = [bench.prompt_tokens_per_second, bench.tokens_per_second, bench.first_token_seconds];
-    Speed {
-        prompt: bench.prompt_tokens_per_second.median,
-        generation: bench.tokens_per_second.median,
-        first_token: bench.first_token_seconds.median,
-        memory: bench.computed_memory_bytes,
-        ranges: spreads.map(|spread| (spread.min, spread.max)),
-    }
+/// Stages of a run with so many different cuts.
+fn stages(recipe: &Recipe, cuts: usize) -> usize {
+    let has = usize::from;
+    let (scores, heals) = (recipe.eval.is_some(), recipe.heal.is_some());
+    let bare = scores && (!heals || recipe.drop.unhealed);
+    let each = 1 + has(bare) + has(recipe.bench.is_some()) + has(heals) + has(heals && scores);
+    has(recipe.analyze.as_ref().is_some_and(|analyze| analyze.data.is_some())) + has(scores) + cuts * each
 }
 
 /// The layers a cut drops.
@@ -204,6 +189,7 @@ struct Line<'a> {
     state: State,
     keys: Keys<'a>,
     progress: &'a dyn Progress,
+    count: Count<'a>,
     tokenised: Tokenised,
     /// Losses of models as they lie on disk: the dense one is measured once.
     measured: Known,
@@ -211,22 +197,23 @@ struct Line<'a> {
     made: Vec<String>,
 }
 
-impl Line<'_> {
-    /// Puts the stage on the list.
-    fn begin(&mut self, stage: &Stage<'_>) {
+impl<'a> Line<'a> {
+    /// Puts the stage on the list; what its work is told to.
+    fn begin(&mut self, stage: &Stage<'_>) -> Told<'a> {
         self.stages.push(stage.name.to_owned());
         if !self.state.is_done(stage) {
             self.made.push(stage.name.to_owned());
         }
+        self.count.next(stage.name, self.state.worked(stage).unwrap_or(0.0))
     }
 
     fn analyze(&mut self) -> Result<Option<Analysis>> {
         let Some(settings) = &self.recipe.analyze else { return Ok(None) };
         let Some(key) = self.keys.analysis()? else { return Ok(None) };
         let stage = Stage { name: "analysis", key, needed: Some("analysis") };
-        self.begin(&stage);
+        let told = self.begin(&stage);
         let settings = AnalyzeSettings { model: Some(self.recipe.model.clone()), force: true, ..settings.clone() };
-        let _samples: usize = self.state.run(&stage, self.progress, |out, progress| {
+        let _samples: usize = self.state.run(&stage, &told, |out, progress| {
             let report = analyze::analyze(&AnalyzeSettings { out: Some(out.to_owned()), ..settings }, progress)?;
             Ok(report.analysis.map_or(0, |analysis| analysis.data.samples))
         })?;
@@ -237,11 +224,11 @@ impl Line<'_> {
     fn score(&mut self, name: &str, model: Scored, identity: &Value) -> Result<Option<Vec<FigureReport>>> {
         let (Some(settings), Some(key)) = (&self.recipe.eval, self.keys.scores(identity)?) else { return Ok(None) };
         let stage = Stage { name, key, needed: Some(name) };
-        self.begin(&stage);
+        let told = self.begin(&stage);
         let settings =
             EvalSettings { model: Some(model.path), adapter: model.adapter, force: true, ..settings.clone() };
         let tokenised = &mut self.tokenised;
-        let figures = self.state.run(&stage, self.progress, |out, progress| {
+        let figures = self.state.run(&stage, &told, |out, progress| {
             let settings = EvalSettings { out: Some(out.to_owned()), ..settings };
             eval::eval_sharing(&settings, tokenised, progress).map(|report| report.figures)
         });
@@ -252,10 +239,10 @@ impl Line<'_> {
     fn speed(&mut self, name: &str, path: &str, identity: &Value) -> Result<Option<Speeds>> {
         let (Some(settings), Some(key)) = (&self.recipe.bench, self.keys.speed(identity)?) else { return Ok(None) };
         let stage = Stage { name, key, needed: None };
-        self.begin(&stage);
+        let told = self.begin(&stage);
         let dense = Some(self.recipe.model.clone()).filter(|dense| dense != path);
         let settings = BenchSettings { model: Some(path.to_owned()), against: dense, ..settings.clone() };
-        let speed = self.state.run(&stage, self.progress, |_, progress| {
+        let speed = self.state.run(&stage, &told, |_, progress| {
             let found = bench::measure(&settings, false, progress)?;
             Ok(Speeds { model: speed(&found.model), dense: found.against.as_ref().map(speed) })
         });
@@ -289,12 +276,12 @@ impl Line<'_> {
         if let Some((settings, key)) = healing {
             let identity = json!(key);
             let stage = Stage { name: &healed, key, needed: Some(&healed) };
-            self.begin(&stage);
+            let told = self.begin(&stage);
             let reference = settings.eval_data.is_some().then(|| self.recipe.model.clone());
             let reference = settings.reference.clone().or(reference);
             let settings = HealSettings { model: Some(self.path(&model)), reference, ..settings };
             let measured = &mut self.measured;
-            done.healing = Some(self.state.run(&stage, self.progress, |out, progress| {
+            done.healing = Some(self.state.run(&stage, &told, |out, progress| {
                 let settings = HealSettings { out: Some(out.to_owned()), ..settings };
                 let report = heal::heal_sharing(&settings, measured, progress)?;
                 report.result.ok_or_else(|| Error::work("the healing has no result"))
@@ -359,7 +346,7 @@ impl Line<'_> {
     fn write_cut(&mut self, wanted: &Wanted, dropped: &[usize], name: &str, needed: bool) -> Result<Size> {
         let settings = &self.recipe.cut;
         let stage = Stage { name, key: self.keys.cut(wanted, dropped), needed: needed.then_some(name) };
-        self.begin(&stage);
+        let told = self.begin(&stage);
         let mut settings = CutSettings { model: Some(self.recipe.model.clone()), force: true, ..settings.clone() };
         match &wanted.which {
             Which::Similarity(n) => {
@@ -369,7 +356,7 @@ impl Line<'_> {
             Which::Deepest(n) => settings.deepest = Some(*n),
             Which::Given(text) => settings.drop = Some(text.clone()),
         }
-        self.state.run(&stage, self.progress, |out, progress| {
+        self.state.run(&stage, &told, |out, progress| {
             let report = cut::cut(&CutSettings { out: Some(out.to_owned()), ..settings }, progress)?;
             Ok(Size { parameters: report.parameters.after, bytes: report.bytes.after })
         })

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::view::duration;
 use crate::checkpoint::{
     Origin, Workplace, adopt, can_work_in, check_place, claim, has_leftovers, lock_dir, work_in, write_file,
 };
@@ -54,7 +55,7 @@ impl Kept {
 struct Entry {
     /// Digest of everything that decides its result.
     key: String,
-    /// Seconds it took, the process that finished it.
+    /// Seconds of work on it, by all processes; what was killed could not count its own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     seconds: Option<f64>,
     /// What came of it; absent while it is not finished.
@@ -159,7 +160,7 @@ impl State {
         }
         if self.kept.stages.get(name).is_none_or(|entry| entry.key != stage.key) {
             if self.kept.stages.get(name).is_some_and(|entry| entry.report.is_some()) {
-                progress.warn(&format!("{name}: what decides it has changed since; made again"));
+                progress.warn("what decides it has changed since; made again");
             }
             claim(&out)?;
             claim(&WorkDir::place(&out))?;
@@ -168,19 +169,36 @@ impl State {
                 place.discard(&left)?;
             }
         }
-        let begun = Entry { key: stage.key.clone(), seconds: None, report: None };
+        let before = self.worked(stage);
+        let begun = Entry { key: stage.key.clone(), seconds: before, report: None };
         self.kept.stages.insert(name.to_owned(), begun.clone());
         self.save()?;
         let started = Instant::now();
-        let report = work(&out, &Named { name, inner: progress }).context(|| name)?;
+        let report = work(&out, progress);
+        let seconds = started.elapsed().as_secs_f64();
+        let all = Some(before.unwrap_or(0.0) + seconds);
+        let report = match report {
+            Ok(report) => report,
+            Err(error) => {
+                self.kept.stages.insert(name.to_owned(), Entry { seconds: all, ..begun });
+                // the error that there is says more than one of counting
+                drop(self.save());
+                return Err(error).context(|| name);
+            }
+        };
         let value = serde_json::to_value(&report).map_err(|error| Error::work(error.to_string()))?;
-        let seconds = Some(started.elapsed().as_secs_f64());
-        self.kept.stages.insert(name.to_owned(), Entry { seconds, report: Some(value), ..begun });
+        self.kept.stages.insert(name.to_owned(), Entry { seconds: all, report: Some(value), ..begun });
         self.save()?;
+        progress.reached(&format!("done in {}", duration(seconds)));
         Ok(report)
     }
 
-    /// Seconds that each finished stage took.
+    /// Seconds that earlier processes have worked on `stage` as it is now.
+    pub(super) fn worked(&self, stage: &Stage<'_>) -> Option<f64> {
+        self.kept.stages.get(stage.name).filter(|entry| entry.key == stage.key)?.seconds
+    }
+
+    /// Seconds that each stage took.
     pub(super) fn seconds(&self) -> BTreeMap<String, f64> {
         self.kept.stages.iter().filter_map(|(name, entry)| Some((name.clone(), entry.seconds?))).collect()
     }
@@ -209,30 +227,6 @@ pub(in crate::commands) fn forget(dir: &Path) -> Result<()> {
     let place = Workplace::open(dir, &Origin::program("run"))?;
     let _lock = lock_dir(dir)?;
     place.discard(dir)
-}
-
-/// Says which stage a piece of work belongs to.
-struct Named<'a> {
-    name: &'a str,
-    inner: &'a dyn Progress,
-}
-
-impl Progress for Named<'_> {
-    fn begin(&self, what: &str, total: u64, unit: crate::progress::Unit) {
-        self.inner.begin(&format!("{}: {what}", self.name), total, unit);
-    }
-
-    fn advance(&self, units: u64) {
-        self.inner.advance(units);
-    }
-
-    fn end(&self) {
-        self.inner.end();
-    }
-
-    fn warn(&self, message: &str) {
-        self.inner.warn(&format!("{}: {message}", self.name));
-    }
 }
 
 #[cfg(test)]
@@ -294,7 +288,11 @@ mod tests {
             failed.unwrap_err().to_string()
         };
         assert_eq!(fail(&mut state, "1"), "a: found false");
+        let worked = |state: &State, key: &str| state.worked(&stage("a", key));
+        let before = worked(&state, "1").unwrap();
         assert_eq!(fail(&mut state, "1"), "a: found true");
+        assert!(worked(&state, "1").unwrap() > before, "all processes count");
+        assert_eq!(worked(&state, "2"), None);
         assert_eq!(fail(&mut state, "2"), "a: found false", "another recipe's leftovers are gone");
     }
 

@@ -21,10 +21,7 @@ impl fmt::Display for RunReport {
         if let Some(caveat) = &data.caveat {
             writeln!(f, "\n{caveat}")?;
         }
-        let made = self.stages.iter().filter(|stage| !stage.is_done);
-        let (count, seconds) =
-            made.fold((0, 0.0), |(count, sum), stage| (count + 1, sum + stage.seconds.unwrap_or(0.0)));
-        writeln!(f, "\nstages   {count} of {} in {seconds:.1} s", self.stages.len())?;
+        writeln!(f, "\nstages   {}", took(&self.stages))?;
         if let Some(page) = &self.page {
             write!(f, "report   {}", page.display())?;
         }
@@ -83,7 +80,7 @@ fn models(data: &RunData) -> String {
 }
 
 /// `MMLU acc`, `held-out loss`.
-fn title(measure: &Measure) -> String {
+pub(super) fn title(measure: &Measure) -> String {
     format!("{} {}", measure.title, measure.metric)
 }
 
@@ -93,10 +90,26 @@ fn cell(data: &RunData, variant: &Variant, index: usize) -> String {
     format!("{} {mark}", figure(&score))
 }
 
-fn figure(score: &Score) -> String {
+pub(super) fn figure(score: &Score) -> String {
     match score.stderr {
         Some(error) => format!("{:.3} ± {error:.3}", score.value),
         None => format!("{:.3}", score.value),
+    }
+}
+
+/// `57 in 76.2 s`; where an earlier process had done some, those and the time of all as well.
+fn took(stages: &[StageReport]) -> String {
+    let sum = |is_done: bool| {
+        let those = stages.iter().filter(|stage| stage.is_done == is_done);
+        those.fold((0, 0.0), |(count, sum), stage| (count + 1, sum + stage.seconds.unwrap_or(0.0)))
+    };
+    match (sum(false), sum(true)) {
+        ((now, seconds), (0, _)) => format!("{now} in {seconds:.1} s"),
+        ((now, seconds), (before, earlier)) => format!(
+            "{}: {now} in {seconds:.1} s, {before} done before; {:.1} s in all",
+            stages.len(),
+            seconds + earlier
+        ),
     }
 }
 
@@ -121,7 +134,7 @@ fn stages(stages: &[StageReport], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, "\ndry run: nothing done, nothing written")
 }
 
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 60.0 => format!("{s:.0} s"),
         s if s < 3600.0 => format!("{:.0} min", s / 60.0),
