@@ -12,6 +12,7 @@
 //! dimension, `f` MLP size, `v` vocabulary, `l` layers, `r` LoRA rank. Layers are numbered from 0.
 
 pub mod arch;
+pub mod card;
 pub mod checkpoint;
 pub mod commands;
 pub mod data;

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::files::{self, Bound};
 use crate::plan::PlannedFor;
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// The file's name in a checkpoint directory.
@@ -59,6 +60,16 @@ impl Provenance {
             return Err(fault(format!("speaks of {} layers, the checkpoint has {layers}", history.layers.len())));
         }
         Ok(Some(history))
+    }
+
+    /// The history of the `model` in `dir`: what lies there, or none yet. One that cannot be read is no reason to stop.
+    #[must_use]
+    pub fn of(dir: &Path, model: &PlannedFor, progress: &dyn Progress) -> Self {
+        let known = Self::read(dir, model.layers).unwrap_or_else(|error| {
+            progress.warn(&format!("{error}; the history starts anew"));
+            None
+        });
+        known.unwrap_or_else(|| Self::new(model.clone()))
     }
 
     /// Takes a step that leaves the layers `kept` (ascending).

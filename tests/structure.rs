@@ -22,6 +22,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// What any room may use.
 const FOUNDATIONS: &[&str] = &[
+    "card",
     "error",
     "files",
     "interrupt",

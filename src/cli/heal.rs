@@ -230,8 +230,8 @@ fn losses(result: &HealResult, measured: &Measured, quant: Quant) -> String {
     let Paired { difference, stderr } = measured.gain;
     let error = stderr.map(|stderr| format!(" \u{b1} {stderr:.4} (paired)")).unwrap_or_default();
     let _ = write!(text, "{:.4}{error} {} cut", difference.abs(), if difference < 0.0 { "above" } else { "below" });
-    if let Some(undone) = measured.undone {
-        let _ = write!(text, ", {:.0} % of the damage undone", 100.0 * undone);
+    if let Some(undone) = measured.undone_in_words() {
+        let _ = write!(text, ", {undone}");
     }
     text.push('\n');
     if let Some(training) = training(result) {

@@ -16,7 +16,6 @@ use crate::importance::{
     Amount, Analysis, DataUsed, METRICS, Probe, Protect, STRATEGIES, Search, Watch, metric, strategy,
 };
 use crate::model::{Batch, Fit, Model, ModelOptions, Residency};
-use crate::plan::PlannedFor;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -295,12 +294,7 @@ fn measure(
     let started = std::time::Instant::now();
     model.run(&batches, &mut Watch::new(&mut probe, &batches), "measuring", progress)?;
     pass.seconds = Some(started.elapsed().as_secs_f64());
-    let planned_for = PlannedFor {
-        id: checkpoint.source.id.clone(),
-        revision: checkpoint.source.revision.clone(),
-        fingerprint: checkpoint.fingerprint(),
-        layers: spec.layers,
-    };
+    let planned_for = open::identity(&checkpoint, spec.layers);
     let data = DataUsed {
         source: settings.data.clone().unwrap_or_default(),
         samples: probe.samples(),

@@ -122,12 +122,8 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
     one_choice(settings)?;
     let max_shard_size: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
-    let planned_for = PlannedFor {
-        id: checkpoint.source.id.clone(),
-        revision: checkpoint.source.revision.clone(),
-        fingerprint: checkpoint.fingerprint(),
-        layers: layer_count(&checkpoint.config).context(|| checkpoint.source.dir.display())?,
-    };
+    let layers = layer_count(&checkpoint.config).context(|| checkpoint.source.dir.display())?;
+    let planned_for = open::identity(&checkpoint, layers);
     let plan = plan(settings, &planned_for)?;
     let cut = Cut::new(&checkpoint, &planned_for, plan, max_shard_size, &settings.allow_unsliced)?;
     let mut report = report(settings, &cut);

@@ -9,7 +9,9 @@ use super::heal::HealResult;
 use super::heal_figure;
 use super::heal_measure::{Gauge, Uncut};
 use super::heal_record::{Record, pretty};
+use super::made::Described;
 use crate::arch::ModelSpec;
+use crate::card::Kind;
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, Workplace, content_hash, create_dir, write_new};
 use crate::data::{Source, StreamOptions, Tokenizer, TrainStream};
 use crate::heal::{
@@ -209,6 +211,16 @@ impl Job<'_> {
         }
         let measured = measured.map(|(gauge, before)| self.measure_healed(gauge, before, adapters, out.path()));
         let result = result(settings, finished, measured.transpose()?);
+        let made = Described::healed(checkpoint, spec.layers, settings, &result, progress)?;
+        if adapters.is_some() {
+            made.write(&out.path().join("adapter"), Kind::Adapter)?;
+        }
+        if !settings.adapter_only {
+            made.write(&out.path().join("merged"), Kind::Model)?;
+        }
+        if settings.save_4bit {
+            made.in_four_bits(adapters.is_none()).write(&out.path().join("base-4bit"), Kind::FourBit)?;
+        }
         let lines = result.measured.iter().flat_map(Measured::lines).chain(finished.journal.lines().iter().cloned());
         let lines: Vec<Line> = lines.collect();
         let figure = heal_figure::losses(&lines, &result);

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+use super::made::Described;
 use super::open;
 use crate::arch::ModelSpec;
+use crate::card::Kind;
 use crate::checkpoint::{ByteSize, Origin, OutputDir};
 use crate::heal::{Merge, MergeOnto, MergeSize};
 use crate::model::lora::Adapters;
@@ -107,6 +109,9 @@ pub fn merge(settings: &MergeSettings, progress: &dyn Progress) -> Result<MergeR
     }
     out.require_space(report.size.disk)?;
     merge.write(out.path(), progress)?;
+    let how = (settings.merge_onto, settings.save_4bit);
+    let kind = if settings.save_4bit { Kind::FourBit } else { Kind::Model };
+    Described::merged(&checkpoint, spec.layers, dir, how, progress)?.write(out.path(), kind)?;
     out.commit()?;
     report.out = Some(target.to_owned());
     Ok(report)

@@ -8,6 +8,7 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Hub};
 use crate::data::{Purpose, Source, SourceOptions};
 use crate::model::{Budget, Cache, Fittings, Model, ModelOptions, Residency};
+use crate::plan::PlannedFor;
 use crate::progress::{Progress, Silent};
 use crate::{Context, Error, Result, ops};
 
@@ -30,6 +31,16 @@ pub(super) fn checkpoint(model: Option<&str>, progress: &dyn Progress) -> Result
         progress.warn(&format!("{id}: {key} in config.json was left over, the weights are not quantised; not heeded"));
     }
     Ok(Arc::new(checkpoint))
+}
+
+/// What a plan, a history or a card calls the model, which has so many layers.
+pub(super) fn identity(checkpoint: &Checkpoint, layers: usize) -> PlannedFor {
+    PlannedFor {
+        id: checkpoint.source.id.clone(),
+        revision: checkpoint.source.revision.clone(),
+        fingerprint: checkpoint.fingerprint(),
+        layers,
+    }
 }
 
 /// A model that lies here: a directory, or one of the hub that the cache has. The network is not asked.

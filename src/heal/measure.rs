@@ -124,6 +124,16 @@ impl Measured {
         }
     }
 
+    /// What is undone of the damage, where that is known: a share beyond all of it is none.
+    #[must_use]
+    pub fn undone_in_words(&self) -> Option<String> {
+        Some(match self.undone? {
+            more if more > 1.0 => "all of the damage undone, and more: it learned from the text as well".to_owned(),
+            less if less < 0.0 => "the damage is larger than before".to_owned(),
+            part => format!("{:.0} % of the damage undone", 100.0 * part),
+        })
+    }
+
     /// The log's lines, in the order of measuring.
     #[must_use]
     pub fn lines(&self) -> Vec<Line> {

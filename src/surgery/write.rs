@@ -24,7 +24,7 @@ impl Cut<'_> {
         for (name, text) in [
             ("config.json", self.config().to_owned()),
             (provenance::FILE, history.to_json()?),
-            ("README.md", card::card(self, &history, source_card.as_deref())),
+            (crate::card::FILE, card::card(self, &history, source_card.as_deref())),
         ] {
             write_new(&dir.join(name), text)?;
         }
@@ -35,13 +35,7 @@ impl Cut<'_> {
     fn history(&self, settings: &Value, hash: bool, progress: &dyn Progress) -> Result<Provenance> {
         let (source, plan) = (self.source(), self.plan());
         let model = &plan.planned_for;
-        let mut history = match Provenance::read(&source.source.dir, model.layers) {
-            Ok(history) => history.unwrap_or_else(|| Provenance::new(model.clone())),
-            Err(error) => {
-                progress.warn(&format!("{error}; the history starts anew with this cut"));
-                Provenance::new(model.clone())
-            }
-        };
+        let mut history = Provenance::of(&source.source.dir, model, progress);
         let files = sources::files(source, hash, progress)?;
         let step = json!({
             "step": "cut",

@@ -190,7 +190,10 @@ pub(super) fn healings(data: &RunData) -> Option<Markup> {
                         (loss(healing.uncut))
                         (loss(healing.cut))
                         (cell(healing.healed.map(|healed| words::with_error(healed, healing.healed_stderr))))
-                        (cell(healing.undone.map(|undone| format!("{:.0} %", 100.0 * undone))))
+                        (cell(healing.undone.map(|undone| match undone > 1.0 {
+                            true => "> 100 %".to_owned(),
+                            false => format!("{:.0} %", 100.0 * undone),
+                        })))
                         (loss(healing.loss_before))
                         (loss(healing.best_loss))
                         (cell(healing.best_step.map(|step| step.to_string())))

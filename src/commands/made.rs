@@ -1,0 +1,211 @@
+//! What healed, merged and adapter directories say of themselves: `prune.json`, and a model card.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::heal::HealResult;
+use super::open;
+use crate::Result;
+use crate::card::{self, Kind, Made, called, linked, placeless};
+use crate::checkpoint::{Checkpoint, sha256, write_new};
+use crate::files::{self, Bound};
+use crate::heal::{HealSettings, Measured, MergeOnto, Paired, Quant, Text, Train};
+use crate::model::lora::ADAPTER_FILES;
+use crate::plan::PlannedFor;
+use crate::progress::{Progress, Silent};
+use crate::provenance::{self, Provenance};
+
+/// What was made of a model, in one more step.
+pub(super) struct Described {
+    history: Provenance,
+    parent: PlannedFor,
+    parent_card: Option<String>,
+    /// What was done, behind what the model had lost.
+    what: String,
+    /// Text of the section on healing.
+    healing: Option<String>,
+}
+
+impl Described {
+    fn new(checkpoint: &Checkpoint, layers: usize, progress: &dyn Progress) -> Result<Self> {
+        let parent = open::identity(checkpoint, layers);
+        let history = Provenance::of(&checkpoint.source.dir, &parent, progress);
+        let parent_card = checkpoint.model_card()?;
+        Ok(Self { history, parent, parent_card, what: String::new(), healing: None })
+    }
+
+    /// The model of `checkpoint` after a healing by `settings`.
+    ///
+    /// # Errors
+    /// Work: a card that cannot be read.
+    pub(super) fn healed(
+        checkpoint: &Checkpoint,
+        layers: usize,
+        settings: &HealSettings,
+        result: &HealResult,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let mut described = Self::new(checkpoint, layers, progress)?;
+        let mut said = settings.deciding();
+        said.extend(settings.written());
+        for value in said.values_mut() {
+            if let Value::String(text) = value {
+                *text = placeless(text).to_owned();
+            }
+        }
+        let measured = result.measured.as_ref().map(placed_nowhere);
+        let losses = measured.as_ref().map(|measured| {
+            json!({"text": measured.text, "uncut": measured.uncut, "cut": measured.cut, "healed": measured.healed})
+        });
+        described.step("heal", [("settings", Value::Object(said)), ("losses", json!(losses))]);
+        let text = settings.data.as_deref().map(placeless).unwrap_or_default();
+        let trained = match settings.train {
+            Train::Lora => {
+                let held = if settings.quant == Quant::Nf4 { "in NF4 (QLoRA)" } else { "as they are" };
+                format!("LoRA of rank {} on {}, the weights held {held}", settings.rank, settings.target)
+            }
+            Train::Last(count) => format!("the head, the final norm and the last {count} layers trained whole"),
+        };
+        described.what = format!(
+            "It was healed on {text}: {trained}; {} steps of {} sequences of up to {} tokens, {} tokens in all.",
+            result.steps,
+            settings.batch,
+            settings.seq_len(),
+            result.tokens
+        );
+        described.healing = measured.as_ref().map(healing);
+        Ok(described)
+    }
+
+    /// The model of `checkpoint` with the adapter in `dir` in its weights.
+    ///
+    /// # Errors
+    /// Work: a card or an adapter's file that cannot be read.
+    pub(super) fn merged(
+        checkpoint: &Checkpoint,
+        layers: usize,
+        dir: &Path,
+        (onto, four_bit): (MergeOnto, bool),
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let mut described = Self::new(checkpoint, layers, progress)?;
+        // an adapter of ours knows how it was trained
+        if let Ok(Some(known)) = Provenance::read(dir, layers)
+            && (&known.origin.fingerprint, &known.layers)
+                == (&described.history.origin.fingerprint, &described.history.layers)
+            && known.steps.starts_with(&described.history.steps)
+        {
+            described.history = known;
+        }
+        let files = ADAPTER_FILES.map(|name| Ok((name.to_owned(), json!(sha256(&dir.join(name), &Silent)?))));
+        let files: Map<String, Value> = files.into_iter().collect::<Result<_>>()?;
+        described
+            .step("merge", [("adapter", Value::Object(files)), ("onto", json!(onto)), ("four_bit", json!(four_bit))]);
+        let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        described.what = format!("The adapter `{name}` was merged into its weights.");
+        // the card is for reading: one that cannot be read says nothing
+        if let Ok(text) = files::read_text(&dir.join(card::FILE), Bound::CONFIG.bytes) {
+            described.healing = card::section(&text, HEALING).map(str::to_owned);
+        }
+        Ok(described)
+    }
+
+    /// The weights that an adapter was trained on, in four bits.
+    pub(super) fn in_four_bits(&self, is_trained: bool) -> Self {
+        let mut history = self.history.clone();
+        if !is_trained {
+            history.steps.pop();
+        }
+        let mut described = Self {
+            history,
+            parent: self.parent.clone(),
+            parent_card: self.parent_card.clone(),
+            what: if is_trained { self.what.clone() + " " } else { String::new() },
+            healing: if is_trained { self.healing.clone() } else { None },
+        };
+        described.step("quantize", [("quant", json!(Quant::Nf4))]);
+        described.what += "Its linear layers are in four bits (NF4), as bitsandbytes stores them.";
+        described
+    }
+
+    fn step<const N: usize>(&mut self, name: &str, what: [(&str, Value); N]) {
+        let mut step = Map::new();
+        step.insert("step".to_owned(), json!(name));
+        step.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+        step.insert("source".to_owned(), json!(self.parent));
+        step.extend(what.map(|(key, value)| (key.to_owned(), value)));
+        let all: Vec<usize> = (0..self.parent.layers).collect();
+        self.history.push(step, &all);
+    }
+
+    /// Writes both files into `dir`.
+    ///
+    /// # Errors
+    /// Work: the disk's.
+    pub(super) fn write(&self, dir: &Path, kind: Kind) -> Result<()> {
+        write_new(&dir.join(provenance::FILE), self.history.to_json()?)?;
+        write_new(&dir.join(card::FILE), self.card(kind))
+    }
+
+    fn card(&self, kind: Kind) -> String {
+        let Self { history, parent, parent_card, what, healing } = self;
+        let made = Made { kind, history, parent, parent_card: parent_card.as_deref() };
+        let is_cut = !made.gone().is_empty();
+        let tags: &[&str] = match (is_cut, healing.is_some()) {
+            (true, true) => &["layer-pruning", "pruned", "healed"],
+            (true, false) => &["layer-pruning", "pruned"],
+            (false, _) => &["fine-tuned"],
+        };
+        let behind = match kind {
+            Kind::Adapter => ", adapter",
+            Kind::FourBit => ", in four bits",
+            Kind::Model if healing.is_some() => ", healed",
+            Kind::Model => "",
+        };
+        let mut text = made.head(behind, tags);
+        let subject = if kind == Kind::Adapter { "An adapter for " } else { "" };
+        let counted = if is_cut { format!("{}, counted from 0", made.lost()) } else { linked(&history.origin) };
+        let steps = "`prune.json` lists every step with its settings.";
+        text += &format!("{subject}{counted}. {what} {steps}\n\n{}\n", made.usage());
+        if is_cut && parent.id != history.origin.id {
+            text += &format!("## The same cut again\n\n```sh\n{}\n```\n\n", made.again("DIR"));
+        }
+        if let Some(healing) = healing {
+            text = card::with_section(&text, HEALING, healing);
+        }
+        text.trim_end().to_owned() + "\n"
+    }
+}
+
+/// The section with the losses that a healing measured.
+const HEALING: &str = "Healing";
+
+/// The same without directories of this machine.
+fn placed_nowhere(measured: &Measured) -> Measured {
+    let Text { source, .. } = &measured.text;
+    let text = Text { source: placeless(source).to_owned(), ..measured.text.clone() };
+    let reference = measured.reference.as_deref().map(|name| placeless(name).to_owned());
+    Measured { text, reference, ..measured.clone() }
+}
+
+fn healing(measured: &Measured) -> String {
+    let Paired { difference, stderr } = measured.gain;
+    let error = stderr.map(|stderr| format!(" ± {stderr:.4}")).unwrap_or_default();
+    let mut rows = Vec::new();
+    rows.extend(measured.uncut.map(|uncut| vec!["uncut".to_owned(), format!("{uncut:.4}")]));
+    rows.push(vec!["cut".to_owned(), format!("{:.4}", measured.cut)]);
+    rows.push(vec!["healed, as written".to_owned(), format!("{:.4}", measured.healed)]);
+    let undone = measured.undone_in_words().map(|undone| format!("; {undone}")).unwrap_or_default();
+    format!(
+        "Loss in nats a token on {}, each model as it is written:\n\n{}\nCut less healed: {difference:.4}{error} (paired){undone}.",
+        measured.text,
+        card::table(&["model", "loss"], &rows)
+    )
+}
+
+/// `card` with a section of scores: `rows` of what was measured, the uncut model's figure and this one's.
+pub(super) fn with_scores(card: &str, uncut: &PlannedFor, rows: &[Vec<String>]) -> String {
+    let body = card::table(&["", &called(uncut), "this model"], rows) + "\n± is one standard error.";
+    card::with_section(card, "Scores", &body)
+}

@@ -1,0 +1,45 @@
+//! The scores of a run in the model cards of what it wrote, so that they go where the models go.
+
+use std::path::Path;
+
+use super::view::{figure, title};
+use crate::Result;
+use crate::card;
+use crate::checkpoint::{Checkpoint, write_file};
+use crate::commands::{made, open};
+use crate::files::{self, Bound};
+use crate::report::run::{RunData, Variant};
+
+/// Puts the figures of every model that is there in its card and in its adapter's.
+///
+/// # Errors
+/// Work: a card that cannot be written.
+pub(super) fn score(data: &RunData, dense: &Checkpoint, dir: &Path) -> Result<()> {
+    let uncut = open::identity(dense, data.dense.layers);
+    for variant in &data.variants {
+        let rows = rows(data, variant);
+        let parts: &[&str] = if variant.is_healed { &["healed/merged", "healed/adapter"] } else { &["model"] };
+        for part in parts {
+            let path = dir.join(&variant.dir).join(part).join(card::FILE);
+            // one that was taken away, or that cannot be read, has its reasons
+            let Ok(text) = files::read_text(&path, Bound::CONFIG.bytes) else { continue };
+            let scored = made::with_scores(&text, &uncut, &rows);
+            if !rows.is_empty() && scored != text {
+                write_file(&path, true, scored.as_bytes())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was measured, the uncut model's figure and the variant's.
+fn rows(data: &RunData, variant: &Variant) -> Vec<Vec<String>> {
+    let measures = data.measures.iter().enumerate().filter(|(_, measure)| measure.depth == 0);
+    let rows = measures.filter_map(|(place, measure)| {
+        let of = |variant: &Variant| variant.scores.get(place).copied().flatten();
+        let now = of(variant)?;
+        let before = of(&data.dense).map_or_else(String::new, |score| figure(&score));
+        Some(vec![title(measure), before, figure(&now)])
+    });
+    rows.collect()
+}
