@@ -13,6 +13,9 @@ use serde::de::DeserializeOwned;
 
 use crate::{Context, Error, Result};
 
+/// Bytes of a file that holds a few words: the name of a commit, a token, a note.
+pub const NOTE: u64 = 64 << 10;
+
 /// Bytes of a recipe or a file of settings at most; TOML takes some hundred bytes of memory for each.
 pub const TOML: u64 = 1 << 20;
 
@@ -36,7 +39,7 @@ impl Bound {
     /// The index of a sharded model, a line a tensor.
     pub const INDEX: Self = Self { bytes: 256 << 20, values: 2_000_000 };
     /// A vocabulary and its merges.
-    pub const TOKENIZER: Self = Self { bytes: 256 << 20, values: 8_000_000 };
+    pub const TOKENIZER: Self = Self { bytes: 128 << 20, values: 4_000_000 };
 }
 
 /// Opens the regular file at `path`, links followed.

@@ -1,12 +1,13 @@
 //! Outputs of versions that left no mark: each kind is told by the record it holds, and its entries by their names.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::side::{fits, is_side_file};
+use crate::files::{self, Bound};
 
 /// A kind of output that had no mark.
 #[derive(Debug)]
@@ -182,20 +183,19 @@ fn below(dir: &Path) -> Vec<std::path::PathBuf> {
 }
 
 fn is_record(kind: &Kind, path: &Path) -> bool {
-    const LONGEST: u64 = 256 << 20;
-    if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= LONGEST) {
+    if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
         return false;
     }
-    let Ok(file) = File::open(path) else { return false };
-    let reader = BufReader::new(file);
-    let first_line = |reader: BufReader<File>| {
+    let first_line = || {
+        let (file, _) = files::open(path).ok()?;
         let mut line = String::new();
-        reader.take(1 << 16).read_line(&mut line).map(|_| line)
+        BufReader::new(file.take(files::NOTE)).read_line(&mut line).ok()?;
+        Some(line)
     };
     let record: Option<Value> = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("jsonl") => first_line(reader).ok().and_then(|line| serde_json::from_str(&line).ok()),
-        Some("toml") => first_line(reader).ok().map(Value::String),
-        _ => serde_json::from_reader(reader).ok(),
+        Some("jsonl") => first_line().and_then(|line| serde_json::from_str(&line).ok()),
+        Some("toml") => first_line().map(Value::String),
+        _ => files::json(path, Bound::RECORD).ok(),
     };
     record.is_some_and(|record| (kind.is_own)(&record))
 }

@@ -27,7 +27,7 @@ use super::output::{sync_dir, sync_tree};
 use super::rename::{exchange, rename_new};
 use super::size::ByteSize;
 use crate::progress::Silent;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 const NEW: &str = "new";
 const OLD: &str = "old";
@@ -219,7 +219,7 @@ impl Workplace {
                 self.remove_old()?;
             }
         }
-        if let Ok(note) = fs::read_to_string(&placed)
+        if let Ok(note) = files::read_text(&placed, files::NOTE)
             && let Some((digest, with)) = note.strip_suffix('\n').and_then(|note| note.split_once('\n'))
             && target.is_file()
             && !Path::new(with).exists()

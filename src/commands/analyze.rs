@@ -15,7 +15,7 @@ use crate::data::{
 use crate::importance::{
     Amount, Analysis, DataUsed, METRICS, Probe, Protect, STRATEGIES, Search, Watch, metric, strategy,
 };
-use crate::model::{Batch, Fit, Model, ModelOptions, Residency};
+use crate::model::{Batch, Budget, Fit, Model, ModelOptions, Residency};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -276,7 +276,8 @@ fn measure(
         progress.warn(&unused);
     }
     let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
-    let sequences = read_text(settings, &checkpoint, seq_len, progress)?;
+    let host = open::host(options.budget, &options.device);
+    let sequences = read_text(settings, &checkpoint, seq_len, host, progress)?;
     let mut pass = PassReport {
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
@@ -311,6 +312,7 @@ fn read_text(
     settings: &AnalyzeSettings,
     checkpoint: &Checkpoint,
     seq_len: usize,
+    host: Budget,
     progress: &dyn Progress,
 ) -> Result<Sequences> {
     let data = settings.data.as_deref().ok_or_else(|| Error::request("which text? --data names it"))?;
@@ -318,8 +320,9 @@ fn read_text(
         field: settings.text_field.clone(),
         split: settings.text_split,
         on_bad_row: settings.on_bad_row,
+        ..SourceOptions::default()
     };
-    let source = open::text(data, Purpose::Measure, &options, progress)?;
+    let source = open::text(data, Purpose::Measure, &options, host, progress)?;
     let tokenizer = Tokenizer::open(&checkpoint.source.dir)?;
     let AnalyzeSettings { packing, separator, attention, .. } = *settings;
     let shape = Shape { seq_len, packing, separator, attention, ..Shape::default() };

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::eval_before::{self, Before};
+use super::eval_kept::{self, Kept};
 use super::{eval_rows, open};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Hub, Origin, OutputDir, Workplace, sha256};
@@ -21,19 +22,17 @@ use crate::eval::encode::Encoder;
 use crate::eval::finished::Finished;
 use crate::eval::job::Job;
 use crate::eval::journal::{Journal, Run};
-use crate::eval::metrics::Answer;
-use crate::eval::passes::{self, Pass, PassTokens};
+use crate::eval::passes::{self, PassTokens};
 use crate::eval::results::{self, About};
 use crate::eval::room::Room;
-use crate::eval::score;
 use crate::eval::select::{select, task_names as names};
 use crate::eval::settings::{Compat, EvalSettings};
 use crate::eval::side::Side;
 use crate::eval::source::Source;
 use crate::eval::tasks::TASKS;
 use crate::model::lora::{ADAPTER_FILES, Adapters};
-use crate::model::{Budget, Fit, Fittings, Model, ModelOptions, Residency};
-use crate::progress::{Continued, Progress, Silent};
+use crate::model::{Fit, Fittings, Model, ModelOptions, Residency};
+use crate::progress::{Progress, Silent};
 use crate::{Context, Error, Result};
 
 /// What the command did.
@@ -177,9 +176,8 @@ pub(super) fn eval_sharing(
     let job = match tokenised.take() {
         Some((digest, job)) if digest == asked => job,
         _ => {
-            // a cap on a GPU's memory is none on what is read here
-            let cap = if device.is_cpu() { budget } else { Budget::new(None) };
-            Job::prepare(selection, &source, &encoder, settings, &Room::new(cap.usable()), progress)?
+            let room = Room::new(open::host(budget, &device).usable());
+            Job::prepare(selection, &source, &encoder, settings, &room, progress)?
         }
     };
     let job = &tokenised.insert((asked, job)).1;
@@ -203,7 +201,14 @@ pub(super) fn eval_sharing(
     };
     let tokens = PassTokens { usual, most };
     let round = rounding(settings, &checkpoint);
-    let run = run_of(settings, &checkpoint, &options, job, round, tokens)?;
+    let mut run = run_of(settings, &checkpoint, &options, job, round, tokens)?;
+    if run.pass_tokens != tokens {
+        // without a cap what is free now counts, not the nine tenths of it that a new run is planned for
+        let room = if settings.memory.is_some() { budget.usable() } else { budget.bytes() / 9 * 10 };
+        let longest = run.pass_tokens.most.min(job.tokens());
+        let fits = fit.pass_bytes(&spec, longest) <= room;
+        run.pass_tokens = eval_kept::planned(run.pass_tokens, tokens, fits, settings.force)?;
+    }
     let plan = passes::plan(&job.requests, &ranges, run.pass_tokens)?;
     let mut report = EvalReport {
         model: about.model.clone(),
@@ -339,54 +344,4 @@ fn run_of(
         run.pass_tokens = begun.pass_tokens;
     }
     Ok(run)
-}
-
-/// Answers so far, and where they are kept.
-struct Kept {
-    journal: Option<Journal>,
-    /// To every request.
-    answers: Vec<Answer>,
-    /// Passes that are to be run.
-    left: Vec<usize>,
-}
-
-impl Kept {
-    fn open(place: Option<&Workplace>, force: bool, run: &Run, plan: &[Pass], requests: usize) -> Result<Self> {
-        let journal = place.map(|place| Journal::open(place, run, force)).transpose()?;
-        let answers = vec![Answer { log_likelihood: 0.0, greedy: true }; requests];
-        let mut kept = Self { journal, answers, left: Vec::new() };
-        for (number, pass) in plan.iter().enumerate() {
-            let known = kept.journal.as_ref().and_then(|journal| journal.answers(number)).map(<[Answer]>::to_vec);
-            match known.filter(|known| known.len() == pass.requests.len()) {
-                Some(known) => kept.fill(pass, &known),
-                None => kept.left.push(number),
-            }
-        }
-        Ok(kept)
-    }
-
-    fn fill(&mut self, pass: &Pass, found: &[Answer]) {
-        for (request, answer) in pass.requests.iter().zip(found) {
-            self.answers[*request] = *answer;
-        }
-    }
-
-    fn score(&mut self, model: &Model, job: &Job, plan: &[Pass], round: Dtype, progress: &dyn Progress) -> Result<()> {
-        let left: Vec<(usize, &Pass)> = self.left.iter().map(|number| (*number, &plan[*number])).collect();
-        let tokens = |pass: &Pass| pass.batch.tokens() as u64;
-        let all: u64 = plan.iter().map(tokens).sum();
-        let before = all - left.iter().map(|(_, pass)| tokens(pass)).sum::<u64>();
-        score::score(
-            model,
-            &job.requests,
-            &|request| job.name(request),
-            &left,
-            round,
-            &Continued::new(progress, before),
-            &mut |number, found| {
-                self.fill(&plan[number], found);
-                self.journal.as_mut().map_or(Ok(()), |journal| journal.keep(number, found))
-            },
-        )
-    }
 }

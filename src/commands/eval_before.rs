@@ -1,7 +1,6 @@
 //! Results that stand in an evaluation's directory already: found where they are what was asked for, added to where
 //! they are a part of it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -15,7 +14,7 @@ use crate::eval::journal::Journal;
 use crate::eval::results::{About, common};
 use crate::eval::settings::EvalSettings;
 use crate::model::lora::ADAPTER_FILES;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Files of weights up to this size are read whole to be known again.
 const WHOLE: u64 = 64 << 20;
@@ -136,8 +135,8 @@ pub(super) fn weights(checkpoint: &Checkpoint, adapter: Option<&Path>, device: &
 fn content(path: &Path) -> Result<Vec<u8>> {
     use std::io::{Read, Seek, SeekFrom};
     let at = |error: std::io::Error| Error::io(path, &error);
-    let mut file = fs::File::open(path).map_err(at)?;
-    let length = file.metadata().map_err(at)?.len();
+    let (mut file, metadata) = files::open(path)?;
+    let length = metadata.len();
     let mut digest = Sha256::new();
     digest.update(length.to_le_bytes());
     let pieces = if length <= WHOLE { length.div_ceil(PIECE) } else { PIECES };

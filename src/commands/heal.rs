@@ -93,10 +93,11 @@ pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress:
     let data =
         settings.data.as_deref().ok_or_else(|| Error::request("which text? name a file or directory with --data"))?;
     let options = settings.source();
-    let source = open::text(data, Purpose::Train, &options, progress)?;
+    let host = open::host(budget, &device);
+    let source = open::text(data, Purpose::Train, &options, host, progress)?;
     source.check()?;
     let eval_data = settings.eval_data.as_deref();
-    let eval_data = eval_data.map(|data| open::text(data, Purpose::Measure, &options, progress)).transpose()?;
+    let eval_data = eval_data.map(|data| open::text(data, Purpose::Measure, &options, host, progress)).transpose()?;
     eval_data.iter().try_for_each(Source::check)?;
     let uncut = Uncut::find(settings, teacher.as_ref(), (&checkpoint, &spec), progress)?;
     let estimate = to_value(&plan)?;

@@ -12,6 +12,7 @@ pub mod doctor;
 mod doctor_view;
 pub mod eval;
 mod eval_before;
+mod eval_kept;
 mod eval_rows;
 mod eval_view;
 pub mod fetch;

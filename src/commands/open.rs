@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Hub};
-use crate::data::{Purpose, Source, SourceOptions};
+use crate::data::{Longest, Purpose, Source, SourceOptions};
 use crate::model::{Budget, Cache, Fittings, Model, ModelOptions, Residency};
 use crate::plan::PlannedFor;
 use crate::progress::{Progress, Silent};
@@ -55,6 +55,11 @@ pub(super) fn budget(memory: Option<&str>, device: &Device) -> Result<Budget> {
     Budget::on(device, cap.map(|size| size.0))
 }
 
+/// What main memory a command may take: a cap on a GPU's memory is none on what is read here.
+pub(super) fn host(budget: Budget, device: &Device) -> Budget {
+    if device.is_cpu() { budget } else { Budget::new(None) }
+}
+
 /// `--device` and `--dtype`. Says what was chosen where a GPU is, or might have been.
 pub(super) fn device(choice: Option<&str>, dtype: Option<&str>, progress: &dyn Progress) -> Result<Device> {
     let (device, why_not) = ops::device(choice.unwrap_or("auto")).context(|| "--device")?;
@@ -67,9 +72,17 @@ pub(super) fn device(choice: Option<&str>, dtype: Option<&str>, progress: &dyn P
     Ok(device)
 }
 
-/// The text a command was given: a file, a directory, a file of a hub data set.
-pub(super) fn text(data: &str, purpose: Purpose, options: &SourceOptions, progress: &dyn Progress) -> Result<Source> {
-    let source = Source::find(data, purpose, options, &|id| Hub::from_env()?.dataset_file(id, progress))?;
+/// The text a command was given: a file, a directory, a file of a hub data set. What is read of it at once fits into
+/// `host`.
+pub(super) fn text(
+    data: &str,
+    purpose: Purpose,
+    options: &SourceOptions,
+    host: Budget,
+    progress: &dyn Progress,
+) -> Result<Source> {
+    let options = SourceOptions { longest: Longest::within(host.usable()), ..options.clone() };
+    let source = Source::find(data, purpose, &options, &|id| Hub::from_env()?.dataset_file(id, progress))?;
     if let Some(note) = source.note() {
         progress.note(note);
     }

@@ -34,6 +34,7 @@ pub(super) fn read(documents: &mut Documents, most: usize) -> Result<Vec<Documen
 pub(super) fn encode(tokenizer: &Tokenizer, ends: Ends, chunk: &[Document]) -> Result<Vec<Vec<u32>>> {
     use rayon::prelude::*;
     let encode = |document: &Document| -> Result<Vec<u32>> {
+        interrupt::check()?;
         let mut tokens = tokenizer.encode(&document.text, Special::Default).context(|| &document.place)?;
         ends.put(&mut tokens);
         Ok(tokens)

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use csv::{ReaderBuilder, StringRecord};
 use serde_json::{Map, Value};
 
-use super::input::{Input, LONGEST};
+use super::input::Input;
 use super::rows::{Place, ReadOptions, Row, RowIter, shortened};
 use super::value::MOST;
 use crate::{Error, Result, interrupt};
@@ -33,9 +33,10 @@ fn open_with(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>, delimite
     let path = Arc::clone(&input.path);
     // the number of fields is checked here, where the names are known
     let left = Arc::new(Left::default());
-    let bytes = Bytes { input, delimiter, left: Arc::clone(&left) };
+    let most = 2 * options.longest.bytes();
+    let bytes = Bytes { input, delimiter, most, left: Arc::clone(&left) };
     let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).delimiter(delimiter).from_reader(bytes);
-    left.refill();
+    left.refill(most);
     let names: Vec<String> = if let Some(columns) = &options.columns {
         columns.to_vec()
     } else {
@@ -50,7 +51,7 @@ fn open_with(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>, delimite
     let (options, mut record, mut number) = (options.clone(), StringRecord::new(), 0);
     Ok(Box::new(std::iter::from_fn(move || {
         number += 1;
-        left.refill();
+        left.refill(most);
         // the crate's own line numbers are one short after CR LF
         let place = Place { path: Arc::clone(&path), unit: "row", number };
         match reader.read_record(&mut record) {
@@ -78,6 +79,8 @@ fn row(record: &StringRecord, names: &[String], options: &ReadOptions, place: Pl
 struct Bytes {
     input: Input,
     delimiter: u8,
+    /// Bytes of one record.
+    most: usize,
     left: Arc<Left>,
 }
 
@@ -89,9 +92,9 @@ struct Left {
 }
 
 impl Left {
-    /// For the next record.
-    fn refill(&self) {
-        self.bytes.store(2 * LONGEST, Ordering::Relaxed);
+    /// For the next record, of `most` bytes.
+    fn refill(&self, most: usize) {
+        self.bytes.store(most, Ordering::Relaxed);
         self.fields.store(FIELDS, Ordering::Relaxed);
     }
 
@@ -110,7 +113,7 @@ impl Read for Bytes {
         let path = self.input.path.display();
         let refuse = |what: String| Err(std::io::Error::other(format!("{path}: one row has more than {what}")));
         if !Left::take(&self.left.bytes, taken) {
-            return refuse(format!("{} MiB; is a quote never closed?", 2 * LONGEST >> 20));
+            return refuse(format!("{} MiB; is a quote never closed?", self.most >> 20));
         }
         let delimiters = buffer[..taken].iter().filter(|byte| **byte == self.delimiter).count();
         if !Left::take(&self.left.fields, delimiters) {
@@ -178,7 +181,7 @@ mod tests {
         assert!(
             error(("c,".repeat(FIELDS + 8192) + "d\n").as_bytes()).ends_with("one row has more than 1000000 fields")
         );
-        let open = [b"a\n\"", vec![b'x'; 2 * LONGEST + 8192].as_slice()].concat();
+        let open = [b"a\n\"", vec![b'x'; (32 << 20) + 8192].as_slice()].concat();
         assert!(error(&open).ends_with("one row has more than 32 MiB; is a quote never closed?"));
         let long = format!("{0},{0}\n", "n".repeat(1000));
         assert!(error(long.as_bytes()).len() < 300);

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::input::LONGEST;
 use super::looks::advice;
 use super::rows::{self, Place, ReadOptions, Row, Rows, kind, listed};
 use super::source::{BadRow, Document, Source};
@@ -157,8 +156,9 @@ impl Documents {
             self.passed_over.lacking += 1;
             self.passed_over.first_lacking.get_or_insert_with(|| row.place.clone());
         }
-        if text.len() > LONGEST {
-            let (length, most) = (text.len().div_ceil(1 << 20), LONGEST >> 20);
+        let most = source.read.longest;
+        if text.len() > most.bytes() {
+            let length = text.len().div_ceil(1 << 20);
             let message = format!("{}: a document of {length} MiB, expected at most {most}", row.place);
             return Ok(Err(Error::request(format!("{message}: make several rows of it"))));
         }
@@ -190,7 +190,8 @@ impl Documents {
         let advice = row.as_ref().and_then(|row| advice(&row.fields));
         let advice =
             advice.map_or_else(|| "; name the text's with --text-field".to_owned(), |advice| format!(": {advice}"));
-        Error::request(format!("{place}: no field `{field}`, only {}{advice}", listed(&names)))
+        let only = if row.is_some() { format!(", only {}", listed(&names)) } else { String::new() };
+        Error::request(format!("{place}: no field `{field}`{only}{advice}"))
     }
 }
 
@@ -305,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_text_too_long_for_one_document_says_how_to_cut_it() {
-        let lines = "line\n".repeat(LONGEST / 5 + 1);
+        let lines = "line\n".repeat((16 << 20) / 5 + 1);
         let (_, _, error) = read("a.txt", lines.as_bytes(), &skip());
         assert!(
             error.contains("a.txt: the text is longer than 16 MiB") && error.contains("--text-split lines"),

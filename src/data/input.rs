@@ -12,10 +12,6 @@ use crate::{Error, Result, files, interrupt};
 /// Bytes asked of the system at a time.
 const BUFFER: usize = 256 << 10;
 
-/// Bytes of the longest line of text, field or document. A token's id takes as much memory as four bytes of text, so that
-/// a document takes some five times its length.
-pub(super) const LONGEST: usize = 16 << 20;
-
 /// What helps against a text file that is too long for one document.
 pub(super) const CUT: &str = "--text-split lines or --text-split paragraphs cuts it into documents";
 
@@ -130,12 +126,12 @@ impl Input {
         })
     }
 
-    /// The rest of the file; `None` when it is longer than [`LONGEST`].
-    pub(super) fn rest(&mut self) -> Result<Option<Vec<u8>>> {
+    /// The rest of the file; `None` when it is longer than `most` bytes.
+    pub(super) fn rest(&mut self, most: usize) -> Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
-        let mut reader = (&mut self.reader).take(LONGEST as u64 + 1);
+        let mut reader = (&mut self.reader).take(most as u64 + 1);
         reader.read_to_end(&mut bytes).map_err(|e| fault(&self.path, self.codec, &e))?;
-        Ok((bytes.len() <= LONGEST).then_some(bytes))
+        Ok((bytes.len() <= most).then_some(bytes))
     }
 }
 

@@ -69,7 +69,7 @@ impl Lines {
             }
             let place = Place { path: Arc::clone(&self.input.path), unit: "line", number: self.number };
             if taken == Taken::Beginning {
-                let (row, last) = streamed(&self.buffer, &mut self.input, &mut End::Line, &self.options, place)?;
+                let (row, last) = streamed(&mut self.buffer, &mut self.input, &mut End::Line, &self.options, place)?;
                 self.left = last.is_none();
                 return Ok(Some(row));
             }
@@ -117,7 +117,7 @@ impl Items {
         let mut end = End::Item(Scan::default());
         let Some(last) = self.begin(&mut end)? else {
             let place = self.place();
-            let (row, last) = streamed(&self.buffer, &mut self.input, &mut end, &self.options, place)?;
+            let (row, last) = streamed(&mut self.buffer, &mut self.input, &mut end, &self.options, place)?;
             match last {
                 Some(last) => self.after(last)?,
                 None => self.left = Some(end),
@@ -200,7 +200,6 @@ impl Items {
 mod tests {
     use serde_json::Value;
 
-    use super::super::input::LONGEST;
     use super::super::rows::{rows, rows_with};
     use super::*;
 
@@ -331,7 +330,7 @@ mod tests {
         assert_eq!(list.fields["text"], serde_json::json!([0, 0, 0, 0, 0, 0, 0, 0]));
         let name = "n".repeat(2 * BLOCK);
         assert_eq!(fault(&["{\"", &name, "\":0}"]), "line 1 column X: a name or a field that is wanted is too long");
-        let text = "t".repeat(2 * LONGEST + 1);
+        let text = "t".repeat((32 << 20) + 1);
         assert_eq!(
             fault(&["{\"text\":\"", &text, "\"}"]),
             "line 1 column X: a name or a field that is wanted is too long"

@@ -17,6 +17,11 @@ pub(super) fn quoted_word(bytes: &[u8]) -> Option<Vec<u8>> {
     WORDS.iter().find(|word| word.as_bytes() == bytes).map(|word| marked(word))
 }
 
+/// Whether one of the words begins with `byte`.
+pub(super) fn may_begin(byte: u8) -> bool {
+    matches!(byte, b'N' | b'I' | b'-')
+}
+
 /// Whether `bytes` begin one of the words, and are not all of it.
 pub(super) fn is_beginning(bytes: &[u8]) -> bool {
     WORDS.iter().any(|word| word.len() > bytes.len() && word.as_bytes().starts_with(bytes))
@@ -91,6 +96,7 @@ mod tests {
             serde_json::from_slice(&quoted(br#"{"x":[1,-Infinity]}"#).unwrap()).unwrap();
         assert_eq!(settle(&mut asked, true), Some(("x".to_owned(), "-Infinity".to_owned())));
         assert_eq!(quoted(br#"{"a":"NaN"}"#), None);
+        assert!((0..=255).all(|byte| may_begin(byte) == is_beginning(&[byte])));
         assert!(serde_json::from_slice::<Value>(&quoted(b"{NaN:1}x").unwrap()).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::input::{Input, LONGEST};
+use super::input::Input;
 use super::non_finite;
 use super::piece::{End, Piece, Scan};
 use super::rows::{Place, ReadOptions, Row, shortened};
@@ -15,9 +15,6 @@ use crate::{Error, Result};
 
 /// Bytes of the longest name of a field.
 const NAME: u64 = 1 << 20;
-
-/// Bytes that the wanted fields of a row take in the file, where one of a string may be written as six.
-const WANTED: u64 = 2 * LONGEST as u64;
 
 /// One object from its text. What Python writes for numbers that are not finite is null where nobody asked for it.
 pub(super) fn object(text: &[u8], options: &ReadOptions, place: Place) -> Result<Row> {
@@ -33,13 +30,13 @@ pub(super) fn object(text: &[u8], options: &ReadOptions, place: Place) -> Result
     }
 }
 
-/// One object from the `beginning` of its text and the rest of it, which ends at `end`, and the byte there, if it was
-/// read to its end.
+/// One object from the beginning of its text, in `read`, and the rest of it, which ends at `end`, and the byte there, if
+/// it was read to its end.
 ///
 /// # Errors
 /// Those of the file.
 pub(super) fn streamed(
-    beginning: &[u8],
+    read: &mut Vec<u8>,
     input: &mut Input,
     end: &mut End,
     options: &ReadOptions,
@@ -47,7 +44,8 @@ pub(super) fn streamed(
 ) -> Result<(Result<Row>, Option<u8>)> {
     let (last, left, fault, has_words) = (Cell::new(None), Cell::new(NAME), Cell::new(None), Cell::new(false));
     let piece = Piece {
-        beginning,
+        read,
+        given: 0,
         input,
         end,
         last: &last,
@@ -58,10 +56,10 @@ pub(super) fn streamed(
         ahead: Vec::new(),
     };
     let fields = Fields { options, left: &left, values: &Cell::new(MOST) };
-    let read = fields.read(&mut serde_json::Deserializer::from_reader(piece));
+    let found = fields.read(&mut serde_json::Deserializer::from_reader(piece));
     match fault.take() {
         Some(fault) => Err(fault),
-        None => Ok((row(read, has_words.get(), options, place), last.get())),
+        None => Ok((row(found, has_words.get(), options, place), last.get())),
     }
 }
 
@@ -130,7 +128,8 @@ impl<'de> Visitor<'de> for Fields<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
         let mut fields = Map::new();
-        let mut wanted = WANTED;
+        // as long as a text may be, and what else is wanted; a letter may be written as six
+        let mut wanted = 2 * self.options.longest.bytes() as u64;
         loop {
             self.left.set(NAME);
             let Some(name) = access.next_key::<String>()? else { return Ok(fields) };

@@ -14,21 +14,21 @@ use parquet::file::reader::{ChunkReader, Length, RowGroupReader};
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type;
 
+use super::longest::Longest;
 use crate::interrupt;
 
 /// Bytes of the footer, where all row groups and columns are described.
 const FOOTER: u64 = 16 << 20;
 
-/// Bytes of all pages that are read for one row, decompressed. Writers make pages of 1 MiB; some make none smaller than
-/// a row group.
-const PAGES: u64 = 64 << 20;
-
 /// Values of lists that are read for one row; flat columns have one a row.
 const VALUES: u64 = 500_000;
 
 /// What the row that is read may still take.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Left {
+    /// Bytes of all pages that are read for one row, decompressed. Writers make pages of 1 MiB; some make none smaller
+    /// than a row group.
+    most: u64,
     /// Pages are read, no more the footer.
     are_known: AtomicBool,
     bytes: AtomicU64,
@@ -36,10 +36,16 @@ pub(super) struct Left {
 }
 
 impl Left {
+    /// For a file whose texts are as long as `longest`.
+    pub(super) fn new(longest: Longest) -> Self {
+        let (are_known, bytes, values) = Default::default();
+        Self { most: 4 * longest.bytes() as u64, are_known, bytes, values }
+    }
+
     /// For the next row.
     pub(super) fn refill(&self) {
         self.are_known.store(true, Ordering::Relaxed);
-        self.bytes.store(PAGES, Ordering::Relaxed);
+        self.bytes.store(self.most, Ordering::Relaxed);
         self.values.store(VALUES, Ordering::Relaxed);
     }
 
@@ -70,7 +76,7 @@ impl ChunkReader for Watched {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
-        let most = if self.left.are_known.load(Ordering::Relaxed) { PAGES } else { FOOTER };
+        let most = if self.left.are_known.load(Ordering::Relaxed) { self.left.most } else { FOOTER };
         if length as u64 > most {
             return Err(general(format!("{} MiB in one piece, expected at most {}", length >> 20, most >> 20)));
         }
@@ -92,7 +98,7 @@ impl Read for Header {
             interrupt::check().map_err(Error::other)?;
             let size = size(self.reader.fill_buf()?).ok_or_else(|| Error::other("an unusual page header"))?;
             if !Left::take(&left.bytes, size) {
-                let (most, size) = (PAGES >> 20, size >> 20);
+                let (most, size) = (left.most >> 20, size >> 20);
                 return Err(Error::other(format!(
                     "a row takes pages of more than {most} MiB, one of {size} MiB; write the file with smaller pages"
                 )));

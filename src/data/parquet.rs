@@ -26,7 +26,7 @@ const WIDE: i64 = 1 << 10;
 /// Opens a parquet file. Lists become JSON arrays, structs and maps objects; dates and times are the integers that the
 /// file stores, decimals strings, byte arrays strings where they are UTF-8.
 pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) -> Result<RowIter> {
-    let (file, left) = (files::open(path)?.0, Arc::new(Left::default()));
+    let (file, left) = (files::open(path)?.0, Arc::new(Left::new(options.longest)));
     let path: Arc<Path> = path.into();
     let watched = Watched { file, left: Arc::clone(&left) };
     let opened = fenced(|| -> parquet::errors::Result<_> {

@@ -54,8 +54,9 @@ impl Scan {
 
 /// The rest of a piece whose beginning was read already. Errors of the file are kept for the caller.
 pub(super) struct Piece<'a> {
-    /// What was read, and how far it has been given out.
-    pub(super) beginning: &'a [u8],
+    /// What was read last, first of all the beginning, and how much of it was given out.
+    pub(super) read: &'a mut Vec<u8>,
+    pub(super) given: usize,
     pub(super) input: &'a mut Input,
     pub(super) end: &'a mut End,
     /// The byte at the end, once it was met; 0 at the end of the file.
@@ -99,14 +100,19 @@ pub(super) const TOO_LONG: &str = "a name or a field that is wanted is too long"
 
 impl Piece<'_> {
     /// The next byte for the reader.
+    #[inline]
     fn give(&mut self) -> crate::Result<Option<u8>> {
         if let Some(byte) = self.ahead.pop() {
             return Ok(Some(byte));
         }
-        let Some(first) = self.next()? else { return Ok(None) };
-        if self.open.in_string || !non_finite::is_beginning(&[first]) {
-            return Ok(Some(first));
+        match self.next()? {
+            Some(first) if !self.open.in_string && non_finite::may_begin(first) => self.word(first),
+            byte => Ok(byte),
         }
+    }
+
+    /// The first of the bytes that stand for what begins with `first`.
+    fn word(&mut self, first: u8) -> crate::Result<Option<u8>> {
         let mut word = vec![first];
         while non_finite::is_beginning(&word)
             && let Some(byte) = self.next()?
@@ -123,37 +129,39 @@ impl Piece<'_> {
     }
 
     /// The next byte of the piece.
+    #[inline]
     fn next(&mut self) -> crate::Result<Option<u8>> {
-        if let Some((first, rest)) = self.beginning.split_first() {
-            self.beginning = rest;
-            return Ok(Some(*first));
+        while self.given == self.read.len() {
+            if self.last.get().is_some() {
+                return Ok(None);
+            }
+            self.read.clear();
+            self.given = 0;
+            self.last.set(take(self.input, self.end, |bytes| self.read.extend_from_slice(bytes))?);
         }
-        if self.last.get().is_some() {
-            return Ok(None);
-        }
-        let byte = self.input.fill()?.first().copied();
-        if byte.is_some() {
-            self.input.consume(1);
-        }
-        let ended = byte.is_none_or(|byte| self.end.find(&[byte]).is_some());
-        if ended {
-            self.last.set(Some(byte.unwrap_or(0)));
-        }
-        Ok(byte.filter(|_| !ended))
+        self.given += 1;
+        Ok(Some(self.read[self.given - 1]))
     }
+}
+
+/// Reads what is buffered of a piece, without what ends it; the byte at the end if it was met, 0 at the end of the file.
+fn take(input: &mut Input, end: &mut End, mut to: impl FnMut(&[u8])) -> crate::Result<Option<u8>> {
+    let bytes = input.fill()?;
+    if bytes.is_empty() {
+        return Ok(Some(0));
+    }
+    let found = end.find(bytes);
+    let taken = found.unwrap_or(bytes.len());
+    let last = found.map(|at| bytes[at]);
+    to(&bytes[..taken]);
+    input.consume(taken + usize::from(last.is_some()));
+    Ok(last)
 }
 
 /// Reads to the end of a piece; the byte at the end, 0 at the end of the file.
 pub(super) fn drain(input: &mut Input, end: &mut End) -> crate::Result<u8> {
     loop {
-        let bytes = input.fill()?;
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        let (found, length) = (end.find(bytes), bytes.len());
-        let last = found.map(|at| bytes[at]);
-        input.consume(found.map_or(length, |at| at + 1));
-        if let Some(last) = last {
+        if let Some(last) = take(input, end, |_| ())? {
             return Ok(last);
         }
     }

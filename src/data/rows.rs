@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
 
+use super::longest::Longest;
 use super::unpack::CODECS;
 use super::{csv, json, parquet, text};
 use crate::{Error, Result, files, interrupt};
@@ -140,6 +141,8 @@ pub struct ReadOptions {
     pub split: TextSplit,
     /// The fields are texts: of a list in one the first items are kept, which say what it is.
     pub text: bool,
+    /// How long a line of text or a field may be.
+    pub longest: Longest,
 }
 
 impl ReadOptions {
@@ -215,6 +218,7 @@ pub(super) fn known_endings() -> String {
 pub struct Rows {
     inner: Option<RowIter>,
     bytes: Arc<AtomicU64>,
+    longest: Longest,
 }
 
 impl Rows {
@@ -229,13 +233,28 @@ impl Rows {
     /// Those of the file, after which there is nothing.
     pub(super) fn next_or_fault(&mut self) -> Option<Result<Result<Row>>> {
         let next = match interrupt::check() {
-            Ok(()) => self.inner.as_mut()?.next(),
+            Ok(()) => self.inner.as_mut()?.next().map(|next| next.map(|row| row.and_then(|row| self.bounded(row)))),
             Err(stopped) => Some(Err(stopped)),
         };
         if !matches!(next, Some(Ok(_))) {
             self.inner = None;
         }
         next
+    }
+
+    /// The row, if no text in it is too long.
+    fn bounded(&self, row: Row) -> Result<Row> {
+        let most = self.longest.bytes();
+        let long = row.fields.iter().find(|(_, value)| value.as_str().is_some_and(|text| text.len() > most));
+        match long {
+            None => Ok(row),
+            Some((name, value)) => {
+                let length = value.as_str().map_or(0, str::len).div_ceil(1 << 20);
+                let name = shortened(name, LISTED.1);
+                let fault = format!("field `{name}` has {length} MiB, expected at most {}", self.longest);
+                Err(row.fault(&format!("{fault}: make several rows of it")))
+            }
+        }
     }
 }
 
@@ -280,7 +299,7 @@ pub fn rows_with(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Rows> 
     refuse_pointer(path)?;
     let bytes = Arc::new(AtomicU64::new(0));
     let inner = (format.open)(path, options, Arc::clone(&bytes))?;
-    Ok(Rows { inner: Some(inner), bytes })
+    Ok(Rows { inner: Some(inner), bytes, longest: options.longest })
 }
 
 /// A clone made without Git LFS has a few lines of text in the place of each large file.

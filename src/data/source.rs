@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::documents::Documents;
 use super::find::Purpose;
 use super::folder::{self, Chosen};
+use super::longest::Longest;
 use super::rows::{self, Place, ReadOptions, TextSplit};
 use crate::{Error, Result};
 
@@ -21,11 +22,19 @@ pub struct SourceOptions {
     pub split: TextSplit,
     /// What is done about a bad row (`--on-bad-row`).
     pub on_bad_row: BadRow,
+    /// How long a document may be; no setting, but what memory allows.
+    #[serde(skip)]
+    pub longest: Longest,
 }
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        Self { field: "text".to_owned(), split: TextSplit::default(), on_bad_row: BadRow::default() }
+        Self {
+            field: "text".to_owned(),
+            split: TextSplit::default(),
+            on_bad_row: BadRow::default(),
+            longest: Longest::default(),
+        }
     }
 }
 
@@ -93,8 +102,9 @@ impl Source {
             field.extend(options.field.split('+').map(str::to_owned));
         }
         let field: Arc<[String]> = field.into();
-        let read =
-            ReadOptions { only: Some(Arc::clone(&field)), split: options.split, text: true, ..ReadOptions::default() };
+        let SourceOptions { split, longest, .. } = *options;
+        let only = Some(Arc::clone(&field));
+        let read = ReadOptions { only, split, text: true, longest, ..ReadOptions::default() };
         let mut bytes = 0;
         for file in &files {
             // opening tells what is wrong with a name before any work is done

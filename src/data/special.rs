@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::rebuilt;
-use crate::Result;
 use crate::files::{self, Bound};
+use crate::{Error, Result};
 
 /// The named special tokens in the order in which transformers adds those that `tokenizer.json` lacks.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -196,6 +196,22 @@ fn inner<'a>(config: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
 /// A JSON object, or `None` where there is no such file.
 fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
     if path.exists() { files::json(path, Bound::RECORD).map(Some) } else { Ok(None) }
+}
+
+/// The error for a directory without `tokenizer.json`, with the way to make one from what is there.
+pub(super) fn missing(directory: &Path) -> Error {
+    let shown = directory.display();
+    if !directory.is_dir() {
+        return Error::request(format!("{shown}: no such directory, expected a checkpoint with a tokenizer.json"));
+    }
+    let others = ["tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model"];
+    match others.into_iter().find(|name| directory.join(name).exists()) {
+        Some(other) => Error::request(format!(
+            "{shown}/tokenizer.json: no such file, and {other} alone cannot be read; make it once with \
+             python -c \"from transformers import AutoTokenizer as T; T.from_pretrained('{shown}').save_pretrained('{shown}')\""
+        )),
+        None => Error::request(format!("{shown}/tokenizer.json: no such file; a checkpoint needs its tokenizer")),
+    }
 }
 
 #[cfg(test)]

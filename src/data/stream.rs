@@ -104,6 +104,13 @@ impl TrainStream {
             return Err(Error::request("a shuffle window of 0 sequences, expected 1 or more"));
         }
         let position = position.unwrap_or_default();
+        let Position { carry, cuts, .. } = &position;
+        if carry.len() >= options.shape.seq_len
+            || !cuts.is_sorted()
+            || cuts.last().is_some_and(|cut| *cut > carry.len())
+        {
+            return Err(Error::work(format!("{}: the place where training stopped is none", source.name())));
+        }
         let mut stream = Self {
             source: source.clone(),
             options,

@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicU64;
 
 use serde_json::{Map, Value};
 
-use super::input::{CUT, Input, LONGEST, Taken};
+use super::input::{CUT, Input, Taken};
+use super::longest::Longest;
 use super::piece::{End, drain};
 use super::rows::{Place, ReadOptions, Row, RowIter, TextSplit};
 use crate::{Error, Result};
@@ -15,7 +16,8 @@ use crate::{Error, Result};
 pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) -> Result<RowIter> {
     let input = Input::open(path, bytes)?;
     let field = options.only.as_ref().and_then(|only| only.first().cloned()).unwrap_or_else(|| "text".to_owned());
-    let mut pieces = Pieces { input, split: options.split, line: Vec::new(), number: 0, ended: false };
+    let (split, longest) = (options.split, options.longest);
+    let mut pieces = Pieces { input, split, longest, line: Vec::new(), number: 0, ended: false };
     Ok(Box::new(std::iter::from_fn(move || {
         let piece = pieces.next_piece().transpose()?;
         Some(piece.map(|(number, bytes)| {
@@ -30,6 +32,7 @@ pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) ->
 struct Pieces {
     input: Input,
     split: TextSplit,
+    longest: Longest,
     line: Vec<u8>,
     number: u64,
     ended: bool,
@@ -44,9 +47,9 @@ impl Pieces {
         match self.split {
             TextSplit::Document => {
                 self.ended = true;
-                let bytes = self.input.rest()?.ok_or_else(|| {
-                    let (path, most) = (self.input.path.display(), LONGEST >> 20);
-                    Error::request(format!("{path}: the text is longer than {most} MiB; {CUT}"))
+                let bytes = self.input.rest(self.longest.bytes())?.ok_or_else(|| {
+                    let (path, most) = (self.input.path.display(), self.longest);
+                    Error::request(format!("{path}: the text is longer than {most}; {CUT}"))
                 })?;
                 Ok((!bytes.is_empty()).then_some((1, Ok(bytes))))
             }
@@ -61,7 +64,7 @@ impl Pieces {
 
     /// Puts the next line into the buffer; of one that is too long the beginning, and passes over the rest.
     fn next_line(&mut self) -> Result<Taken> {
-        let taken = self.input.line(&mut self.line, LONGEST)?;
+        let taken = self.input.line(&mut self.line, self.longest.bytes())?;
         self.number += u64::from(taken != Taken::Nothing);
         if taken == Taken::Beginning {
             drain(&mut self.input, &mut End::Line)?;
@@ -71,8 +74,8 @@ impl Pieces {
 
     /// The error for a document that is too long to be one.
     fn too_long(&self, line: u64, what: &str) -> Error {
-        let (path, most) = (self.input.path.display(), LONGEST >> 20);
-        Error::work(format!("{path} line {line}: {what} is longer than {most} MiB, as much as one document has"))
+        let (path, most) = (self.input.path.display(), self.longest);
+        Error::work(format!("{path} line {line}: {what} is longer than {most}, as much as one document has"))
     }
 
     fn paragraph(&mut self) -> Result<Option<(u64, Result<Vec<u8>>)>> {
@@ -89,7 +92,7 @@ impl Pieces {
                 (false, true) => start = self.number,
                 (false, false) => {}
             }
-            is_too_long |= taken == Taken::Beginning || text.len() + self.line.len() > LONGEST;
+            is_too_long |= taken == Taken::Beginning || text.len() + self.line.len() > self.longest.bytes();
             if is_too_long {
                 text = Vec::new();
             } else {
@@ -152,7 +155,8 @@ mod tests {
 
     #[test]
     fn a_line_that_is_too_long_is_one_row_that_is_wrong() {
-        let text = format!("a\n{}\nb\n\nc\n", "x".repeat(LONGEST + 1));
+        let longest = Longest::within(0);
+        let text = format!("a\n{}\nb\n\nc\n", "x".repeat(longest.bytes() + 1));
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.txt");
         std::fs::write(&path, text).unwrap();
@@ -160,7 +164,7 @@ mod tests {
             (TextSplit::Lines, ["a", "x.txt line 2: the line is longer", "b", "", "c"].as_slice()),
             (TextSplit::Paragraphs, &["x.txt line 1: the paragraph is longer", "c"]),
         ] {
-            let mut rows = rows_with(&path, &ReadOptions { split, ..ReadOptions::default() }).unwrap();
+            let mut rows = rows_with(&path, &ReadOptions { split, longest, ..ReadOptions::default() }).unwrap();
             let read: Vec<String> = std::iter::from_fn(|| rows.next_or_fault())
                 .map(|row| match row.unwrap() {
                     Ok(row) => row.text("text").unwrap().to_owned(),
@@ -170,7 +174,12 @@ mod tests {
             assert_eq!(read.len(), expected.len());
             assert!(read.iter().zip(expected).all(|(read, expected)| read.contains(expected)), "{read:?}");
         }
-        assert!(read("x".repeat(LONGEST + 1), TextSplit::Document).unwrap_err().to_string().contains("--text-split"));
+        assert!(
+            read("x".repeat(Longest::default().bytes() + 1), TextSplit::Document)
+                .unwrap_err()
+                .to_string()
+                .contains("--text-split")
+        );
     }
 
     #[test]

@@ -7,10 +7,10 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::{Encoding, PostProcessor, PostProcessorWrapper, Tokenizer as Inner};
 
 use super::guard::fenced;
-use super::special::Declared;
+use super::special::{Declared, missing};
 use super::windows::{self, Neighbors};
 use crate::files::{self, Bound};
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 /// Which special tokens an encoded text gets. Special tokens written inside the text count in all three.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -83,7 +83,7 @@ impl Tokenizer {
         if !path.exists() {
             return Err(missing(directory));
         }
-        let bytes = files::read(&path, Bound::TOKENIZER.bytes)?;
+        let bytes = files::json_text(&path, Bound::TOKENIZER)?;
         if rules == Rules::File {
             return Self::new(&bytes, Declared::read(directory, None)?, path);
         }
@@ -131,10 +131,12 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Work`] when the tokenizer fails or gives an id that the model has no embedding for;
-    /// [`Error::Request`] for [`Special::Always`] without a BOS token.
+    /// [`Error::Request`] for [`Special::Always`] without a BOS token; [`Error::Interrupted`] in a long text.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
         let encoded = fenced(|| self.ids(text, special != Special::None));
-        let mut ids = encoded.map_err(|fault| self.fault(&fault))?.map_err(|error| self.fault(&error.to_string()))?;
+        let fault =
+            |error: tokenizers::Error| interrupt::check().err().unwrap_or_else(|| self.fault(&error.to_string()));
+        let mut ids = encoded.map_err(|fault| self.fault(&fault))?.map_err(fault)?;
         if special == Special::Always {
             let bos = self.bos.ok_or_else(|| Error::request(format!("{}: has no BOS token", self.path.display())))?;
             if ids.first() != Some(&bos) {
@@ -166,7 +168,7 @@ impl Tokenizer {
         let before =
             before.ok_or("it puts something else than single tokens around a text, so no long one can be read")?;
         let mut ids = whole[..before].to_vec();
-        ids.append(&mut windows::ids(&self.inner, &self.neighbors, text)?);
+        windows::add_ids(&self.inner, &self.neighbors, text, &mut ids)?;
         ids.extend_from_slice(&whole[before + plain.len()..]);
         Ok(ids)
     }
@@ -244,22 +246,6 @@ fn without_dropout(inner: &mut Inner) {
         let mut bpe = bpe.clone();
         bpe.dropout = None;
         inner.with_model(bpe);
-    }
-}
-
-/// The error for a directory without `tokenizer.json`, with the way to make one from what is there.
-fn missing(directory: &Path) -> Error {
-    let shown = directory.display();
-    if !directory.is_dir() {
-        return Error::request(format!("{shown}: no such directory, expected a checkpoint with a tokenizer.json"));
-    }
-    let others = ["tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model"];
-    match others.into_iter().find(|name| directory.join(name).exists()) {
-        Some(other) => Error::request(format!(
-            "{shown}/tokenizer.json: no such file, and {other} alone cannot be read; make it once with \
-             python -c \"from transformers import AutoTokenizer as T; T.from_pretrained('{shown}').save_pretrained('{shown}')\""
-        )),
-        None => Error::request(format!("{shown}/tokenizer.json: no such file; a checkpoint needs its tokenizer")),
     }
 }
 

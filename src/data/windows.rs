@@ -14,6 +14,8 @@ use std::sync::{Mutex, OnceLock};
 use tokenizers::models::ModelWrapper;
 use tokenizers::{Model, Tokenizer};
 
+use crate::interrupt;
+
 /// Bytes of a window. A text of as many is tokenized whole.
 pub(super) const WINDOW: usize = 32 << 10;
 
@@ -64,14 +66,22 @@ impl Neighbors {
     }
 }
 
-/// The ids of `text` without the special tokens around it. `tokenizer` has no post-processor.
+/// Adds the ids of `text`, without the special tokens around it, to `ids`. `tokenizer` has no post-processor.
 ///
 /// # Errors
-/// The tokenizer's, and a text that has no place to cut it within [`LARGEST`] bytes.
-pub(super) fn ids(tokenizer: &Tokenizer, neighbors: &Neighbors, text: &str) -> tokenizers::Result<Vec<u32>> {
-    let mut ids = Vec::new();
+/// The tokenizer's, a text that has no place to cut it within [`LARGEST`] bytes, and an interruption.
+pub(super) fn add_ids(
+    tokenizer: &Tokenizer,
+    neighbors: &Neighbors,
+    text: &str,
+    ids: &mut Vec<u32>,
+) -> tokenizers::Result<()> {
+    // grown by doubling, they would stand in memory one and a half times; what is not written takes none
+    ids.reserve(text.len() + 8);
+    let before_text = ids.len();
     let (mut seam, mut before, mut size) = (Seam::default(), None, WINDOW);
     loop {
+        interrupt::check()?;
         let large = (size > WINDOW).then(|| LARGE.lock());
         let end = floor(text, seam.done + size);
         let window = window(tokenizer, neighbors, text, seam.start, end)?;
@@ -80,13 +90,13 @@ pub(super) fn ids(tokenizer: &Tokenizer, neighbors: &Neighbors, text: &str) -> t
             // the last cut was none: back to the window before, seen larger
             let (earlier, tried) = before.take().ok_or_else(|| stuck(seam.done))?;
             (seam, size) = (earlier, larger(tried, seam.done)?);
-            ids.truncate(seam.ids);
+            ids.truncate(before_text + seam.ids);
             continue;
         }
         let rest = window.iter().skip_while(|token| token.begin < seam.done);
         if end == text.len() {
             ids.extend(rest.map(|token| token.id));
-            return Ok(ids);
+            return Ok(());
         }
         let Some((cut, sure)) = last_cut(text, &window, seam.done, end) else {
             size = larger(size, seam.done)?;
@@ -96,7 +106,10 @@ pub(super) fn ids(tokenizer: &Tokenizer, neighbors: &Neighbors, text: &str) -> t
         let cuts = window.iter().filter(|token| token.is_cut && token.begin + OVERLAP <= cut);
         let start = cuts.map(|token| token.begin).next_back().unwrap_or(seam.start);
         let seen = window.into_iter().filter(|token| token.begin >= start && token.begin < sure).collect();
-        before = Some((std::mem::replace(&mut seam, Seam { done: cut, ids: ids.len(), start, seen, sure }), size));
+        before = Some((
+            std::mem::replace(&mut seam, Seam { done: cut, ids: ids.len() - before_text, start, seen, sure }),
+            size,
+        ));
         size = WINDOW;
     }
 }
@@ -114,7 +127,8 @@ fn larger(size: usize, done: usize) -> tokenizers::Result<usize> {
 fn stuck(done: usize) -> tokenizers::Error {
     let (most, at) = (LARGEST >> 10, done >> 10);
     format!(
-        "{most} KiB of text, {at} KiB behind its start, are one word to the tokenizer; expected spaces or line ends"
+        "{most} KiB of text, {at} KiB behind its start, are one word or one run of blanks to the tokenizer, and no long \
+         text can be cut there"
     )
     .into()
 }
@@ -172,8 +186,8 @@ fn agree(seam: &Seam, window: &[Token]) -> bool {
 fn last_cut(text: &str, window: &[Token], done: usize, end: usize) -> Option<(usize, usize)> {
     let cuts = || window.iter().rev().filter(|token| token.is_cut).map(|token| token.begin);
     let after = cuts().find(|cut| cut + OVERLAP / 2 <= end)?;
-    let closed = |cut: &usize| text[*cut..after].contains(|letter: char| !letter.is_whitespace());
-    let sure = cuts().skip_while(|cut| *cut >= after).find(closed).filter(|sure| *sure > done)?;
+    let written = done + text[done..after].rfind(|letter: char| !letter.is_whitespace())?;
+    let sure = cuts().find(|cut| *cut <= written).filter(|sure| *sure > done)?;
     let cut = cuts().find(|cut| cut + OVERLAP / 2 <= sure && *cut > done);
     Some((cut.unwrap_or(sure), sure))
 }

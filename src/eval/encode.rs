@@ -7,9 +7,10 @@ use super::passes::{Request, Targets};
 use super::prompts::{Body, Document};
 use super::python::rstrip;
 use super::questions::Question;
+use super::room::{Taken, size};
 use super::settings::Compat;
 use crate::data::{Special, Tokenizer};
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 /// How strings become tokens.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub struct Encoder<'a> {
 }
 
 /// The requests of one document.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Asked {
     /// One a choice, or one a window of a text.
     pub requests: Vec<Request>,
@@ -36,6 +37,20 @@ pub struct Asked {
     pub lead: bool,
     /// Tokens that did not fit into the model and were left out, from the left.
     pub truncated: usize,
+    /// Memory taken, these requests included.
+    taken: Taken,
+}
+
+impl Asked {
+    fn new(taken: Taken) -> Self {
+        Self { requests: Vec::new(), lead: false, truncated: 0, taken }
+    }
+
+    fn add(&mut self, request: Request) -> Result<()> {
+        self.taken.take(size(&request, self.requests.last()))?;
+        self.requests.push(request);
+        Ok(())
+    }
 }
 
 impl<'a> Encoder<'a> {
@@ -81,30 +96,32 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    /// What `document` asks of the model.
+    /// What `document` asks of the model, in memory of which so much is `taken`.
     ///
     /// # Errors
     /// Tokens that leave nothing to score, an answer longer than the model's context, a tokenizer without a token to
-    /// start from.
-    pub fn document(&self, document: &Document) -> Result<Asked> {
+    /// start from; requests that take more memory; an interruption.
+    pub fn document(&self, document: &Document, taken: Taken) -> Result<Asked> {
+        let mut asked = Asked::new(taken);
         match &document.body {
-            Body::Question { shots, question } if self.paper => self.paper_question(shots, question),
-            Body::Question { shots, question } => self.question(shots, question),
-            Body::Text(text) => self.text(&text.text),
-        }
+            Body::Question { shots, question } if self.paper => self.paper_question(&mut asked, shots, question),
+            Body::Question { shots, question } => self.question(&mut asked, shots, question),
+            Body::Text(text) => self.text(&mut asked, &text.text),
+        }?;
+        Ok(asked)
     }
 
-    fn question(&self, shots: &str, question: &Question) -> Result<Asked> {
-        let mut asked = Asked::default();
+    fn question(&self, asked: &mut Asked, shots: &str, question: &Question) -> Result<()> {
         let mut last: Option<(String, Vec<u32>)> = None;
         for index in 0..question.choices() {
+            interrupt::check()?;
             let context = format!("{shots}{}", question.context(index));
             let continuation = format!(" {}", question.answer(index));
             if context.is_empty() {
                 let tokens = self.tokenizer.encode(&continuation, Special::None)?;
                 let prefix = self.prefix()?;
                 let all = if tokens.first() == Some(&prefix) { tokens } else { [vec![prefix], tokens].concat() };
-                self.push(&mut asked, all, 1)?;
+                self.push(asked, all, 1)?;
                 continue;
             }
             // white space at the end of the context is tokenised with the continuation
@@ -116,18 +133,17 @@ impl<'a> Encoder<'a> {
             let whole = self.tokens(&format!("{context}{continuation}"))?;
             let mut all = context_tokens.clone();
             all.extend(whole.iter().skip(context_tokens.len()));
-            self.push(&mut asked, all, context_tokens.len())?;
+            self.push(asked, all, context_tokens.len())?;
             last = Some((kept.to_owned(), context_tokens));
         }
-        Ok(asked)
+        Ok(())
     }
 
     /// The likeliest of the answers' own first words decides: each answer's last token, written with and without a
     /// space in front.
-    fn paper_question(&self, shots: &str, question: &Question) -> Result<Asked> {
-        let mut asked = Asked::default();
+    fn paper_question(&self, asked: &mut Asked, shots: &str, question: &Question) -> Result<()> {
         let context = self.tokens(&format!("{shots}{}", question.context(0)))?;
-        let input = self.fit(&mut asked, &context, self.max_length)?;
+        let input = self.fit(asked, &context, self.max_length)?;
         for index in 0..question.choices() {
             let answer = paper_answer(question.answer(index));
             let mut ids = Vec::new();
@@ -139,9 +155,9 @@ impl<'a> Encoder<'a> {
                 }
             }
             let targets = Targets::AnyOf(ids);
-            asked.requests.push(Request { input: input.clone(), from: input.len() - 1, targets });
+            asked.add(Request { input: input.clone(), from: input.len() - 1, targets })?;
         }
-        Ok(asked)
+        Ok(())
     }
 
     /// One request: all but the last token go in, those from `context` on are scored.
@@ -160,8 +176,7 @@ impl<'a> Encoder<'a> {
         let targets = tokens[context..].to_vec();
         let input = self.fit(asked, &tokens[..tokens.len() - 1], self.max_length)?;
         let from = input.len() - targets.len();
-        asked.requests.push(Request { input, from, targets: Targets::Sequence(targets) });
-        Ok(())
+        asked.add(Request { input, from, targets: Targets::Sequence(targets) })
     }
 
     /// The last `most` tokens, in one piece of memory with the previous request's input where they are equal.
@@ -179,14 +194,14 @@ impl<'a> Encoder<'a> {
     }
 
     /// Disjoint windows; each but the first starts with the last token of the one before.
-    fn text(&self, text: &str) -> Result<Asked> {
-        let tokens = if self.paper { self.tokenizer.encode(text, Special::None)? } else { self.tokens(text)? };
-        let mut asked = Asked::default();
-        if tokens.is_empty() {
-            return Ok(asked);
+    fn text(&self, asked: &mut Asked, text: &str) -> Result<()> {
+        let mut all = if self.paper { self.tokenizer.encode(text, Special::None)? } else { self.tokens(text)? };
+        if all.is_empty() {
+            return Ok(());
         }
         let prefix = self.prefix()?;
-        let all: Vec<u32> = std::iter::once(prefix).chain(tokens.iter().copied()).collect();
+        all.insert(0, prefix);
+        let tokens = &all[1..];
         // the reference predicts a special token in front of the text too
         let own = self.prefix.as_ref().is_some_and(|(_, prefix)| text.starts_with(prefix));
         asked.lead = tokens.first() == Some(&prefix) && !own;
@@ -197,16 +212,16 @@ impl<'a> Encoder<'a> {
             let from = predicts.start - window.reads.start;
             if window.predicts.start == 0 && asked.lead {
                 let targets = Targets::Sequence(vec![tokens[0]]);
-                asked.requests.push(Request { input: input.clone(), from, targets });
+                asked.add(Request { input: input.clone(), from, targets })?;
                 predicts.start += 1;
             }
             if !predicts.is_empty() {
                 let targets = Targets::Sequence(tokens[predicts.clone()].to_vec());
                 let from = predicts.start - window.reads.start;
-                asked.requests.push(Request { input, from, targets });
+                asked.add(Request { input, from, targets })?;
             }
         }
-        Ok(asked)
+        Ok(())
     }
 }
 
@@ -225,21 +240,22 @@ struct Window {
 }
 
 /// The reference's rolling windows with one token of context: the last, short one reads as much as fits.
-fn windows(tokens: usize, longest: usize) -> Vec<Window> {
-    let mut windows = Vec::new();
-    let mut done = 0;
-    while done < tokens {
-        let end = (done + longest).min(tokens);
-        windows.push(Window { reads: end.saturating_sub(longest)..end, predicts: done..end });
-        done = end;
-    }
-    windows
+fn windows(tokens: usize, longest: usize) -> impl Iterator<Item = Window> {
+    (0..tokens).step_by(longest.max(1)).map(move |done| {
+        let end = done.saturating_add(longest).min(tokens);
+        Window { reads: end.saturating_sub(longest)..end, predicts: done..end }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::eval::prompts::tests::{GOLDEN, golden_data, golden_prompts};
+    use crate::eval::room::Room;
+
+    fn taken() -> Taken {
+        Room::new(u64::MAX).taken()
+    }
 
     fn whole(request: &Request) -> (Vec<u32>, Vec<u32>) {
         let Targets::Sequence(targets) = &request.targets else { panic!("a continuation") };
@@ -265,7 +281,7 @@ mod tests {
                 let prompts = golden_prompts(folder.path(), task["task"].as_str().unwrap(), shots);
                 let mut requests = task["requests"].as_array().unwrap().iter();
                 for document in &prompts.documents {
-                    let asked = encoder.document(document).unwrap();
+                    let asked = encoder.document(document, taken()).unwrap();
                     let tokens = |request: &serde_json::Value, what: &str| -> Vec<u32> {
                         serde_json::from_value(request["tokens"][format!("{name}/{mode}")][what].clone()).unwrap()
                     };
@@ -300,13 +316,14 @@ mod tests {
         let Some(folder) = golden_data() else { return };
         let tokenizer = Tokenizer::open(format!("{GOLDEN}/model-tok-l3")).unwrap();
         let prompts = golden_prompts(folder.path(), "mmlu_abstract_algebra", 5);
-        let asked =
-            |length| Encoder::new(&tokenizer, None, None, length, false).unwrap().document(&prompts.documents[0]);
+        let asked = |length| {
+            Encoder::new(&tokenizer, None, None, length, false).unwrap().document(&prompts.documents[0], taken())
+        };
         let (long, short) = (asked(2048).unwrap(), asked(96).unwrap());
         assert_eq!((short.requests[0].input.len(), short.requests[0].from, long.truncated), (96, 95, 0));
         assert_eq!(*short.requests[0].input, long.requests[0].input[short.truncated..]);
         let choices = &golden_prompts(folder.path(), "hellaswag", 0).documents[0];
-        let error = Encoder::new(&tokenizer, None, None, 4, false).unwrap().document(choices).unwrap_err();
+        let error = Encoder::new(&tokenizer, None, None, 4, false).unwrap().document(choices, taken()).unwrap_err();
         assert!(error.to_string().contains("the model reads at most 4"), "{error}");
     }
 
@@ -318,20 +335,20 @@ mod tests {
         let text = &golden_prompts(folder.path(), "c4", 0).documents[0];
         let old = Encoder::new(&tokenizer, Some(Compat::V0_4_0), None, 64, false).unwrap();
         let new = Encoder::new(&tokenizer, None, None, 64, false).unwrap();
-        let (a, b) = (old.document(question).unwrap(), new.document(question).unwrap());
+        let (a, b) = (old.document(question, taken()).unwrap(), new.document(question, taken()).unwrap());
         assert_eq!(
             (a.requests[0].input[0], *a.requests[0].input == b.requests[0].input[1..]),
             (b.requests[0].input[1], true)
         );
-        let windows = old.document(text).unwrap();
+        let windows = old.document(text, taken()).unwrap();
         assert_eq!((windows.requests[0].input[0], windows.lead), (tokenizer.eos().unwrap(), false));
         let paper = Encoder::new(&tokenizer, None, None, 64, true).unwrap();
-        let windows = paper.document(text).unwrap();
+        let windows = paper.document(text, taken()).unwrap();
         assert_eq!(
             (windows.requests[0].input[0], windows.requests[0].from, windows.lead),
             (tokenizer.bos().unwrap(), 0, false)
         );
-        let asked = paper.document(question).unwrap();
+        let asked = paper.document(question, taken()).unwrap();
         let ids = |text| *tokenizer.encode(text, Special::None).unwrap().last().unwrap();
         let mut expected = vec![ids("Yes"), ids(" Yes")];
         expected.dedup();
@@ -350,8 +367,8 @@ mod tests {
         let tokenizer = Tokenizer::open(bare.path()).unwrap();
         assert_eq!((tokenizer.bos(), tokenizer.eos()), (None, None));
         let encoder = Encoder::new(&tokenizer, None, None, 64, false).unwrap();
-        encoder.document(&golden_prompts(folder.path(), "boolq", 0).documents[0]).unwrap();
-        let error = encoder.document(&golden_prompts(folder.path(), "c4", 0).documents[0]).unwrap_err();
+        encoder.document(&golden_prompts(folder.path(), "boolq", 0).documents[0], taken()).unwrap();
+        let error = encoder.document(&golden_prompts(folder.path(), "c4", 0).documents[0], taken()).unwrap_err();
         assert!(error.to_string().contains("neither a beginning-of-sequence nor"), "{error}");
         assert_eq!(Encoder::new(&tokenizer, None, Some(true), 64, false).unwrap_err().exit_code(), 2);
     }
@@ -359,6 +376,7 @@ mod tests {
     #[test]
     fn windows_as_the_reference_rolls_them() {
         let window = |reads, predicts| Window { reads, predicts };
+        let windows = |tokens, longest| windows(tokens, longest).collect::<Vec<_>>();
         assert_eq!(windows(3, 4), [window(0..3, 0..3)]);
         assert_eq!(windows(10, 4), [window(0..4, 0..4), window(4..8, 4..8), window(6..10, 8..10)]);
         assert_eq!(windows(0, 4), []);

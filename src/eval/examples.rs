@@ -40,11 +40,13 @@ impl<'a> Examples<'a> {
         }
         let used = if leaf.task.sampler == Sampler::First { shots } else { usize::MAX };
         let (prepare, read) = form;
-        source.split(leaf, leaf.task.shots_split, settings.text_split, progress, &mut |row| {
+        source.split(leaf, leaf.task.shots_split, &room.reading(settings), progress, &mut |row| {
             let place = || row.place.clone();
             let fields = prepare(row.fields).context(place)?;
             room.row(&fields)?;
-            examples.solved.push(read(&fields).context(place)?.solved());
+            let solved = read(&fields).context(place)?.solved();
+            room.text(solved.len())?;
+            examples.solved.push(solved);
             examples.rows.push(fields);
             Ok(examples.rows.len() < used)
         })?;

@@ -81,7 +81,8 @@ impl Job {
                 interrupt::check()?;
                 let documents;
                 (documents, left) = left.split_at(chunk(left));
-                let encode = |document: &Document| encoder.document(document).context(|| place(document));
+                let taken = room.taken();
+                let encode = |document: &Document| encoder.document(document, taken).context(|| place(document));
                 let asked: Vec<_> = documents.par_iter().map(encode).collect();
                 for asked in asked {
                     let asked = asked?;
@@ -96,7 +97,7 @@ impl Job {
             }
         }
         progress.end();
-        job.bytes = room.taken();
+        job.bytes = room.bytes();
         if truncated > 0 {
             progress.warn(&format!(
                 "{truncated} prompts are longer than the model's context and lose their beginning, as in the reference"

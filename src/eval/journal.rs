@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::metrics::Answer;
 use super::passes::PassTokens;
 use crate::checkpoint::{MARK, Workplace, adopt, claim, made_by, work_in};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Name of the file in the output directory.
 pub const JOURNAL: &str = "journal.jsonl";
@@ -50,8 +50,10 @@ impl Journal {
     /// The run that the journal in `dir` belongs to, if there is one.
     #[must_use]
     pub fn run(dir: &Path) -> Option<Run> {
-        let text = fs::read_to_string(dir.join(JOURNAL)).ok()?;
-        serde_json::from_str(text.split_once('\n')?.0).ok()
+        let (file, _) = files::open(&dir.join(JOURNAL)).ok()?;
+        let mut first = Vec::new();
+        BufReader::new(file.take(files::NOTE)).read_until(b'\n', &mut first).ok()?;
+        serde_json::from_slice(first.strip_suffix(b"\n")?).ok()
     }
 
     /// Whether nothing but an unfinished evaluation is in `dir`.
@@ -63,10 +65,11 @@ impl Journal {
     }
 
     /// Continues the journal in the directory that `place` is for, or starts one; `force` throws away another run's.
+    /// `sizes` are the numbers of answers of the passes.
     ///
     /// # Errors
     /// A journal of another run, a directory of somebody else's, or the file system's.
-    pub fn open(place: &Workplace, run: &Run, force: bool) -> Result<Self> {
+    pub fn open(place: &Workplace, run: &Run, sizes: &[usize], force: bool) -> Result<Self> {
         let dir = place.target();
         let path = dir.join(JOURNAL);
         let io = |error: std::io::Error| Error::io(&path, &error);
@@ -79,12 +82,10 @@ impl Journal {
         adopt(dir, &[])?;
         claim(&path)?;
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(io)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(io)?;
-        let (known, done, whole) = parse(&bytes);
+        let (known, done, whole) = read(&file, sizes).map_err(io)?;
         if known.as_ref() == Some(run) {
             // what follows the last whole line was cut short
-            file.set_len(whole as u64).map_err(io)?;
+            file.set_len(whole).map_err(io)?;
             return Ok(Self { path, file, done });
         }
         if known.is_some() && !force {
@@ -122,20 +123,34 @@ impl Journal {
     }
 }
 
-/// The run, its finished passes, and the length of the whole lines.
-fn parse(bytes: &[u8]) -> (Option<Run>, BTreeMap<usize, Vec<Answer>>, usize) {
-    let mut done = BTreeMap::new();
-    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
-    let Some(first) = lines.next() else { return (None, done, 0) };
-    let Ok(run) = serde_json::from_slice(first) else { return (None, done, 0) };
-    let mut whole = first.len();
-    for line in lines {
-        let Ok(Line { pass, answers }) = serde_json::from_slice(line) else { break };
-        let answer = |(log_likelihood, greedy)| Answer { log_likelihood, greedy };
-        done.insert(pass, answers.into_iter().map(answer).collect());
-        whole += line.len();
+/// The run, its finished passes, and the length of the whole lines. Lines of other passes than there are count, and give
+/// nothing.
+fn read(file: &File, sizes: &[usize]) -> io::Result<(Option<Run>, BTreeMap<usize, Vec<Answer>>, u64)> {
+    /// Bytes of an answer in its line, at most: `[-1.2345678e-30,false],`.
+    const ANSWER: usize = 32;
+    let longest = files::NOTE.max((sizes.iter().max().unwrap_or(&0) * ANSWER) as u64);
+    let (mut reader, mut line) = (BufReader::new(file), Vec::new());
+    let (mut run, mut done, mut whole) = (None, BTreeMap::new(), 0);
+    loop {
+        line.clear();
+        (&mut reader).take(longest).read_until(b'\n', &mut line)?;
+        if line.last() != Some(&b'\n') {
+            return Ok((run, done, whole));
+        }
+        if run.is_none() {
+            run = serde_json::from_slice(&line).ok();
+            if run.is_none() {
+                return Ok((None, done, 0));
+            }
+        } else {
+            let Ok(Line { pass, answers }) = serde_json::from_slice(&line) else { return Ok((run, done, whole)) };
+            let answer = |(log_likelihood, greedy)| Answer { log_likelihood, greedy };
+            if sizes.get(pass) == Some(&answers.len()) {
+                done.insert(pass, answers.into_iter().map(answer).collect());
+            }
+        }
+        whole += line.len() as u64;
     }
-    (Some(run), done, whole)
 }
 
 #[cfg(test)]
@@ -152,6 +167,9 @@ mod tests {
         }
     }
 
+    /// Answers of each pass.
+    const SIZES: [usize; 10] = [1, 2, 0, 0, 3, 0, 0, 0, 0, 1];
+
     fn place(dir: &tempfile::TempDir) -> Workplace {
         Workplace::open(&dir.path().join("out"), &Origin::program("eval")).unwrap()
     }
@@ -163,7 +181,7 @@ mod tests {
     #[test]
     fn what_was_kept_is_there_again() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(&place(&dir), &run("a"), false).unwrap();
+        let mut journal = Journal::open(&place(&dir), &run("a"), &SIZES, false).unwrap();
         journal.keep(4, &answers(3)).unwrap();
         journal.keep(1, &answers(2)).unwrap();
         drop(journal);
@@ -173,24 +191,41 @@ mod tests {
         bytes.extend_from_slice(b"{\"pass\":9,\"answers\":[[-0.");
         fs::write(&path, &bytes).unwrap();
         assert_eq!(Journal::run(&dir.path().join("out")), Some(run("a")));
-        let mut journal = Journal::open(&place(&dir), &run("a"), false).unwrap();
+        let mut journal = Journal::open(&place(&dir), &run("a"), &SIZES, false).unwrap();
         assert_eq!(journal.answers(4), Some(answers(3).as_slice()));
         assert_eq!((journal.answers(1).unwrap().len(), journal.answers(9)), (2, None));
         assert_eq!(fs::metadata(&path).unwrap().len(), whole as u64);
         journal.keep(9, &answers(1)).unwrap();
         drop(journal);
-        assert_eq!(Journal::open(&place(&dir), &run("a"), false).unwrap().answers(9).unwrap().len(), 1);
+        assert_eq!(Journal::open(&place(&dir), &run("a"), &SIZES, false).unwrap().answers(9).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_no_pass_says_is_not_taken_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(&place(&dir), &run("a"), &SIZES, false).unwrap();
+        journal.keep(1, &answers(2)).unwrap();
+        drop(journal);
+        let path = dir.path().join("out").join(JOURNAL);
+        let kept = fs::read_to_string(&path).unwrap();
+        // a pass that there is not, one of other answers, and a line longer than any
+        let odd = "{\"pass\":18446744073709551615,\"answers\":[]}\n{\"pass\":0,\"answers\":[[0,true],[0,true]]}\n";
+        let long = format!("{{\"pass\":0,\"answers\":[{}[0,true]]}}\n", "[0,true],".repeat(100_000));
+        fs::write(&path, format!("{kept}{odd}{long}")).unwrap();
+        let journal = Journal::open(&place(&dir), &run("a"), &SIZES, false).unwrap();
+        assert_eq!((journal.done.len(), journal.answers(1).unwrap().len()), (1, 2));
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{kept}{odd}"));
     }
 
     #[test]
     fn another_runs_journal_is_refused_unless_forced() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(&place(&dir), &run("a"), false).unwrap();
+        let mut journal = Journal::open(&place(&dir), &run("a"), &SIZES, false).unwrap();
         journal.keep(0, &answers(1)).unwrap();
         drop(journal);
-        let error = Journal::open(&place(&dir), &run("b"), false).unwrap_err();
+        let error = Journal::open(&place(&dir), &run("b"), &SIZES, false).unwrap_err();
         assert!(error.to_string().contains("--force"), "{error}");
-        let journal = Journal::open(&place(&dir), &run("b"), true).unwrap();
+        let journal = Journal::open(&place(&dir), &run("b"), &SIZES, true).unwrap();
         assert_eq!(journal.answers(0), None);
         drop(journal);
         assert_eq!(Journal::run(&dir.path().join("out")), Some(run("b")));
@@ -203,7 +238,7 @@ mod tests {
         fs::create_dir(&out).unwrap();
         fs::write(out.join(JOURNAL), "day one\n").unwrap();
         for force in [false, true] {
-            let error = Journal::open(&place(&dir), &run("a"), force).unwrap_err();
+            let error = Journal::open(&place(&dir), &run("a"), &SIZES, force).unwrap_err();
             assert!(error.exit_code() == 2 && error.to_string().contains(JOURNAL), "{error}");
             assert_eq!(fs::read_to_string(out.join(JOURNAL)).unwrap(), "day one\n");
         }

@@ -80,7 +80,7 @@ pub fn prompts(
     let most = match settings.limit {
         Some(share) if share < 1.0 => {
             let mut rows = 0_usize;
-            source.split(leaf, task.split, settings.text_split, progress, &mut |_| {
+            source.split(leaf, task.split, &room.reading(settings), progress, &mut |_| {
                 rows += 1;
                 Ok(true)
             })?;
@@ -94,14 +94,14 @@ pub fn prompts(
     let mut asker = Asker::open(leaf, source, settings, room, progress)?;
     let mut documents = Vec::new();
     let (mut is_whole, mut beyond) = (true, 0);
-    source.split(leaf, task.split, settings.text_split, progress, &mut |row| {
+    source.split(leaf, task.split, &room.reading(settings), progress, &mut |row| {
         if documents.len() == most {
             is_whole &= is_counted;
             beyond += 1;
             return Ok(is_counted);
         }
         let place = row.place.clone();
-        let (row, body) = asker.ask(row.fields, &place)?;
+        let (row, body) = asker.ask(row.fields, &place, room)?;
         let document = Document { id: documents.len(), row, body };
         room.document(&document)?;
         documents.push(document);
@@ -141,8 +141,8 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// The prepared row and what is scored of it. `place` is where it stands.
-    fn ask(&mut self, row: Fields, place: &Place) -> Result<(Fields, Body)> {
+    /// The prepared row and what is scored of it. `place` is where it stands; examples take `room`.
+    fn ask(&mut self, row: Fields, place: &Place, room: &Room) -> Result<(Fields, Body)> {
         match self {
             Self::Text { prepare, read } => {
                 let row = prepare(row).context(|| place)?;
@@ -155,6 +155,7 @@ impl<'a> Asker<'a> {
                 let question = read(&row).context(|| place)?;
                 let text = description.clone() + &examples.pick(&row)?;
                 if **shared != *text {
+                    room.text(text.len())?;
                     *shared = Arc::from(text);
                 }
                 Ok((row, Body::Question { shots: shared.clone(), question }))

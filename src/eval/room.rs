@@ -7,8 +7,10 @@ use serde_json::Value;
 
 use super::passes::Request;
 use super::prompts::{Body, Document};
+use super::settings::EvalSettings;
 use super::source::Fields;
 use crate::checkpoint::ByteSize;
+use crate::data::{Longest, ReadOptions};
 use crate::{Error, Result};
 
 /// Bytes of a scored token: its id, its place among the passes' rows, and who wants it.
@@ -18,23 +20,57 @@ const TOKEN: usize = 100;
 const OUTCOME: usize = 100;
 
 /// What is allowed, and how much of it is taken.
-#[derive(Debug)]
-pub struct Room {
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
     most: u64,
-    taken: Cell<u64>,
+    bytes: u64,
 }
+
+impl Taken {
+    /// Takes more.
+    ///
+    /// # Errors
+    /// Request: there is not as much.
+    pub(super) fn take(&mut self, bytes: usize) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if self.bytes <= self.most {
+            return Ok(());
+        }
+        Err(Error::request(format!(
+            "the questions and texts take more than the {} there are for them: ask for fewer with --limit, or give more \
+             with --memory",
+            ByteSize(self.most)
+        )))
+    }
+}
+
+/// The memory that there is for what is asked.
+#[derive(Debug)]
+pub struct Room(Cell<Taken>);
 
 impl Room {
     /// Of `most` bytes.
     #[must_use]
     pub fn new(most: u64) -> Self {
-        Self { most, taken: Cell::new(0) }
+        Self(Cell::new(Taken { most, bytes: 0 }))
     }
 
     /// Bytes that are taken.
     #[must_use]
-    pub fn taken(&self) -> u64 {
-        self.taken.get()
+    pub fn bytes(&self) -> u64 {
+        self.0.get().bytes
+    }
+
+    /// What is taken so far.
+    #[must_use]
+    pub fn taken(&self) -> Taken {
+        self.0.get()
+    }
+
+    /// How rows are read that have to fit.
+    pub(super) fn reading(&self, settings: &EvalSettings) -> ReadOptions {
+        let (split, longest) = (settings.text_split, Longest::within(self.0.get().most));
+        ReadOptions { split, longest, ..ReadOptions::default() }
     }
 
     /// Takes room for a row that is kept.
@@ -43,6 +79,14 @@ impl Room {
     /// Request: there is not as much.
     pub(super) fn row(&self, fields: &Fields) -> Result<()> {
         self.take(size_of::<Fields>() + object(fields))
+    }
+
+    /// Takes room for a text of so many bytes.
+    ///
+    /// # Errors
+    /// Request: there is not as much.
+    pub(super) fn text(&self, bytes: usize) -> Result<()> {
+        self.take(heap(bytes))
     }
 
     /// Takes room for a document.
@@ -66,27 +110,27 @@ impl Room {
     /// # Errors
     /// Request: there is not as much.
     pub(super) fn requests(&self, requests: &[Request]) -> Result<()> {
-        let mut input: Option<&Arc<[u32]>> = None;
+        let mut before = None;
         for request in requests {
-            let is_known = input.is_some_and(|known| Arc::ptr_eq(known, &request.input));
-            let tokens = if is_known { 0 } else { heap(size_of::<u32>() * request.input.len()) };
-            self.take(size_of::<Request>() + OUTCOME + tokens + TOKEN * request.targets.len())?;
-            input = Some(&request.input);
+            self.take(size(request, before))?;
+            before = Some(request);
         }
         Ok(())
     }
 
     fn take(&self, bytes: usize) -> Result<()> {
-        self.taken.set(self.taken.get() + bytes as u64);
-        if self.taken.get() <= self.most {
-            return Ok(());
-        }
-        Err(Error::request(format!(
-            "the questions and texts take more than the {} there are for them: ask for fewer with --limit, or give more \
-             with --memory",
-            ByteSize(self.most)
-        )))
+        let mut taken = self.0.get();
+        let outcome = taken.take(bytes);
+        self.0.set(taken);
+        outcome
     }
+}
+
+/// Bytes of a request that stands behind `before`.
+pub(super) fn size(request: &Request, before: Option<&Request>) -> usize {
+    let is_known = before.is_some_and(|before| Arc::ptr_eq(&before.input, &request.input));
+    let tokens = if is_known { 0 } else { heap(size_of::<u32>() * request.input.len()) };
+    size_of::<Request>() + OUTCOME + tokens + TOKEN * request.targets.len()
 }
 
 /// Bytes that so many take on the heap: an allocator has so many sizes and no more.
@@ -127,14 +171,14 @@ mod tests {
         let room = Room::new(1200);
         let Value::Object(row) = json!({"text": "x".repeat(200)}) else { panic!() };
         room.row(&row).unwrap();
-        assert!((500..700).contains(&room.taken()), "{}", room.taken());
+        assert!((500..700).contains(&room.bytes()), "{}", room.bytes());
         let request =
             |input: &Arc<[u32]>| Request { input: input.clone(), from: 9, targets: Targets::Sequence(vec![1]) };
         let (one, other): (Arc<[u32]>, Arc<[u32]>) = (vec![0; 10_000].into(), vec![0; 10_000].into());
         let taken = |requests: &[Request]| {
             let room = Room::new(u64::MAX);
             room.requests(requests).unwrap();
-            room.taken()
+            room.bytes()
         };
         let (shared, apart) = (taken(&[request(&one), request(&one)]), taken(&[request(&one), request(&other)]));
         assert!(shared < 46_000 && apart > 80_000, "{shared} {apart}");

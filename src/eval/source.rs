@@ -62,8 +62,8 @@ impl Source {
         }
     }
 
-    /// Hands the rows of one split of `leaf` to `take`, one at a time, until that says that it has enough; `cut` is how a
-    /// text of the user's is cut into documents.
+    /// Hands the rows of one split of `leaf` to `take`, one at a time, until that says that it has enough; `how` they are
+    /// read: a text of the user's is cut into documents as that says.
     ///
     /// # Errors
     /// No such split (the subject named), a broken file, those of `take`.
@@ -71,7 +71,7 @@ impl Source {
         &self,
         leaf: &Leaf,
         split: &str,
-        cut: TextSplit,
+        how: &ReadOptions,
         progress: &dyn Progress,
         take: Take<'_>,
     ) -> Result<()> {
@@ -82,7 +82,7 @@ impl Source {
         };
         let mut is_empty = true;
         for file in &files {
-            let more = read(leaf, file, cut, &mut |row| {
+            let more = read(leaf, file, how, &mut |row| {
                 if !is_asked(&row) {
                     return Ok(true);
                 }
@@ -199,10 +199,10 @@ fn missing(leaf: &Leaf, split: &str, place: &str) -> Error {
 }
 
 /// Hands the rows of `file` to `take`, in the columns of the hub's data set; whether it wants more.
-fn read(leaf: &Leaf, file: &Path, cut: TextSplit, take: Take<'_>) -> Result<bool> {
+fn read(leaf: &Leaf, file: &Path, how: &ReadOptions, take: Take<'_>) -> Result<bool> {
     if let (Some(subject), true) = (&leaf.subject, is_of_format(file, "csv")) {
         let columns = COLUMNS.map(str::to_owned).into();
-        let options = ReadOptions { columns: Some(columns), ..ReadOptions::default() };
+        let options = ReadOptions { columns: Some(columns), ..how.clone() };
         for row in rows_with(file, &options)? {
             let mut row = row?;
             let header = row.fields.iter().all(|(name, value)| value.as_str() == Some(name));
@@ -216,9 +216,9 @@ fn read(leaf: &Leaf, file: &Path, cut: TextSplit, take: Take<'_>) -> Result<bool
         return Ok(true);
     }
     // the files of the hub's tasks are cut as the tasks say
-    let split = if leaf.file.is_some() { cut } else { TextSplit::default() };
+    let split = if leaf.file.is_some() { how.split } else { TextSplit::default() };
     let has_blank_lines = split == TextSplit::Lines && is_of_format(file, "txt");
-    for row in rows_with(file, &ReadOptions { split, ..ReadOptions::default() })? {
+    for row in rows_with(file, &ReadOptions { split, ..how.clone() })? {
         let row = row?;
         if has_blank_lines && row.fields.values().all(|value| value.as_str().is_some_and(is_blank)) {
             continue;

@@ -7,7 +7,7 @@ use super::samples::Samples;
 use super::settings::HealSettings;
 use super::state::{Best, Place, WorkDir};
 use super::trainer::Trainer;
-use crate::model::{Loss, Model, memory};
+use crate::model::{Loss, Model, Spending, memory};
 use crate::progress::{Progress, Silent, Unit};
 use crate::{Context, Error, Result, interrupt, ops};
 
@@ -67,6 +67,17 @@ impl Run<'_> {
             let dir = self.dir.path().display();
             return Err(Error::work(format!(
                 "{dir}: the log does not reach step {step} of the state; --restart begins anew"
+            )));
+        }
+        let (steps, most) = (self.settings.steps, Spending::on(self.model.device(), 0).tokens_at_once);
+        if let Some(place) = place.as_ref().filter(|place| {
+            place.step > steps || place.validation_tokens.is_some_and(|tokens| !(1..=most).contains(&tokens))
+        }) {
+            let dir = self.dir.path().display();
+            let (step, tokens) = (place.step, place.validation_tokens.unwrap_or(most));
+            return Err(Error::work(format!(
+                "{dir}: the state is of step {step} of {steps}, validated {tokens} tokens at a time, which no healing is; \
+                 --restart begins anew"
             )));
         }
         let mut at = At { journal, place: place.unwrap_or_default(), saved };

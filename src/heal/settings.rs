@@ -305,7 +305,12 @@ impl HealSettings {
     /// How documents are found in files.
     #[must_use]
     pub fn source(&self) -> SourceOptions {
-        SourceOptions { field: self.text_field.clone(), split: self.text_split, on_bad_row: self.on_bad_row }
+        SourceOptions {
+            field: self.text_field.clone(),
+            split: self.text_split,
+            on_bad_row: self.on_bad_row,
+            ..SourceOptions::default()
+        }
     }
 
     /// The shape of the sequences.

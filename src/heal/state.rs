@@ -18,6 +18,7 @@ use crate::checkpoint::{
     Index, Shard, Slot, Workplace, adopt, made_by, read_json, refuse_strangers, write_file, write_tensor,
 };
 use crate::data::Position;
+use crate::files::{self, Bound};
 use crate::model::Spending;
 use crate::progress::Silent;
 use crate::{Context, Error, Result, ops};
@@ -231,8 +232,7 @@ impl WorkDir {
         if !path.exists() {
             return Ok(Known::new());
         }
-        let text = fs::read(&path).map_err(|error| Error::io(&path, &error))?;
-        serde_json::from_slice(&text).map_err(|error| Error::work(error.to_string())).context(|| path.display())
+        files::json(&path, Bound::RECORD)
     }
 
     /// Keeps them.
@@ -292,7 +292,11 @@ impl WorkDir {
 }
 
 fn read_place(index: &Index) -> Result<Place> {
-    serde_json::from_slice(&index.read(index.entry(PLACE)?)?).map_err(|error| Error::work(error.to_string()))
+    let entry = index.entry(PLACE)?;
+    if entry.len > Bound::RECORD.bytes {
+        return Err(Error::work(format!("{PLACE} has {} bytes, more than the place of a run takes", entry.len)));
+    }
+    files::parse(&index.read(entry)?, Bound::RECORD)
 }
 
 fn slot(name: String, shape: &[usize]) -> Slot {

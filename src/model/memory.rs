@@ -181,6 +181,15 @@ impl Fit {
         Ok(Self { residency, weight_bytes, at_once })
     }
 
+    /// Bytes of the weights and a pass of `tokens`.
+    #[must_use]
+    pub fn pass_bytes(&self, spec: &ModelSpec, tokens: usize) -> u64 {
+        let tokens = tokens as u64;
+        let (attention, mlp) = (attention_bytes_per_token(spec), mlp_bytes_per_token(spec));
+        let pass = attention.saturating_mul(tokens).saturating_add(mlp * tokens.min(self.at_once as u64));
+        self.weight_bytes.saturating_add(pass)
+    }
+
     /// Tokens a pass should have, unless one sequence alone is longer, when its sequences share beginnings: usually, and
     /// at most where what they share is long.
     #[must_use]

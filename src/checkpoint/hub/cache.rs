@@ -17,7 +17,7 @@ use hf_hub::Cache;
 
 use super::repo::Repo;
 use crate::progress::Progress;
-use crate::{Error, Result, interrupt};
+use crate::{Error, Result, files, interrupt};
 
 /// One repository's part of the cache. `hf-hub` says where things are; here is what it does not do: commits without
 /// the network, and the lock that `huggingface_hub` takes.
@@ -47,7 +47,7 @@ impl<'a> RepoCache<'a> {
         if is_commit(revision) {
             return Some(revision.clone());
         }
-        let text = fs::read_to_string(self.reference(revision)).ok()?;
+        let text = files::read_text(&self.reference(revision), files::NOTE).ok()?;
         Some(text.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::Cache;
 use http::Client;
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Where the hub is, who asks, and where files are kept; the environment variables are those of `huggingface_hub`.
 pub struct Hub {
@@ -63,8 +63,9 @@ impl Hub {
         let cache = path(&["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"]).unwrap_or_else(|| home.join("hub"));
         // links in the cache are relative to absolute places
         let cache = Cache::new(std::path::absolute(&cache).map_err(|error| Error::io(&cache, &error))?);
-        let token = var(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
-            .or_else(|| std::fs::read_to_string(path(&["HF_TOKEN_PATH"]).unwrap_or_else(|| home.join("token"))).ok());
+        let token_file = path(&["HF_TOKEN_PATH"]).unwrap_or_else(|| home.join("token"));
+        let token = var(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]);
+        let token = token.or_else(|| files::read_text(&token_file, files::NOTE).ok());
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(Error::request("HF_TOKEN, or the token file, holds characters that no token has"));

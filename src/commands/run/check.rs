@@ -119,15 +119,16 @@ impl Checked<'_> {
             heal::estimate(self.checkpoint, &spec, &settings, (&device, budget), teacher, None)?;
         }
         let (settings, _) = settings.settled(self.spec.max_positions);
+        let host = open::host(budget, &device);
         let (tokenizer, options) = (Tokenizer::open(&self.checkpoint.source.dir)?, settings.source());
         if let Some(data) = settings.data.as_deref() {
-            let source = open::text(data, Purpose::Train, &options, progress)?;
+            let source = open::text(data, Purpose::Train, &options, host, progress)?;
             source.check()?;
             let options = StreamOptions { shape: settings.shape(), window: 1, seed: settings.seed };
             TrainStream::new(&source, &tokenizer, options, None)?;
         }
         if let Some(data) = settings.eval_data.as_deref() {
-            let source = open::text(data, Purpose::Measure, &options, progress)?;
+            let source = open::text(data, Purpose::Measure, &options, host, progress)?;
             source.check()?;
             let options = SequenceOptions { samples: Some(1), shape: settings.shape(), seed: None };
             Sequences::read(&source, &tokenizer, &options, progress)?;
