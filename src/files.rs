@@ -39,7 +39,7 @@ impl Bound {
     /// The index of a sharded model, a line a tensor.
     pub const INDEX: Self = Self { bytes: 256 << 20, values: 2_000_000 };
     /// A vocabulary and its merges.
-    pub const TOKENIZER: Self = Self { bytes: 128 << 20, values: 4_000_000 };
+    pub const TOKENIZER: Self = Self { bytes: 128 << 20, values: 3_000_000 };
 }
 
 /// Opens the regular file at `path`, links followed.

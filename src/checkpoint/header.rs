@@ -2,20 +2,25 @@
 //!
 //! Layout: eight bytes little-endian header length, JSON header, tensor bytes without holes.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
-use safetensors::tensor::TensorInfo;
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use safetensors::Dtype;
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::index::Entry;
 use super::positioned::read_exact_at;
 use crate::{Error, Result};
 
-/// Longest header the format allows.
-pub(super) const MAX_HEADER: u64 = 100_000_000;
+/// Longest header. The format allows three times as much; this is a quarter of a million tensors.
+pub(super) const MAX_HEADER: u64 = 32 << 20;
+
+/// Tensors of one file, bytes of their names and sizes of their shapes, at most: each takes more memory than its text.
+const MOST: usize = 1 << 18;
+const LONGEST_NAME: usize = 1 << 10;
+const DIMENSIONS: usize = 32;
 
 /// Bytes of the header's length, in front of the header.
 pub(super) const PREFIX: u64 = 8;
@@ -34,7 +39,9 @@ pub(super) fn read_entries(file: &File, path: &Path, shard: usize) -> Result<Vec
     read_exact_at(file, &mut prefix, 0).map_err(|error| Error::io(path, &error))?;
     let header_len = u64::from_le_bytes(prefix);
     if header_len > MAX_HEADER {
-        return Err(fault(format!("the header claims {header_len} bytes, more than the {MAX_HEADER} allowed")));
+        return Err(fault(format!(
+            "the header claims {header_len} bytes, more than the {MAX_HEADER} that any model has"
+        )));
     }
     if PREFIX + header_len > file_len {
         return Err(fault(format!("the header claims {header_len} bytes, the whole file has {file_len}")));
@@ -53,7 +60,7 @@ fn parse(json: &[u8], begin: u64, file_len: u64, shard: usize) -> Result<Vec<Ent
     tensors.sort_by(|(a, x), (b, y)| x.data_offsets.cmp(&y.data_offsets).then(a.cmp(b)));
     let mut entries = Vec::with_capacity(tensors.len());
     let mut expected = 0;
-    for (name, TensorInfo { dtype, shape, data_offsets: (from, to) }) in tensors {
+    for (name, Info { dtype, shape: Shape(shape), data_offsets: (from, to) }) in tensors {
         let claimed = to.checked_sub(from).ok_or_else(|| format!("tensor {name} ends at {to} before it begins"))?;
         if from < expected {
             return Err(format!("tensor {name} begins at byte {from}, inside the one before it ({expected})"));
@@ -79,8 +86,69 @@ fn parse(json: &[u8], begin: u64, file_len: u64, shard: usize) -> Result<Vec<Ent
     Ok(entries)
 }
 
-/// Tensors in the order of the JSON text; `__metadata__` is checked to be text to text, or null, and dropped.
-struct Header(Vec<(String, TensorInfo)>);
+/// What a header says of a tensor.
+#[derive(serde::Deserialize)]
+struct Info {
+    dtype: Dtype,
+    shape: Shape,
+    data_offsets: (usize, usize),
+}
+
+struct Shape(Vec<usize>);
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Sizes;
+        impl<'de> Visitor<'de> for Sizes {
+            type Value = Shape;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of sizes")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Shape, A::Error> {
+                let mut sizes = Vec::new();
+                while let Some(size) = list.next_element()? {
+                    if sizes.len() == DIMENSIONS {
+                        return Err(A::Error::custom(format!("more than {DIMENSIONS} dimensions")));
+                    }
+                    sizes.push(size);
+                }
+                Ok(Shape(sizes))
+            }
+        }
+        deserializer.deserialize_seq(Sizes)
+    }
+}
+
+/// Text to text, or null, looked at and dropped.
+struct Metadata;
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Metadata;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts")
+            }
+
+            fn visit_unit<E>(self) -> Result<Metadata, E> {
+                Ok(Metadata)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+                while map.next_entry::<IgnoredAny, String>()?.is_some() {}
+                Ok(Metadata)
+            }
+        }
+        deserializer.deserialize_any(Texts)
+    }
+}
+
+/// Tensors; `__metadata__` is checked and dropped.
+struct Header(Vec<(String, Info)>);
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -93,19 +161,30 @@ impl<'de> Deserialize<'de> for Header {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut tensors = BTreeMap::new();
+                let mut tensors = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        map.next_value::<Option<BTreeMap<String, String>>>()?;
+                        map.next_value::<Metadata>()?;
                         continue;
                     }
-                    if tensors.contains_key(&name) {
-                        return Err(A::Error::custom(format!("tensor {name} stands there twice")));
+                    if name.len() > LONGEST_NAME {
+                        let begin: String = name.chars().take(60).collect();
+                        return Err(A::Error::custom(format!(
+                            "the name of tensor {begin}... has {} bytes",
+                            name.len()
+                        )));
+                    }
+                    if tensors.len() == MOST {
+                        return Err(A::Error::custom(format!("more than {MOST} tensors, more than any model has")));
                     }
                     let info = map.next_value().map_err(|error| A::Error::custom(format!("tensor {name}: {error}")))?;
-                    tensors.insert(name, info);
+                    tensors.push((name, info));
                 }
-                Ok(Header(tensors.into_iter().collect()))
+                let mut known = HashSet::with_capacity(tensors.len());
+                if let Some((twice, _)) = tensors.iter().find(|(name, _)| !known.insert(name.as_str())) {
+                    return Err(A::Error::custom(format!("tensor {twice} stands there twice")));
+                }
+                Ok(Header(tensors))
             }
         }
         deserializer.deserialize_map(Tensors)

@@ -19,14 +19,14 @@ const NAME: u64 = 1 << 20;
 /// One object from its text. What Python writes for numbers that are not finite is null where nobody asked for it.
 pub(super) fn object(text: &[u8], options: &ReadOptions, place: Place) -> Result<Row> {
     let read = |text: &[u8]| {
-        let fields = Fields { options, left: &Cell::new(0), values: &Cell::new(MOST) };
+        let fields = Fields { options, left: &Cell::new(None), values: &Cell::new(MOST) };
         fields.read(&mut serde_json::Deserializer::from_slice(text))
     };
     let first = read(text);
     // such words are rare: nothing is looked for where there is no fault
     match first.as_ref().err().and_then(|_| non_finite::quoted(text)) {
-        Some(quoted) => row(read(&quoted), true, options, place),
-        None => row(first, false, options, place),
+        Some(quoted) => row(read(&quoted), true, 0, options, place),
+        None => row(first, false, 0, options, place),
     }
 }
 
@@ -42,7 +42,8 @@ pub(super) fn streamed(
     options: &ReadOptions,
     place: Place,
 ) -> Result<(Result<Row>, Option<u8>)> {
-    let (last, left, fault, has_words) = (Cell::new(None), Cell::new(NAME), Cell::new(None), Cell::new(false));
+    let (last, left, fault, has_words) = (Cell::new(None), Cell::new(Some(NAME)), Cell::new(None), Cell::new(false));
+    let skipped = Cell::new(0);
     let piece = Piece {
         read,
         given: 0,
@@ -50,6 +51,7 @@ pub(super) fn streamed(
         end,
         last: &last,
         left: &left,
+        skipped: &skipped,
         fault: &fault,
         open: Scan::default(),
         has_words: &has_words,
@@ -59,15 +61,16 @@ pub(super) fn streamed(
     let found = fields.read(&mut serde_json::Deserializer::from_reader(piece));
     match fault.take() {
         Some(fault) => Err(fault),
-        None => Ok((row(found, has_words.get(), options, place), last.get())),
+        None => Ok((row(found, has_words.get(), skipped.get(), options, place), last.get())),
     }
 }
 
 /// The outcome of reading a row, its fault worded for the user. `has_words`: strings stand for numbers that are not
-/// finite.
+/// finite. `skipped`: bytes that the reader did not see.
 fn row(
     read: serde_json::Result<Map<String, Value>>,
     has_words: bool,
+    skipped: usize,
     options: &ReadOptions,
     place: Place,
 ) -> Result<Row> {
@@ -87,15 +90,15 @@ fn row(
     let message = error.to_string();
     let message = shortened(message.split(" at line ").next().unwrap_or_default(), 200);
     let hint = if error.is_eof() { "; expected one JSON object a line, or one array of objects" } else { "" };
-    Err(Error::work(format!("{place} column {}: {message}{hint}", error.column())))
+    Err(Error::work(format!("{place} column {}: {message}{hint}", error.column() + skipped)))
 }
 
 /// Reads an object, keeping the wanted fields only.
 #[derive(Clone, Copy)]
 struct Fields<'a> {
     options: &'a ReadOptions,
-    /// Bytes that the reader may still give out.
-    left: &'a Cell<u64>,
+    /// Bytes that the reader may still give out; `None` where they are not wanted.
+    left: &'a Cell<Option<u64>>,
     /// Values that the row may still have.
     values: &'a Cell<usize>,
 }
@@ -106,7 +109,7 @@ impl Fields<'_> {
         deserializer: &mut serde_json::Deserializer<R>,
     ) -> serde_json::Result<Map<String, Value>> {
         let fields = self.deserialize(&mut *deserializer)?;
-        self.left.set(u64::MAX);
+        self.left.set(None);
         deserializer.end().map(|()| fields)
     }
 }
@@ -131,16 +134,16 @@ impl<'de> Visitor<'de> for Fields<'_> {
         // as long as a text may be, and what else is wanted; a letter may be written as six
         let mut wanted = 2 * self.options.longest.bytes() as u64;
         loop {
-            self.left.set(NAME);
+            self.left.set(Some(NAME));
             let Some(name) = access.next_key::<String>()? else { return Ok(fields) };
             if self.options.wants(&name) {
-                self.left.set(wanted);
+                self.left.set(Some(wanted));
                 let build = Build { left: self.values, is_text: self.options.text };
                 let value = access.next_value_seed(build)?;
-                wanted = self.left.get();
+                wanted = self.left.get().unwrap_or(0);
                 fields.insert(name, value);
             } else {
-                self.left.set(u64::MAX);
+                self.left.set(None);
                 access.next_value::<IgnoredAny>()?;
             }
         }

@@ -23,6 +23,9 @@ const BATCH: usize = 256;
 /// Bytes of a row, from which on rows are read one by one.
 const WIDE: i64 = 1 << 10;
 
+/// Columns that are read at most: each takes some kilobytes of memory.
+const COLUMNS: usize = 10_000;
+
 /// Opens a parquet file. Lists become JSON arrays, structs and maps objects; dates and times are the integers that the
 /// file stores, decimals strings, byte arrays strings where they are UTF-8.
 pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) -> Result<RowIter> {
@@ -43,7 +46,12 @@ fn projected(reader: &SerializedFileReader<Watched>, options: &ReadOptions) -> p
     let whole = reader.metadata().file_metadata().schema_descr_ptr();
     let wanted: Vec<_> = whole.root_schema().get_fields().iter().filter(|f| options.wants(f.name())).cloned().collect();
     let root = Type::group_type_builder(whole.root_schema().name()).with_fields(wanted).build()?;
-    Ok(Arc::new(SchemaDescriptor::new(Arc::new(root))))
+    let schema = SchemaDescriptor::new(Arc::new(root));
+    if schema.num_columns() > COLUMNS {
+        let fault = format!("{} columns, expected at most {COLUMNS}", schema.num_columns());
+        return Err(parquet::errors::ParquetError::General(fault));
+    }
+    Ok(Arc::new(schema))
 }
 
 /// The rows of all row groups, one group after the other.

@@ -61,8 +61,10 @@ pub(super) struct Piece<'a> {
     pub(super) end: &'a mut End,
     /// The byte at the end, once it was met; 0 at the end of the file.
     pub(super) last: &'a Cell<Option<u8>>,
-    /// Bytes that may still be given out.
-    pub(super) left: &'a Cell<u64>,
+    /// Bytes that may still be given out; `None` in what nobody wants, whose texts are passed over.
+    pub(super) left: &'a Cell<Option<u64>>,
+    /// Bytes that were passed over.
+    pub(super) skipped: &'a Cell<usize>,
     pub(super) fault: &'a Cell<Option<crate::Error>>,
     /// Brackets that are open, whatever kind of piece it is.
     pub(super) open: Scan,
@@ -88,8 +90,10 @@ impl Read for Piece<'_> {
         if self.open.depth > DEEPEST {
             return Err(Error::other("lists and objects lie too deep in one another"));
         }
-        let Some(left) = self.left.get().checked_sub(1) else { return Err(Error::other(TOO_LONG)) };
-        self.left.set(left);
+        if let Some(left) = self.left.get() {
+            let Some(left) = left.checked_sub(1) else { return Err(Error::other(TOO_LONG)) };
+            self.left.set(Some(left));
+        }
         *slot = byte;
         Ok(1)
     }
@@ -104,6 +108,9 @@ impl Piece<'_> {
     fn give(&mut self) -> crate::Result<Option<u8>> {
         if let Some(byte) = self.ahead.pop() {
             return Ok(Some(byte));
+        }
+        if self.open.in_string && !self.open.escaped && self.left.get().is_none() {
+            self.skip()?;
         }
         match self.next()? {
             Some(first) if !self.open.in_string && non_finite::may_begin(first) => self.word(first),
@@ -128,19 +135,38 @@ impl Piece<'_> {
         Ok(self.ahead.pop())
     }
 
+    /// Passes over a text up to the next quote or escape.
+    fn skip(&mut self) -> crate::Result<()> {
+        loop {
+            let rest = &self.read[self.given..];
+            let found = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+            let passed = found.unwrap_or(rest.len());
+            self.given += passed;
+            self.skipped.set(self.skipped.get() + passed);
+            if found.is_some() || !self.fill()? {
+                return Ok(());
+            }
+        }
+    }
+
     /// The next byte of the piece.
     #[inline]
     fn next(&mut self) -> crate::Result<Option<u8>> {
-        while self.given == self.read.len() {
-            if self.last.get().is_some() {
-                return Ok(None);
-            }
-            self.read.clear();
-            self.given = 0;
-            self.last.set(take(self.input, self.end, |bytes| self.read.extend_from_slice(bytes))?);
+        if self.given == self.read.len() && !self.fill()? {
+            return Ok(None);
         }
         self.given += 1;
         Ok(Some(self.read[self.given - 1]))
+    }
+
+    /// Reads on where all that was read is given out; whether there is more.
+    fn fill(&mut self) -> crate::Result<bool> {
+        self.read.clear();
+        self.given = 0;
+        while self.read.is_empty() && self.last.get().is_none() {
+            self.last.set(take(self.input, self.end, |bytes| self.read.extend_from_slice(bytes))?);
+        }
+        Ok(!self.read.is_empty())
     }
 }
 

@@ -53,8 +53,8 @@ impl<'a> Examples<'a> {
         Ok(examples)
     }
 
-    /// The solved examples in front of `row`, in order.
-    pub(super) fn pick(&mut self, row: &Fields) -> Result<String> {
+    /// The solved examples in front of `row`, in order. They have to fit into what is left of `room`; nothing is taken.
+    pub(super) fn pick(&mut self, row: &Fields, room: &Room) -> Result<String> {
         if self.shots == 0 {
             return Ok(String::new());
         }
@@ -71,7 +71,9 @@ impl<'a> Examples<'a> {
                 self.rows.len()
             ))
         })?;
-        Ok(picked.into_iter().map(|index| self.solved[index].as_str()).collect())
+        let picked = || picked.iter().map(|index| self.solved[*index].as_str());
+        room.taken().take(picked().map(str::len).sum())?;
+        Ok(picked().collect())
     }
 
     fn without_self(&mut self, row: &Fields) -> Option<Vec<usize>> {

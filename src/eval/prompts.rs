@@ -63,6 +63,9 @@ pub struct Prompts {
     pub documents: Vec<Document>,
 }
 
+/// Rows beyond a limit that are counted, at most: a small file may say that it has millions.
+const COUNTED: usize = 1_000_000;
+
 /// Reads the data of `leaf` and puts examples in front of each question, as `few_shot`, `limit` and `seed` of the
 /// settings say. A limit ends the reading, but that the rows of small files are counted. All that is kept takes `room`.
 ///
@@ -96,9 +99,9 @@ pub fn prompts(
     let (mut is_whole, mut beyond) = (true, 0);
     source.split(leaf, task.split, &room.reading(settings), progress, &mut |row| {
         if documents.len() == most {
-            is_whole &= is_counted;
+            is_whole &= is_counted && beyond < COUNTED;
             beyond += 1;
-            return Ok(is_counted);
+            return Ok(is_whole);
         }
         let place = row.place.clone();
         let (row, body) = asker.ask(row.fields, &place, room)?;
@@ -153,7 +156,7 @@ impl<'a> Asker<'a> {
                 let (prepare, read) = examples.form;
                 let row = prepare(row).context(|| place)?;
                 let question = read(&row).context(|| place)?;
-                let text = description.clone() + &examples.pick(&row)?;
+                let text = description.clone() + &examples.pick(&row, room)?;
                 if **shared != *text {
                     room.text(text.len())?;
                     *shared = Arc::from(text);
