@@ -1,26 +1,93 @@
-//! Ctrl-C and SIGTERM: a flag that long loops look at between two steps, so that they stop at a place to resume from.
+//! Ctrl-C and SIGTERM: long loops look between two steps whether they are to stop, so that they stop at a place to resume
+//! from.
+//!
+//! Nothing of this holds for a process. A piece of work is done under an [`Interrupt`], which any thread may ask for; of
+//! two pieces of work beside each other, each has its own.
 
+use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Error, Result};
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Asks every loop to stop at its next [`check`].
-pub fn request() {
-    INTERRUPTED.store(true, Ordering::Relaxed);
+thread_local! {
+    /// What this thread works under; `None` is nothing that could be asked for.
+    static CURRENT: RefCell<Option<Interrupt>> = const { RefCell::new(None) };
 }
 
-/// Forgets an earlier [`request`]: whoever was told of the interruption may begin another piece of work. The program
-/// ends after one; a user of the library need not.
-pub fn clear() {
-    INTERRUPTED.store(false, Ordering::Relaxed);
+/// The wish that a piece of work stop. Clones are the same wish.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// A wish that nobody has.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks every loop that works under this one to stop at its next [`check`]; it stays asked for.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Does `work` on this thread under this one: inside, [`check`] is [`Interrupt::check`].
+    pub fn run<R>(&self, work: impl FnOnce() -> R) -> R {
+        /// Puts back what was there before, however the work ends.
+        struct Before(Option<Interrupt>);
+        impl Drop for Before {
+            fn drop(&mut self) {
+                CURRENT.replace(self.0.take());
+            }
+        }
+        let _before = Before(CURRENT.replace(Some(self.clone())));
+        work()
+    }
+
+    /// What a loop asks between two steps.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] once [`Interrupt::request`] was called.
+    pub fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// What this thread works under, for others that do parts of its work.
+#[must_use]
+pub fn current() -> Interrupt {
+    CURRENT.with_borrow(|current| current.clone().unwrap_or_default())
 }
 
 /// Called by loops between two steps.
 ///
 /// # Errors
-/// [`Error::Interrupted`] once [`request`] was called, until [`clear`] is.
+/// [`Error::Interrupted`] once the work that this thread does under [`Interrupt::run`] is asked to stop.
 pub fn check() -> Result<()> {
-    if INTERRUPTED.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    CURRENT.with_borrow(|current| current.as_ref().map_or(Ok(()), Interrupt::check))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_piece_of_work_has_its_own() {
+        let (one, other) = (Interrupt::new(), Interrupt::new());
+        one.clone().request();
+        assert!(check().is_ok() && other.check().is_ok());
+        one.run(|| {
+            assert!(matches!(check(), Err(Error::Interrupted)));
+            other.run(|| assert!(check().is_ok()));
+            // another thread is told what it works under
+            let own = current();
+            std::thread::scope(|scope| {
+                scope.spawn(|| assert!(check().is_ok() && own.check().is_err()));
+                scope.spawn(|| own.run(|| assert!(check().is_err())));
+            });
+            assert!(std::panic::catch_unwind(|| other.run(|| assert!(check().is_err(), "as it should"))).is_err());
+            assert!(check().is_err());
+        });
+        assert!(check().is_ok());
+    }
 }

@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
-/// Most characters of a message: about a screen.
-const MOST: usize = 2000;
+/// Most characters of a message: half a screen.
+const MOST: usize = 1000;
 
 /// A text within a line: nothing in it has an effect but to be seen.
 #[must_use]

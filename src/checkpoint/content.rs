@@ -54,7 +54,9 @@ fn sum(files: &[PathBuf], lengths: &[(u64, u128)], is_whole: bool, progress: &dy
         }
         let file = File::open(path).map_err(|error| Error::io(path, &error))?;
         let pieces: Vec<u64> = read(*length).collect();
+        let interrupt = interrupt::current();
         let sums = pieces.par_iter().map(|piece| {
+            interrupt.check()?;
             let begin = piece * PIECE;
             let sum = piece_sum(&file, path, begin, (length - begin).min(PIECE))?;
             progress.advance((length - begin).min(PIECE));
@@ -67,7 +69,6 @@ fn sum(files: &[PathBuf], lengths: &[(u64, u128)], is_whole: bool, progress: &dy
 }
 
 fn piece_sum(file: &File, path: &Path, begin: u64, length: u64) -> Result<[u8; 32]> {
-    interrupt::check()?;
     let mut bytes = vec![0; length as usize];
     read_exact_at(file, &mut bytes, begin).map_err(|error| Error::io(path, &error))?;
     Ok(Sha256::digest(&bytes).into())

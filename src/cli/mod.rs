@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use prune::interrupt::Interrupt;
 use prune::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -130,10 +131,10 @@ pub(crate) fn main(keeps_pages: bool) -> ExitCode {
 
 fn run(cli: Cli, given: ArgMatches, keeps_pages: bool) -> Result<()> {
     let Global { config, json, quiet, threads } = cli.global;
-    start(threads)?;
+    let interrupt = start(threads)?;
     let bars = Bars::new(quiet || json);
     let output = Output::new(json, quiet);
-    dispatch(cli.command, &Context { config, given, keeps_pages, bars, output })
+    interrupt.run(|| dispatch(cli.command, &Context { config, given, keeps_pages, bars, output }))
 }
 
 fn dispatch(command: Command, context: &Context) -> Result<()> {
@@ -188,8 +189,8 @@ fn pool_size(threads: Option<usize>) -> Result<usize> {
     }
 }
 
-/// Sets the process up: one pool of workers, a quiet candle, Ctrl-C as a request to stop.
-fn start(threads: Option<usize>) -> Result<()> {
+/// Sets the process up: one pool of workers, a quiet candle, Ctrl-C as the wish to stop that is returned.
+fn start(threads: Option<usize>) -> Result<Interrupt> {
     let size = pool_size(threads)?;
     // candle's own pool spins at a barrier while it waits, which stalls on any machine with other load; our loops run
     // on rayon's pool. candle reads the variables at its first operation, which has not happened yet.
@@ -213,5 +214,8 @@ fn start(threads: Option<usize>) -> Result<()> {
     // wait for another, which reads the next layer, and work for it
     let pool = if size > 1 { pool.use_current_thread() } else { pool };
     pool.build_global().map_err(|error| Error::work(format!("worker threads: {error}")))?;
-    ctrlc::set_handler(prune::interrupt::request).map_err(|error| Error::work(format!("signal handler: {error}")))
+    let interrupt = Interrupt::new();
+    let asked = interrupt.clone();
+    ctrlc::set_handler(move || asked.request()).map_err(|error| Error::work(format!("signal handler: {error}")))?;
+    Ok(interrupt)
 }

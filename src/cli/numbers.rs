@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches};
-use prune::{Error, Result, interrupt};
+use prune::interrupt::Interrupt;
+use prune::{Error, Result};
 
 use super::output::Output;
 use super::progress::Bars;
@@ -68,6 +69,7 @@ fn numeric() -> Vec<(String, String, bool)> {
 
 /// Interrupts what takes longer than [`PATIENCE`], from `start` to `stop`.
 struct Watch {
+    interrupt: Interrupt,
     done: Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -75,18 +77,19 @@ struct Watch {
 impl Watch {
     fn start() -> Self {
         let (done, waits) = channel();
+        let interrupt = Interrupt::new();
+        let asked = interrupt.clone();
         let thread = std::thread::spawn(move || {
             if waits.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                interrupt::request();
+                asked.request();
             }
         });
-        Self { done, thread }
+        Self { interrupt, done, thread }
     }
 
     fn stop(self) {
         drop(self.done);
         self.thread.join().unwrap();
-        interrupt::clear();
     }
 }
 
@@ -104,7 +107,7 @@ fn run(words: &[String]) -> Result<()> {
         output: Output::new(false, true),
     };
     let watch = Watch::start();
-    let done = catch_unwind(AssertUnwindSafe(|| dispatch(cli.command, &context)));
+    let done = catch_unwind(AssertUnwindSafe(|| watch.interrupt.run(|| dispatch(cli.command, &context))));
     watch.stop();
     done.unwrap_or_else(|_| panic!("{words:?} panics"))
 }

@@ -272,8 +272,12 @@ fn measure(
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
     let options =
         ModelOptions { budget: open::budget(settings.memory.as_deref(), &device)?, device, ..ModelOptions::default() };
-    for unused in spec.check(&checkpoint.index)? {
-        progress.warn(&unused);
+    match &spec.check(&checkpoint.index)?[..] {
+        [] => {}
+        [only] => progress.warn(&format!("the model does not use its tensor {only}")),
+        [first, rest @ ..] => {
+            progress.warn(&format!("the model does not use its tensor {first} and {} more", rest.len()));
+        }
     }
     let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
     let host = open::host(options.budget, &options.device);

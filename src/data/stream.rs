@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::chunk;
 use super::documents::{Documents, PassedOver};
-use super::pack::{Carry, Packer, Sequence, Shape, Tally};
+use super::pack::{Carry, Packer, Packing, Sequence, Shape, Tally};
 use super::separate::Ends;
 use super::source::Source;
 use super::tokenizer::Tokenizer;
@@ -46,6 +46,23 @@ pub struct Position {
     pub cuts: Vec<usize>,
     /// Sequences of the window that are behind.
     pub next: usize,
+}
+
+impl Position {
+    /// Refuses a place where no stream can be: a saved one may be anyone's.
+    fn check(&self, shape: &Shape, tokenizer: &Tokenizer) -> Result<()> {
+        let (ends, most) = (1..=self.carry.len(), shape.seq_len.saturating_sub(1));
+        let has_most = if shape.packing == Packing::Document { 0 } else { most };
+        let is_sound = self.epoch < u64::from(u32::MAX)
+            && self.carry.len() <= has_most
+            && self.carry.iter().all(|id| tokenizer.has_embedding(*id))
+            && self.cuts.is_sorted()
+            && self.cuts.iter().all(|cut| ends.contains(cut));
+        match is_sound {
+            true => Ok(()),
+            false => Err(Error::work("the saved place in the text is none that such a text has; begin anew")),
+        }
+    }
 }
 
 /// Token sequences without end: when the source is over, the next epoch begins.
@@ -104,13 +121,7 @@ impl TrainStream {
             return Err(Error::request("a shuffle window of 0 sequences, expected 1 or more"));
         }
         let position = position.unwrap_or_default();
-        let Position { carry, cuts, .. } = &position;
-        if carry.len() >= options.shape.seq_len
-            || !cuts.is_sorted()
-            || cuts.last().is_some_and(|cut| *cut > carry.len())
-        {
-            return Err(Error::work(format!("{}: the place where training stopped is none", source.name())));
-        }
+        position.check(&options.shape, tokenizer)?;
         let mut stream = Self {
             source: source.clone(),
             options,

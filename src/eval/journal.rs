@@ -18,6 +18,9 @@ use crate::{Error, Result, files};
 /// Name of the file in the output directory.
 pub const JOURNAL: &str = "journal.jsonl";
 
+/// Bytes of its first line at most.
+const FIRST: u64 = 1 << 16;
+
 /// Which run a journal belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
@@ -145,6 +148,9 @@ fn read(file: &File, sizes: &[usize]) -> io::Result<(Option<Run>, BTreeMap<usize
         } else {
             let Ok(Line { pass, answers }) = serde_json::from_slice(&line) else { return Ok((run, done, whole)) };
             let answer = |(log_likelihood, greedy)| Answer { log_likelihood, greedy };
+            if answers.iter().any(|(log_likelihood, _)| !log_likelihood.is_finite()) {
+                return Ok((run, done, whole));
+            }
             if sizes.get(pass) == Some(&answers.len()) {
                 done.insert(pass, answers.into_iter().map(answer).collect());
             }

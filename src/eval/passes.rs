@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Batch;
-use crate::ops::Layout;
+use crate::ops::{Layout, Segment};
 use crate::{Error, Result};
 
 /// Tokens to score at the end of a sequence.
@@ -161,6 +161,13 @@ fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
+/// Sequences that are still to be emitted: their first `depth` tokens are those of segment `parent` and its ancestors.
+struct Branch {
+    range: Range<usize>,
+    depth: usize,
+    parent: Option<usize>,
+}
+
 /// Builds one pass from sorted, distinct sequences.
 struct Packer<'a> {
     requests: &'a [Request],
@@ -169,26 +176,39 @@ struct Packer<'a> {
     shared: Vec<usize>,
     ids: Vec<u32>,
     layout: Layout,
-    /// For each sequence: depth in the sequence, first flat token, number of tokens, of every segment on its path.
-    paths: Vec<Vec<(usize, usize, usize)>>,
+    /// For each sequence, its last segment.
+    ends: Vec<usize>,
 }
 
 impl<'a> Packer<'a> {
     fn pack(requests: &'a [Request], sequences: &'a [Sequence]) -> Result<Pass> {
         let mut shared = vec![0];
         shared.extend(sequences.windows(2).map(|pair| common(&pair[0].input, &pair[1].input)));
-        let paths = vec![Vec::new(); sequences.len()];
-        let mut packer = Self { requests, sequences, shared, ids: Vec::new(), layout: Layout::default(), paths };
-        packer.grow(0..sequences.len(), 0, None)?;
+        let ends = vec![0; sequences.len()];
+        let mut packer = Self { requests, sequences, shared, ids: Vec::new(), layout: Layout::default(), ends };
+        packer.grow()?;
         packer.finish()
     }
 
-    /// Emits the sequences of `range`, whose first `depth` tokens are those of `parent` and of its ancestors.
-    fn grow(&mut self, range: Range<usize>, depth: usize, parent: Option<usize>) -> Result<()> {
-        let first = &self.sequences[range.start].input;
+    /// Emits all sequences, what several begin with before what follows. A text of which every prefix is asked about
+    /// nests as deep as it is long, so what is still to do is kept here and not on the stack.
+    fn grow(&mut self) -> Result<()> {
+        let whole = Branch { range: 0..self.sequences.len(), depth: 0, parent: None };
+        let mut waiting = vec![whole];
+        while let Some(branch) = waiting.pop() {
+            let first = waiting.len();
+            self.branch(branch, &mut waiting)?;
+            // the last one in is the next one out
+            waiting[first..].reverse();
+        }
+        Ok(())
+    }
+
+    /// Emits what the sequences of a branch begin with; the branches that follow it are added to `waiting` in order.
+    fn branch(&mut self, Branch { range, depth, parent }: Branch, waiting: &mut Vec<Branch>) -> Result<()> {
         let inner = &self.shared[range.start + 1..range.end];
         let Some(same) = inner.iter().copied().min() else {
-            let end = first.len();
+            let end = self.sequences[range.start].input.len();
             self.segment(range, depth..end, parent)?;
             return Ok(());
         };
@@ -203,7 +223,7 @@ impl<'a> Packer<'a> {
             if index == range.end || self.shared[index] <= same {
                 // a sequence that ends where the shared run does needs nothing more
                 if self.sequences[start].input.len() > depth {
-                    self.grow(start..index, depth, parent)?;
+                    waiting.push(Branch { range: start..index, depth, parent });
                 }
                 start = index;
             }
@@ -212,21 +232,21 @@ impl<'a> Packer<'a> {
     }
 
     fn segment(&mut self, range: Range<usize>, depths: Range<usize>, parent: Option<usize>) -> Result<usize> {
-        let start = self.ids.len();
         self.ids.extend_from_slice(&self.sequences[range.start].input[depths.clone()]);
-        for path in &mut self.paths[range] {
-            path.push((depths.start, start, depths.len()));
-        }
-        self.layout.push(depths.len(), parent)
+        let segment = self.layout.push(depths.len(), parent)?;
+        self.ends[range].fill(segment);
+        Ok(segment)
     }
 
     /// Collects the rows that are scored and who wants them.
     fn finish(self) -> Result<Pass> {
         let mut asked = Vec::new();
-        for (sequence, path) in self.sequences.iter().zip(&self.paths) {
+        let segments = self.layout.segments();
+        for (sequence, end) in self.sequences.iter().zip(&self.ends) {
             let flat = |position: usize| {
-                let segment = path.iter().find(|(depth, _, len)| (*depth..depth + len).contains(&position));
-                segment.map(|(depth, start, _)| (start + position - depth) as u32)
+                let mut path = std::iter::successors(Some(segments[*end]), |above| Some(segments[above.parent?]));
+                let holds = |segment: &Segment| (segment.position..segment.position + segment.len).contains(&position);
+                path.find(holds).map(|segment| (segment.start + position - segment.position) as u32)
             };
             for index in &sequence.requests {
                 let request = &self.requests[*index];
@@ -263,128 +283,4 @@ impl<'a> Packer<'a> {
 }
 
 #[cfg(test)]
-#[allow(clippy::single_range_in_vec_init, reason = "groups of requests are ranges, and one group is a list too")]
-mod tests {
-    use super::*;
-
-    fn request(input: &[u32], from: usize, targets: &[u32]) -> Request {
-        Request { input: Arc::from(input), from, targets: Targets::Sequence(targets.to_vec()) }
-    }
-
-    fn fixed(tokens: usize) -> PassTokens {
-        PassTokens { usual: tokens, most: tokens }
-    }
-
-    /// Reads every request's input and targets back out of the passes.
-    fn check(requests: &[Request], passes: &[Pass]) {
-        let mut found = vec![Vec::new(); requests.len()];
-        for pass in passes {
-            let segments = pass.batch.layout.segments();
-            assert_eq!(pass.batch.layout.tokens(), pass.batch.ids.len());
-            for want in &pass.wants {
-                let flat = pass.rows[want.row] as usize;
-                let index = segments.iter().position(|s| (s.start..s.start + s.len).contains(&flat)).unwrap();
-                let prefix = pass.batch.layout.prefix(index).into_iter().flatten().chain(segments[index].start..=flat);
-                let seen: Vec<u32> = prefix.map(|token| pass.batch.ids[token]).collect();
-                found[want.request].push((seen, pass.candidates[want.row][want.candidate]));
-            }
-        }
-        for (request, found) in requests.iter().zip(found) {
-            let (tokens, step) = match &request.targets {
-                Targets::Sequence(tokens) => (tokens, 1),
-                Targets::AnyOf(tokens) => (tokens, 0),
-            };
-            let expected: Vec<_> = tokens
-                .iter()
-                .enumerate()
-                .map(|(place, token)| (request.input[..=request.from + place * step].to_vec(), *token))
-                .collect();
-            assert_eq!(found, expected);
-        }
-    }
-
-    fn tokens(passes: &[Pass]) -> usize {
-        passes.iter().map(|pass| pass.batch.tokens()).sum()
-    }
-
-    #[test]
-    fn one_token_choices_are_one_sequence() {
-        let context: Vec<u32> = (0..20).collect();
-        let requests: Vec<Request> = (50..54).map(|answer| request(&context, 19, &[answer])).collect();
-        let passes = plan(&requests, &[0..4], fixed(1000)).unwrap();
-        check(&requests, &passes);
-        assert_eq!((passes.len(), tokens(&passes), passes[0].rows.len()), (1, 20, 1));
-        assert_eq!(passes[0].candidates, [[50, 51, 52, 53]]);
-    }
-
-    #[test]
-    fn shared_examples_are_run_once_a_pass() {
-        let shots: Vec<u32> = (0..100).collect();
-        let mut requests = Vec::new();
-        for question in 0..10u32 {
-            let mut input = shots.clone();
-            input.extend((0..10).map(|token| 200 + question * 10 + token));
-            for answer in [7, 8] {
-                requests.push(request(&input, 109, &[answer]));
-            }
-        }
-        let whole = plan(&requests, &[0..20], fixed(1000)).unwrap();
-        check(&requests, &whole);
-        assert_eq!(tokens(&whole), 200);
-        let cut = plan(&requests, &[0..20], fixed(150)).unwrap();
-        check(&requests, &cut);
-        assert_eq!((cut.len(), tokens(&cut)), (2, 300));
-        let single = plan(&requests, &[0..20], fixed(1)).unwrap();
-        check(&requests, &single);
-        assert_eq!(single.len(), 10);
-        // what is shared is long, so a pass may be longer than usual: one question in it would be a waste
-        let long = plan(&requests, &[0..20], PassTokens { usual: 110, most: 160 }).unwrap();
-        check(&requests, &long);
-        assert_eq!((long.len(), tokens(&long)), (2, 300));
-    }
-
-    #[test]
-    fn trees_of_any_shape() {
-        // a fixed pseudo-random walk: many sequences that share prefixes of every length, some of them whole
-        let mut state = 7u32;
-        let mut next = |below: u32| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) % below
-        };
-        let mut requests: Vec<Request> = Vec::new();
-        for _ in 0..200 {
-            let mut input = match requests.len() {
-                0 => Vec::new(),
-                n => {
-                    let from = &requests[next(n as u32) as usize].input;
-                    from[..next(from.len() as u32 + 1) as usize].to_vec()
-                }
-            };
-            for _ in 0..=next(25) {
-                input.push(next(3));
-            }
-            let from = next(input.len() as u32) as usize;
-            let many = input.len() - from;
-            let targets: Vec<u32> = (0..many).map(|_| next(50)).collect();
-            if next(4) == 0 {
-                requests.push(Request { input: input.into(), from, targets: Targets::AnyOf(targets) });
-            } else {
-                requests.push(request(&input, from, &targets));
-            }
-        }
-        let sum: usize = requests.iter().map(|request| request.input.len()).sum();
-        for budget in [1, 40, 300, 100_000] {
-            let passes = plan(&requests, &[0..90, 90..200], fixed(budget)).unwrap();
-            check(&requests, &passes);
-            let answered: usize = passes.iter().map(|pass| pass.requests.len()).sum();
-            assert_eq!(answered, requests.len());
-            assert!(tokens(&passes) <= sum);
-        }
-    }
-
-    #[test]
-    fn empty_requests_are_refused() {
-        assert!(plan(&[request(&[], 0, &[1])], &[0..1], fixed(10)).is_err());
-        assert!(plan(&[request(&[1], 3, &[1])], &[0..1], fixed(10)).is_err());
-    }
-}
+mod tests;

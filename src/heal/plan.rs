@@ -207,15 +207,17 @@ fn product_rate(device: &Device, tokens: usize, i: usize, o: usize) -> Result<f6
 
 /// Bytes of all tensors as numbers, those in four bits in the type they had.
 fn numbers_bytes(checkpoint: &Checkpoint) -> Result<u64> {
-    let mut bytes = 0;
+    let mut bytes = 0_u64;
     for (name, entry) in &checkpoint.tensors {
-        bytes += match checkpoint.four_bit_state(name) {
+        let own: u64 = match checkpoint.four_bit_state(name) {
             Some(_) => {
                 let (shape, dtype) = four_bit::original(checkpoint, name)?;
-                (shape.iter().product::<usize>() * dtype.size_in_bytes()) as u64
+                // whatever a file says its shape was
+                shape.iter().fold(dtype.size_in_bytes() as u64, |bytes, size| bytes.saturating_mul(*size as u64))
             }
             None => entry.len,
         };
+        bytes = own.saturating_add(bytes);
     }
     Ok(bytes)
 }

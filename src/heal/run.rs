@@ -47,7 +47,15 @@ impl Run<'_> {
     /// Work: its state is broken.
     pub fn restore(&mut self) -> Result<Option<Place>> {
         let parameters = self.trainer.parameters().to_vec();
-        self.dir.restore(&parameters, self.trainer.optimiser_mut())
+        let place = self.dir.restore(&parameters, self.trainer.optimiser_mut())?;
+        match place.as_ref().map_or(0, |place| place.step) {
+            step if step > self.settings.steps => Err(Error::work(format!(
+                "{}: its state is of step {step}, and the run has {}; --restart begins anew",
+                self.dir.path().display(),
+                self.settings.steps
+            ))),
+            _ => Ok(place),
+        }
     }
 
     /// Trains from `place`, or from the start, to the last step; the best or the last parameters are in place afterwards.

@@ -20,6 +20,7 @@ use crate::checkpoint::{
 use crate::data::Position;
 use crate::files::{self, Bound};
 use crate::model::Spending;
+use crate::plan::MOST_LAYERS;
 use crate::progress::Silent;
 use crate::{Context, Error, Result, ops};
 
@@ -29,6 +30,8 @@ const BEST: &str = "best.safetensors";
 /// Settings that tell one text from another of the same name.
 const DATA: [&str; 3] = ["data_bytes", "data_sha256", "eval_data_sha256"];
 const KNOWN: &str = "measured.json";
+/// More steps, and tokens, than anybody trains: what sums stay far below.
+const FURTHEST: usize = 1 << 53;
 /// All that is ever in the directory.
 const ENTRIES: &[&str] = &[SETTINGS, STATE, "state.safetensors.new", BEST, "best.safetensors.new", KNOWN, LOG];
 /// The log's file.
@@ -52,6 +55,22 @@ pub struct Place {
     /// Tokens of a pass of validation, for the same reason.
     #[serde(default)]
     pub validation_tokens: Option<usize>,
+}
+
+impl Place {
+    /// Refuses a place where no run can be: the file may be anyone's.
+    fn check(&self) -> Result<()> {
+        let wrong = |what: &str| Err(Error::work(format!("no run has {what}; --restart begins anew")));
+        if self.step > FURTHEST || self.tokens > FURTHEST as u64 {
+            return wrong("done so much");
+        }
+        match self.spending {
+            Some(spending) if spending.layers_kept > MOST_LAYERS => wrong("so many layers"),
+            Some(spending) if spending.tokens_at_once == 0 => wrong("0 tokens at a time"),
+            _ if self.validation_tokens == Some(0) => wrong("0 tokens at a time"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A validation.
@@ -296,7 +315,9 @@ fn read_place(index: &Index) -> Result<Place> {
     if entry.len > Bound::RECORD.bytes {
         return Err(Error::work(format!("{PLACE} has {} bytes, more than the place of a run takes", entry.len)));
     }
-    files::parse(&index.read(entry)?, Bound::RECORD)
+    let place: Place = files::parse(&index.read(entry)?, Bound::RECORD).context(|| PLACE)?;
+    place.check().context(|| PLACE)?;
+    Ok(place)
 }
 
 fn slot(name: String, shape: &[usize]) -> Slot {

@@ -38,6 +38,7 @@ impl Cut<'_> {
         progress.begin("verifying", self.bytes().after, Unit::Bytes);
         let tensors: Vec<(&str, &str)> = self.tensors().collect();
         let source = &self.source().index;
+        let interrupt = interrupt::current();
         let compare = |buffers: &mut [Vec<u8>; 2], (new, old): &(&str, &str)| {
             let (ours, theirs) = (written.index.entry(new)?, source.entry(old)?);
             if (ours.dtype, &ours.shape, ours.len) != (theirs.dtype, &theirs.shape, theirs.len) {
@@ -46,7 +47,7 @@ impl Cut<'_> {
                 return Err(differs(format!("tensor {new} is {ours}, {old} of the source is {theirs}")));
             }
             for offset in (0..ours.len).step_by(CHUNK as usize) {
-                interrupt::check()?;
+                interrupt.check()?;
                 let len = CHUNK.min(ours.len - offset) as usize;
                 let [left, right] = buffers;
                 left.resize(len, 0);

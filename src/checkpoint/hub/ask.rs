@@ -9,10 +9,11 @@ use super::contents::Sum;
 use super::http::{Answer, Ask, attended};
 use super::repo::Repo;
 use super::url::Url;
+use crate::files::{self, Bound};
 use crate::{Error, Result, interrupt};
 
 /// Longest listing of a repository.
-const MAX_LISTING: u64 = 100_000_000;
+const MAX_LISTING: u64 = 32 << 20;
 
 /// Tries of one request before it counts as failed, and of a download that brings nothing.
 pub(super) const TRIES: u32 = 5;
@@ -70,7 +71,7 @@ impl Hub {
             })?
         })?;
         let fault = |error| Error::work(format!("{repo}: the hub's listing cannot be read: {error}"));
-        serde_json::from_slice(&body).map_err(|error| fault(error).into())
+        files::parse(&body, Bound::INDEX).map_err(|error| fault(error).into())
     }
 
     /// What the hub says of `file` at `revision`.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use hf_hub::Cache;
 
+use super::SHORT;
 use super::repo::Repo;
 use crate::progress::Progress;
 use crate::{Error, Result, files, interrupt};

@@ -1,0 +1,115 @@
+//! Plans, analyses, histories, and what is typed.
+
+use std::fs;
+use std::path::Path;
+
+use prune::checkpoint::ByteSize;
+use prune::commands::analyze::{AnalyzeSettings, analyze};
+use prune::importance::Analysis;
+use prune::model::lora::Targets;
+use prune::plan::{Plan, PlannedFor, parse_drop};
+use prune::provenance::{FILE, Provenance};
+use rand::Rng as _;
+use serde_json::{Map, Value, json};
+
+use super::super::{bytes, json as values};
+use super::{Feed, small};
+use crate::fixture::Llama;
+
+fn model(layers: usize) -> PlannedFor {
+    PlannedFor { id: "org/name".into(), revision: None, fingerprint: "0123456789abcdef".into(), layers }
+}
+
+/// A plan.
+pub(super) fn plan(dir: &Path) -> Feed {
+    let path = dir.join("plan.json");
+    let good = serde_json::to_value(Plan::block(model(9), 3, 4).unwrap()).unwrap();
+    Box::new(move |case| {
+        fs::write(&path, values::changed(&mut case.rng, &good)).unwrap();
+        let Some(plan) = case.heard(Plan::read(&path)) else { return };
+        case.heard(plan.check());
+        case.heard(plan.check_for(&model(9)));
+        let _ = plan.notations();
+        if plan.kept().len() + plan.dropped().len() != plan.planned_for.layers {
+            case.fault("layers are lost");
+        }
+        let again = dir_of(&path).join("again.json");
+        fs::write(&again, plan.to_json().unwrap()).unwrap();
+        if case.heard(Plan::read(&again)) != Some(plan) {
+            case.fault("what was read is not what is written");
+        }
+    })
+}
+
+fn dir_of(path: &Path) -> &Path {
+    path.parent().unwrap()
+}
+
+/// An analysis, planned from again, drawn and cut by.
+pub(super) fn analysis(dir: &Path) -> Feed {
+    let path = dir.join("analysis.json");
+    let (place, text) = (dir.join("model"), dir.join("text.jsonl"));
+    Llama { layers: 4, ..small() }.write(&place);
+    fs::write(&text, "{\"text\": \"w3 w4 w5 w6\"}\n{\"text\": \"w7 w3 w9\"}\n").unwrap();
+    let settings = AnalyzeSettings {
+        model: Some(place.display().to_string()),
+        data: Some(text.display().to_string()),
+        layers: Some(2),
+        out: Some(dir.join("analysis")),
+        ..AnalyzeSettings::default()
+    };
+    analyze(&settings, &prune::progress::Silent).unwrap();
+    let good: Value = serde_json::from_slice(&fs::read(dir.join("analysis/analysis.json")).unwrap()).unwrap();
+    Box::new(move |case| {
+        fs::write(&path, values::changed(&mut case.rng, &good)).unwrap();
+        case.heard(Plan::read(&path));
+        let Some(analysis) = case.heard(Analysis::read(&path)) else { return };
+        let _ = analysis.to_csv();
+        case.heard(analysis.to_json());
+        let metrics = ["angular", "cosine", "block-influence", "relative-magnitude"];
+        let out = case.is_one_in(16).then(|| case.fresh().join("out"));
+        let settings = AnalyzeSettings {
+            from: Some(path.clone()),
+            metric: case.pick(&metrics).to_owned(),
+            layers: Some(case.rng.random_range(0..6)),
+            protect_first: case.rng.random_range(0..3),
+            out,
+            ..AnalyzeSettings::default()
+        };
+        case.listen(|progress| analyze(&settings, progress)).map(|report| report.text(false));
+    })
+}
+
+/// `prune.json`.
+pub(super) fn history(dir: &Path) -> Feed {
+    let dir = dir.to_owned();
+    let mut good = Provenance::new(model(6));
+    good.push(
+        Map::from_iter([("step".to_owned(), json!("cut")), ("dropped".to_owned(), json!([2, 3]))]),
+        &[0, 1, 4, 5],
+    );
+    let good = serde_json::to_value(good).unwrap();
+    Box::new(move |case| {
+        fs::write(dir.join(FILE), values::changed(&mut case.rng, &good)).unwrap();
+        let Some(Some(mut history)) = case.heard(Provenance::read(&dir, 4)) else { return };
+        history.push(Map::new(), &[0, 3]);
+        case.heard(history.to_json());
+    })
+}
+
+/// Layers, sizes, targets, as they stand on a command line.
+pub(super) fn words(_: &Path) -> Feed {
+    Box::new(|case| {
+        let good =
+            case.pick(&["21-28,30", "0", "1..=3, 7", "5GB", "2.5 GiB", "q_proj,layers.3.mlp.up_proj", "all-linear"]);
+        let mut text = good.as_bytes().to_vec();
+        bytes::change(&mut case.rng, &mut text, &["-", "..", "..=", "e", "GiB", "TB", "99999999999999999999", ","]);
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let layers = [1, 8, 32, 1 << 16][case.rng.random_range(0..4)];
+        if let Some(dropped) = case.heard(parse_drop(&text, layers)) {
+            case.heard(Plan::drop_layers(model(layers), &dropped));
+        }
+        case.heard(text.parse::<ByteSize>()).map(|size| size.to_string());
+        case.heard(text.parse::<Targets>()).map(|targets| targets.to_string());
+    })
+}
