@@ -22,9 +22,10 @@ impl Index {
     /// Work: a file cannot be read. Interrupted.
     pub fn shard_hashes(&self, progress: &dyn Progress) -> Result<BTreeMap<String, String>> {
         progress.begin("hashing", self.files.iter().map(|(_, metadata)| metadata.len()).sum(), Unit::Bytes);
+        let interrupt = interrupt::current();
         let hashes = self.shards.par_iter().map(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Ok((name, sha256(path, progress)?))
+            Ok((name, interrupt.run(|| sha256(path, progress))?))
         });
         let hashes = hashes.collect::<Result<_>>()?;
         progress.end();

@@ -247,8 +247,8 @@ impl<'a, const LANES: usize, W: Weight> Pass<'a, LANES, W> {
                 for (block, tile) in row_blocks.clone().zip(tiles.chunks_exact_mut(n * LANES)) {
                     let lanes = Matrix::new(&self.lanes[block * d * LANES..], d, LANES, LANES, 1);
                     let lanes = lanes.part(depth.clone(), 0..LANES);
-                    // SAFETY: `tile` is borrowed mutably; the first depth sets what the next ones add to.
-                    unsafe { multiply(Target::over(tile, n, LANES, LANES), rows, lanes, depth.start > 0) };
+                    // the first depth sets what the next ones add to
+                    multiply(&mut Target::over(tile, n, LANES, LANES), rows, lanes, depth.start > 0);
                 }
             }
             for (running, tile) in running.iter_mut().zip(tiles.chunks_exact(n * LANES)) {

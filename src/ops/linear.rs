@@ -8,7 +8,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::cuda::{self, plain, turned};
-use super::matmul::{Matrix, Target, Weight, product, product_back};
+use super::matmul::{Matrix, Weight, product, product_back};
 use super::rows::{Held, Rows, by_rows, filled};
 use super::simd::prefetch;
 use crate::{Error, Result};
@@ -121,7 +121,7 @@ impl WithWeight for Forward<'_> {
 
     fn run(self, weight: &impl Weight) -> Vec<f32> {
         let (t, o) = (self.0.rows, weight.rows());
-        filled(t * o, |out| product(self.0, weight, None, Target::new(out, t, o, o)))
+        filled(t, o, |out| product(self.0, weight, None, out))
     }
 }
 
@@ -133,7 +133,7 @@ impl WithWeight for Backward<'_> {
 
     fn run(self, weight: &impl Weight) -> Vec<f32> {
         let (t, i) = (self.0.rows, weight.columns());
-        filled(t * i, |out| product_back(self.0, weight, None, Target::new(out, t, i, i), false))
+        filled(t, i, |out| product_back(self.0, weight, None, out, false))
     }
 }
 

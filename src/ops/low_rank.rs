@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, DType, Layout as Strides, Shape, Tensor
 
 use super::cuda::{self, plain, turned};
 use super::linear::Dense;
-use super::matmul::{Target, product, product_back};
+use super::matmul::{product, product_back};
 use super::rows::{Rows, by_rows, filled};
 use crate::{Error, Result};
 
@@ -85,13 +85,10 @@ impl CustomOp2 for Narrow {
             Self::Outer => (a.columns, b.columns),
         };
         let weight = Dense::of_rows(b);
-        let out = filled(rows * columns, |out| {
-            let out = Target::new(out, rows, columns, columns);
-            match self {
-                Self::Down => product(a, &weight, None, out),
-                Self::Up => product_back(a, &weight, None, out, false),
-                Self::Outer => product_back(a.transposed(), &weight, None, out, false),
-            }
+        let out = filled(rows, columns, |out| match self {
+            Self::Down => product(a, &weight, None, out),
+            Self::Up => product_back(a, &weight, None, out, false),
+            Self::Outer => product_back(a.transposed(), &weight, None, out, false),
         });
         Ok((CpuStorage::F32(out), (rows, columns).into()))
     }
@@ -112,6 +109,13 @@ mod tests {
             assert_close("outer", &outer(&x, &as_view(&y)).unwrap(), &product(&x.t().unwrap(), &y), 2e-5);
         }
         assert!(outer(&random(1, 2, 3), &random(1, 3, 3)).is_err());
+        // sums of nothing are nothing, not what lay there
+        let none = |rows, columns| Tensor::zeros((rows, columns), DType::F32, &candle_core::Device::Cpu).unwrap();
+        for t in [3, 70] {
+            assert_close("down", &low_rank_down(&none(t, 0), &none(90, 0)).unwrap(), &none(t, 90), 0.0);
+            assert_close("up", &low_rank_up(&none(t, 0), &none(0, 90)).unwrap(), &none(t, 90), 0.0);
+            assert_close("outer", &outer(&none(0, t), &none(0, 90)).unwrap(), &none(t, 90), 0.0);
+        }
         let (x, y) = (random(1, 600, 100), random(2, 600, 8));
         assert_same_on_any_threads(|| vec![outer(&x, &y).unwrap(), outer(&y, &x).unwrap()]);
     }

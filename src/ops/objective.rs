@@ -209,7 +209,7 @@ impl WithWeight for Work<'_> {
                 input.copy_from_slice(hidden.row(*row));
             }
             let inputs = Matrix::new(&inputs, n, d, d, 1);
-            product(inputs, head, None, Target::over(&mut logits, n, v, v));
+            product(inputs, head, None, &mut Target::over(&mut logits, n, v, v));
             let own = logits[..n * v].par_chunks_exact_mut(v).zip(targets);
             let losses: Vec<Sums> = match &self.teacher {
                 None => own.map(|(logits, (_, token))| plain(logits, *token)).collect(),
@@ -224,13 +224,13 @@ impl WithWeight for Work<'_> {
                 sums.cross_entropy += row.cross_entropy;
             }
             let dlogits = Matrix::new(&logits, n, v, v, 1);
-            product_back(dlogits, head, None, Target::over(&mut dinputs, n, d, d), false);
+            product_back(dlogits, head, None, &mut Target::over(&mut dinputs, n, d, d), false);
             for (dinput, (row, _)) in dinputs.chunks_exact(d).zip(targets) {
                 gradients.hidden[row * d..][..d].copy_from_slice(dinput);
             }
             if self.of_head {
-                let out = Target::over(&mut gradients.head, v, d, d);
-                product_back(dlogits.transposed(), &Dense::of_rows(inputs), None, out, true);
+                let mut out = Target::over(&mut gradients.head, v, d, d);
+                product_back(dlogits.transposed(), &Dense::of_rows(inputs), None, &mut out, true);
             }
         }
         Ok((sums, gradients))

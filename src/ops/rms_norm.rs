@@ -1,10 +1,10 @@
 //! Root mean square norm (arXiv 1910.07467).
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout as Strides, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout as Strides, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::cuda::{self, Arg, Grid};
-use super::rows::{Held, Rows, by_rows, filled_rows};
+use super::rows::{AllWritten, Held, Rows, by_rows, filled_rows};
 use super::simd::{dot, sum2, vectorised};
 use crate::{Error, Result};
 
@@ -96,9 +96,12 @@ impl CustomOp2 for RmsNorm {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = Rows::new(self.name(), x, x_strides)?;
         let weight = &weight.as_slice::<f32>()?[weight_strides.start_offset()..][..x.width];
+        // SAFETY: x and the weight are as wide as the row
+        let all_written = unsafe { AllWritten::promised() };
         let [y] = filled_rows(
             x.count,
             x.width,
+            all_written,
             #[inline(always)]
             |row, [y]| {
                 let x = x.row(row);
@@ -170,6 +173,9 @@ impl RmsNorm {
         let dy = by_rows(dy)?;
         let (held_x, held_weight, held_dy) = (Held::new(x), Held::new(weight), Held::new(&dy));
         let (xs, dys) = (held_x.rows(self.name())?, held_dy.rows(self.name())?);
+        if (xs.count, xs.width) != (dys.count, dys.width) {
+            bail!("rms_norm: rows of different sizes")
+        }
         let (weights, strides) = held_weight.cpu(self.name())?;
         let weights = &weights.as_slice::<f32>()?[strides.start_offset()..][..xs.width];
         let dx = of_x.then(|| self.backward(xs, weights, dys));
@@ -182,9 +188,12 @@ impl RmsNorm {
 
     /// With x̂ = x·factor and g = weight·dy: dx = factor · (g - x̂ · mean(g·x̂)).
     fn backward(&self, x: Rows, weight: &[f32], dy: Rows) -> Vec<f32> {
+        // SAFETY: x, its gradient and the weight are as wide as the row
+        let all_written = unsafe { AllWritten::promised() };
         let [dx] = filled_rows(
             x.count,
             x.width,
+            all_written,
             #[inline(always)]
             |row, [dx]| {
                 let (x, dy) = (x.row(row), dy.row(row));
@@ -193,7 +202,7 @@ impl RmsNorm {
                 for (g, (weight, dy)) in dx.iter_mut().zip(weight.iter().zip(dy)) {
                     g.write(weight * dy);
                 }
-                // SAFETY: just written.
+                // SAFETY: all of it has just been written
                 let g = unsafe { &mut *(std::ptr::from_mut(dx) as *mut [f32]) };
                 let shrink = sum2(g, x, |g, x| g * x) * factor * factor / x.len() as f32;
                 for (dx, x) in g.iter_mut().zip(x) {

@@ -1,9 +1,9 @@
 //! Rotary position embedding (arXiv 2104.09864), half-split as in transformers' `rotate_half`.
 
-use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor, bail};
 
 use super::cuda::{self, Arg, Grid};
-use super::rows::{Rows, by_rows, filled_rows};
+use super::rows::{AllWritten, Rows, by_rows, filled_rows};
 use crate::{Error, Result};
 
 /// Rotates the first `rot` numbers of each head: number j and number j + rot/2 turn by the angle of their row.
@@ -81,9 +81,15 @@ impl CustomOp3 for Rope {
         let sin = Rows::new(self.name(), sin, sin_strides)?;
         let sign = if self.back { -1.0 } else { 1.0 };
         let half = cos.width;
+        if !x.width.is_multiple_of(self.head_dim) || 2 * half > self.head_dim || sin.width != half {
+            bail!("rope: heads of {} numbers in rows of {}, turned by {half}", self.head_dim, x.width)
+        }
+        // SAFETY: a row is whole heads, of each of which both halves and the rest are written
+        let all_written = unsafe { AllWritten::promised() };
         let [y] = filled_rows(
             x.count,
             x.width,
+            all_written,
             #[inline(always)]
             |row, [y]| {
                 let (cos, sin) = (&cos.row(row)[..half], &sin.row(row)[..half]);

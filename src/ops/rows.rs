@@ -6,7 +6,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout as Strides, Result, Storage, StorageRef, Tensor, bail};
 use rayon::prelude::*;
 
-use super::matmul::Matrix;
+use super::matmul::{Matrix, Target};
 use super::simd::vectorised;
 
 /// Rows of `width` consecutive numbers; a view into a wider tensor has a stride above its width.
@@ -82,11 +82,14 @@ pub(crate) fn by_rows(tensor: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// A buffer of `len` numbers, all of which `write` writes.
-pub(crate) fn filled(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+/// Numbers `[rows, columns]`, which `write` has to set.
+pub(crate) fn filled(rows: usize, columns: usize, write: impl FnOnce(&mut Target)) -> Vec<f32> {
+    let len = rows * columns;
     let mut buffer = Vec::with_capacity(len);
-    write(&mut buffer.spare_capacity_mut()[..len]);
-    // SAFETY: the capacity is at least `len`, and `write` has initialised the first `len` numbers.
+    let mut out = Target::new(&mut buffer.spare_capacity_mut()[..len], rows, columns, columns);
+    write(&mut out);
+    assert!(out.is_set() || len == 0);
+    // SAFETY: the capacity is at least `len`, and that many numbers are set
     unsafe { buffer.set_len(len) };
     buffer
 }
@@ -97,10 +100,24 @@ const WORTH_THREADS: usize = 1 << 15;
 /// A row to be written.
 pub(crate) type NewRow<'a> = &'a mut [MaybeUninit<f32>];
 
-/// Buffers of `count` rows of `width` numbers; `write` is given a row's index and writes all of it in each of them.
+/// The word that whoever is given rows to write initialises every number of them.
+pub(crate) struct AllWritten(());
+
+impl AllWritten {
+    /// Gives it.
+    ///
+    /// # Safety
+    /// It is kept.
+    pub(crate) unsafe fn promised() -> Self {
+        Self(())
+    }
+}
+
+/// Buffers of `count` rows of `width` numbers; `write` is given a row's index and writes that row in each of them.
 pub(crate) fn filled_rows<const N: usize>(
     count: usize,
     width: usize,
+    _promise: AllWritten,
     write: impl Fn(usize, [NewRow; N]) + Sync,
 ) -> [Vec<f32>; N] {
     let len = count * width;
@@ -127,7 +144,7 @@ pub(crate) fn filled_rows<const N: usize>(
         }
     }
     for buffer in &mut buffers {
-        // SAFETY: the capacity is at least `len`, and `write` has initialised all rows.
+        // SAFETY: the capacity is at least `len`, and the blocks cover all rows, which `write` initialises, as promised
         unsafe { buffer.set_len(len) };
     }
     buffers

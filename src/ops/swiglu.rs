@@ -1,10 +1,10 @@
 //! The gate of a gated MLP (arXiv 2002.05202).
 
-use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor, bail};
 
 use super::cuda::{self, Arg, Grid};
 use super::exp::exp;
-use super::rows::{Held, Rows, by_rows, filled_rows};
+use super::rows::{AllWritten, Held, Rows, by_rows, filled_rows};
 use crate::{Error, Result};
 
 /// silu(gate) · up, element by element; both `[t, f]` f32. Gradients for both.
@@ -50,6 +50,14 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// What is written for each number of all of them is written for all.
+fn same_size(rows: &[Rows]) -> candle_core::Result<()> {
+    match rows.windows(2).all(|pair| (pair[0].count, pair[0].width) == (pair[1].count, pair[1].width)) {
+        true => Ok(()),
+        false => bail!("swiglu: rows of different sizes"),
+    }
+}
+
 impl CustomOp2 for SwiGlu {
     fn name(&self) -> &'static str {
         "swiglu"
@@ -64,9 +72,13 @@ impl CustomOp2 for SwiGlu {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let gate = Rows::new(self.name(), gate, gate_strides)?;
         let up = Rows::new(self.name(), up, up_strides)?;
+        same_size(&[gate, up])?;
+        // SAFETY: both are as wide as the row
+        let all_written = unsafe { AllWritten::promised() };
         let [y] = filled_rows(
             gate.count,
             gate.width,
+            all_written,
             #[inline(always)]
             |row, [y]| {
                 for (y, (gate, up)) in y.iter_mut().zip(gate.row(row).iter().zip(up.row(row))) {
@@ -95,9 +107,13 @@ impl SwiGlu {
         let (held_gate, held_up, held_dy) = (Held::new(gate), Held::new(up), Held::new(&dy));
         let (gates, ups) = (held_gate.rows(self.name())?, held_up.rows(self.name())?);
         let dys = held_dy.rows(self.name())?;
+        same_size(&[gates, ups, dys])?;
+        // SAFETY: all three are as wide as the rows
+        let all_written = unsafe { AllWritten::promised() };
         let [dgate, dup] = filled_rows(
             gates.count,
             gates.width,
+            all_written,
             #[inline(always)]
             |row, [dgate, dup]| {
                 let inputs = gates.row(row).iter().zip(ups.row(row)).zip(dys.row(row));

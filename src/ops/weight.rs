@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout as Strides, Shape
 use super::add;
 use super::cuda::{self, Arg, Grid, plain, turned};
 use super::linear::{WithWeight, with_dense};
-use super::matmul::{LowRank, Matrix, Target, Weight, product, product_back};
+use super::matmul::{LowRank, Matrix, Weight, product, product_back};
 use super::nf4::{Nf4OnGpu, Nf4Weight};
 use super::rows::{Held, Rows, by_rows, filled};
 use crate::{Error, Result};
@@ -257,12 +257,9 @@ impl WithWeight for Multiply<'_> {
 
     fn run(self, weight: &impl Weight) -> Vec<f32> {
         let (t, width) = (self.x.rows, if self.back { weight.columns() } else { weight.rows() });
-        filled(t * width, |out| {
-            let out = Target::new(out, t, width, width);
-            match self.back {
-                true => product_back(self.x, weight, self.low, out, false),
-                false => product(self.x, weight, self.low, out),
-            }
+        filled(t, width, |out| match self.back {
+            true => product_back(self.x, weight, self.low, out, false),
+            false => product(self.x, weight, self.low, out),
         })
     }
 }

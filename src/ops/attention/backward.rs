@@ -20,11 +20,10 @@ pub(super) struct Inputs<'a> {
 }
 
 /// Where the gradients go.
-#[derive(Clone, Copy)]
-struct Gradients {
-    q: Target,
-    k: Target,
-    v: Target,
+struct Gradients<'a> {
+    q: &'a Target<'a>,
+    k: Target<'a>,
+    v: Target<'a>,
 }
 
 /// The gradients of q, k and v.
@@ -39,9 +38,9 @@ pub(super) fn backward(layout: &Layout, heads: &Heads, inputs: &Inputs) -> (Vec<
     trees.retain(|blocks| !blocks.is_empty());
     let (t, width, kv_width) = (inputs.q.count, inputs.q.width, inputs.k.width);
     let (mut dk, mut dv) = (vec![0f32; t * kv_width], vec![0f32; t * kv_width]);
-    let dq = filled(t * width, |dq| {
-        let gradients = Gradients {
-            q: Target::new(dq, t, width, width),
+    let dq = filled(t, width, |dq| {
+        let gradients = &Gradients {
+            q: dq,
             k: Target::over(&mut dk, t, kv_width, kv_width),
             v: Target::over(&mut dv, t, kv_width, kv_width),
         };
@@ -59,6 +58,8 @@ pub(super) fn backward(layout: &Layout, heads: &Heads, inputs: &Inputs) -> (Vec<
                 }
             }
         });
+        // SAFETY: the passes have written the tokens of all blocks, of all heads
+        unsafe { dq.set() };
     });
     (dq, dk, dv)
 }
@@ -68,7 +69,7 @@ struct Pass<'a> {
     heads: &'a Heads,
     block: &'a Block,
     inputs: &'a Inputs<'a>,
-    gradients: Gradients,
+    gradients: &'a Gradients<'a>,
     kv_head: usize,
     head: usize,
 }
@@ -83,7 +84,8 @@ impl Pass<'_> {
         let rows = self.block.tokens.len();
         let q_block = q.matrix().part(self.block.tokens.clone(), own.clone());
         let dout_block = dout.matrix().part(self.block.tokens.clone(), own.clone());
-        let dq = self.gradients.q.part(self.block.tokens.clone(), own.clone());
+        // SAFETY: the task has this head, and of its own blocks one at a time
+        let mut dq = unsafe { self.gradients.q.part(self.block.tokens.clone(), own.clone()) };
         let mut log_sums = [0f32; LANES];
         let mut shares = [0f32; LANES];
         with_scratch(LANES * 2 * (e + KEYS), |scratch| {
@@ -109,14 +111,13 @@ impl Pass<'_> {
                 let (queries, douts) =
                     (Matrix::new(queries, e, LANES, LANES, 1), Matrix::new(douts, e, LANES, LANES, 1));
                 for (run, first) in self.block.runs_of_keys(keys) {
-                    let weights = Target::over(weights, n, LANES, LANES).part(run.clone(), first..LANES);
-                    let scores = Target::over(scores, n, LANES, LANES).part(run.clone(), first..LANES);
+                    let mut weights = Target::over(weights, n, LANES, LANES);
+                    let mut scores = Target::over(scores, n, LANES, LANES);
+                    let (mut weights, mut scores) =
+                        (weights.inner(run.clone(), first..LANES), scores.inner(run.clone(), first..LANES));
                     let (k, v) = (k_part.part(run.clone(), 0..e), v_part.part(run, 0..e));
-                    // SAFETY: `weights` and `scores` are borrowed mutably here.
-                    unsafe {
-                        multiply(weights, k, queries.part(0..e, first..LANES), false);
-                        multiply(scores, v, douts.part(0..e, first..LANES), false);
-                    }
+                    multiply(&mut weights, k, queries.part(0..e, first..LANES), false);
+                    multiply(&mut scores, v, douts.part(0..e, first..LANES), false);
                 }
                 vectorised(
                     #[inline(always)]
@@ -138,23 +139,22 @@ impl Pass<'_> {
                 );
                 let weights = Matrix::new(weights, n, LANES, LANES, 1).part(0..n, 0..rows);
                 let scores = Matrix::new(scores, n, LANES, LANES, 1).part(0..n, 0..rows);
-                let (dk, dv) = (self.gradients.k, self.gradients.v);
-                let (dk, dv) = [dk, dv].map(|all| all.part(keys.tokens.clone(), shared.clone())).into();
-                // SAFETY: this task owns the head's rows of dq and the tree's rows of the KV head's dk and dv; dk and
-                // dv are initialised, and dq is from the first keys on.
-                unsafe {
-                    for (run, first) in self.block.runs_of_keys(keys) {
-                        let lanes = first.min(rows)..rows;
-                        let (weights, scores) =
-                            (weights.part(run.clone(), lanes.clone()), scores.part(run.clone(), lanes.clone()));
-                        multiply(dv.part(run.clone(), 0..e), weights, dout_block.part(lanes.clone(), 0..e), true);
-                        multiply(dk.part(run, 0..e), scores, q_block.part(lanes, 0..e), true);
-                    }
-                    for (run, seen) in self.block.runs_of_lanes(keys, rows) {
-                        let scores = scores.part(0..seen, run.clone()).transposed();
-                        multiply(dq.part(run, 0..e), scores, k_part.part(0..seen, 0..e), index > 0);
-                    }
+                // SAFETY: the task has this KV head of the tree, and of its own blocks one at a time
+                let [mut dk, mut dv] = [&self.gradients.k, &self.gradients.v]
+                    .map(|all| unsafe { all.part(keys.tokens.clone(), shared.clone()) });
+                for (run, first) in self.block.runs_of_keys(keys) {
+                    let lanes = first.min(rows)..rows;
+                    let (weights, scores) =
+                        (weights.part(run.clone(), lanes.clone()), scores.part(run.clone(), lanes.clone()));
+                    multiply(&mut dv.inner(run.clone(), 0..e), weights, dout_block.part(lanes.clone(), 0..e), true);
+                    multiply(&mut dk.inner(run, 0..e), scores, q_block.part(lanes, 0..e), true);
                 }
+                for (run, seen) in self.block.runs_of_lanes(keys, rows) {
+                    let scores = scores.part(0..seen, run.clone()).transposed();
+                    multiply(&mut dq.inner(run, 0..e), scores, k_part.part(0..seen, 0..e), index > 0);
+                }
+                // SAFETY: the runs are all of the block's rows, and the first keys do not add to what is there
+                unsafe { dq.set() };
             }
         });
     }

@@ -96,17 +96,19 @@ impl CustomOp3 for Over {
 /// A task is one token and one KV head, whose keys and values it reads once.
 fn few(heads: &Heads, q: Rows, k: Rows, v: Rows) -> Vec<f32> {
     let (t, n, width) = (q.count, k.count, q.width);
-    filled(t * width, |out| {
-        let out = Target::new(out, t, width, width);
+    filled(t, width, |out| {
+        let whole = &*out;
         let (tokens, kv_heads) = (blocks(t, 1, 1), blocks(heads.kv_heads, 1, 1));
         each(&tokens, &kv_heads, 2 * t * n * width, |token, kv_head| {
-            one(heads, (token.start, kv_head.start), n - t + token.start, (q, k, v), out);
+            one(heads, (token.start, kv_head.start), n - t + token.start, (q, k, v), whole);
         });
+        // SAFETY: the tasks have written all tokens, of all heads
+        unsafe { out.set() };
     })
 }
 
 /// Writes what the query heads of KV head `kv_head` give for row `token` of q, which stands at `position`.
-fn one(heads: &Heads, (token, kv_head): (usize, usize), position: usize, (q, k, v): (Rows, Rows, Rows), out: Target) {
+fn one(heads: &Heads, (token, kv_head): (usize, usize), position: usize, (q, k, v): (Rows, Rows, Rows), out: &Target) {
     let (e, columns, group) = (heads.head_dim, heads.columns(kv_head), heads.group(kv_head));
     let seen = heads.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
     let (size, n) = (group.len(), seen.len());
@@ -143,8 +145,8 @@ fn one(heads: &Heads, (token, kv_head): (usize, usize), position: usize, (q, k, 
             },
         );
         for (head, total) in group.zip(total.chunks_exact(e)) {
-            // SAFETY: tasks own different rows or heads.
-            unsafe { out.part(token..token + 1, heads.columns(head)).write(0, total) };
+            // SAFETY: tasks have different tokens or heads
+            unsafe { out.part(token..token + 1, heads.columns(head)) }.write(0, total);
         }
     });
 }

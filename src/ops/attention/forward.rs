@@ -12,22 +12,25 @@ use super::{Block, Heads, KEYS, Keys, QUERIES, by_lanes};
 pub(super) fn forward(blocks: &[Block], heads: &Heads, q: Rows, k: Rows, v: Rows) -> (Vec<f32>, Vec<f32>) {
     let (t, width) = (q.count, q.width);
     let mut normaliser = Vec::new();
-    let out = filled(t * width, |out| {
-        let out = Target::new(out, t, width, width);
-        normaliser = filled(t * heads.heads, |normaliser| {
-            let normaliser = Target::new(normaliser, t, heads.heads, heads.heads);
+    let out = filled(t, width, |out| {
+        normaliser = filled(t, heads.heads, |normaliser| {
+            let targets = (&*out, &*normaliser);
             // The longest rows first: the tasks left at the end are the short ones.
             (0..blocks.len() * heads.kv_heads).into_par_iter().with_max_len(1).for_each(|task| {
                 let (block, kv_head) = (&blocks[blocks.len() - 1 - task / heads.kv_heads], task % heads.kv_heads);
                 let pass = Pass { heads, block, q, k, v, kv_head };
                 match block.lanes() {
-                    16 => pass.run::<16>(out, normaliser),
-                    32 => pass.run::<32>(out, normaliser),
-                    48 => pass.run::<48>(out, normaliser),
-                    _ => pass.run::<QUERIES>(out, normaliser),
+                    16 => pass.run::<16>(targets),
+                    32 => pass.run::<32>(targets),
+                    48 => pass.run::<48>(targets),
+                    _ => pass.run::<QUERIES>(targets),
                 }
             });
+            // SAFETY: the tasks have written the tokens of all blocks, of all heads
+            unsafe { normaliser.set() };
         });
+        // SAFETY: as above
+        unsafe { out.set() };
     });
     (out, normaliser)
 }
@@ -49,8 +52,8 @@ struct Running<const LANES: usize> {
 }
 
 impl Pass<'_> {
-    /// Writes the block's rows of the heads that read this KV head.
-    fn run<const LANES: usize>(&self, out: Target, normaliser: Target) {
+    /// Writes the block's rows of the heads that read this KV head; no other pass has those.
+    fn run<const LANES: usize>(&self, (out, normaliser): (&Target, &Target)) {
         let e = self.heads.head_dim;
         let columns = self.heads.columns(self.kv_head);
         let rows = self.block.tokens.len();
@@ -71,9 +74,9 @@ impl Pass<'_> {
                     let v = self.v.matrix().part(keys.tokens.clone(), columns.clone());
                     let lanes = Matrix::new(queries, e, LANES, LANES, 1);
                     for (run, first) in self.block.runs_of_keys(keys) {
-                        let scores = Target::over(scores, n, LANES, LANES).part(run.clone(), first..LANES);
-                        // SAFETY: `scores` is borrowed mutably here.
-                        unsafe { multiply(scores, k.part(run, 0..e), lanes.part(0..e, first..LANES), false) };
+                        let mut scores = Target::over(scores, n, LANES, LANES);
+                        let mut scores = scores.inner(run.clone(), first..LANES);
+                        multiply(&mut scores, k.part(run, 0..e), lanes.part(0..e, first..LANES), false);
                     }
                     vectorised(
                         #[inline(always)]
@@ -81,21 +84,24 @@ impl Pass<'_> {
                     );
                     let weights = Matrix::new(scores, n, LANES, LANES, 1).transposed();
                     for (run, seen) in self.block.runs_of_lanes(keys, LANES) {
-                        let sums = Target::over(sums, LANES, e, e).part(run.clone(), 0..e);
-                        // SAFETY: `sums` is borrowed mutably here, and initialised.
-                        unsafe { multiply(sums, weights.part(run, 0..seen), v.part(0..seen, 0..e), true) };
+                        let mut sums = Target::over(sums, LANES, e, e);
+                        let mut sums = sums.inner(run.clone(), 0..e);
+                        multiply(&mut sums, weights.part(run, 0..seen), v.part(0..seen, 0..e), true);
                     }
                 }
-                let out = out.part(self.block.tokens.clone(), self.heads.columns(head));
-                let normaliser = normaliser.part(self.block.tokens.clone(), head..head + 1);
+                // SAFETY: passes have different tokens or heads
+                let (mut out, mut normaliser) = unsafe {
+                    let tokens = &self.block.tokens;
+                    (
+                        out.part(tokens.clone(), self.heads.columns(head)),
+                        normaliser.part(tokens.clone(), head..head + 1),
+                    )
+                };
                 for (lane, sums) in sums.chunks_exact_mut(e).take(rows).enumerate() {
                     let factor = 1.0 / running.sum[lane];
                     sums.iter_mut().for_each(|sum| *sum *= factor);
-                    // SAFETY: tasks own different rows or heads.
-                    unsafe {
-                        out.write(lane, sums);
-                        normaliser.write(lane, &[running.max[lane] + running.sum[lane].ln()]);
-                    }
+                    out.write(lane, sums);
+                    normaliser.write(lane, &[running.max[lane] + running.sum[lane].ln()]);
                 }
             }
         });

@@ -8,40 +8,39 @@ mod weights;
 pub(crate) use views::{Matrix, Target};
 pub(crate) use weights::{DEPTH, LowRank, SKEW, Weight, blocks, each, product, product_back, widen_part, with_scratch};
 
-/// out = left · right, or out += left · right, on the calling thread.
-///
-/// # Safety
-/// The memory of `out` lives, nobody else reads or writes its elements meanwhile, and they are initialised if `add`.
-pub(crate) unsafe fn multiply(out: Target, left: Matrix, right: Matrix, add: bool) {
-    // SAFETY: what the caller answers for
-    unsafe { multiply_all(out, &[(left, right)], add) }
+/// out = left · right, or out += left · right, on the calling thread. What is added to has to be set.
+pub(crate) fn multiply(out: &mut Target, left: Matrix, right: Matrix, add: bool) {
+    multiply_all(out, &[(left, right)], add);
 }
 
 /// out = Σ left · right, or out += Σ left · right, each product summed by itself, on the calling thread.
-///
-/// # Safety
-/// As [`multiply`].
-unsafe fn multiply_all(out: Target, products: &[(Matrix, Matrix)], add: bool) {
+fn multiply_all(out: &mut Target, products: &[(Matrix, Matrix)], add: bool) {
     for (left, right) in products {
         assert!(out.rows == left.rows && out.columns == right.columns && left.columns == right.rows);
     }
+    assert!(!products.is_empty() && (!add || out.is_set()));
     #[cfg(target_arch = "x86_64")]
     if tile::serves(products) {
-        // SAFETY: the machine has AVX-512, just asked; the shapes fit, and the caller answers for `out`
-        return unsafe { tile::multiply_all(out, products, add) };
+        // SAFETY: the machine has AVX-512, just asked; the shapes fit, and what is added to is set
+        unsafe { tile::multiply_all(out, products, add) };
+        // SAFETY: just written
+        return unsafe { out.set() };
     }
-    // SAFETY: the shapes fit, and the caller answers for `out`
-    unsafe { by_library(out, products, add) }
+    // SAFETY: the shapes fit, and what is added to is set; then all is written
+    unsafe {
+        by_library(out, products, add);
+        out.set();
+    }
 }
 
 /// [`multiply_all`] for any machine and any strides.
 ///
 /// # Safety
-/// The shapes fit; as [`multiply`].
-unsafe fn by_library(out: Target, products: &[(Matrix, Matrix)], add: bool) {
+/// There is a product, the shapes fit, and `out` is initialised if `add`.
+unsafe fn by_library(out: &mut Target, products: &[(Matrix, Matrix)], add: bool) {
     for (index, (left, right)) in products.iter().enumerate() {
-        // SAFETY: the views hold their elements inside their memory by construction, the shapes fit, and the caller
-        // answers for `out`.
+        // SAFETY: the views hold their elements inside their memory by construction, the shapes fit, and `out` is written
+        // by the first product, if not before
         unsafe {
             gemm::gemm(
                 out.rows,
@@ -74,11 +73,12 @@ mod tests {
 
     use super::*;
 
-    type Way = unsafe fn(Target, &[(Matrix, Matrix)], bool);
+    type Way = unsafe fn(&mut Target, &[(Matrix, Matrix)], bool);
 
     /// The ways that this machine has.
     fn ways() -> Vec<(&'static str, Way)> {
-        let mut ways: Vec<(&'static str, Way)> = vec![("library", by_library), ("either", multiply_all)];
+        let mut ways: Vec<(&'static str, Way)> =
+            vec![("library", by_library), ("either", |out, products, add| multiply_all(out, products, add))];
         #[cfg(target_arch = "x86_64")]
         if crate::ops::simd::has_avx512() {
             ways.push(("tile", tile::multiply_all));
@@ -130,8 +130,8 @@ mod tests {
             for ((name, way), add) in ways().into_iter().flat_map(|way| [(way, false), (way, true)]) {
                 let before = if add { 0.25 } else { f32::NAN };
                 let mut out = vec![before; rows * stride];
-                // SAFETY: `out` is borrowed mutably, and initialised
-                unsafe { way(Target::over(&mut out, rows, columns, stride), &products, add) };
+                // SAFETY: the shapes fit, and `out` is initialised
+                unsafe { way(&mut Target::over(&mut out, rows, columns, stride), &products, add) };
                 for (place, found) in out.iter().enumerate() {
                     let (row, column) = (place / stride, place % stride);
                     let told = || format!("{name} {rows}x{columns} {depths:?} turned {turned}: {row}, {column}");

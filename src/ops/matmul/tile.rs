@@ -75,8 +75,8 @@ struct Between([MaybeUninit<f32>; ROWS * COLUMNS]);
 /// [`super::multiply_all`] where it [`serves`].
 ///
 /// # Safety
-/// AVX-512F is there; the shapes fit; as [`super::multiply`].
-pub(super) unsafe fn multiply_all(out: Target, products: &[(Matrix, Matrix)], add: bool) {
+/// AVX-512F is there and the right factors' rows are consecutive; as [`super::by_library`].
+pub(super) unsafe fn multiply_all(out: &mut Target, products: &[(Matrix, Matrix)], add: bool) {
     let mut between = Between([MaybeUninit::uninit(); ROWS * COLUMNS]);
     let between = Sums { data: between.0.as_mut_ptr().cast(), row_stride: COLUMNS };
     let mut column = 0;

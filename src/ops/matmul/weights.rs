@@ -68,6 +68,11 @@ pub(crate) fn blocks(len: usize, size: usize, step: usize) -> Vec<Range<usize>> 
     (0..len).step_by(size.max(1)).map(|start| start..(start + size).min(len)).collect()
 }
 
+/// The same, one block where there is nothing: a sum of nothing is set as well.
+fn some_blocks(len: usize, size: usize) -> Vec<Range<usize>> {
+    if len == 0 { std::iter::once(0..0).collect() } else { blocks(len, size, 16) }
+}
+
 /// Runs `task` for every pair of a row block and a column block, on all threads if the work is worth it.
 pub(crate) fn each(
     rows: &[Range<usize>],
@@ -116,15 +121,14 @@ pub(crate) fn widen_part(
 /// `[r, n]`.
 pub(crate) type LowRank<'a> = (Matrix<'a>, Matrix<'a>);
 
-/// out = x · weightᵀ, plus `low`: `x` is `[t, i]`, `out` `[t, o]`, every element of which is written.
-pub(crate) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: Target) {
+/// out = x · weightᵀ, plus `low`: `x` is `[t, i]`, `out` `[t, o]`, which is set afterwards.
+pub(crate) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: &mut Target) {
     let (t, o, i) = (x.rows, weight.rows(), weight.columns());
     assert!(x.columns == i && out.rows == t && out.columns == o);
     if t <= FEW && x.column_stride == 1 {
         few(x, weight, out);
         if let Some((left, right)) = low {
-            // SAFETY: `out` has just been written, and is the caller's
-            unsafe { multiply(out, left, right, true) };
+            multiply(out, left, right, true);
         }
         return;
     }
@@ -140,9 +144,9 @@ pub(crate) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out
     });
 }
 
-/// out = x · weight, plus `low`: `x` is `[t, o]` with any strides, `out` `[t, i]`, every element of which is written.
-/// With `add`, what `out` was is added.
-pub(crate) fn product_back(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: Target, add: bool) {
+/// out = x · weight, plus `low`: `x` is `[t, o]` with any strides, `out` `[t, i]`, which is set afterwards. With
+/// `add`, what `out` was is added.
+pub(crate) fn product_back(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: &mut Target, add: bool) {
     let (t, o, i) = (x.rows, weight.rows(), weight.columns());
     assert!(x.columns == o && out.rows == t && out.columns == i);
     let plain = weight.plain().filter(|_| t < WORTH_PANELS || i <= PANEL);
@@ -168,26 +172,27 @@ struct Panels<'a> {
 }
 
 impl Panels<'_> {
-    /// Fills `out`, `[t, columns]`. `widen` writes the part of the weight where the ranges of `inner` and of `columns`
+    /// Sets `out`, `[t, columns]`. `widen` writes the part of the weight where the ranges of `inner` and of `columns`
     /// meet, in rows as long as the latter; its last argument is the scratch memory.
     fn run(
         &self,
         low: Option<LowRank>,
-        out: Target,
+        out: &mut Target,
         add: bool,
         widen: impl Fn(Range<usize>, Range<usize>, &mut [f32], &mut [f32]) + Sync,
     ) {
         let Self { x, inner, columns, depth, scratch, plain } = *self;
         let tokens = if columns <= PANEL { NARROW_TOKENS } else { TOKENS };
         let rank = low.map_or(0, |(left, _)| left.columns);
+        let whole = &*out;
         each(&blocks(x.rows, tokens, 6), &blocks(columns, PANEL, 16), x.rows * columns * inner, |tokens, columns| {
             let width = columns.len();
             with_scratch(scratch + (rank + inner.min(PANEL_ROWS)) * width, |memory| {
                 let (scratch, memory) = memory.split_at_mut(scratch);
                 let (factor, panel) = memory.split_at_mut(rank * width);
-                let out = out.part(tokens.clone(), columns.clone());
-                let pieces = blocks(inner, PANEL_ROWS, 16);
-                for piece in &pieces {
+                // SAFETY: tasks have different tokens or columns
+                let mut out = unsafe { whole.part(tokens.clone(), columns.clone()) };
+                for piece in &some_blocks(inner, PANEL_ROWS) {
                     let panel = match plain {
                         Some(plain) => plain.part(piece.clone(), columns.clone()),
                         None => {
@@ -199,17 +204,19 @@ impl Panels<'_> {
                         let left = x.part(tokens.clone(), piece.start + depth.start..piece.start + depth.end);
                         (left, panel.part(depth, 0..width))
                     };
-                    let mut products: Vec<_> = blocks(piece.len(), depth, 16).into_iter().map(part).collect();
+                    let mut products: Vec<_> = some_blocks(piece.len(), depth).into_iter().map(part).collect();
                     if let Some((left, right)) = low.filter(|_| piece.end == inner) {
                         right.part(0..rank, columns.clone()).write_to(factor);
                         let right = Matrix::new(factor, rank, width, width, 1);
                         products.push((left.part(tokens.clone(), 0..rank), right));
                     }
-                    // SAFETY: tasks own different parts of `out`; the first piece sets what the next ones add to.
-                    unsafe { multiply_all(out, &products, add || piece.start > 0) };
+                    // the first piece sets what the next ones add to
+                    multiply_all(&mut out, &products, add || piece.start > 0);
                 }
             });
         });
+        // SAFETY: the tasks have written all tokens and columns
+        unsafe { out.set() };
     }
 }
 
@@ -230,8 +237,8 @@ fn wide_part<'a>(
 }
 
 /// `product` for so few rows that the weight is read once, at the speed of memory.
-fn few(x: Matrix, weight: &impl Weight, out: Target) {
-    let i = weight.columns();
+fn few(x: Matrix, weight: &impl Weight, out: &mut Target) {
+    let (i, whole) = (weight.columns(), &*out);
     let (all, panels) = (0..x.rows, blocks(weight.rows(), PANEL, 1));
     each(&[all], &panels, x.rows * weight.rows() * i, |tokens, panel| {
         let mut scratch = [0f32; FEW_DEPTH];
@@ -250,9 +257,11 @@ fn few(x: Matrix, weight: &impl Weight, out: Target) {
                 },
             );
             for (sum, token) in sums.iter().zip(tokens.clone()) {
-                // SAFETY: tasks own different columns of `out`.
-                unsafe { out.part(token..token + 1, row..row + 1).write(0, &[*sum]) };
+                // SAFETY: tasks have different columns
+                unsafe { whole.part(token..token + 1, row..row + 1) }.write(0, &[*sum]);
             }
         }
     });
+    // SAFETY: the tasks have written all tokens and columns
+    unsafe { out.set() };
 }
