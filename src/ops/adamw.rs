@@ -48,10 +48,13 @@ impl AdamWStep {
         }
         if values.device().is_cuda() {
             let gradient = gradient.contiguous()?;
+            cuda::all_are(DType::F32, &[values, &gradient, first, second])?;
             let Self { clip, weight1, beta2, weight2, keep, pace, correction, eps } = *self;
             let tensors = [values, &gradient, first, second].map(Arg::Tensor);
             let floats = [clip, weight1, beta2, weight2, keep, pace, correction, eps].map(Arg::Float);
-            return cuda::launch("adamw", Grid::over(n), &[&tensors[..], &[Arg::Size(n)], &floats].concat());
+            let args = [&tensors[..], &[Arg::Size(n)], &floats].concat();
+            // SAFETY: all four hold n numbers, f32 and without gaps
+            return unsafe { cuda::launch("adamw", Grid::over(n), &args) };
         }
         numbers(gradient, |gradient| {
             edit(values, |values| {
@@ -88,7 +91,9 @@ pub fn square_sums(tensors: &[&Tensor]) -> Result<Vec<f64>> {
     for (index, x) in tensors.iter().enumerate() {
         let (x, n, own) = (x.contiguous()?, x.elem_count(), sums.narrow(0, index, 1)?);
         let grid = Grid { blocks: (n.div_ceil(256).clamp(1, BLOCKS), 1), ..Grid::over(n) };
-        cuda::launch("square_sums", grid, &[Arg::Tensor(&x), Arg::Tensor(&own), Arg::Size(n)])?;
+        cuda::all_are(DType::F32, &[&x])?;
+        // SAFETY: n numbers are read, and each block, of which there are no more than sums, writes its own
+        unsafe { cuda::launch("square_sums", grid, &[Arg::Tensor(&x), Arg::Tensor(&own), Arg::Size(n)])? };
     }
     Ok(sums.to_vec2::<f64>()?.into_iter().map(|sums| sums.iter().sum()).collect())
 }

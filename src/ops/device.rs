@@ -28,7 +28,8 @@ pub fn device(choice: &str) -> Result<(Device, Option<String>)> {
 }
 
 /// Settles what products with weights are computed in on `device`: `auto` (bf16 on a GPU, f32 on the CPU), `bf16` or
-/// `f32`. Everything else is f32 everywhere, and so are the sums of products. Holds for the whole process.
+/// `f32`. Everything else is f32 everywhere, and so are the sums of products. Holds for `device` and its
+/// clones; the same GPU opened once more has its own.
 ///
 /// # Errors
 /// Request: another name, or bf16 on the CPU.
@@ -41,7 +42,7 @@ pub fn settle_dtype(device: &Device, choice: &str) -> Result<DType> {
         }
         _ => return Err(Error::request(format!("{choice}: expected auto, bf16 or f32"))),
     };
-    cuda::take_products_in(dtype);
+    cuda::take_products_in(device, dtype)?;
     Ok(dtype)
 }
 

@@ -50,13 +50,16 @@ impl Mask {
     fn on_gpu(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.contiguous()?;
         let (n, first) = (x.elem_count(), self.row * x.dim(1)?);
-        let y = cuda::empty(x.shape(), x.dtype(), x.device())?;
+        // SAFETY: the kernel below writes all n numbers
+        let y = unsafe { cuda::empty(x.shape(), x.dtype(), x.device())? };
         let seed = ChaCha8Rng::seed_from_u64(self.seed).get_seed();
         let key = seed.as_chunks::<8>().0.iter().map(|eight| Arg::Size(u64::from_le_bytes(*eight) as usize));
         let mut args = vec![Arg::Tensor(&x), Arg::Tensor(&y), Arg::Size(n), Arg::Size(first)];
         args.extend(key);
         args.extend([Arg::Size(self.stream as usize), Arg::Size(self.limit() as usize), Arg::Float(self.keep())]);
-        cuda::launch(&cuda::named("dropout", &[x.dtype()]), Grid::over((first % 16 + n).div_ceil(16)), &args)?;
+        let kernel = cuda::named("dropout", &[x.dtype()]);
+        // SAFETY: both hold n numbers of the kernel's type
+        unsafe { cuda::launch(&kernel, Grid::over((first % 16 + n).div_ceil(16)), &args)? };
         Ok(y)
     }
 }

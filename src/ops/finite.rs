@@ -41,10 +41,14 @@ pub fn first_not_finite(x: &Tensor) -> Result<Option<usize>> {
     Ok(rows.iter().position(|row| row.iter().any(|value| !value.is_finite())))
 }
 
-/// Raises a flag on a GPU where `x` holds a value that is not finite.
+/// Raises a flag, of one number, on a GPU where `x` holds a value that is not finite.
 fn raise(flag: &Tensor, x: &Tensor) -> Result<()> {
+    cuda::all_are(DType::F32, &[x])?;
+    cuda::all_are(DType::U32, &[flag])?;
     let n = x.elem_count();
-    cuda::launch("find_not_finite", Grid::over_eights(n), &[Arg::Tensor(x), Arg::Tensor(flag), Arg::Size(n)])
+    let args = [Arg::Tensor(x), Arg::Tensor(flag), Arg::Size(n)];
+    // SAFETY: n numbers are read, and one flag is raised
+    unsafe { cuda::launch("find_not_finite", Grid::over_eights(n), &args) }
 }
 
 /// A look at residual streams, one after the other, that waits for a GPU only at the end.

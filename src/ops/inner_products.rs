@@ -45,17 +45,23 @@ pub fn inner_products(streams: &[Tensor]) -> Result<InnerProducts> {
     }
     let kept = count * (count + 1) / 2;
     if first.device().is_cuda() {
-        let all = cuda::empty((count, tokens, d), DType::F32, first.device())?;
+        cuda::all_are(DType::F32, &streams.iter().collect::<Vec<_>>())?;
+        // SAFETY: every stream has its place, which is as large
+        let all = unsafe { cuda::empty((count, tokens, d), DType::F32, first.device())? };
         for (index, stream) in streams.iter().enumerate() {
             let (stream, place, n) = (stream.contiguous()?, all.narrow(0, index, 1)?, tokens * d);
-            cuda::launch("copy", Grid::over_eights(n), &[Arg::Tensor(&stream), Arg::Tensor(&place), Arg::Size(n)])?;
+            let args = [Arg::Tensor(&stream), Arg::Tensor(&place), Arg::Size(n)];
+            // SAFETY: both hold n numbers
+            unsafe { cuda::launch("copy", Grid::over_eights(n), &args)? };
         }
-        let products = cuda::empty((tokens, kept), DType::F64, first.device())?;
+        // SAFETY: the kernel writes the products of all streams with themselves and later ones, of all tokens
+        let products = unsafe { cuda::empty((tokens, kept), DType::F64, first.device())? };
         let tiles = count.div_ceil(TILE);
         let blocks = (tokens, (tiles * (tiles + 1) / 2).div_ceil(THREADS));
         let grid = Grid { blocks, threads: THREADS, shared: 8 * COLUMNS * (TILE * tiles + 2) };
         let args = [Arg::Tensor(&all), Arg::Tensor(&products), Arg::Size(count), Arg::Size(tokens), Arg::Size(d)];
-        cuda::launch("gram", grid, &args)?;
+        // SAFETY: sizes of `all` and `products`, and memory for a block's tiles of as many streams
+        unsafe { cuda::launch("gram", grid, &args)? };
         return Ok(InnerProducts(Kept::OnTheWay(cuda::send(&products)?)));
     }
     let streams: Vec<Vec<f32>> =

@@ -82,11 +82,15 @@ fn score_on_gpu<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidates: &[C
         }
         let hidden = hidden.narrow(0, index * rows, candidates.len())?;
         let logits = cuda::product(plain(&hidden), turned(&head), DType::F32)?;
-        let scores = cuda::empty(tokens.len(), DType::F32, device)?;
-        let greedy = cuda::empty(tokens.len(), DType::U32, device)?;
+        // SAFETY: each block of the kernel below writes those of its row's candidates
+        let scores = unsafe { cuda::empty(tokens.len(), DType::F32, device)? };
+        // SAFETY: as above
+        let greedy = unsafe { cuda::empty(tokens.len(), DType::U32, device)? };
         let (first, tokens) = (Tensor::new(first, device)?, Tensor::new(tokens, device)?);
         let tensors = [&logits, &first, &tokens, &scores, &greedy].map(Arg::Tensor);
-        cuda::launch("log_likelihood", Grid::rows(candidates.len(), v), &[&tensors[..], &[Arg::Size(v)]].concat())?;
+        let args = [&tensors[..], &[Arg::Size(v)]].concat();
+        // SAFETY: a block for each row of v logits and its candidates, which are below v and lie from `first` on
+        unsafe { cuda::launch("log_likelihood", Grid::rows(candidates.len(), v), &args)? };
         let found = scores.to_vec1::<f32>()?.into_iter().zip(greedy.to_vec1::<u32>()?);
         scored.extend(found.map(|(log_likelihood, greedy)| Scored { log_likelihood, greedy: greedy == 1 }));
     }

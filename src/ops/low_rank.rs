@@ -44,8 +44,8 @@ fn run(a: &Tensor, b: &Tensor, op: Narrow) -> Result<Tensor> {
     }
     if a.device().is_cuda() {
         return match op {
-            Narrow::Down => cuda::product(plain(a), turned(b), cuda::products()),
-            Narrow::Up => cuda::product(plain(a), plain(b), cuda::products()),
+            Narrow::Down => cuda::product(plain(a), turned(b), cuda::products(a.device())),
+            Narrow::Up => cuda::product(plain(a), plain(b), cuda::products(a.device())),
             Narrow::Outer => cuda::product(turned(a), plain(b), DType::F32),
         };
     }

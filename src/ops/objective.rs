@@ -104,11 +104,13 @@ fn on_gpu(
         let inputs = hidden.index_select(&places, 0)?;
         let logits = cuda::product(as_it_is(&inputs), turned(&matrix), DType::F32)?;
         // the loss of each row, and with a teacher its cross-entropy beside it
-        let losses = cuda::empty((n, if teacher.is_some() { 2 } else { 1 }), DType::F64, device)?;
+        // SAFETY: each block of the kernel writes those of its row
+        let losses = unsafe { cuda::empty((n, if teacher.is_some() { 2 } else { 1 }), DType::F64, device)? };
         match teacher.zip(other_matrix.as_ref()) {
             None => {
                 let tensors = [&logits, &tokens, &losses].map(Arg::Tensor);
-                cuda::launch("cross_entropy", Grid::rows(n, v), &[&tensors[..], &[Arg::Size(v)]].concat())?;
+                // SAFETY: a block for each of the n rows of v logits, in f32, and of tokens below v
+                unsafe { cuda::launch("cross_entropy", Grid::rows(n, v), &[&tensors[..], &[Arg::Size(v)]].concat())? };
             }
             Some((teacher, other_matrix)) => {
                 let inputs = teacher.hidden.index_select(&places, 0)?;
@@ -116,7 +118,8 @@ fn on_gpu(
                 let tensors = [&logits, &others, &tokens, &losses].map(Arg::Tensor);
                 let (weight, temperature) = (teacher.weight as f32, teacher.temperature as f32);
                 let scalars = [Arg::Size(v), Arg::Float(weight), Arg::Float(temperature)];
-                cuda::launch("distilled", Grid::rows(n, v), &[&tensors[..], &scalars].concat())?;
+                // SAFETY: as above, and as many of the teacher's logits
+                unsafe { cuda::launch("distilled", Grid::rows(n, v), &[&tensors[..], &scalars].concat())? };
             }
         }
         for losses in losses.to_vec2::<f64>()? {
@@ -125,7 +128,8 @@ fn on_gpu(
         }
         let dinputs = cuda::product(as_it_is(&logits), as_it_is(&matrix), DType::F32)?;
         let tensors = [&dinputs, &places, &dhidden].map(Arg::Tensor);
-        cuda::launch("scatter_rows", Grid::rows(n, d), &[&tensors[..], &[Arg::Size(d)]].concat())?;
+        // SAFETY: n rows of d numbers, to places below the rows of `hidden`, of which no two are the same
+        unsafe { cuda::launch("scatter_rows", Grid::rows(n, d), &[&tensors[..], &[Arg::Size(d)]].concat())? };
         if let Some(dhead) = &dhead {
             cuda::multiply(turned(&logits), as_it_is(&inputs), dhead, true)?;
         }
@@ -177,7 +181,7 @@ pub fn objective_bytes(rows: usize, (d, v): (usize, usize), taught: bool, device
         return 4 * (rows_at_once(rows, v) * (v + 2 * d + teachers)) as u64;
     }
     // logits and rows once more in the type of the products
-    let (rows, narrow) = (gpu_rows_at_once(v).min(rows), if cuda::products() == DType::BF16 { 2 } else { 0 });
+    let (rows, narrow) = (gpu_rows_at_once(v).min(rows), if cuda::products(device) == DType::BF16 { 2 } else { 0 });
     (rows * (4 * (v + 2 * d + teachers) + narrow * (v + d))) as u64
 }
 

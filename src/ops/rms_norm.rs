@@ -61,10 +61,13 @@ pub fn sum_rows(x: &Tensor) -> Result<Tensor> {
         return Ok(x.sum(0)?);
     }
     let (x, (rows, d)) = (cuda::in_type(x, DType::F32)?, x.dims2()?);
-    let sum = cuda::empty(d, DType::F32, x.device())?;
-    let args = [Arg::Tensor(&x), Arg::Tensor(&sum), Arg::Size(rows), Arg::Size(d)];
-    cuda::launch("sum_rows", Grid::over(d), &args)?;
-    Ok(sum)
+    // SAFETY: rows·d numbers are read, and all d sums written
+    unsafe {
+        let sum = cuda::empty(d, DType::F32, x.device())?;
+        let args = [Arg::Tensor(&x), Arg::Tensor(&sum), Arg::Size(rows), Arg::Size(d)];
+        cuda::launch("sum_rows", Grid::over(d), &args)?;
+        Ok(sum)
+    }
 }
 
 struct RmsNorm {
@@ -128,11 +131,16 @@ impl CustomOp2 for RmsNorm {
 impl RmsNorm {
     fn on_gpu(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let (x, weight, d) = (x.contiguous()?, weight.contiguous()?, weight.elem_count());
-        let y = cuda::empty(x.shape(), cuda::products(), x.device())?;
-        let args = [Arg::Tensor(&x), Arg::Tensor(&weight), Arg::Tensor(&y), Arg::Size(d), Arg::Float(self.eps)];
-        let kernel = cuda::named("rms_norm", &[x.dtype(), y.dtype()]);
-        cuda::launch(&kernel, Grid::rows(x.elem_count() / d, d), &args)?;
-        Ok(y)
+        cuda::all_are(DType::F32, &[&weight])?;
+        let (dtype, grid) = (cuda::products(x.device()), Grid::rows(x.elem_count() / d, d));
+        let kernel = cuda::named("rms_norm", &[x.dtype(), dtype]);
+        // SAFETY: a block for each row of d numbers, as many as the weight's; it writes all of its row
+        unsafe {
+            let y = cuda::empty(x.shape(), dtype, x.device())?;
+            let args = [Arg::Tensor(&x), Arg::Tensor(&weight), Arg::Tensor(&y), Arg::Size(d), Arg::Float(self.eps)];
+            cuda::launch(&kernel, grid, &args)?;
+            Ok(y)
+        }
     }
 
     fn backward_on_gpu(
@@ -144,22 +152,28 @@ impl RmsNorm {
     ) -> Result<(Tensor, Option<Tensor>)> {
         let (x, weight, dy) = (x.contiguous()?, weight.contiguous()?, dy.contiguous()?);
         let (rows, d) = x.dims2()?;
-        let dx = cuda::empty((rows, d), x.dtype(), x.device())?;
-        let factors = cuda::empty(rows, DType::F32, x.device())?;
-        let tensors = [&x, &weight, &dy, &dx, &factors].map(Arg::Tensor);
-        cuda::launch(
-            &cuda::named("rms_norm_backward", &[x.dtype(), dy.dtype()]),
-            Grid::rows(rows, d),
-            &[&tensors[..], &[Arg::Size(d), Arg::Float(self.eps)]].concat(),
-        )?;
+        cuda::all_are(DType::F32, &[&weight])?;
+        let kernel = cuda::named("rms_norm_backward", &[x.dtype(), dy.dtype()]);
+        // SAFETY: a block for each row of d numbers, as many as the weight's; it writes all of its row, and its factor
+        let (dx, factors) = unsafe {
+            let dx = cuda::empty((rows, d), x.dtype(), x.device())?;
+            let factors = cuda::empty(rows, DType::F32, x.device())?;
+            let tensors = [&x, &weight, &dy, &dx, &factors].map(Arg::Tensor);
+            let args = [&tensors[..], &[Arg::Size(d), Arg::Float(self.eps)]].concat();
+            cuda::launch(&kernel, Grid::rows(rows, d), &args)?;
+            (dx, factors)
+        };
         if !weighted {
             return Ok((dx, None));
         }
         let (x, dy) = (cuda::in_type(&x, DType::F32)?, cuda::in_type(&dy, DType::F32)?);
-        let dweight = cuda::empty(d, DType::F32, x.device())?;
-        let tensors = [&x, &dy, &factors, &dweight].map(Arg::Tensor);
-        cuda::launch("rms_norm_weight", Grid::over(d), &[&tensors[..], &[Arg::Size(rows), Arg::Size(d)]].concat())?;
-        Ok((dx, Some(dweight)))
+        // SAFETY: rows·d numbers of both and a factor a row are read, and all d sums written
+        unsafe {
+            let dweight = cuda::empty(d, DType::F32, x.device())?;
+            let tensors = [&x, &dy, &factors, &dweight].map(Arg::Tensor);
+            cuda::launch("rms_norm_weight", Grid::over(d), &[&tensors[..], &[Arg::Size(rows), Arg::Size(d)]].concat())?;
+            Ok((dx, Some(dweight)))
+        }
     }
 
     fn gradients(

@@ -1,6 +1,6 @@
 //! Rotary position embedding (arXiv 2104.09864), half-split as in transformers' `rotate_half`.
 
-use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout as Strides, Shape, Tensor, bail};
 
 use super::cuda::{self, Arg, Grid};
 use super::rows::{AllWritten, Rows, by_rows, filled_rows};
@@ -52,13 +52,18 @@ impl Rope {
     fn on_gpu(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         let (x, cos, sin) = (x.contiguous()?, cos.contiguous()?, sin.contiguous()?);
         let ((t, width), half) = (x.dims2()?, cos.dim(1)?);
-        let y = cuda::empty((t, width), x.dtype(), x.device())?;
-        let tensors = [&x, &cos, &sin, &y].map(Arg::Tensor);
+        cuda::all_are(DType::F32, &[&cos, &sin])?;
         let sizes = [t, width, self.head_dim, half].map(Arg::Size);
         let sign = [Arg::Float(if self.back { -1.0 } else { 1.0 })];
         let kernel = cuda::named("rope", &[x.dtype()]);
-        cuda::launch(&kernel, Grid::over_eights(t * width), &[&tensors[..], &sizes, &sign].concat())?;
-        Ok(y)
+        // SAFETY: t rows of whole heads, and as many of the angles of a head's halves, asked in `rope`; the kernel for x's
+        // type writes all t·width numbers
+        unsafe {
+            let y = cuda::empty((t, width), x.dtype(), x.device())?;
+            let tensors = [&x, &cos, &sin, &y].map(Arg::Tensor);
+            cuda::launch(&kernel, Grid::over_eights(t * width), &[&tensors[..], &sizes, &sign].concat())?;
+            Ok(y)
+        }
     }
 }
 

@@ -28,7 +28,7 @@ pub fn recall(x: &Tensor) -> Result<Tensor> {
 /// Bytes of a number of something remembered on `device`.
 #[must_use]
 pub fn remembered_bytes(device: &Device) -> u64 {
-    if device.is_cuda() { cuda::products().size_in_bytes() as u64 } else { 4 }
+    if device.is_cuda() { cuda::products(device).size_in_bytes() as u64 } else { 4 }
 }
 
 #[cfg(test)]

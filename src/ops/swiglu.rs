@@ -16,8 +16,15 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         return Err(Error::work(format!("swiglu: gate is {:?}, up {:?}", gate.shape(), up.shape())));
     }
     if gate.device().is_cuda() {
-        let [y] = cuda::each("swiglu", &[gate, up])?;
-        return Ok(y);
+        let (gate, up) = (gate.contiguous()?, cuda::in_type(up, gate.dtype())?);
+        let (n, kernel) = (gate.elem_count(), cuda::named("swiglu", &[gate.dtype()]));
+        // SAFETY: the kernel for these types reads n numbers of both and writes as many
+        return unsafe {
+            let y = cuda::empty(gate.shape(), gate.dtype(), gate.device())?;
+            let args = [Arg::Tensor(&gate), Arg::Tensor(&up), Arg::Tensor(&y), Arg::Size(n)];
+            cuda::launch(&kernel, Grid::over_eights(n), &args)?;
+            Ok(y)
+        };
     }
     Ok(by_rows(gate)?.apply_op2(&by_rows(up)?, SwiGlu)?)
 }
@@ -32,11 +39,12 @@ pub fn swiglu_backward(gate: Tensor, up: Tensor, dy: &Tensor) -> Result<(Tensor,
         return Err(Error::work(format!("swiglu: gate is {:?}, dy {:?}", gate.shape(), dy.shape())));
     }
     if dy.device().is_cuda() {
-        let (gate, up) = (gate.contiguous()?, up.contiguous()?);
+        let (gate, up) = (gate.contiguous()?, cuda::in_type(&up, gate.dtype())?);
         let (dy, n) = (cuda::in_type(dy, gate.dtype())?, gate.elem_count());
         let tensors = [&gate, &up, &dy, &gate, &up].map(Arg::Tensor);
         let kernel = cuda::named("swiglu_backward", &[gate.dtype()]);
-        cuda::launch(&kernel, Grid::over_eights(n), &[&tensors[..], &[Arg::Size(n)]].concat())?;
+        // SAFETY: all hold n numbers of the kernel's type; a gradient is written where its input has been read
+        unsafe { cuda::launch(&kernel, Grid::over_eights(n), &[&tensors[..], &[Arg::Size(n)]].concat())? };
         return Ok((gate, up));
     }
     Ok(SwiGlu.gradients(&by_rows(&gate)?, &by_rows(&up)?, dy)?)

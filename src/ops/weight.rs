@@ -43,7 +43,7 @@ impl WeightMatrix {
     pub fn linear(&self, x: &Tensor) -> Result<Tensor> {
         self.fits("x", x, self.shape()?.1)?;
         if x.device().is_cuda() {
-            return cuda::product(plain(x), turned(&self.on_gpu()?), cuda::products());
+            return cuda::product(plain(x), turned(&self.on_gpu()?), cuda::products(x.device()));
         }
         Ok(by_rows(x)?.apply_op1(Forward { weight: self.clone(), low: None })?)
     }
@@ -58,7 +58,7 @@ impl WeightMatrix {
         check_low(x, u, b, (o, 0))?;
         if x.device().is_cuda() {
             // the small one first: where y is bf16 its rounding is the smaller
-            let y = cuda::product(plain(u), turned(b), cuda::products())?;
+            let y = cuda::product(plain(u), turned(b), cuda::products(x.device()))?;
             cuda::multiply(plain(x), turned(&self.on_gpu()?), &y, true)?;
             return Ok(y);
         }
@@ -78,9 +78,9 @@ impl WeightMatrix {
         }
         if dy.device().is_cuda() {
             let Some((du, a)) = low else {
-                return cuda::product(plain(dy), plain(&self.on_gpu()?), cuda::products());
+                return cuda::product(plain(dy), plain(&self.on_gpu()?), cuda::products(dy.device()));
             };
-            let dx = cuda::product(plain(du), plain(a), cuda::products())?;
+            let dx = cuda::product(plain(du), plain(a), cuda::products(dy.device()))?;
             cuda::multiply(plain(dy), plain(&self.on_gpu()?), &dx, true)?;
             return Ok(dx);
         }
@@ -131,7 +131,7 @@ impl WeightMatrix {
     fn on_gpu(&self) -> Result<Tensor> {
         match self {
             Self::Dense(weight) => Ok(weight.clone()),
-            Self::OnGpu(weight) => weight.dequantise(cuda::products()),
+            Self::OnGpu(weight) => weight.dequantise(cuda::products(weight.device())),
             Self::FourBit(_) => Err(Error::work("linear: the weight is in main memory, the numbers on a GPU")),
         }
     }
@@ -197,19 +197,29 @@ pub fn as_stored_on(matrix: &Tensor, device: &Device) -> Result<Tensor> {
 /// # Errors
 /// The device's.
 pub fn gather(matrix: &Tensor, ids: &[u32]) -> Result<Tensor> {
-    let (device, d) = (matrix.device(), matrix.dim(1)?);
-    let out = cuda::empty((ids.len(), d), DType::F32, device)?;
-    let ids = Tensor::new(ids, device)?;
-    let kernel = if matrix.dtype() == DType::BF16 { "gather_bf16" } else { "gather_f32" };
-    let args = [Arg::Tensor(matrix), Arg::Tensor(&ids), Arg::Tensor(&out), Arg::Size(d)];
-    cuda::launch(kernel, Grid::rows(out.dim(0)?, d), &args)?;
-    Ok(out)
+    let (device, (rows, d)) = (matrix.device(), matrix.dims2()?);
+    if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
+        return Err(Error::work(format!("row {id} of a matrix of {rows}")));
+    }
+    let kernel = match matrix.dtype() {
+        DType::BF16 => "gather_bf16",
+        DType::F32 => "gather_f32",
+        other => return Err(Error::work(format!("rows of {other:?} are not gathered on a GPU"))),
+    };
+    let (grid, places) = (Grid::rows(ids.len(), d), Tensor::new(ids, device)?);
+    // SAFETY: a block for each of the ids, which are rows of the matrix; it writes all of its row
+    unsafe {
+        let out = cuda::empty((ids.len(), d), DType::F32, device)?;
+        let args = [Arg::Tensor(matrix), Arg::Tensor(&places), Arg::Tensor(&out), Arg::Size(d)];
+        cuda::launch(kernel, grid, &args)?;
+        Ok(out)
+    }
 }
 
 /// Bytes that `numbers` of a weight, `stored` bytes on disk, take where `device` computes with them.
 #[must_use]
 pub fn weight_bytes(numbers: u64, stored: u64, device: &Device) -> u64 {
-    if device.is_cuda() { numbers * cuda::products().size_in_bytes() as u64 } else { stored }
+    if device.is_cuda() { numbers * cuda::products(device).size_in_bytes() as u64 } else { stored }
 }
 
 /// The two narrow factors beside a product with `x`: `[t, r]`, and `[n, r]` or `[r, n]`.

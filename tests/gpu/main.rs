@@ -19,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::Device;
 
-/// The GPU, for one test at a time: what its products are computed in holds for the process.
+/// The GPU, for one test at a time: some of them look at what is left of its memory.
 pub(crate) struct Gpu {
     pub(crate) device: Device,
     _alone: MutexGuard<'static, ()>,

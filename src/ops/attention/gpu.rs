@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::super::cuda::{self, Arg, Grid};
 use super::{Heads, Layout};
@@ -47,8 +47,8 @@ const THREADS: usize = 128;
 
 impl Kernels {
     /// Those for heads of `head_dim` numbers. Tensor cores are given eight numbers at a time.
-    fn of(head_dim: usize) -> Result<&'static Self> {
-        let narrow = cuda::products() == DType::BF16 && head_dim.is_multiple_of(8);
+    fn of(head_dim: usize, device: &Device) -> Result<&'static Self> {
+        let narrow = cuda::products(device) == DType::BF16 && head_dim.is_multiple_of(8);
         let serves = |kernels: &&Self| head_dim <= kernels.width && (narrow || !kernels.narrow);
         KERNELS.iter().find(serves).ok_or_else(|| {
             Error::work(format!("attention: heads of {head_dim} numbers; the GPU's kernels go up to 256"))
@@ -92,7 +92,11 @@ impl Kernels {
     }
 
     /// Launches one of them over the blocks of `tables` and `heads` heads.
-    fn launch(&self, which: Which, layout: &Layout, tensors: &[&Tensor], heads: &Heads) -> Result<()> {
+    ///
+    /// # Safety
+    /// `tensors` are those that it declares, without gaps, as large as the tokens of `layout` and `heads` say, of
+    /// [`Kernels::dtype`] but for normaliser and delta, which are f32.
+    unsafe fn launch(&self, which: Which, layout: &Layout, tensors: &[&Tensor], heads: &Heads) -> Result<()> {
         let count = if which == Which::Keys { heads.kv_heads } else { heads.heads };
         let tile = self.tile(which);
         let tables = layout.tables.of((which == Which::Keys, tile, heads.window), || {
@@ -110,7 +114,8 @@ impl Kernels {
         let Heads { heads, kv_heads, head_dim, scale, window } = *heads;
         args.extend([heads, kv_heads, head_dim, window.unwrap_or(0)].map(Arg::Size));
         args.push(Arg::Float(scale));
-        cuda::launch(self.names[which as usize], grid, &args)
+        // SAFETY: the caller's word for the tensors; the tables are of the layout, and the block shares what it needs
+        unsafe { cuda::launch(self.names[which as usize], grid, &args) }
     }
 }
 
@@ -221,12 +226,16 @@ impl Tables {
 
 /// The attended values `[t, h·e]`, and log Σ e^score of every token and head, `[t, h]`.
 pub(super) fn forward([q, k, v]: [&Tensor; 3], layout: &Layout, heads: &Heads) -> Result<(Tensor, Tensor)> {
-    let kernels = Kernels::of(heads.head_dim)?;
+    let kernels = Kernels::of(heads.head_dim, q.device())?;
     let typed = |x| cuda::in_type(x, kernels.dtype());
     let (q, k, v) = (typed(q)?, typed(k)?, typed(v)?);
-    let out = cuda::empty(q.shape(), kernels.dtype(), q.device())?;
-    let normaliser = cuda::empty((layout.tokens(), heads.heads), DType::F32, q.device())?;
-    kernels.launch(Which::Forward, layout, &[&q, &k, &v, &out, &normaliser], heads)?;
+    // SAFETY: shapes as `check` has asked; the blocks are all tokens and heads, for which they write both
+    let (out, normaliser) = unsafe {
+        let out = cuda::empty(q.shape(), kernels.dtype(), q.device())?;
+        let normaliser = cuda::empty((layout.tokens(), heads.heads), DType::F32, q.device())?;
+        kernels.launch(Which::Forward, layout, &[&q, &k, &v, &out, &normaliser], heads)?;
+        (out, normaliser)
+    };
     Ok((cuda::operand(&out)?, normaliser))
 }
 
@@ -237,19 +246,23 @@ pub(super) fn backward(
     layout: &Layout,
     heads: &Heads,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let kernels = Kernels::of(heads.head_dim)?;
+    let kernels = Kernels::of(heads.head_dim, q.device())?;
     let typed = |x| cuda::in_type(x, kernels.dtype());
     let (q, k, v, out, dout) = (typed(q)?, typed(k)?, typed(v)?, typed(out)?, typed(dout)?);
     let n = layout.tokens() * heads.heads;
-    let like = |x: &Tensor| cuda::empty(x.shape(), x.dtype(), x.device());
+    // SAFETY: the kernels below write the sums and gradients of all tokens and heads
+    let like = |x: &Tensor| unsafe { cuda::empty(x.shape(), x.dtype(), x.device()) };
     let (delta, dq, dk, dv) = (like(normaliser)?, like(&q)?, like(&k)?, like(&v)?);
     // a warp for each token and head
     let grid = Grid { blocks: (n.div_ceil(8), 1), ..Grid::over(n) };
     let tensors = [&out, &dout, &delta].map(Arg::Tensor);
     let delta_kernel = if kernels.narrow { "attention_bf16_delta" } else { "attention_delta" };
-    cuda::launch(delta_kernel, grid, &[&tensors[..], &[n, heads.head_dim].map(Arg::Size)].concat())?;
-    kernels.launch(Which::Queries, layout, &[&q, &k, &v, &dout, normaliser, &delta, &dq], heads)?;
-    kernels.launch(Which::Keys, layout, &[&q, &k, &v, &dout, normaliser, &delta, &dk, &dv], heads)?;
+    // SAFETY: shapes as `check` has asked; n sums, each over a head of both
+    unsafe {
+        cuda::launch(delta_kernel, grid, &[&tensors[..], &[n, heads.head_dim].map(Arg::Size)].concat())?;
+        kernels.launch(Which::Queries, layout, &[&q, &k, &v, &dout, normaliser, &delta, &dq], heads)?;
+        kernels.launch(Which::Keys, layout, &[&q, &k, &v, &dout, normaliser, &delta, &dk, &dv], heads)?;
+    }
     Ok((cuda::operand(&dq)?, cuda::operand(&dk)?, cuda::operand(&dv)?))
 }
 

@@ -32,13 +32,19 @@ pub(in crate::ops) fn peak(_device: &Device) -> Result<Option<u64>> {
     Err(absent())
 }
 
-pub(in crate::ops) fn take_products_in(_dtype: DType) {}
+pub(in crate::ops) fn take_products_in(_device: &Device, _dtype: DType) -> Result<()> {
+    Ok(())
+}
 
-pub(in crate::ops) fn products() -> DType {
+pub(in crate::ops) fn products(_device: &Device) -> DType {
     DType::F32
 }
 
-pub(in crate::ops) fn launch(_kernel: &str, _grid: Grid, _args: &[Arg]) -> Result<()> {
+/// There is nothing to start.
+///
+/// # Safety
+/// As its twin's.
+pub(in crate::ops) unsafe fn launch(_kernel: &str, _grid: Grid, _args: &[Arg]) -> Result<()> {
     Err(absent())
 }
 

@@ -5,10 +5,10 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys as blas};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaEvent, CudaFunction, CudaModule, CudaStream, DevicePtr, DriverError, LaunchConfig, PinnedHostSlice,
@@ -39,8 +39,8 @@ struct Loaded {
 /// What any kernel may share without being asked.
 const SHARED: usize = 48 << 10;
 
-/// Whether products with weights take bf16 operands, not f32.
-static BF16: AtomicBool = AtomicBool::new(false);
+/// The GPUs, as they were opened, whose products with weights take bf16 operands, not f32.
+static IN_BF16: RwLock<Vec<DeviceId>> = RwLock::new(Vec::new());
 
 /// Opens GPU `index`.
 pub(in crate::ops) fn open(index: usize) -> Result<Device> {
@@ -118,14 +118,21 @@ pub(in crate::ops) fn peak(device: &Device) -> Result<Option<u64>> {
     Ok(Some(most))
 }
 
-/// From now on products with weights take operands of `dtype`, bf16 or f32.
-pub(in crate::ops) fn take_products_in(dtype: DType) {
-    BF16.store(dtype == DType::BF16, Ordering::Relaxed);
+/// From now on products with weights on `device`, and on clones of it, take operands of `dtype`, bf16 or f32. The same GPU
+/// opened once more is another device. In main memory there is nothing to choose.
+pub(in crate::ops) fn take_products_in(device: &Device, dtype: DType) -> Result<()> {
+    let Device::Cuda(cuda) = device else { return Ok(()) };
+    let mut narrow = IN_BF16.write().unwrap_or_else(PoisonError::into_inner);
+    narrow.retain(|known| *known != cuda.id());
+    narrow.extend((dtype == DType::BF16).then(|| cuda.id()));
+    Ok(())
 }
 
-/// The type of the operands of products with weights.
-pub(in crate::ops) fn products() -> DType {
-    if BF16.load(Ordering::Relaxed) { DType::BF16 } else { DType::F32 }
+/// The type of the operands of products with weights on `device`.
+pub(in crate::ops) fn products(device: &Device) -> DType {
+    let Device::Cuda(cuda) = device else { return DType::F32 };
+    let narrow = IN_BF16.read().unwrap_or_else(PoisonError::into_inner);
+    if narrow.contains(&cuda.id()) { DType::BF16 } else { DType::F32 }
 }
 
 /// Numbers on their way to main memory.
@@ -239,7 +246,11 @@ fn function(kernel: &str, shared: usize, stream: &CudaStream) -> std::result::Re
 }
 
 /// Starts `kernel`; its parameters are `args`, in order.
-pub(in crate::ops) fn launch(kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+///
+/// # Safety
+/// The kernel declares these arguments, of these types, in this order; every tensor is as large as the kernel reaches with
+/// these sizes and this grid, and what it writes is nobody's to read before the stream comes to it.
+pub(in crate::ops) unsafe fn launch(kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
     let Grid { blocks: (x, y), threads, shared } = grid;
     if x == 0 || y == 0 {
         return Ok(());
@@ -279,8 +290,8 @@ pub(in crate::ops) fn launch(kernel: &str, grid: Grid, args: &[Arg]) -> Result<(
             block_dim: (threads as u32, 1, 1),
             shared_mem_bytes: shared as u32,
         };
-        // SAFETY: the op that calls gives the kernel the arguments it declares, and memory as large as it reaches; the
-        // tests of the emulated device hold every op to that.
+        // SAFETY: the caller's word, to which the tests of the emulated device hold every op; the words and numbers that
+        // are pointed to live until the call returns, and the tensors' memory is held
         unsafe { launch.launch(config) }.map_err(candle_core::Error::wrap)?;
         Ok(())
     };

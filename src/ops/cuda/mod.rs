@@ -87,9 +87,20 @@ pub(super) fn turned(matrix: &Tensor) -> Side<'_> {
 }
 
 /// Uninitialised numbers, for a kernel that writes all of them.
-pub(super) fn empty(shape: impl Into<candle_core::Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
-    // SAFETY: the caller's kernel writes every number before any is read.
+///
+/// # Safety
+/// Every number is written before any is read.
+pub(super) unsafe fn empty(shape: impl Into<candle_core::Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+    // SAFETY: the caller's word
     Ok(unsafe { Tensor::empty(shape, dtype, device)? })
+}
+
+/// Refuses tensors of another type than the kernel declares that is given their addresses.
+pub(super) fn all_are(dtype: DType, tensors: &[&Tensor]) -> Result<()> {
+    match tensors.iter().find(|tensor| tensor.dtype() != dtype) {
+        None => Ok(()),
+        Some(other) => Err(Error::work(format!("a GPU's kernel takes {dtype:?} here, not {:?}", other.dtype()))),
+    }
 }
 
 /// The kernel of a family for tensors of these types.
@@ -97,32 +108,19 @@ pub(super) fn named(family: &str, types: &[DType]) -> String {
     types.iter().fold(family.to_owned(), |name, dtype| name + "_" + dtype.as_str())
 }
 
-/// A kernel over `inputs` of equal shapes, element by element; one output of the same shape for each of `N`. All are of
-/// the first input's type.
-pub(super) fn each<const N: usize>(family: &str, inputs: &[&Tensor]) -> Result<[Tensor; N]> {
-    let first = inputs.first().ok_or_else(|| Error::work(format!("{family}: no input")))?;
-    let inputs = inputs.iter().map(|input| in_type(input, first.dtype())).collect::<Result<Vec<_>>>()?;
-    let n = first.elem_count();
-    let outputs: Vec<Tensor> =
-        (0..N).map(|_| empty(first.shape(), first.dtype(), first.device())).collect::<Result<_>>()?;
-    let mut args: Vec<Arg> = inputs.iter().chain(&outputs).map(Arg::Tensor).collect();
-    args.push(Arg::Size(n));
-    launch(&named(family, &[first.dtype()]), Grid::over_eights(n), &args)?;
-    outputs.try_into().map_err(|_| Error::work(format!("{family}: outputs lost")))
-}
-
 /// left · right as numbers of `dtype`.
 pub(super) fn product(left: Side, right: Side, dtype: DType) -> Result<Tensor> {
     let rows = left.matrix.dim(usize::from(left.turned))?;
     let columns = right.matrix.dim(usize::from(!right.turned))?;
-    let out = empty((rows, columns), dtype, left.matrix.device())?;
+    // SAFETY: the product is all of it
+    let out = unsafe { empty((rows, columns), dtype, left.matrix.device())? };
     multiply(left, right, &out, false)?;
     Ok(out)
 }
 
 /// `x` in the type of a product's operands.
 pub(super) fn operand(x: &Tensor) -> Result<Tensor> {
-    in_type(x, products())
+    in_type(x, products(x.device()))
 }
 
 /// `x`, without gaps, as numbers of `dtype`.
@@ -134,8 +132,11 @@ pub(super) fn in_type(x: &Tensor, dtype: DType) -> Result<Tensor> {
         (DType::BF16, DType::F32) => "widen_bf16",
         (_, wanted) => return Ok(x.to_dtype(wanted)?),
     };
-    let y = empty(x.shape(), dtype, x.device())?;
     let n = x.elem_count();
-    launch(kernel, Grid::over_eights(n), &[Arg::Tensor(&x), Arg::Tensor(&y), Arg::Size(n)])?;
-    Ok(y)
+    // SAFETY: the kernel is the one for these types; it reads n numbers and writes as many, which are all
+    unsafe {
+        let y = empty(x.shape(), dtype, x.device())?;
+        launch(kernel, Grid::over_eights(n), &[Arg::Tensor(&x), Arg::Tensor(&y), Arg::Size(n)])?;
+        Ok(y)
+    }
 }

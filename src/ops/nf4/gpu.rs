@@ -56,12 +56,17 @@ impl Nf4OnGpu {
         self.shape
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.packed.device()
+    }
+
     /// The whole matrix `[o, i]` in bf16 or f32: code times scale in f32, then one rounding.
     ///
     /// # Errors
     /// The device's, or another type.
     pub fn dequantise(&self, dtype: DType) -> Result<Tensor> {
-        let out = cuda::empty(self.shape, dtype, self.packed.device())?;
         let n = self.shape.0 * self.shape.1;
         if u32::try_from(n).is_err() {
             return Err(Error::work(format!("a four-bit matrix of {:?} is too large for a GPU's kernel", self.shape)));
@@ -77,9 +82,13 @@ impl Nf4OnGpu {
         };
         let mut args = vec![Arg::Tensor(&self.packed), Arg::Tensor(&self.codes)];
         args.extend(scales.into_iter().map(Arg::Tensor));
-        args.extend([Arg::Tensor(&out), Arg::Size(n), Arg::Size(self.block)]);
-        args.extend(more);
-        cuda::launch(kernel, Grid::over_eights(n), &args)?;
-        Ok(out)
+        // SAFETY: codes and scales are as many as the n weights need, asked when the weight was made; the kernel, which is
+        // the one for `dtype`, writes n numbers
+        unsafe {
+            let out = cuda::empty(self.shape, dtype, self.device())?;
+            let written = [Arg::Tensor(&out), Arg::Size(n), Arg::Size(self.block)];
+            cuda::launch(kernel, Grid::over_eights(n), &[&args[..], &written, &more].concat())?;
+            Ok(out)
+        }
     }
 }
