@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails where it unwraps, and says what it skips")]
 
 mod fixture;
+#[path = "importance/losses.rs"]
+mod losses;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

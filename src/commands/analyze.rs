@@ -13,7 +13,7 @@ use crate::data::{
     Tokenizer,
 };
 use crate::importance::{
-    Amount, Analysis, DataUsed, METRICS, Probe, Protect, STRATEGIES, Search, Watch, metric, strategy,
+    Amount, Analysis, DataUsed, Losses, METRICS, Probe, Protect, STRATEGIES, Search, Watch, metric, strategy,
 };
 use crate::model::{Batch, Budget, Fit, Model, ModelOptions, Residency};
 use crate::progress::Progress;
@@ -137,6 +137,8 @@ pub struct PassReport {
     pub samples: usize,
     /// Tokens.
     pub tokens: usize,
+    /// Layers computed for each token: those of the model, and those of every candidate where a metric is a loss.
+    pub layer_passes: usize,
     /// Seconds of the pass, loading not counted; absent in a dry run.
     pub seconds: Option<f64>,
 }
@@ -282,12 +284,15 @@ fn measure(
     let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
     let host = open::host(options.budget, &options.device);
     let sequences = read_text(settings, &checkpoint, seq_len, host, progress)?;
+    // every candidate is computed, so only where it is asked for
+    let losses = Losses::new(spec.layers, [metric(&settings.metric)?]);
     let mut pass = PassReport {
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
         memory_bytes: options.budget.bytes(),
         samples: sequences.rows.len(),
         tokens: sequences.tally.tokens as usize,
+        layer_passes: spec.layers + if losses.is_empty() { 0 } else { losses.layer_passes() },
         seconds: None,
     };
     if settings.dry_run {
@@ -298,17 +303,21 @@ fn measure(
     let batches = Batch::pack(&sequences.rows, model.pass_tokens(model.layers() + 1))?;
     let started = std::time::Instant::now();
     model.run(&batches, &mut Watch::new(&mut probe, &batches), "measuring", progress)?;
+    let samples = probe.samples();
+    let mut scores = probe.finish()?;
+    if !losses.is_empty() {
+        scores.extend(losses.measure(&model, &sequences.rows, progress)?);
+    }
     pass.seconds = Some(started.elapsed().as_secs_f64());
     let planned_for = open::identity(&checkpoint, spec.layers);
     let data = DataUsed {
         source: settings.data.clone().unwrap_or_default(),
-        samples: probe.samples(),
+        samples,
         tokens: sequences.tally.tokens,
         seq_len,
         seed: settings.seed.unwrap_or(0),
     };
-    let analysis =
-        Analysis::new(planned_for, spec.hidden_size, data, resolved(settings, seq_len)?, probe.finish()?, search)?;
+    let analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved(settings, seq_len)?, scores, search)?;
     Ok((Some(analysis), pass))
 }
 

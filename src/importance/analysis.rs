@@ -243,10 +243,7 @@ impl Analysis {
 
     /// Lengths of the rows of scores about `subject`.
     pub(super) fn row_lengths(&self, subject: Subject) -> Vec<usize> {
-        match subject {
-            Subject::Block => (1..=self.model.layers).rev().collect(),
-            Subject::Layer => vec![self.model.layers],
-        }
+        subject.rows(self.model.layers)
     }
 }
 
@@ -259,11 +256,7 @@ mod tests {
     fn example() -> Analysis {
         let layers = 5;
         let scores = METRICS.iter().map(|metric| {
-            let rows: Vec<usize> = match metric.subject {
-                Subject::Block => (1..=layers).rev().collect(),
-                Subject::Layer => vec![layers],
-            };
-            let mut moments = Moments::new(rows);
+            let mut moments = Moments::new(metric.subject.rows(layers));
             for sample in 0..7 {
                 let value = |i: usize| ((i * 37 + sample * 11) % 23) as f64 / 29.0 + 0.01 * i as f64;
                 let values: Vec<f64> = (0..moments.values()).map(value).collect();
@@ -338,8 +331,8 @@ mod tests {
     fn a_line_for_every_score() {
         let analysis = example();
         let text = analysis.to_csv();
-        // three metrics of 15 blocks, two of 5 layers, and the head
-        assert_eq!(text.lines().count(), 3 * 15 + 2 * 5 + 1);
+        // four metrics of 15 blocks, three of 5 layers, and the head
+        assert_eq!(text.lines().count(), 4 * 15 + 3 * 5 + 1);
         let line = text.lines().find(|line| line.starts_with("angular,2,1,2,")).unwrap();
         let numbers: Vec<f64> = line.split(',').skip(4).map(|number| number.parse().unwrap()).collect();
         let scores = analysis.scores("angular").unwrap();

@@ -64,6 +64,18 @@ pub enum Subject {
     Layer,
 }
 
+impl Subject {
+    /// Lengths of the rows of values for a model of `layers` layers: row n-1 holds the blocks of n layers, and single
+    /// layers have one row.
+    #[must_use]
+    pub fn rows(self, layers: usize) -> Vec<usize> {
+        match self {
+            Self::Block => (1..=layers).rev().collect(),
+            Self::Layer => vec![layers],
+        }
+    }
+}
+
 /// Which tokens of a sample count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tokens {
@@ -93,6 +105,16 @@ impl Order {
     }
 }
 
+/// What a value is computed from.
+#[derive(Clone, Copy, Debug)]
+pub enum Evidence {
+    /// The residual streams of one token at the two ends; the metric is the mean over tokens. One pass gives them all.
+    Pair(fn(&Pair) -> f64),
+    /// The loss of the model without those layers, less that of the whole model, in nats a token. Every candidate is
+    /// computed, so it is taken where it is asked for alone.
+    Loss,
+}
+
 /// One score: a row of [`METRICS`].
 #[derive(Debug)]
 pub struct Metric {
@@ -108,8 +130,8 @@ pub struct Metric {
     pub tokens: Tokens,
     /// Which values speak for dropping.
     pub order: Order,
-    /// The value of one token. The metric is the mean over tokens.
-    pub value: fn(&Pair) -> f64,
+    /// What a value is computed from.
+    pub evidence: Evidence,
 }
 
 /// Every score, the paper's own first.
@@ -121,7 +143,7 @@ pub const METRICS: &[Metric] = &[
         subject: Subject::Block,
         tokens: Tokens::Last,
         order: Order::Lowest,
-        value: Pair::angle,
+        evidence: Evidence::Pair(Pair::angle),
     },
     Metric {
         name: "cosine",
@@ -130,7 +152,7 @@ pub const METRICS: &[Metric] = &[
         subject: Subject::Block,
         tokens: Tokens::All,
         order: Order::Highest,
-        value: Pair::cosine,
+        evidence: Evidence::Pair(Pair::cosine),
     },
     Metric {
         name: "angular-all",
@@ -139,7 +161,7 @@ pub const METRICS: &[Metric] = &[
         subject: Subject::Block,
         tokens: Tokens::All,
         order: Order::Lowest,
-        value: Pair::angle,
+        evidence: Evidence::Pair(Pair::angle),
     },
     Metric {
         name: "block-influence",
@@ -148,7 +170,7 @@ pub const METRICS: &[Metric] = &[
         subject: Subject::Layer,
         tokens: Tokens::All,
         order: Order::Lowest,
-        value: |pair| 1.0 - pair.cosine(),
+        evidence: Evidence::Pair(|pair| 1.0 - pair.cosine()),
     },
     Metric {
         name: "relative-magnitude",
@@ -157,7 +179,25 @@ pub const METRICS: &[Metric] = &[
         subject: Subject::Layer,
         tokens: Tokens::All,
         order: Order::Lowest,
-        value: Pair::relative_step,
+        evidence: Evidence::Pair(Pair::relative_step),
+    },
+    Metric {
+        name: "loss",
+        about: "what the loss rises by without the layers l..=l+n-1, for every block; exact, and dear",
+        reference: "every candidate of Gromov et al. measured by what it costs",
+        subject: Subject::Block,
+        tokens: Tokens::All,
+        order: Order::Lowest,
+        evidence: Evidence::Loss,
+    },
+    Metric {
+        name: "layer-loss",
+        about: "what the loss rises by without layer l alone; drops single layers",
+        reference: "Shortened LLaMA, arXiv 2402.02834 (PPL), before retraining; first step of SLEB, arXiv 2402.09025",
+        subject: Subject::Layer,
+        tokens: Tokens::All,
+        order: Order::Lowest,
+        evidence: Evidence::Loss,
     },
 ];
 

@@ -7,6 +7,7 @@ mod analysis;
 mod check;
 mod gram;
 mod json;
+mod losses;
 mod metrics;
 mod moments;
 mod observer;
@@ -15,7 +16,8 @@ mod select;
 mod streams;
 
 pub use analysis::{Analysis, DataUsed, Search, Searched};
-pub use metrics::{METRICS, Metric, Order, Pair, Subject, Tokens, metric};
+pub use losses::{Losses, without};
+pub use metrics::{Evidence, METRICS, Metric, Order, Pair, Subject, Tokens, metric};
 pub use moments::Scores;
 pub use observer::Watch;
 pub use probe::Probe;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::gram::Gram;
-use super::metrics::{Metric, Pair, Subject, Tokens};
+use super::metrics::{Evidence, Metric, Pair, Tokens};
 use super::moments::{Moments, Scores};
 use super::streams::Streams;
 use crate::ops::Layout;
@@ -21,7 +21,7 @@ const PIECE: usize = 32;
 /// order, not on how they were batched.
 pub struct Probe {
     layers: usize,
-    metrics: Vec<(&'static Metric, Moments)>,
+    metrics: Vec<(&'static Metric, fn(&Pair) -> f64, Moments)>,
     samples: usize,
 }
 
@@ -40,14 +40,14 @@ struct NotFinite {
 }
 
 impl Probe {
-    /// A probe of `metrics` for a model of `layers` layers, L ≥ 1.
+    /// A probe of those of `metrics` that are a function of [`Pair`]s, for a model of `layers` layers, L ≥ 1.
     #[must_use]
     pub fn new(layers: usize, metrics: impl IntoIterator<Item = &'static Metric>) -> Self {
-        let rows = |metric: &Metric| match metric.subject {
-            Subject::Block => (1..=layers).rev().collect(),
-            Subject::Layer => vec![layers],
+        let of_pairs = |metric: &'static Metric| match metric.evidence {
+            Evidence::Pair(value) => Some((metric, value, Moments::new(metric.subject.rows(layers)))),
+            Evidence::Loss => None,
         };
-        let metrics = metrics.into_iter().map(|metric| (metric, Moments::new(rows(metric)))).collect();
+        let metrics = metrics.into_iter().filter_map(of_pairs).collect();
         Self { layers, metrics, samples: 0 }
     }
 
@@ -67,7 +67,7 @@ impl Probe {
     /// as well hold those rows alone, as sequences of one token.
     #[must_use]
     pub fn wants_all_tokens(&self) -> bool {
-        self.metrics.iter().any(|(metric, _)| metric.tokens == Tokens::All)
+        self.metrics.iter().any(|(metric, ..)| metric.tokens == Tokens::All)
     }
 
     /// Takes one batch of whole samples. The segments of `layout` are the samples.
@@ -119,7 +119,7 @@ impl Probe {
 
     /// Sums over the tokens of a piece of every value of every metric, one metric after the other.
     fn sums(&self, gram: &mut Gram, streams: &Streams<'_>, piece: &Piece) -> Result<Vec<f64>, NotFinite> {
-        let mut sums = vec![0.0; self.metrics.iter().map(|(_, moments)| moments.values()).sum()];
+        let mut sums = vec![0.0; self.metrics.iter().map(|(.., moments)| moments.values()).sum()];
         for token in piece.tokens.clone() {
             streams.fill(gram, self.layers + 1, token);
             if (0..=self.layers).any(|layer| !gram.get(layer, layer).is_finite()) {
@@ -133,10 +133,10 @@ impl Probe {
                 for l in 0..=self.layers - n {
                     let pair = Pair::new(gram.get(l, l), gram.get(l + n, l + n), gram.get(l, l + n));
                     let mut offset = 0;
-                    for (metric, moments) in &self.metrics {
+                    for (metric, value, moments) in &self.metrics {
                         let counts = last || metric.tokens == Tokens::All;
                         if counts && index < moments.values() {
-                            sums[offset + index] += (metric.value)(&pair);
+                            sums[offset + index] += value(&pair);
                         }
                         offset += moments.values();
                     }
@@ -150,7 +150,7 @@ impl Probe {
     /// Adds a sample of `tokens` tokens.
     fn push(&mut self, tokens: usize, mut sums: Vec<f64>) {
         let mut sums = sums.as_mut_slice();
-        for (metric, moments) in &mut self.metrics {
+        for (metric, _, moments) in &mut self.metrics {
             let (values, rest) = sums.split_at_mut(moments.values());
             match metric.tokens {
                 Tokens::Last => moments.push(1.0, values),
@@ -181,7 +181,7 @@ impl Probe {
         if self.samples == 0 {
             return Err(Error::work("no sample to compute scores from"));
         }
-        Ok(self.metrics.into_iter().map(|(metric, moments)| moments.finish(metric.name)).collect())
+        Ok(self.metrics.into_iter().map(|(metric, _, moments)| moments.finish(metric.name)).collect())
     }
 }
 

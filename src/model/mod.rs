@@ -23,6 +23,7 @@ pub mod numbers;
 pub mod peak;
 mod stack;
 mod training;
+mod trie;
 
 pub use batch::Batch;
 pub use block::{Block, Pass};
@@ -35,6 +36,7 @@ pub use loss::Loss;
 pub use memory::{Budget, Fit};
 pub use stack::Residency;
 pub use training::{Kept, Noise, Spending, Training};
+pub use trie::Trie;
 
 use std::sync::{Arc, OnceLock};
 
@@ -352,6 +354,26 @@ impl Model {
     /// As [`Model::run`].
     pub fn loss(&self, sequences: &[Vec<u32>], what: &str, progress: &dyn Progress) -> Result<Loss> {
         Ok(Loss::total(&self.losses(sequences, self.pass_tokens(0), what, progress)?))
+    }
+
+    /// Negative log-likelihood of every token but the first of each sequence under each of `stacks`, the places of its
+    /// layers from the embedding up: `[stack][sequence]`. What stacks begin with alike is computed once, and a streamed
+    /// model is read once for all of them, unless memory asks for several rounds.
+    ///
+    /// # Errors
+    /// As [`Model::run`]; a place that is not there.
+    pub fn losses_of_stacks(
+        &self,
+        stacks: &[Vec<usize>],
+        sequences: &[Vec<u32>],
+        what: &str,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<Loss>>> {
+        if let Some(place) = stacks.iter().flatten().find(|place| **place >= self.layers()) {
+            let last = self.layers().saturating_sub(1);
+            return Err(Error::request(format!("layer {place} is not there: the model has layers 0..={last}")));
+        }
+        loss::losses_of_stacks(self, stacks, sequences, what, progress)
     }
 
     /// Batches that go through the stack together: one when the layers are resident, as many as the budget holds when

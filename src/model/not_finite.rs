@@ -28,7 +28,7 @@ impl Model {
     }
 
     /// Names the layer after which a residual stream is not finite, and the tensor to blame where there is one.
-    fn not_finite(&self, place: usize) -> Result<Error> {
+    pub(super) fn not_finite(&self, place: usize) -> Result<Error> {
         let (from, tensors) = if place == 0 {
             let name = self.spec.embedding_tensor(&self.checkpoint.index);
             ("the embedding".to_owned(), vec![name.to_owned()])
