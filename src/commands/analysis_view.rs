@@ -41,6 +41,7 @@ fn dropped(analysis: &Analysis) -> Option<Vec<usize>> {
 pub(super) fn measure(analysis: &Analysis) -> String {
     match analysis.search.metric.as_str() {
         "angular" => "angular distance".to_owned(),
+        "loss" | "layer-loss" => "rise of the loss".to_owned(),
         other => other.replace('-', " "),
     }
 }
@@ -124,9 +125,13 @@ fn pass_text(pass: &PassReport, text: &mut String) {
         crate::model::Residency::Resident => "layers in memory",
         crate::model::Residency::Streamed => "layers streamed from disk",
     };
+    let layers = match pass.layer_passes {
+        0 => String::new(),
+        passes => format!("{passes} layers a token, "),
+    };
     let _ = write!(
         text,
-        "{place}, {} of weights at once, cap {}",
+        "{layers}{place}, {} of weights at once, cap {}",
         ByteSize(pass.weight_bytes),
         ByteSize(pass.memory_bytes)
     );

@@ -137,7 +137,7 @@ pub struct PassReport {
     pub samples: usize,
     /// Tokens.
     pub tokens: usize,
-    /// Layers computed for each token: those of the model, and those of every candidate where a metric is a loss.
+    /// Layers computed for each token where every candidate of a metric is; 0 where one pass gives all.
     pub layer_passes: usize,
     /// Seconds of the pass, loading not counted; absent in a dry run.
     pub seconds: Option<f64>,
@@ -292,7 +292,7 @@ fn measure(
         memory_bytes: options.budget.bytes(),
         samples: sequences.rows.len(),
         tokens: sequences.tally.tokens as usize,
-        layer_passes: spec.layers + if losses.is_empty() { 0 } else { losses.layer_passes() },
+        layer_passes: if losses.is_empty() { 0 } else { spec.layers + losses.layer_passes() },
         seconds: None,
     };
     if settings.dry_run {
