@@ -33,8 +33,6 @@ const NEW: &str = "new";
 const OLD: &str = "old";
 const GONE: &str = "gone";
 const PLACED: &str = "placed";
-/// Bytes of that note at most.
-const LONGEST: u64 = 1 << 16;
 
 /// What an output is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

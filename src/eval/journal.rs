@@ -18,9 +18,6 @@ use crate::{Error, Result, files};
 /// Name of the file in the output directory.
 pub const JOURNAL: &str = "journal.jsonl";
 
-/// Bytes of its first line at most.
-const FIRST: u64 = 1 << 16;
-
 /// Which run a journal belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {

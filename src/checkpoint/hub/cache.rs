@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use hf_hub::Cache;
 
-use super::SHORT;
 use super::repo::Repo;
 use crate::progress::Progress;
 use crate::{Error, Result, files, interrupt};

@@ -17,7 +17,7 @@ pub(super) fn read(case: &mut Case<'_>, path: &Path) {
         let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
         let only = if case.rng.random() { names(&["text", "question"]) } else { None };
         let columns = if case.is_one_in(4) { names(&["question", "A", "B", "answer"]) } else { None };
-        let options = ReadOptions { only, columns, split, text: case.rng.random() };
+        let options = ReadOptions { only, columns, split, text: case.rng.random(), ..ReadOptions::default() };
         let Some(rows) = case.heard(rows_with(path, &options)) else { return };
         for row in rows {
             let Some(row) = case.heard(row) else { return };
@@ -27,7 +27,7 @@ pub(super) fn read(case: &mut Case<'_>, path: &Path) {
     } else {
         let field = case.pick(&["text", "text", "question", "text+question", "missing", ""]).to_owned();
         let on_bad_row = if case.rng.random() { BadRow::Skip } else { BadRow::Error };
-        let options = SourceOptions { field, split, on_bad_row };
+        let options = SourceOptions { field, split, on_bad_row, ..SourceOptions::default() };
         let Some(source) = case.heard(Source::open(path, &options)) else { return };
         case.heard(source.check());
         let mut documents = source.documents();
