@@ -2,9 +2,18 @@
 //! terminal, turns the direction of writing or begins a line is shown by its number instead.
 
 use std::borrow::Cow;
+use std::path::{Display, Path};
 
 /// Most characters of a message: half a screen.
 const MOST: usize = 1000;
+
+/// A path as it is seen from the current directory, where it lies below that.
+#[must_use]
+pub fn from_here(path: &Path) -> Display<'_> {
+    let here = std::env::current_dir().ok();
+    let below = here.and_then(|here| path.strip_prefix(here).ok()).filter(|below| below.file_name().is_some());
+    below.unwrap_or(path).display()
+}
 
 /// A text within a line: nothing in it has an effect but to be seen.
 #[must_use]

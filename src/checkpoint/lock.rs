@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use super::mark::{self, MARK};
+use crate::shown::from_here;
 use crate::{Error, Result};
 
 /// Refuses a directory that another process works in: it holds the lock on the directory itself, as [`lock_dir`] takes it.
@@ -29,7 +30,7 @@ pub fn lock_dir(dir: &Path) -> Result<Option<File>> {
 }
 
 fn busy(dir: &Path) -> Error {
-    Error::request(format!("{}: another run is working there", dir.display()))
+    Error::request(format!("{}: another run is working there", from_here(dir)))
 }
 
 /// Makes and marks the hidden directory `dir` of the output `target` unless that is done, and locks it; `None` where the
@@ -48,7 +49,11 @@ pub(super) fn lock(dir: &Path, target: &Path, command: &str) -> Result<Option<Fi
             _ => {}
         }
         let is_ours = match dir.symlink_metadata() {
-            Ok(metadata) if metadata.is_dir() => mark::made_by(dir).is_some() || mark::is_blank(dir).unwrap_or(false),
+            Ok(metadata) if metadata.is_dir() => match mark::is_blank(dir) {
+                // another run has just ended
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                is_blank => is_blank.unwrap_or(false) || mark::made_by(dir).is_some(),
+            },
             Ok(_) => false,
             Err(_) => continue,
         };
@@ -56,13 +61,12 @@ pub(super) fn lock(dir: &Path, target: &Path, command: &str) -> Result<Option<Fi
             return Err(mark::strange(dir));
         }
         let mut file = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path) {
-            // another run has just ended
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             opened => opened.map_err(at)?,
         };
         let lock = file.try_lock();
         if matches!(lock, Err(TryLockError::WouldBlock)) {
-            return Err(Error::request(format!("{}: another run is writing it", target.display())));
+            return Err(Error::request(format!("{}: another run is writing it", from_here(target))));
         }
         if !is_same(&file, &path) {
             continue;

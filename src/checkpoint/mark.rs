@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::belongings::contents;
 use super::unmarked::{self, Kind};
+use crate::shown::from_here;
 use crate::{Error, Result};
 
 /// Name of the mark.
@@ -186,7 +187,8 @@ pub(super) fn is_blank(dir: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let is_mark = path.file_name().is_some_and(|name| name == MARK || name == NEW_MARK);
-        if !is_mark || !is_cut_short(&path)? {
+        // another process may be removing its own just now
+        if !is_mark || !(is_cut_short(&path)? || path.symlink_metadata().is_err()) {
             return Ok(false);
         }
     }
@@ -262,7 +264,7 @@ pub(super) fn refuse_strange(path: &Path) -> Result<()> {
 
 /// The error of meeting somebody else's `path`.
 pub(super) fn strange(path: &Path) -> Error {
-    Error::request(format!("{}: not written by prune, so it stays; move it, or name another output", path.display()))
+    Error::request(format!("{}: not written by prune, so it stays; move it, or name another output", from_here(path)))
 }
 
 /// Makes the file `path` in a directory of this program's, listed in its mark.

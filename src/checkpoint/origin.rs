@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::shown::from_here;
 use crate::{Error, Result};
 
 /// Settings that say where something goes.
@@ -40,7 +41,7 @@ impl Origin {
     pub(super) fn keep_out(&self, target: &Path) -> Result<()> {
         for input in self.inputs.iter().filter(|input| target.starts_with(input) && target != input.as_path()) {
             if ["config.json", "adapter_config.json"].iter().any(|file| input.join(file).exists()) {
-                return refuse(target, &format!("the output would lie in its source, {}", input.display()));
+                return refuse(target, &format!("the output would lie in its source, {}", from_here(input)));
             }
         }
         match std::env::current_dir() {
@@ -54,14 +55,14 @@ impl Origin {
     /// Refuses a `target` that would replace an input.
     pub(super) fn keep_inputs(&self, target: &Path) -> Result<()> {
         match self.inputs.iter().find(|input| input.starts_with(target)) {
-            Some(input) => refuse(target, &format!("the output would replace its source, {}", input.display())),
+            Some(input) => refuse(target, &format!("the output would replace its source, {}", from_here(input))),
             None => Ok(()),
         }
     }
 }
 
 fn refuse(target: &Path, why: &str) -> Result<()> {
-    Err(Error::request(format!("{}: {why}", target.display())))
+    Err(Error::request(format!("{}: {why}", from_here(target))))
 }
 
 fn gather(value: &Value, inputs: &mut Vec<PathBuf>) {

@@ -27,6 +27,7 @@ use super::output::{sync_dir, sync_tree};
 use super::rename::{exchange, rename_new};
 use super::size::ByteSize;
 use crate::progress::Silent;
+use crate::shown::from_here;
 use crate::{Error, Result, files};
 
 const NEW: &str = "new";
@@ -106,14 +107,14 @@ impl Workplace {
                 return Err(Error::request(format!(
                     "{} exists{unmarked} and holds {}, which is not known to be prune's: it stays; move it, or name \
                      another output",
-                    target.display(),
+                    from_here(target),
                     stranger.strip_prefix(target).unwrap_or(stranger).display()
                 )));
             }
         }
         match force {
             true => Ok(()),
-            false => Err(Error::request(format!("{} exists; --force replaces it", target.display()))),
+            false => Err(Error::request(format!("{} exists; --force replaces it", from_here(target)))),
         }
     }
 
@@ -310,7 +311,7 @@ fn refuse_kind(target: &Path, makes: Makes) -> Result<()> {
         (kind, _) if kind.is_symlink() => "a symbolic link; name what it leads to",
         _ => "neither a file nor a directory: it stays; name another output",
     };
-    Err(Error::request(format!("{} exists and is {what}", target.display())))
+    Err(Error::request(format!("{} exists and is {what}", from_here(target))))
 }
 
 /// Directories made for an output, the deepest first. Those that stay empty are removed again.

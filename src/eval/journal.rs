@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::metrics::Answer;
 use super::passes::PassTokens;
 use crate::checkpoint::{MARK, Workplace, adopt, claim, made_by, work_in};
+use crate::shown::from_here;
 use crate::{Error, Result, files};
 
 /// Name of the file in the output directory.
@@ -91,7 +92,7 @@ impl Journal {
         if known.is_some() && !force {
             return Err(Error::request(format!(
                 "{}: holds an unfinished evaluation with another model, other data or settings; --force starts anew",
-                dir.display()
+                from_here(dir)
             )));
         }
         file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).map_err(io)?;

@@ -9,6 +9,7 @@ use super::state::{Best, Place, WorkDir};
 use super::trainer::Trainer;
 use crate::model::{Loss, Model, Spending, memory};
 use crate::progress::{Progress, Silent, Unit};
+use crate::shown::from_here;
 use crate::{Context, Error, Result, interrupt, ops};
 
 /// What came of a run.
@@ -111,7 +112,7 @@ impl Run<'_> {
 
     /// Saves what can be saved of a run that ends with `error`, and says where it is.
     fn stop(&self, at: &mut At, error: Error, progress: &dyn Progress) -> Error {
-        let (step, dir) = (at.place.step, self.dir.path().display());
+        let (step, dir) = (at.place.step, from_here(self.dir.path()));
         // unless the step that failed had begun to change the parameters, they are those after the last one
         let is_whole = step > 0 && self.trainer.steps() == step && at.journal.ends_at(step);
         let unsaved = if is_whole && at.saved != Some(step) { self.save(at).err() } else { None };

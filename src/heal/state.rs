@@ -22,6 +22,7 @@ use crate::files::{self, Bound};
 use crate::model::Spending;
 use crate::plan::MOST_LAYERS;
 use crate::progress::Silent;
+use crate::shown::from_here;
 use crate::{Context, Error, Result, ops};
 
 const SETTINGS: &str = "settings.json";
@@ -109,7 +110,7 @@ impl WorkDir {
         }
         if path.is_symlink() || made_by(&path).as_deref() != Some("heal") {
             let fault = "is in the way and no unfinished healing: it stays; move it, or name another output";
-            return Err(Error::request(format!("{} {fault}", path.display())));
+            return Err(Error::request(format!("{} {fault}", from_here(&path))));
         }
         // which would keep the directory when the healing is done
         refuse_strangers(&path)
@@ -368,7 +369,7 @@ fn compare(path: &Path, before: &Map<String, Value>, now: &Map<String, Value>) -
     let way_on = if list.iter().all(of_data) { ", or --data-changed to go on with the text as it is now" } else { "" };
     Err(Error::request(format!(
         "{}: the unfinished run there began with other settings: {}; use those, or --restart to begin anew{way_on}",
-        path.display(),
+        from_here(path),
         list.join("; ")
     )))
 }

@@ -24,7 +24,7 @@ fn an_output_is_never_overwritten_unasked() {
     fs::create_dir(small.path("strange")).unwrap();
     fs::write(small.path("strange/thesis.tex"), "x").unwrap();
     let (text, code) = message(eval(&EvalSettings { out: Some(small.path("strange")), ..settings.clone() }, &Silent));
-    assert!(text.contains("exists; --force") && code == 2, "{text}");
+    assert!(text.contains("thesis.tex") && code == 2, "{text}");
     assert_eq!(before, tree(&small.path("out")));
     eval(&EvalSettings { force: true, ..settings.clone() }, &Silent).unwrap();
     assert_eq!(before, tree(&small.path("out")));

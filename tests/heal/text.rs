@@ -103,7 +103,7 @@ fn text_files_are_cut_as_asked() {
     desk.refused("eval model --tasks boolq --text-split lines", 2, &["--text-split", "text:FILE"]);
     fs::write(desk.path("big.txt"), "w3 w4 w5 w6 w7 w8\n".repeat(1 << 20)).unwrap();
     for command in ["analyze model", HEAL] {
-        desk.refused(&format!("{command} --data big.txt"), 2, &["big.txt", "--text-split lines"]);
+        desk.refused(&format!("{command} --data big.txt -o big"), 2, &["big.txt", "--text-split lines"]);
     }
 }
 

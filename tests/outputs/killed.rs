@@ -132,6 +132,9 @@ fn twice(count: usize) -> impl FnMut(Stop) -> (Stop, Stop) {
 fn finishes(name: &str) {
     let making = COMMANDS.iter().find(|making| making.name == name).unwrap();
     let begin = again(&desk());
+    if let Err(error) = traced::run(begin.command("doctor"), &begin.path(""), Stop::Never) {
+        return println!("skipped: no process can be traced here: {error}");
+    }
     strangers_beside(&begin);
     let mut cases = vec![Case::new(making, making.line.to_owned(), again(&begin))];
     // what another run of the command left is replaced

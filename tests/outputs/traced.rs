@@ -73,7 +73,7 @@ pub(crate) fn run(mut command: Command, home: &Path, stop: Stop) -> io::Result<E
         }
         let (signal, is_new) = (libc::WSTOPSIG(status), seen.insert(thread));
         if signal == libc::SIGTRAP | 0x80 {
-            if let Some(call) = entry(thread).filter(|call| is_writing(thread, call, home)) {
+            if let Some(call) = entry(thread)?.filter(|call| is_writing(thread, call, home)) {
                 let place = calls.len();
                 calls.push(call.writes_bytes());
                 match stop {
@@ -132,15 +132,21 @@ fn send(process: pid_t, signal: c_int) {
 }
 
 /// The call that `thread` is about to make, if it is stopped before one.
-fn entry(thread: pid_t) -> Option<Call> {
+fn entry(thread: pid_t) -> io::Result<Option<Call>> {
     let size = size_of::<libc::ptrace_syscall_info>();
     // SAFETY: a plain structure of numbers, of which the kernel fills at most `size` bytes; the part of an entry is read
     // when the kernel says that it is one
     unsafe {
         let mut info: libc::ptrace_syscall_info = std::mem::zeroed();
-        let filled = libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, thread, size, &raw mut info);
-        (filled > 0 && info.op == libc::PTRACE_SYSCALL_INFO_ENTRY)
-            .then(|| Call { number: info.u.entry.nr as c_long, args: info.u.entry.args })
+        match libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, thread, size, &raw mut info) {
+            -1 => match io::Error::last_os_error() {
+                // killed meanwhile
+                error if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+                error => Err(error),
+            },
+            _ if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY => Ok(None),
+            _ => Ok(Some(Call { number: info.u.entry.nr as c_long, args: info.u.entry.args })),
+        }
     }
 }
 
