@@ -187,7 +187,11 @@ pub fn check_sections(table: &Table) -> Result<()> {
         }
         return Err(match (value.is_table(), SECTIONS.contains(&key.as_str())) {
             (false, true) => Error::request(format!("{key}: expected a section, [{key}]")),
-            _ => Error::request(format!("{place}: {}", unknown(key, known))),
+            (true, _) => Error::request(format!("{place}: {}", unknown(key, known))),
+            _ => {
+                let elsewhere = "settings stand in a command's section, such as [heal]";
+                Error::request(format!("{place}: {}; {elsewhere}", unknown(key, known)))
+            }
         });
     }
     Ok(())

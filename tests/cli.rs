@@ -14,6 +14,8 @@ mod refused;
 mod speech;
 #[path = "cli/strangers.rs"]
 mod strangers;
+#[path = "cli/wrong.rs"]
+mod wrong;
 
 use std::fs;
 

@@ -5,6 +5,8 @@
 
 #[path = "heal/adapters.rs"]
 mod adapters;
+#[path = "heal/cards.rs"]
+mod cards;
 mod fixture;
 #[path = "heal/four_bit.rs"]
 mod four_bit;

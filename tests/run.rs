@@ -85,6 +85,39 @@ fn from_a_recipe_to_a_report() {
     assert_eq!(again["data"], report["data"]);
 }
 
+/// Off a terminal: a line for each stage, numbered, with the time so far; the summary of a run that goes on counts what
+/// was done before. The scores stand in the cards of what was written, which name no directory.
+#[test]
+fn what_a_run_says_of_itself() {
+    let desk = desk();
+    let only = "--set drop.layers=[1] --set drop.given=[\"1\"] --set drop.strategies=[\"deepest\"]";
+    let output = desk.run(&format!("run recipe.toml -o job {only}"));
+    let (said, told) = (String::from_utf8(output.stderr).unwrap(), String::from_utf8(output.stdout).unwrap());
+    let stages: Vec<&str> = said.lines().filter(|line| line.contains(": done in ")).collect();
+    assert_eq!(stages.len(), 10, "{said}");
+    for (number, line) in (1..).zip(&stages) {
+        assert!(line.starts_with(&format!("{number} of 10, ")), "{line}");
+    }
+    assert!(stages[0].contains("s  analysis: done in "), "{}", stages[0]);
+    assert!(stages[9].contains("  given-1/healed-scores: done in "), "{}", stages[9]);
+    assert!(said.contains("deepest-1/healed: loss on 12 sequences"), "notes of a stage are passed on: {said}");
+    assert!(told.contains("stages   10 in "), "{told}");
+
+    let again = desk.run(&format!("run recipe.toml -o job {only} --set heal.steps=7"));
+    let (said, told) = (String::from_utf8(again.stderr).unwrap(), String::from_utf8(again.stdout).unwrap());
+    let last = said.lines().rfind(|line| line.contains(": done in ")).unwrap();
+    assert!(last.starts_with("10 of 10, "), "{said}");
+    assert!(told.contains("stages   10: 4 in ") && told.contains(", 6 done before; "), "{told}");
+
+    for part in ["model", "healed/merged", "healed/adapter"] {
+        let card = fs::read_to_string(desk.path("job/deepest-1").join(part).join("README.md")).unwrap();
+        assert!(card.contains("## Scores\n\n|  | model | this model |\n|---|---|---|\n| text loss | "), "{card}");
+        assert_eq!(card.matches("## Scores").count(), 1, "{card}");
+        assert!(card.contains("license: mit") && card.contains("## Usage"), "{card}");
+        assert!(!card.contains("job/") && !card.contains(desk.path("").to_str().unwrap()), "{card}");
+    }
+}
+
 #[test]
 fn a_changed_recipe_does_again_what_it_touches() {
     let desk = desk();

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Opens a report in Chromium: report_page.py PAGE.html
 
-Fails on an error in the console, on a request of any kind, on anything the page's own policy had to stop, and where the
-page is wider than a screen of 400 or 1280 pixels. Needs Chromium, nothing else; ends with 77 where there is none.
+Fails on an error in the console, on a request of any kind, on anything the page's own policy had to stop, where the
+page is wider than a screen of 400 or 1280 pixels, and where something is cut off without a sign: what scrolls sideways has
+shadows at its ends, and its caption fits. Needs Chromium, nothing else; ends with 77 where there is none.
 --self-test shows that each of these is found in a page that has it.
 """
 
@@ -20,8 +21,18 @@ WIDTHS = (400, 1280)
 # a frame as wide as the screen: its own page could not be asked, it runs no script
 FRAME = """<!DOCTYPE html><title>-</title><iframe src="{page}" width="{width}" height="900" style="border:0"></iframe>
 <script>onload = () => {{
-  const root = document.querySelector('iframe').contentDocument.documentElement
-  document.title = 'width ' + root.scrollWidth
+  const page = document.querySelector('iframe').contentDocument, root = page.documentElement
+  const clipped = [...page.body.querySelectorAll('*')].filter(part => {{
+    const style = page.defaultView.getComputedStyle(part)
+    const hides = style.overflowX != 'visible' && part.scrollWidth > part.clientWidth + 1
+    const seen = style.backgroundAttachment.includes('local') || part.tagName == 'PRE'
+    if (hides && !seen && part.clientWidth > 1) return true
+    if (part.tagName != 'CAPTION') return false
+    const words = page.createRange()
+    words.selectNodeContents(part)
+    return words.getBoundingClientRect().width > part.closest('.scroll').clientWidth
+  }})
+  document.title = 'width ' + root.scrollWidth + ' clipped ' + clipped.length
 }}</script>"""
 
 
@@ -81,11 +92,13 @@ def faults(program, page):
             frame = place / f"frame-{width}.html"
             frame.write_text(FRAME.format(page=html.escape(page.as_uri()), width=width))
             dom, _ = run(program, place, frame)
-            seen = re.search(r"<title>width (\d+)</title>", dom)
+            seen = re.search(r"<title>width (\d+) clipped (\d+)</title>", dom)
             if not seen:
                 found.append(f"the width on a screen of {width} pixels could not be measured")
             elif int(seen[1]) > width:
                 found.append(f"{seen[1]} pixels wide on a screen of {width}")
+            elif int(seen[2]):
+                found.append(f"clipped without a sign on a screen of {width}: {seen[2]} parts")
     return found
 
 
@@ -99,6 +112,7 @@ def self_test(program):
         "request": ("", image),
         "console": (meta, image),
         "pixels wide": (meta, '<p style="width:1500px">wide</p>'),
+        "clipped": (meta, '<div style="overflow-x:auto"><p style="width:1500px">wide</p></div>'),
     }
     wrong = 0
     for fault, (head, body) in pages.items():

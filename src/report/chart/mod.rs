@@ -146,7 +146,7 @@ impl LineChart {
     /// What the legend lists.
     fn entries(&self) -> Vec<Entry<'_>> {
         let series = (0..self.series.len()).map(|index| Entry::curve(self, index));
-        series.chain(self.levels.iter().map(Entry::level)).collect()
+        series.chain(self.levels.iter().enumerate().map(|(place, level)| Entry::level(place, level))).collect()
     }
 
     fn axes(&self, frame: Frame) -> Axes {
@@ -246,8 +246,8 @@ impl Figure for LineChart {
         };
         let axes = self.axes(frame);
         self.grid(canvas, &axes)?;
-        for level in &self.levels {
-            legend::level(canvas, axes.place(axes.across.low, level.y), axes.place(axes.across.high, level.y))?;
+        for (place, level) in self.levels.iter().enumerate() {
+            legend::level(canvas, place, axes.place(axes.across.low, level.y), axes.place(axes.across.high, level.y))?;
         }
         (0..self.series.len()).try_for_each(|index| self.curve(canvas, &axes, index))
     }

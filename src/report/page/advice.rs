@@ -18,30 +18,76 @@ struct Judged<'a> {
 pub fn advice(data: &RunData) -> Option<String> {
     let judged: Vec<Judged<'_>> = data.variants.iter().filter_map(|model| judge(data, model)).collect();
     let least = |a: &Judged<'_>, b: &Judged<'_>| lost(a).total_cmp(&lost(b));
-    let free = judged.iter().filter(|judged| judged.verdicts.iter().all(|verdict| is_fine(*verdict)));
-    let most = free.clone().map(|judged| judged.model.dropped.len()).max();
-    if let Some(best) = free.filter(|judged| Some(judged.model.dropped.len()) == most).min_by(|a, b| least(a, b)) {
+    let largest = |chosen: &dyn Fn(&Judged<'_>) -> bool| {
+        let all = || judged.iter().filter(|judged| chosen(judged));
+        let most = all().map(|judged| judged.model.dropped.len()).max()?;
+        all().filter(|judged| judged.model.dropped.len() == most).min_by(|a, b| least(a, b))
+    };
+    let is_free = |judged: &Judged<'_>| judged.verdicts.iter().all(|verdict| is_fine(*verdict));
+    if let Some(best) = largest(&is_free) {
         let reason = "the largest cut whose every score is within the error of the uncut model’s, or better";
         return Some(format!("{}: {reason}.", named(best.model)));
     }
-    let usable = judged.iter().filter(|judged| !judged.verdicts.contains(&Verdict::Degenerate) && lost(judged) < 1.0);
+    let is_usable = |judged: &Judged<'_>| !judged.verdicts.contains(&Verdict::Degenerate) && lost(judged) < 1.0;
     let rate = |judged: &Judged<'_>| lost(judged) / fraction(data, judged.model).max(f64::MIN_POSITIVE);
-    let best = usable.min_by(|a, b| rate(a).total_cmp(&rate(b)));
+    let best = judged.iter().filter(|judged| is_usable(judged)).min_by(|a, b| rate(a).total_cmp(&rate(b)));
     let Some(best) = best else {
         return judged.first().map(|_| {
             "No cut can be recommended: each costs a measure all that it is better than guessing, or is degenerate."
                 .to_owned()
         });
     };
-    let (measure, lost) = best.worst.as_ref()?;
-    Some(format!(
-        "{}: best trade-off. No cut is free, and this one costs least for its size: {:.0} % of the layers for {:.0} % {}, \
-         the measure that suffers most.",
+    let mut text = format!(
+        "{}: best trade-off. No cut is free, and this one costs least for its size: {}, the measure that suffers most.",
         named(best.model),
-        100.0 * fraction(data, best.model),
-        100.0 * lost,
-        measure
-    ))
+        price(data, best)?
+    );
+    // what costs least for its size is often the smallest
+    let more = largest(&|judged| is_usable(judged) && lost(judged) <= TENTH);
+    if let Some(more) = more.filter(|more| more.model.dropped.len() > best.model.dropped.len()) {
+        text += &format!(" If a tenth may go: {}, {}.", lower_first(&named(more.model)), price(data, more)?);
+    }
+    Some(text)
+}
+
+/// The share of a measure that is not much to lose.
+const TENTH: f64 = 0.1;
+
+/// What the cuts come to: the price of the least and of the most that was dropped, each by the model that suffers least.
+#[must_use]
+pub(super) fn course(data: &RunData) -> Option<String> {
+    let judged: Vec<Judged<'_>> = data.variants.iter().filter_map(|model| judge(data, model)).collect();
+    let sizes = || judged.iter().map(|judged| judged.model.dropped.len());
+    let (smallest, largest) = (sizes().min()?, sizes().max()?);
+    let best = |size: usize| {
+        let ours = judged.iter().filter(|judged| judged.model.dropped.len() == size);
+        ours.min_by(|a, b| lost(a).total_cmp(&lost(b)))
+    };
+    let told = |size: usize| {
+        let (measure, lost) = best(size)?.worst.as_ref()?;
+        Some(match *lost {
+            lost if lost < 0.005 => "costs nothing that shows".to_owned(),
+            lost => format!("costs {:.0} % {measure}", 100.0 * lost),
+        })
+    };
+    let layers = plural(smallest, "layer");
+    let first = told(smallest)?;
+    if smallest == largest {
+        return None;
+    }
+    let last = told(largest)?;
+    Some(format!("In the measure that suffers most, the best cut of {layers} {first}, that of {largest} {last}."))
+}
+
+/// `25 % of the layers for 20 % more held-out loss`.
+fn price(data: &RunData, judged: &Judged<'_>) -> Option<String> {
+    let (measure, lost) = judged.worst.as_ref()?;
+    Some(format!("{:.0} % of the layers for {:.0} % {measure}", 100.0 * fraction(data, judged.model), 100.0 * lost))
+}
+
+fn lower_first(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// `Drop 6 layers by similarity (9..=14) and heal`.
@@ -100,6 +146,28 @@ mod tests {
     }
 
     #[test]
+    fn more_where_a_tenth_may_go() {
+        let mut data = sweep();
+        // none is free any more, and the smallest costs least for its size
+        for variant in &mut data.variants {
+            let size = variant.dropped.len() as f64;
+            let loss = variant.scores[2].as_mut().unwrap();
+            (loss.value, loss.stderr) = (0.35 * (1.0 + 0.003 * size * size), Some(1e-6));
+            variant.scores[0] = data.dense.scores[0];
+        }
+        let text = advice(&data).unwrap();
+        assert!(text.starts_with("Drop 1 layer by similarity (") && text.contains("best trade-off"), "{text}");
+        // 0.003 · 4² = 0.048 is within a tenth, 0.003 · 6² = 0.108 is not
+        assert!(text.contains("If a tenth may go: drop 4 layers by similarity"), "{text}");
+        assert!(text.ends_with("25 % of the layers for 5 % more held-out text loss."), "{text}");
+        assert_eq!(
+            course(&data).unwrap(),
+            "In the measure that suffers most, the best cut of 1 layer costs nothing that shows, that of 8 costs 19 % more \
+             held-out text loss."
+        );
+    }
+
+    #[test]
     fn the_best_trade_off_and_none() {
         let mut data = one();
         for variant in &mut data.variants {
@@ -112,6 +180,7 @@ mod tests {
                 && text.contains("25 % of the layers for 20 % more held-out text loss, "),
             "{text}"
         );
+        assert_eq!(course(&data), None, "one size has no course");
         for variant in &mut data.variants {
             variant.scores[0].as_mut().unwrap().is_degenerate = true;
         }

@@ -38,7 +38,11 @@ pub(super) fn sentence_of(data: &RunData, cuts: &[Cut]) -> String {
                 healed if healed == cuts.len() => "Each was healed.".to_owned(),
                 healed => format!("{healed} of them were healed."),
             };
-            format!("{} were made: {sizes} of the {layers} layers dropped{by}. {healed}", plural(cuts.len(), "cut"))
+            format!(
+                "{} of the {layers} layers were dropped{by}, in {}. {healed}",
+                upper_first(&sizes),
+                plural(cuts.len(), "cut")
+            )
         }
     }
 }
@@ -177,42 +181,56 @@ fn reach(data: &RunData, cuts: &[&Cut], is_healed: bool) -> Option<String> {
     })
 }
 
-/// What many comparisons of a measure come to: `better in 3 of 10, the others within the error`; nothing where nothing
-/// could be told apart for want of errors.
-fn tally(verdicts: &[Verdict]) -> Option<String> {
+/// What comparing many pairs in a measure comes to.
+enum Outcome {
+    /// `better in 3 of 10`, `better in 3 and worse in 1 of 10`.
+    Told(String),
+    /// None of them is told apart.
+    Alike,
+}
+
+/// Nothing where nothing could be told apart for want of errors.
+fn tally(verdicts: &[Verdict]) -> Option<Outcome> {
     let all = verdicts.len();
     let count = |verdict: Verdict| verdicts.iter().filter(|known| **known == verdict).count();
     if count(Verdict::Unjudged) == all {
         return None;
     }
-    let share = |count: usize| if count == all { format!("all {all}") } else { format!("{count} of {all}") };
     let told = [(Verdict::Better, "better"), (Verdict::Worse, "worse"), (Verdict::Degenerate, "degenerate")];
     let parts = told.map(|(verdict, name)| (count(verdict), name)).into_iter().filter(|(count, _)| *count > 0);
-    let parts: Vec<String> = parts.map(|(count, name)| format!("{name} in {}", share(count))).collect();
-    let rest = all - told.iter().map(|(verdict, _)| count(*verdict)).sum::<usize>() - count(Verdict::Unjudged);
-    Some(match (parts.is_empty(), rest) {
-        (true, _) if count(Verdict::Same) == all => format!("the same in all {all}"),
-        (true, _) => format!("within the error in {}", share(rest)),
-        (false, 0) => list(&parts),
-        (false, _) => format!("{}, otherwise within the error", list(&parts)),
+    let parts: Vec<(usize, &str)> = parts.collect();
+    Some(match parts[..] {
+        [] => Outcome::Alike,
+        [(count, name)] if count == all => Outcome::Told(format!("{name} in all {all}")),
+        _ => {
+            let parts: Vec<String> = parts.iter().map(|(count, name)| format!("{name} in {count}")).collect();
+            Outcome::Told(format!("{} of {all}", list(&parts)))
+        }
     })
 }
 
-/// Pairs of models compared in every measure that can be judged.
+/// Pairs of models compared in every measure that can be judged: what differs first, then what does not.
 fn compared(data: &RunData, name: &str, pairs: &[(&Variant, &Variant)]) -> Option<Markup> {
-    let said = shown(data).filter_map(|(place, measure)| {
+    let (mut said, mut alike) = (Vec::new(), Vec::new());
+    for (place, measure) in shown(data) {
         let verdicts: Vec<Verdict> =
             pairs.iter().filter_map(|(from, to)| Some(change(data, place, from, to)?.verdict)).collect();
-        Some(format!("{} is {}", words::measure(measure), tally(&verdicts)?))
-    });
-    let said: Vec<String> = said.collect();
+        match tally(&verdicts) {
+            Some(Outcome::Told(what)) => said.push(format!("{} is {what}", words::measure(measure))),
+            Some(Outcome::Alike) => alike.push(words::measure(measure)),
+            None => {}
+        }
+    }
+    if !alike.is_empty() {
+        said.push(format!("no difference beyond the error in {}", list(&alike)));
+    }
     (!said.is_empty()).then(|| html! { b { (name) } ": " (said.join("; ")) "." })
 }
 
 /// Healed against unhealed, over all cuts.
 fn healing(data: &RunData, cuts: &[Cut]) -> Option<Markup> {
     let pairs: Vec<_> = cuts.iter().filter_map(|cut| cut.bare.zip(cut.healed)).collect();
-    compared(data, "Healed against only cut", &pairs)
+    compared(data, "Healing", &pairs)
 }
 
 /// The first strategy against each other one, at the same number of layers dropped.
@@ -228,7 +246,7 @@ fn against(data: &RunData, cuts: &[Cut]) -> Vec<Markup> {
                     cuts.iter().find(|cut| cut.strategy == Some(other) && cut.dropped.len() == ours.dropped.len());
                 pairs.extend(theirs.and_then(|theirs| theirs.state(is_healed)).zip(ours.state(is_healed)));
             }
-            let name = format!("{} against {other}, as many layers dropped, {state}", upper_first(first));
+            let name = format!("{} against {other} at the same size, {state}", upper_first(first));
             findings.extend(compared(data, &name, &pairs));
         }
     }
@@ -309,7 +327,7 @@ mod tests {
     fn a_sweep_says_how_far_it_goes() {
         let data = sweep();
         assert!(sentence_of(&data, &cuts(&data)).starts_with(
-            "10 cuts were made: 1 to 8 of the 16 layers dropped, chosen by similarity and deepest. Each was healed."
+            "1 to 8 of the 16 layers were dropped, chosen by similarity and deepest, in 10 cuts. Each was healed."
         ));
         let told = told(&data);
         // the loss costs 0.004 n² unhealed, half of it healed, against 2 x 0.0064 x √2 = 0.0181
@@ -322,17 +340,13 @@ mod tests {
             told[0]
         );
         assert!(told[1].contains("at 2 held-out text loss is worse"), "{}", told[1]);
-        assert!(told[2].starts_with("Healed against only cut: MMLU accuracy is "), "{}", told[2]);
         assert!(
-            told[2].contains("held-out text loss is better in ") && told[2].contains(" of 10, otherwise"),
+            told[2].starts_with("Healing: ") && told[2].contains("held-out text loss is better in "),
             "{}",
             told[2]
         );
-        assert!(
-            told[3].starts_with("Similarity against deepest, as many layers dropped, only cut: MMLU accuracy is "),
-            "{}",
-            told[3]
-        );
+        assert!(told[2].contains(" of 10"), "{}", told[2]);
+        assert!(told[3].starts_with("Similarity against deepest at the same size, only cut: "), "{}", told[3]);
         assert_eq!(told.len(), 5);
     }
 
@@ -359,9 +373,8 @@ mod tests {
         let all = "Only cut or healed, every score is within the error of the uncut model’s, or better, at every size \
                    tried, up to 8 layers.";
         assert!(told[0].ends_with(all) && told[1].ends_with(all), "{told:?}");
-        let same =
-            |all| format!("MMLU accuracy is the same in all {all}; held-out text loss is the same in all {all}.");
-        assert!(told[2].ends_with(&same(10)) && told[3].ends_with(&same(5)), "{} {}", told[2], told[3]);
+        let same = "no difference beyond the error in MMLU accuracy and held-out text loss.";
+        assert!(told[2].ends_with(same) && told[3].ends_with(same), "{} {}", told[2], told[3]);
         assert!(!told.concat().contains("is worse") && !told.concat().contains("are worse"));
     }
 }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::super::run::{RunData, Speed, Variant};
-use super::advice::advice;
+use super::advice::{advice, course};
 use super::cuts::{Cut, cuts, score, shown};
 use super::findings::{findings, sentence_of};
 use super::verdict::change;
@@ -14,7 +14,7 @@ use crate::checkpoint::ByteSize;
 pub(super) fn summary(data: &RunData) -> Markup {
     let cuts = cuts(data);
     html! {
-        p.lead { (sentence_of(data, &cuts)) }
+        p.lead { (sentence_of(data, &cuts)) @if let Some(course) = course(data) { " " (course) } }
         @if let Some(advice) = advice(data) { p.lead { b { "Recommendation. " } (advice) } }
         @if let Some(caveat) = &data.caveat { p.caveat role="note" { (caveat) } }
         (tiles(data))

@@ -204,11 +204,14 @@ pub(super) fn healings(data: &RunData) -> Option<Markup> {
     };
     let text = healed.iter().find_map(|variant| variant.healing.as_ref()?.text.clone());
     let on = text.map(|text| format!(" on {text}")).unwrap_or_default();
-    let title = format!(
-        "How the models were healed; losses in nats a token{on}, the error that of the paired difference to the cut model. \
-         While training they are those of the weights trained against, which may be in four bits"
-    );
-    Some(scrolling(&title, table))
+    Some(html! {
+        (scrolling("How the models were healed", table))
+        p.small {
+            "Losses in nats a token" (on) ", the error that of the paired difference to the cut model. While training they are \
+             those of the weights trained against, which may be in four bits. More than all of the damage is undone where a \
+             model learned from the text besides."
+        }
+    })
 }
 
 /// The recipe, and what the run says of itself.
