@@ -158,8 +158,11 @@ fn pages_of_parquet_are_in_the_cap() {
     check(&desk, &format!("eval model --tasks text:empty.parquet --dry-run --memory {CAP}MiB"), Err("--limit"));
 }
 
+/// What is said of something, and what puts it in its place.
+type Put<'a> = (&'static str, Box<dyn Fn() + 'a>);
+
 /// A file that is longer than any of its kind, a device, and a pipe that nobody writes to.
-fn in_the_place_of(path: &Path) -> [(&'static str, Box<dyn Fn() + '_>); 3] {
+fn in_the_place_of(path: &Path) -> [Put<'_>; 3] {
     let clear = move || drop(fs::remove_file(path));
     [
         (
@@ -209,7 +212,9 @@ fn no_file_is_endless() {
             assert!(!desk.path("out").exists());
         }
         fs::remove_file(&path).unwrap();
-        kept.map(|kept| fs::write(&path, kept).unwrap());
+        if let Some(kept) = kept {
+            fs::write(&path, kept).unwrap();
+        }
     }
     let weights = desk.path("model/model.safetensors");
     let kept = fs::read(&weights).unwrap();
@@ -246,7 +251,9 @@ fn values_are_counted_in_every_file() {
         fs::write(&path, format!("{{\"x\":[0{}]}}", ",0".repeat(values))).unwrap();
         check(&desk, line, Err("more than such a file has"));
         fs::remove_file(&path).unwrap();
-        kept.map(|kept| fs::write(&path, kept).unwrap());
+        if let Some(kept) = kept {
+            fs::write(&path, kept).unwrap();
+        }
     }
     fs::write(desk.path("recipe.toml"), format!("x = [0{}]\n", ",0".repeat(1 << 20))).unwrap();
     check(&desk, "run recipe.toml -o out --dry-run", Err("longer than 1 MiB"));

@@ -124,9 +124,11 @@ impl Journal {
     }
 }
 
-/// The run, its finished passes, and the length of the whole lines. Lines of other passes than there are count, and give
-/// nothing.
-fn read(file: &File, sizes: &[usize]) -> io::Result<(Option<Run>, BTreeMap<usize, Vec<Answer>>, u64)> {
+/// The run, its finished passes, and the length of the whole lines.
+type Found = (Option<Run>, BTreeMap<usize, Vec<Answer>>, u64);
+
+/// What stands in a journal. Lines of other passes than there are count, and give nothing.
+fn read(file: &File, sizes: &[usize]) -> io::Result<Found> {
     /// Bytes of an answer in its line, at most: `[-1.2345678e-30,false],`.
     const ANSWER: usize = 32;
     let longest = files::NOTE.max((sizes.iter().max().unwrap_or(&0) * ANSWER) as u64);

@@ -21,9 +21,12 @@ const PIECE: usize = 32;
 /// order, not on how they were batched.
 pub struct Probe {
     layers: usize,
-    metrics: Vec<(&'static Metric, fn(&Pair) -> f64, Moments)>,
+    metrics: Vec<Row>,
     samples: usize,
 }
+
+/// A metric, its value of a token, and the sums of it.
+type Row = (&'static Metric, fn(&Pair) -> f64, Moments);
 
 /// A run of tokens of one sample.
 struct Piece {
