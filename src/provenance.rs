@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::files::{self, Bound};
-use crate::plan::PlannedFor;
+use crate::plan::{MOST_LAYERS, PlannedFor};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -56,6 +56,10 @@ impl Provenance {
         }
         let fault = |fault: String| Error::work(format!("{}: {fault}", path.display()));
         let history: Self = files::json(&path, Bound::CONFIG)?;
+        if history.origin.layers > MOST_LAYERS {
+            let found = history.origin.layers;
+            return Err(fault(format!("speaks of a model of {found} layers; none has more than {MOST_LAYERS}")));
+        }
         if history.layers.len() != layers {
             return Err(fault(format!("speaks of {} layers, the checkpoint has {layers}", history.layers.len())));
         }
@@ -107,6 +111,10 @@ mod tests {
         std::fs::write(dir.path().join(FILE), history.to_json().unwrap()).unwrap();
         assert_eq!(Provenance::read(dir.path(), 3).unwrap(), Some(history));
         assert!(Provenance::read(dir.path(), 4).unwrap_err().to_string().contains("speaks of 3 layers"));
+        let many = PlannedFor { id: "a".into(), revision: None, fingerprint: "f".into(), layers: 4_000_000_000 };
+        let many = Provenance { version: "1".into(), origin: many, layers: vec![0], steps: Vec::new() };
+        std::fs::write(dir.path().join(FILE), many.to_json().unwrap()).unwrap();
+        assert!(Provenance::read(dir.path(), 1).unwrap_err().to_string().contains("none has more than"));
         std::fs::write(dir.path().join(FILE), "{}").unwrap();
         assert!(Provenance::read(dir.path(), 3).unwrap_err().to_string().contains("prune.json"));
     }

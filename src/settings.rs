@@ -40,7 +40,7 @@ pub fn resolve<T: DeserializeOwned>(command: &str, config: Option<&Path>, flags:
     let built = build(&settings, &|key| format!("--{}", key.replace('_', "-")));
     match (built, config) {
         // what only the two together do not allow
-        (Err(error), Some(path)) if T::deserialize(flags).is_ok() => Err(error).context(|| path.display()),
+        (Err(error), Some(path)) if build::<T>(&flags, &str::to_owned).is_ok() => Err(error).context(|| path.display()),
         (built, _) => built,
     }
 }

@@ -28,5 +28,7 @@ mod requests;
 mod runs;
 #[path = "heal/shared.rs"]
 mod shared;
+#[path = "heal/state.rs"]
+mod state;
 #[path = "heal/text.rs"]
 mod text;

@@ -369,6 +369,28 @@ mod tests {
     }
 
     #[test]
+    fn a_place_that_no_text_has_is_refused() {
+        let (tokenizer, (_directory, source)) = (bytes(), source(9));
+        let at = |packing, carry: &[u32], cuts: &[usize]| {
+            let position = Position { carry: carry.to_vec(), cuts: cuts.to_vec(), ..Position::default() };
+            TrainStream::new(&source, &tokenizer, options(packing, 10), Some(position)).err()
+        };
+        let least = options(Packing::Packed, 10).shape.seq_len as u32;
+        assert!(at(Packing::Packed, &[5, 6], &[1, 1, 2]).is_none());
+        let long: Vec<u32> = (0..least).collect();
+        for (packing, carry, cuts) in [
+            (Packing::Packed, &long[..], &[][..]),
+            (Packing::Packed, &[5, 6], &[2, 1]),
+            (Packing::Packed, &[5, 6], &[0]),
+            (Packing::Packed, &[5, 6], &[3]),
+            (Packing::Document, &[5], &[]),
+        ] {
+            let message = at(packing, carry, cuts).unwrap().to_string();
+            assert!(message.contains("saved place in the text"), "{message}");
+        }
+    }
+
+    #[test]
     fn too_little_text_and_changed_text_are_errors() {
         let (tokenizer, (_directory, source)) = (bytes(), source(1));
         let mut long = options(Packing::Packed, 10);

@@ -197,6 +197,10 @@ mod tests {
         bytes.extend_from_slice(b"{\"pass\":9,\"answers\":[[-0.");
         fs::write(&path, &bytes).unwrap();
         assert_eq!(Journal::run(&dir.path().join("out")), Some(run("a")));
+        // what no evaluation writes ends what is believed
+        let odd = b"{\"pass\":2,\"answers\":[[-1e39,false]]}\n{\"pass\":3,\"answers\":[]}\n";
+        fs::write(&path, [&bytes[..whole], odd].concat()).unwrap();
+        assert_eq!(Journal::open(&place(&dir), &run("a"), &SIZES, false).unwrap().answers(3), None);
         let mut journal = Journal::open(&place(&dir), &run("a"), &SIZES, false).unwrap();
         assert_eq!(journal.answers(4), Some(answers(3).as_slice()));
         assert_eq!((journal.answers(1).unwrap().len(), journal.answers(9)), (2, None));

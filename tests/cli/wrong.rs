@@ -22,7 +22,7 @@ fn each_says_what_to_do() {
     let data = "atlas/text/validation.jsonl";
     for (line, said) in [
         // mistyped paths: what was meant is named, and nobody is asked on the network
-        ("cut modle --drop 1 -o a", "modle: no such directory, did you mean model?"),
+        ("cut modle --drop 1 -o a", "modle: no such directory here, did you mean model?"),
         ("cut atlas/model --drop 1 -o a", "atlas/model: no such directory"),
         ("cut ./modle --drop 1 -o a", "./modle: no such directory, did you mean ./model?"),
         (
@@ -38,10 +38,10 @@ fn each_says_what_to_do() {
         ("run recpie.toml -o job", "recpie.toml: no such file or directory, did you mean recipe.toml?"),
         ("cut model --drop 1 -o a --config recpie.toml", "did you mean recipe.toml?"),
         ("compare healde model", "healde: no such file or directory, did you mean healed?"),
-        ("sample model --prompt w5 --against modle", "--against: modle: no such directory, did you mean model?"),
+        ("sample model --prompt w5 --against modle", "--against: modle: no such directory here, did you mean model?"),
         (
             "heal model --data text.jsonl -o a --teacher modle",
-            "--teacher: modle: no such directory, did you mean model?",
+            "--teacher: modle: no such directory here, did you mean model?",
         ),
         // the wrong thing in the right place
         ("cut model/config.json --drop 1 -o a", "model/config.json: not a directory"),

@@ -96,11 +96,12 @@ fn worker() {
     let dir = Path::new(&dir);
     let (begin, end) = range.split_once(' ').unwrap();
     let (begin, end): (u64, u64) = (begin.parse().unwrap(), end.parse().unwrap());
-    let readers: Vec<Reader> = readers::all(&dir.join("readers"));
+    // before any reader is made: the fence of the library lays its own hook over the one that it finds
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.to_string().lines().collect::<Vec<_>>().join(" ");
         PANIC.lock().unwrap().get_or_insert(text);
     }));
+    let readers: Vec<Reader> = readers::all(&dir.join("readers"));
     let at = File::create(dir.join(AT)).unwrap();
     let mut told = File::create(dir.join(FAULTS)).unwrap();
     watch(&NOW);

@@ -136,7 +136,9 @@ pub(crate) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out
     let shape = Panels { x, inner: i, columns: o, depth: DEPTH, scratch: SQUARE * stride, plain: None };
     shape.run(low, out, false, |inner, columns, panel, rows| {
         let width = columns.len();
-        for start in (0..width).step_by(SQUARE) {
+        // a product over nothing has no panel
+        let starts = if inner.is_empty() { 0..0 } else { 0..width };
+        for start in starts.step_by(SQUARE) {
             let some = columns.start + start..columns.start + (start + SQUARE).min(width);
             let (from, from_stride) = wide_part(weight, some.clone(), inner.clone(), stride, rows);
             simd::transpose(from, from_stride, (some.len(), inner.len()), &mut panel[start..], width);
