@@ -76,6 +76,14 @@ impl Provenance {
         known.unwrap_or_else(|| Self::new(model.clone()))
     }
 
+    /// The last model that still had all layers: the origin, or what was made of it before the first cut.
+    #[must_use]
+    pub fn uncut(&self) -> PlannedFor {
+        let sources = self.steps.iter().rev().filter_map(|step| step.get("source"));
+        let mut models = sources.filter_map(|source| serde_json::from_value::<PlannedFor>(source.clone()).ok());
+        models.find(|model| model.layers == self.origin.layers).unwrap_or_else(|| self.origin.clone())
+    }
+
     /// Takes a step that leaves the layers `kept` (ascending).
     pub fn push(&mut self, step: Map<String, Value>, kept: &[usize]) {
         self.version = env!("CARGO_PKG_VERSION").to_owned();

@@ -57,7 +57,7 @@ fn visit(dir: &Path, prefix: &str, mark: &Mark, found: &mut Contents) -> io::Res
         if is_mark {
             own_marks.push(path);
         } else if kind.is_dir()
-            && let Some(inner) = Mark::of(&path)?.filter(|_| is_own || is_workplace(&path))
+            && let Some(inner) = inner(mark, &path, is_own)?.filter(|_| is_own || is_workplace(&path))
         {
             visit(&path, "", &inner, found)?;
             found.own.push(path);
@@ -75,6 +75,14 @@ fn visit(dir: &Path, prefix: &str, mark: &Mark, found: &mut Contents) -> io::Res
     }
     found.own.extend(own_marks);
     Ok(())
+}
+
+/// What `dir` says of itself; where the list of what it lies in knows its entries, a record in it says nothing.
+fn inner(outer: &Mark, dir: &Path, is_own: bool) -> io::Result<Option<Mark>> {
+    match outer {
+        Mark::Listed(..) if is_own => Mark::read(dir),
+        _ => Mark::of(dir),
+    }
 }
 
 /// Whether `dir` is called as the hidden directories beside outputs are.

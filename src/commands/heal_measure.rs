@@ -48,12 +48,12 @@ impl Uncut {
         }
         // a history that cannot be read, or whose model is gone or another one, is no reason not to heal
         let Ok(Some(history)) = Provenance::read(&cut.source.dir, spec.layers) else { return Ok(None) };
-        let origin = history.origin;
-        if origin.layers == spec.layers {
+        let uncut = history.uncut();
+        if uncut.layers == spec.layers {
             return Ok(None);
         }
-        let found = open::local_checkpoint(&origin.pinned()).ok();
-        let same = found.filter(|found| found.fingerprint() == origin.fingerprint);
+        let found = open::local_checkpoint(&uncut.pinned()).ok();
+        let same = found.filter(|found| found.fingerprint() == uncut.fingerprint);
         Ok(same.map(|checkpoint| Self { checkpoint: Arc::new(checkpoint), is_asked: false }))
     }
 }

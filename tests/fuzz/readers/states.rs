@@ -21,7 +21,7 @@ pub(super) fn journal(dir: &Path) -> Feed {
     let run = Run { version: "1".into(), model: "m".into(), digest: "d".into(), pass_tokens: tokens };
     let open = move |out: &Path, force: bool| {
         let place = Workplace::open(out, &Origin::program("eval"))?;
-        Journal::open(&place, &run, &[1, 2, 3, 4, 5], force)
+        Journal::open(&place, &run, &[1, 2, 3, 4, 5, 0, 0, 1], force)
     };
     let mut good = open(&out, false).unwrap();
     for pass in 0..5 {
