@@ -306,6 +306,10 @@ impl<'a> Line<'a> {
         if self.recipe.heal.as_ref().is_some_and(|heal| heal.adapter_only) {
             return Ok(Scored { path: self.path(model), adapter: Some(adapter) });
         }
+        if path.exists() && has_leftovers(&path) {
+            // killed when the model had its place: opening the place clears what is beside it
+            drop(Workplace::open(&path, &Origin::program("run"))?);
+        }
         if !path.exists() {
             // an earlier run has tidied it away
             let settings = MergeSettings {

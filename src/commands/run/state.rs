@@ -116,7 +116,8 @@ impl State {
         parts.extend(kept.stages.keys().filter_map(|name| Some(name.split_once('/')?.0.to_owned())));
         adopt(dir, &parts.iter().map(String::as_str).collect::<Vec<_>>())?;
         let state = Self { dir: dir.to_owned(), kept, _lock: lock };
-        if !path.exists() {
+        // a run that was killed in its last write saves nothing again: what it left there goes here
+        if !path.exists() || has_leftovers(&path) {
             state.save()?;
         }
         Ok(state)
@@ -269,6 +270,12 @@ mod tests {
         let unneeded = Stage { needed: None, ..stage("a/b", "2") };
         assert_eq!(make(&mut state, &unneeded, 1).unwrap(), 9);
         assert_eq!(make(&mut state, &stage("a/b", "2"), 1).unwrap(), 1, "its output is gone and needed");
+        drop(state);
+        // killed between putting the state in its place and removing what it was written in
+        let left = run.join(".run.json.prune");
+        fs::create_dir(&left).unwrap();
+        drop(State::open(&run).unwrap());
+        assert!(!left.exists());
     }
 
     #[test]
