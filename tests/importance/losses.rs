@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prune::checkpoint::Checkpoint;
-use prune::importance::{Losses, METRICS, metric, without};
+use prune::importance::{Losses, metric, without};
 use prune::model::{Budget, Loss, Model, ModelOptions, Residency};
 use prune::progress::Silent;
 use serde_json::Value;
 
 use crate::fixture::Llama;
-use crate::{named, shared};
+use crate::shared;
 
 fn open(dir: &Path, options: &ModelOptions) -> Model {
     Model::open(Arc::new(Checkpoint::open_dir(dir).unwrap()), options, &Silent).unwrap()
@@ -71,20 +71,25 @@ fn the_reference_without_each_block() {
     let ids: Vec<Vec<u32>> = serde_json::from_value(inputs["rows"]["ids"].clone()).unwrap();
     let dir = shared("demo/model").unwrap();
     let dense = golden["dense"].as_f64().unwrap();
-    for residency in [Residency::Resident, Residency::Streamed] {
+    let near = |expected: &[Option<f64>], found: &[f64], whole: f64| {
+        for (expected, found) in expected.iter().flatten().zip(found) {
+            assert!((found + whole - expected).abs() < 1e-4, "{found} {expected}");
+        }
+    };
+    let single: Vec<Option<f64>> = serde_json::from_value(golden["leave_one_layer_out"].clone()).unwrap();
+    let blocks: Vec<Vec<Option<f64>>> = serde_json::from_value(golden["block"].clone()).unwrap();
+    for (residency, metrics) in
+        [(Residency::Resident, &["loss", "layer-loss"][..]), (Residency::Streamed, &["layer-loss"])]
+    {
         let model = open(&dir, &options(residency));
         let whole = Loss::total(&model.losses(&ids, 512, "loss", &Silent).unwrap()).mean();
         assert!((whole - dense).abs() < 1e-4);
-        let scores = Losses::new(model.layers(), METRICS).measure(&model, &ids, &Silent).unwrap();
-        let rows: Vec<Vec<Option<f64>>> = serde_json::from_value(golden["block"].clone()).unwrap();
-        for (row, found) in rows.iter().zip(&named(&scores, "loss").mean) {
-            for (expected, found) in row.iter().flatten().zip(found) {
-                assert!((found + whole - expected).abs() < 1e-4, "{found} {expected}");
+        let losses = Losses::new(model.layers(), metrics.iter().map(|name| metric(name).unwrap()));
+        for scores in losses.measure(&model, &ids, &Silent).unwrap() {
+            match scores.metric.as_str() {
+                "loss" => blocks.iter().zip(&scores.mean).for_each(|(row, found)| near(row, found, whole)),
+                _ => near(&single, &scores.mean[0], whole),
             }
-        }
-        let single: Vec<f64> = serde_json::from_value(golden["leave_one_layer_out"].clone()).unwrap();
-        for (expected, found) in single.iter().zip(&named(&scores, "layer-loss").mean[0]) {
-            assert!((found + whole - expected).abs() < 1e-4, "{found} {expected}");
         }
     }
 }
