@@ -1,11 +1,12 @@
 //! Progress on standard error, of work that takes longer than a moment: a bar on a terminal; elsewhere a line after every
 //! so many steps of work that has something to say of itself, one a minute of other work, and one for each stage.
 
+use std::fmt;
 use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use prune::checkpoint::ByteSize;
 use prune::progress::{Progress, Unit};
 use prune::shown::shown;
@@ -99,11 +100,23 @@ impl Bars {
 fn style(unit: Unit, has_detail: bool) -> ProgressStyle {
     let template = match (unit, has_detail) {
         (Unit::Bytes, _) => "{msg} {bar:20} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
-        (Unit::Tokens, _) => "{msg} {bar:20} {human_pos}/{human_len} tokens  {per_sec}  {eta} left",
-        (Unit::Items, false) => "{msg} {bar:20} {human_pos}/{human_len}  {per_sec}  {eta} left",
+        (Unit::Tokens, _) => "{msg} {bar:20} {human_pos}/{human_len} tokens  {rate}/s  {eta} left",
+        (Unit::Items, false) => "{msg} {bar:20} {human_pos}/{human_len}  {rate}/s  {eta} left",
         (Unit::Items, true) => "{prefix} {wide_bar} {human_pos}/{human_len}  {msg}  {eta} left",
     };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("rate", |state: &ProgressState, text: &mut dyn fmt::Write| {
+        let _ = text.write_str(&rate(state.per_sec()));
+    })
+}
+
+/// Three digits of a speed.
+fn rate(speed: f64) -> String {
+    match speed {
+        slow if slow < 9.995 => format!("{slow:.2}"),
+        slow if slow < 99.95 => format!("{slow:.1}"),
+        fast => format!("{fast:.0}"),
+    }
 }
 
 impl Progress for Bars {
@@ -230,6 +243,11 @@ mod tests {
         assert_eq!(bar.line(1), None, "it was just said");
         (bar.unit, bar.told) = (Unit::Bytes, started);
         assert_eq!(bar.line(1).unwrap(), "healing 240 B of 300 B  3 min left");
+    }
+
+    #[test]
+    fn speeds_in_three_digits() {
+        assert_eq!([0.3016, 9.994, 10.0, 788.22, 1296.19].map(rate), ["0.30", "9.99", "10.0", "788", "1296"]);
     }
 
     #[test]

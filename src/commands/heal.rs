@@ -175,6 +175,10 @@ fn finished_before(
     }
     let work = WorkDir::place(place.target());
     let is_unfinished = work.exists() && WorkDir::check(place).is_ok();
+    if !settings.force && !Record::stands_at(out) {
+        // whose it is decides what is said
+        place.refuse_taken(false)?;
+    }
     match record.result_at(out) {
         // killed between putting the output in place and removing the state: --force has had its way
         Ok(result) if is_unfinished && !settings.restart => {

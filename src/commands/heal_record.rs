@@ -100,6 +100,11 @@ impl Record {
         Ok((FILE, pretty(&record)?))
     }
 
+    /// Whether a finished healing says in `out` how it was made.
+    pub(super) fn stands_at(out: &Path) -> bool {
+        out.join(FILE).exists()
+    }
+
     /// The result that stands at `out`, if it is what this healing would give.
     ///
     /// # Errors

@@ -68,7 +68,7 @@ impl Described {
             Train::Last(count) => format!("the head, the final norm and the last {count} layers trained whole"),
         };
         described.what = format!(
-            "It was healed on {text}: {trained}; {} steps of {} sequences of up to {} tokens, {} tokens in all.",
+            "Healed on {text}: {trained}; {} steps of {} sequences of up to {} tokens, {} tokens in all.",
             result.steps,
             settings.batch,
             settings.seq_len(),
@@ -168,7 +168,7 @@ impl Described {
         let counted = if is_cut { format!("{}, counted from 0", made.lost()) } else { linked(&history.origin) };
         let steps = "`prune.json` lists every step with its settings.";
         text += &format!("{subject}{counted}. {what} {steps}\n\n{}\n", made.usage());
-        if is_cut && parent.id != history.origin.id {
+        if is_cut && kind != Kind::Adapter {
             text += &format!("## The same cut again\n\n```sh\n{}\n```\n\n", made.again("DIR"));
         }
         if let Some(healing) = healing {

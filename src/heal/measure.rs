@@ -128,7 +128,7 @@ impl Measured {
     #[must_use]
     pub fn undone_in_words(&self) -> Option<String> {
         Some(match self.undone? {
-            more if more > 1.0 => "all of the damage undone, and more: it learned from the text as well".to_owned(),
+            more if more > 1.0 => "all of the damage undone, and more".to_owned(),
             less if less < 0.0 => "the damage is larger than before".to_owned(),
             part => format!("{:.0} % of the damage undone", 100.0 * part),
         })

@@ -46,7 +46,7 @@ fn every_directory_says_where_it_comes_from() {
         let card = card(&desk, dir);
         assert!(card.contains(&format!("library_name: {library}\n")), "{card}");
         assert!(
-            card.contains("It was healed on text.jsonl: LoRA of rank 2 on mlp, the weights held in NF4 (QLoRA)"),
+            card.contains("Healed on text.jsonl: LoRA of rank 2 on mlp, the weights held in NF4 (QLoRA)"),
             "{card}"
         );
         for (name, key) in [("uncut", "uncut"), ("cut", "cut"), ("healed, as written", "healed")] {
@@ -77,6 +77,13 @@ fn every_directory_says_where_it_comes_from() {
     assert!(card.contains("what was trained before is in `prune.json`"), "{card}");
     let again = desk.json(&format!("{} -o again --json", HEAL.replace("heal small", "heal healed/merged")));
     assert_eq!(again["result"]["measured"]["uncut"], measured["uncut"]);
+}
+
+/// What stands in the way of a healing is told as what it is.
+#[test]
+fn an_output_that_is_the_model() {
+    let desk = desk();
+    desk.refused(&format!("{HEAL} -o small"), 2, &["small: the output would replace its source"]);
 }
 
 /// The same healing gives the same card, and a last layer trained whole is told as what it is.

@@ -190,7 +190,8 @@ impl State {
         let value = serde_json::to_value(&report).map_err(|error| Error::work(error.to_string()))?;
         self.kept.stages.insert(name.to_owned(), Entry { seconds: all, report: Some(value), ..begun });
         self.save()?;
-        progress.reached(&format!("done in {}", duration(seconds)));
+        let took = if seconds < 60.0 { format!("{seconds:.1} s") } else { duration(seconds) };
+        progress.reached(&format!("done in {took}"));
         Ok(report)
     }
 
