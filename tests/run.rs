@@ -100,7 +100,7 @@ fn what_a_run_says_of_itself() {
     }
     assert!(stages[0].contains("s  analysis: done in "), "{}", stages[0]);
     assert!(stages[9].contains("  given-1/healed-scores: done in "), "{}", stages[9]);
-    assert!(said.contains("deepest-1/healed: loss on 12 sequences"), "notes of a stage are passed on: {said}");
+    assert!(said.contains("deepest-1/healed: loss on 21 sequences"), "notes of a stage are passed on: {said}");
     assert!(told.contains("stages   10 in "), "{told}");
 
     let again = desk.run(&format!("run recipe.toml -o job {only} --set heal.steps=7"));

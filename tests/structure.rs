@@ -117,7 +117,15 @@ fn outputs_are_written_by_their_room() {
             continue;
         }
         let code = text.split("#[cfg(test)]").next().unwrap();
-        for word in ["fs::write(", "File::create", "fs::create_dir", "fs::remove_", "fs::rename(", "fs::copy("] {
+        for word in [
+            "fs::write(",
+            " File::create",
+            "(File::create",
+            "fs::create_dir",
+            "fs::remove_",
+            "fs::rename(",
+            "fs::copy(",
+        ] {
             assert!(
                 !code.contains(word),
                 "{name} says {word}..): checkpoint::write_new, create_file, create_dir and Workplace::discard do it"

@@ -30,7 +30,7 @@ fn each_says_what_to_do() {
             "no such file or directory, did you mean atlas/text/validation.jsonl?",
         ),
         ("analyze model --data atals/text/validation.jsonl", "did you mean atlas/text/validation.jsonl?"),
-        ("eval model --tasks text:txet.jsonl", "txet.jsonl: no such file or directory, did you mean text.jsonl?"),
+        ("eval model --tasks text:atlas/text/validaton.jsonl", "did you mean atlas/text/validation.jsonl?"),
         (
             "eval model --tasks boolq --data-dir atls",
             "--data-dir: atls: no such file or directory, did you mean atlas?",
