@@ -59,7 +59,15 @@ fn visit(dir: &Path, prefix: &str, mark: &Mark, found: &mut Contents) -> io::Res
         } else if kind.is_dir()
             && let Some(inner) = inner(mark, &path, is_own)?.filter(|_| is_own || is_workplace(&path))
         {
-            visit(&path, "", &inner, found)?;
+            let mut inside = Contents::default();
+            visit(&path, "", &inner, &mut inside)?;
+            // a record in it may be that of a step, not of the whole
+            if is_own && matches!(inner, Mark::Old(_)) && inside.stranger().is_some() {
+                inside = Contents::default();
+                visit(&path, &format!("{}/", name.unwrap_or_default()), mark, &mut inside)?;
+            }
+            found.own.extend(inside.own);
+            found.strangers.extend(inside.strangers);
             found.own.push(path);
         } else if kind.is_dir() && is_workplace(&path) && is_blank(&path)? {
             found.own.extend(marks(&path));

@@ -43,7 +43,7 @@ fn what_is_finished_is_found() {
     desk.refused(&format!("{heal} --lr 0.1 -o healed"), 2, &["healed", "lr was 0.05, is 0.1", "--force"]);
     desk.refused(&format!("{heal} --lr 0.05 --save-4bit -o healed"), 2, &["save_4bit was false, is true", "--force"]);
     desk.refused(&format!("{heal} --lr 0.05 --restart -o healed"), 2, &["healed", "--force"]);
-    desk.refused(&format!("{heal} --lr 0.05 -o small"), 2, &["small", "--force"]);
+    desk.refused(&format!("{heal} --lr 0.05 -o small"), 2, &["small", "would replace its source"]);
     fs::remove_dir_all(desk.path("healed/merged")).unwrap();
     desk.refused(&format!("{heal} --lr 0.05 -o healed"), 2, &["merged", "--force"]);
     let forced = desk.json(&format!("{heal} --lr 0.1 -o healed --force"));
