@@ -46,6 +46,8 @@ const KINDS: &[Kind] = &[
             "adapter",
             "adapter/README.md",
             "adapter/adapter_config.json",
+            "adapter/prune.json",
+            "adapter/README.md",
             "adapter/adapter_model.safetensors",
             "merged",
             "base-4bit",
