@@ -2,40 +2,18 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use prune::Error;
 use prune::commands::heal::heal;
 use prune::data::Packing;
 use prune::heal::{HealSettings, WorkDir};
-use prune::interrupt::Interrupt;
-use prune::progress::{Progress, Silent, Unit};
+use prune::progress::Silent;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
 use crate::fixture::desk::Desk;
-
-/// Stops a healing after its second step.
-#[derive(Default)]
-struct Impatient {
-    interrupt: Interrupt,
-    is_healing: AtomicBool,
-    steps: AtomicUsize,
-}
-
-impl Progress for Impatient {
-    fn begin(&self, what: &str, _total: u64, _unit: Unit) {
-        self.is_healing.store(what == "healing", Ordering::Relaxed);
-    }
-    fn advance(&self, _units: u64) {
-        if self.is_healing.load(Ordering::Relaxed) && self.steps.fetch_add(1, Ordering::Relaxed) == 1 {
-            self.interrupt.request();
-        }
-    }
-    fn end(&self) {}
-    fn warn(&self, _message: &str) {}
-}
+use crate::fixture::impatient::Impatient;
 
 /// The state with another place, as `change` makes it.
 fn moved(state: &Path, good: &[u8], change: &dyn Fn(&mut Value)) {

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 use prune::Error;
@@ -12,8 +11,7 @@ use prune::commands::heal::heal as run_healing;
 use prune::data::Packing;
 use prune::heal::optimiser::Optimiser;
 use prune::heal::{self, HealSettings, Line, Place, WorkDir};
-use prune::interrupt::Interrupt;
-use prune::progress::{Progress, Silent, Unit};
+use prune::progress::Silent;
 use rand::Rng as _;
 use safetensors::Dtype;
 use serde_json::{Map, json};
@@ -21,6 +19,7 @@ use serde_json::{Map, json};
 use super::super::case::Rng;
 use super::super::{json as values, tensors};
 use super::{Feed, Files, small};
+use crate::fixture::impatient::Impatient;
 
 /// `state.safetensors`, `settings.json`, `measured.json`, `log.jsonl`.
 pub(super) fn state(dir: &Path) -> Feed {
@@ -120,27 +119,6 @@ pub(super) fn healed(dir: &Path) -> Feed {
         files.replace(&[("heal.json", values::changed(&mut case.rng, &files.json("heal.json")))]);
         case.listen(|progress| run_healing(&settings, progress));
     })
-}
-
-/// Interrupts a healing after its second step.
-#[derive(Default)]
-struct Impatient {
-    interrupt: Interrupt,
-    is_healing: AtomicBool,
-    steps: AtomicUsize,
-}
-
-impl Progress for Impatient {
-    fn begin(&self, what: &str, _total: u64, _unit: Unit) {
-        self.is_healing.store(what == "healing", Ordering::Relaxed);
-    }
-    fn advance(&self, _units: u64) {
-        if self.is_healing.load(Ordering::Relaxed) && self.steps.fetch_add(1, Ordering::Relaxed) == 1 {
-            self.interrupt.request();
-        }
-    }
-    fn end(&self) {}
-    fn warn(&self, _message: &str) {}
 }
 
 /// A healing that goes on from a state in which anything may stand.
