@@ -5,7 +5,6 @@
 //! sequences for a measurement, [`TrainStream`] is an endless, resumable stream of them for training. [`Tokenizer`]
 //! gives the ids that the checkpoint's `tokenizer.json` gives.
 
-pub mod batches;
 mod chunk;
 mod csv;
 mod documents;
@@ -23,6 +22,7 @@ mod pack;
 mod pages;
 mod parquet;
 mod piece;
+mod position;
 mod rebuilt;
 pub mod rows;
 mod separate;
@@ -43,10 +43,11 @@ pub use find::{Fetch, Purpose};
 pub use folder::names_below;
 pub use longest::Longest;
 pub use pack::{Packing, Shape, Tally};
+pub use position::Position;
 pub use rows::{Place, ReadOptions, Row, Rows, TextSplit, endings, is_of_format, rows, rows_with};
 pub use separate::{Attention, Separator};
 pub use sequences::{SequenceOptions, Sequences};
 pub use source::{BadRow, Document, Source, SourceOptions};
 pub use spoken::Spoken;
-pub use stream::{Position, StreamOptions, TrainStream};
+pub use stream::{StreamOptions, TrainStream};
 pub use tokenizer::{Rules, Special, Tokenizer};

@@ -7,7 +7,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::chunk;
 use super::documents::{Documents, PassedOver};
-use super::pack::{Carry, Packer, Packing, Sequence, Shape, Tally};
+use super::pack::{Carry, Packer, Sequence, Shape, Tally};
+use super::position::Position;
 use super::separate::Ends;
 use super::source::Source;
 use super::tokenizer::Tokenizer;
@@ -29,39 +30,6 @@ pub struct StreamOptions {
 impl Default for StreamOptions {
     fn default() -> Self {
         Self { shape: Shape::default(), window: 8192, seed: 0 }
-    }
-}
-
-/// A place in the stream, small enough to be saved with every checkpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Position {
-    /// Passes over the whole source that are behind.
-    pub epoch: u64,
-    /// Documents of this epoch before the window.
-    pub document: u64,
-    /// Their last tokens, which begin the window's first sequence (packing only).
-    pub carry: Vec<u32>,
-    /// Where documents begin in them that do not see what stands before, the first token aside.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub cuts: Vec<usize>,
-    /// Sequences of the window that are behind.
-    pub next: usize,
-}
-
-impl Position {
-    /// Refuses a place where no stream can be: a saved one may be anyone's.
-    fn check(&self, shape: &Shape, tokenizer: &Tokenizer) -> Result<()> {
-        let (ends, most) = (1..=self.carry.len(), shape.seq_len.saturating_sub(1));
-        let has_most = if shape.packing == Packing::Document { 0 } else { most };
-        let is_sound = self.epoch < u64::from(u32::MAX)
-            && self.carry.len() <= has_most
-            && self.carry.iter().all(|id| tokenizer.has_embedding(*id))
-            && self.cuts.is_sorted()
-            && self.cuts.iter().all(|cut| ends.contains(cut));
-        match is_sound {
-            true => Ok(()),
-            false => Err(Error::work("the saved place in the text is none that such a text has; begin anew")),
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! beforehand what all that takes, `needs` of memory.
 
 mod choices;
+mod deciding;
 mod given;
 mod journal;
 mod measure;

@@ -6,9 +6,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::amount::Protect;
 use super::metrics::{Metric, Subject, metric};
 use super::moments::Scores;
-use super::select::{Candidates, Choice, Protect, Strategy, strategy};
+use super::select::{Candidates, Choice, Strategy, strategy};
 use super::{check, json};
 use crate::files::{self, Bound};
 use crate::plan::{Place, Plan, PlannedFor};

@@ -1,9 +1,10 @@
 //! Whether an analysis that was read holds together: the sizes fit the model, the numbers are numbers.
 
+use super::amount::Protect;
 use super::analysis::Analysis;
 use super::metrics::metric;
 use super::moments::Scores;
-use super::select::{Choice, Protect, strategy};
+use super::select::{Choice, strategy};
 use crate::plan::MOST_LAYERS;
 use crate::{Context, Error, Result};
 

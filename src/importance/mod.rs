@@ -3,6 +3,7 @@
 //! A [`Probe`] watches the residual streams of a pass and fills every row of [`METRICS`]; an [`Analysis`] keeps the
 //! scores as a file (`analysis.json`); a row of [`STRATEGIES`] turns the scores of one metric into the layers to drop.
 
+mod amount;
 mod analysis;
 mod check;
 mod gram;
@@ -15,11 +16,12 @@ mod probe;
 mod select;
 mod streams;
 
+pub use amount::{Amount, Protect};
 pub use analysis::{Analysis, DataUsed, Search, Searched};
 pub use losses::{Losses, without};
 pub use metrics::{Evidence, METRICS, Metric, Order, Pair, Subject, Tokens, metric};
 pub use moments::Scores;
 pub use observer::Watch;
 pub use probe::Probe;
-pub use select::{Amount, Candidates, Choice, Protect, RunnerUp, STRATEGIES, Strategy, inclusive, strategy};
+pub use select::{Candidates, Choice, RunnerUp, STRATEGIES, Strategy, inclusive, strategy};
 pub use streams::Streams;

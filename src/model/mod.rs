@@ -20,6 +20,7 @@ mod loss;
 pub mod memory;
 mod not_finite;
 pub mod numbers;
+mod options;
 pub mod peak;
 mod stack;
 mod training;
@@ -34,6 +35,7 @@ pub use head::{Head, HeadLoss, Lesson};
 pub use linear::Linear;
 pub use loss::Loss;
 pub use memory::{Budget, Fit};
+pub use options::ModelOptions;
 pub use stack::Residency;
 pub use training::{Kept, Noise, Spending, Training};
 pub use trie::Trie;
@@ -86,47 +88,6 @@ pub trait Observer {
     /// all batches.
     fn place(&self, _batch: usize, _token: usize) -> Option<String> {
         None
-    }
-}
-
-/// What a model is opened with.
-#[derive(Clone, Debug)]
-pub struct ModelOptions {
-    /// Where it computes.
-    pub device: Device,
-    /// Cap on memory.
-    pub budget: Budget,
-    /// What is done to the weights on the way in.
-    pub fittings: Fittings,
-    /// Source layers to stack, from the embedding up; `None` stacks all of them.
-    pub places: Option<Vec<usize>>,
-    /// Bytes that the caller keeps beside the model, a [`Cache`] for one.
-    pub beside: u64,
-    /// Forces where the layers are; `None` lets the budget decide.
-    pub residency: Option<Residency>,
-    /// Whether the embedding's rows are read when they are needed on a GPU too: training has a use for its memory, and
-    /// enough to do that the reading does not count.
-    pub rows_on_host: bool,
-}
-
-impl Default for ModelOptions {
-    fn default() -> Self {
-        Self {
-            device: Device::Cpu,
-            budget: Budget::new(None),
-            fittings: Fittings::default(),
-            places: None,
-            beside: 0,
-            residency: None,
-            rows_on_host: false,
-        }
-    }
-}
-
-impl ModelOptions {
-    /// Whether the embedding is in memory as a whole.
-    fn holds_embedding(&self) -> bool {
-        self.device.is_cuda() && !self.rows_on_host
     }
 }
 
