@@ -236,18 +236,17 @@ impl<'a> Search<'a> {
 
     /// Takes the stream that leaves `node`; scores it where stacks end.
     fn arrive(&mut self, state: &mut State, node: usize, x: Tensor) -> Result<()> {
-        let mut ending = self.trie.ending(node).peekable();
+        let ending = self.trie.ending(node);
         let sound = state.watch.look(node, &x)?;
-        if !sound || ending.peek().is_some() {
+        if !sound || !ending.is_empty() {
             self.check(state, &x)?;
         }
-        if let Some(first) = ending.next() {
+        if !ending.is_empty() {
             let found = score(self.model, self.batches, state.index, &x)
-                .context(|| format!("with the layers {}", ranges(self.trie.below(node).into_iter())))?;
+                .context(|| format!("with the layers {}", ranges(self.trie.below(node))))?;
             for stack in ending {
-                self.losses[stack].extend(&found);
+                self.losses[*stack].extend(&found);
             }
-            self.losses[first].extend(found);
         }
         state.streams[node] = Some((x, self.trie.children(node))).filter(|(_, waiting)| *waiting > 0);
         Ok(())
@@ -262,6 +261,6 @@ impl<'a> Search<'a> {
             Some(row) => fault.context(|| Batch::place(self.batches, state.index, row)),
             None => fault,
         };
-        fault.context(|| format!("with the layers {}", ranges(self.trie.below(broken).into_iter())))
+        fault.context(|| format!("with the layers {}", ranges(self.trie.below(broken))))
     }
 }

@@ -6,11 +6,9 @@ use std::collections::HashMap;
 #[derive(Debug)]
 pub struct Trie {
     nodes: Vec<Node>,
-    /// Node at which each stack ends.
-    ends: Vec<usize>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Node {
     /// Place of the layer; that of the root means nothing.
     place: usize,
@@ -18,30 +16,31 @@ struct Node {
     children: Vec<usize>,
     /// Walks through all layers that come first: a layer that does not stand above the one below it waits for the next.
     walk: usize,
+    /// Stacks that end here.
+    ending: Vec<usize>,
 }
 
 impl Trie {
     /// Of `stacks`, each the places of its layers from the embedding up.
     #[must_use]
     pub fn new<S: AsRef<[usize]>>(stacks: &[S]) -> Self {
-        let mut nodes = vec![Node { place: 0, parent: 0, children: Vec::new(), walk: 0 }];
+        let mut nodes = vec![Node::default()];
         let mut known: HashMap<(usize, usize), usize> = HashMap::new();
-        let mut ends = Vec::with_capacity(stacks.len());
-        for stack in stacks {
+        for (index, stack) in stacks.iter().enumerate() {
             let mut at = 0;
             for &place in stack.as_ref() {
                 at = *known.entry((at, place)).or_insert_with(|| {
                     let below = &nodes[at];
                     let walk = below.walk + usize::from(at != 0 && place <= below.place);
-                    nodes.push(Node { place, parent: at, children: Vec::new(), walk });
+                    nodes.push(Node { place, parent: at, walk, ..Node::default() });
                     let child = nodes.len() - 1;
                     nodes[at].children.push(child);
                     child
                 });
             }
-            ends.push(at);
+            nodes[at].ending.push(index);
         }
-        Self { nodes, ends }
+        Self { nodes }
     }
 
     /// Layers computed for each token, all stacks together.
@@ -71,8 +70,8 @@ impl Trie {
     }
 
     /// Stacks that end at `node`.
-    pub(super) fn ending(&self, node: usize) -> impl Iterator<Item = usize> {
-        self.ends.iter().enumerate().filter(move |(_, end)| **end == node).map(|(stack, _)| stack)
+    pub(super) fn ending(&self, node: usize) -> &[usize] {
+        &self.nodes[node].ending
     }
 
     /// Places of the stack that ends with `node`, from the embedding up.
@@ -159,7 +158,7 @@ mod tests {
         let walks: Vec<_> =
             trie.layer_by_layer().into_iter().map(|(walk, place, nodes)| (walk, place, nodes.len())).collect();
         assert_eq!(walks, [(0, 0, 1), (0, 1, 2), (1, 0, 1), (1, 1, 2)]);
-        assert_eq!(trie.ending(0).collect::<Vec<_>>(), [2]);
+        assert_eq!(trie.ending(0), [2]);
     }
 
     proptest! {
@@ -167,7 +166,9 @@ mod tests {
         fn every_stack_is_found_again(stacks in prop::collection::vec(prop::collection::vec(0usize..5, 0..6), 0..12)) {
             let trie = Trie::new(&stacks);
             for (stack, places) in stacks.iter().enumerate() {
-                prop_assert_eq!(&trie.below(trie.ends[stack]), places);
+                let ends: Vec<usize> = (0..trie.len()).filter(|node| trie.ending(*node).contains(&stack)).collect();
+                prop_assert_eq!(ends.len(), 1);
+                prop_assert_eq!(&trie.below(ends[0]), places);
             }
             let groups = trie.layer_by_layer();
             for order in [trie.one_by_one(), groups.into_iter().flat_map(|(.., nodes)| nodes).collect()] {
