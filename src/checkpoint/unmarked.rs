@@ -47,7 +47,6 @@ const KINDS: &[Kind] = &[
             "adapter/README.md",
             "adapter/adapter_config.json",
             "adapter/prune.json",
-            "adapter/README.md",
             "adapter/adapter_model.safetensors",
             "merged",
             "base-4bit",

@@ -19,6 +19,10 @@ fn are_known_by_their_records() {
         let made = desk.run(&format!("{} --quiet", making.other_line()));
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         unmark(&desk);
+        if making.name == "merge" {
+            // earlier versions wrote neither
+            ["out/prune.json", "out/README.md"].map(|name| fs::remove_file(desk.path(name)).unwrap());
+        }
         let replacing = format!("{} --quiet", making.replacing());
         fs::write(desk.path("out/notes.txt"), "mine").unwrap();
         let with_notes = tree(&desk.path(""));
