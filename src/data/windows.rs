@@ -141,14 +141,20 @@ fn window(
     start: usize,
     end: usize,
 ) -> tokenizers::Result<Vec<Token>> {
-    let encoding = tokenizer.encode(&text[start..end], false)?;
+    let part = &text[start..end];
+    let encoding = tokenizer.encode(part, false)?;
     let (offsets, words, names) = (encoding.get_offsets(), encoding.get_word_ids(), encoding.get_tokens());
     let mut tokens = Vec::with_capacity(encoding.len());
     for (index, id) in encoding.get_ids().iter().enumerate() {
         let (begin, end) = offsets[index];
         let is_cut = index.checked_sub(1).is_some_and(|left| {
-            offsets[left].1 == begin
-                && (words[left] != words[index] || apart(tokenizer, neighbors, &names[left], &names[index]))
+            let other_word = words[left] != words[index];
+            match part.get(offsets[left].1..begin) {
+                Some("") => other_word || apart(tokenizer, neighbors, &names[left], &names[index]),
+                // blanks that are in no token stand between words
+                Some(blanks) => other_word && blanks.trim().is_empty(),
+                None => false,
+            }
         });
         tokens.push(Token { id: *id, begin: start + begin, end: start + end, is_cut });
     }
