@@ -14,7 +14,7 @@ struct Node {
     place: usize,
     parent: usize,
     children: Vec<usize>,
-    /// Walks through all layers that come first: a layer that does not stand above the one below it waits for the next.
+    /// Walks through all layers that come first: a layer that stands on a later one waits for the next walk.
     walk: usize,
     /// Stacks that end here.
     ending: Vec<usize>,
@@ -31,7 +31,7 @@ impl Trie {
             for &place in stack.as_ref() {
                 at = *known.entry((at, place)).or_insert_with(|| {
                     let below = &nodes[at];
-                    let walk = below.walk + usize::from(at != 0 && place <= below.place);
+                    let walk = below.walk + usize::from(at != 0 && place < below.place);
                     nodes.push(Node { place, parent: at, walk, ..Node::default() });
                     let child = nodes.len() - 1;
                     nodes[at].children.push(child);
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(trie.layer_passes(), 6);
         let walks: Vec<_> =
             trie.layer_by_layer().into_iter().map(|(walk, place, nodes)| (walk, place, nodes.len())).collect();
-        assert_eq!(walks, [(0, 0, 1), (0, 1, 2), (1, 0, 1), (1, 1, 2)]);
+        assert_eq!(walks, [(0, 0, 1), (0, 1, 3), (1, 0, 1), (1, 1, 1)]);
         assert_eq!(trie.ending(0), [2]);
     }
 
