@@ -121,7 +121,8 @@ impl Shard {
         file.write_all(&self.header).map_err(at)?;
         let mut end = self.header.len() as u64;
         for slot in &self.slots {
-            write(slot, &mut file).context(|| path.display().to_string())?;
+            // the directory it is made in is hidden, and says nothing to anybody
+            write(slot, &mut file).context(|| path.file_name().unwrap_or_default().display().to_string())?;
             let len = slot.len().unwrap_or_default() as u64;
             end += len;
             let written = file.stream_position().map_err(at)?;

@@ -351,7 +351,13 @@ fn remove(path: &Path) -> Result<()> {
 pub fn differences(before: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String> {
     let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     let differing = keys.into_iter().filter(|key| before.get(*key) != now.get(*key));
-    let show = |value: Option<&Value>| value.map_or_else(|| "absent".to_owned(), Value::to_string);
+    // of a hash, its beginning tells enough
+    let show = |value: Option<&Value>| match value {
+        Some(Value::String(hash)) if hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            format!("{}…", &hash[..12])
+        }
+        value => value.map_or_else(|| "absent".to_owned(), Value::to_string),
+    };
     differing.map(|key| format!("{key} was {}, is {}", show(before.get(key)), show(now.get(key)))).collect()
 }
 
