@@ -21,7 +21,9 @@ fn are_known_by_their_records() {
         unmark(&desk);
         if making.name == "merge" {
             // earlier versions wrote neither
-            ["out/prune.json", "out/README.md"].map(|name| fs::remove_file(desk.path(name)).unwrap());
+            for name in ["out/prune.json", "out/README.md"] {
+                fs::remove_file(desk.path(name)).unwrap();
+            }
         }
         let replacing = format!("{} --quiet", making.replacing());
         fs::write(desk.path("out/notes.txt"), "mine").unwrap();
