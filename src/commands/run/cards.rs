@@ -5,7 +5,7 @@ use std::path::Path;
 use super::view::{figure, title};
 use crate::Result;
 use crate::card;
-use crate::checkpoint::{Checkpoint, write_file};
+use crate::checkpoint::{Checkpoint, has_leftovers, write_file};
 use crate::commands::{made, open};
 use crate::files::{self, Bound};
 use crate::report::run::{RunData, Variant};
@@ -24,7 +24,8 @@ pub(super) fn score(data: &RunData, dense: &Checkpoint, dir: &Path) -> Result<()
             // one that was taken away, or that cannot be read, has its reasons
             let Ok(text) = files::read_text(&path, Bound::CONFIG.bytes) else { continue };
             let scored = made::with_scores(&text, &uncut, &rows);
-            if !rows.is_empty() && scored != text {
+            // one that was killed here has written the card, and left what it was made in
+            if !rows.is_empty() && (scored != text || has_leftovers(&path)) {
                 write_file(&path, true, scored.as_bytes())?;
             }
         }
