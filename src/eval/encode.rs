@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::passes::{Request, Targets};
 use super::prompts::{Body, Document};
 use super::python::rstrip;
-use super::questions::Question;
+use super::question::Question;
 use super::room::{Taken, size};
 use super::settings::Compat;
 use crate::data::{Special, Tokenizer};

@@ -1,11 +1,12 @@
 //! Solved questions in front of a question: few-shot examples, picked as the reference picks them.
 
+use super::fields::Fields;
 use super::python::Random;
-use super::questions::Question;
+use super::question::Question;
 use super::room::Room;
 use super::select::Leaf;
 use super::settings::EvalSettings;
-use super::source::{Fields, Source};
+use super::source::Source;
 use super::tasks::Sampler;
 use crate::progress::Progress;
 use crate::{Context, Error, Result};

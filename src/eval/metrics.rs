@@ -1,7 +1,7 @@
 //! What is measured, and how sure it is.
 
-use super::questions::Question;
-use super::texts::Text;
+use super::question::Question;
+use super::text::Text;
 
 /// A figure of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::examples::Examples;
-use super::questions::Question;
+use super::fields::Fields;
+use super::question::Question;
 use super::room::Room;
 use super::select::Leaf;
 use super::settings::EvalSettings;
-use super::source::{Fields, Source};
+use super::source::Source;
 use super::tasks::Form;
-use super::texts::Text;
+use super::text::Text;
 use crate::data::Place;
 use crate::progress::Progress;
 use crate::{Context, Result};

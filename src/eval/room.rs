@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::fields::Fields;
 use super::passes::Request;
 use super::prompts::{Body, Document};
 use super::settings::EvalSettings;
-use super::source::Fields;
 use crate::checkpoint::ByteSize;
 use crate::data::{Longest, ReadOptions};
 use crate::{Error, Result};

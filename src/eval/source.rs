@@ -4,19 +4,15 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::layouts;
 use super::select::{Leaf, select};
-use super::tasks::{Config, Form, Task};
-use super::texts;
+use super::tasks::{Config, Form, Release, Task};
 use crate::checkpoint::{Dataset, Hub};
 use crate::data::{ReadOptions, Row, TextSplit, is_of_format, names_below, rows_with};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
-
-/// A row's fields, in their order.
-pub type Fields = Map<String, Value>;
 
 /// Where data come from.
 #[derive(Debug)]
@@ -200,14 +196,16 @@ fn missing(leaf: &Leaf, split: &str, place: &str) -> Error {
 
 /// Hands the rows of `file` to `take`, in the columns of the hub's data set; whether it wants more.
 fn read(leaf: &Leaf, file: &Path, how: &ReadOptions, take: Take<'_>) -> Result<bool> {
-    if let (Some(subject), true) = (&leaf.subject, is_of_format(file, "csv")) {
-        let columns = COLUMNS.map(str::to_owned).into();
+    if let (Some(subject), Release::Columns(columns, hub_row), true) =
+        (&leaf.subject, leaf.task.release, is_of_format(file, "csv"))
+    {
+        let columns = columns.iter().map(|name| (*name).to_owned()).collect();
         let options = ReadOptions { columns: Some(columns), ..how.clone() };
         for row in rows_with(file, &options)? {
             let mut row = row?;
             let header = row.fields.iter().all(|(name, value)| value.as_str() == Some(name));
             if !header {
-                row.fields = from_columns(&row.fields, subject);
+                row.fields = hub_row(&row.fields, subject);
                 if !take(row)? {
                     return Ok(false);
                 }
@@ -223,16 +221,17 @@ fn read(leaf: &Leaf, file: &Path, how: &ReadOptions, take: Take<'_>) -> Result<b
         if has_blank_lines && row.fields.values().all(|value| value.as_str().is_some_and(is_blank)) {
             continue;
         }
-        let raw = leaf.task.name == "wikitext" && !row.fields.contains_key("page");
-        let Some(text) = row.fields.get("text").and_then(Value::as_str).filter(|_| raw) else {
+        let documents = match leaf.task.release {
+            Release::Documents(documents) => documents(&row.fields),
+            Release::Hub | Release::Columns(..) => None,
+        };
+        let Some(documents) = documents else {
             if !take(row)? {
                 return Ok(false);
             }
             continue;
         };
-        for page in texts::pages(text) {
-            let mut fields = Fields::new();
-            fields.insert("page".to_owned(), json!(page));
+        for fields in documents {
             if !take(Row { fields, place: row.place.clone() })? {
                 return Ok(false);
             }
@@ -243,17 +242,4 @@ fn read(leaf: &Leaf, file: &Path, how: &ReadOptions, take: Take<'_>) -> Result<b
 
 fn is_blank(text: &str) -> bool {
     text.trim().is_empty()
-}
-
-/// Columns of MMLU's own files, which have no header.
-const COLUMNS: [&str; 6] = ["question", "A", "B", "C", "D", "answer"];
-
-fn from_columns(columns: &Fields, subject: &str) -> Fields {
-    let choices: Vec<&Value> = COLUMNS[1..5].iter().filter_map(|name| columns.get(*name)).collect();
-    let mut fields = Fields::new();
-    fields.insert("question".to_owned(), columns.get("question").cloned().unwrap_or_default());
-    fields.insert("subject".to_owned(), json!(subject));
-    fields.insert("choices".to_owned(), json!(choices));
-    fields.insert("answer".to_owned(), columns.get("answer").cloned().unwrap_or_default());
-    fields
 }

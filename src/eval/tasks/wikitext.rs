@@ -1,0 +1,82 @@
+//! WikiText, page by page.
+
+use serde_json::{Value, json};
+
+use super::detokenize::detokenize;
+use super::{Config, Form, PERPLEXITY, Release, Sampler, Task, as_it_is};
+use crate::Result;
+use crate::eval::fields::{Fields, text};
+use crate::eval::python::strip;
+use crate::eval::text::Text;
+
+pub(super) const TASK: Task = Task {
+    name: "wikitext",
+    title: "WikiText",
+    dataset: "EleutherAI/wikitext_document_level",
+    config: Config::Named("wikitext-2-raw-v1"),
+    file: None,
+    split: "test",
+    shots_split: "train",
+    sampler: Sampler::Drawn,
+    shots: 0,
+    release: Release::Documents(documents),
+    form: Form::Text { prepare: as_it_is, read },
+    metrics: PERPLEXITY,
+    version: 2.0,
+    definition: r#"{"doc_to_text": "", "doc_to_target": "!function preprocess_wikitext.wikitext_detokenizer", "process_results": "!function preprocess_wikitext.process_results"}"#,
+};
+
+fn read(row: &Fields) -> Result<Text> {
+    let page = text(row, "page")?;
+    Ok(Text::new(page, detokenize(page)))
+}
+
+/// The pages of a row of WikiText's own files, which hold all of them in one text.
+fn documents(row: &Fields) -> Option<Vec<Fields>> {
+    let text = row.get("text").and_then(Value::as_str).filter(|_| !row.contains_key("page"))?;
+    let row = |page| Fields::from_iter([("page".to_owned(), json!(page))]);
+    Some(pages(text).into_iter().map(row).collect())
+}
+
+/// A page starts at a title of one `=`.
+fn pages(text: &str) -> Vec<String> {
+    let mut pages = Vec::new();
+    let mut page: Vec<&str> = Vec::new();
+    for line in text.split('\n') {
+        let title = line.replace("= = =", "===").replace("= =", "==");
+        let title = strip(&title);
+        if title.starts_with("= ") && title.ends_with(" =") {
+            let whole = page.join("\n");
+            if !strip(&whole).is_empty() {
+                pages.push(whole);
+            }
+            page.clear();
+        }
+        page.push(line);
+    }
+    pages.push(page.join("\n"));
+    pages
+}
+
+#[cfg(test)]
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
+mod tests {
+    use sha2::Digest;
+
+    use super::*;
+
+    /// The digest is of what the reference's own function makes of the 62 pages.
+    #[test]
+    fn all_of_wikitext() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/wikitext2/wiki.test.raw");
+        let Ok(text) = std::fs::read_to_string(path) else {
+            eprintln!("skipped: {path} is not there");
+            return;
+        };
+        let pages = pages(&text);
+        assert_eq!(pages.len(), 62);
+        let tidy: Vec<String> = pages.iter().map(|page| detokenize(page)).collect();
+        let digest = format!("{:x}", sha2::Sha256::digest(tidy.join("\0")));
+        assert_eq!(digest, "b0ae50e166add20959a5406d9b3c99fe1f23819ec0a10149047149434fb85d81");
+    }
+}
