@@ -12,9 +12,10 @@ use super::{open, seam};
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
 use crate::files::{self, Bound};
 use crate::importance::Analysis;
+use crate::methods::{self, METHODS, Method, method};
 use crate::plan::{Notations, Plan, PlannedFor, layers_for_fraction, parse_drop};
 use crate::progress::Progress;
-use crate::shown::shown;
+use crate::shown::{shown, shown_message};
 use crate::surgery::{ConfigEdit, Cut, Identical, Shrunk, layer_count, short_count};
 use crate::{Context, Error, Result};
 
@@ -32,9 +33,13 @@ pub struct CutSettings {
     pub drop: Option<String>,
     /// Drops this many layers below the last.
     pub deepest: Option<usize>,
+    /// Drops this many layers, the last one included.
+    pub tail: Option<usize>,
+    /// The method that chooses; with an analysis as `plan` where it chooses by scores.
+    pub method: Option<&'static Method>,
     /// Share of the layers to drop: with an analysis as `plan`, its best choice of that size; alone, the deepest.
     pub fraction: Option<f64>,
-    /// Layers to drop: with an analysis as `plan`, its best choice of so many.
+    /// Layers to drop: with an analysis as `plan`, its best choice of so many, or what `method` says.
     pub layers: Option<usize>,
     /// Tensors of one weight file take no more than this, unless one alone does: `5GB`, `2GiB`.
     pub max_shard_size: String,
@@ -58,6 +63,8 @@ impl Default for CutSettings {
             plan: None,
             drop: None,
             deepest: None,
+            tail: None,
+            method: None,
             fraction: None,
             layers: None,
             max_shard_size: "5GB".to_owned(),
@@ -99,8 +106,11 @@ pub struct CutReport {
     pub disk_free: Option<u64>,
     /// What `verify` compared; absent when it was not asked for.
     pub identical: Option<Identical>,
-    /// The joints, after `verify` ran both models over them; absent when it was not asked for.
+    /// The joints, after `verify` ran both models over them; absent when it was not asked for, or could not be done.
     pub seams: Option<Vec<Seam>>,
+    /// Why this program does not compute the model: its layers went by names and bytes, and no pass was run over the
+    /// joints. Absent where it does.
+    pub not_computed: Option<String>,
 }
 
 /// One weight file.
@@ -110,6 +120,12 @@ pub struct ShardReport {
     pub file: String,
     /// Its length in bytes.
     pub bytes: u64,
+}
+
+/// Names that `--method` takes: those that need not be told the layers.
+#[must_use]
+pub fn method_names() -> Vec<&'static str> {
+    METHODS.iter().filter(|method| !method.takes_names()).map(|method| method.name).collect()
 }
 
 /// Runs `prune cut`.
@@ -126,6 +142,9 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
     let planned_for = open::identity(&checkpoint, layers);
     let plan = plan(settings, &planned_for)?;
     let cut = Cut::new(&checkpoint, &planned_for, plan, max_shard_size, &settings.allow_unsliced)?;
+    if let Some(why) = cut.not_computed() {
+        progress.note(&format!("not computed here ({}): its layers are cut by names and bytes", shown_message(why)));
+    }
     let mut report = report(settings, &cut);
     let Some(target) = &settings.out else {
         return match settings.dry_run {
@@ -143,7 +162,9 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
     if settings.verify {
         let written = Arc::new(Checkpoint::open_dir(out.path())?);
         report.identical = Some(cut.verify(&written, progress)?);
-        report.seams = Some(seam::check(&checkpoint, cut.kept(), &written, progress)?);
+        if cut.not_computed().is_none() {
+            report.seams = Some(seam::check(&checkpoint, cut.kept(), &written, progress)?);
+        }
     }
     out.commit()?;
     Ok(report)
@@ -155,14 +176,20 @@ fn one_choice(settings: &CutSettings) -> Result<()> {
         ("--plan", settings.plan.is_some()),
         ("--drop", settings.drop.is_some()),
         ("--deepest", settings.deepest.is_some()),
+        ("--tail", settings.tail.is_some()),
+        ("--method", settings.method.is_some()),
         ("--fraction", settings.fraction.is_some()),
         ("--layers", settings.layers.is_some()),
     ];
     let named: Vec<&str> = named.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect();
     match named[..] {
-        [] => Err(Error::request("which layers? give --plan, --drop, --deepest or --fraction")),
-        ["--layers"] => Err(Error::request("--layers goes with an analysis: give --plan, or --deepest instead")),
-        [_] | ["--plan", "--fraction" | "--layers"] => Ok(()),
+        [] => Err(Error::request("which layers? give --plan, --drop, --deepest, --tail, --method or --fraction")),
+        ["--layers"] => Err(Error::request("--layers goes with an analysis or a method: give --plan or --method")),
+        ["--method"] | ["--plan", "--method"] => {
+            Err(Error::request("how many layers? --method goes with --layers or --fraction"))
+        }
+        [_] | ["--plan" | "--method", "--fraction" | "--layers"] => Ok(()),
+        ["--plan", "--method", "--fraction" | "--layers"] => Ok(()),
         _ => Err(Error::request(format!("{} say different things; give one of them", named.join(" and ")))),
     }
 }
@@ -172,23 +199,32 @@ fn plan(settings: &CutSettings, model: &PlannedFor) -> Result<Plan> {
         let dropped = parse_drop(text, model.layers).context(|| "--drop")?;
         return Plan::drop_layers(model.clone(), &dropped);
     }
-    if let Some(layers) = settings.deepest {
-        return Plan::deepest(model.clone(), layers).context(|| "--deepest");
+    for (name, count) in [("deepest", settings.deepest), ("tail", settings.tail)] {
+        if let Some(layers) = count {
+            return method(name)?.plan(model, layers, None).context(|| format!("--{name}"));
+        }
     }
     let share = settings.fraction.map(|fraction| layers_for_fraction(fraction, model.layers)).transpose();
-    match (&settings.plan, share.context(|| "--fraction")?.or(settings.layers)) {
-        (Some(path), share) => {
-            let plan = share.map_or_else(|| Plan::read(path), |layers| from_analysis(path, layers))?;
-            plan.check_for(model).context(|| path.display())?;
-            Ok(plan)
+    let share = share.context(|| "--fraction")?.or(settings.layers);
+    let plan = match (&settings.plan, share) {
+        (Some(path), None) => Plan::read(path)?,
+        (Some(path), Some(layers)) => {
+            let method = settings.method.unwrap_or(&METHODS[0]);
+            if !method.needs_scores() {
+                return Err(Error::request(format!("--method {} looks at no scores: leave --plan out", method.name)));
+            }
+            method.plan(model, layers, Some(&analysis(path)?)).context(|| path.display())?
         }
-        (None, Some(layers)) => Plan::deepest(model.clone(), layers),
-        (None, None) => Err(Error::request("no plan")),
-    }
+        (None, Some(layers)) => settings.method.map_or_else(|| method("deepest"), Ok)?.plan(model, layers, None)?,
+        (None, None) => return Err(Error::request("no plan")),
+    };
+    plan.check_for(model)
+        .context(|| settings.plan.as_ref().map_or_else(String::new, |path| path.display().to_string()))?;
+    Ok(plan)
 }
 
-/// The best choice of `layers` layers in an analysis, by the metric and strategy it was searched with.
-fn from_analysis(path: &std::path::Path, layers: usize) -> Result<Plan> {
+/// The analysis in the file at `path`.
+fn analysis(path: &std::path::Path) -> Result<Analysis> {
     let document: Value = files::asked_json(path, Bound::RECORD)?;
     if document.get("stack").is_some() {
         return Err(Error::request(format!(
@@ -196,9 +232,8 @@ fn from_analysis(path: &std::path::Path, layers: usize) -> Result<Plan> {
             path.display()
         )));
     }
-    let mut analysis = Analysis::from_value(document).context(|| path.display())?;
-    analysis.mark(layers).context(|| path.display())?;
-    analysis.plan.ok_or_else(|| Error::work(format!("{}: no plan came of it", path.display())))
+    let read = Analysis::from_value(document).and_then(|analysis| methods::check(&analysis).map(|()| analysis));
+    read.context(|| path.display())
 }
 
 /// The settings that decide the output's bytes.
@@ -244,6 +279,9 @@ impl fmt::Display for CutReport {
         if let Some(Identical { tensors, bytes }) = self.identical {
             writeln!(f, "verified     {tensors} tensors, {} byte for byte the source's", size(bytes))?;
         }
+        if let (Some(why), true) = (&self.not_computed, self.identical.is_some()) {
+            writeln!(f, "seams        not run, the model is not computed here: {}", shown_message(why))?;
+        }
         for Seam { layer, distance } in self.seams.iter().flatten() {
             writeln!(
                 f,
@@ -287,5 +325,6 @@ fn report(settings: &CutSettings, cut: &Cut<'_>) -> CutReport {
         disk_free: None,
         identical: None,
         seams: None,
+        not_computed: cut.not_computed().map(str::to_owned),
     }
 }

@@ -78,6 +78,7 @@ fn reason(plan: &Plan) -> Option<String> {
     match strategy {
         "given" => Some("The layers were named by hand.".to_owned()),
         "deepest" => Some("These are the deepest layers but the last, a choice that needs no measurement.".to_owned()),
+        "tail" => Some("These are the last layers, a choice that needs no measurement.".to_owned()),
         _ => {
             let mut said = plan.why.clone();
             said.shift_remove("strategy");

@@ -8,14 +8,11 @@ use serde_json::{Map, Value, json};
 
 use super::json_text::{self, Change};
 use super::per_layer::{self, Allowed};
+use super::stack_config::StackConfig;
 use super::stack_shape;
 use crate::checkpoint::parse_json;
-use crate::plan::MOST_LAYERS;
 use crate::shown::shown_message;
 use crate::{Error, Result};
-
-/// The key that holds the number of layers.
-pub(super) const LAYERS: &str = "num_hidden_layers";
 
 /// One value of the config that the cut changes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -35,12 +32,6 @@ pub struct ConfigEdit {
 impl ConfigEdit {
     pub(super) fn new(path: Vec<String>, change: Change, before: Value, after: Value) -> Self {
         Self { key: path.join("."), before, after, path, change }
-    }
-
-    /// A top-level key gets `after`; a new key comes after the number of layers.
-    pub(super) fn set(key: &str, before: Option<&Value>, after: Value) -> Self {
-        let before = before.cloned().unwrap_or(Value::Null);
-        Self::new(vec![key.to_owned()], Change::Set(after.to_string(), LAYERS), before, after)
     }
 }
 
@@ -65,15 +56,16 @@ impl fmt::Display for ConfigEdit {
 /// per layer and is neither understood nor listed in `allow_unsliced` (by its name or its path), or a property of the
 /// stack that the cut would change without the config being able to say so.
 pub fn config_edits(config: &Map<String, Value>, kept: &[usize], allow_unsliced: &[String]) -> Result<Vec<ConfigEdit>> {
-    let layers = layer_count(config)?;
+    let stacks = StackConfig::all(config)?;
     let allowed = Allowed(allow_unsliced);
     let mut edits = Vec::new();
-    if kept.len() != layers {
-        edits.push(ConfigEdit::set(LAYERS, config.get(LAYERS), json!(kept.len())));
+    let is_cut = kept.len() != stacks[0].layers;
+    if is_cut {
+        edits.push(stacks[0].set(stacks[0].count, json!(kept.len())));
     }
-    per_layer::edits(config, layers, kept, allowed, &mut edits)?;
-    if kept.len() != layers {
-        stack_shape::edits(config, layers, kept, allowed, &mut edits)?;
+    per_layer::edits(config, &stacks[0], kept, allowed, &mut edits)?;
+    for stack in stacks.iter().filter(|_| is_cut) {
+        stack_shape::edits(stack, kept, allowed, &mut edits)?;
     }
     Ok(edits)
 }
@@ -97,25 +89,6 @@ pub fn edit_config(text: &str, edits: &[ConfigEdit]) -> Result<String> {
         }
     }
     Ok(text)
-}
-
-/// `num_hidden_layers`.
-///
-/// # Errors
-/// Work: absent, or no positive whole number that a model can have.
-pub fn layer_count(config: &Map<String, Value>) -> Result<usize> {
-    match config.get(LAYERS) {
-        None => Err(Error::work(format!("config.json: no `{LAYERS}`"))),
-        Some(value) => value
-            .as_u64()
-            .and_then(|layers| usize::try_from(layers).ok())
-            .filter(|layers| (1..=MOST_LAYERS).contains(layers))
-            .ok_or_else(|| {
-                Error::work(format!(
-                    "config.json: `{LAYERS}` is {value}; expected a number of layers, 1 to {MOST_LAYERS}"
-                ))
-            }),
-    }
 }
 
 #[cfg(test)]

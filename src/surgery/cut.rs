@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::config::{ConfigEdit, config_edits, edit_config};
 use super::json_text::Change;
 use super::names::Stack;
+use super::stack_config::{StackConfig, layer_count};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Entry, ShardPlan, Slot, parse_json};
 use crate::files::{self, Bound};
@@ -36,6 +37,7 @@ pub struct Cut<'a> {
     shards: ShardPlan,
     config: String,
     edits: Vec<ConfigEdit>,
+    not_computed: Option<String>,
     parameters: Shrunk,
     bytes: Shrunk,
 }
@@ -44,8 +46,11 @@ impl<'a> Cut<'a> {
     /// Decides what `plan` makes of `source`, which is the model `model`. Nothing is written. `allow_unsliced` are
     /// config keys that stay as they are although they look as if they had one value per layer.
     ///
+    /// A cut needs names, bytes and the config's keys, so it serves families that this program does not compute as well;
+    /// where it does, the config must describe the kept layers afterwards as it did before.
+    ///
     /// # Errors
-    /// Request: a plan for another model, a config key that is not understood, an architecture that is not known.
+    /// Request: a plan for another model, a config key that is not understood, two stacks of layers that feed each other.
     /// Work: a broken config, tensors that disagree with it.
     pub fn new(
         source: &'a Checkpoint,
@@ -57,17 +62,17 @@ impl<'a> Cut<'a> {
         plan.check_for(model)?;
         let kept = plan.kept();
         let place = || source.source.dir.display();
-        let spec = ModelSpec::from_config(&source.config).context(place)?;
-        spec.check(&source.index).context(place)?;
+        let (spec, not_computed) = family(source).context(place)?;
         let edits = edits(source, &kept, allow_unsliced).context(place)?;
-        let config = edited_config(source, &spec, &kept, &edits).context(place)?;
+        let config = edited_config(source, spec.as_ref(), &kept, &edits).context(place)?;
 
         let mut entries: Vec<&Entry> = source.index.tensors.values().collect();
         // in the order of the files, so that they are read from front to back
         entries.sort_by_key(|entry| (entry.shard, entry.begin));
-        let extra = source.config.get("num_nextn_predict_layers").and_then(Value::as_u64).unwrap_or(0);
+        let stacks = StackConfig::all(&source.config).context(place)?;
+        let extra = stacks[0].keys.get("num_nextn_predict_layers").and_then(Value::as_u64).unwrap_or(0);
         let names = source.index.tensors.keys().map(String::as_str);
-        let stack = Stack::find(names, spec.layers, usize::try_from(extra).unwrap_or(0)).context(place)?;
+        let stack = Stack::find(names, stacks[0].layers, usize::try_from(extra).unwrap_or(0)).context(place)?;
         let (mut origins, mut slots) = (BTreeMap::new(), Vec::new());
         let mut parameters = Shrunk { before: 0, after: 0 };
         let mut bytes = parameters;
@@ -82,7 +87,7 @@ impl<'a> Cut<'a> {
             origins.insert(name, entry.name.clone());
         }
         let shards = ShardPlan::new(slots, max_shard_size)?;
-        Ok(Self { source, plan, kept, origins, shards, config, edits, parameters, bytes })
+        Ok(Self { source, plan, kept, origins, shards, config, edits, not_computed, parameters, bytes })
     }
 
     /// The source.
@@ -121,6 +126,12 @@ impl<'a> Cut<'a> {
         &self.config
     }
 
+    /// Why this program does not compute the model, so that its layers go by names and bytes alone; `None` where it does.
+    #[must_use]
+    pub fn not_computed(&self) -> Option<&str> {
+        self.not_computed.as_deref()
+    }
+
     /// Numbers stored, tied ones once.
     #[must_use]
     pub fn parameters(&self) -> Shrunk {
@@ -156,6 +167,24 @@ impl<'a> Cut<'a> {
     }
 }
 
+/// What the model is, or why it is not computed: another family, weights in codes that are not read.
+///
+/// # Errors
+/// Request: an encoder and a decoder. Work: a key that is missing or makes no sense, tensors that disagree with the config.
+fn family(source: &Checkpoint) -> Result<(Option<ModelSpec>, Option<String>)> {
+    if source.config.get("is_encoder_decoder") == Some(&Value::Bool(true)) {
+        return Err(Error::request(
+            "config.json: is_encoder_decoder is true: a plan speaks of one stack of layers, this model has two",
+        ));
+    }
+    let spec = ModelSpec::from_config(&source.config);
+    match spec.and_then(|spec| spec.check(&source.index).map(|_| spec)) {
+        Ok(spec) => Ok((Some(spec), None)),
+        Err(error) if error.exit_code() == 2 => Ok((None, Some(error.to_string()))),
+        Err(error) => Err(error),
+    }
+}
+
 /// What changes in the config. A word of quantisation that was left over on plain weights goes: readers that heed it
 /// would refuse what was written, or quantise it.
 fn edits(source: &Checkpoint, kept: &[usize], allow_unsliced: &[String]) -> Result<Vec<ConfigEdit>> {
@@ -167,19 +196,29 @@ fn edits(source: &Checkpoint, kept: &[usize], allow_unsliced: &[String]) -> Resu
 }
 
 /// The text of the new config, after making sure that it describes the kept layers as the old one did.
-fn edited_config(source: &Checkpoint, before: &ModelSpec, kept: &[usize], edits: &[ConfigEdit]) -> Result<String> {
+fn edited_config(
+    source: &Checkpoint,
+    before: Option<&ModelSpec>,
+    kept: &[usize],
+    edits: &[ConfigEdit],
+) -> Result<String> {
     let path = source.source.dir.join("config.json");
     let text = files::read_text(&path, Bound::CONFIG.bytes)?;
     let text = edit_config(&text, edits)?;
     let config = parse_json(text.as_bytes()).map_err(|error| Error::work(format!("config.json: {error}")))?;
-    let after = ModelSpec::from_config(&config)?;
-    let expected = ModelSpec {
-        layers: kept.len(),
-        windows: kept.iter().map(|layer| before.windows[*layer]).collect(),
-        rotated: kept.iter().map(|layer| before.rotated[*layer]).collect(),
-        ..before.clone()
+    let is_right = match before {
+        Some(before) => {
+            let expected = ModelSpec {
+                layers: kept.len(),
+                windows: kept.iter().map(|layer| before.windows[*layer]).collect(),
+                rotated: kept.iter().map(|layer| before.rotated[*layer]).collect(),
+                ..before.clone()
+            };
+            ModelSpec::from_config(&config)? == expected
+        }
+        None => layer_count(&config)? == kept.len(),
     };
-    if after != expected {
+    if !is_right {
         return Err(Error::work(
             "config.json: after the cut it would describe other layers than those that were kept; please report this",
         ));

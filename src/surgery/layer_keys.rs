@@ -36,12 +36,12 @@ pub(super) const PER_LAYER: &[&str] = &[
     "use_rope",
 ];
 
-/// Other names of the number of layers, which some readers believe first.
+/// Names of the number of layers, the usual one first; where several stand side by side, all follow a cut.
 pub(super) const COUNTS: &[&str] =
     &["num_hidden_layers", "n_layers", "num_layers", "n_layer", "num_decoder_layers", "decoder_layers"];
 
-/// The object in which a config of several parts has its language model.
-pub(super) const TEXT: &str = "text_config";
+/// Objects in which configs of several parts have their language model.
+pub(super) const TEXT: &[&str] = &["text_config", "llm_config", "language_config"];
 
 /// Lists of layer numbers.
 pub(super) const LAYER_NUMBERS: &[&str] = &[
@@ -106,8 +106,12 @@ pub(super) const SPLITS: &[Split] = &[
     Split { key: "num_dense_layers", list: "mlp_layer_types", only_if: None, defaults: &[("lfm2_moe", 2)] },
 ];
 
-/// Numbers that count from the end of the stack, where a layer above refers to one below; no cut can be proved right.
-pub(super) const SHARED_FROM_THE_END: &[&str] = &["num_kv_shared_layers"];
+/// Numbers that, above 0, tie layers to each other or to what lies outside the stack, and how: no cut can be proved
+/// right.
+pub(super) const TIES: &[(&str, &str)] = &[
+    ("num_kv_shared_layers", "upper layers reuse the keys and values of lower ones, which a cut would rewire"),
+    ("hidden_size_per_layer_input", "tensors outside the stack hold a part for each layer, side by side"),
+];
 
 /// A kind of layer that comes back every so many layers.
 pub(super) struct Period {

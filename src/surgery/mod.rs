@@ -13,12 +13,14 @@ mod module_names;
 mod names;
 mod per_layer;
 mod sources;
+mod stack_config;
 mod stack_shape;
 mod verify;
 mod write;
 
 pub use card::short_count;
-pub use config::{ConfigEdit, config_edits, edit_config, layer_count};
+pub use config::{ConfigEdit, config_edits, edit_config};
 pub use cut::{Cut, Shrunk};
 pub use names::Stack;
+pub use stack_config::layer_count;
 pub use verify::Identical;

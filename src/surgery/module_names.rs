@@ -1,6 +1,8 @@
 //! Names of modules in configs: quantisers list modules they left alone (`model.layers.3.mlp.gate`), adapters the ones
 //! they touch. Layer numbers in them follow the cut.
 
+use super::names::WORDS;
+
 /// What a name has to do with layers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Mention {
@@ -14,7 +16,7 @@ pub(super) enum Mention {
 
 /// Looks for `layers.N` in a module name, or for a regular expression that picks layers by number.
 pub(super) fn mention(name: &str) -> Mention {
-    const WORD: &str = "layers";
+    const WORD: &str = WORDS[0];
     for (at, _) in name.match_indices(WORD) {
         let from = at + WORD.len();
         let rest = &name[from..];
@@ -32,6 +34,22 @@ pub(super) fn mention(name: &str) -> Mention {
             return Mention::Pattern;
         }
     }
+    // where layers go by another word, it stands alone between dots
+    let parts = name.split('.').scan(0, |start, part| {
+        let at = *start;
+        *start += part.len() + 1;
+        Some((at, part))
+    });
+    for (at, part) in parts {
+        let from = at + part.len() + 1;
+        let number = name.get(from..).and_then(|rest| rest.split('.').next()).unwrap_or_default();
+        if WORDS[1..].contains(&part)
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+            && let Ok(layer) = number.parse()
+        {
+            return Mention::Layer(layer, from..from + number.len());
+        }
+    }
     Mention::None
 }
 
@@ -43,6 +61,9 @@ mod tests {
     fn numbers_are_found_and_patterns_admitted() {
         assert_eq!(mention("model.layers.12.mlp.gate"), Mention::Layer(12, 13..15));
         assert_eq!(mention("layers.0"), Mention::Layer(0, 7..8));
+        assert_eq!(mention("transformer.h.3.mlp"), Mention::Layer(3, 14..15));
+        assert_eq!(mention("blocks.3"), Mention::Layer(3, 7..8));
+        assert_eq!(mention("path.3.h.mlp.h"), Mention::None);
         for name in ["lm_head", "gate_proj", "model.layers.mlp", "re:.*layers.*mlp.gate$", "layers", ""] {
             assert_eq!(mention(name), Mention::None, "{name}");
         }

@@ -4,6 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Error, Result};
 
+/// What stands before the number of a layer: Llama's and most families' word first, then GPT-2's, MPT's, and those of
+/// encoders.
+pub(super) const WORDS: &[&str] = &["layers", "h", "blocks", "block", "layer"];
+
+/// Parts of a prefix that say that the stack is a language model's, beside those of images and sounds.
+const LANGUAGE: &[&str] = &["language_model", "text_model", "llm"];
+
 /// Where the layers are in a checkpoint's tensor names: `model.layers.` in `model.layers.3.mlp.up_proj.weight`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stack {
@@ -16,7 +23,7 @@ impl Stack {
     /// (`num_nextn_predict_layers`) are numbered on from its last layer.
     ///
     /// # Errors
-    /// Work: no name holds `layers.N.`, or the numbers are not 0 to L-1: a config and tensors that disagree.
+    /// Work: no name holds a word of layers and a number, or the numbers are not 0 to L-1: a config and tensors that disagree.
     pub fn find<'a>(names: impl IntoIterator<Item = &'a str>, layers: usize, extra: usize) -> Result<Self> {
         let mut stacks: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
         for name in names {
@@ -30,14 +37,19 @@ impl Stack {
                 && (layers..=layers.saturating_add(extra)).contains(&numbers.len())
         };
         // a second stack of the same height is part of a model that no plan speaks of
-        let mut fitting: Vec<&str> =
-            stacks.iter().filter(|(_, numbers)| fits(numbers)).map(|(prefix, _)| *prefix).collect();
-        fitting.sort_by_key(|prefix| *prefix != "model.layers.");
+        let fitting = stacks.iter().filter(|(_, numbers)| fits(numbers)).map(|(prefix, _)| *prefix);
+        let rank = |prefix: &str| match prefix {
+            "model.layers." => 0,
+            _ if prefix.split('.').any(|part| LANGUAGE.contains(&part)) => 1,
+            _ => 2,
+        };
+        let mut fitting: Vec<&str> = fitting.collect();
+        fitting.sort_by_key(|prefix| rank(prefix));
         match fitting[..] {
-            [prefix] | [prefix @ "model.layers.", ..] => Ok(Self { prefix: prefix.to_owned(), layers }),
-            [first, second, ..] => Err(Error::work(format!(
+            [first, second, ..] if rank(first) == rank(second) => Err(Error::work(format!(
                 "{first}N and {second}N both have {layers} layers; which of them the config speaks of is not known"
             ))),
+            [first, ..] => Ok(Self { prefix: first.to_owned(), layers }),
             [] => Err(disagreement(&stacks, layers)),
         }
     }
@@ -64,15 +76,17 @@ impl Stack {
     }
 }
 
-/// `model.layers.`, 3, `.mlp.up_proj.weight`. A number with a leading zero is no layer number, so that two names never
-/// become one.
+/// `model.layers.`, 3, `.mlp.up_proj.weight`, at the first place where a word and a number stand. A number with a leading
+/// zero is no layer number, so that two names never become one.
 fn split(name: &str) -> Option<(&str, usize, &str)> {
-    const WORD: &str = "layers.";
-    for (at, _) in name.match_indices(WORD) {
-        if at > 0 && !name[..at].ends_with('.') {
+    let mut start = 0;
+    for part in name.split('.') {
+        let end = start + part.len() + 1;
+        start = end;
+        if !WORDS.contains(&part) || end >= name.len() {
             continue;
         }
-        let (prefix, rest) = name.split_at(at + WORD.len());
+        let (prefix, rest) = name.split_at(end);
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, rest) = rest.split_at(digits);
         let canonical = digits == 1 || !number.starts_with('0');
@@ -86,7 +100,9 @@ fn split(name: &str) -> Option<(&str, usize, &str)> {
 fn disagreement(stacks: &BTreeMap<&str, BTreeSet<usize>>, layers: usize) -> Error {
     let largest = stacks.iter().max_by_key(|(_, numbers)| numbers.len());
     let Some((prefix, numbers)) = largest else {
-        return Error::work("no tensor name holds `layers.N.`; this layout of layers is not known");
+        return Error::work(
+            "no tensor name holds `layers.N.`, or another word that layers go by; this layout of layers is not known",
+        );
     };
     let last = numbers.last().copied().unwrap_or(0);
     let gap = (0..last).find(|layer| !numbers.contains(layer));
@@ -134,7 +150,7 @@ mod tests {
     #[test]
     fn tensors_and_config_must_agree() {
         for (names, layers, word) in [
-            (&["a", "b.layer.0.x"][..], 1, "no tensor name holds"),
+            (&["a", "b.layerz.0.x"][..], 1, "no tensor name holds"),
             (
                 &["model.layers.0.w"],
                 2,
@@ -148,6 +164,22 @@ mod tests {
         }
         let both = ["a.layers.0.w", "model.layers.0.w", "vision.layers.0.w", "vision.layers.1.w"];
         assert_eq!(stack(&both, 1).unwrap().prefix, "model.layers.");
+        let parts = ["model.language_model.layers.0.w", "model.visual.blocks.0.w", "vision.encoder.layer.0.w"];
+        assert_eq!(stack(&parts, 1).unwrap().prefix, "model.language_model.layers.");
+    }
+
+    #[test]
+    fn layers_go_by_other_words() {
+        for (name, prefix) in [
+            ("transformer.h.0.attn.c_attn.weight", "transformer.h."),
+            ("h.0.ln_1.weight", "h."),
+            ("transformer.blocks.0.norm_1.weight", "transformer.blocks."),
+            ("gpt_neox.layers.0.mlp.dense_h_to_4h.bias", "gpt_neox.layers."),
+            ("model.layers.0.block_sparse_moe.experts.7.w1.weight", "model.layers."),
+            ("model.layers.0.mixer.h.0.w", "model.layers."),
+        ] {
+            assert_eq!(stack(&[name], 1).unwrap().prefix, prefix);
+        }
     }
 
     #[test]

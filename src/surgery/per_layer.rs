@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::config::{ConfigEdit, LAYERS};
+use super::config::ConfigEdit;
 use super::json_text::Change;
 use super::layer_keys::{BY_LAYER_NUMBER, COUNTS, LAYER_NUMBERS, NOT_PER_LAYER, PER_LAYER, TEXT};
 use super::module_names::{Mention, mention};
+use super::stack_config::{StackConfig, number};
 use crate::{Error, Result};
 
 /// Keys the user vouches for.
@@ -27,12 +28,13 @@ impl Allowed<'_> {
 /// Adds the edits that the lists and objects of `config`, at any depth, need.
 pub(super) fn edits(
     config: &Map<String, Value>,
-    layers: usize,
+    stack: &StackConfig<'_>,
     kept: &[usize],
     allowed: Allowed<'_>,
     edits: &mut Vec<ConfigEdit>,
 ) -> Result<()> {
-    let mut walk = Walk { layers, kept, allowed, edits, seen: vec![false; allowed.0.len()] };
+    let layers = stack.layers;
+    let mut walk = Walk { stack, layers, kept, allowed, edits, seen: vec![false; allowed.0.len()] };
     walk.object(config, &[])?;
     match walk.seen.iter().position(|seen| !seen) {
         None => Ok(()),
@@ -43,6 +45,8 @@ pub(super) fn edits(
 }
 
 struct Walk<'a> {
+    /// Where the number of layers stands; that edit is there already.
+    stack: &'a StackConfig<'a>,
     layers: usize,
     kept: &'a [usize],
     allowed: Allowed<'a>,
@@ -68,7 +72,7 @@ impl Walk<'_> {
             match value {
                 Value::Array(list) => self.list(key, list, path)?,
                 // an object with a layer count of its own speaks of another stack, unless it is the language model's
-                Value::Object(inner) if inner.contains_key(LAYERS) && !self.is_this_stack(key, inner) => {}
+                Value::Object(inner) if count(inner).is_some() && !self.is_this_stack(key, inner) => {}
                 Value::Object(inner) => self.inner(key, inner, path)?,
                 Value::String(name) if mention(name) != Mention::None => {
                     return Err(self.refuse(&path, "names single layers"));
@@ -77,7 +81,7 @@ impl Walk<'_> {
                     if self.counts_layers(key, &path) && number.as_u64() == Some(self.layers as u64) =>
                 {
                     let after = json!(self.kept.len());
-                    self.push(path, Change::Set(after.to_string(), LAYERS), value.clone(), after);
+                    self.push(path, Change::Set(after.to_string(), self.stack.count), value.clone(), after);
                 }
                 _ => {}
             }
@@ -87,17 +91,17 @@ impl Walk<'_> {
 
     /// Whether the object under `key` is the language model with the layers that are cut.
     fn is_this_stack(&self, key: &str, inner: &Map<String, Value>) -> bool {
-        key == TEXT && inner.get(LAYERS).and_then(Value::as_u64) == Some(self.layers as u64)
+        TEXT.contains(&key) && count(inner).and_then(number) == Some(self.layers)
     }
 
-    /// Whether `key`, the last of `path`, is a name of the number of layers. The first of them has its edit already.
+    /// Whether `key`, the last of `path`, is a name of the number of layers that has no edit yet.
     fn counts_layers(&self, key: &str, path: &[String]) -> bool {
-        COUNTS.contains(&key)
-            && match path {
-                [key] => key != LAYERS,
-                [parent, _] => parent == TEXT,
-                _ => false,
-            }
+        let is_of_the_stack = match path {
+            [_] => true,
+            [parent, _] => TEXT.contains(&parent.as_str()),
+            _ => false,
+        };
+        is_of_the_stack && COUNTS.contains(&key) && path != self.stack.path(self.stack.count)
     }
 
     fn list(&mut self, key: &str, list: &[Value], path: Vec<String>) -> Result<()> {
@@ -122,8 +126,18 @@ impl Walk<'_> {
             self.names(path, list)?;
         } else if list.len() == self.layers {
             return Err(self.refuse(&path, &format!("is a list of {} values, as many as there are layers", list.len())));
+        } else if key.contains("layer") && self.are_layer_numbers(list) {
+            return Err(self.refuse(&path, "looks like a list of layer numbers"));
         }
         Ok(())
+    }
+
+    /// Whether all of `list` are numbers of layers, ascending.
+    fn are_layer_numbers(&self, list: &[Value]) -> bool {
+        let numbers: Option<Vec<u64>> = list.iter().map(Value::as_u64).collect();
+        numbers.is_some_and(|numbers| {
+            numbers.is_sorted_by(|a, b| a < b) && numbers.last().is_some_and(|last| *last < self.layers as u64)
+        })
     }
 
     fn names(&mut self, path: Vec<String>, list: &[Value]) -> Result<()> {
@@ -178,7 +192,7 @@ impl Walk<'_> {
     }
 
     fn replace(&mut self, path: Vec<String>, list: &[Value], after: Value) {
-        self.push(path, Change::Set(after.to_string(), LAYERS), json!(list), after);
+        self.push(path, Change::Set(after.to_string(), self.stack.count), json!(list), after);
     }
 
     fn push(&mut self, path: Vec<String>, change: Change, before: Value, after: Value) {
@@ -194,4 +208,9 @@ impl Walk<'_> {
              --allow-unsliced {key}"
         ))
     }
+}
+
+/// The number of layers that an object says itself.
+fn count(object: &Map<String, Value>) -> Option<&Value> {
+    COUNTS.iter().find_map(|key| object.get(*key))
 }

@@ -4,62 +4,60 @@
 use serde_json::{Map, Value, json};
 
 use super::config::ConfigEdit;
-use super::json_text::Change;
-use super::layer_keys::{List, PERIODS, Period, SHARED_FROM_THE_END, SPLITS, Split};
+use super::layer_keys::{List, PERIODS, Period, SPLITS, Split, TIES};
 use super::per_layer::Allowed;
+use super::stack_config::StackConfig;
 use crate::{Error, Result};
 
 /// Adds the edits that keep every kept layer's kind.
 pub(super) fn edits(
-    config: &Map<String, Value>,
-    layers: usize,
+    stack: &StackConfig<'_>,
     kept: &[usize],
     allowed: Allowed<'_>,
     edits: &mut Vec<ConfigEdit>,
 ) -> Result<()> {
     for split in SPLITS.iter().filter(|split| !allowed.has(split.key)) {
-        edits.extend(split_edit(split, config, layers, kept));
+        edits.extend(split_edit(split, stack, kept));
     }
     for period in PERIODS.iter().filter(|period| !allowed.has(period.key)) {
-        edits.extend(period_edits(period, config, kept)?);
+        edits.extend(period_edits(period, stack, kept)?);
     }
-    for key in SHARED_FROM_THE_END.iter().filter(|key| !allowed.has(key)) {
-        if let Some(count) = config.get(*key).and_then(Value::as_u64).filter(|count| *count > 0) {
-            return Err(Error::request(format!(
-                "config.json: `{key}` is {count}: upper layers reuse the keys and values of lower ones, which a cut \
-                 would rewire; such models cannot be cut"
-            )));
+    for (key, why) in TIES.iter().filter(|(key, _)| !allowed.has(key)) {
+        if let Some(count) = stack.keys.get(*key).and_then(Value::as_u64).filter(|count| *count > 0) {
+            return Err(Error::request(format!("config.json: `{key}` is {count}: {why}; such models cannot be cut")));
         }
     }
     Ok(())
 }
 
 /// The number of kept layers below the split.
-fn split_edit(split: &Split, config: &Map<String, Value>, layers: usize, kept: &[usize]) -> Option<ConfigEdit> {
+fn split_edit(split: &Split, stack: &StackConfig<'_>, kept: &[usize]) -> Option<ConfigEdit> {
+    let config = stack.keys;
     let stated = config.get(split.key);
     let assumed = || {
         let read = split.only_if.is_none_or(|key| config.get(key) == Some(&Value::Bool(true)));
         let unsaid = read && !is_list(config, split.list);
-        unsaid.then(|| default(split.defaults, config)).flatten()
+        unsaid.then(|| stack.default(split.defaults)).flatten()
     };
     let before = match stated {
         Some(value) => value.as_u64()?,
         None => assumed()?,
     };
     // beyond the stack: no layer is above it, before or after
-    if before > layers as u64 {
+    if before > stack.layers as u64 {
         return None;
     }
     let after = kept.iter().filter(|layer| (**layer as u64) < before).count() as u64;
-    (after != before).then(|| ConfigEdit::set(split.key, stated, json!(after)))
+    (after != before).then(|| stack.set(split.key, json!(after)))
 }
 
-fn period_edits(period: &Period, config: &Map<String, Value>, kept: &[usize]) -> Result<Vec<ConfigEdit>> {
+fn period_edits(period: &Period, stack: &StackConfig<'_>, kept: &[usize]) -> Result<Vec<ConfigEdit>> {
+    let config = stack.keys;
     let stated = config.get(period.key).filter(|value| !value.is_null());
     let length = match stated {
         Some(Value::String(pattern)) => Some(pattern.len() as u64),
         Some(value) => value.as_u64(),
-        None => default(period.readers, config),
+        None => stack.default(period.readers),
     };
     let Some(length) = length.filter(|length| *length > 1) else { return Ok(Vec::new()) };
     let kind = |layer: usize, list: &List| (list.value)(layer as u64, length);
@@ -72,14 +70,14 @@ fn period_edits(period: &Period, config: &Map<String, Value>, kept: &[usize]) ->
     if same {
         return Ok(Vec::new());
     }
-    let goes = |value: &Value| ConfigEdit::new(vec![period.key.to_owned()], Change::Remove, value.clone(), Value::Null);
+    let removal = || stated.map(|_| stack.remove(period.key));
     match &period.list {
         // the list was sliced and is what readers believe; the number would contradict it
-        Some(list) if is_list(config, list.key) => Ok(stated.map(goes).into_iter().collect()),
-        Some(list) if default(period.readers, config).is_some() && !stated.is_some_and(Value::is_string) => {
+        Some(list) if is_list(config, list.key) => Ok(removal().into_iter().collect()),
+        Some(list) if stack.default(period.readers).is_some() && !stated.is_some_and(Value::is_string) => {
             let values: Vec<Value> = kept.iter().map(|layer| kind(*layer, list)).collect();
-            let spelled_out = ConfigEdit::set(list.key, config.get(list.key), Value::Array(values));
-            Ok([spelled_out].into_iter().chain(stated.map(goes)).collect())
+            let spelled_out = stack.set(list.key, Value::Array(values));
+            Ok([spelled_out].into_iter().chain(removal()).collect())
         }
         _ => Err(Error::request(format!(
             "config.json: `{}` repeats a kind of layer every {length} layers, and after this cut layers would change \
@@ -88,12 +86,6 @@ fn period_edits(period: &Period, config: &Map<String, Value>, kept: &[usize]) ->
             period.key, period.key
         ))),
     }
-}
-
-/// What readers of this `model_type` assume.
-fn default(table: &[(&str, u64)], config: &Map<String, Value>) -> Option<u64> {
-    let model_type = config.get("model_type")?.as_str()?;
-    table.iter().find(|(name, _)| *name == model_type).map(|(_, value)| *value)
 }
 
 fn is_list(config: &Map<String, Value>, key: &str) -> bool {

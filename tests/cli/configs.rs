@@ -126,12 +126,15 @@ fn a_quantisation_that_was_left_over() {
     ] {
         let desk = with_tensors(&[(&format!("model.layers.0.self_attn.{name}"), dtype, &[4])]);
         desk.config("quantization_config", methods[3].clone());
-        desk.refused("cut model --drop 1 -o small", 2, &words);
+        desk.refused("analyze model --data text.jsonl", 2, &words);
         desk.refused("sample model --prompt w5", 2, &words);
     }
     let desk = with_tensors(&[("model.layers.0.mlp.up_proj.SCB", Dtype::I8, &[24])]);
     desk.config("quantization_config", methods[1].clone());
-    desk.refused("cut model --drop 1 -o small", 2, &["bitsandbytes' eight bits", "full-precision"]);
+    desk.refused("sample model --prompt w5", 2, &["bitsandbytes' eight bits", "full-precision"]);
+    // a cut copies bytes, whatever they mean
+    let report = desk.json("cut model --drop 1 -o small --verify --json");
+    assert!(report["not_computed"].as_str().unwrap().contains("eight bits") && report["seams"].is_null());
 }
 
 #[test]
@@ -143,7 +146,9 @@ fn gptq_with_a_config_of_its_own() {
     }
     write_safetensors(&desk.path("model/model.safetensors"), &tensors);
     write_json(&desk.path("model/quantize_config.json"), &json!({"bits": 4, "group_size": 128}));
-    desk.refused("cut model --drop 1 -o small", 2, &["qweight", "GPTQ or AWQ", "full-precision checkpoint"]);
+    desk.refused("analyze model --data text.jsonl", 2, &["qweight", "GPTQ or AWQ", "full-precision checkpoint"]);
+    let report = desk.json("cut model --drop 1 -o small --verify --json");
+    assert!(report["not_computed"].as_str().unwrap().contains("GPTQ or AWQ"));
 }
 
 #[test]

@@ -153,6 +153,8 @@ fn long_names_do_not_fill_the_screen() {
     let long = "n".repeat(100_000);
     desk.config("architectures", Value::Null);
     desk.config("model_type", json!(long));
-    let said = seen(&desk, "cut model --drop 1 -o small");
+    let said = seen(&desk, "analyze model --data text.jsonl");
     assert!(said.contains('…') && said.starts_with("error: "), "{}", &said[..200]);
+    let said = seen(&desk, "cut model --drop 1 -o small --verify");
+    assert!(said.contains('…') && said.len() < 4000, "{}", &said[..200]);
 }

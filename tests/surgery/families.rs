@@ -12,10 +12,10 @@ use prune::progress::Silent;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use safetensors::Dtype;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::fixture::{random, write_json, write_weights};
-use super::{json, settings};
+use super::{drop_layers, settings};
 
 /// The stream that leaves the last layer, `[t, d]`.
 struct Last(Option<Tensor>);
@@ -64,7 +64,7 @@ fn cut_models_compute_what_their_kept_layers_compute() {
     let mut edited = std::collections::BTreeSet::new();
     for entry in std::fs::read_dir(cases).unwrap() {
         let path = entry.unwrap().path();
-        let case = json(&path);
+        let case = super::json(&path);
         // rotations of published models, and other things that are no case
         let Some(config) = case.get("config").and_then(Value::as_object) else { continue };
         let name = path.file_stem().unwrap().to_str().unwrap();
@@ -90,5 +90,43 @@ fn cut_models_compute_what_their_kept_layers_compute() {
     }
     for key in ["layer_types", "max_window_layers", "no_rope_layers", "no_rope_layer_interval"] {
         assert!(edited.contains(key), "no case needed {key}: {edited:?}");
+    }
+}
+
+/// A family that is not computed: its layers go by names and bytes, under whatever names and keys it has.
+#[test]
+fn families_that_are_not_computed_are_cut_all_the_same() {
+    for (config, prefix, word) in [
+        (json!({"model_type": "gpt2", "n_layer": 4}), "transformer.h.", "n_layer"),
+        (json!({"model_type": "mpt", "n_layers": 4}), "transformer.blocks.", "n_layers"),
+        (json!({"model_type": "mixtral", "num_hidden_layers": 4}), "model.layers.", "num_hidden_layers"),
+        (
+            json!({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 4},
+                   "vision_config": {"num_hidden_layers": 4, "layer_norms": [1, 2, 3, 4]}}),
+            "model.language_model.layers.",
+            "text_config.num_hidden_layers",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, out) = (dir.path().join("source"), dir.path().join("out"));
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut tensor = |name: String| random(&mut rng, name, &[3, 5], Dtype::F32);
+        let mut tensors: Vec<_> = (0..4).map(|layer| tensor(format!("{prefix}{layer}.mlp.w"))).collect();
+        tensors.extend((0..4).map(|layer| tensor(format!("vision.encoder.layers.{layer}.w"))));
+        tensors.push(tensor("embed.weight".to_owned()));
+        std::fs::create_dir_all(&source).unwrap();
+        write_json(&source.join("config.json"), &config);
+        write_weights(&source, &tensors, 2);
+        let report = drop_layers(&source, "1-2", &out);
+        assert!(report.not_computed.unwrap().contains("model_type") && report.seams.is_none());
+        assert_eq!(report.identical.unwrap().tensors, 2 + 4 + 1);
+        let edits: Vec<_> = report.config.iter().map(|edit| (edit.key.as_str(), &edit.after)).collect();
+        assert_eq!(edits, [(word, &json!(2))]);
+        let [old, new] = [&source, &out].map(|dir| Checkpoint::open_dir(dir).unwrap());
+        let bytes = |checkpoint: &Checkpoint, name: &str| {
+            let index = &checkpoint.index;
+            index.read(index.entry(name).unwrap()).unwrap()
+        };
+        assert_eq!(bytes(&new, &format!("{prefix}1.mlp.w")), bytes(&old, &format!("{prefix}3.mlp.w")));
     }
 }

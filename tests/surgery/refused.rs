@@ -176,7 +176,7 @@ fn configs_that_are_not_understood() {
     );
 
     for (change, code, word) in [
-        (json!({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}), 2, "gpt2"),
+        (json!({"is_encoder_decoder": true}), 2, "this model has two"),
         (json!({"num_hidden_layers": null}), 1, "num_hidden_layers"),
         (json!({"num_hidden_layers": 5}), 1, "5"),
         (json!({"num_hidden_layers": 3}), 1, "3"),
