@@ -23,6 +23,7 @@ pub mod files;
 pub mod heal;
 pub mod importance;
 pub mod interrupt;
+pub mod methods;
 pub mod model;
 pub mod ops;
 pub mod plan;

@@ -13,7 +13,8 @@ use candle_core::{Device, Tensor};
 use fixture::Llama;
 use proptest::prelude::*;
 use prune::checkpoint::Checkpoint;
-use prune::importance::{Analysis, DataUsed, METRICS, Metric, Probe, Protect, Scores, Search, Streams, Watch, metric};
+use prune::importance::{Analysis, DataUsed, METRICS, Metric, Probe, Protect, Scores, Streams, Watch, metric};
+use prune::methods::{Search, search};
 use prune::model::{Batch, Model, ModelOptions, Residency};
 use prune::ops::Layout;
 use prune::plan::PlannedFor;
@@ -110,7 +111,8 @@ fn analysis(layers: usize, samples: usize, scores: Vec<Scores>) -> Analysis {
     let model = PlannedFor { id: "model".into(), revision: None, fingerprint: "00".into(), layers };
     let data = DataUsed { source: "text".into(), samples, tokens: 1, seq_len: 1, seed: 0 };
     let search = Search { metric: "angular".into(), strategy: None, protect: Protect::default() };
-    Analysis::new(model, 1, data, serde_json::Map::new(), scores, &search).unwrap()
+    let searched = search.run(&scores, layers).unwrap();
+    Analysis::new(model, 1, data, serde_json::Map::new(), scores, searched)
 }
 
 fn pass(dir: &Path, residency: Residency, metrics: &[&'static Metric], ids: &[Vec<u32>], tokens: usize) -> Vec<Scores> {
@@ -225,8 +227,8 @@ proptest! {
             let text = analysis.to_json().unwrap();
             prop_assert_eq!(Analysis::from_value(serde_json::from_str(&text).unwrap()).unwrap(), analysis.clone());
             for metric in METRICS {
-                let search = Search { metric: metric.name.to_owned(), strategy: None, protect: Protect::default() };
-                if analysis.search(&search).is_ok() {
+                let by = Search { metric: metric.name.to_owned(), strategy: None, protect: Protect::default() };
+                if search(&mut analysis, &by).is_ok() {
                     let _ = analysis.mark(analysis.search.best.len());
                 }
             }

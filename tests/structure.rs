@@ -13,6 +13,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("data", &["checkpoint"]),
     ("model", &["arch", "checkpoint", "data", "ops"]),
     ("importance", &["arch", "checkpoint", "data", "model", "ops"]),
+    ("methods", &["importance"]),
     ("surgery", &["arch", "checkpoint", "model"]),
     ("heal", &["arch", "checkpoint", "data", "model", "ops"]),
     ("eval", &["arch", "checkpoint", "data", "model", "ops"]),

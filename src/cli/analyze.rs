@@ -16,6 +16,7 @@ use super::compute::ComputeArgs;
   prune analyze ./llama --data c4.jsonl                            every block size
   prune analyze ./llama --data c4.jsonl -o analysis                keep scores and figures
   prune analyze org/name --data allenai/c4 --samples 10000 -o a    hub model, hub text
+  prune analyze ./llama --data c4.jsonl --method shortgpt --layers 8 -o a
   prune analyze --from analysis/analysis.json --layers 8 -o plan8  another plan, no pass")]
 pub(crate) struct AnalyzeArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
@@ -57,6 +58,13 @@ pub(crate) struct AnalyzeArgs {
     /// Score that the plan follows [default: angular]
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(analyze::metric_names()))]
     metric: Option<String>,
+    /// Method whose score and choice the plan follows, in place of --metric and --strategy; see prune methods
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["metric", "strategy"], value_parser = clap::builder::PossibleValuesParser::new(analyze::method_names()))]
+    method: Option<String>,
+    /// Scores to measure besides the plan's, and no others [default: all that one pass gives]
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(analyze::metric_names()))]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    metrics: Vec<String>,
     /// Layers to drop
     #[arg(long, value_name = "N", conflicts_with = "fraction")]
     layers: Option<usize>,
@@ -70,7 +78,7 @@ pub(crate) struct AnalyzeArgs {
     #[arg(long, value_name = "N")]
     protect_last: Option<usize>,
     /// Plan from an existing analysis.json, without a forward pass
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics"])]
     from: Option<PathBuf>,
     /// Directory for analysis.json, heat map and curves (PNG and SVG)
     #[arg(long, short, value_name = "DIR")]

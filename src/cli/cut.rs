@@ -16,6 +16,7 @@ use super::Context;
   prune cut ./llama --plan analysis/analysis.json --fraction 0.25 -o out  its best of another size
   prune cut ./llama --drop 21-28,30 -o out                                0-based, inclusive
   prune cut ./llama --deepest 8 -o out                                    the deepest but the last
+  prune cut ./llama --method tail --layers 8 -o out                       a method of prune methods
   prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
 pub(crate) struct CutArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
@@ -33,11 +34,18 @@ pub(crate) struct CutArgs {
     /// Drop the n deepest layers but the last one
     #[arg(long, value_name = "N")]
     deepest: Option<usize>,
+    /// Drop the n last layers, the very last one included
+    #[arg(long, value_name = "N", conflicts_with_all = ["plan", "drop", "deepest"])]
+    tail: Option<usize>,
+    /// Method that chooses, with --layers or --fraction, and with an analysis as --plan where it looks at scores; see
+    /// prune methods
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["drop", "deepest", "tail"], value_parser = clap::builder::PossibleValuesParser::new(cut::method_names()))]
+    method: Option<String>,
     /// Share of the layers to drop, 0 to 1: the analysis' best block of that size, or the deepest layers
-    #[arg(long, value_name = "F", conflicts_with_all = ["drop", "deepest"])]
+    #[arg(long, value_name = "F", conflicts_with_all = ["drop", "deepest", "tail"])]
     fraction: Option<f64>,
-    /// Number of layers to drop, with an analysis as --plan: its best choice of that size
-    #[arg(long, value_name = "N", requires = "plan", conflicts_with = "fraction")]
+    /// Number of layers to drop, with an analysis as --plan, its best choice of that size, or with --method
+    #[arg(long, value_name = "N", conflicts_with = "fraction")]
     layers: Option<usize>,
     /// Size of a shard at most [default: 5GB]
     #[arg(long, value_name = "SIZE")]

@@ -14,6 +14,7 @@ mod fetch;
 mod flags;
 mod heal;
 mod merge;
+mod methods;
 #[cfg(test)]
 mod numbers;
 mod output;
@@ -85,6 +86,7 @@ enum Command {
     Run(run::RunArgs),
     Sample(sample::SampleArgs),
     Bench(bench::BenchArgs),
+    Methods(methods::MethodsArgs),
     Fetch(fetch::FetchArgs),
     Doctor(doctor::DoctorArgs),
     Demo(demo::DemoArgs),
@@ -98,9 +100,12 @@ impl Command {
             Self::Heal(_) | Self::Run(_) | Self::Demo(_) | Self::Fetch(_) => GOES_ON,
             Self::Eval(_) => "with an --out the same command goes on where it stopped, without one it begins anew",
             Self::Analyze(_) | Self::Cut(_) | Self::Merge(_) => "nothing was written; the same command begins anew",
-            Self::Compare(_) | Self::Sample(_) | Self::Bench(_) | Self::Doctor(_) | Self::Completions(_) => {
-                "nothing is kept"
-            }
+            Self::Compare(_)
+            | Self::Sample(_)
+            | Self::Bench(_)
+            | Self::Methods(_)
+            | Self::Doctor(_)
+            | Self::Completions(_) => "nothing is kept",
         }
     }
 }
@@ -149,6 +154,7 @@ fn dispatch(command: Command, context: &Context) -> Result<()> {
         Command::Sample(args) => sample::run(&args, context),
         Command::Bench(args) => bench::run(&args, context),
         Command::Fetch(args) => fetch::run(&args, context),
+        Command::Methods(args) => methods::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Demo(args) => demo::run(&args, context),
         Command::Completions(args) => completions::run(&args, context),

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::analyze::{AnalyzeReport, PassReport};
 use crate::Result;
 use crate::checkpoint::ByteSize;
-use crate::importance::{Analysis, Order, Subject, inclusive, metric};
-use crate::plan::Plan;
+use crate::importance::{Analysis, Order, Subject, metric};
+use crate::plan::{Plan, ranges};
 use crate::report::{
     BestRow, Figure, Format, HeatMap, LineChart, Paint, Point, Series, Triangle, best_table, strip, triangle_map,
 };
@@ -55,7 +55,7 @@ fn subtitle(analysis: &Analysis) -> String {
 pub(super) fn figures(analysis: &Analysis) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let scores = triangle(analysis)?;
     let measure = measure(analysis);
-    let plan = dropped(analysis).map(|layers| format!("plan: drop {}", inclusive(&layers)));
+    let plan = dropped(analysis).map(|layers| format!("plan: drop {}", ranges(layers.iter().copied())));
     let heat_map = HeatMap {
         title: format!("{}: {measure} of every block", analysis.model.id),
         subtitle: subtitle(analysis),
@@ -151,12 +151,12 @@ fn analysis_text(analysis: &Analysis, paint: Paint, text: &mut String) {
         .iter()
         .map(|choice| BestRow {
             n: choice.layers(),
-            drop: inclusive(&choice.drop),
+            drop: ranges(choice.drop.iter().copied()),
             score: (choice.score, choice.stderr),
             runner_up: choice
                 .runner_up
                 .as_ref()
-                .map(|next| (inclusive(&next.drop), next.difference, next.difference_stderr)),
+                .map(|next| (ranges(next.drop.iter().copied()), next.difference, next.difference_stderr)),
             rivals: choice.rivals.len(),
             is_chosen: chosen == Some(choice.layers()),
         })

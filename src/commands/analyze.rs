@@ -12,9 +12,8 @@ use crate::data::{
     Attention, BadRow, Packing, Purpose, Separator, SequenceOptions, Sequences, Shape, SourceOptions, TextSplit,
     Tokenizer,
 };
-use crate::importance::{
-    Amount, Analysis, DataUsed, Losses, METRICS, Probe, Protect, STRATEGIES, Search, Watch, metric, strategy,
-};
+use crate::importance::{Amount, Analysis, DataUsed, Evidence, Losses, METRICS, Metric, Probe, Protect, Watch, metric};
+use crate::methods::{self, METHODS, Method, Search};
 use crate::model::{Batch, Budget, Fit, Model, ModelOptions, Residency};
 use crate::progress::Progress;
 use crate::{Error, Result};
@@ -49,6 +48,12 @@ pub struct AnalyzeSettings {
     pub metric: String,
     /// How the plan chooses; `None` is what suits the metric.
     pub strategy: Option<String>,
+    /// Method whose score and choice the plan follows, in place of the two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'static Method>,
+    /// Scores to measure besides the plan's; none named: all that one pass gives.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub metrics: Vec<String>,
     /// Layers to drop.
     pub layers: Option<usize>,
     /// Share of the layers to drop.
@@ -91,6 +96,8 @@ impl Default for AnalyzeSettings {
             seed: None,
             metric: METRICS[0].name.to_owned(),
             strategy: None,
+            method: None,
+            metrics: Vec::new(),
             layers: None,
             fraction: None,
             protect_first: 0,
@@ -152,7 +159,45 @@ pub fn metric_names() -> Vec<&'static str> {
 /// Names that `--strategy` takes.
 #[must_use]
 pub fn strategy_names() -> Vec<&'static str> {
-    STRATEGIES.iter().map(|strategy| strategy.name).collect()
+    methods::scored().map(|pick| pick.name).collect()
+}
+
+/// Names that `--method` takes: those that choose by scores.
+#[must_use]
+pub fn method_names() -> Vec<&'static str> {
+    METHODS.iter().filter(|method| method.needs_scores()).map(|method| method.name).collect()
+}
+
+impl AnalyzeSettings {
+    /// What the plan follows.
+    ///
+    /// # Errors
+    /// Request: a method beside a metric or strategy, names that are not there or do not go together.
+    pub fn search(&self) -> Result<Search> {
+        let protect = Protect { first: self.protect_first, last: self.protect_last };
+        let search = match self.method {
+            Some(_) if self.strategy.is_some() || self.metric != METRICS[0].name => {
+                return Err(Error::request("--method says what to follow: leave --metric and --strategy out"));
+            }
+            Some(method) => method.search(protect)?,
+            None => Search { metric: self.metric.clone(), strategy: self.strategy.clone(), protect },
+        };
+        search.pick()?;
+        Ok(search)
+    }
+
+    /// The scores that are measured, in the order of the table.
+    ///
+    /// # Errors
+    /// Request: a metric that is not there.
+    pub fn measured(&self) -> Result<Vec<&'static Metric>> {
+        let mut wanted = vec![metric(&self.search()?.metric)?.name];
+        for name in &self.metrics {
+            wanted.push(metric(name)?.name);
+        }
+        let is_cheap = |row: &Metric| self.metrics.is_empty() && matches!(row.evidence, Evidence::Pair(_));
+        Ok(METRICS.iter().filter(|row| is_cheap(row) || wanted.contains(&row.name)).collect())
+    }
 }
 
 /// Runs `prune analyze`.
@@ -166,17 +211,13 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
         (None, Some(fraction)) => Some(Amount::Fraction(fraction)),
         (None, None) => None,
     };
-    strategy(settings.strategy.as_deref(), metric(&settings.metric)?)?;
-    let search = Search {
-        metric: settings.metric.clone(),
-        strategy: settings.strategy.clone(),
-        protect: Protect { first: settings.protect_first, last: settings.protect_last },
-    };
+    let search = settings.search()?;
+    settings.measured()?;
     let outputs = Outputs::open(settings)?;
     let (mut analysis, pass) = match &settings.from {
         Some(path) => {
             let mut analysis = Analysis::read(path)?;
-            analysis.search(&search)?;
+            methods::search(&mut analysis, &search)?;
             (analysis, None)
         }
         None => match measure(settings, &search, amount, progress)? {
@@ -284,8 +325,8 @@ fn measure(
     let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
     let host = open::host(options.budget, &options.device);
     let sequences = read_text(settings, &checkpoint, seq_len, host, progress)?;
-    // every candidate is computed, so only where it is asked for
-    let losses = Losses::new(spec.layers, [metric(&settings.metric)?]);
+    let measured = settings.measured()?;
+    let losses = Losses::new(spec.layers, measured.iter().copied());
     let mut pass = PassReport {
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
@@ -299,7 +340,7 @@ fn measure(
         return Ok((None, pass));
     }
     let model = Model::open(checkpoint.clone(), &options, progress)?;
-    let mut probe = Probe::new(model.layers(), METRICS);
+    let mut probe = Probe::new(model.layers(), measured);
     let batches = Batch::pack(&sequences.rows, model.pass_tokens(model.layers() + 1))?;
     let started = std::time::Instant::now();
     model.run(&batches, &mut Watch::new(&mut probe, &batches), "measuring", progress)?;
@@ -317,7 +358,9 @@ fn measure(
         seq_len,
         seed: settings.seed.unwrap_or(0),
     };
-    let analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved(settings, seq_len)?, scores, search)?;
+    let searched = search.run(&scores, spec.layers)?;
+    let settings = resolved(settings, search, seq_len)?;
+    let analysis = Analysis::new(planned_for, spec.hidden_size, data, settings, scores, searched);
     Ok((Some(analysis), pass))
 }
 
@@ -349,8 +392,11 @@ fn read_text(
 }
 
 /// The settings that made the numbers, none of those that say where they went.
-fn resolved(settings: &AnalyzeSettings, seq_len: usize) -> Result<Map<String, Value>> {
-    let settings = AnalyzeSettings { seq_len: Some(seq_len), ..settings.clone() };
+fn resolved(settings: &AnalyzeSettings, search: &Search, seq_len: usize) -> Result<Map<String, Value>> {
+    let mut settings = AnalyzeSettings { seq_len: Some(seq_len), ..settings.clone() };
+    if settings.method.take().is_some() {
+        (settings.metric, settings.strategy) = (search.metric.clone(), search.strategy.clone());
+    }
     let value = serde_json::to_value(&settings).map_err(|error| Error::work(format!("settings: {error}")))?;
     let Value::Object(mut map) = value else { return Err(Error::work("settings are no table")) };
     for key in ["out", "csv", "force", "memory", "dry_run", "from"] {

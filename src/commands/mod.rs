@@ -23,6 +23,7 @@ mod heal_measure;
 mod heal_record;
 mod made;
 pub mod merge;
+pub mod methods;
 mod neighbours;
 mod open;
 pub mod run;

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::amount::Protect;
-use super::metrics::{Metric, Subject, metric};
+use super::choice::Choice;
+use super::metrics::Subject;
 use super::moments::Scores;
-use super::select::{Candidates, Choice, Strategy, strategy};
 use super::{check, json};
 use crate::files::{self, Bound};
-use crate::plan::{Place, Plan, PlannedFor};
+use crate::plan::{Place, Plan, PlannedFor, ranges};
 use crate::{Context, Error, Result};
 
 /// What the file says it is.
@@ -34,17 +34,6 @@ pub struct DataUsed {
     pub seq_len: usize,
     /// Seed of the choice of samples.
     pub seed: u64,
-}
-
-/// What to follow.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Search {
-    /// Name of a row of [`METRICS`](super::METRICS).
-    pub metric: String,
-    /// Name of a row of [`STRATEGIES`](super::STRATEGIES), or the one that suits the metric.
-    pub strategy: Option<String>,
-    /// Layers that must stay.
-    pub protect: Protect,
 }
 
 /// What was followed, and the best choice for every n, n-1 in the list.
@@ -88,26 +77,17 @@ pub struct Analysis {
 }
 
 impl Analysis {
-    /// From the scores of a pass, searched as `search` says, without a plan yet.
-    ///
-    /// # Errors
-    /// A metric or strategy that is not there.
+    /// From the scores of a pass and what was searched in them, without a plan yet.
+    #[must_use]
     pub fn new(
         model: PlannedFor,
         hidden_size: usize,
         data: DataUsed,
         settings: Map<String, Value>,
         scores: Vec<Scores>,
-        search: &Search,
-    ) -> Result<Self> {
-        let searched = Searched {
-            metric: String::new(),
-            strategy: String::new(),
-            protect_first: 0,
-            protect_last: 0,
-            best: Vec::new(),
-        };
-        let mut analysis = Self {
+        search: Searched,
+    ) -> Self {
+        Self {
             format: FORMAT.to_owned(),
             version: VERSION,
             made_by: concat!("prune ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -116,11 +96,9 @@ impl Analysis {
             data,
             settings,
             plan: None,
-            search: searched,
+            search,
             scores,
-        };
-        analysis.search(search)?;
-        Ok(analysis)
+        }
     }
 
     /// Reads a file that may be anyone's.
@@ -176,42 +154,18 @@ impl Analysis {
         text
     }
 
+    /// Follows another search. A plan from before is gone.
+    pub fn follow(&mut self, search: Searched) {
+        self.search = search;
+        self.plan = None;
+    }
+
     /// The scores of a metric.
     ///
     /// # Errors
     /// The analysis has none; the message lists those it has.
     pub fn scores(&self, name: &str) -> Result<&Scores> {
-        self.scores.iter().find(|scores| scores.metric == name).ok_or_else(|| {
-            let known: Vec<_> = self.scores.iter().map(|scores| scores.metric.as_str()).collect();
-            Error::request(format!("the analysis has no scores of {name:?}; it has {}", known.join(", ")))
-        })
-    }
-
-    /// Searches again, another metric, strategy or protection. A plan from before is gone.
-    ///
-    /// # Errors
-    /// A metric or strategy that is not there, or nothing left to drop.
-    pub fn search(&mut self, search: &Search) -> Result<()> {
-        let metric = metric(&search.metric)?;
-        let strategy = strategy(search.strategy.as_deref(), metric)?;
-        let best = self.choose(metric, strategy, search.protect)?;
-        self.search = Searched {
-            metric: metric.name.to_owned(),
-            strategy: strategy.name.to_owned(),
-            protect_first: search.protect.first,
-            protect_last: search.protect.last,
-            best,
-        };
-        self.plan = None;
-        Ok(())
-    }
-
-    fn choose(&self, metric: &'static Metric, strategy: &Strategy, protect: Protect) -> Result<Vec<Choice>> {
-        let layers = self.model.layers;
-        let allowed = protect.allowed(layers);
-        protect.check(layers, None)?;
-        let candidates = Candidates { metric, scores: self.scores(metric.name)?, allowed: &allowed };
-        strategy.choose_all(&candidates)
+        scores_of(&self.scores, name)
     }
 
     /// Marks the best choice of `n` layers as the plan.
@@ -227,7 +181,7 @@ impl Analysis {
             "strategy": strategy,
             "metric": metric,
             "layers": n,
-            "dropped": super::inclusive(&choice.drop),
+            "dropped": ranges(choice.drop.iter().copied()),
             "score": choice.score,
             "samples": self.data.samples,
             "data": self.data.source,
@@ -246,6 +200,17 @@ impl Analysis {
     pub(super) fn row_lengths(&self, subject: Subject) -> Vec<usize> {
         subject.rows(self.model.layers)
     }
+}
+
+/// The scores of the metric `name`.
+///
+/// # Errors
+/// Request: there are none; the message lists those there are.
+pub fn scores_of<'a>(scores: &'a [Scores], name: &str) -> Result<&'a Scores> {
+    scores.iter().find(|scores| scores.metric == name).ok_or_else(|| {
+        let known: Vec<_> = scores.iter().map(|scores| scores.metric.as_str()).collect();
+        Error::request(format!("the analysis has no scores of {name:?}; it has {}", known.join(", ")))
+    })
 }
 
 #[cfg(test)]
@@ -268,9 +233,22 @@ mod tests {
         let model =
             PlannedFor { id: "org/name".into(), revision: Some("abc".into()), fingerprint: "00ff".into(), layers };
         let data = DataUsed { source: "text.jsonl".into(), samples: 7, tokens: 28, seq_len: 64, seed: 1 };
-        let search = Search { metric: "angular".into(), strategy: None, protect: Protect::default() };
+        let choice = |n: usize| Choice {
+            drop: (4 - n..4).collect(),
+            score: 0.1,
+            stderr: Some(0.01),
+            runner_up: None,
+            rivals: vec![1],
+        };
+        let search = Searched {
+            metric: "angular".into(),
+            strategy: "block".into(),
+            protect_first: 0,
+            protect_last: 0,
+            best: (1..layers).map(choice).collect(),
+        };
         let settings = Map::from_iter([("samples".to_owned(), json!(7))]);
-        Analysis::new(model, 16, data, settings, scores.collect(), &search).unwrap()
+        Analysis::new(model, 16, data, settings, scores.collect(), search)
     }
 
     fn parse(text: &str) -> Result<Analysis> {
@@ -310,25 +288,6 @@ mod tests {
     }
 
     #[test]
-    fn another_search_needs_no_pass() {
-        let mut analysis = example();
-        analysis.mark(1).unwrap();
-        let protect = Protect { first: 1, last: 1 };
-        analysis.search(&Search { metric: "block-influence".into(), strategy: None, protect }).unwrap();
-        assert_eq!((analysis.search.strategy.as_str(), analysis.search.best.len()), ("lowest", 3));
-        assert!(analysis.plan.is_none());
-        for choice in &analysis.search.best {
-            assert!(choice.drop.iter().all(|layer| (1..4).contains(layer)));
-        }
-        let wrong =
-            |metric: &str, first| Search { metric: metric.into(), strategy: None, protect: Protect { first, last: 0 } };
-        assert_eq!(analysis.search(&wrong("angulr", 0)).unwrap_err().exit_code(), 2);
-        assert_eq!(analysis.search(&wrong("angular", 5)).unwrap_err().exit_code(), 2);
-        analysis.scores.retain(|scores| scores.metric != "cosine");
-        assert!(analysis.search(&wrong("cosine", 0)).unwrap_err().to_string().contains("it has angular"));
-    }
-
-    #[test]
     fn a_line_for_every_score() {
         let analysis = example();
         let text = analysis.to_csv();
@@ -360,7 +319,6 @@ mod tests {
         assert!(change("/scores/0/difference_stderr/0", json!([])).contains("difference_stderr"));
         assert!(change("/scores/0/metric", json!("x")).contains("no metric is called"));
         assert!(change("/scores/0/metric", json!("cosine")).contains("more than once"));
-        assert!(change("/search/metric", json!("block-influence")).contains("single layers"));
         assert!(change("/search/best", json!([])).contains("0 choices instead of 4"));
         assert!(change("/search/best/0/drop", json!([5])).contains("ascending layers of 5"));
         assert!(change("/search/best/1/drop", json!([1, 1])).contains("ascending layers of 5"));

@@ -2,9 +2,9 @@
 
 use super::amount::Protect;
 use super::analysis::Analysis;
+use super::choice::Choice;
 use super::metrics::metric;
 use super::moments::Scores;
-use super::select::{Choice, strategy};
 use crate::plan::MOST_LAYERS;
 use crate::{Context, Error, Result};
 
@@ -29,7 +29,6 @@ pub(super) fn check(analysis: &Analysis) -> Result<()> {
         check_scores(scores, &analysis.row_lengths(subject)).context(place)?;
     }
     let search = &analysis.search;
-    strategy(Some(&search.strategy), metric(&search.metric)?)?;
     analysis.scores(&search.metric).context(|| "\"search\"")?;
     let protect = Protect { first: search.protect_first, last: search.protect_last };
     let most = protect.allowed(layers).len().min(layers - 1);

@@ -47,7 +47,7 @@ impl Scores {
 /// error N/(N-1) Σ w² (v - m)² / (Σ w)²: samples are independent, the tokens of one sample are not. With equal weights
 /// that is the usual variance over N. All values are taken relative to the first sample's, which leaves nothing large
 /// to cancel.
-pub(super) struct Moments {
+pub(crate) struct Moments {
     rows: Vec<usize>,
     samples: usize,
     weight: f64,
@@ -66,7 +66,7 @@ pub(super) struct Moments {
 
 impl Moments {
     /// For rows of these lengths.
-    pub(super) fn new(rows: Vec<usize>) -> Self {
+    pub(crate) fn new(rows: Vec<usize>) -> Self {
         let values = rows.iter().sum();
         let pairs = rows.iter().map(|&len| len * len.saturating_sub(1) / 2).sum();
         let zeros = || vec![0.0; values];
@@ -84,12 +84,12 @@ impl Moments {
     }
 
     /// Values of a sample, all rows.
-    pub(super) fn values(&self) -> usize {
+    pub(crate) fn values(&self) -> usize {
         self.first.len()
     }
 
     /// Takes the values of one sample, one row after the other.
-    pub(super) fn push(&mut self, weight: f64, values: &[f64]) {
+    pub(crate) fn push(&mut self, weight: f64, values: &[f64]) {
         if self.samples == 0 {
             self.first.copy_from_slice(values);
         }
@@ -114,7 +114,7 @@ impl Moments {
     }
 
     /// Means and standard errors, under the metric's name. At least one sample must have come.
-    pub(super) fn finish(self, metric: &str) -> Scores {
+    pub(crate) fn finish(self, metric: &str) -> Scores {
         let shift: Vec<f64> = self.sum.iter().map(|sum| sum / self.weight).collect();
         let mean: Vec<f64> = self.first.iter().zip(&shift).map(|(first, shift)| first + shift).collect();
         let samples = self.samples as f64;

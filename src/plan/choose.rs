@@ -1,6 +1,7 @@
-//! Plans that need no measurement: layers the user names, a block, the deepest layers.
+//! Plans that need no measurement: layers the user names, a block, layers chosen by their place.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use serde_json::{Map, Value, json};
 
@@ -33,21 +34,13 @@ impl Plan {
         Self::without(model, &(start..end).collect(), why)
     }
 
-    /// The paper's simple strategy (arXiv 2403.17887, sections 3.2 and 4.4): drops `layers` layers below the last
-    /// one, L-1-n..=L-2, and keeps the last.
+    /// Drops `layers`, which the method `name` chose by their place alone.
     ///
     /// # Errors
-    /// A request error unless 1 <= n <= L-1.
-    pub fn deepest(model: PlannedFor, layers: usize) -> Result<Self> {
-        let total = model.layers;
-        if layers == 0 || layers >= total {
-            return Err(Error::request(format!(
-                "cannot drop the deepest {layers} of {total} layers: the last layer stays, so 1 to {} can go",
-                total.saturating_sub(1)
-            )));
-        }
-        let why = why([("strategy", json!("deepest")), ("layers", json!(layers))]);
-        Self::without(model, &(total - 1 - layers..total - 1).collect(), why)
+    /// A request error when a layer does not exist or none would stay.
+    pub fn by_place(model: PlannedFor, layers: Range<usize>, name: &str) -> Result<Self> {
+        let why = why([("strategy", json!(name)), ("layers", json!(layers.len()))]);
+        Self::without(model, &layers.collect(), why)
     }
 
     fn without(model: PlannedFor, dropped: &BTreeSet<usize>, why: Map<String, Value>) -> Result<Self> {
@@ -111,15 +104,6 @@ mod tests {
         assert!(Plan::block(model(32), 28, 5).is_err());
         assert!(Plan::block(model(32), usize::MAX, 2).is_err());
         assert!(Plan::block(model(32), 0, 32).is_err());
-    }
-
-    #[test]
-    fn deepest_keeps_the_last_layer() {
-        assert_eq!(Plan::deepest(model(32), 8).unwrap().dropped(), (23..=30).collect::<Vec<_>>());
-        assert_eq!(Plan::deepest(model(32), 31).unwrap().kept(), [31]);
-        assert!(Plan::deepest(model(32), 0).is_err());
-        assert!(Plan::deepest(model(32), 32).is_err());
-        assert!(Plan::deepest(model(1), 1).is_err());
     }
 
     #[test]

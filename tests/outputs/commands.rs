@@ -88,6 +88,7 @@ pub(crate) const COMMANDS: &[Making] = &[
 /// Commands that make nothing.
 pub(crate) const READING: &[&str] = &[
     "doctor",
+    "methods",
     "completions bash",
     "analyze model --data text.jsonl --samples 3 --seq-len 16",
     "analyze model --data text.jsonl --samples 3 --seq-len 16 -o out --csv out.csv --dry-run",

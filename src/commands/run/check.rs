@@ -72,7 +72,9 @@ impl Checked<'_> {
         };
         let protect = Protect { first: settings.protect_first, last: settings.protect_last };
         for wanted in wanted {
-            if let Which::Similarity(layers) = wanted.which {
+            if let Which::Method(method, layers) = wanted.which
+                && method.needs_scores()
+            {
                 protect.check(self.spec.layers, Some(layers)).context(|| wanted.name.clone())?;
             }
         }
@@ -91,8 +93,10 @@ impl Checked<'_> {
         let model = Some(self.recipe.model.clone());
         let settings = CutSettings { model, dry_run: true, ..self.recipe.cut.clone() };
         let settings = match &wanted.which {
-            Which::Similarity(layers) => CutSettings { drop: Some(format!("0-{}", layers - 1)), ..settings },
-            Which::Deepest(layers) => CutSettings { deepest: Some(*layers), ..settings },
+            Which::Method(method, layers) if method.needs_scores() => {
+                CutSettings { drop: Some(format!("0-{}", layers - 1)), ..settings }
+            }
+            Which::Method(method, layers) => CutSettings { method: Some(method), layers: Some(*layers), ..settings },
             Which::Given(text) => CutSettings { drop: Some(text.clone()), ..settings },
         };
         cut::cut(&settings, progress).map(drop)

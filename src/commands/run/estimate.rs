@@ -8,7 +8,6 @@ use serde_json::json;
 
 use super::check::Checked;
 use super::inputs::Keys;
-use super::pipeline::dropped;
 use super::recipe::{Recipe, Wanted, Which};
 use super::state::{Stage, State};
 use super::{RunReport, StageReport};
@@ -106,8 +105,8 @@ pub(super) fn estimate(
     let mut seen: Vec<Vec<usize>> = Vec::new();
     for wanted in wanted {
         let known = match (&wanted.which, &analysis) {
-            (Which::Similarity(_), None) => None,
-            (which, analysis) => Some(dropped(which, ahead.spec.layers, analysis.as_ref())?),
+            (which, None) if which.needs_scores() => None,
+            (which, analysis) => Some(which.dropped(ahead.spec.layers, analysis.as_ref())?),
         };
         if let Some(layers) = &known {
             if seen.contains(layers) {
@@ -215,7 +214,7 @@ impl Ahead<'_> {
     ) -> Result<()> {
         let layers = match (&known, &wanted.which) {
             (Some(layers), _) => layers.clone(),
-            (None, Which::Similarity(n) | Which::Deepest(n)) => (0..*n).collect(),
+            (None, Which::Method(_, n)) => (0..*n).collect(),
             (None, Which::Given(_)) => Vec::new(),
         };
         let name = |part: &str| format!("{}/{part}", wanted.name);

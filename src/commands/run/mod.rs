@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use recipe::{Compute, Drop, Keep, Recipe, Strategy};
+pub use recipe::{Compute, Drop, Keep, Recipe};
 pub(super) use state::forget;
 
 use crate::progress::Progress;

@@ -25,7 +25,6 @@ use crate::commands::open;
 use crate::eval::settings::EvalSettings;
 use crate::heal::{HealSettings, Known, MergeOnto};
 use crate::importance::Analysis;
-use crate::plan::parse_drop;
 use crate::progress::Progress;
 use crate::report::run::Speed;
 use crate::{Error, Result};
@@ -103,14 +102,14 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
         made: Vec::new(),
     };
     let analysis = line.analyze()?;
-    let layers = |wanted: &Wanted| dropped(&wanted.which, spec.layers, analysis.as_ref());
+    let layers = |wanted: &Wanted| wanted.which.dropped(spec.layers, analysis.as_ref());
     let different: BTreeSet<Vec<usize>> = wanted.iter().map(layers).collect::<Result<_>>()?;
     line.count.expect(stages(recipe, different.len()));
     let dense =
         line.score("dense/scores", Scored { path: recipe.model.clone(), adapter: None }, &line.keys.model.clone())?;
     let mut cuts: Vec<CutDone> = Vec::new();
     for wanted in wanted {
-        let dropped = dropped(&wanted.which, spec.layers, analysis.as_ref())?;
+        let dropped = wanted.which.dropped(spec.layers, analysis.as_ref())?;
         let cut = match cuts.iter().find(|cut| cut.dropped == dropped) {
             Some(same) => same.again(wanted),
             None => line.cut(wanted, dropped)?,
@@ -137,25 +136,8 @@ fn stages(recipe: &Recipe, cuts: usize) -> usize {
     has(recipe.analyze.as_ref().is_some_and(|analyze| analyze.data.is_some())) + has(scores) + cuts * each
 }
 
-/// The layers a cut drops.
-pub(super) fn dropped(which: &Which, layers: usize, analysis: Option<&Analysis>) -> Result<Vec<usize>> {
-    match which {
-        Which::Similarity(n) => best(analysis, *n),
-        Which::Deepest(n) => Ok((layers - 1 - n..layers - 1).collect()),
-        Which::Given(text) => Ok(parse_drop(text, layers)?.into_iter().collect()),
-    }
-}
-
-fn best(analysis: Option<&Analysis>, n: usize) -> Result<Vec<usize>> {
-    let analysis = analysis.ok_or_else(|| Error::request("[analyze]: the similarity strategy needs it"))?;
-    let choice = analysis.search.best.get(n - 1);
-    let most = analysis.search.best.len();
-    let choice = choice.ok_or_else(|| Error::request(format!("[drop] layers: {n}; at most {most} may go")))?;
-    Ok(choice.drop.clone())
-}
-
 impl CutDone {
-    /// The same layers by another strategy.
+    /// The same layers by another method.
     fn again(&self, wanted: Wanted) -> Self {
         Self {
             wanted,
@@ -353,11 +335,12 @@ impl<'a> Line<'a> {
         let told = self.begin(&stage);
         let mut settings = CutSettings { model: Some(self.recipe.model.clone()), force: true, ..settings.clone() };
         match &wanted.which {
-            Which::Similarity(n) => {
-                settings.plan = Some(self.state.dir().join("analysis/analysis.json"));
+            Which::Method(method, n) => {
+                let analysis = self.state.dir().join("analysis/analysis.json");
+                settings.plan = method.needs_scores().then_some(analysis);
+                settings.method = Some(method);
                 settings.layers = Some(*n);
             }
-            Which::Deepest(n) => settings.deepest = Some(*n),
             Which::Given(text) => settings.drop = Some(text.clone()),
         }
         self.state.run(&stage, &told, |out, progress| {

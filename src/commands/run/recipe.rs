@@ -17,6 +17,8 @@ use crate::commands::merge::MergeSettings;
 use crate::commands::sample::SampleSettings;
 use crate::eval::settings::EvalSettings;
 use crate::heal::HealSettings;
+use crate::importance::Analysis;
+use crate::methods::{METHODS, Method};
 use crate::plan::{layers_for_fraction, parse_drop};
 use crate::settings;
 use crate::{Context, Error, Result};
@@ -30,7 +32,7 @@ pub struct Recipe {
     pub caveat: Option<String>,
     /// What to drop.
     pub drop: Drop,
-    /// How layers are scored; absent where no strategy asks for scores.
+    /// How layers are scored; absent where no method asks for scores.
     pub analyze: Option<AnalyzeSettings>,
     /// How cuts are written.
     pub cut: CutSettings,
@@ -44,12 +46,13 @@ pub struct Recipe {
     pub text: String,
 }
 
-/// `[drop]`: every strategy with every number of layers, and the layers that are named.
+/// `[drop]`: every method with every number of layers, and the layers that are named.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drop {
     /// How the layers are found.
-    pub strategies: Vec<Strategy>,
+    #[serde(alias = "strategies")]
+    pub methods: Vec<&'static Method>,
     /// How many.
     pub layers: Vec<usize>,
     /// How many, as shares of all layers.
@@ -65,7 +68,7 @@ pub struct Drop {
 impl Default for Drop {
     fn default() -> Self {
         Self {
-            strategies: vec![Strategy::Similarity],
+            methods: vec![&METHODS[0]],
             layers: Vec::new(),
             fractions: Vec::new(),
             given: Vec::new(),
@@ -73,16 +76,6 @@ impl Default for Drop {
             keep: Keep::Models,
         }
     }
-}
-
-/// How the layers of a cut are found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Strategy {
-    /// The best choice of the analysis (arXiv 2403.17887, section 3.2).
-    Similarity,
-    /// The deepest ones but the last (section 4.4 there).
-    Deepest,
 }
 
 /// What stays on disk.
@@ -109,10 +102,8 @@ pub struct Wanted {
 /// How the layers are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// The best choice of so many.
-    Similarity(usize),
-    /// The deepest so many.
-    Deepest(usize),
+    /// So many, by a method.
+    Method(&'static Method, usize),
     /// These, in the notation of `--drop`.
     Given(String),
 }
@@ -124,16 +115,33 @@ impl Which {
     /// Request: layers that are not there.
     pub fn count(&self, layers: usize) -> Result<usize> {
         match self {
-            Self::Similarity(count) | Self::Deepest(count) => Ok(*count),
+            Self::Method(_, count) => Ok(*count),
             Self::Given(text) => parse_drop(text, layers).map(|dropped| dropped.len()),
         }
+    }
+
+    /// The layers that go from a model of `layers`, by `analysis` where scores decide.
+    ///
+    /// # Errors
+    /// Request: more than can go, layers that are not there, an analysis that is missing or lacks scores.
+    pub fn dropped(&self, layers: usize, analysis: Option<&Analysis>) -> Result<Vec<usize>> {
+        match self {
+            Self::Method(method, count) => method.dropped(layers, *count, analysis).context(|| "[drop]"),
+            Self::Given(text) => Ok(parse_drop(text, layers)?.into_iter().collect()),
+        }
+    }
+
+    /// Whether scores decide.
+    #[must_use]
+    pub fn needs_scores(&self) -> bool {
+        matches!(self, Self::Method(method, _) if method.needs_scores())
     }
 }
 
 /// Settings of each section that are not the recipe's to make.
 const OWN: [(&str, &[&str]); 5] = [
     ("analyze", &["model", "layers", "fraction", "from", "out", "csv", "force", "dry_run"]),
-    ("cut", &["model", "plan", "drop", "deepest", "fraction", "layers", "out", "force", "dry_run"]),
+    ("cut", &["model", "plan", "drop", "deepest", "tail", "method", "fraction", "layers", "out", "force", "dry_run"]),
     ("heal", &["model", "out", "restart", "force", "dry_run"]),
     ("bench", &["model", "against"]),
     ("eval", &["model", "adapter", "out", "against", "force", "dry_run"]),
@@ -184,18 +192,32 @@ impl Recipe {
     }
 
     fn check(&self) -> Result<()> {
-        let Drop { strategies, layers, fractions, given, .. } = &self.drop;
+        let Drop { methods, layers, fractions, given, .. } = &self.drop;
         if layers.is_empty() && fractions.is_empty() && given.is_empty() {
             return Err(Error::request(
                 "[drop]: how many layers? give layers, fractions or given, such as layers = [4]",
             ));
         }
-        if given.is_empty() && strategies.is_empty() {
-            return Err(Error::request("[drop] strategies is empty, expected \"similarity\", \"deepest\" or both"));
+        if given.is_empty() && methods.is_empty() {
+            return Err(Error::request("[drop] methods is empty, expected some such as \"similarity\", \"deepest\""));
         }
-        let needs_scores = strategies.contains(&Strategy::Similarity) && !(layers.is_empty() && fractions.is_empty());
-        if needs_scores && self.analyze.as_ref().is_none_or(|analyze| analyze.data.is_none()) {
-            return Err(Error::request("[analyze] data: the similarity strategy has to see text; name some"));
+        if let Some(method) = methods.iter().find(|method| method.takes_names()) {
+            return Err(Error::request(format!(
+                "[drop] methods: {} names layers itself: given = [\"21-28\"]",
+                method.name
+            )));
+        }
+        let needs_scores = methods.iter().find(|method| method.needs_scores());
+        if let Some(method) = needs_scores.filter(|_| !(layers.is_empty() && fractions.is_empty())) {
+            let Some(analyze) = self.analyze.as_ref().filter(|analyze| analyze.data.is_some()) else {
+                return Err(Error::request(format!(
+                    "[analyze] data: the {} method has to see text; name some",
+                    method.name
+                )));
+            };
+            for method in methods {
+                method.check_measured(&analyze.measured()?).context(|| "[drop] methods")?;
+            }
         }
         if let Some(heal) = &self.heal {
             heal.check().context(|| "[heal]")?;
@@ -228,13 +250,10 @@ impl Recipe {
             )));
         }
         let mut wanted = Vec::new();
-        for strategy in &self.drop.strategies {
+        for method in &self.drop.methods {
             for size in &sizes {
-                let (strategy, which) = match strategy {
-                    Strategy::Similarity => ("similarity", Which::Similarity(*size)),
-                    Strategy::Deepest => ("deepest", Which::Deepest(*size)),
-                };
-                wanted.push(Wanted { name: format!("{strategy}-{size}"), strategy: strategy.to_owned(), which });
+                let name = format!("{}-{size}", method.name);
+                wanted.push(Wanted { name, strategy: method.name.to_owned(), which: Which::Method(method, *size) });
             }
         }
         for text in &self.drop.given {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{RunReport, StageReport};
 use crate::checkpoint::ByteSize;
-use crate::importance::inclusive;
+use crate::plan::ranges;
 use crate::report::run::{Measure, RunData, Score, Variant};
 use crate::report::{self, Column, table};
 
@@ -52,7 +52,7 @@ fn models(data: &RunData) -> String {
                 let mut row = vec![name(variant)];
                 if is_first {
                     let size = ByteSize(variant.bytes).to_string();
-                    row.extend([inclusive(&variant.dropped), variant.layers.to_string(), size]);
+                    row.extend([ranges(variant.dropped.iter().copied()), variant.layers.to_string(), size]);
                 }
                 row.extend(measures.iter().map(|index| cell(data, variant, *index)));
                 row

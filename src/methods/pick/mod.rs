@@ -1,18 +1,16 @@
-//! From scores to the layers to drop.
+//! Picks: from what is known of the layers to those that go. A new pick is a file here and a line in [`PICKS`].
+
+mod block;
+mod deepest;
+mod lowest;
+mod tail;
 
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
-
-use super::metrics::{Metric, Subject};
-use super::moments::Scores;
-use crate::plan::ranges;
+use crate::importance::{Choice, Metric, RunnerUp, Scores, Subject};
 use crate::{Error, Result};
 
-/// Two scores are told apart when they differ by more than this many standard errors of their difference.
-const ERRORS_APART: f64 = 2.0;
-
-/// What a strategy chooses from.
+/// What a pick over scores chooses from.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidates<'a> {
     /// The metric to follow.
@@ -23,118 +21,69 @@ pub struct Candidates<'a> {
     pub allowed: &'a Range<usize>,
 }
 
-/// A way to choose, a row of [`STRATEGIES`].
+/// How a pick comes to its layers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum How {
+    /// From the scores of blocks: `n` of the layers allowed, 1 <= n <= their number.
+    Blocks(fn(&Candidates<'_>, usize) -> Choice),
+    /// From the scores of single layers, which block scores hold as well.
+    Layers(fn(&Candidates<'_>, usize) -> Choice),
+    /// By their place alone: `n` of so many layers.
+    Place(fn(usize, usize) -> Result<Range<usize>>),
+    /// The user says.
+    Given,
+}
+
+/// A way to choose, a row of [`PICKS`].
 #[derive(Debug)]
-pub struct Strategy {
-    /// What `--strategy` calls it.
+pub struct Pick {
+    /// Its name, which `--strategy` takes where it chooses by scores.
     pub name: &'static str,
     /// What it is, in a line.
     pub about: &'static str,
-    /// Whether it needs scores of blocks; if not, those of single layers do.
-    pub needs_blocks: bool,
-    /// The `n` layers to drop, n ≥ 1 and at most the number allowed.
-    choose: fn(&Candidates, usize) -> Choice,
+    /// How it chooses.
+    pub(crate) how: How,
 }
 
 /// Every way to choose.
-pub const STRATEGIES: &[Strategy] = &[
-    Strategy {
-        name: "block",
-        about: "the n neighbouring layers whose block scores best",
-        needs_blocks: true,
-        choose: block,
-    },
-    Strategy {
-        name: "lowest",
-        about: "the n layers that score best one by one, wherever they are",
-        needs_blocks: false,
-        choose: lowest,
-    },
-];
+pub const PICKS: &[Pick] = &[block::PICK, lowest::PICK, deepest::PICK, tail::PICK, GIVEN];
 
-/// The row called `name`, or the one that suits `metric`.
+const GIVEN: Pick = Pick { name: "given", about: "the layers that are named", how: How::Given };
+
+/// The pick over scores called `name`, or the one that suits `metric`.
 ///
 /// # Errors
-/// No such row, or one that needs scores the metric does not give.
-pub fn strategy(name: Option<&str>, metric: &Metric) -> Result<&'static Strategy> {
-    let fits = |row: &&Strategy| row.needs_blocks == (metric.subject == Subject::Block);
+/// Request: no such pick, or one that needs scores the metric does not give.
+pub fn pick(name: Option<&str>, metric: &Metric) -> Result<&'static Pick> {
+    let suits = |pick: &&Pick| matches!(pick.how, How::Blocks(_)) == (metric.subject == Subject::Block);
     let found = match name {
-        None => STRATEGIES.iter().find(fits),
-        Some(name) => STRATEGIES.iter().find(|row| row.name == name),
+        None => scored().find(suits),
+        Some(name) => scored().find(|pick| pick.name == name),
     };
     match found {
-        Some(row) if row.needs_blocks && metric.subject == Subject::Layer => Err(Error::request(format!(
-            "strategy {} needs scores of blocks; metric {} scores single layers",
-            row.name, metric.name
-        ))),
-        Some(row) => Ok(row),
+        Some(pick) if matches!(pick.how, How::Blocks(_)) && metric.subject == Subject::Layer => Err(Error::request(
+            format!("strategy {} needs scores of blocks; metric {} scores single layers", pick.name, metric.name),
+        )),
+        Some(pick) => Ok(pick),
         None => {
-            let known: Vec<_> = STRATEGIES.iter().map(|row| row.name).collect();
-            Err(Error::request(format!(
-                "no strategy is called {:?}; there are {}",
-                name.unwrap_or(""),
-                known.join(", ")
-            )))
+            let known: Vec<_> = scored().map(|pick| pick.name).collect();
+            let name = name.unwrap_or_default();
+            Err(Error::request(format!("no strategy is called {name:?}; there are {}", known.join(", "))))
         }
     }
 }
 
-/// The layers to drop for one n, and how sure that is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Choice {
-    /// The layers to drop, ascending.
-    pub drop: Vec<usize>,
-    /// Score of the block; for single layers, that of the worst among those dropped.
-    pub score: f64,
-    /// Its standard error; absent with a single sample.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub stderr: Option<f64>,
-    /// The next best choice, if there is another.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub runner_up: Option<RunnerUp>,
-    /// First layers of the other blocks that cannot be told from this one: their difference is at most two standard
-    /// errors of that difference. For single layers, the kept ones that cannot be told from the worst dropped.
-    pub rivals: Vec<usize>,
+/// The picks that choose by scores.
+pub fn scored() -> impl Iterator<Item = &'static Pick> {
+    PICKS.iter().filter(|pick| matches!(pick.how, How::Blocks(_) | How::Layers(_)))
 }
 
-impl Choice {
-    /// Number of layers dropped, n.
-    #[must_use]
-    pub fn layers(&self) -> usize {
-        self.drop.len()
-    }
-}
-
-/// The choice that would come next.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunnerUp {
-    /// The layers it would drop, ascending.
-    pub drop: Vec<usize>,
-    /// Its score, as [`Choice::score`].
-    pub score: f64,
-    /// How much worse than the best that is, never negative.
-    pub difference: f64,
-    /// Standard error of the difference over the same samples; absent with a single sample.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub difference_stderr: Option<f64>,
-}
-
-impl RunnerUp {
-    /// Whether it lies within two standard errors; unknown with a single sample.
-    #[must_use]
-    pub fn is_within_error(&self) -> Option<bool> {
-        self.difference_stderr.map(|error| self.difference <= ERRORS_APART * error)
-    }
-}
-
-impl Strategy {
-    /// The `n` layers to drop.
+impl Pick {
+    /// The `n` layers to drop by their scores.
     ///
     /// # Errors
-    /// More layers than may go.
-    pub fn choose(&self, candidates: &Candidates, n: usize) -> Result<Choice> {
+    /// Request: more layers than may go, or a pick that looks at no scores.
+    pub fn choose(&self, candidates: &Candidates<'_>, n: usize) -> Result<Choice> {
         let allowed = candidates.allowed;
         if n == 0 || n > allowed.len() {
             return Err(Error::request(format!(
@@ -142,14 +91,17 @@ impl Strategy {
                 allowed.len()
             )));
         }
-        Ok((self.choose)(candidates, n))
+        match self.how {
+            How::Blocks(choose) | How::Layers(choose) => Ok(choose(candidates, n)),
+            How::Place(_) | How::Given => Err(Error::request(format!("{} looks at no scores", self.name))),
+        }
     }
 
     /// The best choice for every n from 1 to what may go; at least one layer stays.
     ///
     /// # Errors
-    /// As [`Strategy::choose`].
-    pub fn choose_all(&self, candidates: &Candidates) -> Result<Vec<Choice>> {
+    /// As [`Pick::choose`].
+    pub fn choose_all(&self, candidates: &Candidates<'_>) -> Result<Vec<Choice>> {
         let most = candidates.allowed.len().min(candidates.scores.mean[0].len() - 1);
         (1..=most).map(|n| self.choose(candidates, n)).collect()
     }
@@ -157,7 +109,7 @@ impl Strategy {
 
 impl Candidates<'_> {
     /// Entries of row n-1 by their standing: the best first, the later one among equals.
-    fn ranked(&self, n: usize, entries: Range<usize>) -> Vec<usize> {
+    pub(super) fn ranked(&self, n: usize, entries: Range<usize>) -> Vec<usize> {
         let row = &self.scores.mean[n - 1];
         let mut ranked: Vec<usize> = entries.rev().collect();
         ranked.sort_by(|&a, &b| self.metric.order.cost(row[a]).total_cmp(&self.metric.order.cost(row[b])));
@@ -166,7 +118,7 @@ impl Candidates<'_> {
 
     /// `drop` with the score of entry `best` of row n-1, against the entries `others`, the best of them first;
     /// `instead` says what dropping by another entry means.
-    fn choice(
+    pub(super) fn choice(
         &self,
         n: usize,
         drop: Vec<usize>,
@@ -194,39 +146,10 @@ impl Candidates<'_> {
     }
 }
 
-fn block(candidates: &Candidates, n: usize) -> Choice {
-    let allowed = candidates.allowed;
-    let ranked = candidates.ranked(n, allowed.start..allowed.end - n + 1);
-    let layers = |l: usize| (l..l + n).collect();
-    candidates.choice(n, layers(ranked[0]), ranked[0], &ranked[1..], layers)
-}
-
-fn lowest(candidates: &Candidates, n: usize) -> Choice {
-    let ranked = candidates.ranked(1, candidates.allowed.clone());
-    let (dropped, kept) = ranked.split_at(n);
-    let sorted = |mut layers: Vec<usize>| {
-        layers.sort_unstable();
-        layers
-    };
-    let instead = |other: usize| {
-        let mut layers = dropped[..n - 1].to_vec();
-        layers.push(other);
-        sorted(layers)
-    };
-    candidates.choice(1, sorted(dropped.to_vec()), dropped[n - 1], kept, instead)
-}
-
-/// Layers for the reader, runs as inclusive ranges: `3, 21..=28`.
-#[must_use]
-pub fn inclusive(layers: &[usize]) -> String {
-    ranges(layers.iter().copied())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::metric;
-    use super::super::moments::Moments;
     use super::*;
+    use crate::importance::{Moments, metric};
 
     /// Block influence of Llama-2-7B, published with "A deeper look at depth pruning of LLMs" (arXiv 2407.16286).
     const LLAMA_2_7B: [f64; 32] = [
@@ -248,7 +171,7 @@ mod tests {
     fn choose(scores: &Scores, allowed: Range<usize>, n: usize) -> Choice {
         let metric = metric(&scores.metric).unwrap();
         let candidates = Candidates { metric, scores, allowed: &allowed };
-        strategy(None, metric).unwrap().choose(&candidates, n).unwrap()
+        pick(None, metric).unwrap().choose(&candidates, n).unwrap()
     }
 
     #[test]
@@ -279,10 +202,10 @@ mod tests {
         assert_eq!(choose(&similarity, 0..4, 2).drop, [0, 1]);
         let metric = metric("angular").unwrap();
         let candidates = Candidates { metric, scores: &scores, allowed: &(0..4) };
-        let all = strategy(None, metric).unwrap().choose_all(&candidates).unwrap();
+        let all = pick(None, metric).unwrap().choose_all(&candidates).unwrap();
         assert_eq!(all.iter().map(Choice::layers).collect::<Vec<_>>(), [1, 2, 3]);
         for n in [0, 5] {
-            assert_eq!(strategy(None, metric).unwrap().choose(&candidates, n).unwrap_err().exit_code(), 2);
+            assert_eq!(pick(None, metric).unwrap().choose(&candidates, n).unwrap_err().exit_code(), 2);
         }
     }
 
@@ -312,10 +235,10 @@ mod tests {
         let angular = metric("angular").unwrap();
         let scores = exact("angular", vec![vec![0.1, 0.5, 0.2], vec![0.6, 0.7], vec![0.8]]);
         let candidates = Candidates { metric: angular, scores: &scores, allowed: &(0..3) };
-        let choice = strategy(Some("lowest"), angular).unwrap().choose(&candidates, 2).unwrap();
+        let choice = pick(Some("lowest"), angular).unwrap().choose(&candidates, 2).unwrap();
         assert_eq!((choice.drop, choice.runner_up.unwrap().drop), (vec![0, 2], vec![0, 1]));
         let influence = metric("block-influence").unwrap();
-        assert!(strategy(Some("block"), influence).unwrap_err().to_string().contains("single layers"));
-        assert!(strategy(Some("best"), angular).unwrap_err().to_string().contains("block, lowest"));
+        assert!(pick(Some("block"), influence).unwrap_err().to_string().contains("single layers"));
+        assert!(pick(Some("best"), angular).unwrap_err().to_string().contains("block, lowest"));
     }
 }

@@ -1,0 +1,67 @@
+//! `prune methods`: the table of methods, for a person or a program.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::methods::{METHODS, Method, Unit};
+
+/// Settings of `prune methods`: none.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MethodsSettings {}
+
+/// The table.
+#[derive(Clone, Debug, Serialize)]
+pub struct MethodsReport {
+    /// Its rows.
+    pub methods: Vec<MethodReport>,
+}
+
+/// A row.
+#[derive(Clone, Debug, Serialize)]
+pub struct MethodReport {
+    /// What `--method` and recipes call it.
+    pub name: &'static str,
+    /// What it is.
+    pub about: &'static str,
+    /// Where it comes from.
+    pub reference: &'static str,
+    /// What goes at a time.
+    pub unit: Unit,
+    /// The metric it follows; absent where it looks at no scores.
+    pub metric: Option<&'static str>,
+    /// How it picks.
+    pub pick: &'static str,
+    /// What has to be computed.
+    pub cost: &'static str,
+}
+
+/// Runs `prune methods`.
+#[must_use]
+pub fn methods(_settings: &MethodsSettings) -> MethodsReport {
+    let row = |method: &Method| MethodReport {
+        name: method.name,
+        about: method.about,
+        reference: method.reference,
+        unit: method.unit,
+        metric: method.metric().map(|metric| metric.name),
+        pick: method.pick,
+        cost: method.cost(),
+    };
+    MethodsReport { methods: METHODS.iter().map(row).collect() }
+}
+
+impl fmt::Display for MethodsReport {
+    /// Two lines a method: what it is, and what it looks at.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, method) in self.methods.iter().enumerate() {
+            let MethodReport { name, about, reference, unit, metric, pick, cost } = method;
+            let unit = if *unit == Unit::Block { "a block" } else { "single layers" };
+            let seen = metric.map_or_else(String::new, |metric| format!(" by {metric}"));
+            let line = if place == 0 { "" } else { "\n" };
+            write!(f, "{line}{name:<19} {about}\n{:<19} {unit}, {pick}{seen}; costs {cost}; {reference}", "")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,303 @@
+//! Depth-pruning methods, as one table: what a method removes, what it looks at, how it picks, what it puts at the seam.
+//! `analyze`, `cut`, `run`, the report and `prune methods` read it.
+//!
+//! # Add a method
+//! A method whose metric and pick are there is a row of [`METHODS`] and nothing else. A new metric is a row of
+//! [`METRICS`](crate::importance::METRICS); a new pick is a file in `methods/pick/` and a line in [`PICKS`].
+//!
+//! ```
+//! use prune::methods::{self, METHODS};
+//!
+//! let tail = methods::method("tail")?;
+//! assert!(METHODS.iter().any(|row| row.name == tail.name));
+//! // by place alone: no text, no pass over the model
+//! assert_eq!(tail.layers(32, 8)?, Some(24..32));
+//! # Ok::<(), prune::Error>(())
+//! ```
+
+mod pick;
+mod search;
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use pick::{Candidates, PICKS, Pick, pick, scored};
+pub use search::{Search, check, search};
+
+use crate::importance::{Analysis, METRICS, Metric, Protect, metric};
+use crate::plan::{Plan, PlannedFor};
+use crate::{Error, Result};
+
+use pick::How;
+
+/// What goes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// Neighbouring layers.
+    Block,
+    /// Single layers, wherever they are.
+    Layer,
+}
+
+/// What a method looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Nothing.
+    None,
+    /// The scores of this metric.
+    Scores(&'static str),
+    /// What an analysis follows: the first row of the metrics, and what suits it, unless it was told otherwise.
+    Analysis,
+}
+
+/// One method, a row of [`METHODS`].
+#[derive(Debug)]
+pub struct Method {
+    /// What `--method` and recipes call it.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// Where it comes from.
+    pub reference: &'static str,
+    /// What goes at a time.
+    pub unit: Unit,
+    /// What it looks at.
+    pub evidence: Evidence,
+    /// Name of the row of [`PICKS`].
+    pub pick: &'static str,
+}
+
+/// Every method, the paper's own first.
+pub const METHODS: &[Method] = &[
+    Method {
+        name: "similarity",
+        about: "the block whose ends are most alike: angular distance of the last token",
+        reference: "Gromov et al., arXiv 2403.17887, section 3.2",
+        unit: Unit::Block,
+        evidence: Evidence::Analysis,
+        pick: "block",
+    },
+    Method {
+        name: "deepest",
+        about: "the deepest layers but the last, without any measurement",
+        reference: "Gromov et al., arXiv 2403.17887, section 4.4",
+        unit: Unit::Block,
+        evidence: Evidence::None,
+        pick: "deepest",
+    },
+    Method {
+        name: "tail",
+        about: "the last layers, the very last one included, without any measurement",
+        reference: "Lu et al., Reassessing Layer Pruning in LLMs, arXiv 2411.15558 (reverse order)",
+        unit: Unit::Block,
+        evidence: Evidence::None,
+        pick: "tail",
+    },
+    Method {
+        name: "shortgpt",
+        about: "the layers of lowest block influence, one by one",
+        reference: "Men et al., ShortGPT, arXiv 2403.03853",
+        unit: Unit::Layer,
+        evidence: Evidence::Scores("block-influence"),
+        pick: "lowest",
+    },
+    Method {
+        name: "relative-magnitude",
+        about: "the layers whose update is smallest beside the stream, one by one",
+        reference: "Samragh et al., arXiv 2312.09299",
+        unit: Unit::Layer,
+        evidence: Evidence::Scores("relative-magnitude"),
+        pick: "lowest",
+    },
+    Method {
+        name: "shortened-llama",
+        about: "the layers whose removal, each alone, costs least loss",
+        reference: "Kim et al., Shortened LLaMA, arXiv 2402.02834 (PPL criterion, one shot)",
+        unit: Unit::Layer,
+        evidence: Evidence::Scores("layer-loss"),
+        pick: "lowest",
+    },
+    Method {
+        name: "exact-block",
+        about: "the block whose removal costs least loss, every block measured",
+        reference: "the candidates of Gromov et al., each by what it costs",
+        unit: Unit::Block,
+        evidence: Evidence::Scores("loss"),
+        pick: "block",
+    },
+    Method {
+        name: "given",
+        about: "the layers that are named",
+        reference: "you",
+        unit: Unit::Layer,
+        evidence: Evidence::None,
+        pick: "given",
+    },
+];
+
+/// The row called `name`.
+///
+/// # Errors
+/// Request: no such row; the message lists all.
+pub fn method(name: &str) -> Result<&'static Method> {
+    METHODS.iter().find(|row| row.name == name).ok_or_else(|| {
+        let known: Vec<_> = METHODS.iter().map(|row| row.name).collect();
+        Error::request(format!("no method is called {name:?}; there are {}", known.join(", ")))
+    })
+}
+
+impl Method {
+    fn how(&self) -> How {
+        PICKS.iter().find(|row| row.name == self.pick).map_or(How::Given, |row| row.how)
+    }
+
+    /// Whether it has to see text.
+    #[must_use]
+    pub fn needs_scores(&self) -> bool {
+        self.evidence != Evidence::None
+    }
+
+    /// The metric it follows where nothing else is said; `None` where it looks at no scores.
+    #[must_use]
+    pub fn metric(&self) -> Option<&'static Metric> {
+        match self.evidence {
+            Evidence::None => None,
+            Evidence::Scores(name) => metric(name).ok(),
+            Evidence::Analysis => METRICS.first(),
+        }
+    }
+
+    /// What to search an analysis for.
+    ///
+    /// # Errors
+    /// Request: a method that looks at no scores.
+    pub fn search(&self, protect: Protect) -> Result<Search> {
+        let metric = self.metric().ok_or_else(|| {
+            Error::request(format!("method {} needs no analysis: prune cut --method {0} --layers N", self.name))
+        })?;
+        Ok(Search { metric: metric.name.to_owned(), strategy: Some(self.pick.to_owned()), protect })
+    }
+
+    /// The `n` layers that go from `layers`, where their place alone decides.
+    ///
+    /// # Errors
+    /// Request: more than can go.
+    pub fn layers(&self, layers: usize, n: usize) -> Result<Option<Range<usize>>> {
+        match self.how() {
+            How::Place(place) => place(layers, n).map(Some),
+            How::Blocks(_) | How::Layers(_) | How::Given => Ok(None),
+        }
+    }
+
+    /// Whether the user names the layers.
+    #[must_use]
+    pub fn takes_names(&self) -> bool {
+        matches!(self.how(), How::Given)
+    }
+
+    /// Refuses an analysis that will not have measured what this looks at.
+    ///
+    /// # Errors
+    /// Request: the metric that is missing.
+    pub fn check_measured(&self, measured: &[&Metric]) -> Result<()> {
+        match self.evidence {
+            Evidence::Scores(name) if measured.iter().all(|metric| metric.name != name) => {
+                Err(Error::request(format!(
+                    "{} needs scores of {name}, which the analysis does not measure: [analyze] metric = \"{name}\"",
+                    self.name
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The `n` layers that go from `layers`, by `analysis` where scores decide.
+    ///
+    /// # Errors
+    /// Request: more than can go, no analysis, or one that lacks the metric's scores.
+    pub fn dropped(&self, layers: usize, n: usize, analysis: Option<&Analysis>) -> Result<Vec<usize>> {
+        if let Some(range) = self.layers(layers, n)? {
+            return Ok(range.collect());
+        }
+        let analysis = self.followed(analysis)?;
+        let (choice, most) = (analysis.search.best.get(n.wrapping_sub(1)), analysis.search.best.len());
+        let choice = choice.ok_or_else(|| Error::request(format!("layers: {n}; at most {most} may go")))?;
+        Ok(choice.drop.clone())
+    }
+
+    /// The plan to drop `n` layers of `model`, by `analysis` where scores decide.
+    ///
+    /// # Errors
+    /// As [`Method::dropped`].
+    pub fn plan(&self, model: &PlannedFor, n: usize, analysis: Option<&Analysis>) -> Result<Plan> {
+        if let Some(layers) = self.layers(model.layers, n)? {
+            return Plan::by_place(model.clone(), layers, self.name);
+        }
+        let mut analysis = self.followed(analysis)?.into_owned();
+        analysis.mark(n)?;
+        let mut plan = analysis.plan.ok_or_else(|| Error::work("no plan came of the analysis"))?;
+        if self.evidence != Evidence::Analysis {
+            plan.why.insert("method".to_owned(), self.name.into());
+        }
+        Ok(plan)
+    }
+
+    /// The analysis, searched as this method does.
+    fn followed<'a>(&self, analysis: Option<&'a Analysis>) -> Result<Cow<'a, Analysis>> {
+        let name = self.name;
+        if !self.needs_scores() {
+            return Err(Error::request("method given: name the layers, such as --drop 21-28"));
+        }
+        let analysis = analysis.ok_or_else(|| {
+            Error::request(format!(
+                "method {name} chooses by scores: run prune analyze --method {name} -o DIR, then give --plan \
+                 DIR/analysis.json"
+            ))
+        })?;
+        if self.evidence == Evidence::Analysis {
+            return Ok(Cow::Borrowed(analysis));
+        }
+        let mut analysis = analysis.clone();
+        let protect = Protect { first: analysis.search.protect_first, last: analysis.search.protect_last };
+        search(&mut analysis, &self.search(protect)?)?;
+        Ok(Cow::Owned(analysis))
+    }
+
+    /// What it costs to know, in a few words.
+    #[must_use]
+    pub fn cost(&self) -> &'static str {
+        match self.metric().map(|metric| metric.evidence) {
+            None => "nothing",
+            Some(crate::importance::Evidence::Pair(_)) => "one pass",
+            Some(crate::importance::Evidence::Loss) => "a pass over every candidate's layers",
+        }
+    }
+}
+
+impl Serialize for Method {
+    /// As its name.
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for &'static Method {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        method(&name).map_err(serde::de::Error::custom)
+    }
+}
+
+impl PartialEq for Method {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Method {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! The table holds together, and its rows choose what their papers choose.
+
+use serde_json::{Map, json};
+
+use super::*;
+use crate::importance::{DataUsed, Moments};
+
+fn model(layers: usize) -> PlannedFor {
+    PlannedFor { id: "org/name".into(), revision: None, fingerprint: "0123456789abcdef".into(), layers }
+}
+
+fn analysis(layers: usize) -> Analysis {
+    let scores: Vec<_> = METRICS
+        .iter()
+        .map(|metric| {
+            let mut moments = Moments::new(metric.subject.rows(layers));
+            for sample in 0..7 {
+                let value = |i: usize| ((i * 37 + sample * 11) % 23) as f64 / 29.0 + 0.01 * i as f64;
+                moments.push(1.0, &(0..moments.values()).map(value).collect::<Vec<_>>());
+            }
+            moments.finish(metric.name)
+        })
+        .collect();
+    let data = DataUsed { source: "text.jsonl".into(), samples: 7, tokens: 28, seq_len: 64, seed: 1 };
+    let searched = METHODS[0].search(Protect::default()).unwrap().run(&scores, layers).unwrap();
+    Analysis::new(model(layers), 16, data, Map::new(), scores, searched)
+}
+
+#[test]
+fn every_row_has_its_pick_and_its_metric() {
+    for row in METHODS {
+        assert!(PICKS.iter().any(|pick| pick.name == row.pick), "{}", row.name);
+        assert_eq!(row.needs_scores(), row.metric().is_some(), "{}", row.name);
+        if row.needs_scores() {
+            row.search(Protect::default()).unwrap().pick().unwrap();
+        } else {
+            assert_eq!(row.search(Protect::default()).unwrap_err().exit_code(), 2);
+        }
+        let text = serde_json::to_string(row).unwrap();
+        assert_eq!(serde_json::from_str::<&Method>(&text).unwrap(), row);
+    }
+    assert!(serde_json::from_str::<&Method>("\"best\"").unwrap_err().to_string().contains("similarity, deepest, tail"));
+}
+
+#[test]
+fn every_method_makes_a_plan_of_its_size() {
+    let analysis = analysis(6);
+    for row in METHODS.iter().filter(|row| row.name != "given") {
+        for n in 1..6 {
+            let plan = row.plan(&analysis.model, n, Some(&analysis)).unwrap();
+            plan.check().unwrap();
+            assert_eq!(plan.dropped().len(), n, "{} {n}", row.name);
+            assert_eq!(plan.dropped(), row.dropped(6, n, Some(&analysis)).unwrap());
+        }
+        for n in [0, 6, usize::MAX] {
+            let error = row.plan(&analysis.model, n, Some(&analysis)).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{} {n}: {error}", row.name);
+        }
+    }
+}
+
+#[test]
+fn the_deepest_keep_the_last_layer_and_the_tail_does_not() {
+    let dropped = |name, layers, n| method(name).unwrap().plan(&model(layers), n, None).map(|plan| plan.dropped());
+    assert_eq!(dropped("deepest", 32, 8).unwrap(), (23..=30).collect::<Vec<_>>());
+    assert_eq!(method("deepest").unwrap().plan(&model(32), 31, None).unwrap().kept(), [31]);
+    assert_eq!(dropped("tail", 32, 8).unwrap(), (24..=31).collect::<Vec<_>>());
+    assert_eq!(method("tail").unwrap().plan(&model(32), 31, None).unwrap().kept(), [0]);
+    for (layers, n) in [(32, 0), (32, 32), (1, 1)] {
+        assert!(dropped("deepest", layers, n).is_err() && dropped("tail", layers, n).is_err());
+    }
+    assert!(dropped("similarity", 32, 8).unwrap_err().to_string().contains("prune analyze --method similarity"));
+    assert!(dropped("given", 32, 8).unwrap_err().to_string().contains("--drop"));
+}
+
+#[test]
+fn another_search_needs_no_pass() {
+    let mut analysis = analysis(5);
+    analysis.mark(1).unwrap();
+    let protect = Protect { first: 1, last: 1 };
+    search(&mut analysis, &Search { metric: "block-influence".into(), strategy: None, protect }).unwrap();
+    assert_eq!((analysis.search.strategy.as_str(), analysis.search.best.len()), ("lowest", 3));
+    assert!(analysis.plan.is_none());
+    for choice in &analysis.search.best {
+        assert!(choice.drop.iter().all(|layer| (1..4).contains(layer)));
+    }
+    let by =
+        |metric: &str, first| Search { metric: metric.into(), strategy: None, protect: Protect { first, last: 0 } };
+    assert_eq!(search(&mut analysis, &by("angulr", 0)).unwrap_err().exit_code(), 2);
+    assert_eq!(search(&mut analysis, &by("angular", 5)).unwrap_err().exit_code(), 2);
+    analysis.scores.retain(|scores| scores.metric != "cosine");
+    assert!(search(&mut analysis, &by("cosine", 0)).unwrap_err().to_string().contains("it has angular"));
+}
+
+#[test]
+fn a_search_that_nobody_made_is_refused() {
+    let mut analysis = analysis(5);
+    check(&analysis).unwrap();
+    analysis.search.metric = "block-influence".into();
+    assert!(check(&analysis).unwrap_err().to_string().contains("single layers"));
+    analysis.search.strategy = "mystery".into();
+    assert!(check(&analysis).unwrap_err().to_string().contains("no strategy is called \"mystery\""));
+    assert_eq!(json!(method("tail").unwrap()), "tail");
+}
