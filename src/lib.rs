@@ -23,6 +23,9 @@ pub mod files;
 pub mod heal;
 pub mod importance;
 pub mod interrupt;
+#[cfg(test)]
+#[path = "../tests/fixture/material.rs"]
+mod material;
 pub mod model;
 pub mod ops;
 pub mod plan;
