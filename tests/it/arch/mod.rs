@@ -3,8 +3,8 @@
 //! `tests/data/arch` is written by `tests/interop/make_arch_fixtures.py`. A fixture holds no weights: both sides make
 //! them from the formula described in `tests/interop/arch_cases.py`.
 
-mod cases;
+pub(crate) mod cases;
 mod configs;
-mod forward;
+pub(crate) mod forward;
 mod logits;
 mod names;

@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use prune::arch::ModelSpec;
 use prune::commands::eval::eval;
 use prune::eval::metrics::{Metric, pooled};
 use prune::eval::settings::EvalSettings;
 use prune::progress::Silent;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use crate::arch::cases::{Case, read as read_case, weights};
 use crate::eval::shared::{close, lines, number, read, settings};
 use crate::fixture::material::shared;
+use crate::fixture::write_weights;
+use crate::golden;
 
 /// The golden items where a user would have them; examples come from the scored split, as in the reference's run.
 fn golden_data(golden: &Path) -> tempfile::TempDir {
@@ -155,6 +159,51 @@ fn every_golden_run() {
         }
     }
     assert_eq!(compared, 316);
+}
+
+/// Invented questions of six tasks, of which lm-evaluation-harness's sample files are in `tests/data/golden`.
+#[test]
+fn invented_questions_equal_the_reference() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, samples) = (dir.path().join("model"), golden::path("samples"));
+    fs::create_dir(&model).unwrap();
+    let tokenizer = golden::path("../tokens/llama3");
+    for file in [samples.join("config.json"), tokenizer.join("tokenizer.json"), tokenizer.join("tokenizer_config.json")]
+    {
+        fs::copy(&file, model.join(file.file_name().unwrap())).unwrap();
+    }
+    llama_weights(&model);
+    let mut compared = 0;
+    for (out, shots, tasks) in [
+        ("shots", Some(2), &["mmlu_abstract_algebra"][..]),
+        ("zero", None, &["boolq", "hellaswag", "winogrande", "arc_easy", "piqa"]),
+    ] {
+        let out = dir.path().join(out);
+        let base = settings(&model, tasks);
+        let data_dir = Some(golden::path("questions"));
+        eval(&EvalSettings { few_shot: shots, data_dir, out: Some(out.clone()), ..base }, &Silent).unwrap();
+        for (task, ours) in &read(&out).1 {
+            compared += compare_samples(task, ours, &lines(&samples.join(format!("{task}.jsonl"))));
+        }
+    }
+    assert_eq!(compared, 8 + 4 + 8 + 4 + 7 + 4);
+}
+
+/// Weights from the formula for the config in `dir`.
+fn llama_weights(dir: &Path) {
+    let config: Map<String, Value> =
+        serde_json::from_str(&fs::read_to_string(dir.join("config.json")).unwrap()).unwrap();
+    let spec = ModelSpec::from_config(&config).unwrap();
+    let table = vec![spec.vocab_size, spec.hidden_size];
+    let outer = [
+        ("model.embed_tokens.weight".to_owned(), table.clone()),
+        ("model.norm.weight".to_owned(), vec![spec.hidden_size]),
+        ("lm_head.weight".to_owned(), table),
+    ];
+    let layers = (0..spec.layers).flat_map(|layer| spec.layer_tensors(layer)).map(|tensor| (tensor.name, tensor.shape));
+    let seed = read_case::<Case>("llama").seed;
+    let tensors: Vec<_> = outer.into_iter().chain(layers).map(|(name, shape)| weights(seed, name, shape)).collect();
+    write_weights(dir, &tensors, 1);
 }
 
 /// Compares with the peer's own record of each question: log-likelihoods, greediness, prompt digests, accuracy.
