@@ -1,5 +1,5 @@
-//! What a file says takes no more memory than the cap and 64 MiB beside it, whatever it says; and Ctrl-C ends every long
-//! read.
+//! What a file says takes no more memory than the cap and 64 MiB beside it, whatever it says; and Ctrl-C ends every
+//! long read.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
@@ -29,8 +29,8 @@ struct End {
     seconds: f64,
 }
 
-/// Waits for a run. Its peak is asked of itself while it runs: what the system counts at its end begins with the memory of
-/// the process that started it.
+/// Waits for a run. Its peak is asked of itself while it runs: what the system counts at its end begins with the memory
+/// of the process that started it.
 fn end(mut child: Child, started: Instant) -> End {
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;

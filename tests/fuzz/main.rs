@@ -1,8 +1,8 @@
 //! Files that others wrote, broken in every way: whatever a file says, the library reads it or says in a line what is
 //! wrong with it. See `tests/README.md`.
 //!
-//! The cases are numbered: a number is the seed of all that is done in it, so that each can be had again alone. Processes
-//! of their own run a batch each, under a cap on their address space, and this one sees how they end.
+//! The cases are numbered: a number is the seed of all that is done in it, so that each can be had again alone.
+//! Processes of their own run a batch each, under a cap on their address space, and this one sees how they end.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 

@@ -1,6 +1,6 @@
-//! What a GPU computes against what the CPU computes, which the other tests hold against the references: every op, whole
-//! passes, gradients, training, commands. Without a GPU (or a build that can use one) each test says so and passes;
-//! `emulator/` has a GPU for tests that runs on the CPU.
+//! What a GPU computes against what the CPU computes, which the other tests hold against the references: every op,
+//! whole passes, gradients, training, commands. Without a GPU (or a build that can use one) each test says so and
+//! passes; `emulator/` has a GPU for tests that runs on the CPU.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails where it unwraps; a benchmark prints")]
 
 mod attention;

@@ -108,7 +108,8 @@ fn headers_that_are_no_headers() {
     let dir = one_file();
     let path = dir.path().join(SINGLE);
     let deep = format!("{{\"a\":{}", "[".repeat(1_000_000));
-    let twice = r#"{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#;
+    let entry = r#""a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}"#;
+    let twice = format!("{{{entry},{entry}}}");
     for (header, part) in [
         ("", "no JSON object"),
         ("[]", "no JSON object"),
@@ -121,7 +122,7 @@ fn headers_that_are_no_headers() {
         (r#"{"a":{"dtype":"F32","shape":[1]}}"#, "tensor a: missing field `data_offsets`"),
         (r#"{"__metadata__":{"format":1}}"#, "broken header"),
         (r#"{"__metadata__":[]}"#, "broken header"),
-        (twice, "tensor a stands there twice"),
+        (twice.as_str(), "tensor a stands there twice"),
     ] {
         write_raw(&path, header, 0);
         refused(dir.path(), 1, &[SINGLE, part]);

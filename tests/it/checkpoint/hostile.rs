@@ -1,5 +1,5 @@
-//! A hub that lies: no file outside the cache is touched, the token stays with the hub, nothing is longer than announced,
-//! and every answer ends the command or is answered itself.
+//! A hub that lies: no file outside the cache is touched, the token stays with the hub, nothing is longer than
+//! announced, and every answer ends the command or is answered itself.
 
 use std::collections::BTreeMap;
 use std::fs;

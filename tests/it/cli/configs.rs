@@ -81,7 +81,8 @@ fn numbers_that_only_python_writes() {
     let desk = Desk::new();
     let path = desk.path("model/config.json");
     let text = fs::read_to_string(&path).unwrap();
-    let odd = "{\n  \"time_step_limit\": [\n    0.0,\n    Infinity\n  ],\n  \"best\": -Infinity, \"note\": \"NaN, Infinity\",\n  \"loss\":NaN,";
+    let odd = "{\n  \"time_step_limit\": [\n    0.0,\n    Infinity\n  ],\n  \"best\": -Infinity, \
+               \"note\": \"NaN, Infinity\",\n  \"loss\":NaN,";
     let text = text.replacen('{', odd, 1);
     fs::write(&path, &text).unwrap();
     let generation = desk.path("model/generation_config.json");

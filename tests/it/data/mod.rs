@@ -361,7 +361,8 @@ proptest! {
         }
         fs::write(&path, bytes).unwrap();
         for rules in [Rules::File, Rules::Transformers5] {
-            let outcome = Tokenizer::open_as(directory.path(), rules).and_then(|t| t.decode(&t.encode(&text, Special::Default)?, true));
+            let outcome = Tokenizer::open_as(directory.path(), rules)
+                .and_then(|t| t.decode(&t.encode(&text, Special::Default)?, true));
             if let Err(error) = outcome {
                 let message = error.to_string();
                 prop_assert!(message.contains("tokenizer.json") && message.lines().count() == 1, "{message}");

@@ -21,8 +21,8 @@ const MEASURED: usize = 3;
 
 /// Some fifty steps of some milliseconds, and an output of four megabytes.
 const HEAL: &str = "heal model --data text.jsonl --eval-data text.jsonl --seq-len 48 --rank 4 --target all-linear \
-                    --steps 48 --batch 8 --eval-every 5 --eval-samples 16 --save-every 3 --warmup 4 --lr 0.01 --shuffle-window 7 \
-                    --save-4bit --max-shard-size 1MB --quiet";
+                    --steps 48 --batch 8 --eval-every 5 --eval-samples 16 --save-every 3 --warmup 4 --lr 0.01 \
+                    --shuffle-window 7 --save-4bit --max-shard-size 1MB --quiet";
 
 fn desk() -> Desk {
     let desk = Desk::new();
@@ -133,7 +133,8 @@ fn twenty_kills_and_the_same_bytes() {
         }
     };
 
-    // one run that is killed again and again: told by its log, how far it is does not depend on what else the machine does
+    // one run that is killed again and again: told by its log, how far it is does not depend on what else the machine
+    // does
     for lines in moments {
         let mut child = start(&desk, "out");
         let log = desk.path("out.healing/log.jsonl");

@@ -123,11 +123,13 @@ fn validation_is_packed_as_training_is() {
     let desk = desk();
     let text = |packing: &str, out: &str| {
         let heal = format!("heal small --data text.jsonl --eval-data text.jsonl --packing {packing} --seq-len 10");
-        desk.json(&format!("{heal} --rank 2 --batch 2 --steps 2 --eval-samples 5 -o {out} --json"))["result"]["measured"]
-            ["text"]
-            .clone()
+        let few = "--rank 2 --batch 2 --steps 2 --eval-samples 5";
+        desk.json(&format!("{heal} {few} -o {out} --json"))["result"]["measured"]["text"].clone()
     };
-    let expected = |packing: &str, tokens: usize| json!({"source": "text.jsonl", "sequences": 5, "seq_len": 10, "packing": packing, "tokens": tokens});
+    let expected = |packing: &str, tokens: usize| {
+        json!({"source": "text.jsonl", "sequences": 5, "seq_len": 10,
+        "packing": packing, "tokens": tokens})
+    };
     assert_eq!(text("packed", "a"), expected("packed", 50));
     // of the first five documents, of 9 to 13 tokens, at most ten each
     assert_eq!(text("document", "b"), expected("document", 49));

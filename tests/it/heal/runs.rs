@@ -103,8 +103,8 @@ fn run(name: &str, golden: &Value, train: &Path, dir: &str, rows: &[Vec<u32>]) {
     for (name, parameter) in parameters(&model).unwrap() {
         set(&parameter, &init[&format!("base_model.model.{name}")]);
     }
-    // bitsandbytes' backward pass rounds the decoded weights to bf16, their former type, its forward pass does not; ours
-    // has one set of weights
+    // bitsandbytes' backward pass rounds the decoded weights to bf16, their former type, its forward pass does not;
+    // ours has one set of weights
     let tolerances = if name.starts_with("nf4") { (1e-5, 2e-4, 1.5e-3) } else { (2e-6, 2e-6, 2e-6) };
     let mut trainer = Trainer::new(&model, None, &settings, Spending::on(&Device::Cpu, 9)).unwrap();
     let mut samples = FixedSamples::new(rows.to_vec(), None);

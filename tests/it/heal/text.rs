@@ -1,4 +1,5 @@
-//! Text as users have it, through the binary: compressed, in directories, with bad rows, without a token between documents.
+//! Text as users have it, through the binary: compressed, in directories, with bad rows, without a token between
+//! documents.
 
 use std::fs;
 use std::io::Write;

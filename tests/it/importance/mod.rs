@@ -192,7 +192,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn no_file_makes_the_reader_panic(edits in prop::collection::vec((any::<prop::sample::Index>(), 0u8..6, any::<u8>()), 1..6)) {
+    fn no_file_makes_the_reader_panic(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0u8..6, any::<u8>()), 1..6)
+    ) {
         let mut bytes = file();
         for (at, kind, byte) in edits {
             if bytes.is_empty() {
@@ -206,7 +208,11 @@ proptest! {
                 3 => bytes.truncate(at.max(1)),
                 // another digit, another sign: what stays JSON most of the time
                 4 => if bytes[at].is_ascii_digit() { bytes[at] = b'0' + byte % 10 },
-                _ => { let end = bytes.len().min(at + usize::from(byte)); let part = bytes[at..end].to_vec(); bytes.splice(at..at, part); }
+                _ => {
+                    let end = bytes.len().min(at + usize::from(byte));
+                    let part = bytes[at..end].to_vec();
+                    bytes.splice(at..at, part);
+                }
             }
         }
         let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { return Ok(()) };

@@ -1,5 +1,5 @@
-//! Outputs of versions that left no mark: known by their records, replaced with `--force`, and what others put into them
-//! stays.
+//! Outputs of versions that left no mark: known by their records, replaced with `--force`, and what others put into
+//! them stays.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! A disk that is full in the middle of the work: said with the file, nothing half written stays, and with room the same
-//! command finishes. A limit on the size of files stands for the disk.
+//! A disk that is full in the middle of the work: said with the file, nothing half written stays, and with room the
+//! same command finishes. A limit on the size of files stands for the disk.
 
 use std::os::unix::process::CommandExt;
 use std::process::Output;

@@ -1,5 +1,5 @@
-//! A process whose calls that change the disk are counted, and which is stopped at one of them: killed before it, killed
-//! when it has written the half, or interrupted. By `ptrace`, so that the program itself has no hook for it.
+//! A process whose calls that change the disk are counted, and which is stopped at one of them: killed before it,
+//! killed when it has written the half, or interrupted. By `ptrace`, so that the program itself has no hook for it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -134,8 +134,8 @@ fn send(process: pid_t, signal: c_int) {
 /// The call that `thread` is about to make, if it is stopped before one.
 fn entry(thread: pid_t) -> io::Result<Option<Call>> {
     let size = size_of::<libc::ptrace_syscall_info>();
-    // SAFETY: a plain structure of numbers, of which the kernel fills at most `size` bytes; the part of an entry is read
-    // when the kernel says that it is one
+    // SAFETY: a plain structure of numbers, of which the kernel fills at most `size` bytes; the part of an entry is
+    // read when the kernel says that it is one
     unsafe {
         let mut info: libc::ptrace_syscall_info = std::mem::zeroed();
         match libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, thread, size, &raw mut info) {
