@@ -181,8 +181,20 @@ fn the_demo_extracts_and_runs() {
     fs::create_dir(desk.path("demo")).unwrap();
     fs::rename(desk.path("atlas"), desk.path("demo/atlas")).unwrap();
     let recipe = fs::read_to_string(desk.path("demo/atlas/recipe.toml")).unwrap();
-    let short = recipe.replace("steps = 20", "steps = 2").replace("layers = [2, 4, 6, 8, 10, 12]", "layers = [4]");
-    fs::write(desk.path("demo/atlas/recipe.toml"), short.replace("limit = 100", "limit = 20")).unwrap();
+    let changes = [
+        ("layers = [2, 4, 6, 8, 10, 12]", "layers = [4]"),
+        ("eval_samples = 50", "eval_samples = 4"),
+        ("steps = 20", "steps = 2"),
+        ("batch = 8", "batch = 2"),
+        ("limit = 100", "limit = 4"),
+        ("tokens = 32", "tokens = 4"),
+        ("repetitions = 3", "repetitions = 1"),
+    ];
+    let short = changes.iter().fold(recipe, |text, (long, short)| {
+        assert!(text.contains(long), "{long}");
+        text.replace(long, short)
+    });
+    fs::write(desk.path("demo/atlas/recipe.toml"), short).unwrap();
     let report = desk.json("demo -o demo --json");
     let data = &report["run"]["data"];
     assert_eq!(data["variants"].as_array().unwrap().len(), 4, "{data}");
