@@ -1,5 +1,5 @@
-"""Writes the small recordings beside it: what bitsandbytes, PEFT, PyTorch, transformers and lm-evaluation-harness compute,
-for the tests that hold this project's own numbers against theirs on a clean clone.
+"""Writes the small recordings beside it: what bitsandbytes, PEFT, PyTorch, transformers and lm-evaluation-harness
+compute, for the tests that hold this project's own numbers against theirs on a clean clone.
 
     python tests/data/golden/make.py            writes them
     python tests/data/golden/make.py --check    computes them again and compares: bytes, and numbers to 1e-6
@@ -14,8 +14,8 @@ import pathlib
 import sys
 import tempfile
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1",
-               "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+               "TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "interop"))
 try:
@@ -47,7 +47,8 @@ IDS = ids(SEED, CONFIG["vocab_size"], TOKENS).tolist()
 SAMPLES = [IDS, IDS[9:22]]
 # the model that answers questions: two layers, the vocabulary of the small copy of Llama 3's tokenizer
 TOKENIZER = HERE.parent / "tokens/llama3"
-TASKS = {"mmlu_abstract_algebra": ("mmlu/default/mmlu_abstract_algebra.yaml", ["dev", "test"], "mmlu/abstract_algebra", 2),
+MMLU = "mmlu/default/mmlu_abstract_algebra.yaml"
+TASKS = {"mmlu_abstract_algebra": (MMLU, ["dev", "test"], "mmlu/abstract_algebra", 2),
          "boolq": ("super_glue/boolq/default.yaml", ["validation"], "boolq", 0),
          "hellaswag": ("hellaswag/hellaswag.yaml", ["validation"], "hellaswag", 0),
          "winogrande": ("winogrande/default.yaml", ["validation"], "winogrande", 0),
@@ -101,8 +102,8 @@ def lora(out):
     optimizer = torch.optim.AdamW(trained.values(), lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
     losses = []
     for step in range(4):
-        sums = [torch.nn.functional.cross_entropy(model(torch.tensor([row])).logits[0, :-1], torch.tensor(row[1:]), reduction="sum")
-                for row in SAMPLES]
+        sums = [torch.nn.functional.cross_entropy(model(torch.tensor([row])).logits[0, :-1], torch.tensor(row[1:]),
+                                                  reduction="sum") for row in SAMPLES]
         loss = sum(sums) / sum(len(row) - 1 for row in SAMPLES)
         losses.append(loss.item())
         if step == 3:
@@ -137,7 +138,7 @@ def streams(model, tokens):
 
 
 def distances(hidden):
-    """`[n - 1, l]`: angle over pi between the last tokens of streams l and l + n, mean over samples; NaN where none is."""
+    """`[n - 1, l]`: angle over pi between the last tokens of streams l and l + n, mean of samples; NaN where none."""
     count = len(hidden[0])
     found = np.full((count - 1, count - 1), np.nan)
     for n in range(1, count):
@@ -159,9 +160,9 @@ def importance(out):
 
 def questions(out):
     """lm-evaluation-harness's own sample files: its task files with only the source of the data changed."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(TOKENIZER / "tokenizer.json"),
-                                        **{key: value for key, value in json.loads((TOKENIZER / "tokenizer_config.json").read_text()).items()
-                                           if key in ("bos_token", "eos_token", "unk_token")})
+    own = json.loads((TOKENIZER / "tokenizer_config.json").read_text())
+    own = {key: own[key] for key in ("bos_token", "eos_token", "unk_token") if key in own}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(TOKENIZER / "tokenizer.json"), **own)
     config = CONFIG | {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": 1024,
                        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     (out / "samples").mkdir(exist_ok=True)
@@ -194,13 +195,15 @@ def same(made, kept):
     """Whether two files say the same: bytes, or tensors of the same names to 1e-6."""
     if made.suffix == ".safetensors":
         made, kept = load_file(made), load_file(kept)
+        near = {"rtol": 1e-6, "atol": 1e-7, "equal_nan": True}
         return made.keys() == kept.keys() and all(
-            torch.allclose(value.double(), kept[name].double(), rtol=1e-6, atol=1e-7, equal_nan=True) for name, value in made.items())
+            torch.allclose(value.double(), kept[name].double(), **near) for name, value in made.items())
     if made.suffix == ".jsonl":
-        drop = ("resps", "filtered_resps")
-        lines = [[{key: value for key, value in json.loads(line).items() if key not in drop} for line in path.read_text().splitlines()]
-                 for path in (made, kept)]
-        return lines[0] == lines[1]
+        lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in (made, kept)]
+        numbers = [[float(answer[0]) for line in side for answer in line.pop("filtered_resps")] for side in lines]
+        for line in lines[0] + lines[1]:
+            line.pop("resps")
+        return lines[0] == lines[1] and np.allclose(*numbers, rtol=1e-6)
     return made.read_bytes() == kept.read_bytes()
 
 
