@@ -120,7 +120,8 @@ fn an_adapter_computes_and_merges_as_in_peft() {
     let rows = Tensor::new(&[0u32, 8, 22, 23], &Device::Cpu).unwrap();
     golden.near("logits", &model.logits(&last.0.unwrap().index_select(&rows, 0).unwrap()).unwrap(), 1e-5);
 
-    let out = dir.path().join("merged");
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("merged");
     let settings = MergeSettings {
         model: Some(dir.path().display().to_string()),
         adapter: Some(path("adapter")),
@@ -130,7 +131,7 @@ fn an_adapter_computes_and_merges_as_in_peft() {
     merge(&settings, &Silent).unwrap();
     let merged = candle_core::safetensors::load(out.join("model.safetensors"), &Device::Cpu).unwrap();
     for name in ["model.layers.2.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"] {
-        golden.near(&format!("merged.{name}"), &merged[name].narrow(0, 0, 8).unwrap(), 1e-7);
+        golden.near(&format!("merged.{name}"), &merged[name].narrow(0, 0, 8).unwrap(), 2e-7);
     }
 }
 
@@ -165,7 +166,7 @@ fn three_steps_of_training_as_in_pytorch() {
     let trained = parameters(&model).unwrap();
     assert_eq!(trained.len(), 4 * 2 * 2);
     for (name, parameter) in trained {
-        golden.near(&format!("final.base_model.model.{name}"), &parameter, 1e-5);
+        golden.near(&format!("final.base_model.model.{name}"), &parameter, 2e-6);
     }
 }
 
@@ -190,7 +191,7 @@ fn distances_are_those_of_f64() {
     let mut probe = angular();
     let batches = [Batch::sequences(&samples).unwrap()];
     model.run(&batches, &mut Watch::new(&mut probe, &batches), "test", &Silent).unwrap();
-    near("passes", &probe.finish().unwrap()[0], &golden.0["distances"], 1e-6);
+    near("passes", &probe.finish().unwrap()[0], &golden.0["distances"], 2e-7);
 
     let recorded = &golden.0["recorded"];
     let (streams, samples, t, d) = recorded.dims4().unwrap();
