@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark fails where it unwraps")]
 
 #[path = "../tests/fixture/mod.rs"]
+#[allow(dead_code, reason = "the tests use the rest of it")]
 mod fixture;
 mod pairs;
 

@@ -8,6 +8,29 @@
 //! `report`); stages run a `model` over `data`; the model is described by `arch`, computed by `ops` and read from a
 //! `checkpoint`. Stages never import each other: they meet in files.
 //!
+//! # Floor plan
+//!
+//! From the ground up, what each room may use beside the foundations, which all may use. Above the rooms, `commands` use
+//! any of them, and `cli` and `main` the commands. `tests/structure.rs` reads this table and holds the code to it.
+//!
+//! ```text
+//! room         uses
+//! checkpoint
+//! ops
+//! arch         checkpoint
+//! data         checkpoint
+//! report       checkpoint
+//! demo         checkpoint
+//! model        arch checkpoint data ops
+//! surgery      arch checkpoint model
+//! importance   arch checkpoint data model ops
+//! methods      importance
+//! heal         arch checkpoint data model ops
+//! eval         arch checkpoint data model ops
+//!
+//! foundations  card error files interrupt plan progress provenance settings shown
+//! ```
+//!
 //! Shape letters, the same everywhere: `b` batch, `t` tokens, `d` hidden size, `h` heads, `k` KV heads, `e` head
 //! dimension, `f` MLP size, `v` vocabulary, `l` layers, `r` LoRA rank. Layers are numbered from 0.
 
@@ -23,6 +46,9 @@ pub mod files;
 pub mod heal;
 pub mod importance;
 pub mod interrupt;
+#[cfg(test)]
+#[path = "../tests/fixture/material.rs"]
+mod material;
 pub mod methods;
 pub mod model;
 pub mod ops;

@@ -1,43 +1,49 @@
 //! The shape of the house: which room may use which, that every file says what it is, where the GPU may be named.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Rooms from the ground up, and what each may use besides the foundations.
-const ROOMS: &[(&str, &[&str])] = &[
-    ("checkpoint", &[]),
-    ("ops", &[]),
-    ("arch", &["checkpoint"]),
-    ("data", &["checkpoint"]),
-    ("model", &["arch", "checkpoint", "data", "ops"]),
-    ("importance", &["arch", "checkpoint", "data", "model", "ops"]),
-    ("methods", &["importance"]),
-    ("surgery", &["arch", "checkpoint", "model"]),
-    ("heal", &["arch", "checkpoint", "data", "model", "ops"]),
-    ("eval", &["arch", "checkpoint", "data", "model", "ops"]),
-    ("report", &["checkpoint"]),
-    ("demo", &["checkpoint"]),
-];
+/// What is not a module and used everywhere; `material` is the tests'.
+const COMMON: &[&str] = &["Context", "Error", "Result", "material"];
 
-/// What any room may use.
-const FOUNDATIONS: &[&str] = &[
-    "card",
-    "error",
-    "files",
-    "interrupt",
-    "plan",
-    "progress",
-    "provenance",
-    "settings",
-    "shown",
-    "Context",
-    "Error",
-    "Result",
-];
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The floor plan in the documentation of `src/lib.rs`: rooms with what they may use, and what any may use.
+fn floor_plan() -> (BTreeMap<String, Vec<String>>, Vec<String>) {
+    let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let (_, table) = text.split_once("//! room         uses\n").unwrap();
+    let (table, _) = table.split_once("//! ```").unwrap();
+    let lines = table.lines().map(|line| line.trim_start_matches("//!").split_whitespace().map(str::to_owned));
+    let mut rooms: BTreeMap<String, Vec<String>> =
+        lines.filter_map(|mut words| Some((words.next()?, words.collect()))).collect();
+    let foundations = rooms.remove("foundations").unwrap();
+    (rooms, foundations)
+}
+
+/// Every module that `src/lib.rs` declares is in the floor plan or above it, and every name there is a module.
+#[test]
+fn the_floor_plan_is_whole() {
+    let (rooms, foundations) = floor_plan();
+    assert!(rooms.len() > 10, "{rooms:?}");
+    let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let declared = text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let declared: BTreeSet<&str> = declared.filter(|module| *module != "commands").collect();
+    let drawn: BTreeSet<&str> = rooms.keys().chain(&foundations).map(String::as_str).collect();
+    assert_eq!(declared, drawn);
+    let used = rooms.values().flatten().find(|used| !rooms.contains_key(*used));
+    assert_eq!(used, None, "no such room");
+}
 
 fn sources() -> Vec<(PathBuf, String)> {
+    files_in(&["src"])
+}
+
+/// Files of Rust below these folders, and their text.
+fn files_in(folders: &[&str]) -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -50,13 +56,13 @@ fn sources() -> Vec<(PathBuf, String)> {
         }
     }
     let mut found = Vec::new();
-    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    folders.iter().for_each(|folder| walk(&root().join(folder), &mut found));
     found.sort();
     found
 }
 
 fn room(path: &Path) -> String {
-    let inside = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    let inside = path.strip_prefix(root().join("src")).unwrap();
     let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
     first.trim_end_matches(".rs").to_owned()
 }
@@ -90,13 +96,14 @@ fn uses(text: &str) -> Vec<String> {
 
 #[test]
 fn arrows_go_down() {
-    let rooms: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
+    let (rooms, foundations) = floor_plan();
     let mut wrong = Vec::new();
     for (path, text) in sources() {
         let here = room(&path);
-        let Some(allowed) = rooms.get(here.as_str()) else { continue };
+        let Some(allowed) = rooms.get(&here) else { continue };
         for used in uses(&text) {
-            if used != here && !allowed.contains(&used.as_str()) && !FOUNDATIONS.contains(&used.as_str()) {
+            let is_common = foundations.contains(&used) || COMMON.contains(&used.as_str());
+            if used != here && !allowed.contains(&used) && !is_common {
                 wrong.push(format!("{} uses crate::{used}", path.display()));
             }
         }
@@ -111,9 +118,8 @@ const OWN_FILES: &[&str] = &["src/checkpoint/", "src/heal/state.rs", "src/model/
 /// What is made elsewhere is listed in the mark of its directory, or it would be taken for somebody else's.
 #[test]
 fn outputs_are_written_by_their_room() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (path, text) in sources() {
-        let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
         if OWN_FILES.iter().any(|own| name.starts_with(own)) || name.ends_with("tests.rs") {
             continue;
         }
@@ -137,9 +143,27 @@ fn outputs_are_written_by_their_room() {
 
 #[test]
 fn every_file_says_what_it_is() {
-    for (path, text) in sources() {
+    for (path, text) in files_in(EVERYWHERE) {
         assert!(text.starts_with("//! "), "{} does not start with a module comment", path.display());
     }
+}
+
+const EVERYWHERE: &[&str] = &["src", "tests", "benches"];
+
+/// The formatter leaves comments and texts as long as they are.
+#[test]
+fn lines_and_files_are_short() {
+    let mut long = Vec::new();
+    for (path, text) in files_in(EVERYWHERE) {
+        let path = path.display();
+        let lines = text.lines().enumerate().filter(|(_, line)| line.chars().count() > 120);
+        long.extend(lines.map(|(at, line)| format!("{path}:{}: {} columns", at + 1, line.chars().count())));
+        let count = text.lines().count();
+        if count > 400 {
+            long.push(format!("{path}: {count} lines"));
+        }
+    }
+    assert!(long.is_empty(), "at most 120 columns and 400 lines:\n{}", long.join("\n"));
 }
 
 #[test]

@@ -169,7 +169,6 @@ impl<'a> Asker<'a> {
 }
 
 #[cfg(test)]
-#[allow(clippy::print_stderr, reason = "a skipped test says so")]
 pub(super) mod tests {
     use std::fs;
     use std::path::Path;
@@ -178,17 +177,14 @@ pub(super) mod tests {
 
     use super::*;
     use crate::eval::select::select;
+    use crate::material::shared;
     use crate::progress::Silent;
 
     pub(in crate::eval) const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/golden/eval");
 
     /// The golden items in the folders a user would have, `train` being the scored split as in the reference run.
     pub(in crate::eval) fn golden_data() -> Option<tempfile::TempDir> {
-        let data = Path::new(GOLDEN).join("data");
-        if !data.is_dir() {
-            eprintln!("skipped: {} is not there", data.display());
-            return None;
-        }
+        let data = shared("golden/eval/data")?;
         let folder = tempfile::tempdir().unwrap();
         for (from, to) in [
             ("boolq/validation", "boolq/validation"),

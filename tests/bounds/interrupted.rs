@@ -4,9 +4,8 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::bounds::files;
 use crate::fixture::desk::Desk;
-use crate::{UNDER_WAY, end};
+use crate::{UNDER_WAY, end, files};
 
 /// Bytes that are read for longer than a test takes.
 const ENDLESS: usize = 16 << 30;

@@ -1,7 +1,7 @@
 //! How fast a GPU is with Llama-2 7B's shape and random weights: analysis, QLoRA, scores, against its own peak in bf16
-//! products, and how long a sequence it trains on within a cap. Measured, never asserted. `PRUNE_BENCH_PARTS` picks some of
-//! kernels, longest, analysis and healing; `PRUNE_BENCH_LAYERS`, `PRUNE_BENCH_WIDTH` and `PRUNE_BENCH_TOKENS` make it
-//! smaller; `PRUNE_BENCH_DIR` says where the checkpoint goes.
+//! products, and how long a sequence it trains on within a cap. Measured, never asserted. `PRUNE_BENCH_PARTS` picks
+//! some of kernels, longest, analysis and healing; `PRUNE_BENCH_LAYERS`, `PRUNE_BENCH_WIDTH` and `PRUNE_BENCH_TOKENS`
+//! make it smaller; `PRUNE_BENCH_DIR` says where the checkpoint goes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,7 +40,8 @@ fn benchmarks() {
     let peak_memory = || gib(ops::device_peak(device).unwrap().unwrap_or(0));
     let name = ops::device_name(device).unwrap();
     eprintln!(
-        "{name}: {layers} layers of width {width}, sequences of {len}, {:.1} GiB free, {:.2} GiB taken by others and the context",
+        "{name}: {layers} layers of width {width}, sequences of {len}, {:.1} GiB free, {:.2} GiB taken by others and \
+         the context",
         gib(free),
         gib(outside)
     );
@@ -126,8 +127,8 @@ fn benchmarks() {
     }
 }
 
-/// The longest sequence that Llama-3 8B's shape trains on, rank 32 on all linear layers, within some gigabytes of a GPU, all
-/// that the process takes there counted: the plan says it, one step shows it.
+/// The longest sequence that Llama-3 8B's shape trains on, rank 32 on all linear layers, within some gigabytes of a
+/// GPU, all that the process takes there counted: the plan says it, one step shows it.
 fn longest(device: &Device, dir: &Path, outside: u64) {
     write(dir, &llama3(), 1 << 20);
     let checkpoint = Arc::new(Checkpoint::open_dir(dir).unwrap());

@@ -1,13 +1,19 @@
-//! What a GPU computes against what the CPU computes, which the other tests hold against the references: every op, whole
-//! passes, gradients, training, commands. Without a GPU (or a build that can use one) each test says so and passes;
-//! `emulator/` has a GPU for tests that runs on the CPU.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails where it unwraps, and says what it skips")]
+//! What a GPU computes against what the CPU computes, which the other tests hold against the references: every op,
+//! whole passes, gradients, training, commands. Without a GPU (or a build that can use one) each test says so and
+//! passes; `emulator/` has a GPU for tests that runs on the CPU.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails where it unwraps; a benchmark prints")]
 
 mod attention;
 mod bench;
+#[path = "../it/arch/cases.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod cases;
 mod commands;
 #[path = "../fixture/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod fixture;
+#[path = "../it/arch/forward.rs"]
+mod forward;
 mod kernels;
 mod models;
 mod numbers;
@@ -38,7 +44,7 @@ pub(crate) fn gpu(dtype: &str) -> Option<Gpu> {
         }
         Err(error) if std::env::var_os("PRUNE_REQUIRE_GPU").is_some() => panic!("a GPU is required: {error}"),
         Err(error) => {
-            eprintln!("skipped: {error}");
+            fixture::material::skipped(&format!("a GPU: {error}"));
             None
         }
     }

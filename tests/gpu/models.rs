@@ -16,6 +16,7 @@ use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
 use crate::fixture::{Llama, random, write_json, write_safetensors};
+use crate::forward::equals_transformers;
 use crate::gpu;
 use crate::numbers::assert_close;
 
@@ -147,4 +148,11 @@ fn what_is_not_finite_is_named() {
     let model = open(dir.path(), &gpu.device, Residency::Resident, None);
     let error = model.run(&[tree()], &mut Streams::default(), "test", &Silent).unwrap_err().to_string();
     assert!(error.contains("model.layers.2.mlp.up_proj.weight"), "{error}");
+}
+
+#[test]
+fn every_architecture_gives_the_logits_of_transformers() {
+    if let Some(gpu) = gpu("f32") {
+        equals_transformers(&gpu.device);
+    }
 }

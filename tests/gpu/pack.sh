@@ -7,13 +7,13 @@ archive="$(realpath -m "${1:-target/gpu.tar.xz}")"
 stage="$(mktemp -d)"
 trap 'rm -rf "$stage"' EXIT
 cargo build --release --locked --features cuda --bin prune
-tests="$(cargo test --release --locked --features cuda --test gpu --test arch --no-run --message-format json |
+tests="$(cargo test --release --locked --features cuda --test gpu --no-run --message-format json |
   python3 -c 'import json, sys
 for line in sys.stdin:
     message = json.loads(line)
     if message.get("executable") and message["target"]["kind"] == ["test"]:
-        print(message["target"]["name"], message["executable"])')"
-while read -r name path; do strip -o "$stage/$name" "$path"; done <<< "$tests"
+        print(message["executable"])')"
+strip -o "$stage/gpu" "$tests"
 target="$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')"
 strip -o "$stage/prune" "${CARGO_TARGET_DIR:-$target}/release/prune"
 XZ_OPT=-2 tar -C "$stage" -cJf "$archive" .

@@ -36,8 +36,8 @@ fn shape(layers: usize, width: usize, (heads, kv_heads): (usize, usize)) -> Llam
     Llama { layers, hidden: width, heads, kv_heads, head_dim, dtype, ..Llama::default() }
 }
 
-/// Writes a bf16 checkpoint of this shape for sequences of up to `len` tokens. All matrices repeat the same noise, scaled to
-/// their width: its numbers mean nothing.
+/// Writes a bf16 checkpoint of this shape for sequences of up to `len` tokens. All matrices repeat the same noise,
+/// scaled to their width: its numbers mean nothing.
 pub(crate) fn write(dir: &Path, llama: &Llama, len: usize) {
     let mut config = llama.config();
     config.insert("max_position_embeddings".into(), json!(len));

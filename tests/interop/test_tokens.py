@@ -3,7 +3,7 @@
     python test_tokens.py            computes the ids again and compares with the hashes
     python test_tokens.py --write    trains the tokenizers anew and writes everything
 
-The Rust tests (tests/data.rs) hold the crate's own ids against the same hashes. `file` are the ids of
+The Rust tests (tests/it/data) hold the crate's own ids against the same hashes. `file` are the ids of
 PreTrainedTokenizerFast, which follows tokenizer.json; `auto` those of AutoTokenizer, which for some classes does not.
 Made with transformers 5.23 and tokenizers 0.23."""
 import gzip, hashlib, json, os, struct, sys

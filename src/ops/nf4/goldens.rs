@@ -1,14 +1,14 @@
 //! Against bitsandbytes: 34 cases with packed codes, scales and decoded weights, made by its CPU code and by a model of
-//! its CUDA kernels. Needs `../shared/golden/nf4`; says so when that is not there.
+//! its CUDA kernels. Needs `../shared/golden/nf4`.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::quantise::encode_scales;
 use super::{BLOCK, CODES, Nf4Weight, SCALE_BLOCK, Scales, dynamic_map};
+use crate::material::shared;
 
 struct Goldens {
     tensors: HashMap<String, Tensor>,
@@ -16,13 +16,9 @@ struct Goldens {
 }
 
 impl Goldens {
-    #[allow(clippy::print_stderr, reason = "says that the goldens are absent")]
     fn open() -> Option<Self> {
-        let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/golden/nf4"));
-        let Ok(description) = std::fs::read(dir.join("nf4_cases.json")) else {
-            eprintln!("skipped: {} is not there", dir.display());
-            return None;
-        };
+        let dir = shared("golden/nf4")?;
+        let description = std::fs::read(dir.join("nf4_cases.json")).unwrap();
         let tensors = candle_core::safetensors::load(dir.join("nf4_cases.safetensors"), &Device::Cpu).unwrap();
         Some(Self { tensors, description: serde_json::from_slice(&description).unwrap() })
     }

@@ -32,7 +32,8 @@ fn overlays() -> Vec<Value> {
         json!({"target_modules": ".*(q|v)_proj$", "exclude_modules": "layers.0"}),
         json!({"use_dora": true, "bias": "lora_only", "lora_bias": true}),
         json!({"layers_to_transform": [0, 1], "layers_pattern": "layers", "use_rslora": true}),
-        json!({"target_modules": ["q_proj", "lm_head", "embed_tokens"], "trainable_token_indices": {"embed_tokens": [0, 3]}}),
+        json!({"target_modules": ["q_proj", "lm_head", "embed_tokens"], "trainable_token_indices": {"embed_tokens": [0,
+            3]}}),
     ]
 }
 

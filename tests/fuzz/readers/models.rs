@@ -50,9 +50,11 @@ fn overlays() -> Vec<Value> {
         json!({"rope_scaling": {"rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 64,
                "short_factor": [1.0, 1.0], "long_factor": [2.0, 4.0]}}),
         json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_theta": 500_000.0}),
-        json!({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}, "rope_scaling": null}),
+        json!({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0},
+            "rope_scaling": null}),
         json!({"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 4}),
-        json!({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": true, "sliding_window": 4,
+        json!({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": true,
+            "sliding_window": 4,
                "max_window_layers": 1, "layer_types": ["full_attention", "sliding_attention"]}),
         json!({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "attention_bias": false}),
         json!({"model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 0],
@@ -60,7 +62,8 @@ fn overlays() -> Vec<Value> {
         json!({"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.5}),
         json!({"model_type": "granite", "architectures": ["GraniteForCausalLM"], "embedding_multiplier": 12.0,
                "logits_scaling": 8.0, "residual_multiplier": 0.2, "attention_multiplier": 0.1}),
-        json!({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}, "n_layers": 2, "pretraining_tp": 1}),
+        json!({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}, "n_layers": 2,
+            "pretraining_tp": 1}),
     ]
 }
 

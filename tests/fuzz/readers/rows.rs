@@ -52,8 +52,10 @@ fn fed(dir: &Path, name: &str, good: &'static str, words: &'static [&'static str
     })
 }
 
-const LINES: &str = "{\"text\":\"one two\",\"answer\":3,\"deep\":{\"a\":[1,2,{\"b\":null}],\"c\":\"\\u00e9\\ud83d\\ude00\"}}\n\
-    {\"question\":\"q\",\"text\":\"three\",\"answer\":-1e3,\"x\":NaN}\r\n\n  {\"text\":null}\n{\"text\":\"\",\"y\":[Infinity,-Infinity]}\n\
+const LINES: &str = "{\"text\":\"one two\",\"answer\":3,\
+    \"deep\":{\"a\":[1,2,{\"b\":null}],\"c\":\"\\u00e9\\ud83d\\ude00\"}}\n\
+    {\"question\":\"q\",\"text\":\"three\",\"answer\":-1e3,\"x\":NaN}\r\n\n  {\"text\":null}\n\
+    {\"text\":\"\",\"y\":[Infinity,-Infinity]}\n\
     {\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"text\":\"end\"}";
 
 /// JSON lines.
@@ -64,7 +66,8 @@ pub(super) fn jsonl(dir: &Path) -> Feed {
 /// One JSON array, or one object.
 pub(super) fn json(dir: &Path) -> Feed {
     let path = dir.join("a.json");
-    let good = serde_json::json!([{"text": "one", "answer": 1}, {"text": "two", "question": "q", "deep": [[{"a": []}]]}, {"text": null}]);
+    let good = serde_json::json!([{"text": "one", "answer": 1}, {"text": "two", "question": "q", "deep": [[{"a": []}]]},
+        {"text": null}]);
     Box::new(move |case| {
         let mut text = values::changed(&mut case.rng, &good);
         if case.rng.random() {

@@ -54,8 +54,10 @@ max_shard_size = "5GB"
 allow_unsliced = ["a.b"]
 "#;
 
-const SETTINGS: &str = "samples = 150\nseq_len = 256\nlayers = 2\nmetric = \"angular\"\nforce = true\nlr = 1e-3\ntasks = [\"boolq\"]\n\
-    target = \"mlp\"\nsteps = 5\ntrain = \"lora\"\nquant = \"nf4\"\nlimit = 0.5\nmodel = \"a\"\nmax_shard_size = \"1GiB\"\n";
+const SETTINGS: &str = "samples = 150\nseq_len = 256\nlayers = 2\nmetric = \"angular\"\nforce = true\nlr = 1e-3\n\
+    tasks = [\"boolq\"]\n\
+    target = \"mlp\"\nsteps = 5\ntrain = \"lora\"\nquant = \"nf4\"\nlimit = 0.5\n\
+    model = \"a\"\nmax_shard_size = \"1GiB\"\n";
 
 const WORDS: &[&str] = &[
     "[heal]\n",

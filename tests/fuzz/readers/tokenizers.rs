@@ -22,25 +22,33 @@ fn vocabulary() -> Map<String, Value> {
 
 /// A good tokenizer of each kind.
 fn good() -> Vec<Value> {
-    let token = |id: u32, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": true, "normalized": false, "special": true});
+    let token = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": true,
+               "normalized": false, "special": true})
+    };
     let template = json!({"type": "TemplateProcessing",
         "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
         "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}});
     let whole = |model: Value, normalizer: Value, pre: Value, decoder: Value| {
-        json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [token(0, "<unk>"), token(1, "<s>"), token(2, "</s>")],
-               "normalizer": normalizer, "pre_tokenizer": pre, "post_processor": template, "decoder": decoder, "model": model})
+        json!({"version": "1.0", "truncation": null, "padding": null,
+               "added_tokens": [token(0, "<unk>"), token(1, "<s>"), token(2, "</s>")],
+               "normalizer": normalizer, "pre_tokenizer": pre, "post_processor": template, "decoder": decoder,
+               "model": model})
     };
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
     let split = json!({"type": "Sequence", "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": "(?i:'s|'t)|\\p{N}{1,3}| ?\\p{L}+|\\s+(?!\\S)|\\s+"}, "behavior": "Isolated", "invert": false},
+        {"type": "Split", "pattern": {"Regex": "(?i:'s|'t)|\\p{N}{1,3}| ?\\p{L}+|\\s+(?!\\S)|\\s+"},
+            "behavior": "Isolated", "invert": false},
         {"type": "Digits", "individual_digits": true}, bytes]});
-    let bpe = json!({"type": "BPE", "vocab": vocabulary(), "merges": ["a b", ["Ġ", "a"]], "unk_token": "<unk>", "fuse_unk": true,
-        "byte_fallback": true, "ignore_merges": false, "dropout": null, "continuing_subword_prefix": null, "end_of_word_suffix": null});
+    let bpe = json!({"type": "BPE", "vocab": vocabulary(), "merges": ["a b", ["Ġ", "a"]], "unk_token": "<unk>",
+        "fuse_unk": true, "byte_fallback": true, "ignore_merges": false, "dropout": null,
+        "continuing_subword_prefix": null, "end_of_word_suffix": null});
     let pieces: Vec<Value> = vocabulary().keys().map(|piece| json!([piece, -(piece.len() as f64)])).collect();
     let replaced = json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "NFC"},
         {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]});
-    let spoken = json!({"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+    let spoken = json!({"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
         {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]});
     let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true});
     vec![
@@ -56,7 +64,8 @@ fn good() -> Vec<Value> {
         whole(
             json!({"type": "WordPiece", "vocab": vocabulary(), "unk_token": "<unk>", "continuing_subword_prefix": "##",
                    "max_input_chars_per_word": 20}),
-            json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true}),
+            json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+                "lowercase": true}),
             json!({"type": "BertPreTokenizer"}),
             json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
         ),
@@ -75,7 +84,8 @@ fn beside() -> Vec<(&'static str, Value)> {
         (
             "tokenizer_config.json",
             json!({"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<s>", "eos_token": {"content": "</s>",
-            "lstrip": false}, "add_bos_token": true, "legacy": false, "model_max_length": 1e30, "added_tokens_decoder": {"40":
+            "lstrip": false}, "add_bos_token": true, "legacy": false, "model_max_length": 1e30, "added_tokens_decoder":
+            {"40":
             {"content": "<x>", "special": true}}}),
         ),
         (

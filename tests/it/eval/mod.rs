@@ -1,0 +1,8 @@
+//! `prune eval` against lm-evaluation-harness's own numbers, and what it does when it is killed or given nonsense.
+
+mod again;
+mod data;
+mod goldens;
+mod killed;
+mod requests;
+mod shared;

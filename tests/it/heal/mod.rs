@@ -1,0 +1,16 @@
+//! Healing: adapters and their files, training, merging, against PEFT, bitsandbytes and the Hugging Face Trainer.
+
+mod adapters;
+mod cards;
+mod four_bit;
+mod gradients;
+mod identity;
+mod killed;
+mod kinds;
+mod measured;
+mod model;
+mod requests;
+mod runs;
+mod shared;
+mod state;
+mod text;

@@ -1,0 +1,92 @@
+//! Losses of many stacks in one pass against each stack by itself, and against the reference's.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use prune::checkpoint::Checkpoint;
+use prune::importance::{Losses, metric, without};
+use prune::model::{Budget, Loss, Model, ModelOptions, Residency};
+use prune::progress::Silent;
+use serde_json::Value;
+
+use crate::fixture::Llama;
+use crate::fixture::material::shared;
+
+fn open(dir: &Path, options: &ModelOptions) -> Model {
+    Model::open(Arc::new(Checkpoint::open_dir(dir).unwrap()), options, &Silent).unwrap()
+}
+
+fn options(residency: Residency) -> ModelOptions {
+    ModelOptions { residency: Some(residency), ..ModelOptions::default() }
+}
+
+fn ids() -> Vec<Vec<u32>> {
+    (0..9).map(|s| (0..1 + 19 * s).map(|i| (i * 7 + s * 3) % 64).collect()).collect()
+}
+
+#[test]
+fn together_as_each_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    Llama::default().write(dir.path());
+    let layers = 4;
+    let stacks: Vec<Vec<usize>> = (1..=layers)
+        .flat_map(|n| (0..=layers - n).map(move |l| without(layers, l, n)))
+        .chain([vec![0, 1, 1, 2, 3], vec![3, 0], without(layers, 0, 0)])
+        .collect();
+    let together = |options: &ModelOptions| {
+        open(dir.path(), options).losses_of_stacks(&stacks, &ids(), "losses", &Silent).unwrap()
+    };
+    let resident = together(&options(Residency::Resident));
+    for (stack, losses) in stacks.iter().zip(&resident) {
+        let alone = open(dir.path(), &ModelOptions { places: Some(stack.clone()), ..ModelOptions::default() });
+        // the same sequences to a batch
+        assert_eq!(losses, &alone.losses(&ids(), 512, "loss", &Silent).unwrap(), "{stack:?}");
+    }
+    assert_eq!(together(&options(Residency::Streamed)), resident);
+    // so little memory that only some stacks go through at a time
+    let tight = Budget::new(Some((64 << 20) + 600_000));
+    let tight = ModelOptions { budget: tight, ..options(Residency::Streamed) };
+    assert_eq!(together(&tight), resident);
+    let error = open(dir.path(), &options(Residency::Resident))
+        .losses_of_stacks(&[vec![0, layers]], &ids(), "losses", &Silent)
+        .unwrap_err();
+    assert!(error.to_string().contains("layers 0..=3"), "{error}");
+}
+
+#[test]
+fn the_cost_is_half_the_square() {
+    let only = |name| Losses::new(16, [metric(name).unwrap()]).layer_passes();
+    assert_eq!(only("layer-loss"), 16 * 17 / 2);
+    // one block of n from l leaves 16 - l - n layers of its own
+    let blocks = (1..=16).map(|n| (0..=16 - n).map(|l| 16 - l - n).sum::<usize>()).sum::<usize>();
+    assert_eq!(only("loss"), 16 + blocks);
+    assert!(Losses::new(16, [metric("angular").unwrap()]).is_empty());
+}
+
+#[test]
+fn the_reference_without_each_block() {
+    let Some(golden) = shared("golden/methods/losses.json") else { return };
+    let read = |path: &Path| -> Value { serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap() };
+    let (inputs, golden) = (read(&golden.with_file_name("inputs.json")), read(&golden));
+    let ids: Vec<Vec<u32>> = serde_json::from_value(inputs["rows"]["ids"].clone()).unwrap();
+    let dir = shared("demo/model").unwrap();
+    let dense = golden["dense"].as_f64().unwrap();
+    let near = |expected: &[Option<f64>], found: &[f64], whole: f64| {
+        for (expected, found) in expected.iter().flatten().zip(found) {
+            assert!((found + whole - expected).abs() < 1e-4, "{found} {expected}");
+        }
+    };
+    let single: Vec<Option<f64>> = serde_json::from_value(golden["leave_one_layer_out"].clone()).unwrap();
+    let blocks: Vec<Vec<Option<f64>>> = serde_json::from_value(golden["block"].clone()).unwrap();
+    // streamed has the same bytes, says the first test
+    let model = open(&dir, &options(Residency::Resident));
+    let whole = Loss::total(&model.losses(&ids, 512, "loss", &Silent).unwrap()).mean();
+    assert!((whole - dense).abs() < 1e-4);
+    let losses = Losses::new(model.layers(), ["loss", "layer-loss"].iter().map(|name| metric(name).unwrap()));
+    for scores in losses.measure(&model, &ids, &Silent).unwrap() {
+        match scores.metric.as_str() {
+            "loss" => blocks.iter().zip(&scores.mean).for_each(|(row, found)| near(row, found, whole)),
+            _ => near(&single, &scores.mean[0], whole),
+        }
+    }
+}
