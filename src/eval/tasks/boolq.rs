@@ -18,7 +18,7 @@ pub(super) const TASK: Task = Task {
     sampler: Sampler::DrawnWithoutSelf,
     shots: 0,
     release: Release::Hub,
-    form: Form::Choice { prepare: prepare, read: question, description: nothing },
+    form: Form::Choice { prepare, read: question, description: nothing },
     metrics: ACC,
     version: 2.0,
     definition: r#"{"doc_to_text": "{{passage}}\nQuestion: {{question}}?\nAnswer:", "doc_to_target": "label", "doc_to_choice": ["no", "yes"]}"#,

@@ -22,7 +22,7 @@ pub(super) const TASK: Task = Task {
     sampler: Sampler::DrawnWithoutSelf,
     shots: 0,
     release: Release::Hub,
-    form: Form::Choice { prepare: prepare, read: question, description: nothing },
+    form: Form::Choice { prepare, read: question, description: nothing },
     metrics: ACC_AND_NORM,
     version: 1.0,
     definition: r#"{"process_docs": "!function utils.process_docs", "doc_to_text": "{{query}}", "doc_to_target": "{{label}}", "doc_to_choice": "choices"}"#,

@@ -19,7 +19,7 @@ pub(super) const TASK: Task = Task {
     sampler: Sampler::First,
     shots: 5,
     release: Release::Columns(&COLUMNS, from_columns),
-    form: Form::Choice { prepare: prepare, read: question, description: description },
+    form: Form::Choice { prepare, read: question, description },
     metrics: ACC,
     version: 1.0,
     definition: r#"{"doc_to_text": "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nD. {{choices[3]}}\nAnswer:", "doc_to_target": "answer", "doc_to_choice": ["A", "B", "C", "D"]}"#,
