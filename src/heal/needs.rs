@@ -1,7 +1,7 @@
 //! What a training step takes of memory, counted before anything is loaded.
 //!
-//! A pass is dearest at one of three places: at the loss, in the backward pass of attention, which looks at all tokens,
-//! or in that of an MLP, which looks at some of them at a time. What waits for the backward pass is all there at the
+//! A pass is dearest at one of three places: at the loss, in the backward pass of what mixes tokens, which looks at all of
+//! them, or in that of the rest, which looks at some of them at a time; sub-layers say what they take there. What waits for the backward pass is all there at the
 //! first of them and gone at the last; gradients come as it goes.
 
 use candle_core::Device;
@@ -10,7 +10,7 @@ use super::choices::{Quant, Train};
 use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
-use crate::model::Spending;
+use crate::model::{Spending, TrainingCost};
 use crate::ops;
 
 /// What the allocator keeps.
@@ -28,9 +28,9 @@ pub(super) struct Needs {
     pub(super) walked: u64,
     /// The three dearest places.
     loss: u64,
-    attention: u64,
-    around_mlp: u64,
-    mlp_per_token: u64,
+    mixing: u64,
+    around_chunk: u64,
+    chunk_per_token: u64,
     tokens: u64,
     /// Whether gradients are there only after what waits has gone.
     in_turn: bool,
@@ -45,40 +45,31 @@ impl Needs {
         device: &Device,
         (fixed, trained): (u64, u64),
     ) -> Self {
-        let (d, heads, mlp) = (spec.hidden_size as u64, spec.heads as u64, spec.mlp_size as u64);
-        let (q, kv) = (heads * spec.head_dim as u64, (spec.kv_heads * spec.head_dim) as u64);
+        let d = spec.hidden_size as u64;
         let of_step = (settings.seq_len() * settings.batch) as u64;
         let tokens = (settings.pass_tokens.max(settings.seq_len()) as u64).min(of_step);
         let taught = settings.teacher.is_some();
         let lessons = if taught { 4 * d * of_step } else { 0 };
         let logits = ops::objective_bytes(tokens as usize, (spec.hidden_size, spec.vocab_size), taught, device);
         let whole = settings.train != Train::Lora;
-        // norms of heads are undone with what was there before them
-        let unnormed = if spec.qk_norm { q + kv } else { 0 };
         let rotations = spec.rope.rotary_dim as u64;
-        // what products take and give; the residual stream, its gradient and what is said of a head are f32
-        let narrow = ops::remembered_bytes(device);
-        // gradients of the stream, of q, k, v and the output beside themselves, and two numbers for each head
-        let attention = tokens * (4 * (d + 2 * heads + rotations) + narrow * (4 * (q + kv) + unnormed));
-        let beside = beside_a_product(checkpoint, spec, settings, device);
-        let around_mlp = tokens * (4 * (d + heads + rotations) + narrow * (3 * q + 2 * kv)) + beside;
-        // gate, up and their gradients; on a GPU these lie in their place and in that of the adapter's part
-        let wide = narrow * if device.is_cuda() { 4 } else { 5 } * mlp + (4 + 2 * narrow) * d;
-        let mlp_per_token = wide.max((12 + 4 * narrow) * d + narrow * (q + 2 * kv));
+        let cost = TrainingCost::most(spec, device);
+        // the gradient of the stream
+        let throughout = 4 * (d + rotations);
         Self {
             fixed: fixed + lessons + SLACK,
             gradients: 4 * trained,
-            input: narrow * d * tokens,
-            kept: tokens * (4 * (d + heads) + narrow * 2 * (q + kv + mlp)),
+            input: ops::remembered_bytes(device) * d * tokens,
+            kept: tokens * cost.saved,
             walked: match settings.train {
                 Train::Lora => spec.layers,
                 Train::Last(layers) => layers.min(spec.layers),
             } as u64,
             // the gradient of a head is made anew with its factor; a trained head has a copy for products on a GPU
             loss: 4 * tokens * (3 * d + rotations) + logits + if whole { 8 * spec.vocab_size as u64 * d } else { 0 },
-            attention,
-            around_mlp,
-            mlp_per_token,
+            mixing: tokens * (throughout + cost.mixing),
+            around_chunk: tokens * (throughout + cost.held) + beside_a_product(checkpoint, spec, settings, device),
+            chunk_per_token: cost.chunk,
             tokens,
             in_turn: !whole && tokens == of_step,
         }
@@ -93,9 +84,9 @@ impl Needs {
             true => waiting.max(self.gradients + self.input),
             false => waiting + self.gradients,
         };
-        let mlp = self.around_mlp + self.mlp_per_token * self.tokens.min(spending.tokens_at_once as u64);
+        let chunk = self.around_chunk + self.chunk_per_token * self.tokens.min(spending.tokens_at_once as u64);
         let returned = if spending.inputs_on_host { self.input } else { 0 };
-        self.fixed + held + self.loss.max(self.attention.max(mlp) + returned)
+        self.fixed + held + self.loss.max(self.mixing.max(chunk) + returned)
     }
 
     /// The way to spend that fits into `room` with the least work done for nothing; else the bytes of the thriftiest way.
@@ -148,7 +139,7 @@ fn beside_a_product(checkpoint: &Checkpoint, spec: &ModelSpec, settings: &HealSe
 mod tests {
     use super::*;
 
-    /// Four layers that 10 bytes enter and that keep 100 more, an MLP's 40 for 40 tokens and 5 around it.
+    /// Four layers that 10 bytes enter and that keep 100 more, a chunk's 40 for 40 tokens and 5 around it.
     fn needs() -> Needs {
         Needs {
             fixed: 1000,
@@ -157,9 +148,9 @@ mod tests {
             kept: 100,
             walked: 4,
             loss: 7,
-            attention: 20,
-            around_mlp: 5,
-            mlp_per_token: 1,
+            mixing: 20,
+            around_chunk: 5,
+            chunk_per_token: 1,
             tokens: 40,
             in_turn: true,
         }

@@ -11,7 +11,7 @@ use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::model::lora::{Adapters, LoraSettings};
-use crate::model::{Budget, Fittings, Head, Spending, four_bit, memory};
+use crate::model::{Budget, Fittings, Head, Spending, four_bit, mean_flops, memory};
 use crate::{Error, Result, ops};
 
 /// What a healing takes.
@@ -126,11 +126,11 @@ fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Res
 pub fn fittings(spec: &ModelSpec, settings: &HealSettings) -> Fittings {
     Fittings {
         four_bit: (settings.quant == Quant::Nf4).then_some(!settings.plain_scales),
-        adapters: None,
         whole_from: match settings.train {
             Train::Lora => None,
             Train::Last(layers) => Some(spec.layers.saturating_sub(layers)),
         },
+        ..Fittings::default()
     }
 }
 
@@ -152,15 +152,14 @@ fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
 /// Floating point operations of a token, products alone: two for each weight that it meets. `recomputed` is the share of
 /// the layers walked back through whose forward pass is done twice, `taught` the size of a teacher against the model's.
 fn flops_per_token(spec: &ModelSpec, settings: &HealSettings, trained: u64, recomputed: f64, taught: f64) -> f64 {
-    let matrices = spec.layer_tensors(0).into_iter().filter(|tensor| tensor.shape.len() == 2);
-    let products = 2.0 * matrices.map(|tensor| tensor.shape.iter().product::<usize>() as f64).sum::<f64>();
-    // scores and sums of values, each over half of the square; five such products on the way back
-    let attention = (2 * spec.heads * spec.head_dim * settings.seq_len()) as f64;
-    let forward = products + attention;
+    let (products, mixing) = mean_flops(spec);
+    let mixing = mixing * settings.seq_len() as f64;
+    let forward = products + mixing;
     let head = (2 * spec.vocab_size * spec.hidden_size) as f64;
     let layers = spec.layers as f64;
     let teacher = taught * (layers * forward + head);
-    let back = products + 2.5 * attention;
+    // scores and sums of values are two products, their gradients five
+    let back = products + 2.5 * mixing;
     teacher
         + match settings.train {
             // input gradients of frozen weights; an adapter's numbers are met on the way up, for their own gradient and

@@ -6,8 +6,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::block::Pass;
-use super::{Batch, Model, PASS_TOKENS};
+use super::{Batch, Model, PASS_TOKENS, Pass};
 use crate::arch::ModelSpec;
 use crate::ops::{self, FiniteWatch, Heads};
 use crate::{Error, Result, interrupt};

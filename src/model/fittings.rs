@@ -1,13 +1,15 @@
 //! What is done to a block's weights when they are read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::four_bit;
 use super::lora::{Adapter, Adapters, At, Table};
 use super::numbers::Numbers;
-use super::{Linear, four_bit};
-use crate::arch::{LayerTensor, ModelSpec, Role};
+use super::sublayers::{Linear, Norm};
+use crate::arch::{LayerTensor, ModelSpec, Role, SubLayers};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, WeightMatrix};
 use crate::{Context, Error, Result};
@@ -21,6 +23,8 @@ pub struct Fittings {
     pub adapters: Option<Arc<Adapters>>,
     /// Blocks from this place on are held whole in f32, to be trained, and so are the final norm and the head.
     pub whole_from: Option<usize>,
+    /// Sub-layers that are left out, with their norm where nothing else needs it, by place in the stack.
+    pub without: BTreeMap<usize, SubLayers>,
 }
 
 impl Fittings {
@@ -30,30 +34,9 @@ impl Fittings {
         self.whole_from.is_some_and(|from| place >= from)
     }
 
-    /// Reads the linear layer `role` of layer `l` for the block at `place`.
-    pub(super) fn linear(
-        &self,
-        checkpoint: &Checkpoint,
-        spec: &ModelSpec,
-        (l, place): (usize, usize),
-        role: Role,
-        device: &Device,
-    ) -> Result<Linear> {
-        let tensor = spec.layer_tensor(l, role);
-        let weight = match four_bit::load_matrix(checkpoint, &tensor.name, &tensor.shape)? {
-            weight if self.is_whole(place) => WeightMatrix::Dense(weight.dense(DType::F32, device)?),
-            weight => match self.four_bit {
-                Some(double) => weight.quantise(double).context(|| format!("tensor {}", tensor.name))?.on(device)?,
-                None => weight.on(device)?,
-            },
-        };
-        let bias =
-            tensor.bias.as_ref().map(|name| checkpoint.load_f32(name, &tensor.shape[..1], device)).transpose()?;
-        let adapter = self.adapters.as_ref().and_then(|adapters| adapters.modules.get(&(place, role)).cloned());
-        let dora = adapter.as_ref().filter(|adapter| adapter.magnitude.is_some());
-        let ratio = dora.map(|adapter| Ok::<_, Error>(ratios(checkpoint, &tensor, adapter)?.to_device(device)?));
-        let ratio = ratio.transpose()?;
-        Ok(Linear { weight, bias, adapter, ratio })
+    /// The sub-layers that the block at `place` does without.
+    pub(super) fn without(&self, place: usize) -> SubLayers {
+        self.without.get(&place).copied().unwrap_or_default()
     }
 
     /// What is done to the embedding or the head, `name`.
@@ -64,7 +47,7 @@ impl Fittings {
     /// Bytes that the block at `place`, read from layer `l`, takes in the memory of `device`.
     #[must_use]
     pub fn bytes(&self, checkpoint: &Checkpoint, spec: &ModelSpec, (l, place): (usize, usize), device: &Device) -> u64 {
-        let tensors = spec.layer_tensors(l).into_iter().map(|tensor| {
+        let tensors = spec.layer_tensors_without(l, self.without(place)).into_iter().map(|tensor| {
             let numbers = tensor.shape.iter().product::<usize>() as u64;
             let matrix = tensor.shape.len() == 2;
             let given = checkpoint.four_bit_state(&tensor.name).is_some();
@@ -81,6 +64,48 @@ impl Fittings {
         let own = adapters.take_while(|((layer, _), _)| *layer == place);
         let adapters: usize = own.map(|(_, adapter)| 4 * (adapter.a.elem_count() + adapter.b.elem_count())).sum();
         tensors.sum::<u64>() + adapters as u64
+    }
+}
+
+/// Reads what a block is made of.
+pub(super) struct Loader<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) spec: &'a ModelSpec,
+    /// The source layer.
+    pub(super) layer: usize,
+    /// Where the block stands in the stack.
+    pub(super) place: usize,
+    pub(super) fittings: &'a Fittings,
+    pub(super) device: &'a Device,
+}
+
+impl Loader<'_> {
+    /// The norm `role`, widened to f32.
+    pub(super) fn norm(&self, role: Role) -> Result<Norm> {
+        let tensor = self.spec.layer_tensor(self.layer, role);
+        let weight = self.checkpoint.load_f32(&tensor.name, &tensor.shape, self.device)?;
+        Ok(Norm { role, weight, eps: self.spec.norm_eps })
+    }
+
+    /// The linear layer `role`.
+    pub(super) fn linear(&self, role: Role) -> Result<Linear> {
+        let Self { checkpoint, fittings, device, .. } = *self;
+        let tensor = self.spec.layer_tensor(self.layer, role);
+        let weight = match four_bit::load_matrix(checkpoint, &tensor.name, &tensor.shape)? {
+            weight if fittings.is_whole(self.place) => WeightMatrix::Dense(weight.dense(DType::F32, device)?),
+            weight => match fittings.four_bit {
+                Some(double) => weight.quantise(double).context(|| format!("tensor {}", tensor.name))?.on(device)?,
+                None => weight.on(device)?,
+            },
+        };
+        let bias =
+            tensor.bias.as_ref().map(|name| checkpoint.load_f32(name, &tensor.shape[..1], device)).transpose()?;
+        let adapter =
+            fittings.adapters.as_ref().and_then(|adapters| adapters.modules.get(&(self.place, role)).cloned());
+        let dora = adapter.as_ref().filter(|adapter| adapter.magnitude.is_some());
+        let ratio = dora.map(|adapter| Ok::<_, Error>(ratios(checkpoint, &tensor, adapter)?.to_device(device)?));
+        let ratio = ratio.transpose()?;
+        Ok(Linear { weight, bias, adapter, ratio })
     }
 }
 

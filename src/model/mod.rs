@@ -4,7 +4,6 @@
 //! from memory when the model fits and from disk when it does not; both give the same bytes, and a streamed pass reads
 //! each weight once per wave of batches.
 
-mod backward;
 mod batch;
 mod block;
 mod cache;
@@ -14,31 +13,35 @@ pub mod four_bit;
 mod generate;
 mod head;
 pub mod limits;
-mod linear;
 pub mod lora;
 mod loss;
 pub mod memory;
 mod not_finite;
 pub mod numbers;
 mod options;
+mod pass;
 pub mod peak;
 mod stack;
+mod sublayers;
 mod training;
 mod trie;
 
 pub use batch::Batch;
-pub use block::{Block, Pass};
+pub use block::Block;
 pub use cache::Cache;
 pub use fittings::{Fittings, Parameter, Part};
 pub use generate::{Choice, Ended, Generated};
 pub use head::{Head, HeadLoss, Lesson};
-pub use linear::Linear;
 pub use loss::Loss;
 pub use memory::{Budget, Fit};
 pub use options::ModelOptions;
+pub use pass::Pass;
 pub use stack::Residency;
-pub use training::{Kept, Noise, Spending, Training};
+pub use training::{Noise, Spending};
 pub use trie::Trie;
+
+pub(crate) use sublayers::{Cost, TrainingCost, mean_flops};
+pub(crate) use training::Training;
 
 use std::sync::{Arc, OnceLock};
 

@@ -30,7 +30,7 @@ mod speed;
 mod stream;
 mod swiglu;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod weight;
 
 pub use adamw::{AdamWStep, square_sums};
