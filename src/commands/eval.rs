@@ -31,7 +31,7 @@ use crate::eval::side::Side;
 use crate::eval::source::Source;
 use crate::eval::tasks::TASKS;
 use crate::model::lora::{ADAPTER_FILES, Adapters};
-use crate::model::{Fit, Fittings, Model, ModelOptions, Residency};
+use crate::model::{Fit, LoadOptions, Model, ModelOptions, Residency};
 use crate::progress::{Progress, Silent};
 use crate::{Context, Error, Result};
 
@@ -191,7 +191,7 @@ pub(super) fn eval_sharing(
         budget,
         beside: if device.is_cpu() { job.bytes } else { 0 },
         device,
-        fittings: Fittings { adapters: adapters.map(Arc::new), ..Fittings::default() },
+        load_options: LoadOptions { adapters: adapters.map(Arc::new), ..LoadOptions::default() },
         ..ModelOptions::default()
     };
     let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;

@@ -29,7 +29,7 @@ pub use journal::{Journal, Line};
 pub use measure::{Known, Losses, Measured, Paired, Text, measurement};
 pub use merge::{Merge, MergeSize};
 pub use pass::{FINAL_NORM, Gradients, PassLoss, PassSettings, parameters, pass, targets};
-pub use plan::{Estimate, estimate, fittings};
+pub use plan::{Estimate, estimate, load_options};
 pub use run::{Finished, Run};
 pub use samples::{FixedSamples, Samples, TextSamples};
 pub use settings::HealSettings;

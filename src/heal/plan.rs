@@ -11,7 +11,7 @@ use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::model::lora::{Adapters, LoraSettings};
-use crate::model::{Budget, Fittings, Head, Spending, four_bit, mean_flops, memory};
+use crate::model::{Budget, Head, LoadOptions, Spending, four_bit, mean_flops, memory};
 use crate::{Error, Result, ops};
 
 /// What a healing takes.
@@ -57,9 +57,9 @@ pub fn estimate(
 ) -> Result<Estimate> {
     check_sizes(settings, spec, budget)?;
     let trained = trained(spec, settings)?;
-    let fittings = fittings(spec, settings);
-    let head = Head::bytes(checkpoint, spec, &fittings, device);
-    let frozen: u64 = (0..spec.layers).map(|layer| fittings.bytes(checkpoint, spec, (layer, layer), device)).sum();
+    let load_options = load_options(spec, settings);
+    let head = Head::bytes(checkpoint, spec, &load_options, device);
+    let frozen: u64 = (0..spec.layers).map(|layer| load_options.bytes(checkpoint, spec, (layer, layer), device)).sum();
     let adapters = if settings.train == Train::Lora { 4 * trained } else { 0 };
     let weights = frozen + head + adapters + teacher_bytes;
     // gradients, two moments
@@ -123,14 +123,14 @@ fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Res
 
 /// How the model is read for `settings`, adapters apart.
 #[must_use]
-pub fn fittings(spec: &ModelSpec, settings: &HealSettings) -> Fittings {
-    Fittings {
+pub fn load_options(spec: &ModelSpec, settings: &HealSettings) -> LoadOptions {
+    LoadOptions {
         four_bit: (settings.quant == Quant::Nf4).then_some(!settings.plain_scales),
-        whole_from: match settings.train {
+        unfrozen_from: match settings.train {
             Train::Lora => None,
             Train::Last(layers) => Some(spec.layers.saturating_sub(layers)),
         },
-        ..Fittings::default()
+        ..LoadOptions::default()
     }
 }
 

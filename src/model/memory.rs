@@ -141,10 +141,11 @@ impl Fit {
     /// # Errors
     /// A budget that holds neither the model nor two of its layers and a pass.
     pub fn new(checkpoint: &Checkpoint, spec: &ModelSpec, places: &[usize], options: &ModelOptions) -> Result<Self> {
-        let ModelOptions { device, fittings, .. } = options;
-        let layer_bytes = |(place, layer): (usize, &usize)| fittings.bytes(checkpoint, spec, (*layer, place), device);
+        let ModelOptions { device, load_options, .. } = options;
+        let layer_bytes =
+            |(place, layer): (usize, &usize)| load_options.bytes(checkpoint, spec, (*layer, place), device);
         let layers = || places.iter().enumerate().map(layer_bytes);
-        let head_bytes = Head::bytes(checkpoint, spec, fittings, device);
+        let head_bytes = Head::bytes(checkpoint, spec, load_options, device);
         let head_bytes = head_bytes + embedding_bytes(checkpoint, spec, options);
         let resident = head_bytes + layers().sum::<u64>();
         let streamed = head_bytes + 2 * layers().max().unwrap_or(0);

@@ -8,11 +8,11 @@ mod batch;
 mod block;
 mod cache;
 mod chunks;
-mod fittings;
 pub mod four_bit;
 mod generate;
 mod head;
 pub mod limits;
+mod load_options;
 pub mod lora;
 mod loss;
 pub mod memory;
@@ -29,9 +29,9 @@ mod trie;
 pub use batch::Batch;
 pub use block::Block;
 pub use cache::Cache;
-pub use fittings::{Fittings, Parameter, Part};
 pub use generate::{Choice, Ended, Generated};
 pub use head::{Head, HeadLoss, Lesson};
+pub use load_options::{LoadOptions, Parameter, Part};
 pub use loss::Loss;
 pub use memory::{Budget, Fit};
 pub use options::ModelOptions;
@@ -119,7 +119,7 @@ impl Model {
     pub fn open(checkpoint: Arc<Checkpoint>, options: &ModelOptions, progress: &dyn Progress) -> Result<Self> {
         let spec = Arc::new(ModelSpec::from_config(&checkpoint.config)?);
         spec.check(&checkpoint.index)?;
-        let checkpoint = match &options.fittings.adapters {
+        let checkpoint = match &options.load_options.adapters {
             Some(adapters) => adapters.over(&checkpoint, &spec)?,
             None => checkpoint,
         };
@@ -131,11 +131,18 @@ impl Model {
             )));
         }
         let fit = Fit::new(&checkpoint, &spec, &places, options)?;
-        let head = Head::open(checkpoint.clone(), spec.clone(), &options.device, &options.fittings)?;
-        let table = options.fittings.table(EMBEDDING).cloned();
-        let fittings = options.fittings.clone();
-        let stack =
-            Stack::open(checkpoint.clone(), spec.clone(), places, fittings, fit.residency, &options.device, progress)?;
+        let head = Head::open(checkpoint.clone(), spec.clone(), &options.device, &options.load_options)?;
+        let table = options.load_options.table(EMBEDDING).cloned();
+        let load_options = options.load_options.clone();
+        let stack = Stack::open(
+            checkpoint.clone(),
+            spec.clone(),
+            places,
+            load_options,
+            fit.residency,
+            &options.device,
+            progress,
+        )?;
         let weight_bytes = fit.weight_bytes;
         let (device, budget) = (options.device.clone(), options.budget);
         let embedding = options.holds_embedding().then(OnceLock::new);

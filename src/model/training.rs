@@ -79,13 +79,13 @@ impl Training<'_> {
 pub(super) struct Backward<'a> {
     pub(super) training: &'a Training<'a>,
     /// Whether all of the block is trained.
-    pub(super) whole: bool,
+    pub(super) unfrozen: bool,
     gradients: BTreeMap<(Role, Part), Tensor>,
 }
 
 impl<'a> Backward<'a> {
-    pub(super) fn new(training: &'a Training<'a>, whole: bool) -> Self {
-        Self { training, whole, gradients: BTreeMap::new() }
+    pub(super) fn new(training: &'a Training<'a>, unfrozen: bool) -> Self {
+        Self { training, unfrozen, gradients: BTreeMap::new() }
     }
 
     /// Adds a chunk's part of a gradient.

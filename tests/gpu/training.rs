@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
-use prune::heal::{HealSettings, Quant, Train, Trainer, fittings, parameters};
+use prune::heal::{HealSettings, Quant, Train, Trainer, load_options, parameters};
 use prune::model::lora::Adapters;
 use prune::model::{Model, ModelOptions, Residency, Spending};
 use prune::ops;
@@ -35,14 +35,14 @@ fn settings(train: Train, quant: Quant, dropout: f64) -> HealSettings {
 fn open(dir: &Path, device: &Device, settings: &HealSettings) -> Model {
     let checkpoint = Arc::new(Checkpoint::open_dir(dir).unwrap());
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
-    let mut fittings = fittings(&spec, settings);
+    let mut load_options = load_options(&spec, settings);
     if settings.train == Train::Lora {
         let adapters = Adapters::new(&spec, &settings.lora(), settings.seed, device).unwrap();
-        fittings.adapters = Some(Arc::new(adapters));
+        load_options.adapters = Some(Arc::new(adapters));
     }
     let residency = Some(Residency::Resident);
     let options =
-        ModelOptions { device: device.clone(), fittings, residency, rows_on_host: true, ..ModelOptions::default() };
+        ModelOptions { device: device.clone(), load_options, residency, rows_on_host: true, ..ModelOptions::default() };
     let model = Model::open(checkpoint, &options, &Silent).unwrap();
     for (index, (name, parameter)) in parameters(&model).unwrap().iter().enumerate() {
         if name.contains("lora_") {

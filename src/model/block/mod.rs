@@ -12,9 +12,9 @@ use candle_core::{Device, Tensor};
 
 use super::cache::Past;
 use super::chunks::{chunks, rows};
-use super::fittings::Loader;
+use super::load_options::Loader;
 use super::sublayers::{self, Norm, SubLayer};
-use super::{Fittings, Pass, tokens_at_once};
+use super::{LoadOptions, Pass, tokens_at_once};
 use crate::arch::{self, ModelSpec};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result, ops};
@@ -23,7 +23,7 @@ use crate::{Error, Result, ops};
 #[derive(Debug)]
 pub struct Block {
     /// Whether all of it is trained.
-    whole: bool,
+    unfrozen: bool,
     residuals: Vec<Residual>,
 }
 
@@ -35,8 +35,8 @@ struct Residual {
 }
 
 impl Block {
-    /// Reads layer `l` for the place `place` of the stack, less the sub-layers that `fittings` leaves out there. Matrices
-    /// keep their type on disk unless `fittings` says otherwise, norms and biases are widened to f32.
+    /// Reads layer `l` for the place `place` of the stack, less the sub-layers that `load_options` leaves out there. Matrices
+    /// keep their type on disk unless `load_options` says otherwise, norms and biases are widened to f32.
     ///
     /// # Errors
     /// A tensor that is missing, has another shape or cannot be read.
@@ -44,11 +44,11 @@ impl Block {
         checkpoint: &Checkpoint,
         spec: &ModelSpec,
         (layer, place): (usize, usize),
-        fittings: &Fittings,
+        load_options: &LoadOptions,
         device: &Device,
     ) -> Result<Self> {
-        let loader = Loader { checkpoint, spec, layer, place, fittings, device };
-        Self::made_of(&spec.sublayers_without(layer, fittings.without(place)), &loader)
+        let loader = Loader { checkpoint, spec, layer, place, load_options, device };
+        Self::made_of(&spec.sublayers_without(layer, load_options.without(place)), &loader)
     }
 
     fn made_of(residuals: &[arch::Residual], loader: &Loader<'_>) -> Result<Self> {
@@ -60,7 +60,7 @@ impl Block {
         if residuals.iter().skip(1).any(Residual::mixes_tokens) {
             return Err(Error::work("only the first residual of a block may look at other tokens"));
         }
-        Ok(Self { whole: loader.fittings.is_whole(loader.place), residuals })
+        Ok(Self { unfrozen: loader.load_options.is_unfrozen(loader.place), residuals })
     }
 
     /// The residual stream `[t, d]` that leaves the block, from the one that enters it.

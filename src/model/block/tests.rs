@@ -54,13 +54,13 @@ impl Fixture {
         self.checkpoint.load_f32(&tensor.name, &tensor.shape, &Device::Cpu).unwrap()
     }
 
-    fn load(&self, fittings: &Fittings) -> Block {
-        Block::load(&self.checkpoint, &self.spec, (0, 0), fittings, &Device::Cpu).unwrap()
+    fn load(&self, load_options: &LoadOptions) -> Block {
+        Block::load(&self.checkpoint, &self.spec, (0, 0), load_options, &Device::Cpu).unwrap()
     }
 
-    fn wired(&self, residuals: &[Wiring], fittings: &Fittings) -> Result<Block> {
+    fn wired(&self, residuals: &[Wiring], load_options: &LoadOptions) -> Result<Block> {
         let (checkpoint, spec, device) = (&self.checkpoint, &self.spec, &Device::Cpu);
-        Block::made_of(residuals, &Loader { checkpoint, spec, layer: 0, place: 0, fittings, device })
+        Block::made_of(residuals, &Loader { checkpoint, spec, layer: 0, place: 0, load_options, device })
     }
 
     /// What precedes the sub-layers of a residual.
@@ -83,9 +83,9 @@ impl Fixture {
     }
 }
 
-fn without(attention: bool, mlp: bool) -> (SubLayers, Fittings) {
+fn without(attention: bool, mlp: bool) -> (SubLayers, LoadOptions) {
     let without = SubLayers { attention, mlp };
-    (without, Fittings { without: BTreeMap::from([(0, without)]), ..Fittings::default() })
+    (without, LoadOptions { without: BTreeMap::from([(0, without)]), ..LoadOptions::default() })
 }
 
 fn pass(spec: &ModelSpec, lengths: &[usize]) -> Pass {
@@ -102,15 +102,15 @@ fn sub_layers_are_left_out() {
     let mlp = |x: &Tensor| (x + whole.mlp(&whole.normed(x, Role::PostNorm))).unwrap();
     let cases = [((false, true), attended.clone()), ((true, false), mlp(&x)), ((true, true), x.clone())];
     for ((attention, no_mlp), expected) in cases.into_iter().chain([((false, false), mlp(&attended))]) {
-        let (without, fittings) = without(attention, no_mlp);
+        let (without, load_options) = without(attention, no_mlp);
         let less = Fixture::new(without);
-        let found = less.load(&fittings).forward(&x, &pass(&less.spec, &[1; 5])).unwrap();
+        let found = less.load(&load_options).forward(&x, &pass(&less.spec, &[1; 5])).unwrap();
         assert_close(&format!("{without:?}"), &found, &expected, 1e-5);
         let tensors = less.spec.layer_tensors_without(0, without);
         let numbers: usize = tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
-        assert_eq!(fittings.bytes(&less.checkpoint, &less.spec, (0, 0), &Device::Cpu), 4 * numbers as u64);
+        assert_eq!(load_options.bytes(&less.checkpoint, &less.spec, (0, 0), &Device::Cpu), 4 * numbers as u64);
         // another place has all of them, which are not all there
-        let elsewhere = Block::load(&less.checkpoint, &less.spec, (0, 1), &fittings, &Device::Cpu);
+        let elsewhere = Block::load(&less.checkpoint, &less.spec, (0, 1), &load_options, &Device::Cpu);
         assert_eq!(elsewhere.is_ok(), without == SubLayers::default());
     }
 }
@@ -122,7 +122,7 @@ fn halves_make_the_whole() {
     let (x, pass) = (random(2, 9, D), pass(&whole.spec, &[6, 3]));
     let half = |attention, mlp, x: &Tensor| whole.load(&without(attention, mlp).1).forward(x, &pass).unwrap();
     let found = half(true, false, &half(false, true, &x));
-    assert_eq!(numbers(&found), numbers(&whole.load(&Fittings::default()).forward(&x, &pass).unwrap()));
+    assert_eq!(numbers(&found), numbers(&whole.load(&LoadOptions::default()).forward(&x, &pass).unwrap()));
 }
 
 /// The wirings that differ: in turn, each alone, in parallel, none.
@@ -138,12 +138,12 @@ fn wirings() -> Vec<Vec<Wiring>> {
 fn a_parallel_block_sees_one_norm() {
     let fixture = Fixture::new(SubLayers::default());
     let x = random(3, 4, D);
-    let block = fixture.wired(&wirings()[3], &Fittings::default()).unwrap();
+    let block = fixture.wired(&wirings()[3], &LoadOptions::default()).unwrap();
     let normed = fixture.normed(&x, Role::InputNorm);
     let expected = ((&x + fixture.attention_alone(&normed)).unwrap() + fixture.mlp(&normed)).unwrap();
     assert_close("parallel", &block.forward(&x, &pass(&fixture.spec, &[1; 4])).unwrap(), &expected, 1e-5);
     let upside_down: Vec<Wiring> = wirings()[0].iter().rev().cloned().collect();
-    assert!(fixture.wired(&upside_down, &Fittings::default()).is_err());
+    assert!(fixture.wired(&upside_down, &LoadOptions::default()).is_err());
 }
 
 /// Forward and back in training, all kept or computed again, some tokens at a time or all of them.
@@ -172,7 +172,7 @@ fn gradients_of_any_wiring_are_autograds() {
         let (outputs, rank) = adapter.b.dims2().unwrap();
         adapter.b = (random(outputs as u64, outputs, rank) * 0.1).unwrap();
     }
-    let plain = Fittings { adapters: Some(Arc::new(adapters.clone())), ..Fittings::default() };
+    let plain = LoadOptions { adapters: Some(Arc::new(adapters.clone())), ..LoadOptions::default() };
     let mut variables = BTreeMap::new();
     for ((_, role), adapter) in &mut adapters.modules {
         for (tensor, part) in [(&mut adapter.a, Part::A), (&mut adapter.b, Part::B)] {
@@ -181,7 +181,7 @@ fn gradients_of_any_wiring_are_autograds() {
             variables.insert((*role, part), variable);
         }
     }
-    let tracked = Fittings { adapters: Some(Arc::new(adapters)), ..Fittings::default() };
+    let tracked = LoadOptions { adapters: Some(Arc::new(adapters)), ..LoadOptions::default() };
     let (x, dy, pass) = (random(4, 11, D), random(5, 11, D), pass(&fixture.spec, &[7, 4]));
     for wiring in wirings() {
         let graph = fixture.wired(&wiring, &tracked).unwrap();
@@ -207,10 +207,10 @@ fn gradients_of_any_wiring_are_autograds() {
 #[test]
 fn gradients_of_whole_blocks_are_slopes() {
     let fixture = Fixture::new(SubLayers::default());
-    let fittings = Fittings { whole_from: Some(0), ..Fittings::default() };
+    let load_options = LoadOptions { unfrozen_from: Some(0), ..LoadOptions::default() };
     let (x, dy, pass) = (random(6, 11, D), random(7, 11, D), pass(&fixture.spec, &[7, 4]));
     for wiring in wirings() {
-        let block = fixture.wired(&wiring, &fittings).unwrap();
+        let block = fixture.wired(&wiring, &load_options).unwrap();
         let (_, _, gradients) = train(&block, &x, &pass, &dy, 4, false);
         let mut gradients: BTreeMap<_, _> =
             gradients.into_iter().map(|(role, part, own)| ((role, part), own)).collect();

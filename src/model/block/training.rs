@@ -100,7 +100,7 @@ impl Block {
         dy: Tensor,
         wanted: bool,
     ) -> Result<(Option<Tensor>, Vec<Parameter>)> {
-        let mut at = Backward::new(training, self.whole);
+        let mut at = Backward::new(training, self.unfrozen);
         let Kept { x, saved } = kept;
         let x = x.to_device(dy.device())?;
         let (mut passes, mut streams) = match saved {
@@ -119,8 +119,8 @@ impl Block {
                 let own = if index > 0 { entered.pop() } else { None };
                 let (x, first) = own.as_ref().map_or((&x, 0), |own| (own, chunk.start));
                 let input = Input { x, first, norm: &residual.norm };
-                let below = wanted || self.residuals[..index].iter().any(|own| self.whole || own.is_adapted());
-                Residual::backward(&mut at, passes, &input, (&chunk, &mut stream), below || self.whole)?;
+                let below = wanted || self.residuals[..index].iter().any(|own| self.unfrozen || own.is_adapted());
+                Residual::backward(&mut at, passes, &input, (&chunk, &mut stream), below || self.unfrozen)?;
                 if !below {
                     break;
                 }
@@ -129,7 +129,7 @@ impl Block {
         if let (Some(residual), Some(passes)) = (self.residuals.first(), passes.first_mut()) {
             let input = Input { x: &x, first: 0, norm: &residual.norm };
             for pass in passes {
-                pass.backward_mixed(&mut at, &input, &mut stream, wanted || self.whole)?;
+                pass.backward_mixed(&mut at, &input, &mut stream, wanted || self.unfrozen)?;
             }
         }
         Ok((if wanted { stream.some() } else { None }, at.gradients()))
@@ -149,14 +149,14 @@ impl Block {
                 parameters.push((role, Part::A, adapter.a.clone()));
                 parameters.push((role, Part::B, adapter.b.clone()));
             }
-            if self.whole {
+            if self.unfrozen {
                 if let WeightMatrix::Dense(weight) = &linear.weight {
                     parameters.push((role, Part::Weight, weight.clone()));
                 }
                 parameters.extend(linear.bias.iter().map(|bias| (role, Part::Bias, bias.clone())));
             }
         }
-        if self.whole {
+        if self.unfrozen {
             let own = self.residuals.iter().map(|residual| &residual.norm);
             let inner = self.residuals.iter().flat_map(|residual| residual.sum.iter().flat_map(|own| own.norms()));
             parameters.extend(own.chain(inner).map(|norm| (norm.role, Part::Weight, norm.weight.clone())));

@@ -11,7 +11,7 @@ use crate::Result;
 use crate::arch::{ModelSpec, Role, SubLayerKind};
 use crate::model::Pass;
 use crate::model::cache::Past;
-use crate::model::fittings::Loader;
+use crate::model::load_options::Loader;
 use crate::model::training::{Backward, Training};
 use crate::ops;
 

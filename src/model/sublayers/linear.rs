@@ -86,7 +86,7 @@ impl Linear {
         dy: &Tensor,
         wanted: bool,
     ) -> Result<Option<Tensor>> {
-        if at.whole {
+        if at.unfrozen {
             at.note(role, Part::Weight, ops::outer(dy, &x)?)?;
             if self.bias.is_some() {
                 at.note(role, Part::Bias, ops::sum_rows(dy)?)?;

@@ -18,7 +18,7 @@ use candle_core::Tensor;
 use super::Pass;
 use super::cache::Past;
 use super::chunks::{Gathered, rows};
-use super::fittings::Loader;
+use super::load_options::Loader;
 use super::training::{Backward, Training};
 use crate::arch::{Role, SubLayerKind};
 use crate::{Result, ops};

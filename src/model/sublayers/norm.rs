@@ -23,7 +23,7 @@ impl Norm {
 
     /// Gradient of `x`; the weight's is noted when the whole block is trained.
     pub(super) fn backward(&self, at: &mut Backward<'_>, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        let (dx, dweight) = ops::rms_norm_backward(x, &self.weight, self.eps, dy, at.whole)?;
+        let (dx, dweight) = ops::rms_norm_backward(x, &self.weight, self.eps, dy, at.unfrozen)?;
         if let Some(dweight) = dweight {
             at.note(self.role, Part::Weight, dweight)?;
         }

@@ -8,7 +8,7 @@ use super::{Cost, Kind, Linear, Norm, SubLayer, TrainingCost, TrainingPass, cost
 use crate::arch::{ModelSpec, Role, SubLayerKind};
 use crate::model::Pass;
 use crate::model::cache::Past;
-use crate::model::fittings::Loader;
+use crate::model::load_options::Loader;
 use crate::ops::{self, Heads};
 use crate::{Context, Result};
 

@@ -16,22 +16,22 @@ use crate::{Context, Error, Result};
 
 /// Weights as they are on disk, unless it says otherwise.
 #[derive(Clone, Debug, Default)]
-pub struct Fittings {
+pub struct LoadOptions {
     /// Puts the linear layers of the blocks in four bits; `Some(true)` quantises the scales as well.
     pub four_bit: Option<bool>,
     /// Adapters by place in the stack.
     pub adapters: Option<Arc<Adapters>>,
-    /// Blocks from this place on are held whole in f32, to be trained, and so are the final norm and the head.
-    pub whole_from: Option<usize>,
+    /// Blocks from this place on are held in f32, all of them to be trained, and so are the final norm and the head.
+    pub unfrozen_from: Option<usize>,
     /// Sub-layers that are left out, with their norm where nothing else needs it, by place in the stack.
     pub without: BTreeMap<usize, SubLayers>,
 }
 
-impl Fittings {
-    /// Whether the block at `place` is held whole in f32.
+impl LoadOptions {
+    /// Whether all of the block at `place` is trained, which is held in f32 for that.
     #[must_use]
-    pub fn is_whole(&self, place: usize) -> bool {
-        self.whole_from.is_some_and(|from| place >= from)
+    pub fn is_unfrozen(&self, place: usize) -> bool {
+        self.unfrozen_from.is_some_and(|from| place >= from)
     }
 
     /// The sub-layers that the block at `place` does without.
@@ -52,7 +52,7 @@ impl Fittings {
             let matrix = tensor.shape.len() == 2;
             let given = checkpoint.four_bit_state(&tensor.name).is_some();
             match checkpoint.tensors.get(&tensor.name) {
-                _ if self.is_whole(place) || !matrix => 4 * numbers,
+                _ if self.is_unfrozen(place) || !matrix => 4 * numbers,
                 // half a byte, and for every 64 a byte and for every 256 of those an f32
                 _ if self.four_bit == Some(true) && !given => numbers / 2 + numbers / 60,
                 // or an f32 for every 64
@@ -75,7 +75,7 @@ pub(super) struct Loader<'a> {
     pub(super) layer: usize,
     /// Where the block stands in the stack.
     pub(super) place: usize,
-    pub(super) fittings: &'a Fittings,
+    pub(super) load_options: &'a LoadOptions,
     pub(super) device: &'a Device,
 }
 
@@ -89,11 +89,11 @@ impl Loader<'_> {
 
     /// The linear layer `role`.
     pub(super) fn linear(&self, role: Role) -> Result<Linear> {
-        let Self { checkpoint, fittings, device, .. } = *self;
+        let Self { checkpoint, load_options, device, .. } = *self;
         let tensor = self.spec.layer_tensor(self.layer, role);
         let weight = match four_bit::load_matrix(checkpoint, &tensor.name, &tensor.shape)? {
-            weight if fittings.is_whole(self.place) => WeightMatrix::Dense(weight.dense(DType::F32, device)?),
-            weight => match fittings.four_bit {
+            weight if load_options.is_unfrozen(self.place) => WeightMatrix::Dense(weight.dense(DType::F32, device)?),
+            weight => match load_options.four_bit {
                 Some(double) => weight.quantise(double).context(|| format!("tensor {}", tensor.name))?.on(device)?,
                 None => weight.on(device)?,
             },
@@ -101,7 +101,7 @@ impl Loader<'_> {
         let bias =
             tensor.bias.as_ref().map(|name| checkpoint.load_f32(name, &tensor.shape[..1], device)).transpose()?;
         let adapter =
-            fittings.adapters.as_ref().and_then(|adapters| adapters.modules.get(&(self.place, role)).cloned());
+            load_options.adapters.as_ref().and_then(|adapters| adapters.modules.get(&(self.place, role)).cloned());
         let dora = adapter.as_ref().filter(|adapter| adapter.magnitude.is_some());
         let ratio = dora.map(|adapter| Ok::<_, Error>(ratios(checkpoint, &tensor, adapter)?.to_device(device)?));
         let ratio = ratio.transpose()?;
