@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::arch::HEAD;
-use crate::model::{Batch, Block, Lesson, Model, Noise, Parameter, Pass, Spending, Training};
+use crate::model::{Batch, Block, ForwardContext, Lesson, Model, Noise, Parameter, Spending, Training};
 use crate::{Error, Result, interrupt, ops};
 
 /// Gradients by the name of their parameter, summed over passes.
@@ -84,9 +84,9 @@ fn blocks(model: &Model) -> Result<&[std::sync::Arc<Block>]> {
 /// Work: a value that is not finite, named with its layer. Interrupted.
 pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients: &mut Gradients) -> Result<PassLoss> {
     let blocks = blocks(model)?;
-    let prepared = Pass::new(model.spec(), batch, model.device())?;
+    let prepared = ForwardContext::new(model.spec(), batch, model.device())?;
     let PassSettings { noise, spending, .. } = *settings;
-    let training = |place| Training { pass: &prepared, place, noise, spending };
+    let training = |place| Training { forward: &prepared, place, noise, spending };
     let trained = |block: &std::sync::Arc<Block>| !block.parameters().is_empty();
     let lowest = blocks.iter().position(trained).unwrap_or(blocks.len());
 

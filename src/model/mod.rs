@@ -8,6 +8,7 @@ mod batch;
 mod block;
 mod cache;
 mod chunks;
+mod context;
 pub mod four_bit;
 mod generate;
 mod head;
@@ -19,7 +20,6 @@ pub mod memory;
 mod not_finite;
 pub mod numbers;
 mod options;
-mod pass;
 pub mod peak;
 mod stack;
 mod sublayers;
@@ -29,13 +29,13 @@ mod trie;
 pub use batch::Batch;
 pub use block::Block;
 pub use cache::Cache;
+pub use context::ForwardContext;
 pub use generate::{Choice, Ended, Generated};
 pub use head::{Head, HeadLoss, Lesson};
 pub use load_options::{LoadOptions, Parameter, Part};
 pub use loss::Loss;
 pub use memory::{Budget, Fit};
 pub use options::ModelOptions;
-pub use pass::Pass;
 pub use stack::Residency;
 pub use training::{Noise, Spending};
 pub use trie::Trie;
@@ -261,7 +261,7 @@ impl Model {
                 let mut watch = FiniteWatch::new(layers + 1, &self.device)?;
                 self.look(&mut watch, 0, &x, &|token| named(observer, batches, index, token))?;
                 observer.residual(index, 0, &x)?;
-                states.push((x, Pass::new(&self.spec, &batches[index], &self.device)?, watch));
+                states.push((x, ForwardContext::new(&self.spec, &batches[index], &self.device)?, watch));
             }
             self.stack.walk(|place, block| {
                 for (index, (x, pass, watch)) in wave.clone().zip(&mut states) {

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::chunks::chunks;
-use super::{Parameter, Part, Pass, tokens_at_once};
+use super::{ForwardContext, Parameter, Part, tokens_at_once};
 use crate::Result;
 use crate::arch::Role;
 use crate::ops::Mask;
@@ -47,7 +47,7 @@ impl Spending {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Training<'a> {
     /// The batch, prepared.
-    pub(crate) pass: &'a Pass,
+    pub(crate) forward: &'a ForwardContext,
     /// Place of the block in the stack.
     pub(crate) place: usize,
     /// Dropout, if any.
@@ -59,7 +59,7 @@ pub(crate) struct Training<'a> {
 impl Training<'_> {
     /// Tokens of the pass, t.
     pub(super) fn tokens(&self) -> usize {
-        self.pass.layout.tokens()
+        self.forward.layout.tokens()
     }
 
     /// Tokens to work on at a time.

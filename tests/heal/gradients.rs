@@ -10,7 +10,7 @@ use prune::checkpoint::{Checkpoint, read_json};
 use prune::heal::{Gradients, HealSettings, Quant, Train, Trainer, parameters, targets};
 use prune::model::four_bit;
 use prune::model::lora::Adapters;
-use prune::model::{Batch, LoadOptions, Model, ModelOptions, Pass, Residency, Spending};
+use prune::model::{Batch, ForwardContext, LoadOptions, Model, ModelOptions, Residency, Spending};
 use prune::ops::{self, Nf4Weight, nf4::Scales};
 use prune::progress::Silent;
 use serde_json::{Map, Value, json};
@@ -84,7 +84,7 @@ fn equals_autograd() {
         let options = ModelOptions { load_options, residency: Some(Residency::Resident), ..ModelOptions::default() };
         let graph = Model::open(checkpoint, &options, &Silent).unwrap();
         let batch = Batch::sequences(&rows()).unwrap();
-        let pass = Pass::new(graph.spec(), &batch, &Device::Cpu).unwrap();
+        let pass = ForwardContext::new(graph.spec(), &batch, &Device::Cpu).unwrap();
         let mut x = graph.embed(&batch).unwrap();
         for block in graph.blocks().unwrap() {
             x = block.forward(&x, &pass).unwrap();

@@ -138,7 +138,7 @@ fn logits_of_a_four_bit_checkpoint() {
     let model = open(&train.join("tiny-llama-nf4"), &settings);
     for (index, row) in rows(&data)[..2].iter().enumerate() {
         let batch = prune::model::Batch::sequences(std::slice::from_ref(row)).unwrap();
-        let pass = prune::model::Pass::new(model.spec(), &batch, model.device()).unwrap();
+        let pass = prune::model::ForwardContext::new(model.spec(), &batch, model.device()).unwrap();
         let mut x = model.embed(&batch).unwrap();
         for block in model.blocks().unwrap() {
             x = block.forward(&x, &pass).unwrap();

@@ -10,11 +10,11 @@ mod training;
 
 use candle_core::{Device, Tensor};
 
-use super::cache::Past;
+use super::cache::LayerCache;
 use super::chunks::{chunks, rows};
 use super::load_options::Loader;
 use super::sublayers::{self, Norm, SubLayer};
-use super::{LoadOptions, Pass, tokens_at_once};
+use super::{ForwardContext, LoadOptions, tokens_at_once};
 use crate::arch::{self, ModelSpec};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result, ops};
@@ -67,19 +67,19 @@ impl Block {
     ///
     /// # Errors
     /// The device's.
-    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        self.through(x, pass, None)
+    pub fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+        self.through(x, context, None)
     }
 
-    /// The same for tokens that follow those in `past`, whose keys and values join it.
-    pub(super) fn extend(&self, x: &Tensor, pass: &Pass, past: &mut Past) -> Result<Tensor> {
-        self.through(x, pass, Some(past))
+    /// The same for tokens that follow those in `cache`, whose keys and values join it.
+    pub(super) fn extend(&self, x: &Tensor, context: &ForwardContext, cache: &mut LayerCache) -> Result<Tensor> {
+        self.through(x, context, Some(cache))
     }
 
-    fn through(&self, x: &Tensor, pass: &Pass, mut past: Option<&mut Past>) -> Result<Tensor> {
+    fn through(&self, x: &Tensor, context: &ForwardContext, mut cache: Option<&mut LayerCache>) -> Result<Tensor> {
         let mut x = x.clone();
         for residual in &self.residuals {
-            x = residual.forward(&x, pass, past.as_deref_mut())?;
+            x = residual.forward(&x, context, cache.as_deref_mut())?;
         }
         Ok(x)
     }
@@ -90,18 +90,18 @@ impl Residual {
         self.sum.iter().any(|own| own.mixes_tokens())
     }
 
-    fn forward(&self, x: &Tensor, pass: &Pass, mut past: Option<&mut Past>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, context: &ForwardContext, mut cache: Option<&mut LayerCache>) -> Result<Tensor> {
         if !self.mixes_tokens() {
             return some_at_a_time(x, |x| {
                 let normed = self.norm.forward(x)?;
-                self.sum.iter().try_fold(x.clone(), |sum, own| ops::add(&sum, &own.forward(&normed, pass, None)?))
+                self.sum.iter().try_fold(x.clone(), |sum, own| ops::add(&sum, &own.forward(&normed, context, None)?))
             });
         }
         let normed = self.norm.forward(x)?;
         self.sum.iter().try_fold(x.clone(), |sum, own| {
             let update = match own.mixes_tokens() {
-                true => own.forward(&normed, pass, past.as_deref_mut())?,
-                false => some_at_a_time(&normed, |normed| own.forward(normed, pass, None))?,
+                true => own.forward(&normed, context, cache.as_deref_mut())?,
+                false => some_at_a_time(&normed, |normed| own.forward(normed, context, None))?,
             };
             ops::add(&sum, &update)
         })

@@ -88,9 +88,9 @@ fn without(attention: bool, mlp: bool) -> (SubLayers, LoadOptions) {
     (without, LoadOptions { without: BTreeMap::from([(0, without)]), ..LoadOptions::default() })
 }
 
-fn pass(spec: &ModelSpec, lengths: &[usize]) -> Pass {
+fn pass(spec: &ModelSpec, lengths: &[usize]) -> ForwardContext {
     let sequences: Vec<Vec<u32>> = lengths.iter().map(|len| vec![1; *len]).collect();
-    Pass::new(spec, &Batch::sequences(&sequences).unwrap(), &Device::Cpu).unwrap()
+    ForwardContext::new(spec, &Batch::sequences(&sequences).unwrap(), &Device::Cpu).unwrap()
 }
 
 /// What is left out is not read, and the rest is `x` plus what the others make of their norm of it.
@@ -150,13 +150,13 @@ fn a_parallel_block_sees_one_norm() {
 fn train(
     block: &Block,
     x: &Tensor,
-    pass: &Pass,
+    pass: &ForwardContext,
     dy: &Tensor,
     at_once: usize,
     all: bool,
 ) -> (Tensor, Tensor, Vec<Parameter>) {
     let spending = Spending { layers_kept: 0, tokens_at_once: at_once, inputs_on_host: false };
-    let training = Training { pass, place: 0, noise: None, spending };
+    let training = Training { forward: pass, place: 0, noise: None, spending };
     let (y, kept) = block.forward_kept(x, &training, all).unwrap();
     // the gradient that is handed over is used up
     let (dx, gradients) = block.backward(kept, &training, dy.copy().unwrap(), true).unwrap();

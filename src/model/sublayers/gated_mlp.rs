@@ -9,8 +9,8 @@ use super::linear::LoraHidden;
 use super::{Cost, Input, Kind, Linear, SubLayer, TrainingCost, TrainingPass, cost, sum};
 use crate::Result;
 use crate::arch::{ModelSpec, Role, SubLayerKind};
-use crate::model::Pass;
-use crate::model::cache::Past;
+use crate::model::ForwardContext;
+use crate::model::cache::LayerCache;
 use crate::model::load_options::Loader;
 use crate::model::training::{Backward, Training};
 use crate::ops;
@@ -76,7 +76,7 @@ impl SubLayer for GatedMlp {
         [gate_up, vec![(Role::Down, &self.down)]].concat()
     }
 
-    fn forward(&self, normed: &Tensor, _pass: &Pass, _past: Option<&mut Past>) -> Result<Tensor> {
+    fn forward(&self, normed: &Tensor, _context: &ForwardContext, _cache: Option<&mut LayerCache>) -> Result<Tensor> {
         let (gate, up) = match &self.gate_up {
             GateUpProj::Split { gate, up } => (gate.forward(normed)?, up.forward(normed)?),
             GateUpProj::Fused(gate_up) => self.split(&gate_up.forward(normed)?)?,

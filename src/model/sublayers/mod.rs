@@ -15,8 +15,8 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
-use super::Pass;
-use super::cache::Past;
+use super::ForwardContext;
+use super::cache::LayerCache;
 use super::chunks::{Gathered, rows};
 use super::load_options::Loader;
 use super::training::{Backward, Training};
@@ -63,8 +63,8 @@ pub(super) trait SubLayer: Debug + Send + Sync {
     }
 
     /// The update `[t, d]` of a normed stream `[t, d]`, of all tokens of the pass where it mixes them; these follow those
-    /// in `past`, whose keys and values join it.
-    fn forward(&self, normed: &Tensor, pass: &Pass, past: Option<&mut Past>) -> Result<Tensor>;
+    /// in `cache`, whose keys and values join it.
+    fn forward(&self, normed: &Tensor, context: &ForwardContext, cache: Option<&mut LayerCache>) -> Result<Tensor>;
 
     /// A training pass, which keeps what its way back needs if it is to `save` it.
     fn training_pass(&self, save: bool) -> Box<dyn TrainingPass + '_>;

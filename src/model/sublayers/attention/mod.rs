@@ -6,8 +6,8 @@ use candle_core::{Device, Tensor};
 
 use super::{Cost, Kind, Linear, Norm, SubLayer, TrainingCost, TrainingPass, cost};
 use crate::arch::{ModelSpec, Role, SubLayerKind};
-use crate::model::Pass;
-use crate::model::cache::Past;
+use crate::model::ForwardContext;
+use crate::model::cache::LayerCache;
 use crate::model::load_options::Loader;
 use crate::ops::{self, Heads};
 use crate::{Context, Result};
@@ -62,13 +62,13 @@ impl Attention {
     }
 
     /// Queries and keys as attention takes them: heads normed where the architecture does, then rotated.
-    fn norm_and_rotate(&self, q: &Tensor, k: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
+    fn norm_and_rotate(&self, q: &Tensor, k: &Tensor, context: &ForwardContext) -> Result<(Tensor, Tensor)> {
         let (q, k) = match &self.head_norms {
             Some((q_norm, k_norm)) => (self.norm_heads(q, q_norm)?, self.norm_heads(k, k_norm)?),
             None => (q.clone(), k.clone()),
         };
         let rotate = |x: Tensor| match self.rope {
-            true => ops::rope(&x, &pass.cos, &pass.sin, self.heads.head_dim),
+            true => ops::rope(&x, &context.cos, &context.sin, self.heads.head_dim),
             false => Ok(x),
         };
         Ok((rotate(q)?, rotate(k)?))
@@ -107,15 +107,15 @@ impl SubLayer for Attention {
         true
     }
 
-    fn forward(&self, normed: &Tensor, pass: &Pass, past: Option<&mut Past>) -> Result<Tensor> {
+    fn forward(&self, normed: &Tensor, context: &ForwardContext, cache: Option<&mut LayerCache>) -> Result<Tensor> {
         let (q, k, v) = match &self.qkv {
             QkvProj::Split { q, k, v } => (q.forward(normed)?, k.forward(normed)?, v.forward(normed)?),
             QkvProj::Fused(qkv) => self.split(&qkv.forward(normed)?)?,
         };
-        let (q, k) = self.norm_and_rotate(&q, &k, pass)?;
-        let attended = match past {
-            None => ops::attention(&q, &k, &v, &pass.layout, &self.heads),
-            Some(past) => past.attend(&q, &k, &v, &self.heads),
+        let (q, k) = self.norm_and_rotate(&q, &k, context)?;
+        let attended = match cache {
+            None => ops::attention(&q, &k, &v, &context.layout, &self.heads),
+            Some(cache) => cache.attend(&q, &k, &v, &self.heads),
         };
         self.o.forward(&attended.context(|| "attention")?)
     }

@@ -68,8 +68,8 @@ impl TrainingPass for AttentionPass<'_> {
             hidden.push(own);
         }
         let (q, k, v) = (q.all()?, k.all()?, v.all()?);
-        let (rotated_q, rotated_k) = attention.norm_and_rotate(&q, &k, training.pass)?;
-        let attended = ops::attention_kept(&rotated_q, &rotated_k, &v, &training.pass.layout, &attention.heads)?;
+        let (rotated_q, rotated_k) = attention.norm_and_rotate(&q, &k, training.forward)?;
+        let attended = ops::attention_kept(&rotated_q, &rotated_k, &v, &training.forward.layout, &attention.heads)?;
         self.out = Some(attended.out.clone());
         // what is not saved makes room for the MLP
         self.saved = self.save.then_some(Saved { q, k, v, attended, hidden });
@@ -116,7 +116,7 @@ impl TrainingPass for AttentionPass<'_> {
         let Some(Saved { q, k, v, attended, hidden }) = self.saved.take() else {
             return Err(Error::work("attention has saved nothing for its way back"));
         };
-        let (rotated_q, rotated_k) = attention.norm_and_rotate(&q, &k, training.pass)?;
+        let (rotated_q, rotated_k) = attention.norm_and_rotate(&q, &k, training.forward)?;
         // only norms of heads ask for what was there before them
         let unnormed = attention.head_norms.is_some().then_some((q, k));
         let (dq, dk, dv) = ops::attention_backward((&rotated_q, &rotated_k, &v), &attended, &dout)?;
@@ -164,7 +164,7 @@ impl Attention {
     ) -> Result<Tensor> {
         let Heads { head_dim, .. } = self.heads;
         let dy = if self.rope {
-            let (cos, sin) = (rows(&at.training.pass.cos, chunk)?, rows(&at.training.pass.sin, chunk)?);
+            let (cos, sin) = (rows(&at.training.forward.cos, chunk)?, rows(&at.training.forward.sin, chunk)?);
             ops::rope_backward(&dy, &cos, &sin, head_dim)?
         } else {
             dy

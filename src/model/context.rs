@@ -11,7 +11,7 @@ use crate::ops::Layout;
 
 /// What a pass needs at every layer: who sees whom, and the rotations of its positions.
 #[derive(Clone, Debug)]
-pub struct Pass {
+pub struct ForwardContext {
     /// The segment tree.
     pub layout: Arc<Layout>,
     /// Cosines, `[t, rotary_dim / 2]`.
@@ -20,7 +20,7 @@ pub struct Pass {
     pub sin: Tensor,
 }
 
-impl Pass {
+impl ForwardContext {
     /// Prepares `batch` for every layer of the model.
     ///
     /// # Errors
