@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::arch::HEAD;
-use crate::model::{Batch, Block, ForwardContext, Lesson, Model, Noise, Parameter, Spending, Training};
+use crate::model::{Batch, Block, Dropout, ForwardContext, Lesson, Model, Parameter, Spending, TrainContext};
 use crate::{Error, Result, interrupt, ops};
 
 /// Gradients by the name of their parameter, summed over passes.
@@ -24,7 +24,7 @@ pub struct PassSettings<'a> {
     /// What the gradients are multiplied with: one over the number of targets of the whole step.
     pub factor: f64,
     /// Dropout.
-    pub noise: Option<Noise>,
+    pub dropout: Option<Dropout>,
     /// What memory is spent on.
     pub spending: Spending,
     /// A teacher.
@@ -85,8 +85,8 @@ fn blocks(model: &Model) -> Result<&[std::sync::Arc<Block>]> {
 pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients: &mut Gradients) -> Result<PassLoss> {
     let blocks = blocks(model)?;
     let prepared = ForwardContext::new(model.spec(), batch, model.device())?;
-    let PassSettings { noise, spending, .. } = *settings;
-    let training = |place| Training { forward: &prepared, place, noise, spending };
+    let PassSettings { dropout, spending, .. } = *settings;
+    let training = |place| TrainContext { forward: &prepared, place, dropout, spending };
     let trained = |block: &std::sync::Arc<Block>| !block.parameters().is_empty();
     let lowest = blocks.iter().position(trained).unwrap_or(blocks.len());
 

@@ -6,7 +6,7 @@ use super::optimiser::{Optimiser, clip};
 use super::pass::{Gradients, PassLoss, PassSettings, parameters, pass};
 use super::schedule::Schedule;
 use super::settings::HealSettings;
-use crate::model::{Batch, Lesson, Model, Noise, Observer, Spending};
+use crate::model::{Batch, Dropout, Lesson, Model, Observer, Spending};
 use crate::ops::{self, FiniteWatch};
 use crate::progress::Silent;
 use crate::{Context, Error, Result};
@@ -148,7 +148,7 @@ impl<'a> Trainer<'a> {
         let taught = self.teacher.map(|(teacher, ..)| Last::of(teacher, &batches)).transpose()?;
         let (mut sums, mut gradients) = (PassLoss::default(), Gradients::new());
         for (index, batch) in batches.iter().enumerate() {
-            let draw = (self.optimiser.steps as u64) << 16 | index as u64;
+            let micro_batch = (self.optimiser.steps as u64) << 16 | index as u64;
             let lesson = self.teacher.zip(taught.as_ref()).map(|((teacher, weight, temperature), taught)| Lesson {
                 head: teacher.head(),
                 x: &taught[index],
@@ -157,7 +157,7 @@ impl<'a> Trainer<'a> {
             });
             let settings = PassSettings {
                 factor: 1.0 / targets as f64,
-                noise: (self.dropout > 0.0).then_some(Noise { rate: self.dropout, seed: self.seed, draw }),
+                dropout: (self.dropout > 0.0).then_some(Dropout { rate: self.dropout, seed: self.seed, micro_batch }),
                 spending: self.spending,
                 lesson,
             };

@@ -37,11 +37,11 @@ pub use loss::Loss;
 pub use memory::{Budget, Fit};
 pub use options::ModelOptions;
 pub use stack::Residency;
-pub use training::{Noise, Spending};
+pub use training::{Dropout, Spending};
 pub use trie::Trie;
 
 pub(crate) use sublayers::{Cost, TrainingCost, mean_flops};
-pub(crate) use training::Training;
+pub(crate) use training::TrainContext;
 
 use std::sync::{Arc, OnceLock};
 

@@ -14,13 +14,13 @@ use crate::ops::Mask;
 
 /// Dropout of a training pass: masks are a function of these numbers, the layer and the module.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Noise {
+pub struct Dropout {
     /// Share of an adapter's inputs that is dropped.
     pub rate: f64,
     /// Seed of the run.
     pub seed: u64,
     /// Which pass of the run it is; below 2^40.
-    pub draw: u64,
+    pub micro_batch: u64,
 }
 
 /// What training passes spend memory on.
@@ -45,18 +45,18 @@ impl Spending {
 
 /// What a training pass needs to know besides the batch.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Training<'a> {
+pub(crate) struct TrainContext<'a> {
     /// The batch, prepared.
     pub(crate) forward: &'a ForwardContext,
     /// Place of the block in the stack.
     pub(crate) place: usize,
     /// Dropout, if any.
-    pub(crate) noise: Option<Noise>,
+    pub(crate) dropout: Option<Dropout>,
     /// What memory is spent on.
     pub(crate) spending: Spending,
 }
 
-impl Training<'_> {
+impl TrainContext<'_> {
     /// Tokens of the pass, t.
     pub(super) fn tokens(&self) -> usize {
         self.forward.layout.tokens()
@@ -69,22 +69,22 @@ impl Training<'_> {
 
     /// The mask of a module's inputs from row `row` on.
     pub(super) fn mask(&self, role: Role, row: usize) -> Option<Mask> {
-        let noise = self.noise.filter(|noise| noise.rate > 0.0)?;
-        let stream = noise.draw << 24 | (self.place as u64) << 8 | role as u64;
-        Some(Mask { rate: noise.rate, seed: noise.seed, stream, row })
+        let dropout = self.dropout.filter(|dropout| dropout.rate > 0.0)?;
+        let stream = dropout.micro_batch << 24 | (self.place as u64) << 8 | role as u64;
+        Some(Mask { rate: dropout.rate, seed: dropout.seed, stream, row })
     }
 }
 
 /// A backward pass on its way through a block.
-pub(super) struct Backward<'a> {
-    pub(super) training: &'a Training<'a>,
+pub(super) struct BackwardContext<'a> {
+    pub(super) training: &'a TrainContext<'a>,
     /// Whether all of the block is trained.
     pub(super) unfrozen: bool,
     gradients: BTreeMap<(Role, Part), Tensor>,
 }
 
-impl<'a> Backward<'a> {
-    pub(super) fn new(training: &'a Training<'a>, unfrozen: bool) -> Self {
+impl<'a> BackwardContext<'a> {
+    pub(super) fn new(training: &'a TrainContext<'a>, unfrozen: bool) -> Self {
         Self { training, unfrozen, gradients: BTreeMap::new() }
     }
 

@@ -15,7 +15,7 @@ use crate::Result;
 use crate::arch::Role;
 use crate::model::chunks::{Gathered, rows};
 use crate::model::sublayers::{Input, Linear, TrainingPass};
-use crate::model::training::{Backward, Training};
+use crate::model::training::{BackwardContext, TrainContext};
 use crate::model::{Parameter, Part};
 use crate::ops::{self, WeightMatrix};
 
@@ -40,7 +40,12 @@ impl Block {
     ///
     /// # Errors
     /// The device's.
-    pub(crate) fn forward_kept(&self, x: &Tensor, training: &Training<'_>, all: bool) -> Result<(Tensor, Kept<'_>)> {
+    pub(crate) fn forward_kept(
+        &self,
+        x: &Tensor,
+        training: &TrainContext<'_>,
+        all: bool,
+    ) -> Result<(Tensor, Kept<'_>)> {
         let mut passes = self.begin(x, training, all)?;
         let (mut y, mut streams) = (Gathered::new(training.tokens()), Streams::new());
         for chunk in training.chunks() {
@@ -55,7 +60,7 @@ impl Block {
     }
 
     /// A pass of each sub-layer; what of them looks at other tokens is done. `x` may be something remembered.
-    fn begin(&self, x: &Tensor, training: &Training<'_>, save: bool) -> Result<Passes<'_>> {
+    fn begin(&self, x: &Tensor, training: &TrainContext<'_>, save: bool) -> Result<Passes<'_>> {
         let sums = self.residuals.iter().map(|residual| &residual.sum);
         let mut passes: Passes<'_> = sums.map(|sum| sum.iter().map(|own| own.training_pass(save)).collect()).collect();
         if let (Some(residual), Some(passes)) = (self.residuals.first(), passes.first_mut()) {
@@ -71,7 +76,7 @@ impl Block {
         passes: &mut Passes<'_>,
         x: &Tensor,
         chunk: &Range<usize>,
-        training: &Training<'_>,
+        training: &TrainContext<'_>,
         top: usize,
     ) -> Result<Vec<Tensor>> {
         let mut left = Vec::with_capacity(top);
@@ -96,11 +101,11 @@ impl Block {
     pub(crate) fn backward(
         &self,
         kept: Kept<'_>,
-        training: &Training<'_>,
+        training: &TrainContext<'_>,
         dy: Tensor,
         wanted: bool,
     ) -> Result<(Option<Tensor>, Vec<Parameter>)> {
-        let mut at = Backward::new(training, self.unfrozen);
+        let mut at = BackwardContext::new(training, self.unfrozen);
         let Kept { x, saved } = kept;
         let x = x.to_device(dy.device())?;
         let (mut passes, mut streams) = match saved {
@@ -177,7 +182,7 @@ impl Residual {
     /// From the gradient of the rows `chunk` of the stream that leaves the residual to that of what enters it, as far as
     /// it does not go through other tokens; where it is not `wanted` only to those of the parameters.
     fn backward(
-        at: &mut Backward<'_>,
+        at: &mut BackwardContext<'_>,
         passes: &mut [Box<dyn TrainingPass + '_>],
         input: &Input<'_>,
         (chunk, stream): (&Range<usize>, &mut Gathered),

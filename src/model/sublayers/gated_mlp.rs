@@ -12,7 +12,7 @@ use crate::arch::{ModelSpec, Role, SubLayerKind};
 use crate::model::ForwardContext;
 use crate::model::cache::LayerCache;
 use crate::model::load_options::Loader;
-use crate::model::training::{Backward, Training};
+use crate::model::training::{BackwardContext, TrainContext};
 use crate::ops;
 
 pub(super) const KIND: Kind = Kind { load, cost, training_cost };
@@ -48,7 +48,7 @@ impl GatedMlp {
     }
 
     /// Gate and up in training, of rows from `row` on: the way back has no use for what down gives.
-    fn expand(&self, normed: &Tensor, row: usize, training: &Training<'_>) -> Result<Saved> {
+    fn expand(&self, normed: &Tensor, row: usize, training: &TrainContext<'_>) -> Result<Saved> {
         let mut hidden = LoraHidden::new();
         let mut linear = |linear: &Linear, role| linear.forward_saving(normed, training, (role, row), &mut hidden);
         let (gate, up) = match &self.gate_up {
@@ -106,7 +106,7 @@ struct Saved {
 }
 
 impl TrainingPass for MlpPass<'_> {
-    fn update(&mut self, input: &Input<'_>, chunk: &Range<usize>, training: &Training<'_>) -> Result<Tensor> {
+    fn update(&mut self, input: &Input<'_>, chunk: &Range<usize>, training: &TrainContext<'_>) -> Result<Tensor> {
         let mut own = self.mlp.expand(&input.normed(chunk)?, chunk.start, training)?;
         let activation = ops::swiglu(&own.gate, &own.up)?;
         let down = (Role::Down, chunk.start);
@@ -119,7 +119,7 @@ impl TrainingPass for MlpPass<'_> {
 
     fn backward(
         &mut self,
-        at: &mut Backward<'_>,
+        at: &mut BackwardContext<'_>,
         input: &Input<'_>,
         chunk: &Range<usize>,
         dy: &Tensor,

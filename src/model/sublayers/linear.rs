@@ -8,7 +8,7 @@ use crate::Result;
 use crate::arch::Role;
 use crate::model::Part;
 use crate::model::lora::Adapter;
-use crate::model::training::{Backward, Training};
+use crate::model::training::{BackwardContext, TrainContext};
 use crate::ops::{self, WeightMatrix};
 
 /// `y = x·Wᵀ + b`, plus the adapter's `(x·Aᵀ)·Bᵀ·scale`, with DoRA times a number for each output.
@@ -53,7 +53,7 @@ impl Linear {
     pub(super) fn forward_saving(
         &self,
         x: &Tensor,
-        training: &Training<'_>,
+        training: &TrainContext<'_>,
         (role, row): (Role, usize),
         hidden: &mut LoraHidden,
     ) -> Result<Tensor> {
@@ -79,7 +79,7 @@ impl Linear {
     /// `x` is asked for only if something is trained here.
     pub(super) fn backward(
         &self,
-        at: &mut Backward<'_>,
+        at: &mut BackwardContext<'_>,
         (role, row): (Role, usize),
         hidden: &LoraHidden,
         x: Tensor,

@@ -19,7 +19,7 @@ use super::ForwardContext;
 use super::cache::LayerCache;
 use super::chunks::{Gathered, rows};
 use super::load_options::Loader;
-use super::training::{Backward, Training};
+use super::training::{BackwardContext, TrainContext};
 use crate::arch::{Role, SubLayerKind};
 use crate::{Result, ops};
 
@@ -74,19 +74,19 @@ pub(super) trait SubLayer: Debug + Send + Sync {
 /// a time, the same chunks on both ways.
 pub(super) trait TrainingPass: Debug {
     /// Before anything else: what looks at other tokens, over all rows of `input`.
-    fn mix(&mut self, _input: &Input<'_>, _training: &Training<'_>) -> Result<()> {
+    fn mix(&mut self, _input: &Input<'_>, _training: &TrainContext<'_>) -> Result<()> {
         Ok(())
     }
 
     /// The rows `chunk` of the update.
-    fn update(&mut self, input: &Input<'_>, chunk: &Range<usize>, training: &Training<'_>) -> Result<Tensor>;
+    fn update(&mut self, input: &Input<'_>, chunk: &Range<usize>, training: &TrainContext<'_>) -> Result<Tensor>;
 
     /// From the gradient `dy` of the rows `chunk` of the update to gradients of parameters and, where it is `wanted`, of
     /// the normed stream; what goes through other tokens comes with [`TrainingPass::backward_mixed`]. What was not saved
     /// is computed again, and what was is used up.
     fn backward(
         &mut self,
-        at: &mut Backward<'_>,
+        at: &mut BackwardContext<'_>,
         input: &Input<'_>,
         chunk: &Range<usize>,
         dy: &Tensor,
@@ -96,7 +96,7 @@ pub(super) trait TrainingPass: Debug {
     /// After all chunks: what goes through other tokens, which [`Input::backward`] adds to the gradient of the stream.
     fn backward_mixed(
         &mut self,
-        _at: &mut Backward<'_>,
+        _at: &mut BackwardContext<'_>,
         _input: &Input<'_>,
         _stream: &mut Gathered,
         _wanted: bool,
@@ -129,7 +129,7 @@ impl Input<'_> {
     /// Adds to the gradient of the rows `chunk` of the stream, which are `x`, what comes through the norm.
     pub(super) fn backward(
         &self,
-        at: &mut Backward<'_>,
+        at: &mut BackwardContext<'_>,
         chunk: &Range<usize>,
         x: &Tensor,
         dnormed: &Tensor,

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::arch::Role;
 use crate::model::Part;
-use crate::model::training::Backward;
+use crate::model::training::BackwardContext;
 use crate::{Result, ops};
 
 /// `x / rms(x) · weight` over the last dimension.
@@ -22,7 +22,7 @@ impl Norm {
     }
 
     /// Gradient of `x`; the weight's is noted when the whole block is trained.
-    pub(super) fn backward(&self, at: &mut Backward<'_>, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    pub(super) fn backward(&self, at: &mut BackwardContext<'_>, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let (dx, dweight) = ops::rms_norm_backward(x, &self.weight, self.eps, dy, at.unfrozen)?;
         if let Some(dweight) = dweight {
             at.note(self.role, Part::Weight, dweight)?;

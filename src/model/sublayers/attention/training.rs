@@ -10,7 +10,7 @@ use crate::arch::Role;
 use crate::model::chunks::{Gathered, rows};
 use crate::model::sublayers::linear::LoraHidden;
 use crate::model::sublayers::{Input, Linear, Norm, TrainingPass, sum};
-use crate::model::training::{Backward, Training};
+use crate::model::training::{BackwardContext, TrainContext};
 use crate::ops::{self, Attended, Heads};
 use crate::{Error, Result};
 
@@ -49,7 +49,7 @@ impl<'a> AttentionPass<'a> {
 }
 
 impl TrainingPass for AttentionPass<'_> {
-    fn mix(&mut self, input: &Input<'_>, training: &Training<'_>) -> Result<()> {
+    fn mix(&mut self, input: &Input<'_>, training: &TrainContext<'_>) -> Result<()> {
         let attention = self.attention;
         let [mut q, mut k, mut v] = std::array::from_fn(|_| Gathered::new(training.tokens()));
         let mut hidden = Vec::new();
@@ -76,7 +76,7 @@ impl TrainingPass for AttentionPass<'_> {
         Ok(())
     }
 
-    fn update(&mut self, _input: &Input<'_>, chunk: &Range<usize>, training: &Training<'_>) -> Result<Tensor> {
+    fn update(&mut self, _input: &Input<'_>, chunk: &Range<usize>, training: &TrainContext<'_>) -> Result<Tensor> {
         let mut hidden = LoraHidden::new();
         let o = (Role::O, chunk.start);
         let update = self.attention.o.forward_saving(&self.out(chunk)?, training, o, &mut hidden)?;
@@ -88,7 +88,7 @@ impl TrainingPass for AttentionPass<'_> {
 
     fn backward(
         &mut self,
-        at: &mut Backward<'_>,
+        at: &mut BackwardContext<'_>,
         _input: &Input<'_>,
         chunk: &Range<usize>,
         dy: &Tensor,
@@ -105,7 +105,7 @@ impl TrainingPass for AttentionPass<'_> {
 
     fn backward_mixed(
         &mut self,
-        at: &mut Backward<'_>,
+        at: &mut BackwardContext<'_>,
         input: &Input<'_>,
         stream: &mut Gathered,
         wanted: bool,
@@ -157,7 +157,7 @@ impl Attention {
     /// norm where there is one.
     fn back_to_projection(
         &self,
-        at: &mut Backward<'_>,
+        at: &mut BackwardContext<'_>,
         normed: Option<(&Norm, Tensor)>,
         dy: Tensor,
         chunk: &Range<usize>,
