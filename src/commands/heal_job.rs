@@ -171,7 +171,7 @@ impl Job<'_> {
                 Model::open(teacher, &options, progress)
             })
             .transpose()?;
-        let trainer = Trainer::new(&model, teacher.as_ref(), settings, self.plan.spending)?;
+        let trainer = Trainer::new(&model, teacher.as_ref(), settings, self.plan.policy)?;
         let mut run = Run { model: &model, trainer, settings, dir, validation };
         let place = run.restore()?;
         let stream = StreamOptions { shape: settings.shape(), window: settings.shuffle_window, seed: settings.seed };

@@ -10,7 +10,7 @@ use super::choices::{Quant, Train};
 use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
-use crate::model::{Spending, TrainingCost};
+use crate::model::{CheckpointingPolicy, TrainingCost};
 use crate::ops;
 
 /// What the allocator keeps.
@@ -76,45 +76,45 @@ impl Needs {
     }
 
     /// Bytes of a step that spends like this.
-    pub(super) fn bytes(&self, spending: Spending) -> u64 {
-        let kept = spending.layers_kept as u64;
-        let inputs = if spending.inputs_on_host { kept } else { self.walked } * self.input;
+    pub(super) fn bytes(&self, policy: CheckpointingPolicy) -> u64 {
+        let kept = policy.saved_layers as u64;
+        let inputs = if policy.offload_activations { kept } else { self.walked } * self.input;
         let waiting = inputs + kept * self.kept;
         let held = match self.in_turn {
             true => waiting.max(self.gradients + self.input),
             false => waiting + self.gradients,
         };
-        let chunk = self.around_chunk + self.chunk_per_token * self.tokens.min(spending.tokens_at_once as u64);
-        let returned = if spending.inputs_on_host { self.input } else { 0 };
+        let chunk = self.around_chunk + self.chunk_per_token * self.tokens.min(policy.chunk_size as u64);
+        let returned = if policy.offload_activations { self.input } else { 0 };
         self.fixed + held + self.loss.max(self.mixing.max(chunk) + returned)
     }
 
     /// The way to spend that fits into `room` with the least work done for nothing; else the bytes of the thriftiest way.
     /// On a GPU fewer tokens at a time than `most` come before inputs in main memory, of which `host` bytes are free; a run
     /// that goes on is held (`is_held`) to the tokens it began with.
-    pub(super) fn spending(
+    pub(super) fn policy(
         &self,
-        most: Spending,
+        most: CheckpointingPolicy,
         on_gpu: bool,
         is_held: bool,
         (room, host): (u64, u64),
-    ) -> std::result::Result<Spending, u64> {
+    ) -> std::result::Result<CheckpointingPolicy, u64> {
         // fewer tokens at a time are other bits: on a CPU what is free must not decide on those
         let divisors: &[usize] = if on_gpu && !is_held { &[1, 2, 4, 8] } else { &[1] };
         let places: &[bool] = if on_gpu && self.walked * self.input <= host { &[false, true] } else { &[false] };
-        let ways = places.iter().flat_map(|inputs_on_host| {
-            divisors.iter().map(|divisor| Spending {
-                layers_kept: 0,
-                tokens_at_once: most.tokens_at_once / divisor,
-                inputs_on_host: *inputs_on_host,
+        let ways = places.iter().flat_map(|offload_activations| {
+            divisors.iter().map(|divisor| CheckpointingPolicy {
+                saved_layers: 0,
+                chunk_size: most.chunk_size / divisor,
+                offload_activations: *offload_activations,
             })
         });
         let mut least = u64::MAX;
         for way in ways {
             least = least.min(self.bytes(way));
             if least <= room {
-                let kept = |layers_kept| Spending { layers_kept, ..way };
-                let fits = |way: &Spending| self.bytes(*way) <= room;
+                let kept = |saved_layers| CheckpointingPolicy { saved_layers, ..way };
+                let fits = |way: &CheckpointingPolicy| self.bytes(*way) <= room;
                 return Ok((1..=self.walked as usize).rev().map(kept).find(fits).unwrap_or(way));
             }
         }
@@ -158,9 +158,12 @@ mod tests {
 
     #[test]
     fn what_is_spent_follows_what_there_is() {
-        let most = Spending { layers_kept: 0, tokens_at_once: 64, inputs_on_host: false };
-        let way =
-            |layers_kept, tokens_at_once, inputs_on_host| Spending { layers_kept, tokens_at_once, inputs_on_host };
+        let most = CheckpointingPolicy { saved_layers: 0, chunk_size: 64, offload_activations: false };
+        let way = |saved_layers, chunk_size, offload_activations| CheckpointingPolicy {
+            saved_layers,
+            chunk_size,
+            offload_activations,
+        };
         for (on_gpu, room, host, expected) in [
             (true, 1485, 40, Ok(way(4, 64, false))),
             (true, 1484, 40, Ok(way(3, 64, false))),
@@ -175,24 +178,24 @@ mod tests {
             (false, 1085, 0, Ok(way(0, 64, false))),
             (false, 1084, 99, Err(1085)),
         ] {
-            assert_eq!(needs().spending(most, on_gpu, false, (room, host)), expected, "{on_gpu} {room} {host}");
+            assert_eq!(needs().policy(most, on_gpu, false, (room, host)), expected, "{on_gpu} {room} {host}");
         }
     }
 
     #[test]
     fn a_run_that_goes_on_keeps_its_tokens() {
-        let began = Spending { layers_kept: 4, tokens_at_once: 32, inputs_on_host: false };
-        let spending = |room| needs().spending(began, true, true, (room, 40));
-        assert_eq!(spending(u64::MAX).map(|way| (way.layers_kept, way.tokens_at_once)), Ok((4, 32)));
-        assert_eq!(spending(1084).map(|way| (way.layers_kept, way.tokens_at_once)), Ok((0, 32)));
+        let began = CheckpointingPolicy { saved_layers: 4, chunk_size: 32, offload_activations: false };
+        let policy = |room| needs().policy(began, true, true, (room, 40));
+        assert_eq!(policy(u64::MAX).map(|way| (way.saved_layers, way.chunk_size)), Ok((4, 32)));
+        assert_eq!(policy(1084).map(|way| (way.saved_layers, way.chunk_size)), Ok((0, 32)));
         // eight at a time would fit, inputs in main memory as well
-        assert_eq!(spending(1061).map(|way| (way.tokens_at_once, way.inputs_on_host)), Err(1062));
-        assert_eq!(spending(1062).map(|way| way.inputs_on_host), Ok(true));
+        assert_eq!(policy(1061).map(|way| (way.chunk_size, way.offload_activations)), Err(1062));
+        assert_eq!(policy(1062).map(|way| way.offload_activations), Ok(true));
     }
 
     #[test]
     fn gradients_come_as_inputs_go_unless_there_are_some_already() {
-        let way = Spending { layers_kept: 1, tokens_at_once: 40, inputs_on_host: false };
+        let way = CheckpointingPolicy { saved_layers: 1, chunk_size: 40, offload_activations: false };
         let bytes = |gradients, in_turn| Needs { gradients, in_turn, ..needs() }.bytes(way);
         assert_eq!([bytes(5, true), bytes(200, true), bytes(200, false)], [1185, 1255, 1385]);
     }

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::arch::HEAD;
-use crate::model::{Batch, Block, Dropout, ForwardContext, Lesson, Model, Parameter, Spending, TrainContext};
+use crate::model::{
+    Batch, Block, CheckpointingPolicy, Dropout, ForwardContext, Lesson, Model, Parameter, TrainContext,
+};
 use crate::{Error, Result, interrupt, ops};
 
 /// Gradients by the name of their parameter, summed over passes.
@@ -26,7 +28,7 @@ pub struct PassSettings<'a> {
     /// Dropout.
     pub dropout: Option<Dropout>,
     /// What memory is spent on.
-    pub spending: Spending,
+    pub policy: CheckpointingPolicy,
     /// A teacher.
     pub lesson: Option<Lesson<'a>>,
 }
@@ -85,8 +87,8 @@ fn blocks(model: &Model) -> Result<&[std::sync::Arc<Block>]> {
 pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients: &mut Gradients) -> Result<PassLoss> {
     let blocks = blocks(model)?;
     let prepared = ForwardContext::new(model.spec(), batch, model.device())?;
-    let PassSettings { dropout, spending, .. } = *settings;
-    let training = |place| TrainContext { forward: &prepared, place, dropout, spending };
+    let PassSettings { dropout, policy, .. } = *settings;
+    let training = |place| TrainContext { forward: &prepared, place, dropout, policy };
     let trained = |block: &std::sync::Arc<Block>| !block.parameters().is_empty();
     let lowest = blocks.iter().position(trained).unwrap_or(blocks.len());
 
@@ -99,7 +101,7 @@ pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients
         if place < lowest {
             x = block.forward(&x, &prepared)?;
         } else {
-            let (y, own) = block.forward_kept(&x, &training(place), place + spending.layers_kept >= blocks.len())?;
+            let (y, own) = block.forward_kept(&x, &training(place), place + policy.saved_layers >= blocks.len())?;
             kept.push(own);
             x = y;
         }

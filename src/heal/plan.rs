@@ -11,7 +11,7 @@ use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::model::lora::{Adapters, LoraSettings};
-use crate::model::{Budget, Head, LoadOptions, Spending, four_bit, mean_flops, memory};
+use crate::model::{Budget, CheckpointingPolicy, Head, LoadOptions, four_bit, mean_flops, memory};
 use crate::{Error, Result, ops};
 
 /// What a healing takes.
@@ -29,7 +29,7 @@ pub struct Estimate {
     pub inputs: u64,
     /// What passes spend memory on.
     #[serde(flatten)]
-    pub spending: Spending,
+    pub policy: CheckpointingPolicy,
     /// Bytes in memory, all together.
     pub memory: u64,
     /// Tokens of a step.
@@ -53,7 +53,7 @@ pub fn estimate(
     settings: &HealSettings,
     (device, budget): (&Device, Budget),
     teacher_bytes: u64,
-    held: Option<Spending>,
+    held: Option<CheckpointingPolicy>,
 ) -> Result<Estimate> {
     check_sizes(settings, spec, budget)?;
     let trained = trained(spec, settings)?;
@@ -67,16 +67,16 @@ pub fn estimate(
 
     let needs = Needs::new(checkpoint, spec, settings, device, (weights + 8 * trained, trained));
     let host = if device.is_cuda() { memory::free() / 10 * 9 } else { 0 };
-    let most = held.unwrap_or_else(|| Spending::on(device, 0));
+    let most = held.unwrap_or_else(|| CheckpointingPolicy::on(device, 0));
     let rooms = (budget.usable(), host);
-    let spending = needs.spending(most, device.is_cuda(), held.is_some(), rooms).map_err(|least| match held {
+    let policy = needs.policy(most, device.is_cuda(), held.is_some(), rooms).map_err(|least| match held {
         Some(held) => no_longer_fits(held, budget, least),
         None => too_large(settings, budget, least, needs.fixed + needs.gradients),
     })?;
-    let bytes = needs.bytes(spending);
+    let bytes = needs.bytes(policy);
 
     let tokens_per_step = (settings.batch as u64).saturating_mul(settings.seq_len() as u64);
-    let recomputed = 1.0 - spending.layers_kept as f64 / needs.walked.max(1) as f64;
+    let recomputed = 1.0 - policy.saved_layers as f64 / needs.walked.max(1) as f64;
     let source: u64 = checkpoint.tensors.values().map(|entry| entry.len).sum();
     let taught = teacher_bytes as f64 / source.max(1) as f64;
     let flops_per_step = tokens_per_step as f64 * flops_per_token(spec, settings, trained, recomputed, taught);
@@ -90,7 +90,7 @@ pub fn estimate(
         optimiser,
         activations: bytes - weights - optimiser,
         inputs: needs.walked * needs.input,
-        spending,
+        policy,
         memory: bytes + memory::OVERHEAD,
         tokens_per_step,
         flops_per_step,
@@ -221,12 +221,12 @@ fn numbers_bytes(checkpoint: &Checkpoint) -> Result<u64> {
     Ok(bytes)
 }
 
-fn no_longer_fits(held: Spending, budget: Budget, least: u64) -> Error {
+fn no_longer_fits(held: CheckpointingPolicy, budget: Budget, least: u64) -> Error {
     let (least, cap) = (ByteSize(least + memory::OVERHEAD), ByteSize(budget.bytes()));
     Error::request(format!(
         "the unfinished run works on {} tokens at a time, which takes at least {least} of memory; allowed are {cap}: free \
          some, allow more with --memory, or --restart to begin anew",
-        held.tokens_at_once
+        held.chunk_size
     ))
 }
 

@@ -37,7 +37,7 @@ pub use loss::Loss;
 pub use memory::{Budget, Fit};
 pub use options::ModelOptions;
 pub use stack::Residency;
-pub use training::{Dropout, Spending};
+pub use training::{CheckpointingPolicy, Dropout};
 pub use trie::Trie;
 
 pub(crate) use sublayers::{Cost, TrainingCost, mean_flops};

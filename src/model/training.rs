@@ -23,23 +23,26 @@ pub struct Dropout {
     pub micro_batch: u64,
 }
 
-/// What training passes spend memory on.
+/// What training passes spend memory on: which activations are saved, and where. Files have older names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spending {
+pub struct CheckpointingPolicy {
     /// Layers, counted from the top, that keep what their backward pass needs; the others compute it again from what
     /// entered them.
-    pub layers_kept: usize,
+    #[serde(rename = "layers_kept")]
+    pub saved_layers: usize,
     /// Tokens that all but attention works on at a time. More of them change the order of sums, and so the last bits.
-    pub tokens_at_once: usize,
+    #[serde(rename = "tokens_at_once")]
+    pub chunk_size: usize,
     /// Whether what entered a layer waits in main memory, not on the GPU.
-    pub inputs_on_host: bool,
+    #[serde(rename = "inputs_on_host")]
+    pub offload_activations: bool,
 }
 
-impl Spending {
-    /// As much at a time as `device` is fast with, inputs where the model is, `layers_kept` layers kept.
+impl CheckpointingPolicy {
+    /// As much at a time as `device` is fast with, inputs where the model is, `saved_layers` layers kept.
     #[must_use]
-    pub fn on(device: &Device, layers_kept: usize) -> Self {
-        Self { layers_kept, tokens_at_once: tokens_at_once(device), inputs_on_host: false }
+    pub fn on(device: &Device, saved_layers: usize) -> Self {
+        Self { saved_layers, chunk_size: tokens_at_once(device), offload_activations: false }
     }
 }
 
@@ -53,7 +56,7 @@ pub(crate) struct TrainContext<'a> {
     /// Dropout, if any.
     pub(crate) dropout: Option<Dropout>,
     /// What memory is spent on.
-    pub(crate) spending: Spending,
+    pub(crate) policy: CheckpointingPolicy,
 }
 
 impl TrainContext<'_> {
@@ -64,7 +67,7 @@ impl TrainContext<'_> {
 
     /// Tokens to work on at a time.
     pub(super) fn chunks(&self) -> impl Iterator<Item = Range<usize>> {
-        chunks(self.tokens(), self.spending.tokens_at_once)
+        chunks(self.tokens(), self.policy.chunk_size)
     }
 
     /// The mask of a module's inputs from row `row` on.

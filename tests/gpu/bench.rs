@@ -13,7 +13,7 @@ use prune::checkpoint::Checkpoint;
 use prune::heal::{HealSettings, Trainer, estimate, load_options};
 use prune::importance::{METRICS, Probe, Watch};
 use prune::model::lora::Adapters;
-use prune::model::{Batch, Budget, Model, ModelOptions, Observer, Residency, Spending};
+use prune::model::{Batch, Budget, CheckpointingPolicy, Model, ModelOptions, Observer, Residency};
 use prune::ops;
 use prune::progress::Silent;
 
@@ -118,7 +118,7 @@ fn benchmarks() {
         flops(&spec, 2 * len, len) * (2.0 + recomputed) + head as f64
     };
     for (kept, what) in [(0, "QLoRA, layers computed again  "), (layers, "QLoRA, everything kept        ")] {
-        let mut trainer = Trainer::new(&model, None, &settings, Spending::on(device, kept)).unwrap();
+        let mut trainer = Trainer::new(&model, None, &settings, CheckpointingPolicy::on(device, kept)).unwrap();
         let seconds = best(2, device, || {
             trainer.step(&text).unwrap();
         });
@@ -172,7 +172,7 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
             eprintln!("{:>5.1} GB     nothing fits", cap as f64 / 1e9);
             continue;
         };
-        let mut trainer = Trainer::new(&model, None, &settings(len), planned.spending).unwrap();
+        let mut trainer = Trainer::new(&model, None, &settings(len), planned.policy).unwrap();
         ops::device_peak(device).unwrap();
         let started = Instant::now();
         trainer.step(&rows(1, len, spec.vocab_size)).unwrap();
@@ -185,7 +185,7 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
             fits * 256,
             peak as f64 / 1e9,
             (planned.memory + outside) as f64 / 1e9,
-            planned.spending
+            planned.policy
         );
     }
 }

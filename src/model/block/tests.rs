@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::arch::{Residual as Wiring, Role, SubLayerKind, SubLayers};
 use crate::model::lora::{Adapters, LoraSettings, Targets};
-use crate::model::training::{Spending, TrainContext};
+use crate::model::training::{CheckpointingPolicy, TrainContext};
 use crate::model::{Batch, Parameter, Part};
 use crate::ops::testing::{assert_close, numbers, random};
 
@@ -155,8 +155,8 @@ fn train(
     at_once: usize,
     all: bool,
 ) -> (Tensor, Tensor, Vec<Parameter>) {
-    let spending = Spending { layers_kept: 0, tokens_at_once: at_once, inputs_on_host: false };
-    let training = TrainContext { forward: pass, place: 0, dropout: None, spending };
+    let policy = CheckpointingPolicy { saved_layers: 0, chunk_size: at_once, offload_activations: false };
+    let training = TrainContext { forward: pass, place: 0, dropout: None, policy };
     let (y, kept) = block.forward_kept(x, &training, all).unwrap();
     // the gradient that is handed over is used up
     let (dx, gradients) = block.backward(kept, &training, dy.copy().unwrap(), true).unwrap();

@@ -55,7 +55,7 @@ impl Block {
                 streams.insert(chunk.start, left);
             }
         }
-        let x = ops::remember(x, training.spending.inputs_on_host && !all)?;
+        let x = ops::remember(x, training.policy.offload_activations && !all)?;
         Ok((y.all()?, Kept { x, saved: all.then_some((passes, streams)) }))
     }
 
