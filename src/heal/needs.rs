@@ -59,7 +59,7 @@ impl Needs {
         Self {
             fixed: fixed + lessons + SLACK,
             gradients: 4 * trained,
-            input: ops::remembered_bytes(device) * d * tokens,
+            input: ops::activation_bytes(device) * d * tokens,
             kept: tokens * cost.saved,
             walked: match settings.train {
                 Train::Lora => spec.layers,
@@ -131,7 +131,7 @@ fn beside_a_product(checkpoint: &Checkpoint, spec: &ModelSpec, settings: &HealSe
     let largest = sizes.into_iter().max().unwrap_or(0) as u64;
     let whole = settings.train != Train::Lora;
     let four_bit = settings.quant == Quant::Nf4 || names.iter().any(|name| checkpoint.four_bit_state(name).is_some());
-    let numbers = if device.is_cuda() && (four_bit || whole) { ops::remembered_bytes(device) * largest } else { 0 };
+    let numbers = if device.is_cuda() && (four_bit || whole) { ops::activation_bytes(device) * largest } else { 0 };
     numbers + if whole { 8 * largest } else { 0 }
 }
 

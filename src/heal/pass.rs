@@ -101,7 +101,7 @@ pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients
         if place < lowest {
             x = block.forward(&x, &prepared)?;
         } else {
-            let (y, own) = block.forward_kept(&x, &training(place), place + policy.saved_layers >= blocks.len())?;
+            let (y, own) = block.forward_saving(&x, &training(place), place + policy.saved_layers >= blocks.len())?;
             kept.push(own);
             x = y;
         }

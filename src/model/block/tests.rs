@@ -157,7 +157,7 @@ fn train(
 ) -> (Tensor, Tensor, Vec<Parameter>) {
     let policy = CheckpointingPolicy { saved_layers: 0, chunk_size: at_once, offload_activations: false };
     let training = TrainContext { forward: pass, place: 0, dropout: None, policy };
-    let (y, kept) = block.forward_kept(x, &training, all).unwrap();
+    let (y, kept) = block.forward_saving(x, &training, all).unwrap();
     // the gradient that is handed over is used up
     let (dx, gradients) = block.backward(kept, &training, dy.copy().unwrap(), true).unwrap();
     (y, dx.unwrap(), gradients)

@@ -19,10 +19,10 @@ use crate::model::training::{BackwardContext, TrainContext};
 use crate::model::{Parameter, Part};
 use crate::ops::{self, WeightMatrix};
 
-/// What a block keeps of its forward pass.
+/// What a block saves of its forward pass.
 #[derive(Debug)]
-pub(crate) struct Kept<'a> {
-    /// The residual stream that entered, `[t, d]`, remembered.
+pub(crate) struct SavedActivations<'a> {
+    /// The residual stream that entered, `[t, d]`, as [`ops::save_activation`] gives it.
     x: Tensor,
     /// What else there is, unless it is to be computed again.
     saved: Option<(Passes<'a>, Streams)>,
@@ -40,12 +40,12 @@ impl Block {
     ///
     /// # Errors
     /// The device's.
-    pub(crate) fn forward_kept(
+    pub(crate) fn forward_saving(
         &self,
         x: &Tensor,
         training: &TrainContext<'_>,
         all: bool,
-    ) -> Result<(Tensor, Kept<'_>)> {
+    ) -> Result<(Tensor, SavedActivations<'_>)> {
         let mut passes = self.begin(x, training, all)?;
         let (mut y, mut streams) = (Gathered::new(training.tokens()), Streams::new());
         for chunk in training.chunks() {
@@ -55,11 +55,11 @@ impl Block {
                 streams.insert(chunk.start, left);
             }
         }
-        let x = ops::remember(x, training.policy.offload_activations && !all)?;
-        Ok((y.all()?, Kept { x, saved: all.then_some((passes, streams)) }))
+        let x = ops::save_activation(x, training.policy.offload_activations && !all)?;
+        Ok((y.all()?, SavedActivations { x, saved: all.then_some((passes, streams)) }))
     }
 
-    /// A pass of each sub-layer; what of them looks at other tokens is done. `x` may be something remembered.
+    /// A pass of each sub-layer; what of them looks at other tokens is done. `x` may be a saved activation.
     fn begin(&self, x: &Tensor, training: &TrainContext<'_>, save: bool) -> Result<Passes<'_>> {
         let sums = self.residuals.iter().map(|residual| &residual.sum);
         let mut passes: Passes<'_> = sums.map(|sum| sum.iter().map(|own| own.training_pass(save)).collect()).collect();
@@ -81,7 +81,8 @@ impl Block {
     ) -> Result<Vec<Tensor>> {
         let mut left = Vec::with_capacity(top);
         for (residual, passes) in self.residuals.iter().zip(passes).take(top) {
-            let entered = left.last().map_or_else(|| ops::recall(&rows(x, chunk)?), |x: &Tensor| Ok(x.clone()))?;
+            let entered =
+                left.last().map_or_else(|| ops::restore_activation(&rows(x, chunk)?), |x: &Tensor| Ok(x.clone()))?;
             let input = Input { x: &entered, first: chunk.start, norm: &residual.norm };
             let mut sum = entered.clone();
             for pass in passes {
@@ -93,20 +94,20 @@ impl Block {
     }
 
     /// From the gradient `dy` `[t, d]` of what left the block to the gradients of its parameters and, where `wanted`, of
-    /// what entered it. Work below the lowest trained parameter is left out. What was kept is used up, and so is `dy`:
+    /// what entered it. Work below the lowest trained parameter is left out. What was saved is used up, and so is `dy`:
     /// what is returned may lie in its place.
     ///
     /// # Errors
     /// The device's.
     pub(crate) fn backward(
         &self,
-        kept: Kept<'_>,
+        saved: SavedActivations<'_>,
         training: &TrainContext<'_>,
         dy: Tensor,
         wanted: bool,
     ) -> Result<(Option<Tensor>, Vec<Parameter>)> {
         let mut at = BackwardContext::new(training, self.unfrozen);
-        let Kept { x, saved } = kept;
+        let SavedActivations { x, saved } = saved;
         let x = x.to_device(dy.device())?;
         let (mut passes, mut streams) = match saved {
             Some(saved) => saved,

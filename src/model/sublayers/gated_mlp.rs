@@ -162,7 +162,7 @@ fn cost(spec: &ModelSpec) -> Cost {
 }
 
 fn training_cost(spec: &ModelSpec, device: &Device) -> TrainingCost {
-    let (d, f, narrow) = (spec.hidden_size as u64, spec.mlp_size as u64, ops::remembered_bytes(device));
+    let (d, f, narrow) = (spec.hidden_size as u64, spec.mlp_size as u64, ops::activation_bytes(device));
     TrainingCost {
         saved: narrow * 2 * f,
         // gate, up and their gradients; on a GPU these lie in their place and in that of the adapter's part

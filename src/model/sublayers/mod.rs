@@ -107,7 +107,7 @@ pub(super) trait TrainingPass: Debug {
 
 /// What enters the sub-layers of a residual.
 pub(super) struct Input<'a> {
-    /// Rows of the residual stream, perhaps remembered ones.
+    /// Rows of the residual stream, perhaps saved ones.
     pub(super) x: &'a Tensor,
     /// The row of the pass that they begin with.
     pub(super) first: usize,
@@ -118,7 +118,7 @@ pub(super) struct Input<'a> {
 impl Input<'_> {
     /// The rows `chunk` of the pass, `[t, d]` f32.
     pub(super) fn stream(&self, chunk: &Range<usize>) -> Result<Tensor> {
-        ops::recall(&rows(self.x, &(chunk.start - self.first..chunk.end - self.first))?)
+        ops::restore_activation(&rows(self.x, &(chunk.start - self.first..chunk.end - self.first))?)
     }
 
     /// The same normed.

@@ -142,7 +142,7 @@ fn cost(spec: &ModelSpec) -> Cost {
 fn training_cost(spec: &ModelSpec, device: &Device) -> TrainingCost {
     let (d, heads) = (spec.hidden_size as u64, spec.heads as u64);
     let (q, kv) = (heads * spec.head_dim as u64, (spec.kv_heads * spec.head_dim) as u64);
-    let narrow = ops::remembered_bytes(device);
+    let narrow = ops::activation_bytes(device);
     // norms of heads are undone with what was there before them
     let unnormed = if spec.qk_norm { q + kv } else { 0 };
     TrainingCost {
