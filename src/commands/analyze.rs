@@ -15,7 +15,7 @@ use crate::data::{
 use crate::importance::{
     Amount, Analysis, DataUsed, Losses, METRICS, Probe, Protect, STRATEGIES, Search, Watch, metric, strategy,
 };
-use crate::model::{Batch, Budget, Fit, Model, ModelOptions, Residency};
+use crate::model::{Batch, Budget, Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -281,7 +281,7 @@ fn measure(
             progress.warn(&format!("the model does not use its tensor {first} and {} more", rest.len()));
         }
     }
-    let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
+    let fit = Placement::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
     let host = open::host(options.budget, &options.device);
     let sequences = read_text(settings, &checkpoint, seq_len, host, progress)?;
     // every candidate is computed, so only where it is asked for

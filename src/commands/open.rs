@@ -99,9 +99,9 @@ pub(super) fn speaker(
     longest: usize,
     progress: &dyn Progress,
 ) -> Result<Model> {
-    let beside = Cache::bytes(spec, spec.layers, longest);
+    let reserved_bytes = Cache::bytes(spec, spec.layers, longest);
     let budget = budget(memory, &device)?;
-    let options = ModelOptions { device, budget, load_options, beside, ..ModelOptions::default() };
+    let options = ModelOptions { device, budget, load_options, reserved_bytes, ..ModelOptions::default() };
     let model = Model::open(checkpoint.clone(), &options, progress)?;
     if model.residency() == Residency::Streamed {
         progress.warn(&format!(

@@ -6,7 +6,7 @@ use candle_core::Device;
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 use super::limits::{Limit, limits};
-use super::{Cost, Head, ModelOptions, Residency, TREE, tokens_at_once};
+use super::{Cost, Head, ModelOptions, Residency, TREE_CHUNKS, tokens_at_once};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result, ops};
@@ -126,7 +126,7 @@ fn embedding_bytes(checkpoint: &Checkpoint, spec: &ModelSpec, options: &ModelOpt
 
 /// How a model fits into the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fit {
+pub struct Placement {
     /// Where its layers are.
     pub residency: Residency,
     /// Bytes of weights in memory at once: all layers and the head, or two layers and the head.
@@ -135,7 +135,7 @@ pub struct Fit {
     at_once: usize,
 }
 
-impl Fit {
+impl Placement {
     /// Decides for the layers `places` of a model.
     ///
     /// # Errors
@@ -152,14 +152,14 @@ impl Fit {
         let at_once = tokens_at_once(device);
         let pass = at_once as u64 * transient_bytes_per_token(spec);
         let usable = options.budget.usable();
-        let fits = (resident + 2 * pass).saturating_add(options.beside) <= usable;
+        let fits = (resident + 2 * pass).saturating_add(options.reserved_bytes) <= usable;
         let residency = options.residency.unwrap_or(if fits { Residency::Resident } else { Residency::Streamed });
         let weight_bytes = match residency {
             Residency::Resident => resident,
             Residency::Streamed => streamed,
         };
         // Passes shrink to a sixteenth before the budget is called too small.
-        let least = (weight_bytes + pass / 16).saturating_add(options.beside);
+        let least = (weight_bytes + pass / 16).saturating_add(options.reserved_bytes);
         if least > usable {
             return Err(Error::request(format!(
                 "--memory: {} MiB is too small for this model, its weights and one pass take {} MiB",
@@ -181,6 +181,6 @@ impl Fit {
     #[must_use]
     pub fn tree_tokens(&self, spec: &ModelSpec, budget: Budget) -> (usize, usize) {
         let tokens = |most| pass_tokens(spec, budget, self.weight_bytes, 0, (self.at_once, most * self.at_once));
-        (tokens(TREE), tokens(4 * TREE))
+        (tokens(TREE_CHUNKS), tokens(4 * TREE_CHUNKS))
     }
 }

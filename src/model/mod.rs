@@ -34,7 +34,7 @@ pub use generate::{Choice, Ended, Generated};
 pub use head::{Head, HeadLoss, Lesson};
 pub use load_options::{LoadOptions, Parameter, Part};
 pub use loss::Loss;
-pub use memory::{Budget, Fit};
+pub use memory::{Budget, Placement};
 pub use options::ModelOptions;
 pub use stack::Residency;
 pub use training::{CheckpointingPolicy, Dropout};
@@ -65,7 +65,7 @@ const GPU_PASS_TOKENS: usize = 4096;
 
 /// As many times more for a tree of sequences that share long beginnings: each pass runs the beginnings once, so the more
 /// fit in, the better. Only attention sees all of it at once, the rest works on [`tokens_at_once`].
-const TREE: usize = 4;
+const TREE_CHUNKS: usize = 4;
 
 /// Tokens that all but attention works on at a time.
 #[must_use]
@@ -130,7 +130,7 @@ impl Model {
                 spec.layers - 1
             )));
         }
-        let fit = Fit::new(&checkpoint, &spec, &places, options)?;
+        let fit = Placement::new(&checkpoint, &spec, &places, options)?;
         let head = Head::open(checkpoint.clone(), spec.clone(), &options.device, &options.load_options)?;
         let table = options.load_options.table(EMBEDDING).cloned();
         let load_options = options.load_options.clone();

@@ -16,7 +16,7 @@ pub struct ModelOptions {
     /// Source layers to stack, from the embedding up; `None` stacks all of them.
     pub places: Option<Vec<usize>>,
     /// Bytes that the caller keeps beside the model, a [`Cache`] for one.
-    pub beside: u64,
+    pub reserved_bytes: u64,
     /// Forces where the layers are; `None` lets the budget decide.
     pub residency: Option<Residency>,
     /// Whether the embedding's rows are read when they are needed on a GPU too: training has a use for its memory, and
@@ -31,7 +31,7 @@ impl Default for ModelOptions {
             budget: Budget::new(None),
             load_options: LoadOptions::default(),
             places: None,
-            beside: 0,
+            reserved_bytes: 0,
             residency: None,
             rows_on_host: false,
         }
