@@ -28,7 +28,7 @@ pub use choices::{MergeOnto, Quant, Train};
 pub use journal::{Journal, Line};
 pub use measure::{Known, Losses, Measured, Paired, Text, measurement};
 pub use merge::{Merge, MergeSize};
-pub use pass::{FINAL_NORM, Gradients, PassLoss, PassSettings, parameters, pass, targets};
+pub use pass::{FINAL_NORM, Gradients, PassLoss, parameters, targets};
 pub use plan::{Estimate, estimate, load_options};
 pub use run::{Finished, Run};
 pub use samples::{FixedSamples, Samples, TextSamples};

@@ -1,8 +1,8 @@
 //! What a training step takes of memory, counted before anything is loaded.
 //!
-//! A pass is dearest at one of three places: at the loss, in the backward pass of what mixes tokens, which looks at all of
-//! them, or in that of the rest, which looks at some of them at a time; sub-layers say what they take there. What waits for the backward pass is all there at the
-//! first of them and gone at the last; gradients come as it goes.
+//! A pass is dearest at one of three places: at the loss, in the backward pass of what mixes tokens, which looks at all
+//! of them, or in that of the rest, which looks at some of them at a time; sub-layers say what they take there. What
+//! waits for the backward pass is all there at the first of them and gone at the last; gradients come as it goes.
 
 use candle_core::Device;
 
@@ -89,9 +89,9 @@ impl Needs {
         self.fixed + held + self.loss.max(self.mixing.max(chunk) + returned)
     }
 
-    /// The way to spend that fits into `room` with the least work done for nothing; else the bytes of the thriftiest way.
-    /// On a GPU fewer tokens at a time than `most` come before inputs in main memory, of which `host` bytes are free; a run
-    /// that goes on is held (`is_held`) to the tokens it began with.
+    /// The policy that fits into `room` with the least work done for nothing; else the bytes of the thriftiest
+    /// way. On a GPU fewer tokens at a time than `most` come before inputs in main memory, of which `host` bytes are
+    /// free; a run that goes on is held (`is_held`) to the tokens it began with.
     pub(super) fn policy(
         &self,
         most: CheckpointingPolicy,
@@ -122,8 +122,8 @@ impl Needs {
     }
 }
 
-/// Bytes beside a product with the largest matrix of a layer: on a GPU its numbers in the type of the product where they
-/// are held in another, and where it is trained a chunk's part of its gradient and the sum with it.
+/// Bytes beside a product with the largest matrix of a layer: on a GPU its numbers in the type of the product where
+/// they are held in another, and where it is trained a chunk's part of its gradient and the sum with it.
 fn beside_a_product(checkpoint: &Checkpoint, spec: &ModelSpec, settings: &HealSettings, device: &Device) -> u64 {
     let matrices = spec.layer_tensors(0).into_iter().filter(|tensor| tensor.shape.len() == 2);
     let (sizes, names): (Vec<usize>, Vec<String>) =

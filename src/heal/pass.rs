@@ -22,15 +22,15 @@ pub const FINAL_NORM: &str = "model.norm.weight";
 
 /// A pass to make.
 #[derive(Clone, Copy, Debug)]
-pub struct PassSettings<'a> {
+pub(super) struct PassSettings<'a> {
     /// What the gradients are multiplied with: one over the number of targets of the whole step.
-    pub factor: f64,
+    pub(super) factor: f64,
     /// Dropout.
-    pub dropout: Option<Dropout>,
+    pub(super) dropout: Option<Dropout>,
     /// What memory is spent on.
-    pub policy: CheckpointingPolicy,
+    pub(super) policy: CheckpointingPolicy,
     /// A teacher.
-    pub lesson: Option<Lesson<'a>>,
+    pub(super) lesson: Option<Lesson<'a>>,
 }
 
 /// Sums over the targets of a pass.
@@ -84,7 +84,12 @@ fn blocks(model: &Model) -> Result<&[std::sync::Arc<Block>]> {
 ///
 /// # Errors
 /// Work: a value that is not finite, named with its layer. Interrupted.
-pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients: &mut Gradients) -> Result<PassLoss> {
+pub(super) fn pass(
+    model: &Model,
+    batch: &Batch,
+    settings: &PassSettings<'_>,
+    gradients: &mut Gradients,
+) -> Result<PassLoss> {
     let blocks = blocks(model)?;
     let prepared = ForwardContext::new(model.spec(), batch, model.device())?;
     let PassSettings { dropout, policy, .. } = *settings;

@@ -49,8 +49,8 @@ pub struct Place {
     pub tokens: u64,
     /// The next sequence.
     pub position: Position,
-    /// What passes spend memory on: more or fewer tokens at a time are other last bits, whatever memory is free when the
-    /// run goes on.
+    /// What passes spend memory on: more or fewer tokens at a time are other last bits, whatever memory is free when
+    /// the run goes on.
     #[serde(default, rename = "spending")]
     pub policy: Option<CheckpointingPolicy>,
     /// Tokens of a pass of validation, for the same reason.

@@ -122,7 +122,7 @@ fn ratios(checkpoint: &Checkpoint, tensor: &LayerTensor, adapter: &Adapter) -> R
 
 /// What of a module is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub(crate) enum Part {
     /// The adapter's A.
     A,
     /// The adapter's B.
@@ -136,7 +136,7 @@ pub enum Part {
 impl Part {
     /// End of the parameter's name: `lora_A.weight`.
     #[must_use]
-    pub fn suffix(self) -> &'static str {
+    pub(crate) fn suffix(self) -> &'static str {
         match self {
             Self::A => "lora_A.weight",
             Self::B => "lora_B.weight",
@@ -147,4 +147,4 @@ impl Part {
 }
 
 /// A parameter of a block, or its gradient.
-pub type Parameter = (Role, Part, Tensor);
+pub(crate) type Parameter = (Role, Part, Tensor);

@@ -81,7 +81,7 @@ pub fn resident() -> u64 {
 
 /// Bytes that one token takes while a block works on it, f32.
 #[must_use]
-pub fn transient_bytes_per_token(spec: &ModelSpec) -> u64 {
+pub(crate) fn transient_bytes_per_token(spec: &ModelSpec) -> u64 {
     let Cost { pass_bytes, chunk_bytes, .. } = Cost::most(spec);
     pass_bytes + chunk_bytes
 }
@@ -176,8 +176,8 @@ impl Placement {
         self.weight_bytes.saturating_add(transient_bytes(spec, tokens, self.at_once))
     }
 
-    /// Tokens a pass should have, unless one sequence alone is longer, when its sequences share beginnings: usually, and
-    /// at most where what they share is long.
+    /// Tokens a pass should have, unless one sequence alone is longer, when its sequences share beginnings: usually,
+    /// and at most where what they share is long.
     #[must_use]
     pub fn tree_tokens(&self, spec: &ModelSpec, budget: Budget) -> (usize, usize) {
         let tokens = |most| pass_tokens(spec, budget, self.weight_bytes, 0, (self.at_once, most * self.at_once));

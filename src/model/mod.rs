@@ -32,16 +32,17 @@ pub use cache::Cache;
 pub use context::ForwardContext;
 pub use generate::{Choice, Ended, Generated};
 pub use head::{Head, HeadLoss, Lesson};
-pub use load_options::{LoadOptions, Parameter, Part};
+pub use load_options::LoadOptions;
 pub use loss::Loss;
 pub use memory::{Budget, Placement};
 pub use options::ModelOptions;
 pub use stack::Residency;
-pub use training::{CheckpointingPolicy, Dropout};
+pub use training::CheckpointingPolicy;
 pub use trie::Trie;
 
+pub(crate) use load_options::{Parameter, Part};
 pub(crate) use sublayers::{Cost, TrainingCost, mean_flops};
-pub(crate) use training::TrainContext;
+pub(crate) use training::{Dropout, TrainContext};
 
 use std::sync::{Arc, OnceLock};
 
@@ -63,8 +64,8 @@ const PASS_TOKENS: usize = 1024;
 /// The same on a GPU, which takes more rows to be busy and forgets nothing in between.
 const GPU_PASS_TOKENS: usize = 4096;
 
-/// As many times more for a tree of sequences that share long beginnings: each pass runs the beginnings once, so the more
-/// fit in, the better. Only attention sees all of it at once, the rest works on [`tokens_at_once`].
+/// As many times more for a tree of sequences that share long beginnings: each pass runs the beginnings once, so the
+/// more fit in, the better. Only attention sees all of it at once, the rest works on [`tokens_at_once`].
 const TREE_CHUNKS: usize = 4;
 
 /// Tokens that all but attention works on at a time.
@@ -284,8 +285,8 @@ impl Model {
     /// last layer (not yet normed). All are finite: `place` names the text and position of a row where one is not.
     ///
     /// # Errors
-    /// The head cannot be read; a log-probability that is not finite, with its place and the tensor to blame, or whether
-    /// it is the final norm or the head that gives it.
+    /// The head cannot be read; a log-probability that is not finite, with its place and the tensor to blame, or
+    /// whether it is the final norm or the head that gives it.
     pub fn score(
         &self,
         x: &Tensor,

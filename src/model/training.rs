@@ -14,13 +14,13 @@ use crate::ops::Mask;
 
 /// Dropout of a training pass: masks are a function of these numbers, the layer and the module.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Dropout {
+pub(crate) struct Dropout {
     /// Share of an adapter's inputs that is dropped.
-    pub rate: f64,
+    pub(crate) rate: f64,
     /// Seed of the run.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Which pass of the run it is; below 2^40.
-    pub micro_batch: u64,
+    pub(crate) micro_batch: u64,
 }
 
 /// What training passes spend memory on: which activations are saved, and where. Files have older names.

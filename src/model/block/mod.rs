@@ -35,8 +35,8 @@ struct Residual {
 }
 
 impl Block {
-    /// Reads layer `l` for the place `place` of the stack, less the sub-layers that `load_options` leaves out there. Matrices
-    /// keep their type on disk unless `load_options` says otherwise, norms and biases are widened to f32.
+    /// Reads layer `l` for the place `place` of the stack, less the sub-layers that `load_options` leaves out there.
+    /// Matrices keep their type on disk unless `load_options` says otherwise, norms and biases are widened to f32.
     ///
     /// # Errors
     /// A tensor that is missing, has another shape or cannot be read.

@@ -1,9 +1,9 @@
-//! A block's training pass: forward with dropout, some tokens at a time, keeping all that the way back needs or only what
-//! entered; and its vector-Jacobian product, walked by hand.
+//! A block's training pass: forward with dropout, some tokens at a time, keeping all that the way back needs or only
+//! what entered; and its vector-Jacobian product, walked by hand.
 //!
 //! candle's own backward would build a graph of every small op, keep each intermediate, and fill and add a fresh buffer
-//! for every gradient. Here what was kept is used up on the way, some tokens at a time; norms, rotations and activations
-//! of MLPs are computed again.
+//! for every gradient. Here what was kept is used up on the way, some tokens at a time; norms, rotations and
+//! activations of MLPs are computed again.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -35,8 +35,8 @@ type Passes<'a> = Vec<Vec<Box<dyn TrainingPass + 'a>>>;
 type Streams = BTreeMap<usize, Vec<Tensor>>;
 
 impl Block {
-    /// [`Block::forward`] with dropout, `[t, d]`, and for [`Block::backward`] either all that it needs or, if not `all`,
-    /// only what entered.
+    /// [`Block::forward`] with dropout, `[t, d]`, and for [`Block::backward`] either all that it needs or, if not
+    /// `all`, only what entered.
     ///
     /// # Errors
     /// The device's.
@@ -93,9 +93,9 @@ impl Block {
         Ok(left)
     }
 
-    /// From the gradient `dy` `[t, d]` of what left the block to the gradients of its parameters and, where `wanted`, of
-    /// what entered it. Work below the lowest trained parameter is left out. What was saved is used up, and so is `dy`:
-    /// what is returned may lie in its place.
+    /// From the gradient `dy` `[t, d]` of what left the block to the gradients of its parameters and, where `wanted`,
+    /// of what entered it. Work below the lowest trained parameter is left out. What was saved is used up, and so is
+    /// `dy`: what is returned may lie in its place.
     ///
     /// # Errors
     /// The device's.
@@ -180,8 +180,8 @@ impl Residual {
         self.linears().any(|(_, linear)| linear.adapter.is_some())
     }
 
-    /// From the gradient of the rows `chunk` of the stream that leaves the residual to that of what enters it, as far as
-    /// it does not go through other tokens; where it is not `wanted` only to those of the parameters.
+    /// From the gradient of the rows `chunk` of the stream that leaves the residual to that of what enters it, as far
+    /// as it does not go through other tokens; where it is not `wanted` only to those of the parameters.
     fn backward(
         at: &mut BackwardContext<'_>,
         passes: &mut [Box<dyn TrainingPass + '_>],

@@ -1,8 +1,8 @@
 //! Sub-layers: what computes an update of the residual stream. Each file holds one kind: how it is loaded, its pass
 //! forward, its training pass forward and back, and what it takes of memory and time.
 //!
-//! A new kind is a file here and a line in [`kind`]; which layers have it and what its weights are called and shaped says
-//! [`crate::arch`].
+//! A new kind is a file here and a line in [`kind`]; which layers have it and what its weights are called and shaped
+//! says [`crate::arch`].
 
 mod attention;
 mod cost;
@@ -62,16 +62,16 @@ pub(super) trait SubLayer: Debug + Send + Sync {
         false
     }
 
-    /// The update `[t, d]` of a normed stream `[t, d]`, of all tokens of the pass where it mixes them; these follow those
-    /// in `cache`, whose keys and values join it.
+    /// The update `[t, d]` of a normed stream `[t, d]`, of all tokens of the pass where it mixes them; these follow
+    /// those in `cache`, whose keys and values join it.
     fn forward(&self, normed: &Tensor, context: &ForwardContext, cache: Option<&mut LayerCache>) -> Result<Tensor>;
 
     /// A training pass, which keeps what its way back needs if it is to `save` it.
     fn training_pass(&self, save: bool) -> Box<dyn TrainingPass + '_>;
 }
 
-/// A sub-layer's way through a training pass, forward and back, and what it keeps for the way back. Rows come a chunk at
-/// a time, the same chunks on both ways.
+/// A sub-layer's way through a training pass, forward and back, and what it keeps for the way back. Rows come a chunk
+/// at a time, the same chunks on both ways.
 pub(super) trait TrainingPass: Debug {
     /// Before anything else: what looks at other tokens, over all rows of `input`.
     fn mix(&mut self, _input: &Input<'_>, _training: &TrainContext<'_>) -> Result<()> {
@@ -81,9 +81,9 @@ pub(super) trait TrainingPass: Debug {
     /// The rows `chunk` of the update.
     fn update(&mut self, input: &Input<'_>, chunk: &Range<usize>, training: &TrainContext<'_>) -> Result<Tensor>;
 
-    /// From the gradient `dy` of the rows `chunk` of the update to gradients of parameters and, where it is `wanted`, of
-    /// the normed stream; what goes through other tokens comes with [`TrainingPass::backward_mixed`]. What was not saved
-    /// is computed again, and what was is used up.
+    /// From the gradient `dy` of the rows `chunk` of the update to gradients of parameters and, where it is `wanted`,
+    /// of the normed stream; what goes through other tokens comes with [`TrainingPass::backward_mixed`]. What was not
+    /// saved is computed again, and what was is used up.
     fn backward(
         &mut self,
         at: &mut BackwardContext<'_>,

@@ -153,8 +153,8 @@ impl TrainingPass for AttentionPass<'_> {
 }
 
 impl Attention {
-    /// From the gradient of the rows `chunk` of rotated and normed heads to that of the projection, which comes with the
-    /// norm where there is one.
+    /// From the gradient of the rows `chunk` of rotated and normed heads to that of the projection, which comes with
+    /// the norm where there is one.
     fn back_to_projection(
         &self,
         at: &mut BackwardContext<'_>,
