@@ -1,34 +1,37 @@
 //! Everything a block needs to know about a model, whatever its family.
 
 /// What a tensor of a layer is for.
+///
+/// The numbers are an interface: seeds of adapters and of dropout hang on them, and gradients are added up in their
+/// order. A new role takes a new number, below 256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     /// Norm before attention, `[d]`.
-    InputNorm,
+    InputNorm = 0,
     /// Norm before the MLP, `[d]`.
-    PostNorm,
+    PostNorm = 1,
     /// Query projection, `[h·e, d]`.
-    Q,
+    Q = 2,
     /// Key projection, `[k·e, d]`.
-    K,
+    K = 3,
     /// Value projection, `[k·e, d]`.
-    V,
+    V = 4,
     /// Query, key and value in one, `[(h+2k)·e, d]` (Phi-3).
-    Qkv,
+    Qkv = 5,
     /// Attention output projection, `[d, h·e]`.
-    O,
+    O = 6,
     /// Norm of each query head, `[e]` (Qwen3).
-    QNorm,
+    QNorm = 7,
     /// Norm of each key head, `[e]` (Qwen3).
-    KNorm,
+    KNorm = 8,
     /// MLP gate projection, `[f, d]`.
-    Gate,
+    Gate = 9,
     /// MLP up projection, `[f, d]`.
-    Up,
+    Up = 10,
     /// Gate and up in one, `[2f, d]` (Phi-3).
-    GateUp,
+    GateUp = 11,
     /// MLP down projection, `[d, f]`.
-    Down,
+    Down = 12,
 }
 
 /// How the base frequencies are stretched for long contexts.

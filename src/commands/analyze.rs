@@ -14,7 +14,7 @@ use crate::data::{
 };
 use crate::importance::{Amount, Analysis, DataUsed, Evidence, Losses, METRICS, Metric, Probe, Protect, Watch, metric};
 use crate::methods::{self, METHODS, Method, Search};
-use crate::model::{Batch, Budget, Fit, Model, ModelOptions, Residency};
+use crate::model::{Batch, Budget, Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -322,7 +322,7 @@ fn measure(
             progress.warn(&format!("the model does not use its tensor {first} and {} more", rest.len()));
         }
     }
-    let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
+    let fit = Placement::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
     let host = open::host(options.budget, &options.device);
     let sequences = read_text(settings, &checkpoint, seq_len, host, progress)?;
     let measured = settings.measured()?;

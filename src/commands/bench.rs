@@ -8,7 +8,7 @@ use super::neighbours::Neighbours;
 use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Entry};
-use crate::model::{Cache, Choice, Fittings, Residency, memory, peak};
+use crate::model::{Cache, Choice, LoadOptions, Residency, memory, peak};
 use crate::progress::{Progress, Silent, Unit};
 use crate::{Context, Error, Result, interrupt};
 
@@ -248,7 +248,7 @@ impl Runner {
         let warnings = Warnings(progress);
         let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), &warnings)?;
         let model =
-            open::speaker(&self.checkpoint, &self.spec, Fittings::default(), device, memory, longest, &warnings)?;
+            open::speaker(&self.checkpoint, &self.spec, LoadOptions::default(), device, memory, longest, &warnings)?;
         let vocabulary = self.spec.vocab_size as u64;
         let prompt: Vec<u32> = (0..prompt_tokens as u64).map(|i| (i * 2_654_435_761 % vocabulary) as u32).collect();
         let speak =

@@ -31,7 +31,7 @@ use crate::eval::side::Side;
 use crate::eval::source::Source;
 use crate::eval::tasks::TASKS;
 use crate::model::lora::{ADAPTER_FILES, Adapters};
-use crate::model::{Fit, Fittings, Model, ModelOptions, Residency};
+use crate::model::{LoadOptions, Model, ModelOptions, Placement, Residency};
 use crate::progress::{Progress, Silent};
 use crate::{Context, Error, Result};
 
@@ -189,12 +189,12 @@ pub(super) fn eval_sharing(
     }
     let options = ModelOptions {
         budget,
-        beside: if device.is_cpu() { job.bytes } else { 0 },
+        reserved_bytes: if device.is_cpu() { job.bytes } else { 0 },
         device,
-        fittings: Fittings { adapters: adapters.map(Arc::new), ..Fittings::default() },
+        load_options: LoadOptions { adapters: adapters.map(Arc::new), ..LoadOptions::default() },
         ..ModelOptions::default()
     };
-    let fit = Fit::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
+    let fit = Placement::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
     let (usual, most) = match settings.pass_tokens {
         Some(tokens) => (tokens, tokens),
         None => fit.tree_tokens(&spec, options.budget),

@@ -88,7 +88,7 @@ pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress:
     let teacher_bytes = teacher.as_ref().map_or(0, |teacher| teacher.tensors.values().map(|entry| entry.len).sum());
     let unfinished = place.as_deref().filter(|place| !settings.restart && WorkDir::check(place).is_ok());
     let held = unfinished.map(|place| WorkDir::peek(place.target())).transpose()?.flatten();
-    let held = held.and_then(|held| held.spending);
+    let held = held.and_then(|held| held.policy);
     let plan = estimate(&checkpoint, &spec, settings, (&device, budget), teacher_bytes, held)?;
     let data =
         settings.data.as_deref().ok_or_else(|| Error::request("which text? name a file or directory with --data"))?;

@@ -16,10 +16,10 @@ use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, Workplace, content_hash
 use crate::data::{Source, StreamOptions, Tokenizer, TrainStream};
 use crate::heal::{
     Best, Estimate, Finished, HealSettings, Known, Line, Losses, Measured, Merge, MergeOnto, Run, TextSamples, Train,
-    Trainer, WorkDir, fittings,
+    Trainer, WorkDir, load_options,
 };
 use crate::model::lora::Adapters;
-use crate::model::{Budget, Fittings, Loss, Model, ModelOptions, Residency};
+use crate::model::{Budget, LoadOptions, Loss, Model, ModelOptions, Residency};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -154,12 +154,12 @@ impl Job<'_> {
             (Train::Last(_), _) => None,
         };
         let adapters = adapters.map(Arc::new);
-        let mut fittings = fittings(spec, settings);
-        fittings.adapters.clone_from(&adapters);
+        let mut load_options = load_options(spec, settings);
+        load_options.adapters.clone_from(&adapters);
         let options = ModelOptions {
             device: device.clone(),
             budget: *budget,
-            fittings,
+            load_options,
             residency: Some(Residency::Resident),
             rows_on_host: true,
             ..ModelOptions::default()
@@ -171,7 +171,7 @@ impl Job<'_> {
                 Model::open(teacher, &options, progress)
             })
             .transpose()?;
-        let trainer = Trainer::new(&model, teacher.as_ref(), settings, self.plan.spending)?;
+        let trainer = Trainer::new(&model, teacher.as_ref(), settings, self.plan.policy)?;
         let mut run = Run { model: &model, trainer, settings, dir, validation };
         let place = run.restore()?;
         let stream = StreamOptions { shape: settings.shape(), window: settings.shuffle_window, seed: settings.seed };
@@ -247,8 +247,9 @@ impl Job<'_> {
         let (settings, checkpoint) = (self.settings, self.models.checkpoint);
         let onto = (settings.merge_onto == MergeOnto::Quantized).then_some(!settings.plain_scales);
         let unmerged = adapters.map(|adapters| {
-            let fittings = Fittings { four_bit: onto, adapters: Some(adapters.clone()), ..Fittings::default() };
-            gauge.losses(checkpoint, fittings, if settings.adapter_only { "healed" } else { "unmerged" })
+            let load_options =
+                LoadOptions { four_bit: onto, adapters: Some(adapters.clone()), ..LoadOptions::default() };
+            gauge.losses(checkpoint, load_options, if settings.adapter_only { "healed" } else { "unmerged" })
         });
         let unmerged = unmerged.transpose()?;
         let Before { uncut, cut } = &before;
@@ -257,7 +258,7 @@ impl Job<'_> {
             return Ok(Measured::new(gauge.text.clone(), Losses { uncut, cut, healed, unmerged: None }));
         }
         let merged = Arc::new(Checkpoint::open_dir(&out.join("merged"))?);
-        let healed = gauge.losses(&merged, Fittings::default(), "healed")?;
+        let healed = gauge.losses(&merged, LoadOptions::default(), "healed")?;
         let losses = Losses { uncut, cut, healed: &healed, unmerged: unmerged.as_deref() };
         Ok(Measured::new(gauge.text.clone(), losses))
     }

@@ -9,7 +9,7 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::data::{SequenceOptions, Sequences, Source, Tokenizer};
 use crate::heal::{HealSettings, Known, Text, measurement};
-use crate::model::{Budget, Fittings, Loss, Model, ModelOptions};
+use crate::model::{Budget, LoadOptions, Loss, Model, ModelOptions};
 use crate::progress::Progress;
 use crate::provenance::Provenance;
 use crate::{Context, Error, Result};
@@ -97,13 +97,18 @@ impl<'a> Gauge<'a> {
         Ok(Self { text, rows, device, budget, progress })
     }
 
-    /// The losses of `checkpoint` with `fittings`.
+    /// The losses of `checkpoint` with `load_options`.
     ///
     /// # Errors
     /// Request: a budget that is too small for the model. Work: values that are not finite, files that cannot be read.
-    pub(super) fn losses(&self, checkpoint: &Arc<Checkpoint>, fittings: Fittings, what: &str) -> Result<Vec<Loss>> {
+    pub(super) fn losses(
+        &self,
+        checkpoint: &Arc<Checkpoint>,
+        load_options: LoadOptions,
+        what: &str,
+    ) -> Result<Vec<Loss>> {
         let options =
-            ModelOptions { device: self.device.clone(), budget: self.budget, fittings, ..ModelOptions::default() };
+            ModelOptions { device: self.device.clone(), budget: self.budget, load_options, ..ModelOptions::default() };
         let place = || format!("measuring the {what} model");
         let model = Model::open(checkpoint.clone(), &options, self.progress).context(place)?;
         model.losses(&self.rows, model.pass_tokens(0), &format!("loss, {what}"), self.progress).context(place)
@@ -124,7 +129,7 @@ impl<'a> Gauge<'a> {
         if let Some(losses) = known.get(&name) {
             return Ok(losses.clone());
         }
-        let losses = self.losses(checkpoint, Fittings::default(), what)?;
+        let losses = self.losses(checkpoint, LoadOptions::default(), what)?;
         known.insert(name, losses.clone());
         Ok(losses)
     }

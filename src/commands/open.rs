@@ -7,7 +7,7 @@ use candle_core::Device;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Hub};
 use crate::data::{Longest, Purpose, Source, SourceOptions};
-use crate::model::{Budget, Cache, Fittings, Model, ModelOptions, Residency};
+use crate::model::{Budget, Cache, LoadOptions, Model, ModelOptions, Residency};
 use crate::plan::PlannedFor;
 use crate::progress::{Progress, Silent};
 use crate::{Context, Error, Result, ops};
@@ -93,15 +93,15 @@ pub(super) fn text(
 pub(super) fn speaker(
     checkpoint: &Arc<Checkpoint>,
     spec: &ModelSpec,
-    fittings: Fittings,
+    load_options: LoadOptions,
     device: Device,
     memory: Option<&str>,
     longest: usize,
     progress: &dyn Progress,
 ) -> Result<Model> {
-    let beside = Cache::bytes(spec, spec.layers, longest);
+    let reserved_bytes = Cache::bytes(spec, spec.layers, longest);
     let budget = budget(memory, &device)?;
-    let options = ModelOptions { device, budget, fittings, beside, ..ModelOptions::default() };
+    let options = ModelOptions { device, budget, load_options, reserved_bytes, ..ModelOptions::default() };
     let model = Model::open(checkpoint.clone(), &options, progress)?;
     if model.residency() == Residency::Streamed {
         progress.warn(&format!(

@@ -10,7 +10,7 @@ use super::open;
 use crate::arch::ModelSpec;
 use crate::data::{Special, Spoken, Tokenizer, end_tokens};
 use crate::model::lora::Adapters;
-use crate::model::{Choice, Ended, Fittings};
+use crate::model::{Choice, Ended, LoadOptions};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
@@ -161,9 +161,9 @@ fn continuation(
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
     let adapters = adapter.map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose();
     let adapters = adapters.context(|| "--adapter")?;
-    let fittings = Fittings { adapters: adapters.map(Arc::new), ..Fittings::default() };
+    let load_options = LoadOptions { adapters: adapters.map(Arc::new), ..LoadOptions::default() };
     let memory = settings.memory.as_deref();
-    let model = open::speaker(&checkpoint, &spec, fittings, device, memory, longest, progress)?;
+    let model = open::speaker(&checkpoint, &spec, load_options, device, memory, longest, progress)?;
     let SampleSettings { temperature, top_k, top_p, seed, .. } = *settings;
     let choice = Choice { temperature, top_k, top_p, seed };
     let (mut spoken, mut text) = (Spoken::after(&tokenizer, &ids), String::new());

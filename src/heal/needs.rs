@@ -1,8 +1,8 @@
 //! What a training step takes of memory, counted before anything is loaded.
 //!
-//! A pass is dearest at one of three places: at the loss, in the backward pass of attention, which looks at all tokens,
-//! or in that of an MLP, which looks at some of them at a time. What waits for the backward pass is all there at the
-//! first of them and gone at the last; gradients come as it goes.
+//! A pass is dearest at one of three places: at the loss, in the backward pass of what mixes tokens, which looks at all
+//! of them, or in that of the rest, which looks at some of them at a time; sub-layers say what they take there. What
+//! waits for the backward pass is all there at the first of them and gone at the last; gradients come as it goes.
 
 use candle_core::Device;
 
@@ -10,7 +10,7 @@ use super::choices::{Quant, Train};
 use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
-use crate::model::Spending;
+use crate::model::{CheckpointingPolicy, TrainingCost};
 use crate::ops;
 
 /// What the allocator keeps.
@@ -28,9 +28,9 @@ pub(super) struct Needs {
     pub(super) walked: u64,
     /// The three dearest places.
     loss: u64,
-    attention: u64,
-    around_mlp: u64,
-    mlp_per_token: u64,
+    mixing: u64,
+    around_chunk: u64,
+    chunk_per_token: u64,
     tokens: u64,
     /// Whether gradients are there only after what waits has gone.
     in_turn: bool,
@@ -45,85 +45,76 @@ impl Needs {
         device: &Device,
         (fixed, trained): (u64, u64),
     ) -> Self {
-        let (d, heads, mlp) = (spec.hidden_size as u64, spec.heads as u64, spec.mlp_size as u64);
-        let (q, kv) = (heads * spec.head_dim as u64, (spec.kv_heads * spec.head_dim) as u64);
+        let d = spec.hidden_size as u64;
         let of_step = (settings.seq_len() * settings.batch) as u64;
         let tokens = (settings.pass_tokens.max(settings.seq_len()) as u64).min(of_step);
         let taught = settings.teacher.is_some();
         let lessons = if taught { 4 * d * of_step } else { 0 };
         let logits = ops::objective_bytes(tokens as usize, (spec.hidden_size, spec.vocab_size), taught, device);
         let whole = settings.train != Train::Lora;
-        // norms of heads are undone with what was there before them
-        let unnormed = if spec.qk_norm { q + kv } else { 0 };
         let rotations = spec.rope.rotary_dim as u64;
-        // what products take and give; the residual stream, its gradient and what is said of a head are f32
-        let narrow = ops::remembered_bytes(device);
-        // gradients of the stream, of q, k, v and the output beside themselves, and two numbers for each head
-        let attention = tokens * (4 * (d + 2 * heads + rotations) + narrow * (4 * (q + kv) + unnormed));
-        let beside = beside_a_product(checkpoint, spec, settings, device);
-        let around_mlp = tokens * (4 * (d + heads + rotations) + narrow * (3 * q + 2 * kv)) + beside;
-        // gate, up and their gradients; on a GPU these lie in their place and in that of the adapter's part
-        let wide = narrow * if device.is_cuda() { 4 } else { 5 } * mlp + (4 + 2 * narrow) * d;
-        let mlp_per_token = wide.max((12 + 4 * narrow) * d + narrow * (q + 2 * kv));
+        let cost = TrainingCost::most(spec, device);
+        // the gradient of the stream
+        let throughout = 4 * (d + rotations);
         Self {
             fixed: fixed + lessons + SLACK,
             gradients: 4 * trained,
-            input: narrow * d * tokens,
-            kept: tokens * (4 * (d + heads) + narrow * 2 * (q + kv + mlp)),
+            input: ops::activation_bytes(device) * d * tokens,
+            kept: tokens * cost.saved,
             walked: match settings.train {
                 Train::Lora => spec.layers,
                 Train::Last(layers) => layers.min(spec.layers),
             } as u64,
             // the gradient of a head is made anew with its factor; a trained head has a copy for products on a GPU
             loss: 4 * tokens * (3 * d + rotations) + logits + if whole { 8 * spec.vocab_size as u64 * d } else { 0 },
-            attention,
-            around_mlp,
-            mlp_per_token,
+            mixing: tokens * (throughout + cost.mixing),
+            around_chunk: tokens * (throughout + cost.held) + beside_a_product(checkpoint, spec, settings, device),
+            chunk_per_token: cost.chunk,
             tokens,
             in_turn: !whole && tokens == of_step,
         }
     }
 
     /// Bytes of a step that spends like this.
-    pub(super) fn bytes(&self, spending: Spending) -> u64 {
-        let kept = spending.layers_kept as u64;
-        let inputs = if spending.inputs_on_host { kept } else { self.walked } * self.input;
+    pub(super) fn bytes(&self, policy: CheckpointingPolicy) -> u64 {
+        let kept = policy.saved_layers as u64;
+        let inputs = if policy.offload_activations { kept } else { self.walked } * self.input;
         let waiting = inputs + kept * self.kept;
         let held = match self.in_turn {
             true => waiting.max(self.gradients + self.input),
             false => waiting + self.gradients,
         };
-        let mlp = self.around_mlp + self.mlp_per_token * self.tokens.min(spending.tokens_at_once as u64);
-        let returned = if spending.inputs_on_host { self.input } else { 0 };
-        self.fixed + held + self.loss.max(self.attention.max(mlp) + returned)
+        let chunk = self.around_chunk + self.chunk_per_token * self.tokens.min(policy.chunk_size as u64);
+        let returned = if policy.offload_activations { self.input } else { 0 };
+        self.fixed + held + self.loss.max(self.mixing.max(chunk) + returned)
     }
 
-    /// The way to spend that fits into `room` with the least work done for nothing; else the bytes of the thriftiest way.
-    /// On a GPU fewer tokens at a time than `most` come before inputs in main memory, of which `host` bytes are free; a run
-    /// that goes on is held (`is_held`) to the tokens it began with.
-    pub(super) fn spending(
+    /// The policy that fits into `room` with the least work done for nothing; else the bytes of the thriftiest
+    /// way. On a GPU fewer tokens at a time than `most` come before inputs in main memory, of which `host` bytes are
+    /// free; a run that goes on is held (`is_held`) to the tokens it began with.
+    pub(super) fn policy(
         &self,
-        most: Spending,
+        most: CheckpointingPolicy,
         on_gpu: bool,
         is_held: bool,
         (room, host): (u64, u64),
-    ) -> std::result::Result<Spending, u64> {
+    ) -> std::result::Result<CheckpointingPolicy, u64> {
         // fewer tokens at a time are other bits: on a CPU what is free must not decide on those
         let divisors: &[usize] = if on_gpu && !is_held { &[1, 2, 4, 8] } else { &[1] };
         let places: &[bool] = if on_gpu && self.walked * self.input <= host { &[false, true] } else { &[false] };
-        let ways = places.iter().flat_map(|inputs_on_host| {
-            divisors.iter().map(|divisor| Spending {
-                layers_kept: 0,
-                tokens_at_once: most.tokens_at_once / divisor,
-                inputs_on_host: *inputs_on_host,
+        let ways = places.iter().flat_map(|offload_activations| {
+            divisors.iter().map(|divisor| CheckpointingPolicy {
+                saved_layers: 0,
+                chunk_size: most.chunk_size / divisor,
+                offload_activations: *offload_activations,
             })
         });
         let mut least = u64::MAX;
         for way in ways {
             least = least.min(self.bytes(way));
             if least <= room {
-                let kept = |layers_kept| Spending { layers_kept, ..way };
-                let fits = |way: &Spending| self.bytes(*way) <= room;
+                let kept = |saved_layers| CheckpointingPolicy { saved_layers, ..way };
+                let fits = |way: &CheckpointingPolicy| self.bytes(*way) <= room;
                 return Ok((1..=self.walked as usize).rev().map(kept).find(fits).unwrap_or(way));
             }
         }
@@ -131,8 +122,8 @@ impl Needs {
     }
 }
 
-/// Bytes beside a product with the largest matrix of a layer: on a GPU its numbers in the type of the product where they
-/// are held in another, and where it is trained a chunk's part of its gradient and the sum with it.
+/// Bytes beside a product with the largest matrix of a layer: on a GPU its numbers in the type of the product where
+/// they are held in another, and where it is trained a chunk's part of its gradient and the sum with it.
 fn beside_a_product(checkpoint: &Checkpoint, spec: &ModelSpec, settings: &HealSettings, device: &Device) -> u64 {
     let matrices = spec.layer_tensors(0).into_iter().filter(|tensor| tensor.shape.len() == 2);
     let (sizes, names): (Vec<usize>, Vec<String>) =
@@ -140,7 +131,7 @@ fn beside_a_product(checkpoint: &Checkpoint, spec: &ModelSpec, settings: &HealSe
     let largest = sizes.into_iter().max().unwrap_or(0) as u64;
     let whole = settings.train != Train::Lora;
     let four_bit = settings.quant == Quant::Nf4 || names.iter().any(|name| checkpoint.four_bit_state(name).is_some());
-    let numbers = if device.is_cuda() && (four_bit || whole) { ops::remembered_bytes(device) * largest } else { 0 };
+    let numbers = if device.is_cuda() && (four_bit || whole) { ops::activation_bytes(device) * largest } else { 0 };
     numbers + if whole { 8 * largest } else { 0 }
 }
 
@@ -148,7 +139,7 @@ fn beside_a_product(checkpoint: &Checkpoint, spec: &ModelSpec, settings: &HealSe
 mod tests {
     use super::*;
 
-    /// Four layers that 10 bytes enter and that keep 100 more, an MLP's 40 for 40 tokens and 5 around it.
+    /// Four layers that 10 bytes enter and that keep 100 more, a chunk's 40 for 40 tokens and 5 around it.
     fn needs() -> Needs {
         Needs {
             fixed: 1000,
@@ -157,9 +148,9 @@ mod tests {
             kept: 100,
             walked: 4,
             loss: 7,
-            attention: 20,
-            around_mlp: 5,
-            mlp_per_token: 1,
+            mixing: 20,
+            around_chunk: 5,
+            chunk_per_token: 1,
             tokens: 40,
             in_turn: true,
         }
@@ -167,9 +158,12 @@ mod tests {
 
     #[test]
     fn what_is_spent_follows_what_there_is() {
-        let most = Spending { layers_kept: 0, tokens_at_once: 64, inputs_on_host: false };
-        let way =
-            |layers_kept, tokens_at_once, inputs_on_host| Spending { layers_kept, tokens_at_once, inputs_on_host };
+        let most = CheckpointingPolicy { saved_layers: 0, chunk_size: 64, offload_activations: false };
+        let way = |saved_layers, chunk_size, offload_activations| CheckpointingPolicy {
+            saved_layers,
+            chunk_size,
+            offload_activations,
+        };
         for (on_gpu, room, host, expected) in [
             (true, 1485, 40, Ok(way(4, 64, false))),
             (true, 1484, 40, Ok(way(3, 64, false))),
@@ -184,24 +178,24 @@ mod tests {
             (false, 1085, 0, Ok(way(0, 64, false))),
             (false, 1084, 99, Err(1085)),
         ] {
-            assert_eq!(needs().spending(most, on_gpu, false, (room, host)), expected, "{on_gpu} {room} {host}");
+            assert_eq!(needs().policy(most, on_gpu, false, (room, host)), expected, "{on_gpu} {room} {host}");
         }
     }
 
     #[test]
     fn a_run_that_goes_on_keeps_its_tokens() {
-        let began = Spending { layers_kept: 4, tokens_at_once: 32, inputs_on_host: false };
-        let spending = |room| needs().spending(began, true, true, (room, 40));
-        assert_eq!(spending(u64::MAX).map(|way| (way.layers_kept, way.tokens_at_once)), Ok((4, 32)));
-        assert_eq!(spending(1084).map(|way| (way.layers_kept, way.tokens_at_once)), Ok((0, 32)));
+        let began = CheckpointingPolicy { saved_layers: 4, chunk_size: 32, offload_activations: false };
+        let policy = |room| needs().policy(began, true, true, (room, 40));
+        assert_eq!(policy(u64::MAX).map(|way| (way.saved_layers, way.chunk_size)), Ok((4, 32)));
+        assert_eq!(policy(1084).map(|way| (way.saved_layers, way.chunk_size)), Ok((0, 32)));
         // eight at a time would fit, inputs in main memory as well
-        assert_eq!(spending(1061).map(|way| (way.tokens_at_once, way.inputs_on_host)), Err(1062));
-        assert_eq!(spending(1062).map(|way| way.inputs_on_host), Ok(true));
+        assert_eq!(policy(1061).map(|way| (way.chunk_size, way.offload_activations)), Err(1062));
+        assert_eq!(policy(1062).map(|way| way.offload_activations), Ok(true));
     }
 
     #[test]
     fn gradients_come_as_inputs_go_unless_there_are_some_already() {
-        let way = Spending { layers_kept: 1, tokens_at_once: 40, inputs_on_host: false };
+        let way = CheckpointingPolicy { saved_layers: 1, chunk_size: 40, offload_activations: false };
         let bytes = |gradients, in_turn| Needs { gradients, in_turn, ..needs() }.bytes(way);
         assert_eq!([bytes(5, true), bytes(200, true), bytes(200, false)], [1185, 1255, 1385]);
     }

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::arch::HEAD;
-use crate::model::{Batch, Block, Lesson, Model, Noise, Parameter, Pass, Spending, Training};
+use crate::model::{
+    Batch, Block, CheckpointingPolicy, Dropout, ForwardContext, Lesson, Model, Parameter, TrainContext,
+};
 use crate::{Error, Result, interrupt, ops};
 
 /// Gradients by the name of their parameter, summed over passes.
@@ -20,15 +22,15 @@ pub const FINAL_NORM: &str = "model.norm.weight";
 
 /// A pass to make.
 #[derive(Clone, Copy, Debug)]
-pub struct PassSettings<'a> {
+pub(super) struct PassSettings<'a> {
     /// What the gradients are multiplied with: one over the number of targets of the whole step.
-    pub factor: f64,
+    pub(super) factor: f64,
     /// Dropout.
-    pub noise: Option<Noise>,
+    pub(super) dropout: Option<Dropout>,
     /// What memory is spent on.
-    pub spending: Spending,
+    pub(super) policy: CheckpointingPolicy,
     /// A teacher.
-    pub lesson: Option<Lesson<'a>>,
+    pub(super) lesson: Option<Lesson<'a>>,
 }
 
 /// Sums over the targets of a pass.
@@ -82,11 +84,16 @@ fn blocks(model: &Model) -> Result<&[std::sync::Arc<Block>]> {
 ///
 /// # Errors
 /// Work: a value that is not finite, named with its layer. Interrupted.
-pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients: &mut Gradients) -> Result<PassLoss> {
+pub(super) fn pass(
+    model: &Model,
+    batch: &Batch,
+    settings: &PassSettings<'_>,
+    gradients: &mut Gradients,
+) -> Result<PassLoss> {
     let blocks = blocks(model)?;
-    let prepared = Pass::new(model.spec(), batch, model.device())?;
-    let PassSettings { noise, spending, .. } = *settings;
-    let training = |place| Training { pass: &prepared, place, noise, spending };
+    let prepared = ForwardContext::new(model.spec(), batch, model.device())?;
+    let PassSettings { dropout, policy, .. } = *settings;
+    let training = |place| TrainContext { forward: &prepared, place, dropout, policy };
     let trained = |block: &std::sync::Arc<Block>| !block.parameters().is_empty();
     let lowest = blocks.iter().position(trained).unwrap_or(blocks.len());
 
@@ -99,7 +106,7 @@ pub fn pass(model: &Model, batch: &Batch, settings: &PassSettings<'_>, gradients
         if place < lowest {
             x = block.forward(&x, &prepared)?;
         } else {
-            let (y, own) = block.forward_kept(&x, &training(place), place + spending.layers_kept >= blocks.len())?;
+            let (y, own) = block.forward_saving(&x, &training(place), place + policy.saved_layers >= blocks.len())?;
             kept.push(own);
             x = y;
         }

@@ -11,7 +11,7 @@ use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::model::lora::{Adapters, LoraSettings};
-use crate::model::{Budget, Fittings, Head, Spending, four_bit, memory};
+use crate::model::{Budget, CheckpointingPolicy, Head, LoadOptions, four_bit, mean_flops, memory};
 use crate::{Error, Result, ops};
 
 /// What a healing takes.
@@ -29,7 +29,7 @@ pub struct Estimate {
     pub inputs: u64,
     /// What passes spend memory on.
     #[serde(flatten)]
-    pub spending: Spending,
+    pub policy: CheckpointingPolicy,
     /// Bytes in memory, all together.
     pub memory: u64,
     /// Tokens of a step.
@@ -53,13 +53,13 @@ pub fn estimate(
     settings: &HealSettings,
     (device, budget): (&Device, Budget),
     teacher_bytes: u64,
-    held: Option<Spending>,
+    held: Option<CheckpointingPolicy>,
 ) -> Result<Estimate> {
     check_sizes(settings, spec, budget)?;
     let trained = trained(spec, settings)?;
-    let fittings = fittings(spec, settings);
-    let head = Head::bytes(checkpoint, spec, &fittings, device);
-    let frozen: u64 = (0..spec.layers).map(|layer| fittings.bytes(checkpoint, spec, (layer, layer), device)).sum();
+    let load_options = load_options(spec, settings);
+    let head = Head::bytes(checkpoint, spec, &load_options, device);
+    let frozen: u64 = (0..spec.layers).map(|layer| load_options.bytes(checkpoint, spec, (layer, layer), device)).sum();
     let adapters = if settings.train == Train::Lora { 4 * trained } else { 0 };
     let weights = frozen + head + adapters + teacher_bytes;
     // gradients, two moments
@@ -67,16 +67,16 @@ pub fn estimate(
 
     let needs = Needs::new(checkpoint, spec, settings, device, (weights + 8 * trained, trained));
     let host = if device.is_cuda() { memory::free() / 10 * 9 } else { 0 };
-    let most = held.unwrap_or_else(|| Spending::on(device, 0));
+    let most = held.unwrap_or_else(|| CheckpointingPolicy::on(device, 0));
     let rooms = (budget.usable(), host);
-    let spending = needs.spending(most, device.is_cuda(), held.is_some(), rooms).map_err(|least| match held {
+    let policy = needs.policy(most, device.is_cuda(), held.is_some(), rooms).map_err(|least| match held {
         Some(held) => no_longer_fits(held, budget, least),
         None => too_large(settings, budget, least, needs.fixed + needs.gradients),
     })?;
-    let bytes = needs.bytes(spending);
+    let bytes = needs.bytes(policy);
 
     let tokens_per_step = (settings.batch as u64).saturating_mul(settings.seq_len() as u64);
-    let recomputed = 1.0 - spending.layers_kept as f64 / needs.walked.max(1) as f64;
+    let recomputed = 1.0 - policy.saved_layers as f64 / needs.walked.max(1) as f64;
     let source: u64 = checkpoint.tensors.values().map(|entry| entry.len).sum();
     let taught = teacher_bytes as f64 / source.max(1) as f64;
     let flops_per_step = tokens_per_step as f64 * flops_per_token(spec, settings, trained, recomputed, taught);
@@ -90,7 +90,7 @@ pub fn estimate(
         optimiser,
         activations: bytes - weights - optimiser,
         inputs: needs.walked * needs.input,
-        spending,
+        policy,
         memory: bytes + memory::OVERHEAD,
         tokens_per_step,
         flops_per_step,
@@ -123,14 +123,14 @@ fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Res
 
 /// How the model is read for `settings`, adapters apart.
 #[must_use]
-pub fn fittings(spec: &ModelSpec, settings: &HealSettings) -> Fittings {
-    Fittings {
+pub fn load_options(spec: &ModelSpec, settings: &HealSettings) -> LoadOptions {
+    LoadOptions {
         four_bit: (settings.quant == Quant::Nf4).then_some(!settings.plain_scales),
-        adapters: None,
-        whole_from: match settings.train {
+        unfrozen_from: match settings.train {
             Train::Lora => None,
             Train::Last(layers) => Some(spec.layers.saturating_sub(layers)),
         },
+        ..LoadOptions::default()
     }
 }
 
@@ -152,15 +152,14 @@ fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
 /// Floating point operations of a token, products alone: two for each weight that it meets. `recomputed` is the share of
 /// the layers walked back through whose forward pass is done twice, `taught` the size of a teacher against the model's.
 fn flops_per_token(spec: &ModelSpec, settings: &HealSettings, trained: u64, recomputed: f64, taught: f64) -> f64 {
-    let matrices = spec.layer_tensors(0).into_iter().filter(|tensor| tensor.shape.len() == 2);
-    let products = 2.0 * matrices.map(|tensor| tensor.shape.iter().product::<usize>() as f64).sum::<f64>();
-    // scores and sums of values, each over half of the square; five such products on the way back
-    let attention = (2 * spec.heads * spec.head_dim * settings.seq_len()) as f64;
-    let forward = products + attention;
+    let (products, mixing) = mean_flops(spec);
+    let mixing = mixing * settings.seq_len() as f64;
+    let forward = products + mixing;
     let head = (2 * spec.vocab_size * spec.hidden_size) as f64;
     let layers = spec.layers as f64;
     let teacher = taught * (layers * forward + head);
-    let back = products + 2.5 * attention;
+    // scores and sums of values are two products, their gradients five
+    let back = products + 2.5 * mixing;
     teacher
         + match settings.train {
             // input gradients of frozen weights; an adapter's numbers are met on the way up, for their own gradient and
@@ -222,12 +221,12 @@ fn numbers_bytes(checkpoint: &Checkpoint) -> Result<u64> {
     Ok(bytes)
 }
 
-fn no_longer_fits(held: Spending, budget: Budget, least: u64) -> Error {
+fn no_longer_fits(held: CheckpointingPolicy, budget: Budget, least: u64) -> Error {
     let (least, cap) = (ByteSize(least + memory::OVERHEAD), ByteSize(budget.bytes()));
     Error::request(format!(
         "the unfinished run works on {} tokens at a time, which takes at least {least} of memory; allowed are {cap}: free \
          some, allow more with --memory, or --restart to begin anew",
-        held.tokens_at_once
+        held.chunk_size
     ))
 }
 

@@ -7,7 +7,7 @@ use super::samples::Samples;
 use super::settings::HealSettings;
 use super::state::{Best, Place, WorkDir};
 use super::trainer::Trainer;
-use crate::model::{Loss, Model, Spending, memory};
+use crate::model::{CheckpointingPolicy, Loss, Model, memory};
 use crate::progress::{Progress, Silent, Unit};
 use crate::shown::from_here;
 use crate::{Context, Error, Result, interrupt, ops};
@@ -78,7 +78,7 @@ impl Run<'_> {
                 "{dir}: the log does not reach step {step} of the state; --restart begins anew"
             )));
         }
-        let (steps, most) = (self.settings.steps, Spending::on(self.model.device(), 0).tokens_at_once);
+        let (steps, most) = (self.settings.steps, CheckpointingPolicy::on(self.model.device(), 0).chunk_size);
         if let Some(place) = place.as_ref().filter(|place| {
             place.step > steps || place.validation_tokens.is_some_and(|tokens| !(1..=most).contains(&tokens))
         }) {
@@ -90,7 +90,7 @@ impl Run<'_> {
             )));
         }
         let mut at = At { journal, place: place.unwrap_or_default(), saved };
-        at.place.spending.get_or_insert(self.trainer.spending());
+        at.place.policy.get_or_insert(self.trainer.policy());
         at.place.validation_tokens.get_or_insert(self.model.pass_tokens(0));
         if let Err(error) = self.steps(&mut at, samples, progress) {
             progress.end();

@@ -19,7 +19,7 @@ use crate::checkpoint::{
 };
 use crate::data::Position;
 use crate::files::{self, Bound};
-use crate::model::Spending;
+use crate::model::CheckpointingPolicy;
 use crate::plan::MOST_LAYERS;
 use crate::progress::Silent;
 use crate::shown::from_here;
@@ -49,10 +49,10 @@ pub struct Place {
     pub tokens: u64,
     /// The next sequence.
     pub position: Position,
-    /// What passes spend memory on: more or fewer tokens at a time are other last bits, whatever memory is free when the
-    /// run goes on.
-    #[serde(default)]
-    pub spending: Option<Spending>,
+    /// What passes spend memory on: more or fewer tokens at a time are other last bits, whatever memory is free when
+    /// the run goes on.
+    #[serde(default, rename = "spending")]
+    pub policy: Option<CheckpointingPolicy>,
     /// Tokens of a pass of validation, for the same reason.
     #[serde(default)]
     pub validation_tokens: Option<usize>,
@@ -65,9 +65,9 @@ impl Place {
         if self.step > FURTHEST || self.tokens > FURTHEST as u64 {
             return wrong("done so much");
         }
-        match self.spending {
-            Some(spending) if spending.layers_kept > MOST_LAYERS => wrong("so many layers"),
-            Some(spending) if spending.tokens_at_once == 0 => wrong("0 tokens at a time"),
+        match self.policy {
+            Some(policy) if policy.saved_layers > MOST_LAYERS => wrong("so many layers"),
+            Some(policy) if policy.chunk_size == 0 => wrong("0 tokens at a time"),
             _ if self.validation_tokens == Some(0) => wrong("0 tokens at a time"),
             _ => Ok(()),
         }

@@ -6,7 +6,7 @@ use super::optimiser::{Optimiser, clip};
 use super::pass::{Gradients, PassLoss, PassSettings, parameters, pass};
 use super::schedule::Schedule;
 use super::settings::HealSettings;
-use crate::model::{Batch, Lesson, Model, Noise, Observer, Spending};
+use crate::model::{Batch, CheckpointingPolicy, Dropout, Lesson, Model, Observer};
 use crate::ops::{self, FiniteWatch};
 use crate::progress::Silent;
 use crate::{Context, Error, Result};
@@ -37,7 +37,7 @@ pub struct Trainer<'a> {
     dropout: f64,
     seed: u64,
     pass_tokens: usize,
-    spending: Spending,
+    policy: CheckpointingPolicy,
 }
 
 impl<'a> Trainer<'a> {
@@ -49,7 +49,7 @@ impl<'a> Trainer<'a> {
         model: &'a Model,
         teacher: Option<&'a Model>,
         settings: &HealSettings,
-        spending: Spending,
+        policy: CheckpointingPolicy,
     ) -> Result<Self> {
         let parameters = parameters(model)?;
         if parameters.is_empty() {
@@ -69,7 +69,7 @@ impl<'a> Trainer<'a> {
             dropout: settings.dropout,
             seed: settings.seed,
             pass_tokens: settings.pass_tokens,
-            spending,
+            policy,
         })
     }
 
@@ -81,8 +81,8 @@ impl<'a> Trainer<'a> {
 
     /// What its passes spend memory on.
     #[must_use]
-    pub fn spending(&self) -> Spending {
-        self.spending
+    pub fn policy(&self) -> CheckpointingPolicy {
+        self.policy
     }
 
     /// The trained parameters by name.
@@ -148,7 +148,7 @@ impl<'a> Trainer<'a> {
         let taught = self.teacher.map(|(teacher, ..)| Last::of(teacher, &batches)).transpose()?;
         let (mut sums, mut gradients) = (PassLoss::default(), Gradients::new());
         for (index, batch) in batches.iter().enumerate() {
-            let draw = (self.optimiser.steps as u64) << 16 | index as u64;
+            let micro_batch = (self.optimiser.steps as u64) << 16 | index as u64;
             let lesson = self.teacher.zip(taught.as_ref()).map(|((teacher, weight, temperature), taught)| Lesson {
                 head: teacher.head(),
                 x: &taught[index],
@@ -157,8 +157,8 @@ impl<'a> Trainer<'a> {
             });
             let settings = PassSettings {
                 factor: 1.0 / targets as f64,
-                noise: (self.dropout > 0.0).then_some(Noise { rate: self.dropout, seed: self.seed, draw }),
-                spending: self.spending,
+                dropout: (self.dropout > 0.0).then_some(Dropout { rate: self.dropout, seed: self.seed, micro_batch }),
+                policy: self.policy,
                 lesson,
             };
             let pass = pass(self.model, batch, &settings, &mut gradients)?;

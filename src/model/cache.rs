@@ -6,8 +6,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::block::Pass;
-use super::{Batch, Model, PASS_TOKENS};
+use super::{Batch, ForwardContext, Model, PASS_TOKENS};
 use crate::arch::ModelSpec;
 use crate::ops::{self, FiniteWatch, Heads};
 use crate::{Error, Result, interrupt};
@@ -17,12 +16,12 @@ use crate::{Error, Result, interrupt};
 pub struct Cache {
     ids: Vec<u32>,
     capacity: usize,
-    layers: Vec<Past>,
+    layers: Vec<LayerCache>,
 }
 
 /// Keys and values of one layer.
 #[derive(Debug)]
-pub(super) struct Past {
+pub(super) struct LayerCache {
     /// `[capacity, k·e]`, of which the first `len` rows count.
     keys: Tensor,
     /// `[capacity, k·e]`.
@@ -30,7 +29,7 @@ pub(super) struct Past {
     len: usize,
 }
 
-impl Past {
+impl LayerCache {
     /// Takes in the keys and values `[t, k·e]` of the tokens that follow, and attends with their queries `[t, h·e]`.
     pub(super) fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
         let len = self.len + k.dim(0)?;
@@ -51,7 +50,7 @@ impl Cache {
         let spec = model.spec();
         let shape = (capacity, spec.kv_heads * spec.head_dim);
         let zeros = || Tensor::zeros(shape, DType::F32, model.device());
-        let layers = (0..model.layers()).map(|_| Ok(Past { keys: zeros()?, values: zeros()?, len: 0 }));
+        let layers = (0..model.layers()).map(|_| Ok(LayerCache { keys: zeros()?, values: zeros()?, len: 0 }));
         Ok(Self { ids: Vec::new(), capacity, layers: layers.collect::<Result<_>>()? })
     }
 
@@ -92,7 +91,7 @@ impl Model {
             let x = self.embed(&Batch::sequences(&[part])?)?;
             let mut watch = FiniteWatch::new(self.layers() + 1, &self.device)?;
             self.look(&mut watch, 0, &x, &|token| format!("token {} (from 0)", position + token))?;
-            let pass = Pass::after(&self.spec, position, part.len(), longest, &self.device)?;
+            let pass = ForwardContext::after(&self.spec, position, part.len(), longest, &self.device)?;
             states.push((x, pass, watch, position));
         }
         self.stack.walk(|place, block| {

@@ -18,6 +18,7 @@ pub(super) fn rows(x: &Tensor, chunk: &Range<usize>) -> Result<Tensor> {
 }
 
 /// `[t, n]` that comes a chunk at a time. Joined at the end, all of it would be there twice.
+#[derive(Debug)]
 pub(super) struct Gathered {
     t: usize,
     whole: Option<Tensor>,

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::lora::{At, Table};
 use super::not_finite::overflows;
-use super::{Fittings, four_bit};
+use super::{LoadOptions, four_bit};
 use crate::arch::{HEAD, ModelSpec};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, Scored, Teacher, WeightMatrix};
@@ -22,7 +22,7 @@ pub struct Head {
     spec: Arc<ModelSpec>,
     device: Device,
     /// Held in f32, to be trained.
-    whole: bool,
+    unfrozen: bool,
     /// What is done to the matrix when it is read.
     table: Option<Table>,
     norm: Tensor,
@@ -61,19 +61,19 @@ impl Head {
         checkpoint: Arc<Checkpoint>,
         spec: Arc<ModelSpec>,
         device: &Device,
-        fittings: &Fittings,
+        load_options: &LoadOptions,
     ) -> Result<Self> {
         let norm = checkpoint.load_f32(spec.final_norm_tensor(), &[spec.hidden_size], device)?;
-        let (whole, table) = (fittings.whole_from.is_some(), fittings.table(HEAD).cloned());
-        Ok(Self { checkpoint, spec, device: device.clone(), whole, table, norm, weight: OnceLock::new() })
+        let (unfrozen, table) = (load_options.unfrozen_from.is_some(), load_options.table(HEAD).cloned());
+        Ok(Self { checkpoint, spec, device: device.clone(), unfrozen, table, norm, weight: OnceLock::new() })
     }
 
     /// Bytes that the head's matrix takes in the memory of `device`: in f32 where it is trained or changed.
     #[must_use]
-    pub fn bytes(checkpoint: &Checkpoint, spec: &ModelSpec, fittings: &Fittings, device: &Device) -> u64 {
+    pub fn bytes(checkpoint: &Checkpoint, spec: &ModelSpec, load_options: &LoadOptions, device: &Device) -> u64 {
         let entry = checkpoint.index.tensors.get(spec.head_tensor(&checkpoint.index));
         let numbers = (spec.vocab_size * spec.hidden_size) as u64;
-        let wide = fittings.whole_from.is_some() || fittings.table(HEAD).is_some();
+        let wide = load_options.unfrozen_from.is_some() || load_options.table(HEAD).is_some();
         if wide { 4 * numbers } else { entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device)) }
     }
 
@@ -93,7 +93,7 @@ impl Head {
             None => stored,
         };
         let weight = match stored {
-            weight if self.whole => weight.dense(DType::F32, &self.device)?,
+            weight if self.unfrozen => weight.dense(DType::F32, &self.device)?,
             WeightMatrix::Dense(weight) => ops::on_device(&weight, &self.device)?,
             weight => ops::on_device(&weight.dense(DType::F32, &Device::Cpu)?, &self.device)?,
         };
@@ -103,7 +103,7 @@ impl Head {
     /// Whether it is trained.
     #[must_use]
     pub fn is_trained(&self) -> bool {
-        self.whole
+        self.unfrozen
     }
 
     /// The final norm's weight, `[d]`.
@@ -189,7 +189,7 @@ impl Head {
                 Ok::<_, crate::Error>(Teacher { hidden, head: lesson.head.weight()?, weight, temperature })
             })
             .transpose()?;
-        let found = ops::objective(&normed, self.weight()?, targets, teacher, self.whole)?;
+        let found = ops::objective(&normed, self.weight()?, targets, teacher, self.unfrozen)?;
         if !found.cross_entropy.is_finite() {
             return Err(self.not_finite(x)?);
         }
@@ -198,7 +198,7 @@ impl Head {
         }
         drop((normed, taught));
         let dnormed = (found.hidden * factor)?;
-        let (dx, dnorm) = ops::rms_norm_backward(x, &self.norm, self.spec.norm_eps, &dnormed, self.whole)?;
+        let (dx, dnorm) = ops::rms_norm_backward(x, &self.norm, self.spec.norm_eps, &dnormed, self.unfrozen)?;
         let dweight = found.head.map(|head| head * factor).transpose()?;
         Ok(HeadLoss { loss: found.loss, cross_entropy: found.cross_entropy, dx, own: dnorm.zip(dweight) })
     }

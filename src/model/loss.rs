@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::trie::Trie;
-use super::{Batch, Model, Observer, Pass, Residency, memory, tokens_at_once};
+use super::{Batch, ForwardContext, Model, Observer, Residency, memory, tokens_at_once};
 use crate::ops::{self, FiniteWatch};
 use crate::plan::ranges;
 use crate::progress::{Progress, Unit};
@@ -156,7 +156,7 @@ struct Search<'a> {
 /// A batch on its way.
 struct State {
     index: usize,
-    pass: Pass,
+    pass: ForwardContext,
     watch: FiniteWatch,
     /// Stream that leaves each node, with the nodes that still wait for it.
     streams: Vec<Option<(Tensor, usize)>>,
@@ -204,7 +204,7 @@ impl<'a> Search<'a> {
         let (model, batch) = (self.model, &self.batches[index]);
         let mut state = State {
             index,
-            pass: Pass::new(&model.spec, batch, &model.device)?,
+            pass: ForwardContext::new(&model.spec, batch, &model.device)?,
             watch: FiniteWatch::new(self.trie.len(), &model.device)?,
             streams: vec![None; self.trie.len()],
         };
@@ -217,7 +217,7 @@ impl<'a> Search<'a> {
         &mut self,
         state: &mut State,
         node: usize,
-        forward: impl FnOnce(&Tensor, &Pass) -> Result<Tensor>,
+        forward: impl FnOnce(&Tensor, &ForwardContext) -> Result<Tensor>,
         work: &mut Work<'_>,
     ) -> Result<()> {
         interrupt::check()?;

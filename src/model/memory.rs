@@ -6,7 +6,7 @@ use candle_core::Device;
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 use super::limits::{Limit, limits};
-use super::{Head, ModelOptions, Residency, TREE, tokens_at_once};
+use super::{Cost, Head, ModelOptions, Residency, TREE_CHUNKS, tokens_at_once};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result, ops};
@@ -79,29 +79,17 @@ pub fn resident() -> u64 {
     system.process(pid).map_or(0, sysinfo::Process::memory)
 }
 
-/// Bytes that one token takes while a block works on it, f32: the residual stream in and out, norms, projections,
-/// the MLP's three.
+/// Bytes that one token takes while a block works on it, f32.
 #[must_use]
-pub fn transient_bytes_per_token(spec: &ModelSpec) -> u64 {
-    attention_bytes_per_token(spec) + mlp_bytes_per_token(spec)
-}
-
-/// What the whole of a pass takes at once.
-fn attention_bytes_per_token(spec: &ModelSpec) -> u64 {
-    let attention = 3 * spec.heads * spec.head_dim + 4 * spec.kv_heads * spec.head_dim;
-    let fused = if spec.fused { 2 } else { 1 };
-    4 * (5 * spec.hidden_size + fused * attention) as u64
-}
-
-/// What [`tokens_at_once`] of a pass take at once.
-fn mlp_bytes_per_token(spec: &ModelSpec) -> u64 {
-    let fused = if spec.fused { 2 } else { 1 };
-    4 * (fused * 3 * spec.mlp_size) as u64
+pub(crate) fn transient_bytes_per_token(spec: &ModelSpec) -> u64 {
+    let Cost { pass_bytes, chunk_bytes, .. } = Cost::most(spec);
+    pass_bytes + chunk_bytes
 }
 
 /// Bytes that a pass of `tokens` takes while a block works on it, all but attention `at_once` tokens at a time.
 pub(super) fn transient_bytes(spec: &ModelSpec, tokens: usize, at_once: usize) -> u64 {
-    attention_bytes_per_token(spec) * tokens as u64 + mlp_bytes_per_token(spec) * tokens.min(at_once) as u64
+    let Cost { pass_bytes, chunk_bytes, .. } = Cost::most(spec);
+    pass_bytes.saturating_mul(tokens as u64).saturating_add(chunk_bytes * tokens.min(at_once) as u64)
 }
 
 /// Bytes that this process takes, as computed, with `weight_bytes` of weights, a pass of `tokens` and `beside` bytes of
@@ -122,10 +110,10 @@ pub(super) fn pass_tokens(
     (at_once, most): (usize, usize),
 ) -> usize {
     let kept = (streams_kept * spec.hidden_size * 4) as u64;
-    let (attention, mlp) = (attention_bytes_per_token(spec) + kept, mlp_bytes_per_token(spec));
-    let room = budget.usable().saturating_sub(weight_bytes);
-    let short = room / (attention + mlp).max(1);
-    let long = room.saturating_sub(mlp * at_once as u64) / attention.max(1);
+    let Cost { pass_bytes, chunk_bytes, .. } = Cost::most(spec);
+    let (whole, room) = (pass_bytes + kept, budget.usable().saturating_sub(weight_bytes));
+    let short = room / (whole + chunk_bytes).max(1);
+    let long = room.saturating_sub(chunk_bytes * at_once as u64) / whole.max(1);
     let tokens = if short < at_once as u64 { short } else { long };
     usize::try_from(tokens).unwrap_or(most).clamp(1, most)
 }
@@ -138,7 +126,7 @@ fn embedding_bytes(checkpoint: &Checkpoint, spec: &ModelSpec, options: &ModelOpt
 
 /// How a model fits into the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fit {
+pub struct Placement {
     /// Where its layers are.
     pub residency: Residency,
     /// Bytes of weights in memory at once: all layers and the head, or two layers and the head.
@@ -147,30 +135,31 @@ pub struct Fit {
     at_once: usize,
 }
 
-impl Fit {
+impl Placement {
     /// Decides for the layers `places` of a model.
     ///
     /// # Errors
     /// A budget that holds neither the model nor two of its layers and a pass.
     pub fn new(checkpoint: &Checkpoint, spec: &ModelSpec, places: &[usize], options: &ModelOptions) -> Result<Self> {
-        let ModelOptions { device, fittings, .. } = options;
-        let layer_bytes = |(place, layer): (usize, &usize)| fittings.bytes(checkpoint, spec, (*layer, place), device);
+        let ModelOptions { device, load_options, .. } = options;
+        let layer_bytes =
+            |(place, layer): (usize, &usize)| load_options.bytes(checkpoint, spec, (*layer, place), device);
         let layers = || places.iter().enumerate().map(layer_bytes);
-        let head_bytes = Head::bytes(checkpoint, spec, fittings, device);
+        let head_bytes = Head::bytes(checkpoint, spec, load_options, device);
         let head_bytes = head_bytes + embedding_bytes(checkpoint, spec, options);
         let resident = head_bytes + layers().sum::<u64>();
         let streamed = head_bytes + 2 * layers().max().unwrap_or(0);
         let at_once = tokens_at_once(device);
         let pass = at_once as u64 * transient_bytes_per_token(spec);
         let usable = options.budget.usable();
-        let fits = (resident + 2 * pass).saturating_add(options.beside) <= usable;
+        let fits = (resident + 2 * pass).saturating_add(options.reserved_bytes) <= usable;
         let residency = options.residency.unwrap_or(if fits { Residency::Resident } else { Residency::Streamed });
         let weight_bytes = match residency {
             Residency::Resident => resident,
             Residency::Streamed => streamed,
         };
         // Passes shrink to a sixteenth before the budget is called too small.
-        let least = (weight_bytes + pass / 16).saturating_add(options.beside);
+        let least = (weight_bytes + pass / 16).saturating_add(options.reserved_bytes);
         if least > usable {
             return Err(Error::request(format!(
                 "--memory: {} MiB is too small for this model, its weights and one pass take {} MiB",
@@ -184,17 +173,14 @@ impl Fit {
     /// Bytes of the weights and a pass of `tokens`.
     #[must_use]
     pub fn pass_bytes(&self, spec: &ModelSpec, tokens: usize) -> u64 {
-        let tokens = tokens as u64;
-        let (attention, mlp) = (attention_bytes_per_token(spec), mlp_bytes_per_token(spec));
-        let pass = attention.saturating_mul(tokens).saturating_add(mlp * tokens.min(self.at_once as u64));
-        self.weight_bytes.saturating_add(pass)
+        self.weight_bytes.saturating_add(transient_bytes(spec, tokens, self.at_once))
     }
 
-    /// Tokens a pass should have, unless one sequence alone is longer, when its sequences share beginnings: usually, and
-    /// at most where what they share is long.
+    /// Tokens a pass should have, unless one sequence alone is longer, when its sequences share beginnings: usually,
+    /// and at most where what they share is long.
     #[must_use]
     pub fn tree_tokens(&self, spec: &ModelSpec, budget: Budget) -> (usize, usize) {
         let tokens = |most| pass_tokens(spec, budget, self.weight_bytes, 0, (self.at_once, most * self.at_once));
-        (tokens(TREE), tokens(4 * TREE))
+        (tokens(TREE_CHUNKS), tokens(4 * TREE_CHUNKS))
     }
 }

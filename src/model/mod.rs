@@ -4,17 +4,16 @@
 //! from memory when the model fits and from disk when it does not; both give the same bytes, and a streamed pass reads
 //! each weight once per wave of batches.
 
-mod backward;
 mod batch;
 mod block;
 mod cache;
 mod chunks;
-mod fittings;
+mod context;
 pub mod four_bit;
 mod generate;
 mod head;
 pub mod limits;
-mod linear;
+mod load_options;
 pub mod lora;
 mod loss;
 pub mod memory;
@@ -23,22 +22,27 @@ pub mod numbers;
 mod options;
 pub mod peak;
 mod stack;
+mod sublayers;
 mod training;
 mod trie;
 
 pub use batch::Batch;
-pub use block::{Block, Pass};
+pub use block::Block;
 pub use cache::Cache;
-pub use fittings::{Fittings, Parameter, Part};
+pub use context::ForwardContext;
 pub use generate::{Choice, Ended, Generated};
 pub use head::{Head, HeadLoss, Lesson};
-pub use linear::Linear;
+pub use load_options::LoadOptions;
 pub use loss::Loss;
-pub use memory::{Budget, Fit};
+pub use memory::{Budget, Placement};
 pub use options::ModelOptions;
 pub use stack::Residency;
-pub use training::{Kept, Noise, Spending, Training};
+pub use training::CheckpointingPolicy;
 pub use trie::Trie;
+
+pub(crate) use load_options::{Parameter, Part};
+pub(crate) use sublayers::{Cost, TrainingCost, mean_flops};
+pub(crate) use training::{Dropout, TrainContext};
 
 use std::sync::{Arc, OnceLock};
 
@@ -60,9 +64,9 @@ const PASS_TOKENS: usize = 1024;
 /// The same on a GPU, which takes more rows to be busy and forgets nothing in between.
 const GPU_PASS_TOKENS: usize = 4096;
 
-/// As many times more for a tree of sequences that share long beginnings: each pass runs the beginnings once, so the more
-/// fit in, the better. Only attention sees all of it at once, the rest works on [`tokens_at_once`].
-const TREE: usize = 4;
+/// As many times more for a tree of sequences that share long beginnings: each pass runs the beginnings once, so the
+/// more fit in, the better. Only attention sees all of it at once, the rest works on [`tokens_at_once`].
+const TREE_CHUNKS: usize = 4;
 
 /// Tokens that all but attention works on at a time.
 #[must_use]
@@ -116,7 +120,7 @@ impl Model {
     pub fn open(checkpoint: Arc<Checkpoint>, options: &ModelOptions, progress: &dyn Progress) -> Result<Self> {
         let spec = Arc::new(ModelSpec::from_config(&checkpoint.config)?);
         spec.check(&checkpoint.index)?;
-        let checkpoint = match &options.fittings.adapters {
+        let checkpoint = match &options.load_options.adapters {
             Some(adapters) => adapters.over(&checkpoint, &spec)?,
             None => checkpoint,
         };
@@ -127,12 +131,19 @@ impl Model {
                 spec.layers - 1
             )));
         }
-        let fit = Fit::new(&checkpoint, &spec, &places, options)?;
-        let head = Head::open(checkpoint.clone(), spec.clone(), &options.device, &options.fittings)?;
-        let table = options.fittings.table(EMBEDDING).cloned();
-        let fittings = options.fittings.clone();
-        let stack =
-            Stack::open(checkpoint.clone(), spec.clone(), places, fittings, fit.residency, &options.device, progress)?;
+        let fit = Placement::new(&checkpoint, &spec, &places, options)?;
+        let head = Head::open(checkpoint.clone(), spec.clone(), &options.device, &options.load_options)?;
+        let table = options.load_options.table(EMBEDDING).cloned();
+        let load_options = options.load_options.clone();
+        let stack = Stack::open(
+            checkpoint.clone(),
+            spec.clone(),
+            places,
+            load_options,
+            fit.residency,
+            &options.device,
+            progress,
+        )?;
         let weight_bytes = fit.weight_bytes;
         let (device, budget) = (options.device.clone(), options.budget);
         let embedding = options.holds_embedding().then(OnceLock::new);
@@ -251,7 +262,7 @@ impl Model {
                 let mut watch = FiniteWatch::new(layers + 1, &self.device)?;
                 self.look(&mut watch, 0, &x, &|token| named(observer, batches, index, token))?;
                 observer.residual(index, 0, &x)?;
-                states.push((x, Pass::new(&self.spec, &batches[index], &self.device)?, watch));
+                states.push((x, ForwardContext::new(&self.spec, &batches[index], &self.device)?, watch));
             }
             self.stack.walk(|place, block| {
                 for (index, (x, pass, watch)) in wave.clone().zip(&mut states) {
@@ -274,8 +285,8 @@ impl Model {
     /// last layer (not yet normed). All are finite: `place` names the text and position of a row where one is not.
     ///
     /// # Errors
-    /// The head cannot be read; a log-probability that is not finite, with its place and the tensor to blame, or whether
-    /// it is the final norm or the head that gives it.
+    /// The head cannot be read; a log-probability that is not finite, with its place and the tensor to blame, or
+    /// whether it is the final norm or the head that gives it.
     pub fn score(
         &self,
         x: &Tensor,

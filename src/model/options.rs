@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 
-use super::{Budget, Fittings, Residency};
+use super::{Budget, LoadOptions, Residency};
 
 /// What a model is opened with.
 #[derive(Clone, Debug)]
@@ -12,11 +12,11 @@ pub struct ModelOptions {
     /// Cap on memory.
     pub budget: Budget,
     /// What is done to the weights on the way in.
-    pub fittings: Fittings,
+    pub load_options: LoadOptions,
     /// Source layers to stack, from the embedding up; `None` stacks all of them.
     pub places: Option<Vec<usize>>,
     /// Bytes that the caller keeps beside the model, a [`Cache`] for one.
-    pub beside: u64,
+    pub reserved_bytes: u64,
     /// Forces where the layers are; `None` lets the budget decide.
     pub residency: Option<Residency>,
     /// Whether the embedding's rows are read when they are needed on a GPU too: training has a use for its memory, and
@@ -29,9 +29,9 @@ impl Default for ModelOptions {
         Self {
             device: Device::Cpu,
             budget: Budget::new(None),
-            fittings: Fittings::default(),
+            load_options: LoadOptions::default(),
             places: None,
-            beside: 0,
+            reserved_bytes: 0,
             residency: None,
             rows_on_host: false,
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use serde::Serialize;
 
-use super::{Block, Fittings};
+use super::{Block, LoadOptions};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::progress::{Progress, Unit};
@@ -29,7 +29,7 @@ pub(super) struct Stack {
     device: Device,
     /// Source layer at each place.
     places: Vec<usize>,
-    fittings: Fittings,
+    load_options: LoadOptions,
     /// One block a place, when resident.
     blocks: Option<Vec<Arc<Block>>>,
 }
@@ -39,12 +39,12 @@ impl Stack {
         checkpoint: Arc<Checkpoint>,
         spec: Arc<ModelSpec>,
         places: Vec<usize>,
-        fittings: Fittings,
+        load_options: LoadOptions,
         residency: Residency,
         device: &Device,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let mut stack = Self { checkpoint, spec, device: device.clone(), places, fittings, blocks: None };
+        let mut stack = Self { checkpoint, spec, device: device.clone(), places, load_options, blocks: None };
         if residency == Residency::Resident {
             progress.begin("loading layers", stack.len() as u64, Unit::Items);
             let mut blocks = Vec::with_capacity(stack.len());
@@ -74,7 +74,7 @@ impl Stack {
 
     fn load(&self, place: usize) -> Result<Arc<Block>> {
         let layer = (self.places[place], place);
-        Block::load(&self.checkpoint, &self.spec, layer, &self.fittings, &self.device).map(Arc::new)
+        Block::load(&self.checkpoint, &self.spec, layer, &self.load_options, &self.device).map(Arc::new)
     }
 
     /// The blocks, when they stay in memory.

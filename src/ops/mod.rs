@@ -30,7 +30,7 @@ mod speed;
 mod stream;
 mod swiglu;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod weight;
 
 pub use adamw::{AdamWStep, square_sums};
@@ -52,6 +52,6 @@ pub use rms_norm::{rms_norm, rms_norm_backward, sum_rows};
 pub use rope::{rope, rope_backward};
 pub use simd::vector_units;
 pub use speed::{multiply_adds, reading};
-pub use stream::{recall, remember, remembered_bytes};
+pub use stream::{activation_bytes, restore_activation, save_activation};
 pub use swiglu::{swiglu, swiglu_backward};
 pub use weight::{WeightMatrix, as_stored_on, gather, on_device, weight_bytes};

@@ -9,7 +9,7 @@ use crate::Result;
 ///
 /// # Errors
 /// The device's.
-pub fn remember(x: &Tensor, on_host: bool) -> Result<Tensor> {
+pub fn save_activation(x: &Tensor, on_host: bool) -> Result<Tensor> {
     if !x.device().is_cuda() {
         return Ok(x.clone());
     }
@@ -17,17 +17,17 @@ pub fn remember(x: &Tensor, on_host: bool) -> Result<Tensor> {
     if on_host { Ok(x.to_device(&Device::Cpu)?) } else { Ok(x) }
 }
 
-/// The numbers of something remembered that is on its device, or of some rows of it, in f32.
+/// The numbers of a saved activation that is on its device, or of some rows of it, in f32.
 ///
 /// # Errors
 /// The device's.
-pub fn recall(x: &Tensor) -> Result<Tensor> {
+pub fn restore_activation(x: &Tensor) -> Result<Tensor> {
     if x.device().is_cuda() { cuda::in_type(x, DType::F32) } else { Ok(x.clone()) }
 }
 
-/// Bytes of a number of something remembered on `device`.
+/// Bytes of a number of a saved activation on `device`.
 #[must_use]
-pub fn remembered_bytes(device: &Device) -> u64 {
+pub fn activation_bytes(device: &Device) -> u64 {
     if device.is_cuda() { cuda::products(device).size_in_bytes() as u64 } else { 4 }
 }
 
@@ -40,9 +40,9 @@ mod tests {
     fn in_main_memory_nothing_is_rounded() {
         let x = random(1, 30, 7);
         for on_host in [false, true] {
-            let found = recall(&remember(&x, on_host).unwrap()).unwrap();
+            let found = restore_activation(&save_activation(&x, on_host).unwrap()).unwrap();
             assert_close("stream", &found, &x, 0.0);
         }
-        assert_eq!(remembered_bytes(&Device::Cpu), 4);
+        assert_eq!(activation_bytes(&Device::Cpu), 4);
     }
 }

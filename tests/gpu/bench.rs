@@ -10,10 +10,10 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
-use prune::heal::{HealSettings, Trainer, estimate, fittings};
+use prune::heal::{HealSettings, Trainer, estimate, load_options};
 use prune::importance::{METRICS, Probe, Watch};
 use prune::model::lora::Adapters;
-use prune::model::{Batch, Budget, Model, ModelOptions, Observer, Residency, Spending};
+use prune::model::{Batch, Budget, CheckpointingPolicy, Model, ModelOptions, Observer, Residency};
 use prune::ops;
 use prune::progress::Silent;
 
@@ -105,11 +105,12 @@ fn benchmarks() {
     let settings =
         HealSettings { dropout: 0.05, rank: 64, pass_tokens: len, seq_len: Some(len), ..HealSettings::default() };
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
-    let mut fittings = fittings(&spec, &settings);
-    fittings.adapters = Some(Arc::new(Adapters::new(&spec, &settings.lora(), 0, device).unwrap()));
+    let mut load_options = load_options(&spec, &settings);
+    load_options.adapters = Some(Arc::new(Adapters::new(&spec, &settings.lora(), 0, device).unwrap()));
     peak_memory();
     let started = Instant::now();
-    let model = Model::open(checkpoint, &ModelOptions { fittings, rows_on_host: true, ..options }, &Silent).unwrap();
+    let model =
+        Model::open(checkpoint, &ModelOptions { load_options, rows_on_host: true, ..options }, &Silent).unwrap();
     eprintln!("load in NF4  {:.1} s, {:.2} GiB", started.elapsed().as_secs_f64(), peak_memory());
     let text = rows(2, len, spec.vocab_size);
     let work = |kept: usize| {
@@ -118,7 +119,7 @@ fn benchmarks() {
         flops(&spec, 2 * len, len) * (2.0 + recomputed) + head as f64
     };
     for (kept, what) in [(0, "QLoRA, layers computed again  "), (layers, "QLoRA, everything kept        ")] {
-        let mut trainer = Trainer::new(&model, None, &settings, Spending::on(device, kept)).unwrap();
+        let mut trainer = Trainer::new(&model, None, &settings, CheckpointingPolicy::on(device, kept)).unwrap();
         let seconds = best(2, device, || {
             trainer.step(&text).unwrap();
         });
@@ -142,13 +143,13 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
         seq_len: Some(len),
         ..HealSettings::default()
     };
-    let mut fittings = fittings(&spec, &settings(1024));
-    fittings.adapters = Some(Arc::new(Adapters::new(&spec, &settings(1024).lora(), 0, device).unwrap()));
+    let mut load_options = load_options(&spec, &settings(1024));
+    load_options.adapters = Some(Arc::new(Adapters::new(&spec, &settings(1024).lora(), 0, device).unwrap()));
     let residency = Some(Residency::Resident);
     let options = ModelOptions {
         device: device.clone(),
         budget: Budget::on(device, None).unwrap(),
-        fittings,
+        load_options,
         residency,
         rows_on_host: true,
         ..ModelOptions::default()
@@ -172,7 +173,7 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
             eprintln!("{:>5.1} GB     nothing fits", cap as f64 / 1e9);
             continue;
         };
-        let mut trainer = Trainer::new(&model, None, &settings(len), planned.spending).unwrap();
+        let mut trainer = Trainer::new(&model, None, &settings(len), planned.policy).unwrap();
         ops::device_peak(device).unwrap();
         let started = Instant::now();
         trainer.step(&rows(1, len, spec.vocab_size)).unwrap();
@@ -185,7 +186,7 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
             fits * 256,
             peak as f64 / 1e9,
             (planned.memory + outside) as f64 / 1e9,
-            planned.spending
+            planned.policy
         );
     }
 }

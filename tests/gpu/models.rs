@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
 use prune::importance::{METRICS, Probe, Scores, Watch};
-use prune::model::{Batch, Fittings, Model, ModelOptions, Observer, Residency};
+use prune::model::{Batch, LoadOptions, Model, ModelOptions, Observer, Residency};
 use prune::ops::Layout;
 use prune::progress::Silent;
 use rand::SeedableRng;
@@ -57,9 +57,9 @@ pub(crate) fn write(dir: &Path, config: &Map<String, Value>, dtype: Dtype) {
 
 fn open(dir: &Path, device: &Device, residency: Residency, four_bit: Option<bool>) -> Model {
     let checkpoint = Arc::new(Checkpoint::open_dir(dir).unwrap());
-    let fittings = Fittings { four_bit, ..Fittings::default() };
+    let load_options = LoadOptions { four_bit, ..LoadOptions::default() };
     let options =
-        ModelOptions { device: device.clone(), residency: Some(residency), fittings, ..ModelOptions::default() };
+        ModelOptions { device: device.clone(), residency: Some(residency), load_options, ..ModelOptions::default() };
     Model::open(checkpoint, &options, &Silent).unwrap()
 }
 

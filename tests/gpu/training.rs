@@ -6,9 +6,9 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
-use prune::heal::{HealSettings, Quant, Train, Trainer, fittings, parameters};
+use prune::heal::{HealSettings, Quant, Train, Trainer, load_options, parameters};
 use prune::model::lora::Adapters;
-use prune::model::{Model, ModelOptions, Residency, Spending};
+use prune::model::{CheckpointingPolicy, Model, ModelOptions, Residency};
 use prune::ops;
 use prune::progress::Silent;
 use safetensors::Dtype;
@@ -35,14 +35,14 @@ fn settings(train: Train, quant: Quant, dropout: f64) -> HealSettings {
 fn open(dir: &Path, device: &Device, settings: &HealSettings) -> Model {
     let checkpoint = Arc::new(Checkpoint::open_dir(dir).unwrap());
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
-    let mut fittings = fittings(&spec, settings);
+    let mut load_options = load_options(&spec, settings);
     if settings.train == Train::Lora {
         let adapters = Adapters::new(&spec, &settings.lora(), settings.seed, device).unwrap();
-        fittings.adapters = Some(Arc::new(adapters));
+        load_options.adapters = Some(Arc::new(adapters));
     }
     let residency = Some(Residency::Resident);
     let options =
-        ModelOptions { device: device.clone(), fittings, residency, rows_on_host: true, ..ModelOptions::default() };
+        ModelOptions { device: device.clone(), load_options, residency, rows_on_host: true, ..ModelOptions::default() };
     let model = Model::open(checkpoint, &options, &Silent).unwrap();
     for (index, (name, parameter)) in parameters(&model).unwrap().iter().enumerate() {
         if name.contains("lora_") {
@@ -67,18 +67,18 @@ fn gradients_are_the_cpus() {
         for (family, config) in families() {
             let dir = tempfile::tempdir().unwrap();
             write(dir.path(), &config, Dtype::F32);
-            for (train, quant, dropout, layers_kept, tokens_at_once, inputs_on_host) in [
+            for (train, quant, dropout, saved_layers, chunk_size, offload_activations) in [
                 (Train::Lora, Quant::None, 0.0, 9, 64, false),
                 (Train::Lora, Quant::Nf4, 0.3, 0, 64, false),
                 (Train::Lora, Quant::Nf4, 0.3, 1, 13, true),
                 (Train::Last(2), Quant::None, 0.0, 1, 20, false),
             ] {
-                let spending = Spending { layers_kept, tokens_at_once, inputs_on_host };
+                let policy = CheckpointingPolicy { saved_layers, chunk_size, offload_activations };
                 let settings = settings(train, quant, dropout);
                 let (ours, theirs) =
                     (open(dir.path(), &gpu.device, &settings), open(dir.path(), &Device::Cpu, &settings));
                 let gradients =
-                    |model| Trainer::new(model, None, &settings, spending).unwrap().gradients(&rows()).unwrap();
+                    |model| Trainer::new(model, None, &settings, policy).unwrap().gradients(&rows()).unwrap();
                 let (found, expected) = (gradients(&ours), gradients(&theirs));
                 let what = format!("{family} {dtype} {train} {quant:?}");
                 let (loss, own) = (found.0.loss / found.2 as f64, expected.0.loss / expected.2 as f64);
@@ -110,7 +110,7 @@ fn steps_are_the_cpus() {
     let run = |device: &Device| {
         let model = open(dir.path(), device, &settings);
         let teacher = open(dir.path(), device, &HealSettings { quant: Quant::None, ..settings.clone() });
-        let mut trainer = Trainer::new(&model, Some(&teacher), &settings, Spending::on(device, 1)).unwrap();
+        let mut trainer = Trainer::new(&model, Some(&teacher), &settings, CheckpointingPolicy::on(device, 1)).unwrap();
         let reports: Vec<_> = (0..4).map(|_| trainer.step(&rows()).unwrap()).collect();
         let parameters: Vec<(String, Tensor)> = trainer.parameters().to_vec();
         (reports, parameters)

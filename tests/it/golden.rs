@@ -13,7 +13,7 @@ use prune::heal::schedule::Decay;
 use prune::heal::{HealSettings, Quant, Trainer, parameters};
 use prune::importance::{Probe, Scores, Streams, Watch, metric};
 use prune::model::lora::Adapters;
-use prune::model::{Batch, Fittings, Model, ModelOptions, Spending};
+use prune::model::{Batch, CheckpointingPolicy, LoadOptions, Model, ModelOptions};
 use prune::ops::Layout;
 use prune::ops::nf4::{BLOCK, CODES, Nf4Weight, SCALE_BLOCK, Scales, dynamic_map};
 use prune::progress::Silent;
@@ -64,7 +64,8 @@ fn llama() -> (TempDir, ModelSpec, [Vec<u32>; 2]) {
 
 fn open(dir: &TempDir, spec: &ModelSpec, with_adapter: bool) -> Model {
     let adapters = with_adapter.then(|| Arc::new(Adapters::open(&path("adapter"), spec, &Device::Cpu).unwrap()));
-    let options = ModelOptions { fittings: Fittings { adapters, ..Fittings::default() }, ..ModelOptions::default() };
+    let options =
+        ModelOptions { load_options: LoadOptions { adapters, ..LoadOptions::default() }, ..ModelOptions::default() };
     Model::open(Arc::new(Checkpoint::open_dir(dir.path()).unwrap()), &options, &Silent).unwrap()
 }
 
@@ -154,7 +155,7 @@ fn three_steps_of_training_as_in_pytorch() {
         clip: 0.0,
         ..HealSettings::default()
     };
-    let mut trainer = Trainer::new(&model, None, &settings, Spending::on(&Device::Cpu, 9)).unwrap();
+    let mut trainer = Trainer::new(&model, None, &settings, CheckpointingPolicy::on(&Device::Cpu, 9)).unwrap();
     let (_, gradients, _) = trainer.gradients(&samples).unwrap();
     let down = "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight";
     let (_, gradient) = gradients.iter().find(|(name, _)| down.ends_with(name.as_str())).unwrap();

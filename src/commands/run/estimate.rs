@@ -19,7 +19,7 @@ use crate::commands::open;
 use crate::heal;
 use crate::importance::Analysis;
 use crate::model::memory::transient_bytes_per_token;
-use crate::model::tokens_at_once;
+use crate::model::{mean_flops, tokens_at_once};
 use crate::progress::{Progress, Silent};
 use crate::{Context, Result, ops};
 
@@ -270,10 +270,8 @@ impl Ahead<'_> {
 
     /// Seconds that a pass over `tokens` takes, the head's part left out: only what is scored meets it.
     fn seconds(&self, machine: Machine, tokens: usize, dropped: usize) -> f64 {
-        let tensors = self.spec.layer_tensors(0);
-        let matrices = tensors.iter().filter(|tensor| tensor.shape.len() == 2);
-        let numbers: usize = matrices.map(|tensor| tensor.shape.iter().product::<usize>()).sum();
-        2.0 * numbers as f64 * (self.spec.layers - dropped) as f64 * tokens as f64 / machine.flops
+        let (products, _) = mean_flops(&self.spec);
+        products * (self.spec.layers - dropped) as f64 * tokens as f64 / machine.flops
     }
 }
 

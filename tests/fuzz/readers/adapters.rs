@@ -8,7 +8,7 @@ use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
 use prune::heal::Merge;
 use prune::model::lora::{Adapters, LoraSettings, Targets};
-use prune::model::{Fittings, Model, ModelOptions};
+use prune::model::{LoadOptions, Model, ModelOptions};
 use prune::progress::Silent;
 use rand::Rng as _;
 use rand::SeedableRng;
@@ -94,8 +94,8 @@ pub(super) fn adapter(dir: &Path) -> Feed {
             &Silent,
         ))
         .map(|merge| merge.size());
-        let fittings = Fittings { adapters: Some(Arc::new(adapters)), ..Fittings::default() };
-        let options = ModelOptions { fittings, ..ModelOptions::default() };
+        let load_options = LoadOptions { adapters: Some(Arc::new(adapters)), ..LoadOptions::default() };
+        let options = ModelOptions { load_options, ..ModelOptions::default() };
         let Some(model) = case.heard(Model::open(checkpoint.clone(), &options, &Silent)) else { return };
         let losses = case.heard(model.losses(&[vec![1, 2, 3, 0, 5]], 16, "fuzzing", &Silent));
         if losses.is_some_and(|losses| !losses[0].mean().is_finite()) {

@@ -10,7 +10,7 @@ use prune::checkpoint::Checkpoint;
 use prune::heal::{Gradients, HealSettings, Quant, Train, Trainer, parameters, targets};
 use prune::model::four_bit;
 use prune::model::lora::Adapters;
-use prune::model::{Batch, Fittings, Model, ModelOptions, Pass, Residency, Spending};
+use prune::model::{Batch, CheckpointingPolicy, ForwardContext, LoadOptions, Model, ModelOptions, Residency};
 use prune::ops::{self, Nf4Weight, nf4::Scales};
 use prune::progress::Silent;
 use serde_json::{Map, Value, json};
@@ -46,11 +46,11 @@ fn families() -> Vec<(&'static str, Map<String, Value>)> {
 }
 
 fn gradients(model: &Model, settings: &HealSettings, keep: usize) -> (f64, Gradients) {
-    gradients_with(model, settings, Spending::on(&Device::Cpu, keep))
+    gradients_with(model, settings, CheckpointingPolicy::on(&Device::Cpu, keep))
 }
 
-fn gradients_with(model: &Model, settings: &HealSettings, spending: Spending) -> (f64, Gradients) {
-    let trainer = Trainer::new(model, None, settings, spending).unwrap();
+fn gradients_with(model: &Model, settings: &HealSettings, policy: CheckpointingPolicy) -> (f64, Gradients) {
+    let trainer = Trainer::new(model, None, settings, policy).unwrap();
     let (sums, gradients, targets) = trainer.gradients(&rows()).unwrap();
     (sums.loss / targets as f64, gradients)
 }
@@ -82,11 +82,11 @@ fn equals_autograd() {
                 variables.insert(name, variable);
             }
         }
-        let fittings = Fittings { adapters: Some(Arc::new(adapters)), ..Fittings::default() };
-        let options = ModelOptions { fittings, residency: Some(Residency::Resident), ..ModelOptions::default() };
+        let load_options = LoadOptions { adapters: Some(Arc::new(adapters)), ..LoadOptions::default() };
+        let options = ModelOptions { load_options, residency: Some(Residency::Resident), ..ModelOptions::default() };
         let graph = Model::open(checkpoint, &options, &Silent).unwrap();
         let batch = Batch::sequences(&rows()).unwrap();
-        let pass = Pass::new(graph.spec(), &batch, &Device::Cpu).unwrap();
+        let pass = ForwardContext::new(graph.spec(), &batch, &Device::Cpu).unwrap();
         let mut x = graph.embed(&batch).unwrap();
         for block in graph.blocks().unwrap() {
             x = block.forward(&x, &pass).unwrap();
@@ -123,7 +123,7 @@ fn equals_finite_differences() {
             let model = open(dir.path(), &settings);
             let parameters = parameters(&model).unwrap();
             shake(&parameters, 2);
-            let trainer = Trainer::new(&model, None, &settings, Spending::on(&Device::Cpu, 1)).unwrap();
+            let trainer = Trainer::new(&model, None, &settings, CheckpointingPolicy::on(&Device::Cpu, 1)).unwrap();
             let loss = || {
                 let (sums, _, targets) = trainer.gradients(&rows()).unwrap();
                 sums.loss / targets as f64
@@ -191,11 +191,11 @@ fn tokens_at_once_change_only_sums() {
             let model = open(dir.path(), &settings);
             shake(&parameters(&model).unwrap(), 6);
             let (loss, all) = gradients(&model, &settings, 9);
-            for (tokens_at_once, layers_kept) in [(39, 0), (38, 9), (16, 0), (7, 1), (1, 9)] {
-                let spending = Spending { layers_kept, tokens_at_once, inputs_on_host: false };
-                let (other, some) = gradients_with(&model, &settings, spending);
-                let what = format!("{family}, {train}, {tokens_at_once} at once");
-                let tolerance = if tokens_at_once == 39 { 0.0 } else { 1e-5 };
+            for (chunk_size, saved_layers) in [(39, 0), (38, 9), (16, 0), (7, 1), (1, 9)] {
+                let policy = CheckpointingPolicy { saved_layers, chunk_size, offload_activations: false };
+                let (other, some) = gradients_with(&model, &settings, policy);
+                let what = format!("{family}, {train}, {chunk_size} at once");
+                let tolerance = if chunk_size == 39 { 0.0 } else { 1e-5 };
                 assert!((loss - other).abs() <= tolerance * loss, "{what}: {loss} {other}");
                 assert_eq!(all.keys().collect::<Vec<_>>(), some.keys().collect::<Vec<_>>());
                 for (name, gradient) in &all {
@@ -259,7 +259,7 @@ fn golden_case(name: &str, checkpoint: &Path, goldens: &Path, exact: bool) {
     for (name, parameter) in parameters(&model).unwrap() {
         set(&parameter, &init[&format!("init.{name}")]);
     }
-    let mut trainer = Trainer::new(&model, None, &settings, Spending::on(&Device::Cpu, 99)).unwrap();
+    let mut trainer = Trainer::new(&model, None, &settings, CheckpointingPolicy::on(&Device::Cpu, 99)).unwrap();
     let (_, gradients, _) = trainer.gradients(&rows).unwrap();
     let (mut compared, mut worst) = (0, 0f64);
     for (name, gradient) in &gradients {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
-use prune::heal::{HealSettings, Train, fittings};
+use prune::heal::{HealSettings, Train, load_options};
 use prune::model::lora::Adapters;
 use prune::model::{Model, ModelOptions, Residency};
 use prune::ops;
@@ -22,12 +22,12 @@ use crate::fixture::{random, write_json, write_safetensors};
 pub(crate) fn open(dir: &Path, settings: &HealSettings) -> Model {
     let checkpoint = Arc::new(Checkpoint::open_dir(dir).unwrap());
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
-    let mut fittings = fittings(&spec, settings);
+    let mut load_options = load_options(&spec, settings);
     if settings.train == Train::Lora {
         let adapters = Adapters::new(&spec, &settings.lora(), settings.seed, &Device::Cpu).unwrap();
-        fittings.adapters = Some(Arc::new(adapters));
+        load_options.adapters = Some(Arc::new(adapters));
     }
-    let options = ModelOptions { fittings, residency: Some(Residency::Resident), ..ModelOptions::default() };
+    let options = ModelOptions { load_options, residency: Some(Residency::Resident), ..ModelOptions::default() };
     Model::open(checkpoint, &options, &Silent).unwrap()
 }
 

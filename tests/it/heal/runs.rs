@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use prune::heal::{FixedSamples, HealSettings, Quant, Samples, Trainer, parameters};
-use prune::model::Spending;
+use prune::model::CheckpointingPolicy;
 use serde_json::Value;
 
 use crate::fixture::material::shared;
@@ -32,7 +32,7 @@ fn forty_steps() {
         for (name, parameter) in parameters(&model).unwrap() {
             set(&parameter, &golden[&format!("init.{name}")]);
         }
-        let mut trainer = Trainer::new(&model, None, &settings, Spending::on(&Device::Cpu, 3)).unwrap();
+        let mut trainer = Trainer::new(&model, None, &settings, CheckpointingPolicy::on(&Device::Cpu, 3)).unwrap();
         let numbers = |name: &str| golden[name].to_vec1::<f64>().unwrap();
         let (losses, norms, rates) = (numbers("losses"), numbers("grad_norms"), numbers("learning_rates"));
         let (mut worst_loss, mut worst_norm) = (0f64, 0f64);
@@ -106,7 +106,7 @@ fn run(name: &str, golden: &Value, train: &Path, dir: &str, rows: &[Vec<u32>]) {
     // bitsandbytes' backward pass rounds the decoded weights to bf16, their former type, its forward pass does not;
     // ours has one set of weights
     let tolerances = if name.starts_with("nf4") { (1e-5, 2e-4, 1.5e-3) } else { (2e-6, 2e-6, 2e-6) };
-    let mut trainer = Trainer::new(&model, None, &settings, Spending::on(&Device::Cpu, 9)).unwrap();
+    let mut trainer = Trainer::new(&model, None, &settings, CheckpointingPolicy::on(&Device::Cpu, 9)).unwrap();
     let mut samples = FixedSamples::new(rows.to_vec(), None);
     for (step, log) in golden["logs"].as_array().unwrap().iter().enumerate() {
         let report = trainer.step(&samples.take(8).unwrap()).unwrap();
@@ -139,7 +139,7 @@ fn logits_of_a_four_bit_checkpoint() {
     let model = open(&train.join("tiny-llama-nf4"), &settings);
     for (index, row) in rows(&data)[..2].iter().enumerate() {
         let batch = prune::model::Batch::sequences(std::slice::from_ref(row)).unwrap();
-        let pass = prune::model::Pass::new(model.spec(), &batch, model.device()).unwrap();
+        let pass = prune::model::ForwardContext::new(model.spec(), &batch, model.device()).unwrap();
         let mut x = model.embed(&batch).unwrap();
         for block in model.blocks().unwrap() {
             x = block.forward(&x, &pass).unwrap();

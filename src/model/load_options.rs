@@ -1,59 +1,42 @@
 //! What is done to a block's weights when they are read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::four_bit;
 use super::lora::{Adapter, Adapters, At, Table};
 use super::numbers::Numbers;
-use super::{Linear, four_bit};
-use crate::arch::{LayerTensor, ModelSpec, Role};
+use super::sublayers::{Linear, Norm};
+use crate::arch::{LayerTensor, ModelSpec, Role, SubLayers};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, WeightMatrix};
 use crate::{Context, Error, Result};
 
 /// Weights as they are on disk, unless it says otherwise.
 #[derive(Clone, Debug, Default)]
-pub struct Fittings {
+pub struct LoadOptions {
     /// Puts the linear layers of the blocks in four bits; `Some(true)` quantises the scales as well.
     pub four_bit: Option<bool>,
     /// Adapters by place in the stack.
     pub adapters: Option<Arc<Adapters>>,
-    /// Blocks from this place on are held whole in f32, to be trained, and so are the final norm and the head.
-    pub whole_from: Option<usize>,
+    /// Blocks from this place on are held in f32, all of them to be trained, and so are the final norm and the head.
+    pub unfrozen_from: Option<usize>,
+    /// Sub-layers that are left out, with their norm where nothing else needs it, by place in the stack.
+    pub without: BTreeMap<usize, SubLayers>,
 }
 
-impl Fittings {
-    /// Whether the block at `place` is held whole in f32.
+impl LoadOptions {
+    /// Whether all of the block at `place` is trained, which is held in f32 for that.
     #[must_use]
-    pub fn is_whole(&self, place: usize) -> bool {
-        self.whole_from.is_some_and(|from| place >= from)
+    pub fn is_unfrozen(&self, place: usize) -> bool {
+        self.unfrozen_from.is_some_and(|from| place >= from)
     }
 
-    /// Reads the linear layer `role` of layer `l` for the block at `place`.
-    pub(super) fn linear(
-        &self,
-        checkpoint: &Checkpoint,
-        spec: &ModelSpec,
-        (l, place): (usize, usize),
-        role: Role,
-        device: &Device,
-    ) -> Result<Linear> {
-        let tensor = spec.layer_tensor(l, role);
-        let weight = match four_bit::load_matrix(checkpoint, &tensor.name, &tensor.shape)? {
-            weight if self.is_whole(place) => WeightMatrix::Dense(weight.dense(DType::F32, device)?),
-            weight => match self.four_bit {
-                Some(double) => weight.quantise(double).context(|| format!("tensor {}", tensor.name))?.on(device)?,
-                None => weight.on(device)?,
-            },
-        };
-        let bias =
-            tensor.bias.as_ref().map(|name| checkpoint.load_f32(name, &tensor.shape[..1], device)).transpose()?;
-        let adapter = self.adapters.as_ref().and_then(|adapters| adapters.modules.get(&(place, role)).cloned());
-        let dora = adapter.as_ref().filter(|adapter| adapter.magnitude.is_some());
-        let ratio = dora.map(|adapter| Ok::<_, Error>(ratios(checkpoint, &tensor, adapter)?.to_device(device)?));
-        let ratio = ratio.transpose()?;
-        Ok(Linear { weight, bias, adapter, ratio })
+    /// The sub-layers that the block at `place` does without.
+    pub(super) fn without(&self, place: usize) -> SubLayers {
+        self.without.get(&place).copied().unwrap_or_default()
     }
 
     /// What is done to the embedding or the head, `name`.
@@ -64,12 +47,12 @@ impl Fittings {
     /// Bytes that the block at `place`, read from layer `l`, takes in the memory of `device`.
     #[must_use]
     pub fn bytes(&self, checkpoint: &Checkpoint, spec: &ModelSpec, (l, place): (usize, usize), device: &Device) -> u64 {
-        let tensors = spec.layer_tensors(l).into_iter().map(|tensor| {
+        let tensors = spec.layer_tensors_without(l, self.without(place)).into_iter().map(|tensor| {
             let numbers = tensor.shape.iter().product::<usize>() as u64;
             let matrix = tensor.shape.len() == 2;
             let given = checkpoint.four_bit_state(&tensor.name).is_some();
             match checkpoint.tensors.get(&tensor.name) {
-                _ if self.is_whole(place) || !matrix => 4 * numbers,
+                _ if self.is_unfrozen(place) || !matrix => 4 * numbers,
                 // half a byte, and for every 64 a byte and for every 256 of those an f32
                 _ if self.four_bit == Some(true) && !given => numbers / 2 + numbers / 60,
                 // or an f32 for every 64
@@ -81,6 +64,48 @@ impl Fittings {
         let own = adapters.take_while(|((layer, _), _)| *layer == place);
         let adapters: usize = own.map(|(_, adapter)| 4 * (adapter.a.elem_count() + adapter.b.elem_count())).sum();
         tensors.sum::<u64>() + adapters as u64
+    }
+}
+
+/// Reads what a block is made of.
+pub(super) struct Loader<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) spec: &'a ModelSpec,
+    /// The source layer.
+    pub(super) layer: usize,
+    /// Where the block stands in the stack.
+    pub(super) place: usize,
+    pub(super) load_options: &'a LoadOptions,
+    pub(super) device: &'a Device,
+}
+
+impl Loader<'_> {
+    /// The norm `role`, widened to f32.
+    pub(super) fn norm(&self, role: Role) -> Result<Norm> {
+        let tensor = self.spec.layer_tensor(self.layer, role);
+        let weight = self.checkpoint.load_f32(&tensor.name, &tensor.shape, self.device)?;
+        Ok(Norm { role, weight, eps: self.spec.norm_eps })
+    }
+
+    /// The linear layer `role`.
+    pub(super) fn linear(&self, role: Role) -> Result<Linear> {
+        let Self { checkpoint, load_options, device, .. } = *self;
+        let tensor = self.spec.layer_tensor(self.layer, role);
+        let weight = match four_bit::load_matrix(checkpoint, &tensor.name, &tensor.shape)? {
+            weight if load_options.is_unfrozen(self.place) => WeightMatrix::Dense(weight.dense(DType::F32, device)?),
+            weight => match load_options.four_bit {
+                Some(double) => weight.quantise(double).context(|| format!("tensor {}", tensor.name))?.on(device)?,
+                None => weight.on(device)?,
+            },
+        };
+        let bias =
+            tensor.bias.as_ref().map(|name| checkpoint.load_f32(name, &tensor.shape[..1], device)).transpose()?;
+        let adapter =
+            load_options.adapters.as_ref().and_then(|adapters| adapters.modules.get(&(self.place, role)).cloned());
+        let dora = adapter.as_ref().filter(|adapter| adapter.magnitude.is_some());
+        let ratio = dora.map(|adapter| Ok::<_, Error>(ratios(checkpoint, &tensor, adapter)?.to_device(device)?));
+        let ratio = ratio.transpose()?;
+        Ok(Linear { weight, bias, adapter, ratio })
     }
 }
 
@@ -97,7 +122,7 @@ fn ratios(checkpoint: &Checkpoint, tensor: &LayerTensor, adapter: &Adapter) -> R
 
 /// What of a module is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub(crate) enum Part {
     /// The adapter's A.
     A,
     /// The adapter's B.
@@ -111,7 +136,7 @@ pub enum Part {
 impl Part {
     /// End of the parameter's name: `lora_A.weight`.
     #[must_use]
-    pub fn suffix(self) -> &'static str {
+    pub(crate) fn suffix(self) -> &'static str {
         match self {
             Self::A => "lora_A.weight",
             Self::B => "lora_B.weight",
@@ -122,4 +147,4 @@ impl Part {
 }
 
 /// A parameter of a block, or its gradient.
-pub type Parameter = (Role, Part, Tensor);
+pub(crate) type Parameter = (Role, Part, Tensor);

@@ -1,0 +1,119 @@
+//! One decoder block of any architecture of the table: a list of residual updates of the stream. Every phase is a loop
+//! over them; what a sub-layer does in it stands with the sub-layer.
+//!
+//! Only sub-layers of the first residual look at other tokens. All else works on some tokens at a time, since an MLP is
+//! the widest part.
+
+#[cfg(test)]
+mod tests;
+mod training;
+
+use candle_core::{Device, Tensor};
+
+use super::cache::LayerCache;
+use super::chunks::{chunks, rows};
+use super::load_options::Loader;
+use super::sublayers::{self, Norm, SubLayer};
+use super::{ForwardContext, LoadOptions, tokens_at_once};
+use crate::arch::{self, ModelSpec};
+use crate::checkpoint::Checkpoint;
+use crate::{Error, Result, ops};
+
+/// One decoder block: `x + attention(norm(x))`, then `x + mlp(norm(x))`, or what else its architecture says.
+#[derive(Debug)]
+pub struct Block {
+    /// Whether all of it is trained.
+    unfrozen: bool,
+    residuals: Vec<Residual>,
+}
+
+/// `x` plus the sum of what the sub-layers make of `norm(x)`.
+#[derive(Debug)]
+struct Residual {
+    norm: Norm,
+    sum: Vec<Box<dyn SubLayer>>,
+}
+
+impl Block {
+    /// Reads layer `l` for the place `place` of the stack, less the sub-layers that `load_options` leaves out there.
+    /// Matrices keep their type on disk unless `load_options` says otherwise, norms and biases are widened to f32.
+    ///
+    /// # Errors
+    /// A tensor that is missing, has another shape or cannot be read.
+    pub(crate) fn load(
+        checkpoint: &Checkpoint,
+        spec: &ModelSpec,
+        (layer, place): (usize, usize),
+        load_options: &LoadOptions,
+        device: &Device,
+    ) -> Result<Self> {
+        let loader = Loader { checkpoint, spec, layer, place, load_options, device };
+        Self::made_of(&spec.sublayers_without(layer, load_options.without(place)), &loader)
+    }
+
+    fn made_of(residuals: &[arch::Residual], loader: &Loader<'_>) -> Result<Self> {
+        let residuals = residuals.iter().map(|residual| {
+            let sum = residual.sum.iter().map(|kind| sublayers::load(*kind, loader)).collect::<Result<_>>()?;
+            Ok(Residual { norm: loader.norm(residual.norm)?, sum })
+        });
+        let residuals: Vec<Residual> = residuals.collect::<Result<_>>()?;
+        if residuals.iter().skip(1).any(Residual::mixes_tokens) {
+            return Err(Error::work("only the first residual of a block may look at other tokens"));
+        }
+        Ok(Self { unfrozen: loader.load_options.is_unfrozen(loader.place), residuals })
+    }
+
+    /// The residual stream `[t, d]` that leaves the block, from the one that enters it.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+        self.through(x, context, None)
+    }
+
+    /// The same for tokens that follow those in `cache`, whose keys and values join it.
+    pub(super) fn extend(&self, x: &Tensor, context: &ForwardContext, cache: &mut LayerCache) -> Result<Tensor> {
+        self.through(x, context, Some(cache))
+    }
+
+    fn through(&self, x: &Tensor, context: &ForwardContext, mut cache: Option<&mut LayerCache>) -> Result<Tensor> {
+        let mut x = x.clone();
+        for residual in &self.residuals {
+            x = residual.forward(&x, context, cache.as_deref_mut())?;
+        }
+        Ok(x)
+    }
+}
+
+impl Residual {
+    fn mixes_tokens(&self) -> bool {
+        self.sum.iter().any(|own| own.mixes_tokens())
+    }
+
+    fn forward(&self, x: &Tensor, context: &ForwardContext, mut cache: Option<&mut LayerCache>) -> Result<Tensor> {
+        if !self.mixes_tokens() {
+            return some_at_a_time(x, |x| {
+                let normed = self.norm.forward(x)?;
+                self.sum.iter().try_fold(x.clone(), |sum, own| ops::add(&sum, &own.forward(&normed, context, None)?))
+            });
+        }
+        let normed = self.norm.forward(x)?;
+        self.sum.iter().try_fold(x.clone(), |sum, own| {
+            let update = match own.mixes_tokens() {
+                true => own.forward(&normed, context, cache.as_deref_mut())?,
+                false => some_at_a_time(&normed, |normed| own.forward(normed, context, None))?,
+            };
+            ops::add(&sum, &update)
+        })
+    }
+}
+
+/// What looks at each token alone, over all rows of `x`.
+fn some_at_a_time(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let (t, most) = (x.dim(0)?, tokens_at_once(x.device()));
+    if t <= most {
+        return f(x);
+    }
+    let parts: Vec<Tensor> = chunks(t, most).map(|chunk| f(&rows(x, &chunk)?)).collect::<Result<_>>()?;
+    Ok(Tensor::cat(&parts, 0)?)
+}

@@ -1,0 +1,235 @@
+//! Blocks of any wiring: sub-layers left out, two in one sum, none; forward by formula, backward by candle's autograd.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor, Var};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::arch::{Residual as Wiring, Role, SubLayerKind, SubLayers};
+use crate::model::lora::{Adapters, LoraSettings, Targets};
+use crate::model::training::{CheckpointingPolicy, TrainContext};
+use crate::model::{Batch, Parameter, Part};
+use crate::ops::testing::{assert_close, numbers, random};
+
+const D: usize = 12;
+
+/// A layer of four query heads and two of keys, of 4 dimensions each, in a checkpoint that has no others than `roles`.
+struct Fixture {
+    _dir: TempDir,
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+}
+
+impl Fixture {
+    fn new(without: SubLayers) -> Self {
+        let config = json!({
+            "model_type": "qwen3", "hidden_size": D, "intermediate_size": 20, "num_attention_heads": 4, "head_dim": 4,
+            "num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": 16,
+        });
+        let spec = ModelSpec::from_config(config.as_object().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let tensors = spec.layer_tensors_without(0, without).into_iter().map(|tensor| {
+            let count = tensor.shape.iter().product();
+            let norm = if tensor.role.is_linear() { 0.0 } else { 1.0 };
+            let values = numbers(&random(tensor.role as u64, 1, count)).into_iter().map(|x| (0.5 * x + norm) as f32);
+            (tensor.name, tensor.shape, values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
+        });
+        let tensors: Vec<_> = tensors.collect();
+        let views = tensors
+            .iter()
+            .map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+        safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let checkpoint = Checkpoint::open_dir(dir.path()).unwrap();
+        Self { _dir: dir, checkpoint, spec }
+    }
+
+    fn weight(&self, role: Role) -> Tensor {
+        let tensor = self.spec.layer_tensor(0, role);
+        self.checkpoint.load_f32(&tensor.name, &tensor.shape, &Device::Cpu).unwrap()
+    }
+
+    fn load(&self, load_options: &LoadOptions) -> Block {
+        Block::load(&self.checkpoint, &self.spec, (0, 0), load_options, &Device::Cpu).unwrap()
+    }
+
+    fn wired(&self, residuals: &[Wiring], load_options: &LoadOptions) -> Result<Block> {
+        let (checkpoint, spec, device) = (&self.checkpoint, &self.spec, &Device::Cpu);
+        Block::made_of(residuals, &Loader { checkpoint, spec, layer: 0, place: 0, load_options, device })
+    }
+
+    /// What precedes the sub-layers of a residual.
+    fn normed(&self, x: &Tensor, role: Role) -> Tensor {
+        ops::rms_norm(x, &self.weight(role), self.spec.norm_eps).unwrap()
+    }
+
+    fn mlp(&self, x: &Tensor) -> Tensor {
+        let linear = |x: &Tensor, role| x.matmul(&self.weight(role).t().unwrap()).unwrap();
+        let gate = candle_nn::ops::silu(&linear(x, Role::Gate)).unwrap();
+        linear(&(gate * linear(x, Role::Up)).unwrap(), Role::Down)
+    }
+
+    /// Of tokens that are sequences of their own: each sees its own value, in both query heads of a key head.
+    fn attention_alone(&self, x: &Tensor) -> Tensor {
+        let t = x.dim(0).unwrap();
+        let v = x.matmul(&self.weight(Role::V).t().unwrap()).unwrap().reshape((t, 2, 1, 4)).unwrap();
+        let seen = v.repeat((1, 1, 2, 1)).unwrap().reshape((t, 16)).unwrap();
+        seen.matmul(&self.weight(Role::O).t().unwrap()).unwrap()
+    }
+}
+
+fn without(attention: bool, mlp: bool) -> (SubLayers, LoadOptions) {
+    let without = SubLayers { attention, mlp };
+    (without, LoadOptions { without: BTreeMap::from([(0, without)]), ..LoadOptions::default() })
+}
+
+fn pass(spec: &ModelSpec, lengths: &[usize]) -> ForwardContext {
+    let sequences: Vec<Vec<u32>> = lengths.iter().map(|len| vec![1; *len]).collect();
+    ForwardContext::new(spec, &Batch::sequences(&sequences).unwrap(), &Device::Cpu).unwrap()
+}
+
+/// What is left out is not read, and the rest is `x` plus what the others make of their norm of it.
+#[test]
+fn sub_layers_are_left_out() {
+    let whole = Fixture::new(SubLayers::default());
+    let x = random(1, 5, D);
+    let attended = (&x + whole.attention_alone(&whole.normed(&x, Role::InputNorm))).unwrap();
+    let mlp = |x: &Tensor| (x + whole.mlp(&whole.normed(x, Role::PostNorm))).unwrap();
+    let cases = [((false, true), attended.clone()), ((true, false), mlp(&x)), ((true, true), x.clone())];
+    for ((attention, no_mlp), expected) in cases.into_iter().chain([((false, false), mlp(&attended))]) {
+        let (without, load_options) = without(attention, no_mlp);
+        let less = Fixture::new(without);
+        let found = less.load(&load_options).forward(&x, &pass(&less.spec, &[1; 5])).unwrap();
+        assert_close(&format!("{without:?}"), &found, &expected, 1e-5);
+        let tensors = less.spec.layer_tensors_without(0, without);
+        let numbers: usize = tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+        assert_eq!(load_options.bytes(&less.checkpoint, &less.spec, (0, 0), &Device::Cpu), 4 * numbers as u64);
+        // another place has all of them, which are not all there
+        let elsewhere = Block::load(&less.checkpoint, &less.spec, (0, 1), &load_options, &Device::Cpu);
+        assert_eq!(elsewhere.is_ok(), without == SubLayers::default());
+    }
+}
+
+/// What is left beside a sub-layer that is left out computes the same bits, whatever the tokens see.
+#[test]
+fn halves_make_the_whole() {
+    let whole = Fixture::new(SubLayers::default());
+    let (x, pass) = (random(2, 9, D), pass(&whole.spec, &[6, 3]));
+    let half = |attention, mlp, x: &Tensor| whole.load(&without(attention, mlp).1).forward(x, &pass).unwrap();
+    let found = half(true, false, &half(false, true, &x));
+    assert_eq!(numbers(&found), numbers(&whole.load(&LoadOptions::default()).forward(&x, &pass).unwrap()));
+}
+
+/// The wirings that differ: in turn, each alone, in parallel, none.
+fn wirings() -> Vec<Vec<Wiring>> {
+    use SubLayerKind::{Attention, GatedMlp};
+    let residual = |norm, sum: &[SubLayerKind]| Wiring { norm, sum: sum.to_vec() };
+    let (attention, mlp) = (residual(Role::InputNorm, &[Attention]), residual(Role::PostNorm, &[GatedMlp]));
+    let parallel = residual(Role::InputNorm, &[Attention, GatedMlp]);
+    vec![vec![attention.clone(), mlp.clone()], vec![attention], vec![mlp], vec![parallel], vec![]]
+}
+
+#[test]
+fn a_parallel_block_sees_one_norm() {
+    let fixture = Fixture::new(SubLayers::default());
+    let x = random(3, 4, D);
+    let block = fixture.wired(&wirings()[3], &LoadOptions::default()).unwrap();
+    let normed = fixture.normed(&x, Role::InputNorm);
+    let expected = ((&x + fixture.attention_alone(&normed)).unwrap() + fixture.mlp(&normed)).unwrap();
+    assert_close("parallel", &block.forward(&x, &pass(&fixture.spec, &[1; 4])).unwrap(), &expected, 1e-5);
+    let upside_down: Vec<Wiring> = wirings()[0].iter().rev().cloned().collect();
+    assert!(fixture.wired(&upside_down, &LoadOptions::default()).is_err());
+}
+
+/// Forward and back in training, all kept or computed again, some tokens at a time or all of them.
+fn train(
+    block: &Block,
+    x: &Tensor,
+    pass: &ForwardContext,
+    dy: &Tensor,
+    at_once: usize,
+    all: bool,
+) -> (Tensor, Tensor, Vec<Parameter>) {
+    let policy = CheckpointingPolicy { saved_layers: 0, chunk_size: at_once, offload_activations: false };
+    let training = TrainContext { forward: pass, place: 0, dropout: None, policy };
+    let (y, kept) = block.forward_saving(x, &training, all).unwrap();
+    // the gradient that is handed over is used up
+    let (dx, gradients) = block.backward(kept, &training, dy.copy().unwrap(), true).unwrap();
+    (y, dx.unwrap(), gradients)
+}
+
+#[test]
+fn gradients_of_any_wiring_are_autograds() {
+    let fixture = Fixture::new(SubLayers::default());
+    let settings = LoraSettings { targets: Targets::AllLinear, rank: 3, ..LoraSettings::default() };
+    let mut adapters = Adapters::new(&fixture.spec, &settings, 0, &Device::Cpu).unwrap();
+    for adapter in adapters.modules.values_mut() {
+        let (outputs, rank) = adapter.b.dims2().unwrap();
+        adapter.b = (random(outputs as u64, outputs, rank) * 0.1).unwrap();
+    }
+    let plain = LoadOptions { adapters: Some(Arc::new(adapters.clone())), ..LoadOptions::default() };
+    let mut variables = BTreeMap::new();
+    for ((_, role), adapter) in &mut adapters.modules {
+        for (tensor, part) in [(&mut adapter.a, Part::A), (&mut adapter.b, Part::B)] {
+            let variable = Var::from_tensor(tensor).unwrap();
+            *tensor = variable.as_tensor().clone();
+            variables.insert((*role, part), variable);
+        }
+    }
+    let tracked = LoadOptions { adapters: Some(Arc::new(adapters)), ..LoadOptions::default() };
+    let (x, dy, pass) = (random(4, 11, D), random(5, 11, D), pass(&fixture.spec, &[7, 4]));
+    for wiring in wirings() {
+        let graph = fixture.wired(&wiring, &tracked).unwrap();
+        let entered = Var::from_tensor(&x).unwrap();
+        let y = graph.forward(entered.as_tensor(), &pass).unwrap();
+        let expected = (&y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+        let block = fixture.wired(&wiring, &plain).unwrap();
+        for (at_once, all) in [(11, true), (11, false), (4, true), (4, false)] {
+            let what = format!("{wiring:?}, {at_once} at a time, all kept: {all}");
+            let (found, dx, gradients) = train(&block, &x, &pass, &dy, at_once, all);
+            assert_close(&what, &found, &y, 1e-5);
+            assert_close(&what, &dx, expected.get(&entered).unwrap(), 1e-5);
+            assert_eq!(gradients.len(), block.parameters().len(), "{what}");
+            for (role, part, gradient) in gradients {
+                let expected = expected.get(&variables[&(role, part)]).unwrap();
+                assert_close(&format!("{what}: {role:?} {part:?}"), &gradient, expected, 1e-5);
+            }
+        }
+    }
+}
+
+/// A step along the gradient of a block that is trained whole changes what leaves it as the gradient says.
+#[test]
+fn gradients_of_whole_blocks_are_slopes() {
+    let fixture = Fixture::new(SubLayers::default());
+    let load_options = LoadOptions { unfrozen_from: Some(0), ..LoadOptions::default() };
+    let (x, dy, pass) = (random(6, 11, D), random(7, 11, D), pass(&fixture.spec, &[7, 4]));
+    for wiring in wirings() {
+        let block = fixture.wired(&wiring, &load_options).unwrap();
+        let (_, _, gradients) = train(&block, &x, &pass, &dy, 4, false);
+        let mut gradients: BTreeMap<_, _> =
+            gradients.into_iter().map(|(role, part, own)| ((role, part), own)).collect();
+        for (role, part, parameter) in block.parameters() {
+            let gradient = gradients.remove(&(role, part)).unwrap();
+            let (before, along) = (numbers(&parameter), numbers(&gradient));
+            let norm = along.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let at = |step: f64| {
+                let moved = before.iter().zip(&along).map(|(x, g)| (x + step * g / norm) as f32);
+                let moved: Vec<f32> = moved.collect();
+                ops::edit(&parameter, |own| own.copy_from_slice(&moved)).unwrap();
+                let y = block.forward(&x, &pass).unwrap();
+                let products = (y.to_dtype(DType::F64).unwrap() * dy.to_dtype(DType::F64).unwrap()).unwrap();
+                products.sum_all().unwrap().to_scalar::<f64>().unwrap()
+            };
+            let slope = (at(0.01) - at(-0.01)) / 0.02;
+            at(0.0);
+            assert!((slope - norm).abs() < 0.01 * norm + 1e-3, "{wiring:?}: {role:?} {part:?}: {slope} {norm}");
+        }
+        assert!(gradients.is_empty());
+    }
+}

@@ -1,0 +1,204 @@
+//! A block's training pass: forward with dropout, some tokens at a time, keeping all that the way back needs or only
+//! what entered; and its vector-Jacobian product, walked by hand.
+//!
+//! candle's own backward would build a graph of every small op, keep each intermediate, and fill and add a fresh buffer
+//! for every gradient. Here what was kept is used up on the way, some tokens at a time; norms, rotations and
+//! activations of MLPs are computed again.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use candle_core::Tensor;
+
+use super::{Block, Residual};
+use crate::Result;
+use crate::arch::Role;
+use crate::model::chunks::{Gathered, rows};
+use crate::model::sublayers::{Input, Linear, TrainingPass};
+use crate::model::training::{BackwardContext, TrainContext};
+use crate::model::{Parameter, Part};
+use crate::ops::{self, WeightMatrix};
+
+/// What a block saves of its forward pass.
+#[derive(Debug)]
+pub(crate) struct SavedActivations<'a> {
+    /// The residual stream that entered, `[t, d]`, as [`ops::save_activation`] gives it.
+    x: Tensor,
+    /// What else there is, unless it is to be computed again.
+    saved: Option<(Passes<'a>, Streams)>,
+}
+
+/// The pass of each sub-layer of each residual.
+type Passes<'a> = Vec<Vec<Box<dyn TrainingPass + 'a>>>;
+
+/// By the first token of a chunk: the stream `[t, d]` that enters each residual but the first.
+type Streams = BTreeMap<usize, Vec<Tensor>>;
+
+impl Block {
+    /// [`Block::forward`] with dropout, `[t, d]`, and for [`Block::backward`] either all that it needs or, if not
+    /// `all`, only what entered.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn forward_saving(
+        &self,
+        x: &Tensor,
+        training: &TrainContext<'_>,
+        all: bool,
+    ) -> Result<(Tensor, SavedActivations<'_>)> {
+        let mut passes = self.begin(x, training, all)?;
+        let (mut y, mut streams) = (Gathered::new(training.tokens()), Streams::new());
+        for chunk in training.chunks() {
+            let mut left = self.climb(&mut passes, x, &chunk, training, self.residuals.len())?;
+            y.put(&chunk, left.pop().map_or_else(|| rows(x, &chunk), Ok)?)?;
+            if all {
+                streams.insert(chunk.start, left);
+            }
+        }
+        let x = ops::save_activation(x, training.policy.offload_activations && !all)?;
+        Ok((y.all()?, SavedActivations { x, saved: all.then_some((passes, streams)) }))
+    }
+
+    /// A pass of each sub-layer; what of them looks at other tokens is done. `x` may be a saved activation.
+    fn begin(&self, x: &Tensor, training: &TrainContext<'_>, save: bool) -> Result<Passes<'_>> {
+        let sums = self.residuals.iter().map(|residual| &residual.sum);
+        let mut passes: Passes<'_> = sums.map(|sum| sum.iter().map(|own| own.training_pass(save)).collect()).collect();
+        if let (Some(residual), Some(passes)) = (self.residuals.first(), passes.first_mut()) {
+            let input = Input { x, first: 0, norm: &residual.norm };
+            passes.iter_mut().try_for_each(|pass| pass.mix(&input, training))?;
+        }
+        Ok(passes)
+    }
+
+    /// The rows `chunk` of the stream as they leave each residual below the residual `top`.
+    fn climb(
+        &self,
+        passes: &mut Passes<'_>,
+        x: &Tensor,
+        chunk: &Range<usize>,
+        training: &TrainContext<'_>,
+        top: usize,
+    ) -> Result<Vec<Tensor>> {
+        let mut left = Vec::with_capacity(top);
+        for (residual, passes) in self.residuals.iter().zip(passes).take(top) {
+            let entered =
+                left.last().map_or_else(|| ops::restore_activation(&rows(x, chunk)?), |x: &Tensor| Ok(x.clone()))?;
+            let input = Input { x: &entered, first: chunk.start, norm: &residual.norm };
+            let mut sum = entered.clone();
+            for pass in passes {
+                sum = ops::add(&sum, &pass.update(&input, chunk, training)?)?;
+            }
+            left.push(sum);
+        }
+        Ok(left)
+    }
+
+    /// From the gradient `dy` `[t, d]` of what left the block to the gradients of its parameters and, where `wanted`,
+    /// of what entered it. Work below the lowest trained parameter is left out. What was saved is used up, and so is
+    /// `dy`: what is returned may lie in its place.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn backward(
+        &self,
+        saved: SavedActivations<'_>,
+        training: &TrainContext<'_>,
+        dy: Tensor,
+        wanted: bool,
+    ) -> Result<(Option<Tensor>, Vec<Parameter>)> {
+        let mut at = BackwardContext::new(training, self.unfrozen);
+        let SavedActivations { x, saved } = saved;
+        let x = x.to_device(dy.device())?;
+        let (mut passes, mut streams) = match saved {
+            Some(saved) => saved,
+            None => (self.begin(&x, training, true)?, Streams::new()),
+        };
+        // the gradient of the residual stream, from chunk to chunk that of one further down
+        let mut stream = Gathered::over(dy)?;
+        let top = self.residuals.len().saturating_sub(1);
+        for chunk in training.chunks() {
+            let mut entered = match streams.remove(&chunk.start) {
+                Some(entered) => entered,
+                None => self.climb(&mut passes, &x, &chunk, training, top)?,
+            };
+            for (index, (residual, passes)) in self.residuals.iter().zip(&mut passes).enumerate().rev() {
+                let own = if index > 0 { entered.pop() } else { None };
+                let (x, first) = own.as_ref().map_or((&x, 0), |own| (own, chunk.start));
+                let input = Input { x, first, norm: &residual.norm };
+                let below = wanted || self.residuals[..index].iter().any(|own| self.unfrozen || own.is_adapted());
+                Residual::backward(&mut at, passes, &input, (&chunk, &mut stream), below || self.unfrozen)?;
+                if !below {
+                    break;
+                }
+            }
+        }
+        if let (Some(residual), Some(passes)) = (self.residuals.first(), passes.first_mut()) {
+            let input = Input { x: &x, first: 0, norm: &residual.norm };
+            for pass in passes {
+                pass.backward_mixed(&mut at, &input, &mut stream, wanted || self.unfrozen)?;
+            }
+        }
+        Ok((if wanted { stream.some() } else { None }, at.gradients()))
+    }
+
+    /// The block's linear layers.
+    fn linears(&self) -> impl Iterator<Item = (Role, &Linear)> {
+        self.residuals.iter().flat_map(Residual::linears)
+    }
+
+    /// The parameters that are trained: the adapters', or everything. Changing them in place changes the block.
+    #[must_use]
+    pub(crate) fn parameters(&self) -> Vec<Parameter> {
+        let mut parameters = Vec::new();
+        for (role, linear) in self.linears() {
+            if let Some(adapter) = &linear.adapter {
+                parameters.push((role, Part::A, adapter.a.clone()));
+                parameters.push((role, Part::B, adapter.b.clone()));
+            }
+            if self.unfrozen {
+                if let WeightMatrix::Dense(weight) = &linear.weight {
+                    parameters.push((role, Part::Weight, weight.clone()));
+                }
+                parameters.extend(linear.bias.iter().map(|bias| (role, Part::Bias, bias.clone())));
+            }
+        }
+        if self.unfrozen {
+            let own = self.residuals.iter().map(|residual| &residual.norm);
+            let inner = self.residuals.iter().flat_map(|residual| residual.sum.iter().flat_map(|own| own.norms()));
+            parameters.extend(own.chain(inner).map(|norm| (norm.role, Part::Weight, norm.weight.clone())));
+        }
+        parameters
+    }
+}
+
+impl Residual {
+    fn linears(&self) -> impl Iterator<Item = (Role, &Linear)> {
+        self.sum.iter().flat_map(|own| own.linears())
+    }
+
+    fn is_adapted(&self) -> bool {
+        self.linears().any(|(_, linear)| linear.adapter.is_some())
+    }
+
+    /// From the gradient of the rows `chunk` of the stream that leaves the residual to that of what enters it, as far
+    /// as it does not go through other tokens; where it is not `wanted` only to those of the parameters.
+    fn backward(
+        at: &mut BackwardContext<'_>,
+        passes: &mut [Box<dyn TrainingPass + '_>],
+        input: &Input<'_>,
+        (chunk, stream): (&Range<usize>, &mut Gathered),
+        wanted: bool,
+    ) -> Result<()> {
+        let dy = stream.rows(chunk)?;
+        let mut dnormed = None;
+        for pass in passes {
+            dnormed = match (dnormed, pass.backward(at, input, chunk, &dy, wanted)?) {
+                (Some(sum), Some(own)) => Some(ops::add(&sum, &own)?),
+                (sum, own) => sum.or(own),
+            };
+        }
+        let Some(dnormed) = dnormed else { return Ok(()) };
+        drop(dy);
+        input.backward(at, chunk, &input.stream(chunk)?, &dnormed, stream)
+    }
+}

@@ -1,0 +1,123 @@
+//! A linear layer: a weight, perhaps a bias, perhaps an adapter; forward, forward with dropout, and backward.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use crate::Result;
+use crate::arch::Role;
+use crate::model::Part;
+use crate::model::lora::Adapter;
+use crate::model::training::{BackwardContext, TrainContext};
+use crate::ops::{self, WeightMatrix};
+
+/// `y = x·Wᵀ + b`, plus the adapter's `(x·Aᵀ)·Bᵀ·scale`, with DoRA times a number for each output.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    /// `[o, i]`, in its type on disk or in four bits.
+    pub(crate) weight: WeightMatrix,
+    /// `[o]` f32.
+    pub(crate) bias: Option<Tensor>,
+    /// What is added to the frozen product.
+    pub(crate) adapter: Option<Adapter>,
+    /// What DoRA multiplies each output with before the bias comes, `[o]` f32; such a layer is not trained.
+    pub(crate) ratio: Option<Tensor>,
+}
+
+/// x·Aᵀ·scale of adapters, `[t, r]`.
+pub(super) type LoraHidden = BTreeMap<Role, Tensor>;
+
+impl Linear {
+    /// `[t, i]` to `[t, o]`. Gradients for `x` and, where it is tracked, the adapter.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = match &self.adapter {
+            None => self.weight.linear(x)?,
+            Some(adapter) if x.track_op() || adapter.a.track_op() => (self.weight.linear(x)? + adapter.tracked(x)?)?,
+            Some(adapter) => self.weight.linear_plus(x, &adapter.reduce(x)?, &adapter.b)?,
+        };
+        let y = match &self.ratio {
+            Some(ratio) => y.broadcast_mul(ratio)?,
+            None => y,
+        };
+        match &self.bias {
+            Some(bias) => ops::add(&y, bias),
+            None => Ok(y),
+        }
+    }
+
+    /// [`Linear::forward`] with dropout on the rows of the pass from `row` on; the adapter's x·Aᵀ·scale is put into
+    /// `hidden`.
+    pub(super) fn forward_saving(
+        &self,
+        x: &Tensor,
+        training: &TrainContext<'_>,
+        (role, row): (Role, usize),
+        hidden: &mut LoraHidden,
+    ) -> Result<Tensor> {
+        let y = match &self.adapter {
+            None => self.weight.linear(x)?,
+            Some(adapter) => {
+                let u = match training.mask(role, row) {
+                    Some(mask) => adapter.reduce(&ops::dropout(x, mask)?)?,
+                    None => adapter.reduce(x)?,
+                };
+                let y = self.weight.linear_plus(x, &u, &adapter.b)?;
+                hidden.insert(role, u);
+                y
+            }
+        };
+        Ok(match &self.bias {
+            Some(bias) => ops::add(&y, bias)?,
+            None => y,
+        })
+    }
+
+    /// Gradients of the layer's own parameters, and of `x` where it is wanted, for the rows of the pass from `row` on.
+    /// `x` is asked for only if something is trained here.
+    pub(super) fn backward(
+        &self,
+        at: &mut BackwardContext<'_>,
+        (role, row): (Role, usize),
+        hidden: &LoraHidden,
+        x: Tensor,
+        dy: &Tensor,
+        wanted: bool,
+    ) -> Result<Option<Tensor>> {
+        if at.unfrozen {
+            at.note(role, Part::Weight, ops::outer(dy, &x)?)?;
+            if self.bias.is_some() {
+                at.note(role, Part::Bias, ops::sum_rows(dy)?)?;
+            }
+        }
+        let Some(adapter) = &self.adapter else {
+            drop(x);
+            return wanted.then(|| self.weight.linear_backward(dy, None)).transpose();
+        };
+        let mask = at.training.mask(role, row);
+        let du = (ops::low_rank_up(dy, &adapter.b)? * adapter.scale)?;
+        let dropped = match mask {
+            Some(mask) => ops::dropout(&x, mask)?,
+            None => x.clone(),
+        };
+        let reduced = match hidden.get(&role) {
+            Some(u) => u.clone(),
+            // a layer that is not computed again in full
+            None => adapter.reduce(&dropped)?,
+        };
+        at.note(role, Part::B, ops::outer(dy, &reduced)?)?;
+        at.note(role, Part::A, ops::outer(&du, &dropped)?)?;
+        // the inputs are as wide as what comes now
+        drop((x, dropped));
+        Ok(match mask {
+            _ if !wanted => None,
+            None => Some(self.weight.linear_backward(dy, Some((&du, &adapter.a)))?),
+            Some(mask) => {
+                let own = ops::dropout(&ops::low_rank_up(&du, &adapter.a)?, mask)?;
+                Some(self.weight.linear_backward_onto(dy, own)?)
+            }
+        })
+    }
+}
