@@ -1,9 +1,9 @@
 //! Memory for everything: small pieces from an allocator made for many threads, tensors from the C library's.
 //!
-//! A training step makes the same few hundred tensors again and again. The C library finds the closest fit among what is
-//! free, so that they fit into little more than the largest sum alive at one time; told to keep its pages, it does not
-//! fault fresh ones for every step either. Allocators that sort by size classes and threads are faster where pieces are
-//! small, and take up to twice the memory where they are not.
+//! A training step makes the same few hundred tensors again and again. The C library finds the closest fit among what
+//! is free, so that they fit into little more than the largest sum alive at one time; told to keep its pages, it does
+//! not fault fresh ones for every step either. Allocators that sort by size classes and threads are faster where pieces
+//! are small, and take up to twice the memory where they are not.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 

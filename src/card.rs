@@ -108,19 +108,21 @@ impl Made<'_> {
                     text,
                     "from peft import PeftModel\n\nmodel = AutoModelForCausalLM.from_pretrained(\"{base}\", \
                      dtype=\"auto\")\nmodel = PeftModel.from_pretrained(model, \"ADAPTER\")\ntokenizer = \
-                     AutoTokenizer.from_pretrained(\"{base}\")\n```\n\nMODEL is the model it was trained on, {}, and ADAPTER \
-                     this directory.",
+                     AutoTokenizer.from_pretrained(\"{base}\")\n```\n\nMODEL is the model it was trained on, {}, and \
+                     ADAPTER this directory.",
                     self.lost()
                 );
                 if !self.gone().is_empty() && on_hub(self.parent).is_none() {
                     _ = write!(text, " `{}` makes it, unless it was trained since.", self.again("MODEL"));
                 }
-                text.push_str(" Put into its weights, by `prune merge MODEL --adapter ADAPTER -o DIR`, it needs no PEFT.\n");
+                text.push_str(
+                    " Put into its weights, by `prune merge MODEL --adapter ADAPTER -o DIR`, it needs no PEFT.\n",
+                );
             }
             Kind::Model | Kind::FourBit => text.push_str(
                 "\nmodel = AutoModelForCausalLM.from_pretrained(\"DIR\", dtype=\"auto\")\ntokenizer = \
-                 AutoTokenizer.from_pretrained(\"DIR\")\n```\n\nDIR is this directory, or its name on the hub. `prune sample DIR \
-                 --prompt TEXT` lets it speak, `prune eval DIR --tasks NAMES` scores it.\n",
+                 AutoTokenizer.from_pretrained(\"DIR\")\n```\n\nDIR is this directory, or its name on the hub. `prune \
+                 sample DIR --prompt TEXT` lets it speak, `prune eval DIR --tasks NAMES` scores it.\n",
             ),
         }
         text

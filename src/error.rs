@@ -31,8 +31,8 @@ impl Error {
         Self::Work(message.into())
     }
 
-    /// An operating system error at `path`; a path that does not exist is a wrong request, and what it may have meant is
-    /// named.
+    /// An operating system error at `path`; a path that does not exist is a wrong request, and what it may have meant
+    /// is named.
     pub fn io(path: impl AsRef<Path>, error: &std::io::Error) -> Self {
         let (path, place) = (path.as_ref(), path.as_ref().display());
         match error.kind() {

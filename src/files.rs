@@ -109,8 +109,8 @@ fn near(path: &Path) -> Option<PathBuf> {
 /// From this likeness on a name may be a mistyped other one: one letter of five.
 const LIKE: f64 = 0.8;
 
-/// How alike two names are, 0 to 1: one less for every letter that is another, missing, too many or in another place, as
-/// a share of all. Their stems alone have to be as much so: an ending in common makes none of the other.
+/// How alike two names are, 0 to 1: one less for every letter that is another, missing, too many or in another place,
+/// as a share of all. Their stems alone have to be as much so: an ending in common makes none of the other.
 fn likeness(name: &str, known: &str) -> f64 {
     let stem = |name: &str| Path::new(name).file_stem().and_then(OsStr::to_str).unwrap_or(name).to_lowercase();
     let whole = strsim::normalized_damerau_levenshtein(&name.to_lowercase(), &known.to_lowercase());

@@ -1,8 +1,8 @@
-//! Ctrl-C and SIGTERM: long loops look between two steps whether they are to stop, so that they stop at a place to resume
-//! from.
+//! Ctrl-C and SIGTERM: long loops look between two steps whether they are to stop, so that they stop at a place to
+//! resume from.
 //!
-//! Nothing of this holds for a process. A piece of work is done under an [`Interrupt`], which any thread may ask for; of
-//! two pieces of work beside each other, each has its own.
+//! Nothing of this holds for a process. A piece of work is done under an [`Interrupt`], which any thread may ask for;
+//! of two pieces of work beside each other, each has its own.
 
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -10,8 +10,8 @@
 //!
 //! # Floor plan
 //!
-//! From the ground up, what each room may use beside the foundations, which all may use. Above the rooms, `commands` use
-//! any of them, and `cli` and `main` the commands. `tests/structure.rs` reads this table and holds the code to it.
+//! From the ground up, what each room may use beside the foundations, which all may use. Above the rooms, `commands`
+//! use any of them, and `cli` and `main` the commands. `tests/structure.rs` reads this table and holds the code to it.
 //!
 //! ```text
 //! room         uses

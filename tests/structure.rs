@@ -150,20 +150,21 @@ fn every_file_says_what_it_is() {
 
 const EVERYWHERE: &[&str] = &["src", "tests", "benches"];
 
-/// The formatter leaves comments and texts as long as they are.
+/// The formatter leaves comments as long as they are.
 #[test]
 fn lines_and_files_are_short() {
     let mut long = Vec::new();
     for (path, text) in files_in(EVERYWHERE) {
         let path = path.display();
-        let lines = text.lines().enumerate().filter(|(_, line)| line.chars().count() > 120);
+        let is_long = |line: &str| line.trim_start().starts_with("//") && line.chars().count() > 120;
+        let lines = text.lines().enumerate().filter(|(_, line)| is_long(line));
         long.extend(lines.map(|(at, line)| format!("{path}:{}: {} columns", at + 1, line.chars().count())));
         let count = text.lines().count();
         if count > 400 {
             long.push(format!("{path}: {count} lines"));
         }
     }
-    assert!(long.is_empty(), "at most 120 columns and 400 lines:\n{}", long.join("\n"));
+    assert!(long.is_empty(), "comments of at most 120 columns, files of at most 400 lines:\n{}", long.join("\n"));
 }
 
 #[test]

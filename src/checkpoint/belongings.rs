@@ -99,8 +99,8 @@ fn is_workplace(dir: &Path) -> bool {
     name.len() > MARK.len() + 1 && name.starts_with('.') && name.ends_with(MARK)
 }
 
-/// Removes `path` with what is this program's in it. Whether all is gone: what is somebody else's stays, and with it the
-/// marks of what it lies in.
+/// Removes `path` with what is this program's in it. Whether all is gone: what is somebody else's stays, and with it
+/// the marks of what it lies in.
 pub(super) fn clear(path: &Path) -> io::Result<bool> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),

@@ -21,9 +21,9 @@ const WHOLE: u64 = 8 << 30;
 /// Of more than that, a piece in so many is read, beside the first and the last of each file.
 const ONE_IN: u64 = 64;
 
-/// One number for the content of `files` in their order, in hexadecimal: SHA-256 over the SHA-256 of each file's pieces,
-/// computed on all threads. Names and places do not count: a copy is the same. Of more than 8 GiB a sample is read, and
-/// the time of the last change counts too, so that a change between the samples is not missed.
+/// One number for the content of `files` in their order, in hexadecimal: SHA-256 over the SHA-256 of each file's
+/// pieces, computed on all threads. Names and places do not count: a copy is the same. Of more than 8 GiB a sample is
+/// read, and the time of the last change counts too, so that a change between the samples is not missed.
 ///
 /// # Errors
 /// Request: a file that is not there. Work: one that cannot be read. Interrupted.

@@ -1,5 +1,5 @@
-//! Names of four-bit weights, as bitsandbytes saves them: `P.weight` holds the codes, and beside it lie `P.weight.absmax`
-//! and its like.
+//! Names of four-bit weights, as bitsandbytes saves them: `P.weight` holds the codes, and beside it lie
+//! `P.weight.absmax` and its like.
 
 use super::{Entry, Index};
 

@@ -40,8 +40,8 @@ pub struct Index {
     pub shards: Vec<PathBuf>,
     /// Every tensor by name.
     pub tensors: BTreeMap<String, Entry>,
-    /// What the index file says of a tensor, by its name, and its shards do not bear out: a tensor that is listed and not
-    /// there, that is there and not listed, or that is in another shard. Nothing is lost where no model needs it.
+    /// What the index file says of a tensor, by its name, and its shards do not bear out: a tensor that is listed and
+    /// not there, that is there and not listed, or that is in another shard. Nothing is lost where no model needs it.
     pub disputes: BTreeMap<String, String>,
     /// The open file of each shard, and what it was when its header was checked.
     pub(super) files: Vec<(File, Metadata)>,

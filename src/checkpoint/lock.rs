@@ -8,7 +8,8 @@ use super::mark::{self, MARK};
 use crate::shown::from_here;
 use crate::{Error, Result};
 
-/// Refuses a directory that another process works in: it holds the lock on the directory itself, as [`lock_dir`] takes it.
+/// Refuses a directory that another process works in: it holds the lock on the directory itself, as [`lock_dir`] takes
+/// it.
 pub(super) fn refuse_busy(dir: &Path) -> Result<()> {
     match File::open(dir).map(|dir| dir.try_lock_shared()) {
         Ok(Err(TryLockError::WouldBlock)) => Err(busy(dir)),
@@ -33,8 +34,8 @@ fn busy(dir: &Path) -> Error {
     Error::request(format!("{}: another run is working there", from_here(dir)))
 }
 
-/// Makes and marks the hidden directory `dir` of the output `target` unless that is done, and locks it; `None` where the
-/// system locks no files.
+/// Makes and marks the hidden directory `dir` of the output `target` unless that is done, and locks it; `None` where
+/// the system locks no files.
 ///
 /// # Errors
 /// Request: somebody else's directory; another process holds the lock. Work: the file system's.

@@ -133,7 +133,8 @@ impl Checkpoint {
         Ok(Self { source, config, leftover, index })
     }
 
-    /// The files that decide what the model makes of a text: config, tokenizer, weights, in order; for [`content_hash`].
+    /// The files that decide what the model makes of a text: config, tokenizer, weights, in order; for
+    /// [`content_hash`].
     pub fn content_files(&self) -> Vec<PathBuf> {
         let tokenizer = ["tokenizer.json", "tokenizer_config.json"].map(|name| self.source.dir.join(name));
         let tokenizer = tokenizer.into_iter().filter(|path| path.exists());
@@ -149,9 +150,9 @@ impl Checkpoint {
     }
 }
 
-/// What to say of the model `id`, which is not at `path` and which the hub has failed to give for `why`. A mistyped path
-/// looks like a name on the hub: where it nearly is one here, or begins with a directory that is here, a hub that cannot
-/// be reached has nothing to do with it.
+/// What to say of the model `id`, which is not at `path` and which the hub has failed to give for `why`. A mistyped
+/// path looks like a name on the hub: where it nearly is one here, or begins with a directory that is here, a hub that
+/// cannot be reached has nothing to do with it.
 fn absent(id: &str, path: &Path, why: Error) -> Error {
     let meant = meant(path);
     let begins_here = path.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.is_dir());

@@ -1,4 +1,5 @@
-//! Outputs appear whole or not at all: they are made in the [`Workplace`] beside their place, made durable, and renamed.
+//! Outputs appear whole or not at all: they are made in the [`Workplace`] beside their place, made durable, and
+//! renamed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

@@ -31,7 +31,8 @@ impl Index {
         }
     }
 
-    /// Puts tensors of `file` in the place of those called like the keys of `names`, whose values are their names there.
+    /// Puts tensors of `file` in the place of those called like the keys of `names`, whose values are their names
+    /// there.
     ///
     /// # Errors
     /// Work: a name that `file` does not have; the system has no more room for open files.

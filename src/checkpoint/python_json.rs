@@ -1,5 +1,5 @@
-//! JSON as Python writes it: `Infinity`, `-Infinity` and `NaN` where a number stands. JSON has no such numbers; here they
-//! become `{"__float__": "Infinity"}`, which is how transformers 5 spells them.
+//! JSON as Python writes it: `Infinity`, `-Infinity` and `NaN` where a number stands. JSON has no such numbers; here
+//! they become `{"__float__": "Infinity"}`, which is how transformers 5 spells them.
 
 use std::sync::LazyLock;
 

@@ -1,7 +1,7 @@
 //! Where an output comes to be: a hidden directory beside its place, `.OUT.prune`, which is also its lock.
 //!
-//! Whoever makes `OUT` holds the lock on the mark in `.OUT.prune` from before anything is touched until all is done; what
-//! a killed process left there is cleared by the next one that takes it, whatever that one then finds.
+//! Whoever makes `OUT` holds the lock on the mark in `.OUT.prune` from before anything is touched until all is done;
+//! what a killed process left there is cleared by the next one that takes it, whatever that one then finds.
 //!
 //! ```text
 //! .OUT.prune/.prune   the mark; locked while somebody works here

@@ -22,8 +22,8 @@ pub(crate) struct AnalyzeArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
     #[arg(required_unless_present_any = ["from", "config"])]
     model: Option<String>,
-    /// Text: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst, .bz2, .xz), a directory of them (its validation split),
-    /// or a hub data set
+    /// Text: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst, .bz2, .xz), a directory of them (its validation
+    /// split), or a hub data set
     #[arg(long, value_name = "SRC")]
     data: Option<String>,
     /// Field of the rows that holds the text; several are joined: prompt+completion [default: text]

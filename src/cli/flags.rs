@@ -88,8 +88,8 @@ fn with_opposites(command: Command) -> Command {
     })
 }
 
-/// A word that is no command, with the command that it is most like instead of the parser's own guess, which prefers long
-/// names: `ct` is `cut`, not `doctor`.
+/// A word that is no command, with the command that it is most like instead of the parser's own guess, which prefers
+/// long names: `ct` is `cut`, not `doctor`.
 pub(super) fn suggested(mut error: clap::Error, cli: &Command) -> clap::Error {
     if error.kind() != ErrorKind::InvalidSubcommand {
         return error;

@@ -32,8 +32,8 @@ pub(crate) struct HealArgs {
     /// The cut model: a directory or a hub id
     #[arg(required_unless_present = "config")]
     model: Option<String>,
-    /// Text to train on: a file (.jsonl, .json, .parquet, .csv, .txt; also .gz, .zst, .bz2, .xz) or a directory of files
-    /// (its train split)
+    /// Text to train on: a file (.jsonl, .json, .parquet, .csv, .txt; also .gz, .zst, .bz2, .xz) or a directory of
+    /// files (its train split)
     #[arg(long, value_name = "SRC", required_unless_present = "config")]
     data: Option<String>,
     /// Directory of the results: adapter, merged model, log, loss curve
@@ -102,8 +102,8 @@ pub(crate) struct HealArgs {
     /// Adapter in PEFT's files to start from
     #[arg(long, value_name = "DIR", help_heading = "Adapters")]
     adapter: Option<PathBuf>,
-    /// How the frozen weights are held: nf4 takes a quarter of bf16's memory, but a part of what is learned only makes up
-    /// for the rounding and is lost in the merged model; none trains against the weights that are written, where the
+    /// How the frozen weights are held: nf4 takes a quarter of bf16's memory, but a part of what is learned only makes
+    /// up for the rounding and is lost in the merged model; none trains against the weights that are written, where the
     /// memory allows [default: nf4]
     #[arg(long, value_name = "HOW", value_parser = ["nf4", "none"], help_heading = "Adapters")]
     quant: Option<String>,

@@ -1,5 +1,5 @@
-//! Extreme numbers in every numeric flag and setting of every command: refused, or worked with; never a panic, an abort,
-//! or more memory than there is. New flags are found by themselves.
+//! Extreme numbers in every numeric flag and setting of every command: refused, or worked with; never a panic, an
+//! abort, or more memory than there is. New flags are found by themselves.
 
 use std::any::TypeId;
 use std::fs;

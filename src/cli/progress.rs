@@ -1,5 +1,5 @@
-//! Progress on standard error, of work that takes longer than a moment: a bar on a terminal; elsewhere a line after every
-//! so many steps of work that has something to say of itself, one a minute of other work, and one for each stage.
+//! Progress on standard error, of work that takes longer than a moment: a bar on a terminal; elsewhere a line after
+//! every so many steps of work that has something to say of itself, one a minute of other work, and one for each stage.
 
 use std::fmt;
 use std::io::IsTerminal;

@@ -143,10 +143,10 @@ fn every_flag_does_something() {
 
 #[test]
 fn a_dead_flag_is_found() {
-    let settings = "/// What.\npub struct GrindSettings {\n    /// A.\n    pub beans: usize,\n    /// B.\n    pub idle: bool,\n    \
-                    pub apart: u8,\n}\nimpl Default for GrindSettings {\n    fn default() -> Self {\n        Self { idle: \
-                    false }\n    }\n}\n// settings.idle is not code\nfn grind(settings: &GrindSettings) {\n    let \
-                    GrindSettings { apart, .. } = settings;\n    work(settings\n        .beans);\n}\n\
+    let settings = "/// What.\npub struct GrindSettings {\n    /// A.\n    pub beans: usize,\n    /// B.\n    pub \
+                    idle: bool,\n    pub apart: u8,\n}\nimpl Default for GrindSettings {\n    fn default() -> Self {\n \
+                           Self { idle: false }\n    }\n}\n// settings.idle is not code\nfn grind(settings: \
+                    &GrindSettings) {\n    let GrindSettings { apart, .. } = settings;\n    work(settings\n        .beans);\n}\n\
                     #[cfg(test)]\nmod tests { fn a() { settings.idle } }\n";
     let library = [(PathBuf::new(), settings.to_owned()), (PathBuf::new(), "settings.idle of something else".into())];
     let flags = ["beans", "idle", "apart", "absent"].map(str::to_owned);

@@ -39,8 +39,8 @@ pub struct Compared {
     pub results: PathBuf,
 }
 
-/// Runs `prune compare`. Where both kept their samples, tasks are compared document by document; otherwise their figures
-/// are taken as those of independent samples.
+/// Runs `prune compare`. Where both kept their samples, tasks are compared document by document; otherwise their
+/// figures are taken as those of independent samples.
 ///
 /// # Errors
 /// Request: results that are not there, without a task in common, or of other prompts. Work: broken files.
@@ -58,8 +58,8 @@ pub fn compare(settings: &CompareSettings, progress: &dyn Progress) -> Result<Co
     let comparisons = differences(&theirs, &ours, true).context(paths)?;
     if comparisons.iter().any(|comparison| !comparison.paired) {
         progress.warn(
-            "some samples are not there (lm-evaluation-harness keeps them with --log_samples): those figures are compared \
-             as if other questions had been asked",
+            "some samples are not there (lm-evaluation-harness keeps them with --log_samples): those figures are \
+             compared as if other questions had been asked",
         );
     }
     let compared =

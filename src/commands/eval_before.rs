@@ -114,8 +114,8 @@ fn own<'a>(finished: &'a Finished, key: &str) -> Option<&'a Value> {
     finished.section("prune")?.get(key)
 }
 
-/// SHA-256 of what the model is: its config, its weights and those of an adapter by content, and where they are computed
-/// with. Large files are known by pieces of them: reading them whole would take longer than some evaluations.
+/// SHA-256 of what the model is: its config, its weights and those of an adapter by content, and where they are
+/// computed with. Large files are known by pieces of them: reading them whole would take longer than some evaluations.
 ///
 /// # Errors
 /// The file system's.

@@ -12,8 +12,8 @@ use crate::model::Model;
 use crate::progress::{Continued, Progress};
 use crate::{Error, Result};
 
-/// Tokens of a pass: those that the unfinished evaluation is planned for, or, where they do not fit and `force` says so,
-/// those of today.
+/// Tokens of a pass: those that the unfinished evaluation is planned for, or, where they do not fit and `force` says
+/// so, those of today.
 ///
 /// # Errors
 /// Request: they do not fit.
@@ -22,8 +22,8 @@ pub(super) fn planned(begun: PassTokens, now: PassTokens, fits: bool, force: boo
         (true, _) => Ok(begun),
         (false, true) => Ok(now),
         (false, false) => Err(Error::request(format!(
-            "the unfinished evaluation is planned for passes of {} tokens, which do not fit into the memory there is now: \
-             allow more with --memory, or --force starts anew",
+            "the unfinished evaluation is planned for passes of {} tokens, which do not fit into the memory there is \
+             now: allow more with --memory, or --force starts anew",
             begun.most
         ))),
     }

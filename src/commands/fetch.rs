@@ -1,4 +1,5 @@
-//! `prune fetch`: everything that is needed to work without a network, into the cache that every Hugging Face tool shares.
+//! `prune fetch`: everything that is needed to work without a network, into the cache that every Hugging Face tool
+//! shares.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

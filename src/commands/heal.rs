@@ -54,8 +54,8 @@ pub struct HealResult {
     pub measured: Option<Measured>,
 }
 
-/// Runs `prune heal`. A run that was stopped goes on when the same settings are given again; of one that is finished the
-/// result is told.
+/// Runs `prune heal`. A run that was stopped goes on when the same settings are given again; of one that is finished
+/// the result is told.
 ///
 /// # Errors
 /// Request: settings that do not fit together or the model, data that is too short, an adapter for another model, an

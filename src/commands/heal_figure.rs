@@ -7,8 +7,8 @@ use crate::report::{Level, LineChart, Point, Series, means};
 /// Points of the training curve, at most: each is the mean of as many steps as it takes.
 const POINTS: usize = 100;
 
-/// Training and validation loss over steps; across it the loss of the uncut and the cut model, and at the end that of the
-/// model that is written.
+/// Training and validation loss over steps; across it the loss of the uncut and the cut model, and at the end that of
+/// the model that is written.
 pub(super) fn losses(lines: &[Line], result: &HealResult) -> LineChart {
     let steps: Vec<(usize, f64)> = lines
         .iter()

@@ -129,8 +129,8 @@ impl Record {
     }
 }
 
-/// Without what a record of an older version cannot know: contents, and settings that came later, where they are left at
-/// what that version did.
+/// Without what a record of an older version cannot know: contents, and settings that came later, where they are left
+/// at what that version did.
 fn known_to(before: &Map<String, Value>, now: &Map<String, Value>) -> Result<Map<String, Value>> {
     let defaults = serde_json::to_value(HealSettings::default()).map_err(|error| Error::work(error.to_string()))?;
     let is_old = !before.contains_key(MODEL);

@@ -73,7 +73,8 @@ pub struct MergeReport {
 /// Runs `prune merge`.
 ///
 /// # Errors
-/// Request: settings that do not go together, an adapter for another model, an output that exists. Work: broken files, a full disk. Nothing is left behind.
+/// Request: settings that do not go together, an adapter for another model, an output that exists. Work: broken files,
+/// a full disk. Nothing is left behind.
 pub fn merge(settings: &MergeSettings, progress: &dyn Progress) -> Result<MergeReport> {
     if settings.plain_scales && !settings.save_4bit && settings.merge_onto == MergeOnto::Full {
         return Err(Error::request("plain_scales goes with save_4bit or merge_onto = \"quantized\""));

@@ -165,8 +165,8 @@ impl Documents {
         Ok(Ok(Document { text, place: row.place }))
     }
 
-    /// Whether any of the file's first rows has `field`: a row without it is then one that says nothing, not a sign that
-    /// the text has another name.
+    /// Whether any of the file's first rows has `field`: a row without it is then one that says nothing, not a sign
+    /// that the text has another name.
     fn has_field(&mut self, path: &Path, field: &str) -> bool {
         if self.known.contains(field) {
             return true;

@@ -48,10 +48,10 @@ impl Source {
         Ok(ids)
     }
 
-    /// The text called `spec`: a local file, or a directory (at any depth the files of the split that `purpose` wants, if
-    /// their names or their folders' tell splits, and of these the format that most have); `hub:datasets/org/name/path[@revision]` or
-    /// `hf://datasets/org/name[@revision]/path`, one file of a hub data set; or a known data set (`allenai/c4`), of
-    /// which the file for `purpose` is taken. What exists locally is local.
+    /// The text called `spec`: a local file, or a directory (at any depth the files of the split that `purpose` wants,
+    /// if their names or their folders' tell splits, and of these the format that most have);
+    /// `hub:datasets/org/name/path[@revision]` or `hf://datasets/org/name[@revision]/path`, one file of a hub data set;
+    /// or a known data set (`allenai/c4`), of which the file for `purpose` is taken. What exists locally is local.
     ///
     /// # Errors
     /// As [`Source::open`] and `fetch`; [`Error::Request`] for a name that is none of these.

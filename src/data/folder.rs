@@ -1,5 +1,5 @@
-//! A directory as text: which of its files are data, and which of those are meant. The rules are those of Hugging Face's
-//! `datasets` (`data_files.py`, `load.py`), so that a clone of a hub data set gives what `load_dataset` gives.
+//! A directory as text: which of its files are data, and which of those are meant. The rules are those of Hugging
+//! Face's `datasets` (`data_files.py`, `load.py`), so that a clone of a hub data set gives what `load_dataset` gives.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -136,8 +136,8 @@ impl Items {
         Place { path: Arc::clone(&self.input.path), unit: "item", number: self.number }
     }
 
-    /// Puts the text of the next item, without blanks in front, into the buffer; the byte behind it, 0 for the end of the file, or `None` where it
-    /// goes on.
+    /// Puts the text of the next item, without blanks in front, into the buffer; the byte behind it, 0 for the end of
+    /// the file, or `None` where it goes on.
     fn begin(&mut self, end: &mut End) -> Result<Option<u8>> {
         self.buffer.clear();
         while self.buffer.len() < BLOCK {

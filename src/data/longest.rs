@@ -3,8 +3,8 @@
 use std::fmt;
 
 /// Bytes of the longest line of text, field or document. What is read at once otherwise, such as the pages of a parquet
-/// file, is bounded by some times as much. A token's id takes as much memory as four bytes of text and the fewest letters
-/// are one token, so that a document takes up to some ten times its length while it is tokenized.
+/// file, is bounded by some times as much. A token's id takes as much memory as four bytes of text and the fewest
+/// letters are one token, so that a document takes up to some ten times its length while it is tokenized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Longest(usize);
 

@@ -54,7 +54,8 @@ pub(super) fn quoted(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Makes the words in `fields` null; where the fields were asked for by name, gives the first that has one, and the word.
+/// Makes the words in `fields` null; where the fields were asked for by name, gives the first that has one, and the
+/// word.
 pub(super) fn settle(fields: &mut Map<String, Value>, are_asked_for: bool) -> Option<(String, String)> {
     for (name, value) in fields {
         if let Some(word) = nulled(value).filter(|_| are_asked_for) {

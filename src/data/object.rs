@@ -30,8 +30,8 @@ pub(super) fn object(text: &[u8], options: &ReadOptions, place: Place) -> Result
     }
 }
 
-/// One object from the beginning of its text, in `read`, and the rest of it, which ends at `end`, and the byte there, if
-/// it was read to its end.
+/// One object from the beginning of its text, in `read`, and the rest of it, which ends at `end`, and the byte there,
+/// if it was read to its end.
 ///
 /// # Errors
 /// Those of the file.

@@ -114,8 +114,8 @@ impl Groups {
 }
 
 impl Groups {
-    /// Whether the rows of a group are so long that some of them are too much to hold at once. What the file says wrongly
-    /// here is found where its pages are counted.
+    /// Whether the rows of a group are so long that some of them are too much to hold at once. What the file says
+    /// wrongly here is found where its pages are counted.
     fn is_wide(&self, group: &Group<'_>) -> bool {
         let wanted = |path: &ColumnPath| self.schema.columns().iter().any(|column| column.path() == path);
         let columns = group.metadata().columns().iter().filter(|column| wanted(column.column_path()));

@@ -170,7 +170,8 @@ impl Piece<'_> {
     }
 }
 
-/// Reads what is buffered of a piece, without what ends it; the byte at the end if it was met, 0 at the end of the file.
+/// Reads what is buffered of a piece, without what ends it; the byte at the end if it was met, 0 at the end of the
+/// file.
 fn take(input: &mut Input, end: &mut End, mut to: impl FnMut(&[u8])) -> crate::Result<Option<u8>> {
     let bytes = input.fill()?;
     if bytes.is_empty() {

@@ -2,7 +2,8 @@
 //!
 //! For three tokenizer classes transformers 5 keeps vocabulary, merges and post-processor of `tokenizer.json` and sets
 //! normaliser, pre-tokeniser and decoder to what the class says, which is not always what the model was trained with
-//! (Llama 2's leading spaces; words cut by another expression under GPT-2's name). Whoever compares numbers with such a run needs the same ids.
+//! (Llama 2's leading spaces; words cut by another expression under GPT-2's name). Whoever compares numbers with such a
+//! run needs the same ids.
 
 use serde_json::{Map, Value, json};
 
@@ -56,8 +57,8 @@ impl Class {
 }
 
 /// Turns `tokenizer`, the content of `tokenizer.json`, into what `AutoTokenizer` makes of it, and completes `settings`,
-/// the special tokens of `tokenizer_config.json`, with the class's own. Gives the file's added tokens, which the rebuilt
-/// tokenizer has lost; none where `AutoTokenizer` follows the file.
+/// the special tokens of `tokenizer_config.json`, with the class's own. Gives the file's added tokens, which the
+/// rebuilt tokenizer has lost; none where `AutoTokenizer` follows the file.
 pub(super) fn rebuild(
     tokenizer: &mut Value,
     settings: &mut Map<String, Value>,

@@ -274,8 +274,8 @@ impl Iterator for Rows {
 /// compressed. Read in a stream, whatever the file's size.
 ///
 /// # Errors
-/// [`Error::Request`] for a file that is not there or whose name tells no format; [`Error::Work`] for a broken file. The
-/// iterator's errors name file and line.
+/// [`Error::Request`] for a file that is not there or whose name tells no format; [`Error::Work`] for a broken file.
+/// The iterator's errors name file and line.
 pub fn rows(path: impl AsRef<Path>) -> Result<Rows> {
     rows_with(path, &ReadOptions::default())
 }

@@ -8,8 +8,8 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Separator {
-    /// [`Separator::Eos`] for [`Packing::Packed`] where the tokenizer adds nothing by itself (Qwen, SmolLM2), as TRL and
-    /// axolotl do; nothing otherwise.
+    /// [`Separator::Eos`] for [`Packing::Packed`] where the tokenizer adds nothing by itself (Qwen, SmolLM2), as TRL
+    /// and axolotl do; nothing otherwise.
     #[default]
     Auto,
     /// EOS after each document that does not end with it.

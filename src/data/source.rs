@@ -77,7 +77,8 @@ impl Source {
     /// A local file, or the files of a directory that are to be trained on: [`Source::find`] says which.
     ///
     /// # Errors
-    /// [`Error::Request`] when there is nothing at `path`, its name tells no format, or the directory holds no data file.
+    /// [`Error::Request`] when there is nothing at `path`, its name tells no format, or the directory holds no data
+    /// file.
     pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Self> {
         Self::open_for(path.as_ref(), Purpose::Train, options)
     }

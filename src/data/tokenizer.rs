@@ -34,8 +34,8 @@ pub enum Rules {
     #[default]
     File,
     /// As `AutoTokenizer` of transformers 5, which for `tokenizer_class` `LlamaTokenizer`, `Qwen2Tokenizer` and
-    /// `GPT2Tokenizer` keeps the vocabulary and builds the rest anew: other ids for some texts (Llama 2: those that start
-    /// with a space). For comparing with numbers made that way.
+    /// `GPT2Tokenizer` keeps the vocabulary and builds the rest anew: other ids for some texts (Llama 2: those that
+    /// start with a space). For comparing with numbers made that way.
     Transformers5,
 }
 
@@ -153,8 +153,8 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of `text`, with the special tokens that the tokenizer puts around a text if `special`. A long one is seen
-    /// through windows.
+    /// The ids of `text`, with the special tokens that the tokenizer puts around a text if `special`. A long one is
+    /// seen through windows.
     fn ids(&self, text: &str, special: bool) -> tokenizers::Result<Vec<u32>> {
         if text.len() <= windows::WINDOW {
             let encoding = self.inner.encode_fast(text, false)?;

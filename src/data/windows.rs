@@ -1,12 +1,12 @@
 //! Long texts tokenized in windows: the ids of the whole text in a small part of the memory.
 //!
-//! A tokenizer takes some two hundred bytes of memory for each byte of text. So a long text is seen through windows that
-//! overlap, each from one *cut* of the text on. At a cut the tokens on its left do not depend on the text on its right
-//! and the other way round: between two words of the pre-tokenizer, whose expressions go on from where they are; or,
-//! inside a word (Llama 2's tokenizer knows no words), between two letters that stand side by side in no token of the
-//! vocabulary, so that no merge ever joins them. What a window's own ends do to its tokens (a space put in front, an
-//! accent or an added token cut through) ends before the cut that is used; that it did is seen where two windows overlap
-//! and have to agree.
+//! A tokenizer takes some two hundred bytes of memory for each byte of text. So a long text is seen through windows
+//! that overlap, each from one *cut* of the text on. At a cut the tokens on its left do not depend on the text on its
+//! right and the other way round: between two words of the pre-tokenizer, whose expressions go on from where they are;
+//! or, inside a word (Llama 2's tokenizer knows no words), between two letters that stand side by side in no token of
+//! the vocabulary, so that no merge ever joins them. What a window's own ends do to its tokens (a space put in front,
+//! an accent or an added token cut through) ends before the cut that is used; that it did is seen where two windows
+//! overlap and have to agree.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock};
@@ -127,8 +127,8 @@ fn larger(size: usize, done: usize) -> tokenizers::Result<usize> {
 fn stuck(done: usize) -> tokenizers::Error {
     let (most, at) = (LARGEST >> 10, done >> 10);
     format!(
-        "{most} KiB of text, {at} KiB behind its start, are one word or one run of blanks to the tokenizer, and no long \
-         text can be cut there"
+        "{most} KiB of text, {at} KiB behind its start, are one word or one run of blanks to the tokenizer, and no \
+         long text can be cut there"
     )
     .into()
 }

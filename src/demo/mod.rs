@@ -55,8 +55,8 @@ const FILES: &[File] = files![
     "mmlu/test/zoology_test.csv",
 ];
 
-/// Writes the checkpoint to `dir/model`, texts to `dir/text`, questions to `dir/mmlu` and `dir/boolq`, and the recipe of
-/// the whole job to `dir/recipe.toml`.
+/// Writes the checkpoint to `dir/model`, texts to `dir/text`, questions to `dir/mmlu` and `dir/boolq`, and the recipe
+/// of the whole job to `dir/recipe.toml`.
 ///
 /// # Errors
 /// The file system's.

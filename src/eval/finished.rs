@@ -69,8 +69,8 @@ impl Finished {
     pub fn same_tokenizer(&self, about: &About) -> Result<()> {
         let refuse = |what: &str| {
             Err(Error::request(format!(
-                "{}: these are results of {}, whose tokenizer is not this model's ({what}); compare models that were cut \
-                 from the same one",
+                "{}: these are results of {}, whose tokenizer is not this model's ({what}); compare models that were \
+                 cut from the same one",
                 self.path.display(),
                 self.model()
             )))

@@ -156,8 +156,8 @@ impl Job {
         self.parts.iter().map(|part| samples::hashes(part, paper).task).collect()
     }
 
-    /// What the answers to all requests amount to. `vocabulary` is the number of tokens the model knows; `known` has the
-    /// outcomes of parts that were scored before.
+    /// What the answers to all requests amount to. `vocabulary` is the number of tokens the model knows; `known` has
+    /// the outcomes of parts that were scored before.
     ///
     /// # Errors
     /// A task without a token to predict, or a figure that no number can hold: a perplexity of hundreds of nats.

@@ -71,7 +71,8 @@ const COUNTED: usize = 1_000_000;
 /// settings say. A limit ends the reading, but that the rows of small files are counted. All that is kept takes `room`.
 ///
 /// # Errors
-/// Data that are not there (the subject named), a malformed row (file and row named), too few examples, too little room.
+/// Data that are not there (the subject named), a malformed row (file and row named), too few examples, too little
+/// room.
 pub fn prompts(
     leaf: &Leaf,
     source: &Source,

@@ -37,8 +37,8 @@ impl Taken {
             return Ok(());
         }
         Err(Error::request(format!(
-            "the questions and texts take more than the {} there are for them: ask for fewer with --limit, or give more \
-             with --memory",
+            "the questions and texts take more than the {} there are for them: ask for fewer with --limit, or give \
+             more with --memory",
             ByteSize(self.most)
         )))
     }

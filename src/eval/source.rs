@@ -58,8 +58,8 @@ impl Source {
         }
     }
 
-    /// Hands the rows of one split of `leaf` to `take`, one at a time, until that says that it has enough; `how` they are
-    /// read: a text of the user's is cut into documents as that says.
+    /// Hands the rows of one split of `leaf` to `take`, one at a time, until that says that it has enough; `how` they
+    /// are read: a text of the user's is cut into documents as that says.
     ///
     /// # Errors
     /// No such split (the subject named), a broken file, those of `take`.

@@ -1,8 +1,8 @@
 //! What a healing did: losses of whole models on the same sequences, in the precision that each of them is used in.
 //!
-//! The loss while training is that of the weights trained against, often four-bit ones. What is written is another model:
-//! the adapter lies in or on weights that were never rounded to four bits. So the model before the cut, the cut one and
-//! the one that is written are measured, each as `prune eval` would.
+//! The loss while training is that of the weights trained against, often four-bit ones. What is written is another
+//! model: the adapter lies in or on weights that were never rounded to four bits. So the model before the cut, the cut
+//! one and the one that is written are measured, each as `prune eval` would.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -327,7 +327,7 @@ fn rounded(name: &str, numbers: &Tensor, dtype: DType) -> Result<Tensor> {
         false => "non-finite values".to_owned(),
     };
     Err(Error::work(format!(
-        "tensor {name} would hold {why}, so no model is written; an adapter can be used without merging it (--adapter; heal: \
-         --adapter-only)"
+        "tensor {name} would hold {why}, so no model is written; an adapter can be used without merging it (--adapter; \
+         heal: --adapter-only)"
     )))
 }

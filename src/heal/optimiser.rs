@@ -88,8 +88,8 @@ impl Optimiser {
     }
 }
 
-/// The factor that brings gradients of this norm down to `most`, as `torch.nn.utils.clip_grad_norm_`; one where there is
-/// no limit.
+/// The factor that brings gradients of this norm down to `most`, as `torch.nn.utils.clip_grad_norm_`; one where there
+/// is no limit.
 #[must_use]
 pub fn clip(norm: f64, most: Option<f64>) -> f32 {
     most.map_or(1.0, |most| (most / (norm + 1e-6)).min(1.0)) as f32
@@ -109,7 +109,8 @@ mod tests {
         tensor.to_vec1().unwrap()[0]
     }
 
-    /// Three steps of `torch.optim.AdamW` on (x - 1)²/2 from x = 3, computed in f64 by the formula of its documentation.
+    /// Three steps of `torch.optim.AdamW` on (x - 1)²/2 from x = 3, computed in f64 by the formula of its
+    /// documentation.
     #[test]
     fn three_steps() {
         let settings = AdamW { weight_decay: 0.1, ..AdamW::default() };

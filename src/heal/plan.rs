@@ -149,8 +149,9 @@ fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
     }
 }
 
-/// Floating point operations of a token, products alone: two for each weight that it meets. `recomputed` is the share of
-/// the layers walked back through whose forward pass is done twice, `taught` the size of a teacher against the model's.
+/// Floating point operations of a token, products alone: two for each weight that it meets. `recomputed` is the share
+/// of the layers walked back through whose forward pass is done twice, `taught` the size of a teacher against the
+/// model's.
 fn flops_per_token(spec: &ModelSpec, settings: &HealSettings, trained: u64, recomputed: f64, taught: f64) -> f64 {
     let (products, mixing) = mean_flops(spec);
     let mixing = mixing * settings.seq_len() as f64;
@@ -172,22 +173,22 @@ fn flops_per_token(spec: &ModelSpec, settings: &HealSettings, trained: u64, reco
         }
 }
 
-/// What is not a product grows with the width, products with its square: norms, activations, gradients and the rest take
-/// as long as so many more columns would. Measured on models 128, 256 and 768 wide.
+/// What is not a product grows with the width, products with its square: norms, activations, gradients and the rest
+/// take as long as so many more columns would. Measured on models 128, 256 and 768 wide.
 const OTHERS: f64 = 100.0;
 /// Length of the measurement.
 const PROBE: Duration = Duration::from_millis(60);
 
-/// Floating point operations a second in a product as wide as the layers are, or 1024 where they are wider; on a GPU that
-/// deserves it, one large enough to fill it.
+/// Floating point operations a second in a product as wide as the layers are, or 1024 where they are wider; on a GPU
+/// that deserves it, one large enough to fill it.
 fn flops_per_second(spec: &ModelSpec, device: &Device) -> Result<f64> {
     let rate = |tokens, most| product_rate(device, tokens, spec.hidden_size.min(most), spec.mlp_size.clamp(1, most));
     let small = rate(256, 1024)?;
     if device.is_cuda() && small > 1e12 { rate(2048, 4096) } else { Ok(small) }
 }
 
-/// Floating point operations a second of x·Wᵀ, `[tokens, i]` and `[o, i]`: the best of the runs that fit into [`PROBE`],
-/// which is what the machine does when nothing else runs.
+/// Floating point operations a second of x·Wᵀ, `[tokens, i]` and `[o, i]`: the best of the runs that fit into
+/// [`PROBE`], which is what the machine does when nothing else runs.
 fn product_rate(device: &Device, tokens: usize, i: usize, o: usize) -> Result<f64> {
     let x = Tensor::ones((tokens, i), DType::F32, device)?;
     let weight = ops::on_device(&Tensor::ones((o, i), DType::F32, &Device::Cpu)?, device)?;
@@ -224,8 +225,8 @@ fn numbers_bytes(checkpoint: &Checkpoint) -> Result<u64> {
 fn no_longer_fits(held: CheckpointingPolicy, budget: Budget, least: u64) -> Error {
     let (least, cap) = (ByteSize(least + memory::OVERHEAD), ByteSize(budget.bytes()));
     Error::request(format!(
-        "the unfinished run works on {} tokens at a time, which takes at least {least} of memory; allowed are {cap}: free \
-         some, allow more with --memory, or --restart to begin anew",
+        "the unfinished run works on {} tokens at a time, which takes at least {least} of memory; allowed are {cap}: \
+         free some, allow more with --memory, or --restart to begin anew",
         held.chunk_size
     ))
 }

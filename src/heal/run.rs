@@ -59,7 +59,8 @@ impl Run<'_> {
         }
     }
 
-    /// Trains from `place`, or from the start, to the last step; the best or the last parameters are in place afterwards.
+    /// Trains from `place`, or from the start, to the last step; the best or the last parameters are in place
+    /// afterwards.
     ///
     /// # Errors
     /// Work: a value that is not finite, a text that cannot be read, a full disk; says which state is saved.
@@ -85,8 +86,8 @@ impl Run<'_> {
             let dir = self.dir.path().display();
             let (step, tokens) = (place.step, place.validation_tokens.unwrap_or(most));
             return Err(Error::work(format!(
-                "{dir}: the state is of step {step} of {steps}, validated {tokens} tokens at a time, which no healing is; \
-                 --restart begins anew"
+                "{dir}: the state is of step {step} of {steps}, validated {tokens} tokens at a time, which no healing \
+                 is; --restart begins anew"
             )));
         }
         let mut at = At { journal, place: place.unwrap_or_default(), saved };

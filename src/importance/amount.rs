@@ -62,8 +62,8 @@ impl Protect {
         }
         match wanted.filter(|wanted| !(1..=most).contains(wanted)) {
             Some(wanted) => Err(Error::request(format!(
-                "{wanted} layers cannot be dropped: 1 to {most} can, of {layers} layers with {first} first and {last} last \
-                 ones protected"
+                "{wanted} layers cannot be dropped: 1 to {most} can, of {layers} layers with {first} first and {last} \
+                 last ones protected"
             ))),
             None => Ok(()),
         }

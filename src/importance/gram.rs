@@ -64,7 +64,8 @@ impl Gram {
         }
     }
 
-    /// Takes the products of a token as they were computed elsewhere: of each stream those with itself and the later ones.
+    /// Takes the products of a token as they were computed elsewhere: of each stream those with itself and the later
+    /// ones.
     pub(super) fn take(&mut self, mut products: &[f64]) {
         for (first, row) in self.products.chunks_exact_mut(self.streams).enumerate() {
             let (own, rest) = products.split_at(self.streams - first);

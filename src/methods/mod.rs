@@ -1,5 +1,5 @@
-//! Depth-pruning methods, as one table: what a method removes, what it looks at, how it picks, what it puts at the seam.
-//! `analyze`, `cut`, `run`, the report and `prune methods` read it.
+//! Depth-pruning methods, as one table: what a method removes, what it looks at, how it picks, what it puts at the
+//! seam. `analyze`, `cut`, `run`, the report and `prune methods` read it.
 //!
 //! # Add a method
 //! A method whose metric and pick are there is a row of [`METHODS`] and nothing else. A new metric is a row of

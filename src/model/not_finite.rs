@@ -7,8 +7,8 @@ use crate::ops::{self, FiniteWatch};
 use crate::{Context, Error, Result};
 
 impl Model {
-    /// Looks at the residual stream that enters `place`. What is wrong is said at once in main memory, and on a GPU, which is
-    /// not waited for at every layer, when the stream leaves the last one.
+    /// Looks at the residual stream that enters `place`. What is wrong is said at once in main memory, and on a GPU,
+    /// which is not waited for at every layer, when the stream leaves the last one.
     pub(super) fn look(
         &self,
         watch: &mut FiniteWatch,

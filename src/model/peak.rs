@@ -9,8 +9,8 @@ use std::time::Duration;
 const PAUSES: u32 = 12;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Starts to measure anew: the mark falls to what is held now, after a second in which what is free goes back. False where the system has no such thing (it is Linux's
-/// `/proc/self/clear_refs`) or does not allow it.
+/// Starts to measure anew: the mark falls to what is held now, after a second in which what is free goes back. False
+/// where the system has no such thing (it is Linux's `/proc/self/clear_refs`) or does not allow it.
 #[must_use]
 pub fn reset() -> bool {
     for _ in 0..PAUSES {

@@ -70,8 +70,8 @@ pub fn device_total(device: &Device) -> Result<Option<u64>> {
     if device.is_cuda() { Ok(Some(cuda::memory(device)?.1)) } else { Ok(None) }
 }
 
-/// Most bytes that tensors took at one time on a GPU, since it was opened or since this was last asked; `None` on the CPU
-/// and where a driver does not count.
+/// Most bytes that tensors took at one time on a GPU, since it was opened or since this was last asked; `None` on the
+/// CPU and where a driver does not count.
 ///
 /// # Errors
 /// The device's.

@@ -18,8 +18,8 @@ pub struct Mask {
     pub seed: u64,
     /// Different for every use.
     pub stream: u64,
-    /// Rows of the same tensor that come before the first one: a tensor that is masked some rows at a time gets the mask
-    /// of the whole.
+    /// Rows of the same tensor that come before the first one: a tensor that is masked some rows at a time gets the
+    /// mask of the whole.
     pub row: usize,
 }
 

@@ -8,8 +8,8 @@ use super::cuda::{self, Arg, Grid};
 use super::rows::Held;
 use crate::{Error, Result};
 
-/// Runs `change` on the numbers of a contiguous f32 tensor; every tensor that shares them sees the new ones. Numbers on a
-/// GPU come to main memory and go back.
+/// Runs `change` on the numbers of a contiguous f32 tensor; every tensor that shares them sees the new ones. Numbers on
+/// a GPU come to main memory and go back.
 ///
 /// # Errors
 /// Another dtype, a view with gaps, or a device without this kernel.

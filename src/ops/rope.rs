@@ -56,8 +56,8 @@ impl Rope {
         let sizes = [t, width, self.head_dim, half].map(Arg::Size);
         let sign = [Arg::Float(if self.back { -1.0 } else { 1.0 })];
         let kernel = cuda::named("rope", &[x.dtype()]);
-        // SAFETY: t rows of whole heads, and as many of the angles of a head's halves, asked in `rope`; the kernel for x's
-        // type writes all t·width numbers
+        // SAFETY: t rows of whole heads, and as many of the angles of a head's halves, asked in `rope`; the kernel for
+        // x's type writes all t·width numbers
         unsafe {
             let y = cuda::empty((t, width), x.dtype(), x.device())?;
             let tensors = [&x, &cos, &sin, &y].map(Arg::Tensor);

@@ -184,7 +184,8 @@ mod x86 {
 
     use super::SQUARE;
 
-    /// Sixteen rows of sixteen numbers as columns: pairs, fours, and then whole quarters of the registers change places.
+    /// Sixteen rows of sixteen numbers as columns: pairs, fours, and then whole quarters of the registers change
+    /// places.
     #[target_feature(enable = "avx512f")]
     pub(super) fn transpose_square(from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
         let last = SQUARE - 1;

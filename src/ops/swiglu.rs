@@ -29,8 +29,8 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     Ok(by_rows(gate)?.apply_op2(&by_rows(up)?, SwiGlu)?)
 }
 
-/// The gradients of [`swiglu`] by themselves, of gate and up, which are used up: on a GPU their gradients lie where they
-/// lay.
+/// The gradients of [`swiglu`] by themselves, of gate and up, which are used up: on a GPU their gradients lie where
+/// they lay.
 ///
 /// # Errors
 /// Shapes that differ, or a device without this kernel.

@@ -36,7 +36,8 @@ impl WeightMatrix {
         }
     }
 
-    /// x·Wᵀ, `[t, i]` to `[t, o]` in f32, on a GPU in the type of products. Only `x` receives a gradient, and only where something asks for it.
+    /// x·Wᵀ, `[t, i]` to `[t, o]` in f32, on a GPU in the type of products. Only `x` receives a gradient, and only
+    /// where something asks for it.
     ///
     /// # Errors
     /// Shapes that do not fit, or a device without this kernel.

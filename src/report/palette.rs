@@ -36,7 +36,8 @@ pub(super) fn kind(index: usize) -> Ink {
     KINDS[index % KINDS.len()]
 }
 
-/// Ink of step `index` of `count`, of at most [`STEPS`] of them: from purple to green, on dark paper from teal to yellow.
+/// Ink of step `index` of `count`, of at most [`STEPS`] of them: from purple to green, on dark paper from teal to
+/// yellow.
 pub(super) fn step(index: usize, count: usize) -> Ink {
     let last = (STEPS - 1) as f64;
     let place = index as f64 / count.saturating_sub(1).max(1) as f64;

@@ -62,8 +62,8 @@ impl Triangle {
     }
 }
 
-/// Colour of a rescaled score: yellow goes first, purple last. The steps look equally large, on a screen, in grey and to
-/// the colour-blind.
+/// Colour of a rescaled score: yellow goes first, purple last. The steps look equally large, on a screen, in grey and
+/// to the colour-blind.
 pub(super) fn colour(rescaled: f64) -> [u8; 3] {
     let colour = VIRIDIS.eval_continuous(1.0 - rescaled.clamp(0.0, 1.0));
     [colour.r, colour.g, colour.b]

@@ -46,12 +46,12 @@ impl<'a> Cut<'a> {
     /// Decides what `plan` makes of `source`, which is the model `model`. Nothing is written. `allow_unsliced` are
     /// config keys that stay as they are although they look as if they had one value per layer.
     ///
-    /// A cut needs names, bytes and the config's keys, so it serves families that this program does not compute as well;
-    /// where it does, the config must describe the kept layers afterwards as it did before.
+    /// A cut needs names, bytes and the config's keys, so it serves families that this program does not compute as
+    /// well; where it does, the config must describe the kept layers afterwards as it did before.
     ///
     /// # Errors
-    /// Request: a plan for another model, a config key that is not understood, two stacks of layers that feed each other.
-    /// Work: a broken config, tensors that disagree with it.
+    /// Request: a plan for another model, a config key that is not understood, two stacks of layers that feed each
+    /// other. Work: a broken config, tensors that disagree with it.
     pub fn new(
         source: &'a Checkpoint,
         model: &PlannedFor,
@@ -126,7 +126,8 @@ impl<'a> Cut<'a> {
         &self.config
     }
 
-    /// Why this program does not compute the model, so that its layers go by names and bytes alone; `None` where it does.
+    /// Why this program does not compute the model, so that its layers go by names and bytes alone; `None` where it
+    /// does.
     #[must_use]
     pub fn not_computed(&self) -> Option<&str> {
         self.not_computed.as_deref()
@@ -170,7 +171,8 @@ impl<'a> Cut<'a> {
 /// What the model is, or why it is not computed: another family, weights in codes that are not read.
 ///
 /// # Errors
-/// Request: an encoder and a decoder. Work: a key that is missing or makes no sense, tensors that disagree with the config.
+/// Request: an encoder and a decoder. Work: a key that is missing or makes no sense, tensors that disagree with the
+/// config.
 fn family(source: &Checkpoint) -> Result<(Option<ModelSpec>, Option<String>)> {
     if source.config.get("is_encoder_decoder") == Some(&Value::Bool(true)) {
         return Err(Error::request(

@@ -23,7 +23,8 @@ impl Stack {
     /// (`num_nextn_predict_layers`) are numbered on from its last layer.
     ///
     /// # Errors
-    /// Work: no name holds a word of layers and a number, or the numbers are not 0 to L-1: a config and tensors that disagree.
+    /// Work: no name holds a word of layers and a number, or the numbers are not 0 to L-1: a config and tensors that
+    /// disagree.
     pub fn find<'a>(names: impl IntoIterator<Item = &'a str>, layers: usize, extra: usize) -> Result<Self> {
         let mut stacks: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
         for name in names {
@@ -76,8 +77,8 @@ impl Stack {
     }
 }
 
-/// `model.layers.`, 3, `.mlp.up_proj.weight`, at the first place where a word and a number stand. A number with a leading
-/// zero is no layer number, so that two names never become one.
+/// `model.layers.`, 3, `.mlp.up_proj.weight`, at the first place where a word and a number stand. A number with a
+/// leading zero is no layer number, so that two names never become one.
 fn split(name: &str) -> Option<(&str, usize, &str)> {
     let mut start = 0;
     for part in name.split('.') {

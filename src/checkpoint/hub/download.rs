@@ -1,5 +1,5 @@
-//! One file from the hub into the cache: it stops on request, goes on where it broke, is never longer than announced, and
-//! counts only once it is what its name says.
+//! One file from the hub into the cache: it stops on request, goes on where it broke, is never longer than announced,
+//! and counts only once it is what its name says.
 
 use std::fs;
 use std::io::Read;
@@ -179,7 +179,8 @@ fn next(news: &Receiver<Result<News, Failure>>) -> Result<Option<News>, Failure>
     }
 }
 
-/// Reads the contents from byte `from` on, on a thread of its own: it cannot be asked to stop, but it can be left alone.
+/// Reads the contents from byte `from` on, on a thread of its own: it cannot be asked to stop, but it can be left
+/// alone.
 fn listen(client: &Client, facts: &Facts, from: u64) -> Result<Receiver<Result<News, Failure>>> {
     let (sender, news) = sync_channel(WAITING);
     let (client, url) = (client.clone(), facts.url.clone());

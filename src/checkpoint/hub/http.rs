@@ -1,5 +1,5 @@
-//! Requests to the hub. The token goes to the hub's own host and to nobody else, redirects are followed one at a time and
-//! a few of them only, and whoever waits for an answer still obeys Ctrl-C.
+//! Requests to the hub. The token goes to the hub's own host and to nobody else, redirects are followed one at a time
+//! and a few of them only, and whoever waits for an answer still obeys Ctrl-C.
 
 use std::io::ErrorKind;
 use std::sync::mpsc::{RecvTimeoutError, channel};

@@ -148,7 +148,8 @@ const OWN: [(&str, &[&str]); 5] = [
 ];
 
 impl Recipe {
-    /// Reads the recipe at `path`, sets what `set` says, `heal.steps=10`, and has every section compute as `compute` says.
+    /// Reads the recipe at `path`, sets what `set` says, `heal.steps=10`, and has every section compute as `compute`
+    /// says.
     ///
     /// # Errors
     /// Request: no such file, not TOML, a key that is unknown or that `prune run` sets itself; each is named.

@@ -2,8 +2,8 @@
 //! text, what is measured. Prompts, versions and metrics are those of lm-evaluation-harness 0.4.13.
 //!
 //! # Add a task
-//! A file here with a `TASK`, and its line in [`TASKS`]. `openbookqa.rs` is the shortest example of a question, `c4.rs` of
-//! a text; the definition is the reference's own, for the results file.
+//! A file here with a `TASK`, and its line in [`TASKS`]. `openbookqa.rs` is the shortest example of a question, `c4.rs`
+//! of a text; the definition is the reference's own, for the results file.
 
 mod arc;
 mod boolq;

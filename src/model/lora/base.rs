@@ -10,7 +10,8 @@ use crate::provenance::{FILE, Provenance};
 use crate::{Error, Result};
 
 /// Refuses an adapter for single layers of `base` (`base_model_name_or_path`) when that is another model than
-/// `checkpoint`: the one it was cut from, or one of another depth or width. Its layers may be called alike and be others.
+/// `checkpoint`: the one it was cut from, or one of another depth or width. Its layers may be called alike and be
+/// others.
 ///
 /// # Errors
 /// Request: says what it was made for. Work: a `prune.json` that cannot be read.
@@ -25,8 +26,8 @@ pub(super) fn check(base: Option<&str>, checkpoint: &Checkpoint, spec: &ModelSpe
         && (layers, width) != (spec.layers, spec.hidden_size)
     {
         return Err(Error::request(format!(
-            "the adapter is for single layers of {}, which has {layers} layers of width {width}; this model has {} of width \
-             {}",
+            "the adapter is for single layers of {}, which has {layers} layers of width {width}; this model has {} of \
+             width {}",
             base.unwrap_or_default(),
             spec.layers,
             spec.hidden_size
@@ -45,8 +46,8 @@ pub(super) fn check(base: Option<&str>, checkpoint: &Checkpoint, spec: &ModelSpe
         None => "of a model it does not name".to_owned(),
     };
     Err(Error::request(format!(
-        "the adapter is for single layers {made_for}, and this model is a cut of {origin} ({} of {} layers, says {FILE}), \
-         whose layers have other numbers; if it was made for this cut, say so: base_model_name_or_path in \
+        "the adapter is for single layers {made_for}, and this model is a cut of {origin} ({} of {} layers, says \
+         {FILE}), whose layers have other numbers; if it was made for this cut, say so: base_model_name_or_path in \
          adapter_config.json is then {id}",
         history.layers.len(),
         history.origin.layers

@@ -149,8 +149,8 @@ impl Config {
         let harmless = ["gaussian", "eva", "orthogonal"];
         match &self.init_lora_weights {
             Value::String(init) if !harmless.contains(&init.as_str()) => refuse(format!(
-                "init_lora_weights is {init}, which changes the base model too; convert the adapter to plain LoRA in PEFT \
-                 first (save_pretrained with path_initial_model_for_weight_conversion)"
+                "init_lora_weights is {init}, which changes the base model too; convert the adapter to plain LoRA in \
+                 PEFT first (save_pretrained with path_initial_model_for_weight_conversion)"
             )),
             _ => Ok(()),
         }

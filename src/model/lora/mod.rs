@@ -113,8 +113,8 @@ impl Adapters {
             _ => return Ok(()),
         };
         Err(Error::request(format!(
-            "holds {what}; healing goes on from low-rank updates of the blocks' linear layers alone: `prune merge` it first \
-             and heal the merged model"
+            "holds {what}; healing goes on from low-rank updates of the blocks' linear layers alone: `prune merge` it \
+             first and heal the merged model"
         )))
     }
 }

@@ -27,8 +27,8 @@ pub const ADAPTER_FILES: [&str; 2] = [CONFIG, WEIGHTS];
 const PEFT_VERSION: &str = "0.21.2";
 
 impl Adapters {
-    /// The adapter in `dir`, made by PEFT or by [`Adapters::write`], for the model `spec`. Tensors are widened to f32, as
-    /// PEFT does.
+    /// The adapter in `dir`, made by PEFT or by [`Adapters::write`], for the model `spec`. Tensors are widened to f32,
+    /// as PEFT does.
     ///
     /// # Errors
     /// Request: no adapter there, one of a kind that is not supported, or one made for another model (names the first
@@ -37,8 +37,8 @@ impl Adapters {
         Ok(open(dir, spec, device)?.0)
     }
 
-    /// [`Adapters::open`] for the model `checkpoint`, whose history is asked as well: an adapter for single layers of the
-    /// model it was cut from fits by its shapes and is for other layers.
+    /// [`Adapters::open`] for the model `checkpoint`, whose history is asked as well: an adapter for single layers of
+    /// the model it was cut from fits by its shapes and is for other layers.
     ///
     /// # Errors
     /// As [`Adapters::open`]; also an adapter for single layers of another model.
@@ -54,7 +54,8 @@ impl Adapters {
     /// Writes both files into `dir`. `base` is the model the adapter belongs to, as PEFT's users will look for it.
     ///
     /// # Errors
-    /// Request: an adapter that is more than [`Adapters::check_plain`] lets through. Work: a file that cannot be written.
+    /// Request: an adapter that is more than [`Adapters::check_plain`] lets through. Work: a file that cannot be
+    /// written.
     pub fn write(&self, dir: &Path, spec: &ModelSpec, base: &str) -> Result<()> {
         self.check_plain()?;
         let config =

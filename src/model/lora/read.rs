@@ -113,8 +113,8 @@ impl Reader<'_> {
         match &self.index.entry(name)?.shape[..] {
             found if found == shape => self.index.load_f32(name, shape, device),
             found => Err(Error::request(format!(
-                "{name} has shape {found:?}, expected {shape:?} for this model and the config's rank; was the adapter made \
-                 for another model?"
+                "{name} has shape {found:?}, expected {shape:?} for this model and the config's rank; was the adapter \
+                 made for another model?"
             ))),
         }
     }
@@ -153,8 +153,8 @@ impl Reader<'_> {
         for (layer, role, path) in linear(self.spec).iter().filter(|(.., path)| self.rule.targets(path, true)) {
             if !found.contains(path) {
                 return Err(Error::request(format!(
-                    "there is no adapter for {path}: the adapter ends at layer {last}, the model has {} layers; was it made \
-                     for another cut of the model?",
+                    "there is no adapter for {path}: the adapter ends at layer {last}, the model has {} layers; was it \
+                     made for another cut of the model?",
                     self.spec.layers
                 )));
             }

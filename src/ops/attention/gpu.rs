@@ -69,9 +69,9 @@ impl Kernels {
         }
     }
 
-    /// Memory a block shares. With tensor cores: the queries with a tile of keys and one of values, or the block's rows of two
-    /// matrices and two pairs of tiles, with two numbers for each of their queries where those are the other side. Else:
-    /// tiles of rows, in the backward passes of both sides, and scores.
+    /// Memory a block shares. With tensor cores: the queries with a tile of keys and one of values, or the block's rows
+    /// of two matrices and two pairs of tiles, with two numbers for each of their queries where those are the other
+    /// side. Else: tiles of rows, in the backward passes of both sides, and scores.
     fn shared(&self, which: Which) -> usize {
         let width = self.width;
         if self.narrow {

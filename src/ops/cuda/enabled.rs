@@ -65,8 +65,8 @@ fn unusable(index: usize, error: &candle_core::Error) -> Error {
     } else if says(&["INVALID_DEVICE"]) {
         format!("there is no GPU {index}; the first one is 0")
     } else if says(&["CUBLAS_STATUS_NOT_INITIALIZED", "CURAND_STATUS_NOT_INITIALIZED"]) {
-        "cuBLAS or cuRAND is not to be found (libcublas.so.13, libcublasLt.so.13, libcurand.so.10); name their folder in \
-         LD_LIBRARY_PATH"
+        "cuBLAS or cuRAND is not to be found (libcublas.so.13, libcublasLt.so.13, libcurand.so.10); name their folder \
+         in LD_LIBRARY_PATH"
             .to_owned()
     } else {
         format!("GPU {index} cannot be used: {}", text.lines().next().unwrap_or_default())
@@ -97,8 +97,8 @@ pub(in crate::ops) fn memory(device: &Device) -> Result<(u64, u64)> {
     Ok((free as u64, total as u64))
 }
 
-/// Most bytes of tensors that were on the device at one time since it was opened or last asked; `None` where its driver does
-/// not count.
+/// Most bytes of tensors that were on the device at one time since it was opened or last asked; `None` where its driver
+/// does not count.
 pub(in crate::ops) fn peak(device: &Device) -> Result<Option<u64>> {
     let context = device.as_cuda_device()?.cuda_stream().context().clone();
     if !context.has_async_alloc() {
@@ -118,8 +118,8 @@ pub(in crate::ops) fn peak(device: &Device) -> Result<Option<u64>> {
     Ok(Some(most))
 }
 
-/// From now on products with weights on `device`, and on clones of it, take operands of `dtype`, bf16 or f32. The same GPU
-/// opened once more is another device. In main memory there is nothing to choose.
+/// From now on products with weights on `device`, and on clones of it, take operands of `dtype`, bf16 or f32. The same
+/// GPU opened once more is another device. In main memory there is nothing to choose.
 pub(in crate::ops) fn take_products_in(device: &Device, dtype: DType) -> Result<()> {
     let Device::Cuda(cuda) = device else { return Ok(()) };
     let mut narrow = IN_BF16.write().unwrap_or_else(PoisonError::into_inner);
@@ -180,8 +180,8 @@ pub(in crate::ops) fn send(tensor: &Tensor) -> Result<Arriving> {
         None => unsafe { stream.context().alloc_pinned_with_flags(len, 0) }.map_err(candle_core::Error::wrap)?,
     };
     let mut copy = || {
-        // SAFETY: `len` numbers lie at the address and fit into the place, which nobody reads before the event, and which is
-        // kept till then.
+        // SAFETY: `len` numbers lie at the address and fit into the place, which nobody reads before the event, and
+        // which is kept till then.
         unsafe { result::memcpy_dtoh_async(&mut place.as_mut_slice()?[..len], address, stream.cu_stream())? };
         stream.record_event(None)
     };
@@ -248,8 +248,8 @@ fn function(kernel: &str, shared: usize, stream: &CudaStream) -> std::result::Re
 /// Starts `kernel`; its parameters are `args`, in order.
 ///
 /// # Safety
-/// The kernel declares these arguments, of these types, in this order; every tensor is as large as the kernel reaches with
-/// these sizes and this grid, and what it writes is nobody's to read before the stream comes to it.
+/// The kernel declares these arguments, of these types, in this order; every tensor is as large as the kernel reaches
+/// with these sizes and this grid, and what it writes is nobody's to read before the stream comes to it.
 pub(in crate::ops) unsafe fn launch(kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
     let Grid { blocks: (x, y), threads, shared } = grid;
     if x == 0 || y == 0 {
@@ -290,8 +290,8 @@ pub(in crate::ops) unsafe fn launch(kernel: &str, grid: Grid, args: &[Arg]) -> R
             block_dim: (threads as u32, 1, 1),
             shared_mem_bytes: shared as u32,
         };
-        // SAFETY: the caller's word, to which the tests of the emulated device hold every op; the words and numbers that
-        // are pointed to live until the call returns, and the tensors' memory is held
+        // SAFETY: the caller's word, to which the tests of the emulated device hold every op; the words and numbers
+        // that are pointed to live until the call returns, and the tensors' memory is held
         unsafe { launch.launch(config) }.map_err(candle_core::Error::wrap)?;
         Ok(())
     };

@@ -1,10 +1,10 @@
 //! CUDA: kernels, launches, products, the device's memory. Nothing outside this folder knows how a GPU is reached.
 //!
-//! Where products take bf16, what is made for a product or by one is bf16 too. The residual stream, its gradient, losses
-//! and the gradients of parameters are f32, and so is every sum.
+//! Where products take bf16, what is made for a product or by one is bf16 too. The residual stream, its gradient,
+//! losses and the gradients of parameters are f32, and so is every sum.
 //!
-//! `enabled` and `disabled` are twins with the same functions. Without the feature `cuda` no device can be opened, so no
-//! tensor is ever on one, and what else `disabled` has is never reached.
+//! `enabled` and `disabled` are twins with the same functions. Without the feature `cuda` no device can be opened, so
+//! no tensor is ever on one, and what else `disabled` has is never reached.
 
 #[cfg(not(feature = "cuda"))]
 mod disabled;

@@ -39,8 +39,8 @@ fn multiply_all(out: &mut Target, products: &[(Matrix, Matrix)], add: bool) {
 /// There is a product, the shapes fit, and `out` is initialised if `add`.
 unsafe fn by_library(out: &mut Target, products: &[(Matrix, Matrix)], add: bool) {
     for (index, (left, right)) in products.iter().enumerate() {
-        // SAFETY: the views hold their elements inside their memory by construction, the shapes fit, and `out` is written
-        // by the first product, if not before
+        // SAFETY: the views hold their elements inside their memory by construction, the shapes fit, and `out` is
+        // written by the first product, if not before
         unsafe {
             gemm::gemm(
                 out.rows,

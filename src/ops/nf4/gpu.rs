@@ -82,8 +82,8 @@ impl Nf4OnGpu {
         };
         let mut args = vec![Arg::Tensor(&self.packed), Arg::Tensor(&self.codes)];
         args.extend(scales.into_iter().map(Arg::Tensor));
-        // SAFETY: codes and scales are as many as the n weights need, asked when the weight was made; the kernel, which is
-        // the one for `dtype`, writes n numbers
+        // SAFETY: codes and scales are as many as the n weights need, asked when the weight was made; the kernel, which
+        // is the one for `dtype`, writes n numbers
         unsafe {
             let out = cuda::empty(self.shape, dtype, self.device())?;
             let written = [Arg::Tensor(&out), Arg::Size(n), Arg::Size(self.block)];

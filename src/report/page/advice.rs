@@ -53,7 +53,8 @@ pub fn advice(data: &RunData) -> Option<String> {
 /// The share of a measure that is not much to lose.
 const TENTH: f64 = 0.1;
 
-/// What the cuts come to: the price of the least and of the most that was dropped, each by the model that suffers least.
+/// What the cuts come to: the price of the least and of the most that was dropped, each by the model that suffers
+/// least.
 #[must_use]
 pub(super) fn course(data: &RunData) -> Option<String> {
     let judged: Vec<Judged<'_>> = data.variants.iter().filter_map(|model| judge(data, model)).collect();
@@ -164,8 +165,8 @@ mod tests {
         assert!(text.ends_with("25 % of the layers for 5 % more held-out text loss."), "{text}");
         assert_eq!(
             course(&data).unwrap(),
-            "In the measure that suffers most, the best cut of 1 layer costs nothing that shows, that of 8 costs 19 % more \
-             held-out text loss."
+            "In the measure that suffers most, the best cut of 1 layer costs nothing that shows, that of 8 costs 19 % \
+             more held-out text loss."
         );
     }
 

@@ -280,14 +280,14 @@ mod tests {
     fn one_cut_is_told_by_its_numbers() {
         assert_eq!(
             sentence_of(&one(), &cuts(&one())),
-            "Layers 9..=12 of the 16 were dropped (numbered from 0, ends included), chosen by similarity. 12 layers and \
-             77 % of the parameters are left. It was healed in 40 steps on 81.9 k tokens."
+            "Layers 9..=12 of the 16 were dropped (numbered from 0, ends included), chosen by similarity. 12 layers \
+             and 77 % of the parameters are left. It was healed in 40 steps on 81.9 k tokens."
         );
         let data = accuracies((0.8, 0.02), (0.6, 0.025), (0.7, 0.022));
         assert_eq!(
             told(&data)[0],
-            "MMLU accuracy: worse after the cut (0.8000 → 0.6000, −0.200 ± 0.032); better once healed (→ 0.7000, +0.100 ± \
-             0.033), which gives back 50 % of the cost; healed and uncut: worse, −0.100 ± 0.030."
+            "MMLU accuracy: worse after the cut (0.8000 → 0.6000, −0.200 ± 0.032); better once healed (→ 0.7000, \
+             +0.100 ± 0.033), which gives back 50 % of the cost; healed and uncut: worse, −0.100 ± 0.030."
         );
     }
 

@@ -36,16 +36,16 @@ pub(super) fn summary(data: &RunData) -> Markup {
 fn reading(data: &RunData) -> Markup {
     html! {
         p.small {
-            "± is one standard error, of a difference that of the differences. “Within the error” means that a difference is \
-             less than two of them. "
+            "± is one standard error, of a difference that of the differences. “Within the error” means that a \
+             difference is less than two of them. "
             @if data.differences.is_empty() {
                 "Each model is taken as an independent sample; the models answered the same questions, so "
                 code { "prune compare" }
                 ", which compares question by question, tells more apart."
             } @else {
-                "Differences are those of the same questions and texts, one by one: what makes a question hard for both \
-                 models cancels, so that more is told apart than the figures’ own errors would. Of questions, an exact test \
-                 on those that two models disagree about has a say as well."
+                "Differences are those of the same questions and texts, one by one: what makes a question hard for \
+                 both models cancels, so that more is told apart than the figures’ own errors would. Of questions, an \
+                 exact test on those that two models disagree about has a say as well."
             }
             " Of many comparisons, about one in twenty is beyond the error by chance alone."
         }

@@ -207,9 +207,9 @@ pub(super) fn healings(data: &RunData) -> Option<Markup> {
     Some(html! {
         (scrolling("How the models were healed", table))
         p.small {
-            "Losses in nats a token" (on) ", the error that of the paired difference to the cut model. While training they are \
-             those of the weights trained against, which may be in four bits. More than all of the damage is undone where a \
-             model learned from the text besides."
+            "Losses in nats a token" (on) ", the error that of the paired difference to the cut model. While training \
+             they are those of the weights trained against, which may be in four bits. More than all of the damage is \
+             undone where a model learned from the text besides."
         }
     })
 }

@@ -42,8 +42,8 @@ pub(super) struct Change {
     pub(super) verdict: Verdict,
 }
 
-/// From one model to another in the measure at `place`: document by document where the run compared them so, otherwise as
-/// independent samples. Nothing where one was not scored.
+/// From one model to another in the measure at `place`: document by document where the run compared them so, otherwise
+/// as independent samples. Nothing where one was not scored.
 pub(super) fn change(data: &RunData, place: usize, from: &Variant, to: &Variant) -> Option<Change> {
     let measure = data.measures.get(place)?;
     let (old, new) = (score(from, place)?, score(to, place)?);
@@ -78,7 +78,8 @@ fn judged(measure: &Measure, to: Score, difference: f64, error: Option<f64>, p: 
     Change { difference, error, verdict }
 }
 
-/// How a model's figure compares with the dense model's, in a sign; nothing for the dense one, or where it cannot be told.
+/// How a model's figure compares with the dense model's, in a sign; nothing for the dense one, or where it cannot be
+/// told.
 #[must_use]
 pub fn mark(data: &RunData, variant: &Variant, measure: usize) -> Option<char> {
     if std::ptr::eq(variant, &data.dense) {

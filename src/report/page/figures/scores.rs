@@ -79,7 +79,8 @@ fn figure(data: &RunData, place: usize, measure: &Measure) -> NamedFigure {
     }
 }
 
-/// A score whose error, where models were compared document by document, is that of its difference to the dense model's.
+/// A score whose error, where models were compared document by document, is that of its difference to the dense
+/// model's.
 fn to_dense(data: &RunData, variant: &Variant, place: usize) -> Option<Score> {
     let score = score(variant, place)?;
     if !is_paired(data, place) {
