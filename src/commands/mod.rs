@@ -2,6 +2,7 @@
 
 mod analysis_view;
 pub mod analyze;
+mod analyze_settings;
 pub mod bench;
 mod bench_view;
 pub mod compare;

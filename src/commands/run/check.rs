@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::recipe::{Recipe, Wanted, Which};
+use super::drop::{Wanted, Which};
+use super::recipe::Recipe;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::commands::analyze::{self, AnalyzeSettings};

@@ -7,8 +7,9 @@ use std::path::Path;
 use serde_json::json;
 
 use super::check::Checked;
+use super::drop::{Wanted, Which};
 use super::inputs::Keys;
-use super::recipe::{Recipe, Wanted, Which};
+use super::recipe::Recipe;
 use super::state::{Stage, State};
 use super::{RunReport, StageReport};
 use crate::arch::ModelSpec;
@@ -93,7 +94,7 @@ pub(super) fn estimate(
 ) -> Result<RunReport> {
     let checkpoint = open::checkpoint(Some(&recipe.model), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
-    let wanted = recipe.wanted(spec.layers)?;
+    let wanted = recipe.drop.wanted(spec.layers)?;
     let state = State::look(out)?;
     let keys = Keys::new(recipe, &checkpoint)?;
     let checked = Checked { recipe, checkpoint: &checkpoint, spec: &spec };
@@ -116,7 +117,7 @@ pub(super) fn estimate(
         }
         ahead.cut(&wanted, known, dense.as_ref(), progress)?;
     }
-    if recipe.wanted(ahead.spec.layers)?.is_empty() {
+    if recipe.drop.wanted(ahead.spec.layers)?.is_empty() {
         ahead.speed("dense/speed", &json!(ahead.keys.model), &[])?;
     }
     Ok(RunReport { stages: ahead.stages, data: None, page: None })

@@ -7,7 +7,8 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
-use super::recipe::{Recipe, Wanted};
+use super::drop::Wanted;
+use super::recipe::Recipe;
 use super::state::{Stage, State, key};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;

@@ -3,6 +3,7 @@
 
 mod cards;
 mod check;
+mod drop;
 mod estimate;
 mod gather;
 mod inputs;
@@ -18,7 +19,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use recipe::{Compute, Drop, Keep, Recipe};
+pub use drop::{Drop, Keep};
+pub use recipe::{Compute, Recipe};
 pub(super) use state::forget;
 
 use crate::progress::Progress;

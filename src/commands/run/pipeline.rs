@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::check::Checked;
+use super::drop::{Keep, Wanted, Which};
 use super::inputs::Keys;
-use super::recipe::{Keep, Recipe, Wanted, Which};
+use super::recipe::Recipe;
 use super::speeds::{Speeds, speed, together};
 use super::state::{Stage, State};
 use super::told::{Count, Told};
@@ -83,7 +84,7 @@ pub(super) struct Size {
 pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Result<(Done, State)> {
     let checkpoint = open::checkpoint(Some(&recipe.model), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
-    let wanted = recipe.wanted(spec.layers)?;
+    let wanted = recipe.drop.wanted(spec.layers)?;
     let keys = Keys::new(recipe, &checkpoint)?;
     let mut tokenised = None;
     let scored = keys.is_scored(&State::look(Some(out))?)?;

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::drop::{self, Drop};
 use crate::commands::analyze::AnalyzeSettings;
 use crate::commands::bench::BenchSettings;
 use crate::commands::compare::CompareSettings;
@@ -17,9 +17,6 @@ use crate::commands::merge::MergeSettings;
 use crate::commands::sample::SampleSettings;
 use crate::eval::settings::EvalSettings;
 use crate::heal::HealSettings;
-use crate::importance::Analysis;
-use crate::methods::{METHODS, Method};
-use crate::plan::{layers_for_fraction, parse_drop};
 use crate::settings;
 use crate::{Context, Error, Result};
 
@@ -46,98 +43,6 @@ pub struct Recipe {
     pub text: String,
 }
 
-/// `[drop]`: every method with every number of layers, and the layers that are named.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Drop {
-    /// How the layers are found.
-    #[serde(alias = "strategies")]
-    pub methods: Vec<&'static Method>,
-    /// How many.
-    pub layers: Vec<usize>,
-    /// How many, as shares of all layers.
-    pub fractions: Vec<f64>,
-    /// Layers by number, such as `21-28,30`; one entry for each cut.
-    pub given: Vec<String>,
-    /// Scores cuts that are not healed as well, where there is a healing.
-    pub unhealed: bool,
-    /// What stays on disk in the end.
-    pub keep: Keep,
-}
-
-impl Default for Drop {
-    fn default() -> Self {
-        Self {
-            methods: vec![&METHODS[0]],
-            layers: Vec::new(),
-            fractions: Vec::new(),
-            given: Vec::new(),
-            unhealed: true,
-            keep: Keep::Models,
-        }
-    }
-}
-
-/// What stays on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Keep {
-    /// Every model.
-    Models,
-    /// Adapters, scores, figures: a cut and its merged model go when everything that needs them is done.
-    Adapters,
-}
-
-/// One cut that the recipe asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// Its directory: `similarity-4`.
-    pub name: String,
-    /// What it is called in figures: `similarity`.
-    pub strategy: String,
-    /// How the layers are found.
-    pub which: Which,
-}
-
-/// How the layers are found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// So many, by a method.
-    Method(&'static Method, usize),
-    /// These, in the notation of `--drop`.
-    Given(String),
-}
-
-impl Which {
-    /// How many of `layers` go.
-    ///
-    /// # Errors
-    /// Request: layers that are not there.
-    pub fn count(&self, layers: usize) -> Result<usize> {
-        match self {
-            Self::Method(_, count) => Ok(*count),
-            Self::Given(text) => parse_drop(text, layers).map(|dropped| dropped.len()),
-        }
-    }
-
-    /// The layers that go from a model of `layers`, by `analysis` where scores decide.
-    ///
-    /// # Errors
-    /// Request: more than can go, layers that are not there, an analysis that is missing or lacks scores.
-    pub fn dropped(&self, layers: usize, analysis: Option<&Analysis>) -> Result<Vec<usize>> {
-        match self {
-            Self::Method(method, count) => method.dropped(layers, *count, analysis).context(|| "[drop]"),
-            Self::Given(text) => Ok(parse_drop(text, layers)?.into_iter().collect()),
-        }
-    }
-
-    /// Whether scores decide.
-    #[must_use]
-    pub fn needs_scores(&self) -> bool {
-        matches!(self, Self::Method(method, _) if method.needs_scores())
-    }
-}
-
 /// Settings of each section that are not the recipe's to make.
 const OWN: [(&str, &[&str]); 5] = [
     ("analyze", &["model", "layers", "fraction", "from", "out", "csv", "force", "dry_run"]),
@@ -156,8 +61,11 @@ impl Recipe {
     pub fn read(path: &Path, set: &[String], compute: &Compute) -> Result<Self> {
         let place = || path.display().to_string();
         let mut table = settings::read(path)?;
+        drop::check_names(&table).context(place)?;
+        drop::rename(&mut table);
         for change in set {
             merge(&mut table, change).context(|| format!("--set {change}"))?;
+            drop::rename(&mut table);
         }
         compute.put(&mut table);
         let text = toml::to_string_pretty(&table).map_err(|error| Error::request(error.to_string())).context(place)?;
@@ -232,39 +140,6 @@ impl Recipe {
             None => Ok(()),
         }
     }
-
-    /// The cuts of a model of `layers` layers, each once.
-    ///
-    /// # Errors
-    /// Request: more layers than there are.
-    pub fn wanted(&self, layers: usize) -> Result<Vec<Wanted>> {
-        let mut sizes = self.drop.layers.clone();
-        for fraction in &self.drop.fractions {
-            sizes.push(layers_for_fraction(*fraction, layers).context(|| "[drop] fractions")?);
-        }
-        sizes.sort_unstable();
-        sizes.dedup();
-        if let Some(size) = sizes.iter().find(|size| !(1..layers).contains(*size)) {
-            return Err(Error::request(format!(
-                "[drop] layers: {size} of {layers} cannot go, 1 to {} can",
-                layers - 1
-            )));
-        }
-        let mut wanted = Vec::new();
-        for method in &self.drop.methods {
-            for size in &sizes {
-                let name = format!("{}-{size}", method.name);
-                wanted.push(Wanted { name, strategy: method.name.to_owned(), which: Which::Method(method, *size) });
-            }
-        }
-        for text in &self.drop.given {
-            let name = format!("given-{}", text.replace(' ', "").replace(',', "+"));
-            wanted.push(Wanted { name, strategy: "given".to_owned(), which: Which::Given(text.clone()) });
-        }
-        let mut names = std::collections::BTreeSet::new();
-        wanted.retain(|wanted| names.insert(wanted.name.clone()));
-        Ok(wanted)
-    }
 }
 
 /// Where all sections compute, whatever they say themselves: `None` leaves it to them.
@@ -302,7 +177,7 @@ const OTHERS: [(&str, Check); 5] = [
 ];
 
 fn well_formed<T: DeserializeOwned>(table: &Table, name: &str) -> Result<()> {
-    section::<T>(table, name).map(drop)
+    section::<T>(table, name).map(|_| ())
 }
 
 fn section<T: DeserializeOwned>(table: &Table, name: &str) -> Result<Option<T>> {
@@ -350,7 +225,7 @@ mod tests {
         Recipe::read(&dir.path().join("recipe.toml"), &set, &Compute::default())
     }
 
-    const GOOD: &str = "model = \"org/name\"\n[drop]\nlayers = [4, 2]\nstrategies = [\"similarity\", \"deepest\"]\n\
+    const GOOD: &str = "model = \"org/name\"\n[drop]\nlayers = [4, 2]\nmethods = [\"similarity\", \"deepest\"]\n\
                         given = [\"1, 3-5\"]\n[analyze]\ndata = \"text.jsonl\"\n[eval]\ntasks = [\"boolq\"]\n";
 
     #[test]
@@ -362,10 +237,26 @@ mod tests {
         assert_eq!(recipe.eval.as_ref().unwrap().limit, Some(3.0));
         assert_eq!(recipe.heal.as_ref().unwrap().data.as_deref(), Some("c4"));
         assert!(recipe.text.contains("limit = 3"));
-        let names: Vec<String> = recipe.wanted(16).unwrap().into_iter().map(|wanted| wanted.name).collect();
+        let names: Vec<String> = recipe.drop.wanted(16).unwrap().into_iter().map(|wanted| wanted.name).collect();
         let expected = "similarity-2 similarity-4 similarity-8 deepest-2 deepest-4 deepest-8 given-1+3-5";
         assert_eq!(names.join(" "), expected);
-        assert!(recipe.wanted(4).unwrap_err().to_string().contains("4 of 4"));
+        assert!(recipe.drop.wanted(4).unwrap_err().to_string().contains("4 of 4"));
+    }
+
+    #[test]
+    fn methods_have_an_old_name() {
+        let old = GOOD.replace("methods", "strategies");
+        assert_eq!(read(&old, &[]).unwrap().drop, read(GOOD, &[]).unwrap().drop);
+        for text in [GOOD, &old] {
+            let set = read(text, &["drop.strategies=[\"tail\"]"]).unwrap();
+            assert_eq!(set.drop.methods, [crate::methods::method("tail").unwrap()]);
+        }
+        let both = GOOD.replace("methods", "strategies = []\nmethods");
+        assert!(read(&both, &[]).unwrap_err().to_string().contains("old name of methods"));
+        assert!(read(GOOD, &["drop.methods=[\"given\"]"]).unwrap_err().to_string().contains("given = ["));
+        let dear = read(GOOD, &["drop.methods=[\"shortened-llama\"]"]).unwrap_err().to_string();
+        assert!(dear.contains("needs scores of layer-loss"), "{dear}");
+        read(GOOD, &["drop.methods=[\"shortened-llama\"]", "analyze.metrics=[\"layer-loss\"]"]).unwrap();
     }
 
     #[test]
@@ -377,7 +268,7 @@ mod tests {
         for path in all {
             let recipe = Recipe::read(&path, &[], &Compute::default()).unwrap();
             assert!(recipe.heal.is_some() && recipe.eval.is_some());
-            assert!(!recipe.wanted(32).unwrap().is_empty());
+            assert!(!recipe.drop.wanted(32).unwrap().is_empty());
             // each command reads its own section of the same file
             let heal: HealSettings = settings::resolve("heal", Some(&path), Table::new()).unwrap();
             assert_eq!(heal.steps, recipe.heal.unwrap().steps);

@@ -134,7 +134,7 @@ pub(super) fn recipe(dir: &Path) -> Feed {
         let set = if case.rng.random() { vec![String::from_utf8_lossy(&set).into_owned()] } else { Vec::new() };
         let Some(recipe) = case.heard(Recipe::read(&path, &set, &Compute::default())) else { return };
         let layers = case.rng.random_range(1..40);
-        if let Some(wanted) = case.heard(recipe.wanted(layers)) {
+        if let Some(wanted) = case.heard(recipe.drop.wanted(layers)) {
             for cut in wanted {
                 case.heard(cut.which.count(layers));
             }

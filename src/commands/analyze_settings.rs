@@ -1,0 +1,138 @@
+//! Settings of `prune analyze`: which text, which scores, what the plan follows.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
+use crate::importance::{Evidence, METRICS, Metric, Protect, metric};
+use crate::methods::{Method, Search};
+use crate::{Error, Result};
+
+/// Settings of `prune analyze`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AnalyzeSettings {
+    /// Directory or hub id.
+    pub model: Option<String>,
+    /// Where the text is.
+    pub data: Option<String>,
+    /// Field of the rows that holds the text.
+    pub text_field: String,
+    /// How plain text files are cut into documents.
+    pub text_split: TextSplit,
+    /// What is done about a row that cannot be read.
+    pub on_bad_row: BadRow,
+    /// Sequences at most; `None` is 1000.
+    pub samples: Option<usize>,
+    /// Tokens of a sequence at most; `None` is 2048 or the model's context, whichever is less.
+    pub seq_len: Option<usize>,
+    /// One sequence a document, or documents joined and cut.
+    pub packing: Packing,
+    /// What stands between documents.
+    pub separator: Separator,
+    /// Whether documents of a packed sequence see each other.
+    pub attention: Attention,
+    /// Takes documents at random; `None` takes the first ones.
+    pub seed: Option<u64>,
+    /// Score that the plan follows.
+    pub metric: String,
+    /// How the plan chooses; `None` is what suits the metric.
+    pub strategy: Option<String>,
+    /// Method whose score and choice the plan follows, in place of the two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'static Method>,
+    /// Scores to measure besides the plan's; none named: all that one pass gives.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub metrics: Vec<String>,
+    /// Layers to drop.
+    pub layers: Option<usize>,
+    /// Share of the layers to drop.
+    pub fraction: Option<f64>,
+    /// First layers that must stay.
+    pub protect_first: usize,
+    /// Last layers that must stay.
+    pub protect_last: usize,
+    /// Existing analysis to plan from, without a forward pass.
+    pub from: Option<PathBuf>,
+    /// Directory for `analysis.json` and the figures.
+    pub out: Option<PathBuf>,
+    /// File for every score as CSV.
+    pub csv: Option<PathBuf>,
+    /// Replace what exists.
+    pub force: bool,
+    /// Where it computes: `auto`, `cpu`, `cuda`, `cuda:1`.
+    pub device: Option<String>,
+    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    pub dtype: Option<String>,
+    /// Cap on memory.
+    pub memory: Option<String>,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+impl Default for AnalyzeSettings {
+    fn default() -> Self {
+        Self {
+            model: None,
+            data: None,
+            text_field: "text".to_owned(),
+            text_split: TextSplit::default(),
+            on_bad_row: BadRow::default(),
+            samples: None,
+            seq_len: None,
+            packing: Packing::Document,
+            separator: Separator::default(),
+            attention: Attention::default(),
+            seed: None,
+            metric: METRICS[0].name.to_owned(),
+            strategy: None,
+            method: None,
+            metrics: Vec::new(),
+            layers: None,
+            fraction: None,
+            protect_first: 0,
+            protect_last: 0,
+            from: None,
+            out: None,
+            csv: None,
+            force: false,
+            device: None,
+            dtype: None,
+            memory: None,
+            dry_run: false,
+        }
+    }
+}
+
+impl AnalyzeSettings {
+    /// What the plan follows.
+    ///
+    /// # Errors
+    /// Request: a method beside a metric or strategy, names that are not there or do not go together.
+    pub fn search(&self) -> Result<Search> {
+        let protect = Protect { first: self.protect_first, last: self.protect_last };
+        let search = match self.method {
+            Some(_) if self.strategy.is_some() || self.metric != METRICS[0].name => {
+                return Err(Error::request("--method says what to follow: leave --metric and --strategy out"));
+            }
+            Some(method) => method.search(protect)?,
+            None => Search { metric: self.metric.clone(), strategy: self.strategy.clone(), protect },
+        };
+        search.pick()?;
+        Ok(search)
+    }
+
+    /// The scores that are measured, in the order of the table.
+    ///
+    /// # Errors
+    /// Request: a metric that is not there.
+    pub fn measured(&self) -> Result<Vec<&'static Metric>> {
+        let mut wanted = vec![metric(&self.search()?.metric)?.name];
+        for name in &self.metrics {
+            wanted.push(metric(name)?.name);
+        }
+        let is_cheap = |row: &Metric| self.metrics.is_empty() && matches!(row.evidence, Evidence::Pair(_));
+        Ok(METRICS.iter().filter(|row| is_cheap(row) || wanted.contains(&row.name)).collect())
+    }
+}

@@ -1,0 +1,160 @@
+//! What a recipe drops: `[drop]`, and the cuts that come of it.
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::importance::Analysis;
+use crate::methods::{METHODS, Method};
+use crate::plan::{layers_for_fraction, parse_drop};
+use crate::{Context, Error, Result};
+
+/// `[drop]`: every method with every number of layers, and the layers that are named.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drop {
+    /// How the layers are found.
+    #[serde(alias = "strategies")]
+    pub methods: Vec<&'static Method>,
+    /// How many.
+    pub layers: Vec<usize>,
+    /// How many, as shares of all layers.
+    pub fractions: Vec<f64>,
+    /// Layers by number, such as `21-28,30`; one entry for each cut.
+    pub given: Vec<String>,
+    /// Scores cuts that are not healed as well, where there is a healing.
+    pub unhealed: bool,
+    /// What stays on disk in the end.
+    pub keep: Keep,
+}
+
+impl Default for Drop {
+    fn default() -> Self {
+        Self {
+            methods: vec![&METHODS[0]],
+            layers: Vec::new(),
+            fractions: Vec::new(),
+            given: Vec::new(),
+            unhealed: true,
+            keep: Keep::Models,
+        }
+    }
+}
+
+/// What stays on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Every model.
+    Models,
+    /// Adapters, scores, figures: a cut and its merged model go when everything that needs them is done.
+    Adapters,
+}
+
+/// One cut that the recipe asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its directory: `similarity-4`.
+    pub name: String,
+    /// What it is called in figures: `similarity`.
+    pub strategy: String,
+    /// How the layers are found.
+    pub which: Which,
+}
+
+/// How the layers are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// So many, by a method.
+    Method(&'static Method, usize),
+    /// These, in the notation of `--drop`.
+    Given(String),
+}
+
+impl Which {
+    /// How many of `layers` go.
+    ///
+    /// # Errors
+    /// Request: layers that are not there.
+    pub fn count(&self, layers: usize) -> Result<usize> {
+        match self {
+            Self::Method(_, count) => Ok(*count),
+            Self::Given(text) => parse_drop(text, layers).map(|dropped| dropped.len()),
+        }
+    }
+
+    /// The layers that go from a model of `layers`, by `analysis` where scores decide.
+    ///
+    /// # Errors
+    /// Request: more than can go, layers that are not there, an analysis that is missing or lacks scores.
+    pub fn dropped(&self, layers: usize, analysis: Option<&Analysis>) -> Result<Vec<usize>> {
+        match self {
+            Self::Method(method, count) => method.dropped(layers, *count, analysis).context(|| "[drop]"),
+            Self::Given(text) => Ok(parse_drop(text, layers)?.into_iter().collect()),
+        }
+    }
+
+    /// Whether scores decide.
+    #[must_use]
+    pub fn needs_scores(&self) -> bool {
+        matches!(self, Self::Method(method, _) if method.needs_scores())
+    }
+}
+
+impl Drop {
+    /// The cuts of a model of `layers` layers, each once.
+    ///
+    /// # Errors
+    /// Request: more layers than there are.
+    pub fn wanted(&self, layers: usize) -> Result<Vec<Wanted>> {
+        let mut sizes = self.layers.clone();
+        for fraction in &self.fractions {
+            sizes.push(layers_for_fraction(*fraction, layers).context(|| "[drop] fractions")?);
+        }
+        sizes.sort_unstable();
+        sizes.dedup();
+        if let Some(size) = sizes.iter().find(|size| !(1..layers).contains(*size)) {
+            return Err(Error::request(format!(
+                "[drop] layers: {size} of {layers} cannot go, 1 to {} can",
+                layers - 1
+            )));
+        }
+        let mut wanted = Vec::new();
+        for method in &self.methods {
+            for size in &sizes {
+                let name = format!("{}-{size}", method.name);
+                wanted.push(Wanted { name, strategy: method.name.to_owned(), which: Which::Method(method, *size) });
+            }
+        }
+        for text in &self.given {
+            let name = format!("given-{}", text.replace(' ', "").replace(',', "+"));
+            wanted.push(Wanted { name, strategy: "given".to_owned(), which: Which::Given(text.clone()) });
+        }
+        let mut names = std::collections::BTreeSet::new();
+        wanted.retain(|wanted| names.insert(wanted.name.clone()));
+        Ok(wanted)
+    }
+}
+
+/// What `methods` was called before.
+const STRATEGIES: &str = "strategies";
+
+/// Puts the methods under their name where the section has the old one, which was set last if both are there.
+pub(super) fn rename(table: &mut Table) {
+    if let Some(Value::Table(drop)) = table.get_mut("drop")
+        && let Some(methods) = drop.remove(STRATEGIES)
+    {
+        drop.insert("methods".to_owned(), methods);
+    }
+}
+
+/// Refuses a file with both names.
+///
+/// # Errors
+/// Request: as said.
+pub(super) fn check_names(table: &Table) -> Result<()> {
+    let has = |key: &str| table.get("drop").and_then(|drop| drop.get(key)).is_some();
+    match has(STRATEGIES) && has("methods") {
+        true => Err(Error::request("[drop] strategies is the old name of methods: leave one of them out")),
+        false => Ok(()),
+    }
+}
