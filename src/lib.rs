@@ -6,7 +6,7 @@
 //!
 //! Data flows one way: `commands` open the inputs and call one stage (`importance`, `surgery`, `heal`, `eval`,
 //! `report`); stages run a `model` over `data`; the model is described by `arch`, computed by `ops` and read from a
-//! `checkpoint`. Stages never import each other: they meet in files.
+//! `checkpoint`, or from one whose tensors `weights` make. Stages never import each other: they meet in files.
 //!
 //! # Floor plan
 //!
@@ -21,11 +21,12 @@
 //! data         checkpoint
 //! report       checkpoint
 //! demo         checkpoint
-//! model        arch checkpoint data ops
-//! surgery      arch checkpoint model
+//! weights      arch checkpoint ops
+//! model        arch checkpoint data ops weights
+//! surgery      arch checkpoint model weights
 //! importance   arch checkpoint data model ops
 //! methods      importance
-//! heal         arch checkpoint data model ops
+//! heal         arch checkpoint data model ops weights
 //! eval         arch checkpoint data model ops
 //!
 //! foundations  card error files interrupt plan progress provenance settings shown
@@ -59,5 +60,6 @@ pub mod report;
 pub mod settings;
 pub mod shown;
 pub mod surgery;
+pub mod weights;
 
 pub use error::{Context, Error, Result};

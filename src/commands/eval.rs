@@ -30,9 +30,9 @@ use crate::eval::settings::{Compat, EvalSettings};
 use crate::eval::side::Side;
 use crate::eval::source::Source;
 use crate::eval::tasks::TASKS;
-use crate::model::lora::{ADAPTER_FILES, Adapters};
 use crate::model::{LoadOptions, Model, ModelOptions, Placement, Residency};
 use crate::progress::{Progress, Silent};
+use crate::weights::lora::{ADAPTER_FILES, Adapters};
 use crate::{Context, Error, Result};
 
 /// What the command did.

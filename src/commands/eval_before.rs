@@ -13,7 +13,7 @@ use crate::eval::job::{Job, Known};
 use crate::eval::journal::Journal;
 use crate::eval::results::{About, common};
 use crate::eval::settings::EvalSettings;
-use crate::model::lora::ADAPTER_FILES;
+use crate::weights::lora::ADAPTER_FILES;
 use crate::{Error, Result, files};
 
 /// Files of weights up to this size are read whole to be known again.

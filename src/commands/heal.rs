@@ -15,8 +15,8 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, Workplace};
 use crate::data::{Purpose, Source};
 use crate::heal::{HealSettings, Known, Measured, Quant, WorkDir, estimate};
-use crate::model::lora::Adapters;
 use crate::progress::Progress;
+use crate::weights::lora::Adapters;
 use crate::{Context, Error, Result};
 
 /// What the command did, or would do.

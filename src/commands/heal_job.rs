@@ -18,9 +18,9 @@ use crate::heal::{
     Best, Estimate, Finished, HealSettings, Known, Line, Losses, Measured, Merge, MergeOnto, Run, TextSamples, Train,
     Trainer, WorkDir, load_options,
 };
-use crate::model::lora::Adapters;
 use crate::model::{Budget, LoadOptions, Loss, Model, ModelOptions, Residency};
 use crate::progress::Progress;
+use crate::weights::lora::Adapters;
 use crate::{Error, Result};
 
 /// What is trained and measured on.

@@ -9,8 +9,8 @@ use super::heal::HealResult;
 use crate::checkpoint::{Checkpoint, content_hash, read_json};
 use crate::data::Source;
 use crate::heal::{HealSettings, Train, differences};
-use crate::model::lora::ADAPTER_FILES;
 use crate::progress::Progress;
+use crate::weights::lora::ADAPTER_FILES;
 use crate::{Context, Error, Result};
 
 /// The file in an output that says how it was made.

@@ -11,10 +11,10 @@ use crate::card::{self, Kind, Made, called, linked, placeless};
 use crate::checkpoint::{Checkpoint, sha256, write_new};
 use crate::files::{self, Bound};
 use crate::heal::{HealSettings, Measured, MergeOnto, Paired, Quant, Text, Train};
-use crate::model::lora::ADAPTER_FILES;
 use crate::plan::PlannedFor;
 use crate::progress::{Progress, Silent};
 use crate::provenance::{self, Provenance};
+use crate::weights::lora::ADAPTER_FILES;
 
 /// What was made of a model, in one more step.
 pub(super) struct Described {

@@ -11,8 +11,8 @@ use crate::arch::ModelSpec;
 use crate::card::Kind;
 use crate::checkpoint::{ByteSize, Origin, OutputDir};
 use crate::heal::{Merge, MergeOnto, MergeSize};
-use crate::model::lora::Adapters;
 use crate::progress::Progress;
+use crate::weights::lora::Adapters;
 use crate::{Context, Error, Result};
 
 /// Settings of `prune merge`.

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::open;
 use crate::arch::ModelSpec;
 use crate::data::{Special, Spoken, Tokenizer, end_tokens};
-use crate::model::lora::Adapters;
 use crate::model::{Choice, Ended, LoadOptions};
 use crate::progress::Progress;
+use crate::weights::lora::Adapters;
 use crate::{Context, Error, Result};
 
 /// Settings of `prune sample`.

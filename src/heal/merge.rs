@@ -15,11 +15,11 @@ use crate::arch::{EMBEDDING, HEAD, ModelSpec};
 use crate::checkpoint::{
     ByteSize, Checkpoint, Entry, ShardPlan, Slot, four_bit_owner, to_python_json, write_new, write_tensor,
 };
-use crate::model::four_bit::{self, Part};
-use crate::model::lora::{Adapter, Adapters, At, Table};
-use crate::model::numbers::{Numbers, PIECE};
 use crate::ops::{Nf4Weight, all_finite};
 use crate::progress::{Progress, Unit};
+use crate::weights::four_bit::{self, Part};
+use crate::weights::lora::{Adapter, Adapters, At, Table};
+use crate::weights::numbers::{Numbers, PIECE};
 use crate::{Context, Error, Result, interrupt};
 
 /// What happens to a tensor.

@@ -10,8 +10,9 @@ use super::needs::Needs;
 use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
-use crate::model::lora::{Adapters, LoraSettings};
-use crate::model::{Budget, CheckpointingPolicy, Head, LoadOptions, four_bit, mean_flops, memory};
+use crate::model::{Budget, CheckpointingPolicy, Head, LoadOptions, mean_flops, memory};
+use crate::weights::four_bit;
+use crate::weights::lora::{Adapters, LoraSettings};
 use crate::{Error, Result, ops};
 
 /// What a healing takes.

@@ -8,7 +8,7 @@ use super::choices::{MergeOnto, Quant, Train};
 use super::optimiser::AdamW;
 use super::schedule::{Decay, Schedule, warmup_steps};
 use crate::data::{Attention, BadRow, Packing, Separator, Shape, SourceOptions, TextSplit};
-use crate::model::lora::{LoraSettings, Patterns, Targets};
+use crate::weights::lora::{LoraSettings, Patterns, Targets};
 use crate::{Error, Result};
 
 /// Settings of `prune heal`. The defaults are those of the paper (arXiv 2403.17887, appendix A.1) where it has one for

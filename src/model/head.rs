@@ -4,12 +4,13 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::lora::{At, Table};
+use super::LoadOptions;
 use super::not_finite::overflows;
-use super::{LoadOptions, four_bit};
 use crate::arch::{HEAD, ModelSpec};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, Scored, Teacher, WeightMatrix};
+use crate::weights::four_bit;
+use crate::weights::lora::{At, Table};
 use crate::{Context, Error, Result};
 
 /// Rows of the head that are looked at together.

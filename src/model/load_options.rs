@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::four_bit;
-use super::lora::{Adapter, Adapters, At, Table};
-use super::numbers::Numbers;
 use super::sublayers::{Linear, Norm};
 use crate::arch::{LayerTensor, ModelSpec, Role, SubLayers};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, WeightMatrix};
+use crate::weights::four_bit;
+use crate::weights::lora::{Adapter, Adapters, At, Table};
+use crate::weights::numbers::Numbers;
 use crate::{Context, Error, Result};
 
 /// Weights as they are on disk, unless it says otherwise.

@@ -12,10 +12,10 @@ use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
 use prune::heal::{HealSettings, Trainer, estimate, load_options};
 use prune::importance::{METRICS, Probe, Watch};
-use prune::model::lora::Adapters;
 use prune::model::{Batch, Budget, CheckpointingPolicy, Model, ModelOptions, Observer, Residency};
 use prune::ops;
 use prune::progress::Silent;
+use prune::weights::lora::Adapters;
 
 use crate::gpu;
 use crate::kernels::{best, kernels, products};

@@ -7,10 +7,10 @@ use candle_core::{Device, Tensor};
 use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
 use prune::heal::{HealSettings, Quant, Train, Trainer, load_options, parameters};
-use prune::model::lora::Adapters;
 use prune::model::{CheckpointingPolicy, Model, ModelOptions, Residency};
 use prune::ops;
 use prune::progress::Silent;
+use prune::weights::lora::Adapters;
 use safetensors::Dtype;
 
 use crate::gpu;

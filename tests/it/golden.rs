@@ -12,11 +12,11 @@ use prune::commands::merge::{MergeSettings, merge};
 use prune::heal::schedule::Decay;
 use prune::heal::{HealSettings, Quant, Trainer, parameters};
 use prune::importance::{Probe, Scores, Streams, Watch, metric};
-use prune::model::lora::Adapters;
 use prune::model::{Batch, CheckpointingPolicy, LoadOptions, Model, ModelOptions};
 use prune::ops::Layout;
 use prune::ops::nf4::{BLOCK, CODES, Nf4Weight, SCALE_BLOCK, Scales, dynamic_map};
 use prune::progress::Silent;
+use prune::weights::lora::Adapters;
 use tempfile::TempDir;
 
 use crate::arch::cases::{Case, read, weights};

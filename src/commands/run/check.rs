@@ -16,8 +16,8 @@ use crate::data::{Purpose, SequenceOptions, Sequences, StreamOptions, Tokenizer,
 use crate::eval::settings::EvalSettings;
 use crate::heal::{self, HealSettings};
 use crate::importance::Protect;
-use crate::model::lora::Adapters;
 use crate::progress::{Progress, Unit};
+use crate::weights::lora::Adapters;
 use crate::{Context, Result};
 
 /// A recipe and the dense model that it names.

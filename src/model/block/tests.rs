@@ -11,10 +11,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::arch::{Residual as Wiring, Role, SubLayerKind, SubLayers};
-use crate::model::lora::{Adapters, LoraSettings, Targets};
 use crate::model::training::{CheckpointingPolicy, TrainContext};
 use crate::model::{Batch, Parameter, Part};
 use crate::ops::testing::{assert_close, numbers, random};
+use crate::weights::lora::{Adapters, LoraSettings, Targets};
 
 const D: usize = 12;
 

@@ -7,9 +7,9 @@ use candle_core::Tensor;
 use crate::Result;
 use crate::arch::Role;
 use crate::model::Part;
-use crate::model::lora::Adapter;
 use crate::model::training::{BackwardContext, TrainContext};
 use crate::ops::{self, WeightMatrix};
+use crate::weights::lora::Adapter;
 
 /// `y = x·Wᵀ + b`, plus the adapter's `(x·Aᵀ)·Bᵀ·scale`, with DoRA times a number for each output.
 #[derive(Clone, Debug)]

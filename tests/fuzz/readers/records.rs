@@ -6,9 +6,9 @@ use std::path::Path;
 use prune::checkpoint::ByteSize;
 use prune::commands::analyze::{AnalyzeSettings, analyze};
 use prune::importance::Analysis;
-use prune::model::lora::Targets;
 use prune::plan::{Plan, PlannedFor, parse_drop};
 use prune::provenance::{FILE, Provenance};
+use prune::weights::lora::Targets;
 use rand::Rng as _;
 use serde_json::{Map, Value, json};
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::Device;
 use prune::arch::{ModelSpec, Role};
 use prune::checkpoint::Checkpoint;
-use prune::model::lora::{Adapters, LoraSettings, Targets};
+use prune::weights::lora::{Adapters, LoraSettings, Targets};
 use serde_json::{Value, json};
 
 use crate::fixture::Llama;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device};
 use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
-use prune::model::four_bit;
 use prune::ops::Nf4Weight;
 use prune::ops::nf4::Scales;
+use prune::weights::four_bit;
 
 use crate::fixture::material::shared;
 use crate::heal::shared::difference;

@@ -8,11 +8,11 @@ use candle_core::{DType, Device, Tensor, Var};
 use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
 use prune::heal::{Gradients, HealSettings, Quant, Train, Trainer, parameters, targets};
-use prune::model::four_bit;
-use prune::model::lora::Adapters;
 use prune::model::{Batch, CheckpointingPolicy, ForwardContext, LoadOptions, Model, ModelOptions, Residency};
 use prune::ops::{self, Nf4Weight, nf4::Scales};
 use prune::progress::Silent;
+use prune::weights::four_bit;
+use prune::weights::lora::Adapters;
 use serde_json::{Map, Value, json};
 
 use crate::fixture::formula;

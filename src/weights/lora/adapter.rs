@@ -56,12 +56,12 @@ impl Adapter {
     }
 
     /// x·Aᵀ·scale, `[t, i]` to `[t, r]`, without a graph.
-    pub(in crate::model) fn reduce(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn reduce(&self, x: &Tensor) -> Result<Tensor> {
         Ok((ops::low_rank_down(x, &self.a)? * self.scale)?)
     }
 
     /// What it adds to the layer's output, x·Aᵀ·scale·Bᵀ, `[t, i]` to `[t, o]`, with gradients for all three.
-    pub(in crate::model) fn tracked(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn tracked(&self, x: &Tensor) -> Result<Tensor> {
         ops::trainable_linear(&(ops::trainable_linear(x, &self.a)? * self.scale)?, &self.b)
     }
 
