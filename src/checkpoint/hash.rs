@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::fingerprint::hex;
 use super::index::Index;
+use super::overlay::Held;
 use crate::progress::{Progress, Unit};
 use crate::{Error, Result, files, interrupt};
 
@@ -21,7 +22,7 @@ impl Index {
     /// # Errors
     /// Work: a file cannot be read. Interrupted.
     pub fn shard_hashes(&self, progress: &dyn Progress) -> Result<BTreeMap<String, String>> {
-        progress.begin("hashing", self.files.iter().map(|(_, metadata)| metadata.len()).sum(), Unit::Bytes);
+        progress.begin("hashing", self.files.iter().map(Held::file_len).sum(), Unit::Bytes);
         let interrupt = interrupt::current();
         let hashes = self.shards.par_iter().map(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -1,13 +1,14 @@
 //! Tensor name to shard, offset, dtype and shape.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, Metadata};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::header::read_entries;
+use super::overlay::Held;
 use crate::files::{self, Bound};
 use crate::{Error, Result};
 
@@ -43,8 +44,8 @@ pub struct Index {
     /// What the index file says of a tensor, by its name, and its shards do not bear out: a tensor that is listed and
     /// not there, that is there and not listed, or that is in another shard. Nothing is lost where no model needs it.
     pub disputes: BTreeMap<String, String>,
-    /// The open file of each shard, and what it was when its header was checked.
-    pub(super) files: Vec<(File, Metadata)>,
+    /// What holds the bytes of each shard.
+    pub(super) files: Vec<Held>,
 }
 
 /// `model.safetensors.index.json`; its `metadata` is informative and often wrong.
@@ -97,7 +98,7 @@ impl Index {
                 index.tensors.insert(entry.name.clone(), entry);
             }
             index.shards.push(path);
-            index.files.push((file, metadata));
+            index.files.push(Held::File(file, metadata));
         }
         Ok(index)
     }

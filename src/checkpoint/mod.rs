@@ -41,10 +41,11 @@ pub use lock::lock_dir;
 pub use mark::{MARK, adopt, can_work_in, claim, create_dir, create_file, made_by, work_in, write_new};
 pub use origin::Origin;
 pub use output::{OutputDir, OutputFile, write_file};
+pub use overlay::Computed;
 pub use python_json::{parse_json, python_number, to_python_json};
 pub use size::ByteSize;
 pub use workplace::{Workplace, check_place, has_leftovers};
-pub use writer::{Shard, ShardPlan, Slot, write_tensor};
+pub use writer::{Shard, ShardPlan, Slot, with_bytes, write_tensor};
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::index::{Entry, Index};
+use super::overlay::Held;
 use super::positioned::read_exact_at;
 use crate::{Error, Result};
 
@@ -30,8 +31,11 @@ impl Index {
         if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > entry.len) {
             return Err(self.fault(entry, format!("has {} bytes, not {} at {offset}", entry.len, bytes.len())));
         }
-        read_exact_at(&self.files[entry.shard].0, bytes, entry.begin + offset)
-            .map_err(|error| self.fault(entry, format!("cannot be read: {error}")))
+        match &self.files[entry.shard] {
+            Held::File(file, _) => read_exact_at(file, bytes, entry.begin + offset)
+                .map_err(|error| self.fault(entry, format!("cannot be read: {error}"))),
+            Held::Computed(tensor) => tensor.read_at(offset, bytes),
+        }
     }
 
     /// Copies the tensor's bytes to `out`, a piece at a time: memory does not grow with the tensor.
@@ -43,15 +47,21 @@ impl Index {
             let file = self.shards[entry.shard].display();
             Error::work(format!("copying tensor {} out of {file}: {error}", entry.name))
         };
-        let (file, then) = &self.files[entry.shard];
-        let now = file.metadata().map_err(fault)?;
-        if now.len() != then.len() || now.modified().ok() != then.modified().ok() {
-            return Err(fault(io::Error::other("the file changed since it was opened")));
+        if let Held::File(file, then) = &self.files[entry.shard] {
+            let now = file.metadata().map_err(fault)?;
+            if now.len() != then.len() || now.modified().ok() != then.modified().ok() {
+                return Err(fault(io::Error::other("the file changed since it was opened")));
+            }
         }
         let mut piece = vec![0; COPIED.min(entry.len as usize)];
         for offset in (0..entry.len).step_by(COPIED) {
             let len = COPIED.min((entry.len - offset) as usize);
-            read_exact_at(file, &mut piece[..len], entry.begin + offset).map_err(fault)?;
+            match &self.files[entry.shard] {
+                Held::File(file, _) => {
+                    read_exact_at(file, &mut piece[..len], entry.begin + offset).map_err(fault)?;
+                }
+                Held::Computed(tensor) => tensor.read_at(offset, &mut piece[..len])?,
+            }
             out.write_all(&piece[..len]).map_err(fault)?;
         }
         Ok(())

@@ -33,7 +33,7 @@ pub struct Slot {
 
 impl Slot {
     /// Length in bytes; `None` when no memory could hold it, or for a fraction of a byte.
-    fn len(&self) -> Option<usize> {
+    pub(super) fn len(&self) -> Option<usize> {
         let bits = self.shape.iter().try_fold(self.dtype.bitsize(), |bits, &size| bits.checked_mul(size))?;
         bits.is_multiple_of(8).then_some(bits / 8)
     }
@@ -246,17 +246,24 @@ fn flushing(dir: &Path, work: impl FnOnce(&mut Flusher) -> Result<()>) -> Result
 /// # Errors
 /// Work: another dtype, or a failing write.
 pub fn write_tensor(tensor: &Tensor, out: &mut impl Write) -> Result<()> {
+    with_bytes(tensor, |bytes| out.write_all(bytes).map_err(|error| Error::work(error.to_string())))
+}
+
+/// Gives `take` the values of a tensor as they are, F32, F16 or BF16, row-major.
+///
+/// # Errors
+/// Work: another dtype. Whatever `take` finds wrong.
+pub fn with_bytes<T>(tensor: &Tensor, take: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
     let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     let values = layout.start_offset()..layout.start_offset() + layout.shape().elem_count();
     let Storage::Cpu(storage) = &*storage else {
         return Err(Error::work("a tensor did not reach main memory"));
     };
-    let bytes: &[u8] = match storage {
+    take(match storage {
         candle_core::CpuStorage::F32(all) => bytemuck::cast_slice(&all[values]),
         candle_core::CpuStorage::F16(all) => bytemuck::cast_slice(all[values].reinterpret_cast()),
         candle_core::CpuStorage::BF16(all) => bytemuck::cast_slice(all[values].reinterpret_cast()),
         _ => return Err(Error::work(format!("no weights are written as {:?}", tensor.dtype()))),
-    };
-    out.write_all(bytes).map_err(|error| Error::work(error.to_string()))
+    })
 }

@@ -16,7 +16,8 @@ use crate::methods::{self, METHODS, Method, method};
 use crate::plan::{Notations, Plan, PlannedFor, layers_for_fraction, parse_drop};
 use crate::progress::Progress;
 use crate::shown::{shown, shown_message};
-use crate::surgery::{ConfigEdit, Cut, Identical, Shrunk, layer_count, short_count};
+use crate::surgery::{ConfigEdit, Cut, Shrunk, layer_count, short_count};
+use crate::weights::Identical;
 use crate::{Context, Error, Result};
 
 /// Settings of `prune cut`.
@@ -161,7 +162,7 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
     cut.write(out.path(), &provenance_settings(settings), settings.hash, progress)?;
     if settings.verify {
         let written = Arc::new(Checkpoint::open_dir(out.path())?);
-        report.identical = Some(cut.verify(&written, progress)?);
+        report.identical = Some(cut.blueprint().verify(&written, progress)?);
         if cut.not_computed().is_none() {
             report.seams = Some(seam::check(&checkpoint, cut.kept(), &written, progress)?);
         }
@@ -307,9 +308,10 @@ impl CutReport {
     }
 }
 
-fn report(settings: &CutSettings, cut: &Cut<'_>) -> CutReport {
+fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
     let plan = cut.plan();
-    let shards = cut.shards().shards.iter().map(|shard| ShardReport { file: shard.file.clone(), bytes: shard.size() });
+    let files = cut.blueprint().shards();
+    let shards = files.shards.iter().map(|shard| ShardReport { file: shard.file.clone(), bytes: shard.size() });
     CutReport {
         model: plan.planned_for.pinned(),
         out: settings.out.clone(),
@@ -321,7 +323,7 @@ fn report(settings: &CutSettings, cut: &Cut<'_>) -> CutReport {
         bytes: cut.bytes(),
         shards: shards.collect(),
         config: cut.edits().to_vec(),
-        disk_needed: cut.shards().disk_size(),
+        disk_needed: files.disk_size(),
         disk_free: None,
         identical: None,
         seams: None,

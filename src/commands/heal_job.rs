@@ -197,17 +197,17 @@ impl Job<'_> {
             adapters.write(&below("adapter")?, spec, &checkpoint.source.id)?;
         }
         let replaced = if adapters.is_some() { &[] } else { &parameters[..] };
-        let merge = |four_bit, adapters, replaced| {
-            Merge::new(checkpoint, spec, adapters, replaced, four_bit, self.max_shard, progress)
-        };
         let double = !settings.plain_scales;
-        if !settings.adapter_only {
-            let merge = merge(None, adapters.map(|adapters| &**adapters), replaced)?;
-            let merge = if settings.merge_onto == MergeOnto::Quantized { merge.onto_quantized(double) } else { merge };
-            merge.write(&below("merged")?, progress)?;
-        }
-        if settings.save_4bit {
-            merge(Some(double), None, replaced)?.write(&below("base-4bit")?, progress)?;
+        let onto = (settings.merge_onto == MergeOnto::Quantized).then_some(double);
+        let merged = Merge { adapters: adapters.map(|adapters| &**adapters), replaced, onto, four_bit: None };
+        let base = Merge { replaced, four_bit: Some(double), ..Merge::default() };
+        for (wanted, name, merge) in
+            [(!settings.adapter_only, "merged", merged), (settings.save_4bit, "base-4bit", base)]
+        {
+            if wanted {
+                let blueprint = merge.blueprint(checkpoint, spec, self.max_shard, progress)?;
+                blueprint.write(&below(name)?, progress)?;
+            }
         }
         let measured = measured.map(|(gauge, before)| self.measure_healed(gauge, before, adapters, out.path()));
         let result = result(settings, finished, measured.transpose()?);

@@ -10,8 +10,9 @@ use super::open;
 use crate::arch::ModelSpec;
 use crate::card::Kind;
 use crate::checkpoint::{ByteSize, Origin, OutputDir};
-use crate::heal::{Merge, MergeOnto, MergeSize};
+use crate::heal::{Merge, MergeOnto};
 use crate::progress::Progress;
+use crate::weights::Size;
 use crate::weights::lora::Adapters;
 use crate::{Context, Error, Result};
 
@@ -65,7 +66,7 @@ pub struct MergeReport {
     /// Numbers in the adapter.
     pub adapter_parameters: usize,
     /// Disk and memory.
-    pub size: MergeSize,
+    pub size: Size,
     /// The merged model; absent in a dry run.
     pub out: Option<PathBuf>,
 }
@@ -85,17 +86,19 @@ pub fn merge(settings: &MergeSettings, progress: &dyn Progress) -> Result<MergeR
     let dir = settings.adapter.as_deref().ok_or_else(|| Error::request("which adapter? name its directory"))?;
     let adapters = Adapters::open_for(dir, &checkpoint, &spec, &Device::Cpu).context(|| "--adapter")?;
     let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
-    let four_bit = settings.save_4bit.then_some(!settings.plain_scales);
-    let merge = Merge::new(&checkpoint, &spec, Some(&adapters), &[], four_bit, max_shard, progress)?;
-    let merge = match settings.merge_onto {
-        MergeOnto::Full => merge,
-        MergeOnto::Quantized => merge.onto_quantized(!settings.plain_scales),
+    let double = !settings.plain_scales;
+    let merge = Merge {
+        adapters: Some(&adapters),
+        four_bit: settings.save_4bit.then_some(double),
+        onto: (settings.merge_onto == MergeOnto::Quantized).then_some(double),
+        ..Merge::default()
     };
+    let merged = merge.blueprint(&checkpoint, &spec, max_shard, progress)?;
     let mut report = MergeReport {
         model: checkpoint.source.id.clone(),
         merged: adapters.changed(),
         adapter_parameters: adapters.parameters(),
-        size: merge.size(),
+        size: merged.size()?,
         out: None,
     };
     let Some(target) = settings.out.as_deref() else {
@@ -109,7 +112,7 @@ pub fn merge(settings: &MergeSettings, progress: &dyn Progress) -> Result<MergeR
         return Ok(report);
     }
     out.require_space(report.size.disk)?;
-    merge.write(out.path(), progress)?;
+    merged.write(out.path(), progress)?;
     let how = (settings.merge_onto, settings.save_4bit);
     let kind = if settings.save_4bit { Kind::FourBit } else { Kind::Model };
     Described::merged(&checkpoint, spec.layers, dir, how, progress)?.write(out.path(), kind)?;

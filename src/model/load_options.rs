@@ -9,9 +9,8 @@ use super::sublayers::{Linear, Norm};
 use crate::arch::{LayerTensor, ModelSpec, Role, SubLayers};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, WeightMatrix};
-use crate::weights::four_bit;
 use crate::weights::lora::{Adapter, Adapters, At, Table};
-use crate::weights::numbers::Numbers;
+use crate::weights::{Numbers, four_bit};
 use crate::{Context, Error, Result};
 
 /// Weights as they are on disk, unless it says otherwise.

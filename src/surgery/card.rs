@@ -6,7 +6,7 @@ use crate::plan::Plan;
 use crate::provenance::Provenance;
 
 /// `README.md` for `cut`, whose history (this cut included) is `history`; `source` is the text of the source's card.
-pub(super) fn card(cut: &Cut<'_>, history: &Provenance, source: Option<&str>) -> String {
+pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> String {
     let mut plan = cut.plan().clone();
     let parent = plan.planned_for.clone();
     let made = Made { kind: Kind::Model, history, parent: &parent, parent_card: source };

@@ -1,7 +1,6 @@
 //! A cut, decided in full before a byte is written, and then written as it was decided.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -11,10 +10,10 @@ use super::json_text::Change;
 use super::names::Stack;
 use super::stack_config::{StackConfig, layer_count};
 use crate::arch::ModelSpec;
-use crate::checkpoint::{ByteSize, Checkpoint, Entry, ShardPlan, Slot, parse_json};
+use crate::checkpoint::{ByteSize, Checkpoint, Entry, parse_json};
 use crate::files::{self, Bound};
 use crate::plan::{Plan, PlannedFor};
-use crate::progress::Progress;
+use crate::weights::{Blueprint, Draft};
 use crate::{Context, Error, Result};
 
 /// A number of the source and of what the cut leaves.
@@ -28,21 +27,17 @@ pub struct Shrunk {
 
 /// What a cut will write.
 #[derive(Debug)]
-pub struct Cut<'a> {
-    source: &'a Checkpoint,
+pub struct Cut {
+    blueprint: Blueprint,
     plan: Plan,
     kept: Vec<usize>,
-    /// Name in the source of every tensor of the new checkpoint.
-    origins: BTreeMap<String, String>,
-    shards: ShardPlan,
-    config: String,
     edits: Vec<ConfigEdit>,
     not_computed: Option<String>,
     parameters: Shrunk,
     bytes: Shrunk,
 }
 
-impl<'a> Cut<'a> {
+impl Cut {
     /// Decides what `plan` makes of `source`, which is the model `model`. Nothing is written. `allow_unsliced` are
     /// config keys that stay as they are although they look as if they had one value per layer.
     ///
@@ -53,7 +48,7 @@ impl<'a> Cut<'a> {
     /// Request: a plan for another model, a config key that is not understood, two stacks of layers that feed each
     /// other. Work: a broken config, tensors that disagree with it.
     pub fn new(
-        source: &'a Checkpoint,
+        source: &Arc<Checkpoint>,
         model: &PlannedFor,
         plan: Plan,
         max_shard_size: ByteSize,
@@ -73,7 +68,7 @@ impl<'a> Cut<'a> {
         let extra = stacks[0].keys.get("num_nextn_predict_layers").and_then(Value::as_u64).unwrap_or(0);
         let names = source.index.tensors.keys().map(String::as_str);
         let stack = Stack::find(names, stacks[0].layers, usize::try_from(extra).unwrap_or(0)).context(place)?;
-        let (mut origins, mut slots) = (BTreeMap::new(), Vec::new());
+        let mut draft = Draft::new(source);
         let mut parameters = Shrunk { before: 0, after: 0 };
         let mut bytes = parameters;
         for entry in entries {
@@ -83,17 +78,16 @@ impl<'a> Cut<'a> {
             let Some(name) = stack.rename(&entry.name, &kept) else { continue };
             parameters.after += elements;
             bytes.after += entry.len;
-            slots.push(Slot { name: name.clone(), dtype: entry.dtype, shape: entry.shape.clone() });
-            origins.insert(name, entry.name.clone());
+            draft.copy(&name, &entry.name)?;
         }
-        let shards = ShardPlan::new(slots, max_shard_size)?;
-        Ok(Self { source, plan, kept, origins, shards, config, edits, not_computed, parameters, bytes })
+        let blueprint = draft.finish(config, max_shard_size)?;
+        Ok(Self { blueprint, plan, kept, edits, not_computed, parameters, bytes })
     }
 
-    /// The source.
+    /// The new checkpoint: nothing of it is computed.
     #[must_use]
-    pub fn source(&self) -> &Checkpoint {
-        self.source
+    pub fn blueprint(&self) -> &Blueprint {
+        &self.blueprint
     }
 
     /// The plan.
@@ -108,22 +102,10 @@ impl<'a> Cut<'a> {
         &self.kept
     }
 
-    /// The weight files.
-    #[must_use]
-    pub fn shards(&self) -> &ShardPlan {
-        &self.shards
-    }
-
     /// What changes in `config.json`.
     #[must_use]
     pub fn edits(&self) -> &[ConfigEdit] {
         &self.edits
-    }
-
-    /// Text of the new `config.json`.
-    #[must_use]
-    pub fn config(&self) -> &str {
-        &self.config
     }
 
     /// Why this program does not compute the model, so that its layers go by names and bytes alone; `None` where it
@@ -143,28 +125,6 @@ impl<'a> Cut<'a> {
     #[must_use]
     pub fn bytes(&self) -> Shrunk {
         self.bytes
-    }
-
-    /// Name in the source of the new checkpoint's tensor `name`.
-    #[must_use]
-    pub fn origin(&self, name: &str) -> Option<&str> {
-        self.origins.get(name).map(String::as_str)
-    }
-
-    /// The new checkpoint's tensors: name, and name in the source; in the order of their names.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.origins.iter().map(|(new, old)| (new.as_str(), old.as_str()))
-    }
-
-    /// Copies the kept tensors into `dir`, file to file: nothing is decoded, and memory does not grow with the model.
-    ///
-    /// # Errors
-    /// Work: a file that cannot be read or written. Interrupted.
-    pub fn write_weights(&self, dir: &Path, progress: &dyn Progress) -> Result<()> {
-        self.shards.write(dir, progress, |slot, file| {
-            let origin = self.origin(&slot.name).ok_or_else(|| Error::work(format!("no origin of {}", slot.name)))?;
-            self.source.index.copy_to(self.source.index.entry(origin)?, file)
-        })
     }
 }
 

@@ -15,7 +15,6 @@ mod per_layer;
 mod sources;
 mod stack_config;
 mod stack_shape;
-mod verify;
 mod write;
 
 pub use card::short_count;
@@ -23,4 +22,3 @@ pub use config::{ConfigEdit, config_edits, edit_config};
 pub use cut::{Cut, Shrunk};
 pub use names::Stack;
 pub use stack_config::layer_count;
-pub use verify::Identical;

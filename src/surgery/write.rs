@@ -10,7 +10,7 @@ use crate::checkpoint::write_new;
 use crate::progress::Progress;
 use crate::provenance::{self, Provenance};
 
-impl Cut<'_> {
+impl Cut {
     /// Writes the whole checkpoint into `dir`, which is empty. `settings` are those that decide its bytes; they go into
     /// `prune.json`. With `hash`, the source's weight files are hashed whole for it.
     ///
@@ -18,22 +18,15 @@ impl Cut<'_> {
     /// Work: a file that cannot be read or written, a hub cache whose files are not what the hub says. Interrupted.
     pub fn write(&self, dir: &Path, settings: &Value, hash: bool, progress: &dyn Progress) -> Result<()> {
         let history = self.history(settings, hash, progress)?;
-        self.source().copy_side_files(dir, progress)?;
-        self.write_weights(dir, progress)?;
-        let source_card = self.source().model_card()?;
-        for (name, text) in [
-            ("config.json", self.config().to_owned()),
-            (provenance::FILE, history.to_json()?),
-            (crate::card::FILE, card::card(self, &history, source_card.as_deref())),
-        ] {
-            write_new(&dir.join(name), text)?;
-        }
-        Ok(())
+        self.blueprint().write(dir, progress)?;
+        let source_card = self.blueprint().source().model_card()?;
+        write_new(&dir.join(provenance::FILE), history.to_json()?)?;
+        write_new(&dir.join(crate::card::FILE), card::card(self, &history, source_card.as_deref()))
     }
 
     /// The source's history and this cut.
     fn history(&self, settings: &Value, hash: bool, progress: &dyn Progress) -> Result<Provenance> {
-        let (source, plan) = (self.source(), self.plan());
+        let (source, plan) = (self.blueprint().source(), self.plan());
         let model = &plan.planned_for;
         let mut history = Provenance::of(&source.source.dir, model, progress);
         let files = sources::files(source, hash, progress)?;

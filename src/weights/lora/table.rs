@@ -51,7 +51,11 @@ impl Table {
 }
 
 impl Tokens {
-    fn updated(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
+    /// The rows of the table at `at`, `[n, d]` f32 in main memory: `rows`, or those trained for their tokens.
+    ///
+    /// # Errors
+    /// Work: shapes that do not fit.
+    pub fn updated(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
         let (count, width) = rows.dims2()?;
         let own: BTreeMap<u32, usize> = self.ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
         let mut values: Vec<f32> = rows.flatten_all()?.to_vec1()?;

@@ -84,16 +84,9 @@ pub(super) fn adapter(dir: &Path) -> Feed {
         let opened = Adapters::open_for(&files.dir, &checkpoint, &spec, &Device::Cpu);
         let Some(adapters) = case.heard(opened) else { return };
         case.heard(adapters.check_plain());
-        case.heard(Merge::new(
-            &checkpoint,
-            &spec,
-            Some(&adapters),
-            &[],
-            None,
-            prune::checkpoint::ByteSize(1 << 30),
-            &Silent,
-        ))
-        .map(|merge| merge.size());
+        let merge = Merge { adapters: Some(&adapters), ..Merge::default() };
+        let merged = merge.blueprint(&checkpoint, &spec, prune::checkpoint::ByteSize(1 << 30), &Silent);
+        case.heard(merged.and_then(|merged| merged.size()));
         let load_options = LoadOptions { adapters: Some(Arc::new(adapters)), ..LoadOptions::default() };
         let options = ModelOptions { load_options, ..ModelOptions::default() };
         let Some(model) = case.heard(Model::open(checkpoint.clone(), &options, &Silent)) else { return };

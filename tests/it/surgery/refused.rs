@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use prune::Error;
@@ -216,7 +217,7 @@ fn weights_that_are_broken() {
 #[test]
 fn a_source_that_changes_while_it_is_cut() {
     let (dir, path) = source(&Llama { shards: 2, ..Llama::default() });
-    let checkpoint = Checkpoint::open_dir(&path).unwrap();
+    let checkpoint = Arc::new(Checkpoint::open_dir(&path).unwrap());
     let model = PlannedFor { id: "x".into(), revision: None, fingerprint: checkpoint.fingerprint(), layers: 4 };
     let plan = Plan::block(model.clone(), 1, 1).unwrap();
     let decided = Cut::new(&checkpoint, &model, plan, ByteSize(5_000_000_000), &[]).unwrap();
@@ -225,21 +226,21 @@ fn a_source_that_changes_while_it_is_cut() {
     fs::write(&shard, &bytes[..bytes.len() - 4]).unwrap();
     let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
-    let error = decided.write_weights(&out, &Silent).unwrap_err();
+    let error = decided.blueprint().write(&out, &Silent).unwrap_err();
     says(&error, 1, &["model-00002-of-00002.safetensors", "changed"]);
 }
 
 #[test]
 fn verification_sees_a_single_byte() {
     let (dir, path) = source(&Llama::default());
-    let checkpoint = Checkpoint::open_dir(&path).unwrap();
+    let checkpoint = Arc::new(Checkpoint::open_dir(&path).unwrap());
     let model = PlannedFor { id: "x".into(), revision: None, fingerprint: checkpoint.fingerprint(), layers: 4 };
     let plan = Plan::block(model.clone(), 1, 2).unwrap();
     let decided = Cut::new(&checkpoint, &model, plan, ByteSize(5_000_000_000), &[]).unwrap();
     let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
     decided.write(&out, &json!({}), false, &Silent).unwrap();
-    decided.verify(&open(&out), &Silent).unwrap();
+    decided.blueprint().verify(&open(&out), &Silent).unwrap();
 
     let weights = out.join("model.safetensors");
     let good = fs::read(&weights).unwrap();
@@ -247,7 +248,7 @@ fn verification_sees_a_single_byte() {
     let mut bad = good.clone();
     bad[entry.begin as usize + 5] ^= 1;
     fs::write(&weights, &bad).unwrap();
-    let error = decided.verify(&open(&out), &Silent).unwrap_err();
+    let error = decided.blueprint().verify(&open(&out), &Silent).unwrap_err();
     says(
         &error,
         1,
@@ -258,7 +259,7 @@ fn verification_sees_a_single_byte() {
     let config = out.join("config.json");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("10000.0", "10001.0")).unwrap();
-    says(&decided.verify(&open(&out), &Silent).unwrap_err(), 1, &["config.json"]);
+    says(&decided.blueprint().verify(&open(&out), &Silent).unwrap_err(), 1, &["config.json"]);
 }
 
 /// Keys with a meaning for the cut, and one without.
