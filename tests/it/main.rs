@@ -20,3 +20,4 @@ mod outputs;
 mod report;
 mod run;
 mod surgery;
+mod weights;
