@@ -95,7 +95,7 @@ impl Draft {
             return self.copy(name, &old.clone());
         }
         let place = || format!("tensor {name}");
-        computed(dtype).context(place)?;
+        float_type(dtype).context(place)?;
         let shape = expr.shape(&self.source).context(place)?;
         self.slots.push(Slot { name: name.to_owned(), dtype, shape });
         self.tensors.insert(name.to_owned(), Made::Numbers(expr));
@@ -110,7 +110,7 @@ impl Draft {
     pub fn add_four_bit(&mut self, name: &str, dtype: Dtype, expr: Expr, double: bool) -> Result<()> {
         interrupt::check()?;
         expr.shape(&self.source).context(|| format!("tensor {name}"))?;
-        let dtype = computed(dtype).context(|| format!("tensor {name}"))?;
+        let dtype = float_type(dtype).context(|| format!("tensor {name}"))?;
         let parts = parts(&self.source, name, (&expr, dtype, double))?.into_iter();
         self.slots.extend(parts.map(|(name, dtype, shape, _)| Slot { name, dtype, shape }));
         self.tensors.insert(name.to_owned(), Made::FourBit(expr, dtype, double));
@@ -221,7 +221,7 @@ impl Blueprint {
     }
 
     fn numbers(&self, slot: &Slot, expr: &Expr, bytes: Range<u64>, take: Take<'_>) -> Result<()> {
-        let dtype = computed(slot.dtype)?;
+        let dtype = float_type(slot.dtype)?;
         let row = (slot.shape.iter().skip(1).product::<usize>() * dtype.size_in_bytes()).max(1) as u64;
         let row_of = |byte: u64| usize::try_from(byte / row).unwrap_or(usize::MAX);
         let rows = row_of(bytes.start)..row_of(bytes.end.saturating_sub(1)).saturating_add(1);
@@ -254,7 +254,7 @@ fn settled(name: &str, expr: &Expr, numbers: &Tensor, dtype: DType) -> Result<Te
 }
 
 /// The type in which numbers are stored.
-fn computed(dtype: Dtype) -> Result<DType> {
+fn float_type(dtype: Dtype) -> Result<DType> {
     Ok(match dtype {
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
