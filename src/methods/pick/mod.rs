@@ -1,4 +1,8 @@
-//! Picks: from what is known of the layers to those that go. A new pick is a file here and a line in [`PICKS`].
+//! Picks: from what is known of the layers to those that go.
+//!
+//! # Add a pick
+//! A file here with a `PICK`, and its line in [`PICKS`]. `tail.rs` is the shortest example of one that looks at places
+//! alone, `block.rs` of one that looks at scores.
 
 mod block;
 mod deepest;
