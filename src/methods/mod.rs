@@ -3,7 +3,7 @@
 //!
 //! # Add a method
 //! A method whose metric and pick are there is a row of [`METHODS`] and nothing else. A new metric is a row of
-//! [`METRICS`](crate::importance::METRICS); a new pick is a file in `methods/pick/` and a line in [`PICKS`].
+//! [`METRICS`]; a new pick is a file in `methods/pick/` and a line in [`PICKS`].
 //!
 //! ```
 //! use prune::methods::{self, METHODS};
