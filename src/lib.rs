@@ -59,7 +59,7 @@
 //! model        arch checkpoint data ops
 //! surgery      arch checkpoint model
 //! importance   arch checkpoint data model ops
-//! methods      importance
+//! methods      importance model
 //! heal         arch checkpoint data model ops
 //! eval         arch checkpoint data model ops
 //! pico         arch checkpoint
