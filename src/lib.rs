@@ -20,7 +20,7 @@
 //! let dir = tempfile::tempdir()?;
 //! let (model, text) = (dir.path().join("model"), dir.path().join("text.txt"));
 //! prune::pico::write(&model)?;
-//! std::fs::write(&text, "w3 w1 w4 w1 w5 w9 w2 w6 w5 w3 w5 w8 w9 w7 w9")?;
+//! prune::checkpoint::write_new(&text, "w3 w1 w4 w1 w5 w9 w2 w6 w5 w3 w5 w8 w9 w7 w9")?;
 //! let name = |path: &std::path::Path| Some(path.display().to_string());
 //!
 //! // the block of two layers whose ends are most alike

@@ -1,5 +1,5 @@
-//! The smallest model there is, for documentation, doctests and tests of one's own: a Llama of 4 layers, width 16 and 64
-//! words, with a tokenizer, 70 KB on disk. Its weights are a formula, the same everywhere; it says nothing of use.
+//! The smallest model there is, for documentation, doctests and tests of one's own: a Llama of 4 layers, width 16 and
+//! 64 words, with a tokenizer, 70 KB on disk. Its weights are a formula, the same everywhere; it says nothing of use.
 
 use std::io::Write;
 use std::path::Path;

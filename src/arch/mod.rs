@@ -4,12 +4,12 @@
 //! called, `sublayers` what a block is made of, `check` compares them with a checkpoint, `rope` computes the rotations.
 //!
 //! # Add an architecture
-//! A family of Llama's kind is a row of [`ARCHITECTURES`] in `table.rs` and nothing else: `model_type`, `class`, and what
-//! differs from Llama's row: biases, norms of heads, fused projections, windows, unrotated layers, defaults of keys that
-//! configs leave out. A switch that no row can say yet belongs in `refused.rs`, so that a config that turns it on is
-//! refused rather than computed wrongly. `tests/interop/make_arch_fixtures.py` records what transformers computes for a
-//! small random model of the family in `tests/data/arch`; the tests compare logits with that, before and after a cut, for
-//! every row.
+//! A family of Llama's kind is a row of [`ARCHITECTURES`] in `table.rs` and nothing else: `model_type`, `class`, and
+//! what differs from Llama's row: biases, norms of heads, fused projections, windows, unrotated layers, defaults of
+//! keys that configs leave out. A switch that no row can say yet belongs in `refused.rs`, so that a config that turns
+//! it on is refused rather than computed wrongly. `tests/interop/make_arch_fixtures.py` records what transformers
+//! computes for a small random model of the family in `tests/data/arch`; the tests compare logits with that, before and
+//! after a cut, for every row.
 //!
 //! ```
 //! use prune::arch::{ARCHITECTURES, ModelSpec};

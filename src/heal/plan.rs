@@ -123,8 +123,8 @@ fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Res
     if window > budget.bytes() / 4 {
         let (window, cap) = (ByteSize(window), ByteSize(budget.bytes()));
         return Err(Error::request(format!(
-            "shuffle_window is {}: so many sequences of {seq_len} take up to {window} of memory, a quarter of the {cap} \
-             that are allowed can be theirs; give a smaller --shuffle-window",
+            "shuffle_window is {}: so many sequences of {seq_len} take up to {window} of memory, a quarter of the \
+             {cap} that are allowed can be theirs; give a smaller --shuffle-window",
             settings.shuffle_window
         )));
     }

@@ -10,8 +10,8 @@ pub trait Evidence {
     /// Layers of the model, L.
     fn layers(&self) -> usize;
 
-    /// The loss of each sequence without each of these sets of layers: `[set][sequence]`. Sets that begin alike share what
-    /// they begin with, and each weight is read once for all of them.
+    /// The loss of each sequence without each of these sets of layers: `[set][sequence]`. Sets that begin alike share
+    /// what they begin with, and each weight is read once for all of them.
     ///
     /// # Errors
     /// As [`Model::run`].

@@ -70,8 +70,8 @@ impl Losses {
     }
 }
 
-/// What the loss rises by from `whole` under each of `candidates`, in rows of these lengths: means over predicted tokens,
-/// errors over the sequences' differences.
+/// What the loss rises by from `whole` under each of `candidates`, in rows of these lengths: means over predicted
+/// tokens, errors over the sequences' differences.
 #[must_use]
 pub fn rises(whole: &[Loss], candidates: &[&Vec<Loss>], rows: Vec<usize>, name: &str) -> Scores {
     let mut moments = Moments::new(rows);

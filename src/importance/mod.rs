@@ -5,9 +5,9 @@
 //!
 //! # Add a metric
 //! A function of the two ends of a block or layer is a row of [`METRICS`] in `metrics.rs` and nothing else:
-//! [`Evaluate::Pair`] takes lengths and angle of one token's stream where it enters and where it leaves, and the mean over
-//! tokens is the score. The row says whether it speaks of blocks or single layers, of last tokens or all, and whether low
-//! or high goes first; the analysis file, `--metric`, figures and picks follow from that.
+//! [`Evaluate::Pair`] takes lengths and angle of one token's stream where it enters and where it leaves, and the mean
+//! over tokens is the score. The row says whether it speaks of blocks or single layers, of last tokens or all, and
+//! whether low or high goes first; the analysis file, `--metric`, figures and picks follow from that.
 //!
 //! ```
 //! use prune::importance::{Evaluate, METRICS, Pair, metric};
