@@ -8,6 +8,41 @@
 //! `report`); stages run a `model` over `data`; the model is described by `arch`, computed by `ops` and read from a
 //! `checkpoint`, or from one whose tensors `weights` make. Stages never import each other: they meet in files.
 //!
+//! # From analysis to cut
+//!
+//! What the commands of the same names do. Each takes its settings as a struct and gives a report; nothing is printed.
+//!
+//! ```
+//! use prune::commands::analyze::{AnalyzeSettings, analyze};
+//! use prune::commands::cut::{CutSettings, cut};
+//! use prune::progress::Silent;
+//!
+//! let dir = tempfile::tempdir()?;
+//! let (model, text) = (dir.path().join("model"), dir.path().join("text.txt"));
+//! prune::pico::write(&model)?;
+//! prune::checkpoint::write_new(&text, "w3 w1 w4 w1 w5 w9 w2 w6 w5 w3 w5 w8 w9 w7 w9")?;
+//! let name = |path: &std::path::Path| Some(path.display().to_string());
+//!
+//! // the block of two layers whose ends are most alike
+//! let out = Some(dir.path().join("analysis"));
+//! let settings = AnalyzeSettings { model: name(&model), data: name(&text), layers: Some(2), out, ..Default::default() };
+//! let analysis = analyze(&settings, &Silent)?.analysis.unwrap();
+//! let dropped = analysis.plan.as_ref().unwrap().dropped();
+//!
+//! // the checkpoint without it, compared with its source
+//! let plan = Some(dir.path().join("analysis/analysis.json"));
+//! let out = Some(dir.path().join("pruned"));
+//! let report = cut(&CutSettings { model: name(&model), plan, out, verify: true, ..Default::default() }, &Silent)?;
+//! assert_eq!(report.dropped, dropped);
+//! assert_eq!((report.layers.before, report.layers.after), (4, 2));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Add to it
+//!
+//! Every extension point is a table, and its documentation says how a row is added: an [architecture](arch), a
+//! [metric](importance::METRICS), a [method and a pick](methods), a [task](eval::tasks).
+//!
 //! # Floor plan
 //!
 //! From the ground up, what each room may use beside the foundations, which all may use. Above the rooms, `commands`
@@ -25,9 +60,10 @@
 //! model        arch checkpoint data ops weights
 //! surgery      arch checkpoint model weights
 //! importance   arch checkpoint data model ops
-//! methods      importance
+//! methods      importance model
 //! heal         arch checkpoint data model ops weights
 //! eval         arch checkpoint data model ops
+//! pico         arch checkpoint
 //!
 //! foundations  card error files interrupt plan progress provenance settings shown
 //! ```
@@ -53,6 +89,7 @@ mod material;
 pub mod methods;
 pub mod model;
 pub mod ops;
+pub mod pico;
 pub mod plan;
 pub mod progress;
 pub mod provenance;

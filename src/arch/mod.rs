@@ -2,6 +2,28 @@
 //!
 //! `table` holds the rows, `config` reads a `config.json` with the help of a row, `names` says what the tensors are
 //! called, `sublayers` what a block is made of, `check` compares them with a checkpoint, `rope` computes the rotations.
+//!
+//! # Add an architecture
+//! A family of Llama's kind is a row of [`ARCHITECTURES`] in `table.rs` and nothing else: `model_type`, `class`, and
+//! what differs from Llama's row: biases, norms of heads, fused projections, windows, unrotated layers, defaults of
+//! keys that configs leave out. A switch that no row can say yet belongs in `refused.rs`, so that a config that turns
+//! it on is refused rather than computed wrongly. `tests/interop/make_arch_fixtures.py` records what transformers
+//! computes for a small random model of the family in `tests/data/arch`; the tests compare logits with that, before and
+//! after a cut, for every row.
+//!
+//! ```
+//! use prune::arch::{ARCHITECTURES, ModelSpec};
+//!
+//! let config = serde_json::json!({
+//!     "model_type": "qwen3", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+//!     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 64,
+//! });
+//! let spec = ModelSpec::from_config(config.as_object().unwrap())?;
+//! assert!(ARCHITECTURES.iter().any(|row| row.model_type == spec.model_type));
+//! let names: Vec<String> = spec.layer_tensors(3).into_iter().map(|tensor| tensor.name).collect();
+//! assert!(names.contains(&"model.layers.3.self_attn.q_norm.weight".to_owned()));
+//! # Ok::<(), prune::Error>(())
+//! ```
 
 mod check;
 mod config;

@@ -210,6 +210,11 @@ impl Architecture {
     /// # Errors
     /// A request error with all that is known.
     pub fn of(config: &Map<String, Value>) -> Result<&'static Self> {
+        if config.get("text_config").is_some_and(Value::is_object) {
+            return Err(Error::request(
+                "a multimodal model (config.json has a text_config); only language models are computed",
+            ));
+        }
         let model_type = config.get("model_type").and_then(Value::as_str);
         let classes = config.get("architectures").and_then(Value::as_array).into_iter().flatten();
         let by_class =
@@ -253,6 +258,8 @@ mod tests {
         let message = error.to_string();
         assert!(message.contains("\"gpt2\"") && message.contains("llama, mistral"), "{message}");
         assert!(of(serde_json::json!({"model_type": 3})).unwrap_err().to_string().contains("missing"));
+        let parts = of(serde_json::json!({"model_type": "llama", "text_config": {}})).unwrap_err().to_string();
+        assert!(parts.contains("multimodal") && parts.contains("text_config"), "{parts}");
     }
 
     #[test]

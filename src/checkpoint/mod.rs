@@ -105,8 +105,8 @@ impl Checkpoint {
     /// Opens the model in `dir`: config, and the headers of all weights.
     ///
     /// # Errors
-    /// Request: no such directory, no model in it, weights that are not safetensors, a multimodal model. Work: a broken
-    /// config, header or index.
+    /// Request: no such directory, no model in it, weights that are not safetensors. Work: a broken config,
+    /// header or index.
     pub fn open_dir(dir: &Path) -> Result<Self> {
         let id = dir.display().to_string();
         Self::open_at(Source { id, dir: dir.to_owned(), revision: None })
@@ -126,9 +126,6 @@ impl Checkpoint {
             return Err(no_config(&place, adapter.as_slice()));
         }
         let mut config: Map<String, Value> = read_json(&path)?;
-        if config.get("text_config").is_some_and(Value::is_object) {
-            return refused("a multimodal model (config.json has a text_config); only language models are supported");
-        }
         let index = Index::open_dir(dir)?;
         let leftover = leftover::take(&mut config, &index);
         Ok(Self { source, config, leftover, index })

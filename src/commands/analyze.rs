@@ -10,7 +10,7 @@ use super::{analysis_view, open};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{self, Checkpoint, Origin, OutputDir, OutputFile};
 use crate::data::{Purpose, SequenceOptions, Sequences, Shape, SourceOptions, Tokenizer};
-use crate::importance::{Amount, Analysis, DataUsed, Losses, METRICS, Probe, Watch};
+use crate::importance::{Amount, Analysis, DataUsed, Losses, METRICS, Measured, Probe, Watch};
 use crate::methods::{self, METHODS, Search};
 use crate::model::{Batch, Budget, Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
@@ -197,13 +197,15 @@ fn measure(
     let sequences = read_text(settings, &checkpoint, seq_len, host, progress)?;
     let measured = settings.measured()?;
     let losses = Losses::new(spec.layers, measured.iter().copied());
+    let most = wanted.unwrap_or_else(|| search.protect.allowed(spec.layers).len().min(spec.layers - 1));
+    let searched = search.pick()?.passes(spec.layers, most);
     let mut pass = PassReport {
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
         memory_bytes: options.budget.bytes(),
         samples: sequences.rows.len(),
         tokens: sequences.tally.tokens as usize,
-        layer_passes: if losses.is_empty() { 0 } else { spec.layers + losses.layer_passes() },
+        layer_passes: if losses.is_empty() { 0 } else { spec.layers + losses.layer_passes() + searched },
         seconds: None,
     };
     if settings.dry_run {
@@ -219,7 +221,6 @@ fn measure(
     if !losses.is_empty() {
         scores.extend(losses.measure(&model, &sequences.rows, progress)?);
     }
-    pass.seconds = Some(started.elapsed().as_secs_f64());
     let planned_for = open::identity(&checkpoint, spec.layers);
     let data = DataUsed {
         source: settings.data.clone().unwrap_or_default(),
@@ -228,7 +229,11 @@ fn measure(
         seq_len,
         seed: settings.seed.unwrap_or(0),
     };
-    let searched = search.run(&scores, spec.layers)?;
+    let searched = match search.pick()?.measures() {
+        true => search.run_with(&mut Measured::new(&model, &sequences.rows, progress)?, &scores, wanted)?,
+        false => search.run(&scores, spec.layers)?,
+    };
+    pass.seconds = Some(started.elapsed().as_secs_f64());
     let settings = resolved(settings, search, seq_len)?;
     let analysis = Analysis::new(planned_for, spec.hidden_size, data, settings, scores, searched);
     Ok((Some(analysis), pass))

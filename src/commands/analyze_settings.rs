@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
-use crate::importance::{Evidence, METRICS, Metric, Protect, metric};
+use crate::importance::{Evaluate, METRICS, Metric, Protect, metric};
 use crate::methods::{Method, Search};
 use crate::{Error, Result};
 
@@ -132,7 +132,7 @@ impl AnalyzeSettings {
         for name in &self.metrics {
             wanted.push(metric(name)?.name);
         }
-        let is_cheap = |row: &Metric| self.metrics.is_empty() && matches!(row.evidence, Evidence::Pair(_));
+        let is_cheap = |row: &Metric| self.metrics.is_empty() && matches!(row.value, Evaluate::Pair(_));
         Ok(METRICS.iter().filter(|row| is_cheap(row) || wanted.contains(&row.name)).collect())
     }
 }

@@ -4,8 +4,8 @@
 //! [`Source`](source::Source) has their data; [`prompts`](prompts::prompts) puts examples in front of questions; an
 //! [`Encoder`](encode::Encoder) makes token requests of them; [`plan`](passes::plan) packs those so that every distinct
 //! beginning is run once a pass; [`score`](score::score) runs the model and reads the answers; a [`Job`](job::Job)
-//! knows what they amount to; [`results`] are files in the harness's schema, which [`Other`](compare::Other) compares
-//! with. Answers are kept in a [`Journal`](journal::Journal) as they come.
+//! knows what they amount to; [`results`] are files in the harness's schema, which [`compare`](compare::compare)
+//! compares with. Answers are kept in a [`Journal`](journal::Journal) as they come.
 //!
 //! The reference is lm-evaluation-harness 0.4.13 with transformers 5.23: its task files for prompts and metrics,
 //! `api/task.py` and `api/samplers.py` for examples, `models/huggingface.py` for tokens and log-likelihoods.

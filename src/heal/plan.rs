@@ -119,6 +119,16 @@ fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Res
         );
         return Err(Error::request(fault));
     }
+    // what is shuffled together waits beside everything else
+    let window = (seq_len as u64).saturating_mul(4).saturating_add(32).saturating_mul(settings.shuffle_window as u64);
+    if window > budget.bytes() / 4 {
+        let (window, cap) = (ByteSize(window), ByteSize(budget.bytes()));
+        return Err(Error::request(format!(
+            "shuffle_window is {}: so many sequences of {seq_len} take up to {window} of memory, a quarter of the \
+             {cap} that are allowed can be theirs; give a smaller --shuffle-window",
+            settings.shuffle_window
+        )));
+    }
     Ok(())
 }
 

@@ -176,7 +176,9 @@ impl Analysis {
         let Searched { metric, strategy, protect_first, protect_last, best } = &self.search;
         Protect { first: *protect_first, last: *protect_last }.check(self.model.layers, Some(n))?;
         let choice = n.checked_sub(1).and_then(|row| best.get(row));
-        let choice = choice.ok_or_else(|| Error::work(format!("the analysis has no choice of {n} layers")))?;
+        let choice = choice.ok_or_else(|| {
+            Error::request(format!("the analysis has choices of 1 to {} layers, none of {n}", best.len()))
+        })?;
         let Value::Object(mut why) = json!({
             "strategy": strategy,
             "metric": metric,
@@ -319,7 +321,7 @@ mod tests {
         assert!(change("/scores/0/difference_stderr/0", json!([])).contains("difference_stderr"));
         assert!(change("/scores/0/metric", json!("x")).contains("no metric is called"));
         assert!(change("/scores/0/metric", json!("cosine")).contains("more than once"));
-        assert!(change("/search/best", json!([])).contains("0 choices instead of 4"));
+        assert!(change("/search/best", json!([])).contains("0 choices instead of 1 to 4"));
         assert!(change("/search/best/0/drop", json!([5])).contains("ascending layers of 5"));
         assert!(change("/search/best/1/drop", json!([1, 1])).contains("ascending layers of 5"));
         assert!(change("/data", json!({"source": 1})).contains("broken analysis"));

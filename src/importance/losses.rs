@@ -1,6 +1,6 @@
 //! What the loss rises by without some layers: every candidate computed, not guessed from distances.
 
-use super::metrics::{Evidence, Metric};
+use super::metrics::{Evaluate, Metric};
 use super::moments::{Moments, Scores};
 use crate::model::{Loss, Model, Trie};
 use crate::progress::Progress;
@@ -10,6 +10,11 @@ use crate::{Error, Result};
 #[must_use]
 pub fn without(layers: usize, l: usize, n: usize) -> Vec<usize> {
     (0..layers).filter(|layer| !(l..l + n).contains(layer)).collect()
+}
+
+/// The layers that stay without `dropped`, of `layers`.
+pub(super) fn without_all(layers: usize, dropped: &[usize]) -> Vec<usize> {
+    (0..layers).filter(|layer| !dropped.contains(layer)).collect()
 }
 
 /// The [metrics](super::METRICS) that are losses, of a model of some layers.
@@ -25,7 +30,7 @@ impl Losses {
     #[must_use]
     pub fn new(layers: usize, metrics: impl IntoIterator<Item = &'static Metric>) -> Self {
         let mut stacks = vec![without(layers, 0, 0)];
-        let losses = metrics.into_iter().filter(|metric| matches!(metric.evidence, Evidence::Loss));
+        let losses = metrics.into_iter().filter(|metric| matches!(metric.value, Evaluate::Loss));
         let metrics: Vec<_> = losses.map(|metric| (metric, metric.subject.rows(layers))).collect();
         for (_, rows) in &metrics {
             let blocks = rows.iter().enumerate().flat_map(|(row, &len)| (0..len).map(move |l| (l, row + 1)));
@@ -59,13 +64,20 @@ impl Losses {
         let (whole, mut candidates) = (&losses[0], losses[1..].iter());
         let scores = self.metrics.into_iter().map(|(metric, rows)| {
             let own: Vec<&Vec<Loss>> = candidates.by_ref().take(rows.iter().sum()).collect();
-            let mut moments = Moments::new(rows);
-            for (index, dense) in whole.iter().enumerate().filter(|(_, loss)| loss.tokens > 0) {
-                let rises: Vec<f64> = own.iter().map(|losses| losses[index].mean() - dense.mean()).collect();
-                moments.push(dense.tokens as f64, &rises);
-            }
-            moments.finish(metric.name)
+            rises(whole, &own, rows, metric.name)
         });
         Ok(scores.collect())
     }
+}
+
+/// What the loss rises by from `whole` under each of `candidates`, in rows of these lengths: means over predicted
+/// tokens, errors over the sequences' differences.
+#[must_use]
+pub fn rises(whole: &[Loss], candidates: &[&Vec<Loss>], rows: Vec<usize>, name: &str) -> Scores {
+    let mut moments = Moments::new(rows);
+    for (index, dense) in whole.iter().enumerate().filter(|(_, loss)| loss.tokens > 0) {
+        let rises: Vec<f64> = candidates.iter().map(|losses| losses[index].mean() - dense.mean()).collect();
+        moments.push(dense.tokens as f64, &rises);
+    }
+    moments.finish(name)
 }

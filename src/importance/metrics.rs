@@ -107,7 +107,7 @@ impl Order {
 
 /// What a value is computed from.
 #[derive(Clone, Copy, Debug)]
-pub enum Evidence {
+pub enum Evaluate {
     /// The residual streams of one token at the two ends; the metric is the mean over tokens. One pass gives them all.
     Pair(fn(&Pair) -> f64),
     /// The loss of the model without those layers, less that of the whole model, in nats a token. Every candidate is
@@ -131,7 +131,7 @@ pub struct Metric {
     /// Which values speak for dropping.
     pub order: Order,
     /// What a value is computed from.
-    pub evidence: Evidence,
+    pub value: Evaluate,
 }
 
 /// Every score, the paper's own first.
@@ -143,7 +143,7 @@ pub const METRICS: &[Metric] = &[
         subject: Subject::Block,
         tokens: Tokens::Last,
         order: Order::Lowest,
-        evidence: Evidence::Pair(Pair::angle),
+        value: Evaluate::Pair(Pair::angle),
     },
     Metric {
         name: "cosine",
@@ -152,7 +152,7 @@ pub const METRICS: &[Metric] = &[
         subject: Subject::Block,
         tokens: Tokens::All,
         order: Order::Highest,
-        evidence: Evidence::Pair(Pair::cosine),
+        value: Evaluate::Pair(Pair::cosine),
     },
     Metric {
         name: "angular-all",
@@ -161,7 +161,7 @@ pub const METRICS: &[Metric] = &[
         subject: Subject::Block,
         tokens: Tokens::All,
         order: Order::Lowest,
-        evidence: Evidence::Pair(Pair::angle),
+        value: Evaluate::Pair(Pair::angle),
     },
     Metric {
         name: "block-influence",
@@ -170,7 +170,7 @@ pub const METRICS: &[Metric] = &[
         subject: Subject::Layer,
         tokens: Tokens::All,
         order: Order::Lowest,
-        evidence: Evidence::Pair(|pair| 1.0 - pair.cosine()),
+        value: Evaluate::Pair(|pair| 1.0 - pair.cosine()),
     },
     Metric {
         name: "relative-magnitude",
@@ -179,7 +179,7 @@ pub const METRICS: &[Metric] = &[
         subject: Subject::Layer,
         tokens: Tokens::All,
         order: Order::Lowest,
-        evidence: Evidence::Pair(Pair::relative_step),
+        value: Evaluate::Pair(Pair::relative_step),
     },
     Metric {
         name: "loss",
@@ -188,7 +188,7 @@ pub const METRICS: &[Metric] = &[
         subject: Subject::Block,
         tokens: Tokens::All,
         order: Order::Lowest,
-        evidence: Evidence::Loss,
+        value: Evaluate::Loss,
     },
     Metric {
         name: "layer-loss",
@@ -197,7 +197,7 @@ pub const METRICS: &[Metric] = &[
         subject: Subject::Layer,
         tokens: Tokens::All,
         order: Order::Lowest,
-        evidence: Evidence::Loss,
+        value: Evaluate::Loss,
     },
 ];
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::gram::Gram;
-use super::metrics::{Evidence, Metric, Pair, Tokens};
+use super::metrics::{Evaluate, Metric, Pair, Tokens};
 use super::moments::{Moments, Scores};
 use super::streams::Streams;
 use crate::ops::Layout;
@@ -46,9 +46,9 @@ impl Probe {
     /// A probe of those of `metrics` that are a function of [`Pair`]s, for a model of `layers` layers, L ≥ 1.
     #[must_use]
     pub fn new(layers: usize, metrics: impl IntoIterator<Item = &'static Metric>) -> Self {
-        let of_pairs = |metric: &'static Metric| match metric.evidence {
-            Evidence::Pair(value) => Some((metric, value, Moments::new(metric.subject.rows(layers)))),
-            Evidence::Loss => None,
+        let of_pairs = |metric: &'static Metric| match metric.value {
+            Evaluate::Pair(value) => Some((metric, value, Moments::new(metric.subject.rows(layers)))),
+            Evaluate::Loss => None,
         };
         let metrics = metrics.into_iter().filter_map(of_pairs).collect();
         Self { layers, metrics, samples: 0 }

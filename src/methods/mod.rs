@@ -3,7 +3,7 @@
 //!
 //! # Add a method
 //! A method whose metric and pick are there is a row of [`METHODS`] and nothing else. A new metric is a row of
-//! [`METRICS`](crate::importance::METRICS); a new pick is a file in `methods/pick/` and a line in [`PICKS`].
+//! [`METRICS`]; a new pick is a file in `methods/pick/` and a line in [`PICKS`].
 //!
 //! ```
 //! use prune::methods::{self, METHODS};
@@ -44,7 +44,7 @@ pub enum Unit {
 
 /// What a method looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Evidence {
+pub enum Follows {
     /// Nothing.
     None,
     /// The scores of this metric.
@@ -65,7 +65,7 @@ pub struct Method {
     /// What goes at a time.
     pub unit: Unit,
     /// What it looks at.
-    pub evidence: Evidence,
+    pub follows: Follows,
     /// Name of the row of [`PICKS`].
     pub pick: &'static str,
 }
@@ -77,7 +77,7 @@ pub const METHODS: &[Method] = &[
         about: "the block whose ends are most alike: angular distance of the last token",
         reference: "Gromov et al., arXiv 2403.17887, section 3.2",
         unit: Unit::Block,
-        evidence: Evidence::Analysis,
+        follows: Follows::Analysis,
         pick: "block",
     },
     Method {
@@ -85,7 +85,7 @@ pub const METHODS: &[Method] = &[
         about: "the deepest layers but the last, without any measurement",
         reference: "Gromov et al., arXiv 2403.17887, section 4.4",
         unit: Unit::Block,
-        evidence: Evidence::None,
+        follows: Follows::None,
         pick: "deepest",
     },
     Method {
@@ -93,7 +93,7 @@ pub const METHODS: &[Method] = &[
         about: "the last layers, the very last one included, without any measurement",
         reference: "Lu et al., Reassessing Layer Pruning in LLMs, arXiv 2411.15558 (reverse order)",
         unit: Unit::Block,
-        evidence: Evidence::None,
+        follows: Follows::None,
         pick: "tail",
     },
     Method {
@@ -101,7 +101,7 @@ pub const METHODS: &[Method] = &[
         about: "the layers of lowest block influence, one by one",
         reference: "Men et al., ShortGPT, arXiv 2403.03853",
         unit: Unit::Layer,
-        evidence: Evidence::Scores("block-influence"),
+        follows: Follows::Scores("block-influence"),
         pick: "lowest",
     },
     Method {
@@ -109,7 +109,7 @@ pub const METHODS: &[Method] = &[
         about: "the layers whose update is smallest beside the stream, one by one",
         reference: "Samragh et al., arXiv 2312.09299",
         unit: Unit::Layer,
-        evidence: Evidence::Scores("relative-magnitude"),
+        follows: Follows::Scores("relative-magnitude"),
         pick: "lowest",
     },
     Method {
@@ -117,15 +117,31 @@ pub const METHODS: &[Method] = &[
         about: "the layers whose removal, each alone, costs least loss",
         reference: "Kim et al., Shortened LLaMA, arXiv 2402.02834 (PPL criterion, one shot)",
         unit: Unit::Layer,
-        evidence: Evidence::Scores("layer-loss"),
+        follows: Follows::Scores("layer-loss"),
         pick: "lowest",
+    },
+    Method {
+        name: "sleb",
+        about: "one layer after the other, each time the one whose removal costs least loss then",
+        reference: "Song et al., SLEB, arXiv 2402.09025",
+        unit: Unit::Layer,
+        follows: Follows::Scores("layer-loss"),
+        pick: "greedy",
+    },
+    Method {
+        name: "beam",
+        about: "as sleb, four sets of layers at a time",
+        reference: "beam search of width 4 over the loss",
+        unit: Unit::Layer,
+        follows: Follows::Scores("layer-loss"),
+        pick: "beam",
     },
     Method {
         name: "exact-block",
         about: "the block whose removal costs least loss, every block measured",
         reference: "the candidates of Gromov et al., each by what it costs",
         unit: Unit::Block,
-        evidence: Evidence::Scores("loss"),
+        follows: Follows::Scores("loss"),
         pick: "block",
     },
     Method {
@@ -133,7 +149,7 @@ pub const METHODS: &[Method] = &[
         about: "the layers that are named",
         reference: "you",
         unit: Unit::Layer,
-        evidence: Evidence::None,
+        follows: Follows::None,
         pick: "given",
     },
 ];
@@ -157,17 +173,23 @@ impl Method {
     /// Whether it has to see text.
     #[must_use]
     pub fn needs_scores(&self) -> bool {
-        self.evidence != Evidence::None
+        self.follows != Follows::None
     }
 
     /// The metric it follows where nothing else is said; `None` where it looks at no scores.
     #[must_use]
     pub fn metric(&self) -> Option<&'static Metric> {
-        match self.evidence {
-            Evidence::None => None,
-            Evidence::Scores(name) => metric(name).ok(),
-            Evidence::Analysis => METRICS.first(),
+        match self.follows {
+            Follows::None => None,
+            Follows::Scores(name) => metric(name).ok(),
+            Follows::Analysis => METRICS.first(),
         }
+    }
+
+    /// Whether it measures anew at each step, so that it needs the model and not only scores.
+    #[must_use]
+    pub fn is_searched(&self) -> bool {
+        matches!(self.how(), How::Search { .. })
     }
 
     /// What to search an analysis for.
@@ -188,7 +210,7 @@ impl Method {
     pub fn layers(&self, layers: usize, n: usize) -> Result<Option<Range<usize>>> {
         match self.how() {
             How::Place(place) => place(layers, n).map(Some),
-            How::Blocks(_) | How::Layers(_) | How::Given => Ok(None),
+            How::Blocks(_) | How::Layers(_) | How::Search { .. } | How::Given => Ok(None),
         }
     }
 
@@ -198,18 +220,20 @@ impl Method {
         matches!(self.how(), How::Given)
     }
 
-    /// Refuses an analysis that will not have measured what this looks at.
+    /// Refuses an analysis that will not have measured what this looks at, and follows the pick `picked`.
     ///
     /// # Errors
     /// Request: the metric that is missing.
-    pub fn check_measured(&self, measured: &[&Metric]) -> Result<()> {
-        match self.evidence {
-            Evidence::Scores(name) if measured.iter().all(|metric| metric.name != name) => {
-                Err(Error::request(format!(
-                    "{} needs scores of {name}, which the analysis does not measure: [analyze] metric = \"{name}\"",
-                    self.name
-                )))
-            }
+    pub fn check_measured(&self, measured: &[&Metric], picked: &str) -> Result<()> {
+        match self.follows {
+            _ if self.is_searched() && picked != self.pick => Err(Error::request(format!(
+                "{} measures as it picks, which the analysis has to do: [analyze] method = \"{0}\"",
+                self.name
+            ))),
+            Follows::Scores(name) if measured.iter().all(|metric| metric.name != name) => Err(Error::request(format!(
+                "{} needs scores of {name}, which the analysis does not measure: [analyze] metric = \"{name}\"",
+                self.name
+            ))),
             _ => Ok(()),
         }
     }
@@ -239,7 +263,7 @@ impl Method {
         let mut analysis = self.followed(analysis)?.into_owned();
         analysis.mark(n)?;
         let mut plan = analysis.plan.ok_or_else(|| Error::work("no plan came of the analysis"))?;
-        if self.evidence != Evidence::Analysis {
+        if self.follows != Follows::Analysis {
             plan.why.insert("method".to_owned(), self.name.into());
         }
         Ok(plan)
@@ -257,7 +281,8 @@ impl Method {
                  DIR/analysis.json"
             ))
         })?;
-        if self.evidence == Evidence::Analysis {
+        let is_followed = Some(analysis.search.metric.as_str()) == self.metric().map(|metric| metric.name);
+        if self.follows == Follows::Analysis || is_followed && analysis.search.strategy == self.pick {
             return Ok(Cow::Borrowed(analysis));
         }
         let mut analysis = analysis.clone();
@@ -269,10 +294,11 @@ impl Method {
     /// What it costs to know, in a few words.
     #[must_use]
     pub fn cost(&self) -> &'static str {
-        match self.metric().map(|metric| metric.evidence) {
+        match self.metric().map(|metric| metric.value) {
             None => "nothing",
-            Some(crate::importance::Evidence::Pair(_)) => "one pass",
-            Some(crate::importance::Evidence::Loss) => "a pass over every candidate's layers",
+            _ if self.is_searched() => "a pass over every candidate's layers, for each layer that goes",
+            Some(crate::importance::Evaluate::Pair(_)) => "one pass",
+            Some(crate::importance::Evaluate::Loss) => "a pass over every candidate's layers",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! From the scores of an analysis to its best choice of every size.
 
-use super::pick::{Candidates, Pick, pick};
-use crate::importance::{Analysis, Protect, Scores, Searched, metric, scores_of};
+use super::pick::{Candidates, How, Pick, pick};
+use crate::importance::{Analysis, Choice, Evidence, Protect, Scores, Searched, metric, scores_of};
 use crate::{Context, Result};
 
 /// What to follow.
@@ -27,19 +27,36 @@ impl Search {
     /// The best choice of every size from the `scores` of a model of `layers` layers.
     ///
     /// # Errors
-    /// As [`Search::pick`]; Request: nothing left to drop, no scores of that metric.
+    /// As [`Search::pick`]; Request: nothing left to drop, no scores of that metric, a pick that measures as it goes.
     pub fn run(&self, scores: &[Scores], layers: usize) -> Result<Searched> {
         let (metric, pick) = (metric(&self.metric)?, self.pick()?);
         let allowed = self.protect.allowed(layers);
         self.protect.check(layers, None)?;
         let candidates = Candidates { metric, scores: scores_of(scores, metric.name)?, allowed: &allowed };
-        Ok(Searched {
-            metric: metric.name.to_owned(),
+        Ok(self.searched(pick.choose_all(&candidates)?, pick))
+    }
+
+    /// [`Search::run`], measuring more where the pick asks for it: then up to `most` layers, or all that may go.
+    ///
+    /// # Errors
+    /// As [`Search::run`], and those of the measurements.
+    pub fn run_with(&self, evidence: &mut dyn Evidence, scores: &[Scores], most: Option<usize>) -> Result<Searched> {
+        let (pick, layers) = (self.pick()?, evidence.layers());
+        let How::Search { search, .. } = pick.how else { return self.run(scores, layers) };
+        self.protect.check(layers, most)?;
+        let allowed = self.protect.allowed(layers);
+        let most = most.unwrap_or_else(|| allowed.len().min(layers - 1));
+        Ok(self.searched(search(evidence, &allowed, most)?, pick))
+    }
+
+    fn searched(&self, best: Vec<Choice>, pick: &Pick) -> Searched {
+        Searched {
+            metric: self.metric.clone(),
             strategy: pick.name.to_owned(),
             protect_first: self.protect.first,
             protect_last: self.protect.last,
-            best: pick.choose_all(&candidates)?,
-        })
+            best,
+        }
     }
 }
 

@@ -15,7 +15,7 @@ pub struct ModelOptions {
     pub load_options: LoadOptions,
     /// Source layers to stack, from the embedding up; `None` stacks all of them.
     pub places: Option<Vec<usize>>,
-    /// Bytes that the caller keeps beside the model, a [`Cache`] for one.
+    /// Bytes that the caller keeps beside the model, a [`Cache`](super::Cache) for one.
     pub reserved_bytes: u64,
     /// Forces where the layers are; `None` lets the budget decide.
     pub residency: Option<Residency>,

@@ -8,8 +8,10 @@ use crate::{Error, Result};
 /// encoders.
 pub(super) const WORDS: &[&str] = &["layers", "h", "blocks", "block", "layer"];
 
-/// Parts of a prefix that say that the stack is a language model's, beside those of images and sounds.
+/// Parts of a prefix that say that the stack is a language model's, and the beginnings of those that say that it is one
+/// of images or sounds.
 const LANGUAGE: &[&str] = &["language_model", "text_model", "llm"];
+const OTHERS: &[&str] = &["vision", "visual", "image", "vit", "audio", "speech"];
 
 /// Where the layers are in a checkpoint's tensor names: `model.layers.` in `model.layers.3.mlp.up_proj.weight`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,7 @@ impl Stack {
         let fitting = stacks.iter().filter(|(_, numbers)| fits(numbers)).map(|(prefix, _)| *prefix);
         let rank = |prefix: &str| match prefix {
             "model.layers." => 0,
+            _ if prefix.split('.').any(|part| OTHERS.iter().any(|other| part.starts_with(other))) => 3,
             _ if prefix.split('.').any(|part| LANGUAGE.contains(&part)) => 1,
             _ => 2,
         };

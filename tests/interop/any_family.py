@@ -18,7 +18,7 @@ import warnings
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
              max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2)
@@ -60,6 +60,10 @@ FAMILIES = {
     "bloom": (dict(vocab_size=96, hidden_size=32, n_head=4, bos_token_id=1, eos_token_id=2), 6, [1, 3],
               "transformer.h"),
     "mpt": (dict(vocab_size=96, d_model=32, n_heads=4, max_seq_len=64), 6, [1, 3], "transformer.blocks"),
+    "gemma3": (dict(text_config=dict(**SMALL, head_dim=8, sliding_window=4, query_pre_attn_scalar=8),
+                    vision_config=dict(hidden_size=16, intermediate_size=24, num_hidden_layers=8, image_size=28,
+                                       num_attention_heads=2, patch_size=14), mm_tokens_per_image=1), 8, [2, 5],
+               "model.language_model.layers"),
     "mamba": (dict(vocab_size=96, hidden_size=32, state_size=4), 6, [1, 3], "backbone.layers"),
 }
 
@@ -97,13 +101,13 @@ def by_hand(model, kept, path):
     parent = model.get_submodule(path.rsplit(".", 1)[0])
     layers = getattr(parent, path.rsplit(".", 1)[1])
     setattr(parent, path.rsplit(".", 1)[1], torch.nn.ModuleList(layers[layer] for layer in kept))
-    config = model.config
+    config = model.config.get_text_config()
     lists = {key: [config.to_dict()[key][layer] for layer in kept] for key in LISTS if config.to_dict().get(key)}
     config.num_hidden_layers = len(kept)
     for key, values in lists.items():
         setattr(config, key, values)
     for module in model.modules():
-        if getattr(module, "config", None) is not None and module.config is not config:
+        if type(getattr(module, "config", None)) is type(config):
             module.config = config
     return model
 
@@ -116,17 +120,20 @@ def logits(model, ids):
 def one(prune, name, work, collected):
     keys, layers, dropped, path = FAMILIES[name]
     torch.manual_seed(len(name))
-    config = AutoConfig.for_model(name, **keys)
-    config = type(config)(**{**keys, layer_key(config): layers})
-    source = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    if "text_config" in keys:
+        keys = {**keys, "text_config": {**keys["text_config"], "num_hidden_layers": layers}}
+        config, auto = AutoConfig.for_model(name, **keys), AutoModelForImageTextToText
+    else:
+        config, auto = AutoConfig.for_model(name, **keys), AutoModelForCausalLM
+        config = type(config)(**{**keys, layer_key(config): layers})
+    source = auto.from_config(config, dtype=torch.float32).eval()
     # norms and biases that are not all alike, so that a layer in the wrong place is seen
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     source.save_pretrained(work / "source")
     collected.take()
-    source, known_info = AutoModelForCausalLM.from_pretrained(work / "source", dtype=torch.float32,
-                                                             output_loading_info=True)
+    source, known_info = auto.from_pretrained(work / "source", dtype=torch.float32, output_loading_info=True)
     known = collected.take()
     drop = ",".join(map(str, dropped))
     out = subprocess.run([prune, "cut", work / "source", "--drop", drop, "-o", work / "cut", "--verify", "--json"],
@@ -134,7 +141,7 @@ def one(prune, name, work, collected):
     check(out.returncode == 0, f"{name}: {out.stderr}")
     report = json.loads(out.stdout)
     check(report["identical"]["tensors"] > 0 and report["not_computed"], f"{name}: {report}")
-    cut, info = AutoModelForCausalLM.from_pretrained(work / "cut", dtype=torch.float32, output_loading_info=True)
+    cut, info = auto.from_pretrained(work / "cut", dtype=torch.float32, output_loading_info=True)
     new = collected.take() - known
     check(not new, f"{name}: transformers says: " + " | ".join(new))
     for fault in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):

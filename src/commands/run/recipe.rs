@@ -125,7 +125,9 @@ impl Recipe {
                 )));
             };
             for method in methods {
-                method.check_measured(&analyze.measured()?).context(|| "[drop] methods")?;
+                method
+                    .check_measured(&analyze.measured()?, analyze.search()?.pick()?.name)
+                    .context(|| "[drop] methods")?;
             }
         }
         if let Some(heal) = &self.heal {

@@ -4,6 +4,19 @@
 //! # Add a task
 //! A file here with a `TASK`, and its line in [`TASKS`]. `openbookqa.rs` is the shortest example of a question, `c4.rs`
 //! of a text; the definition is the reference's own, for the results file.
+//!
+//! ```
+//! use prune::eval::tasks::{Form, TASKS};
+//!
+//! let task = TASKS.iter().find(|task| task.name == "openbookqa").unwrap();
+//! let row = serde_json::json!({
+//!     "question_stem": "The sun is", "answerKey": "B", "choices": {"text": ["cold", "hot"], "label": ["A", "B"]},
+//! });
+//! let Form::Choice { prepare, read, .. } = task.form else { unreachable!() };
+//! let question = read(&prepare(row.as_object().unwrap().clone())?)?;
+//! assert_eq!((question.gold, question.answer(1)), (1, "hot"));
+//! # Ok::<(), prune::Error>(())
+//! ```
 
 mod arc;
 mod boolq;

@@ -1,13 +1,18 @@
-//! Picks: from what is known of the layers to those that go. A new pick is a file here and a line in [`PICKS`].
+//! Picks: from what is known of the layers to those that go.
+//!
+//! # Add a pick
+//! A file here with a `PICK`, and its line in [`PICKS`]. `tail.rs` is the shortest example of one that looks at places
+//! alone, `block.rs` of one that looks at scores.
 
 mod block;
 mod deepest;
+mod greedy;
 mod lowest;
 mod tail;
 
 use std::ops::Range;
 
-use crate::importance::{Choice, Metric, RunnerUp, Scores, Subject};
+use crate::importance::{Choice, Evaluate, Evidence, Metric, RunnerUp, Scores, Subject};
 use crate::{Error, Result};
 
 /// What a pick over scores chooses from.
@@ -21,6 +26,9 @@ pub struct Candidates<'a> {
     pub allowed: &'a Range<usize>,
 }
 
+/// Layers allowed, and the largest size.
+type Searching = fn(&mut dyn Evidence, &Range<usize>, usize) -> Result<Vec<Choice>>;
+
 /// How a pick comes to its layers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum How {
@@ -28,6 +36,13 @@ pub(crate) enum How {
     Blocks(fn(&Candidates<'_>, usize) -> Choice),
     /// From the scores of single layers, which block scores hold as well.
     Layers(fn(&Candidates<'_>, usize) -> Choice),
+    /// By measuring as it goes.
+    Search {
+        /// The best choice of every size up to the last argument, of the layers allowed.
+        search: Searching,
+        /// Layers it computes for each token, at most, of a model of so many layers, for choices up to a size.
+        passes: fn(usize, usize) -> usize,
+    },
     /// By their place alone: `n` of so many layers.
     Place(fn(usize, usize) -> Result<Range<usize>>),
     /// The user says.
@@ -46,7 +61,7 @@ pub struct Pick {
 }
 
 /// Every way to choose.
-pub const PICKS: &[Pick] = &[block::PICK, lowest::PICK, deepest::PICK, tail::PICK, GIVEN];
+pub const PICKS: &[Pick] = &[block::PICK, lowest::PICK, greedy::GREEDY, greedy::BEAM, deepest::PICK, tail::PICK, GIVEN];
 
 const GIVEN: Pick = Pick { name: "given", about: "the layers that are named", how: How::Given };
 
@@ -64,6 +79,9 @@ pub fn pick(name: Option<&str>, metric: &Metric) -> Result<&'static Pick> {
         Some(pick) if matches!(pick.how, How::Blocks(_)) && metric.subject == Subject::Layer => Err(Error::request(
             format!("strategy {} needs scores of blocks; metric {} scores single layers", pick.name, metric.name),
         )),
+        Some(pick) if matches!(pick.how, How::Search { .. }) && !is_loss_of_layers(metric) => Err(Error::request(
+            format!("strategy {} measures losses of single layers: metric layer-loss, not {}", pick.name, metric.name),
+        )),
         Some(pick) => Ok(pick),
         None => {
             let known: Vec<_> = scored().map(|pick| pick.name).collect();
@@ -73,12 +91,28 @@ pub fn pick(name: Option<&str>, metric: &Metric) -> Result<&'static Pick> {
     }
 }
 
-/// The picks that choose by scores.
+fn is_loss_of_layers(metric: &Metric) -> bool {
+    metric.subject == Subject::Layer && matches!(metric.value, Evaluate::Loss)
+}
+
+/// The picks that choose by what is measured.
 pub fn scored() -> impl Iterator<Item = &'static Pick> {
-    PICKS.iter().filter(|pick| matches!(pick.how, How::Blocks(_) | How::Layers(_)))
+    PICKS.iter().filter(|pick| !matches!(pick.how, How::Place(_) | How::Given))
 }
 
 impl Pick {
+    /// Whether it measures as it picks, so that it needs the model and not only scores.
+    #[must_use]
+    pub fn measures(&self) -> bool {
+        matches!(self.how, How::Search { .. })
+    }
+
+    /// Layers that measuring while it picks computes for each token, at most, for choices of up to `most` of `layers`.
+    #[must_use]
+    pub fn passes(&self, layers: usize, most: usize) -> usize {
+        if let How::Search { passes, .. } = self.how { passes(layers, most) } else { 0 }
+    }
+
     /// The `n` layers to drop by their scores.
     ///
     /// # Errors
@@ -93,6 +127,9 @@ impl Pick {
         }
         match self.how {
             How::Blocks(choose) | How::Layers(choose) => Ok(choose(candidates, n)),
+            How::Search { .. } => {
+                Err(Error::request(format!("{} measures as it picks: it needs the model", self.name)))
+            }
             How::Place(_) | How::Given => Err(Error::request(format!("{} looks at no scores", self.name))),
         }
     }

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prune::checkpoint::Checkpoint;
-use prune::importance::{Losses, metric, without};
+use prune::importance::{Losses, Measured, Protect, metric, without};
+use prune::methods::method;
 use prune::model::{Budget, Loss, Model, ModelOptions, Residency};
 use prune::progress::Silent;
 use serde_json::Value;
@@ -88,5 +89,33 @@ fn the_reference_without_each_block() {
             "loss" => blocks.iter().zip(&scores.mean).for_each(|(row, found)| near(row, found, whole)),
             _ => near(&single, &scores.mean[0], whole),
         }
+    }
+}
+
+/// SLEB's order and the best of a beam of four, of the demo's model: golden/methods/README.md, section 2.
+#[test]
+fn searches_as_the_reference() {
+    let Some(path) = shared("golden/methods/greedy.json") else { return };
+    let read = |path: &Path| -> Value { serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap() };
+    let (inputs, golden) = (read(&path.with_file_name("inputs.json")), read(&path));
+    let ids: Vec<Vec<u32>> = serde_json::from_value(inputs["rows"]["ids"].clone()).unwrap();
+    let model = open(&shared("demo/model").unwrap(), &options(Residency::Resident));
+    let whole = Loss::total(&model.losses(&ids, 512, "loss", &Silent).unwrap()).mean();
+    let best = |name: &str, most: usize| {
+        let search = method(name).unwrap().search(Protect::default()).unwrap();
+        search.run_with(&mut Measured::new(&model, &ids, &Silent).unwrap(), &[], Some(most)).unwrap().best
+    };
+    let order: Vec<usize> = serde_json::from_value(golden["sleb"]["order"].clone()).unwrap();
+    for (step, choice) in best("sleb", 4).iter().enumerate() {
+        let mut expected = order[..=step].to_vec();
+        expected.sort_unstable();
+        let loss = golden["sleb"]["loss"][step].as_f64().unwrap();
+        assert_eq!(choice.drop, expected);
+        assert!((choice.score + whole - loss).abs() < 1e-5, "{} {loss}", choice.score + whole);
+    }
+    for (choice, size) in best("beam", 3).iter().zip(golden["beam"]["sizes"].as_array().unwrap()) {
+        let sets: Vec<Vec<usize>> = serde_json::from_value(size["sets"].clone()).unwrap();
+        assert_eq!((&choice.drop, &choice.runner_up.as_ref().unwrap().drop), (&sets[0], &sets[1]));
+        assert!((choice.score + whole - size["loss"][0].as_f64().unwrap()).abs() < 1e-5);
     }
 }

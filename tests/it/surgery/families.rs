@@ -118,7 +118,9 @@ fn families_that_are_not_computed_are_cut_all_the_same() {
         write_json(&source.join("config.json"), &config);
         write_weights(&source, &tensors, 2);
         let report = drop_layers(&source, "1-2", &out);
-        assert!(report.not_computed.unwrap().contains("model_type") && report.seams.is_none());
+        let why = report.not_computed.unwrap();
+        assert!(why.contains("model_type") || why.contains("text_config"), "{why}");
+        assert!(report.seams.is_none());
         assert_eq!(report.identical.unwrap().tensors, 2 + 4 + 1);
         let edits: Vec<_> = report.config.iter().map(|edit| (edit.key.as_str(), &edit.after)).collect();
         assert_eq!(edits, [(word, &json!(2))]);

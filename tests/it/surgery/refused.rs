@@ -50,7 +50,7 @@ fn with(pairs: Value) -> Map<String, Value> {
 fn wrong_requests() {
     let (dir, source) = source(&Llama::default());
     let none = |run: &mut CutSettings| run.drop = None;
-    says(&refused(&source, none), 2, &["--plan, --drop, --deepest or --fraction"]);
+    says(&refused(&source, none), 2, &["--plan, --drop, --deepest, --tail, --method or --fraction"]);
     says(&refused(&source, |run| run.deepest = Some(1)), 2, &["--drop and --deepest"]);
     says(&refused(&source, |run| run.model = None), 2, &["which model?"]);
     says(&refused(&source, |run| run.out = None), 2, &["--out"]);

@@ -1,0 +1,74 @@
+//! Search by measured loss: the sets of layers that cost least are extended by every layer they lack, and measured
+//! again. With one set kept at a time that is SLEB (arXiv 2402.09025, algorithm 1); with more of them a beam search.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::{Candidates, How, Pick};
+use crate::importance::{Choice, Evidence, metric, rises};
+use crate::plan::ranges;
+use crate::{Error, Result};
+
+pub(super) const GREEDY: Pick = Pick {
+    name: "greedy",
+    about: "one layer after the other, the loss measured anew each time",
+    how: How::Search {
+        search: |evidence, allowed, most| search(evidence, allowed, most, 1),
+        passes: |layers, most| passes(layers, most, 1),
+    },
+};
+
+pub(super) const BEAM: Pick = Pick {
+    name: "beam",
+    about: "the same with the four best sets of every size",
+    how: How::Search {
+        search: |evidence, allowed, most| search(evidence, allowed, most, 4),
+        passes: |layers, most| passes(layers, most, 4),
+    },
+};
+
+fn search(evidence: &mut dyn Evidence, allowed: &Range<usize>, most: usize, width: usize) -> Result<Vec<Choice>> {
+    let metric = metric("layer-loss")?;
+    let whole = evidence.losses(&[Vec::new()])?.pop().unwrap_or_default();
+    let mut kept: Vec<Vec<usize>> = vec![Vec::new()];
+    let mut best: Vec<Choice> = Vec::new();
+    while best.len() < most {
+        // of equals the later stands first: the lower layers, then, for they come last
+        let sets: BTreeSet<Vec<usize>> = kept.iter().flat_map(|set| extended(set, allowed)).collect();
+        let sets: Vec<Vec<usize>> = sets.into_iter().rev().collect();
+        let losses = evidence.losses(&sets)?;
+        let scores = rises(&whole, &losses.iter().collect::<Vec<_>>(), vec![sets.len()], metric.name);
+        if let Some(broken) = scores.mean[0].iter().position(|rise| !rise.is_finite()) {
+            return Err(Error::work(format!("the loss without the layers {:?} is not finite", sets[broken])));
+        }
+        let candidates = Candidates { metric, scores: &scores, allowed: &(0..sets.len()) };
+        let ranked = candidates.ranked(1, 0..sets.len());
+        let Some((first, others)) = ranked.split_first() else { break };
+        let mut choice = candidates.choice(1, sets[*first].clone(), *first, others, |other| sets[other].clone());
+        // sets that cannot be told apart, by the layers in which they differ
+        let rivals = choice.rivals.iter().flat_map(|rival| &sets[*rival]);
+        let rivals: BTreeSet<usize> = rivals.copied().filter(|layer| !choice.drop.contains(layer)).collect();
+        choice.rivals = rivals.into_iter().collect();
+        let layers = choice.drop.len();
+        let found = ranges(choice.drop.iter().copied());
+        evidence.reached(&format!("{layers} of {most} layers: {found}, loss {:+.4}", choice.score));
+        kept = ranked.iter().take(width).map(|place| sets[*place].clone()).collect();
+        best.push(choice);
+    }
+    Ok(best)
+}
+
+/// The whole model, and for each size every stack of one layer fewer from the stacks before it: m(m+1)/2 for one of m.
+fn passes(layers: usize, most: usize, width: usize) -> usize {
+    let sizes = (0..most).map(|gone| (layers - gone, if gone == 0 { 1 } else { width }));
+    layers + sizes.map(|(m, width)| width * m * (m + 1) / 2).sum::<usize>()
+}
+
+/// `set` with one more of the layers allowed.
+fn extended<'a>(set: &'a [usize], allowed: &Range<usize>) -> impl Iterator<Item = Vec<usize>> + 'a {
+    allowed.clone().filter(|layer| !set.contains(layer)).map(|layer| {
+        let mut larger = set.to_vec();
+        larger.insert(larger.partition_point(|own| *own < layer), layer);
+        larger
+    })
+}
