@@ -74,6 +74,7 @@ pub fn estimate(
         Some(held) => no_longer_fits(held, budget, least),
         None => too_large(settings, budget, least, needs.fixed + needs.gradients),
     })?;
+    check_window(settings, budget)?;
     let bytes = needs.bytes(policy);
 
     let tokens_per_step = (settings.batch as u64).saturating_mul(settings.seq_len() as u64);
@@ -119,7 +120,13 @@ fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Res
         );
         return Err(Error::request(fault));
     }
-    // what is shuffled together waits beside everything else
+    Ok(())
+}
+
+/// Refuses a window of sequences to shuffle that takes more than a quarter of the budget: it waits beside everything
+/// else.
+fn check_window(settings: &HealSettings, budget: Budget) -> Result<()> {
+    let seq_len = settings.seq_len();
     let window = (seq_len as u64).saturating_mul(4).saturating_add(32).saturating_mul(settings.shuffle_window as u64);
     if window > budget.bytes() / 4 {
         let (window, cap) = (ByteSize(window), ByteSize(budget.bytes()));
