@@ -65,7 +65,13 @@ impl Search {
 /// # Errors
 /// As [`Search::run`].
 pub fn search(analysis: &mut Analysis, search: &Search) -> Result<()> {
-    let searched = search.run(&analysis.scores, analysis.model.layers)?;
+    // what was measured as it was picked stands as it is
+    let found = &analysis.search;
+    let is_same = search.searched(Vec::new(), search.pick()?) == Searched { best: Vec::new(), ..found.clone() };
+    let searched = match is_same && search.pick()?.measures() {
+        true => found.clone(),
+        false => search.run(&analysis.scores, analysis.model.layers)?,
+    };
     analysis.follow(searched);
     Ok(())
 }

@@ -154,4 +154,11 @@ fn searches_measure_anew_at_each_step() {
     assert!(broken.unwrap_err().to_string().contains("[3] is not finite"));
     let analysis = analysis(4);
     assert!(search.run(&analysis.scores, 4).unwrap_err().to_string().contains("needs the model"));
+    // what it found stands
+    let mut measured = analysis.clone();
+    measured.follow(search.run_with(&mut Losing(pair, 0), &[], Some(2)).unwrap());
+    super::search(&mut measured, &search).unwrap();
+    assert_eq!(method("sleb").unwrap().dropped(4, 2, Some(&measured)).unwrap(), [0, 1]);
+    assert_eq!(measured.mark(3).unwrap_err().exit_code(), 2);
+    assert_eq!(method("beam").unwrap().dropped(4, 2, Some(&measured)).unwrap_err().exit_code(), 2);
 }
