@@ -247,10 +247,14 @@ pub fn claim(path: &Path) -> Result<()> {
     let path = dir.join(MARK);
     let at = |error: io::Error| Error::io(&path, &error);
     let known = fs::read(&path).map_err(at)?;
-    if !known.ends_with(b"\n") {
-        text.insert(0, '\n');
-    }
     let mut file = OpenOptions::new().append(true).open(&path).map_err(at)?;
+    // a killed run's last line may be cut short: it lists nothing, and goes; it may lack its end alone
+    let whole = known.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    if serde_json::from_slice::<String>(&known[whole..]).is_ok() {
+        text.insert(0, '\n');
+    } else if whole < known.len() {
+        file.set_len(whole as u64).map_err(at)?;
+    }
     file.write_all(text.as_bytes()).map_err(at)
 }
 
@@ -294,4 +298,32 @@ pub fn create_dir(path: &Path) -> Result<()> {
     }
     claim(path)?;
     fs::create_dir_all(path).map_err(|error| Error::io(path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_cut_short_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        mark(dir.path(), "test", &[]).unwrap();
+        let path = dir.path().join(MARK);
+        let empty = fs::read(&path).unwrap();
+        claim(&dir.path().join("first")).unwrap();
+        let first = fs::read(&path).unwrap();
+        claim(&dir.path().join("second")).unwrap();
+        let both = fs::read(&path).unwrap();
+        for end in empty.len()..=first.len() {
+            fs::write(&path, &first[..end]).unwrap();
+            for name in ["first", "second"] {
+                claim(&dir.path().join(name)).unwrap();
+            }
+            assert_eq!(fs::read(&path).unwrap(), both, "{end}");
+        }
+        // what is listed already is not lost when another is
+        fs::write(&path, &first[..first.len() - 1]).unwrap();
+        claim(&dir.path().join("second")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), both);
+    }
 }
