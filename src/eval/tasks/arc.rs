@@ -22,22 +22,8 @@ pub(super) const EASY: Task = Task {
     definition: DEFINITION,
 };
 
-pub(super) const CHALLENGE: Task = Task {
-    name: "arc_challenge",
-    title: "ARC Challenge",
-    dataset: "allenai/ai2_arc",
-    config: Config::Named("ARC-Challenge"),
-    file: None,
-    split: "test",
-    shots_split: "train",
-    sampler: Sampler::Drawn,
-    shots: 0,
-    release: Release::Hub,
-    form: plain(question),
-    metrics: ACC_AND_NORM,
-    version: 1.0,
-    definition: DEFINITION,
-};
+pub(super) const CHALLENGE: Task =
+    Task { name: "arc_challenge", title: "ARC Challenge", config: Config::Named("ARC-Challenge"), ..EASY };
 
 const DEFINITION: &str = r#"{"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_target": "{{choices.label.index(answerKey)}}", "doc_to_choice": "{{choices.text}}"}"#;
 
