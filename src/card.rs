@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::plan::{PlannedFor, ranges};
+use crate::plan::{PlannedFor, SubLayer, ranges};
 use crate::provenance::Provenance;
 
 /// The file's name.
@@ -39,11 +39,11 @@ pub struct Made<'a> {
 }
 
 impl Made<'_> {
-    /// The layers of the first model that are gone.
+    /// Whether it is another stack than the first model's.
     #[must_use]
-    pub fn gone(&self) -> Vec<usize> {
-        let Provenance { origin, layers, .. } = self.history;
-        (0..origin.layers).filter(|layer| !layers.contains(layer)).collect()
+    pub fn is_cut(&self) -> bool {
+        let gone = self.history.gone();
+        !gone.layers.is_empty() || !gone.are_layers() || self.history.is_rebuilt()
     }
 
     /// Front matter in the hub's keys, and the title, behind which `what` may stand.
@@ -52,7 +52,7 @@ impl Made<'_> {
         let Provenance { origin, layers, .. } = self.history;
         let mut text = String::from("---\n");
         if let Some((name, _)) = on_hub(self.parent).or_else(|| on_hub(origin)) {
-            let is_direct = on_hub(self.parent).is_some() || self.gone().is_empty();
+            let is_direct = on_hub(self.parent).is_some() || !self.is_cut();
             let relation = match self.kind {
                 Kind::Adapter if is_direct => "adapter",
                 Kind::FourBit if is_direct => "quantized",
@@ -81,19 +81,32 @@ impl Made<'_> {
     #[must_use]
     pub fn lost(&self) -> String {
         let origin = &self.history.origin;
-        let gone = self.gone();
-        match gone.len() {
-            0 => format!("{} with all its decoder layers", linked(origin)),
-            1 => format!("{} with decoder layer {} of {} removed", linked(origin), ranges(gone), origin.layers),
+        let (model, layers) = (linked(origin), origin.layers);
+        if self.history.is_rebuilt() {
+            let stack: Vec<String> = self.history.layers.iter().map(usize::to_string).collect();
+            return format!("{model}, its {layers} decoder layers put together anew: {}", stack.join(", "));
+        }
+        let gone = self.history.gone();
+        let mut said = match gone.layers.len() {
+            0 if gone.are_layers() => format!("{model} with all its decoder layers"),
+            0 => format!("{model} with all its {layers} decoder layers"),
+            1 => format!("{model} with decoder layer {} of {layers} removed", ranges(gone.layers)),
             count => {
-                format!(
-                    "{} with {count} of its {} decoder layers removed: {}",
-                    linked(origin),
-                    origin.layers,
-                    ranges(gone)
-                )
+                format!("{model} with {count} of its {layers} decoder layers removed: {}", ranges(gone.layers))
+            }
+        };
+        for sublayer in SubLayer::ALL {
+            let of = gone.sublayers.iter().filter(|(_, without)| without.contains(sublayer)).map(|(layer, _)| *layer);
+            let of = ranges(of);
+            if !of.is_empty() {
+                let _ = write!(
+                    said,
+                    ", without {} in {of}",
+                    if sublayer == SubLayer::Mlp { "the MLP" } else { "attention" }
+                );
             }
         }
+        said
     }
 
     /// How it is opened, in Python and here.
@@ -112,27 +125,40 @@ impl Made<'_> {
                      ADAPTER this directory.",
                     self.lost()
                 );
-                if !self.gone().is_empty() && on_hub(self.parent).is_none() {
-                    _ = write!(text, " `{}` makes it, unless it was trained since.", self.again("MODEL"));
+                if let Some(again) = self.again("MODEL").filter(|_| self.is_cut() && on_hub(self.parent).is_none()) {
+                    _ = write!(text, " `{again}` makes it, unless it was trained since.");
                 }
                 text.push_str(
                     " Put into its weights, by `prune merge MODEL --adapter ADAPTER -o DIR`, it needs no PEFT.\n",
                 );
             }
-            Kind::Model | Kind::FourBit => text.push_str(
-                "\nmodel = AutoModelForCausalLM.from_pretrained(\"DIR\", dtype=\"auto\")\ntokenizer = \
-                 AutoTokenizer.from_pretrained(\"DIR\")\n```\n\nDIR is this directory, or its name on the hub. `prune \
-                 sample DIR --prompt TEXT` lets it speak, `prune eval DIR --tasks NAMES` scores it.\n",
-            ),
+            Kind::Model | Kind::FourBit if self.history.format() == Some("per-layer") => {
+                text = String::from(
+                    "## Usage\n\n`per_layer_config` in `config.json` says which parts layers lack. `prune sample DIR \
+                     --prompt TEXT` lets the model speak, `prune eval DIR --tasks NAMES` scores it. transformers reads \
+                     the key, but its models do not leave parts out yet: do not open it there.\n",
+                );
+            }
+            Kind::Model | Kind::FourBit => {
+                let trusted = if self.history.format() == Some("nas") { ", trust_remote_code=True" } else { "" };
+                _ = write!(
+                    text,
+                    "\nmodel = AutoModelForCausalLM.from_pretrained(\"DIR\", dtype=\"auto\"{trusted})\ntokenizer = \
+                     AutoTokenizer.from_pretrained(\"DIR\")\n```\n\nDIR is this directory, or its name on the hub. \
+                     `prune sample DIR --prompt TEXT` lets it speak, `prune eval DIR --tasks NAMES` scores it.\n"
+                );
+            }
         }
         text
     }
 
-    /// The command that removes the same layers of the first model.
+    /// The command that takes the same away from the first model; `None` where it takes more than a list.
     #[must_use]
-    pub fn again(&self, out: &str) -> String {
-        let gone = ranges(self.gone()).replace(", ", ",");
-        format!("prune cut {} --drop {gone} -o {out}", quoted(&pinned(&self.history.origin)))
+    pub fn again(&self, out: &str) -> Option<String> {
+        let gone = self.history.gone().to_string().replace(", ", ",");
+        let format = self.history.format().map(|format| format!(" --format {format}")).unwrap_or_default();
+        let command = format!("prune cut {} --drop {gone}{format} -o {out}", quoted(&pinned(&self.history.origin)));
+        (!self.history.is_rebuilt()).then_some(command)
     }
 }
 
@@ -278,7 +304,7 @@ mod tests {
     fn the_hub_learns_what_the_model_was_made_from() {
         let origin = model("org/name@main", Some("abc123"), 4);
         let mut history = Provenance::new(origin.clone());
-        history.push(serde_json::Map::new(), &[0, 1, 3]);
+        history.push_stack(serde_json::Map::new(), &[0, 1, 3].map(crate::plan::Place::of));
         let cut = model("/home/me/cut", None, 3);
         let head = |kind, parent: &PlannedFor| {
             let made = Made {
@@ -318,7 +344,7 @@ mod tests {
             let history = Provenance::new(local.clone());
             for kind in [Kind::Model, Kind::FourBit, Kind::Adapter] {
                 let made = Made { kind, history: &history, parent: &local, parent_card: None };
-                let text = made.head("", &[]) + &made.lost() + &made.usage() + &made.again("DIR");
+                let text = made.head("", &[]) + &made.lost() + &made.usage() + &made.again("DIR").unwrap();
                 assert!(!text.contains("/home") && !text.contains("../"), "{text}");
                 assert_eq!(text.contains("base_model:"), id == cached, "{text}");
             }

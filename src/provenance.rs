@@ -10,13 +10,14 @@
 //! }
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::files::{self, Bound};
-use crate::plan::{MOST_LAYERS, PlannedFor};
+use crate::plan::{Dropped, MOST_LAYERS, Place, PlannedFor, SubLayers};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -33,6 +34,9 @@ pub struct Provenance {
     pub origin: PlannedFor,
     /// For each layer of this checkpoint, its number in the origin.
     pub layers: Vec<usize>,
+    /// By layer of this checkpoint, the sub-layers that it was left without.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub without: BTreeMap<usize, SubLayers>,
     /// What was done, the first step first; each names its command as `step`.
     pub steps: Vec<Map<String, Value>>,
 }
@@ -42,7 +46,8 @@ impl Provenance {
     #[must_use]
     pub fn new(origin: PlannedFor) -> Self {
         let layers = (0..origin.layers).collect();
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), origin, layers, steps: Vec::new() }
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { version, origin, layers, without: BTreeMap::new(), steps: Vec::new() }
     }
 
     /// The history that lies in the checkpoint directory `dir`; `None` when there is none.
@@ -76,19 +81,54 @@ impl Provenance {
         known.unwrap_or_else(|| Self::new(model.clone()))
     }
 
+    /// What of the origin is gone.
+    #[must_use]
+    pub fn gone(&self) -> Dropped {
+        let layers = (0..self.origin.layers).filter(|layer| !self.layers.contains(layer)).collect();
+        let of = |(place, without): (&usize, &SubLayers)| Some((*self.layers.get(*place)?, *without));
+        Dropped { layers, sublayers: self.without.iter().filter_map(of).collect() }
+    }
+
+    /// Whether it has layers twice, in another order, or with tensors that were made otherwise: more than a list of
+    /// what is gone can say.
+    #[must_use]
+    pub fn is_rebuilt(&self) -> bool {
+        let places = self.steps.iter().filter_map(|step| step.get("stack")?.as_array()).flatten();
+        !self.layers.is_sorted_by(|low, high| low < high) || places.into_iter().any(|place| place.get("made").is_some())
+    }
+
+    /// How the checkpoint says what its layers lack; `None` where they lack nothing.
+    #[must_use]
+    pub fn format(&self) -> Option<&str> {
+        let formats = self.steps.iter().rev().filter_map(|step| step.get("settings")?.get("format")?.as_str());
+        formats.into_iter().next().filter(|_| !self.without.is_empty())
+    }
+
     /// The last model that still had all layers: the origin, or what was made of it before the first cut.
     #[must_use]
     pub fn uncut(&self) -> PlannedFor {
+        let first = self.steps.iter().find(|step| step.get("stack").is_some());
+        if let Some(source) = first.and_then(|step| serde_json::from_value(step.get("source")?.clone()).ok()) {
+            return source;
+        }
         let sources = self.steps.iter().rev().filter_map(|step| step.get("source"));
         let mut models = sources.filter_map(|source| serde_json::from_value::<PlannedFor>(source.clone()).ok());
         models.find(|model| model.layers == self.origin.layers).unwrap_or_else(|| self.origin.clone())
     }
 
-    /// Takes a step that leaves the layers `kept` (ascending).
-    pub fn push(&mut self, step: Map<String, Value>, kept: &[usize]) {
+    /// Takes a step that leaves all layers where they are.
+    pub fn push(&mut self, step: Map<String, Value>) {
         self.version = env!("CARGO_PKG_VERSION").to_owned();
-        self.layers = kept.iter().filter_map(|layer| self.layers.get(*layer).copied()).collect();
         self.steps.push(step);
+    }
+
+    /// Takes a step after which `stack` stands.
+    pub fn push_stack(&mut self, step: Map<String, Value>, stack: &[Place]) {
+        let known = |place: &Place| self.without.get(&place.layer).copied().unwrap_or_default().and(place.without);
+        let without = stack.iter().map(known).enumerate().filter(|(_, without)| !without.is_empty()).collect();
+        self.layers = stack.iter().filter_map(|place| self.layers.get(place.layer).copied()).collect();
+        self.without = without;
+        self.push(step);
     }
 
     /// The file's text: indented JSON, a newline at the end.
@@ -107,12 +147,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_gone_is_told_by_layers_of_the_origin() {
+        let origin = PlannedFor { id: "a".into(), revision: None, fingerprint: "f".into(), layers: 4 };
+        let mut history = Provenance::new(origin);
+        let without = |layer, attention, mlp| Place { without: SubLayers { attention, mlp }, ..Place::of(layer) };
+        history.push_stack(Map::new(), &[Place::of(0), Place::of(2), without(3, true, false)]);
+        history.push_stack(Map::new(), &[without(1, false, true), Place::of(2)]);
+        assert_eq!(history.gone().to_string(), "0..=1, attention:3, mlp:2");
+        assert!(!history.is_rebuilt());
+        history.push_stack(Map::new(), &[1, 0, 1].map(Place::of));
+        assert_eq!(history.layers, [3, 2, 3]);
+        assert!(history.is_rebuilt());
+    }
+
+    #[test]
     fn steps_add_up() {
         let origin = PlannedFor { id: "a".into(), revision: None, fingerprint: "f".into(), layers: 6 };
         let mut history = Provenance::new(origin);
-        history.push(Map::new(), &[0, 1, 4, 5]);
-        history.push(Map::new(), &[0, 2, 3]);
-        assert_eq!((history.layers.as_slice(), history.steps.len()), (&[0, 4, 5][..], 2));
+        history.push_stack(Map::new(), &[0, 1, 4, 5].map(Place::of));
+        history.push_stack(Map::new(), &[0, 2, 3].map(Place::of));
+        history.push(Map::new());
+        assert_eq!((history.layers.as_slice(), history.steps.len()), (&[0, 4, 5][..], 3));
 
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Provenance::read(dir.path(), 3).unwrap(), None);
@@ -120,7 +175,8 @@ mod tests {
         assert_eq!(Provenance::read(dir.path(), 3).unwrap(), Some(history));
         assert!(Provenance::read(dir.path(), 4).unwrap_err().to_string().contains("speaks of 3 layers"));
         let many = PlannedFor { id: "a".into(), revision: None, fingerprint: "f".into(), layers: 4_000_000_000 };
-        let many = Provenance { version: "1".into(), origin: many, layers: vec![0], steps: Vec::new() };
+        let one = Provenance { layers: vec![0], ..Provenance::new(PlannedFor { layers: 1, ..many.clone() }) };
+        let many = Provenance { origin: many, ..one };
         std::fs::write(dir.path().join(FILE), many.to_json().unwrap()).unwrap();
         assert!(Provenance::read(dir.path(), 1).unwrap_err().to_string().contains("none has more than"));
         std::fs::write(dir.path().join(FILE), "{}").unwrap();

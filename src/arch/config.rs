@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::keys::Keys;
 use super::table::{Architecture, Bias};
-use super::{ModelSpec, refused, rope_config, windows};
+use super::{ModelSpec, left_out, refused, rope_config, windows};
 use crate::plan::MOST_LAYERS;
 use crate::{Context, Error, Result};
 
@@ -29,12 +29,24 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
 
     let size = |key| keys.needed(key, keys.size(key)?);
     let (layers, hidden_size, heads) = (size("num_hidden_layers")?, size("hidden_size")?, size("num_attention_heads")?);
-    let (mlp_size, vocab_size) = (size("intermediate_size")?, size("vocab_size")?);
+    let vocab_size = size("vocab_size")?;
     if layers > MOST_LAYERS {
         return Err(Error::work(format!("num_hidden_layers is {layers}, expected at most {MOST_LAYERS}")));
     }
-    let kv_heads = match config.get("num_key_value_heads") {
-        Some(Value::Null) => heads,
+    let blocks = keys.text("model_type")?.is_some_and(|name| name == left_out::NAS);
+    let blocks = blocks.then(|| left_out::blocks(&keys, layers, hidden_size)).transpose()?;
+    let mlp_size = match blocks.as_ref().and_then(|blocks| blocks.mlp_size) {
+        Some(size) => size,
+        None => size("intermediate_size")?,
+    };
+    let group = blocks.as_ref().and_then(|blocks| blocks.group);
+    let kv_heads = match (config.get("num_key_value_heads"), group) {
+        (_, Some(group)) if heads.is_multiple_of(group) => heads / group,
+        (_, Some(group)) => {
+            let fault = format!("n_heads_in_group is {group}, expected a divisor of num_attention_heads, {heads}");
+            return Err(Error::work(fault));
+        }
+        (Some(Value::Null), None) => heads,
         _ => keys.size("num_key_value_heads")?.or(row.kv_heads).unwrap_or(heads),
     };
     if heads % kv_heads != 0 {
@@ -79,6 +91,10 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
         rope: rope_config::read(&keys, row, head_dim, max_positions)?,
         windows: windows::windows(&keys, row, &rotated)?,
         rotated,
+        without: match blocks {
+            Some(blocks) => blocks.without,
+            None => left_out::skipped(&keys, layers)?,
+        },
         qkv_bias: bias(row.qkv_bias)?,
         o_bias: bias(row.o_bias)?,
         mlp_bias: bias(row.mlp_bias)?,

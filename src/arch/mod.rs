@@ -28,6 +28,7 @@
 mod check;
 mod config;
 mod keys;
+mod left_out;
 mod names;
 mod refused;
 mod rope;
@@ -37,7 +38,8 @@ mod sublayers;
 mod table;
 mod windows;
 
+pub use left_out::{NAS, NAS_CLASS, nas_mlp_size};
 pub use names::{EMBEDDING, HEAD, LayerTensor};
 pub use spec::{ModelSpec, Role, Rope, RopeScaling};
-pub use sublayers::{Residual, SubLayerKind, SubLayers};
+pub use sublayers::{Residual, SubLayerKind};
 pub use table::{ARCHITECTURES, Architecture, Bias, WindowRule};

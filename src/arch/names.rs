@@ -1,6 +1,6 @@
 //! What the tensors of a model are called and how large they are.
 
-use super::{ModelSpec, Role, SubLayers};
+use super::{ModelSpec, Role};
 use crate::checkpoint::Index;
 
 /// The embedding, `[v, d]`.
@@ -77,14 +77,8 @@ impl ModelSpec {
     /// Every tensor of layer `l`: the weights, each followed by its bias, an entry of its own, where it has one.
     #[must_use]
     pub fn layer_tensors(&self, l: usize) -> Vec<LayerTensor> {
-        self.layer_tensors_without(l, SubLayers::default())
-    }
-
-    /// The same less those of the sub-layers `without`.
-    #[must_use]
-    pub fn layer_tensors_without(&self, l: usize, without: SubLayers) -> Vec<LayerTensor> {
         let mut tensors = Vec::new();
-        for role in self.roles(l, without) {
+        for role in self.roles(l) {
             let weight = self.layer_tensor(l, role);
             let bias =
                 weight.bias.clone().map(|name| LayerTensor { role, name, shape: vec![weight.shape[0]], bias: None });
@@ -97,7 +91,7 @@ impl ModelSpec {
     /// The matrices of layer `l` with their full module names, as PEFT counts them: `model.layers.3.self_attn.q_proj`.
     #[must_use]
     pub fn linear_modules(&self, l: usize) -> Vec<(Role, String)> {
-        let linear = self.roles(l, SubLayers::default()).into_iter().filter(|role| role.is_linear());
+        let linear = self.roles(l).into_iter().filter(|role| role.is_linear());
         linear.map(|role| (role, format!("{LAYERS}{l}.{}", role.module()))).collect()
     }
 

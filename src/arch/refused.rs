@@ -27,7 +27,6 @@ const ADDED: &[&str] = &[
     "use_parallel_residual",
     "qk_layernorm",
     "use_qk_norm",
-    "per_layer_config",
     "rope_interleaved",
     "lm_head_bias",
 ];

@@ -1,5 +1,7 @@
 //! Everything a block needs to know about a model, whatever its family.
 
+use crate::plan::SubLayers;
+
 /// What a tensor of a layer is for.
 ///
 /// The numbers are an interface: seeds of adapters and of dropout hang on them, and gradients are added up in their
@@ -130,6 +132,8 @@ pub struct ModelSpec {
     pub windows: Vec<Option<usize>>,
     /// Whether each layer rotates its queries and keys; one that does not knows no positions (SmolLM3).
     pub rotated: Vec<bool>,
+    /// The sub-layers that each layer lacks.
+    pub without: Vec<SubLayers>,
     /// Bias on query, key and value projections.
     pub qkv_bias: bool,
     /// Bias on the attention output projection.

@@ -1,6 +1,7 @@
 //! What a decoder block is made of: residual updates of the stream, each of one sub-layer or of several.
 
 use super::{ModelSpec, Role};
+use crate::plan::SubLayer;
 
 /// A kind of sub-layer: what computes an update `[t, d]` of the residual stream from the normed stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,46 +22,38 @@ pub struct Residual {
     pub sum: Vec<SubLayerKind>,
 }
 
-/// Some of the sub-layers of a block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SubLayers {
-    /// Attention.
-    pub attention: bool,
-    /// The MLP, of whatever kind.
-    pub mlp: bool,
-}
-
-impl SubLayers {
-    /// Whether `kind` is among them.
+impl SubLayerKind {
+    /// What a plan calls it.
     #[must_use]
-    pub fn contains(self, kind: SubLayerKind) -> bool {
-        match kind {
-            SubLayerKind::Attention => self.attention,
-            SubLayerKind::GatedMlp => self.mlp,
+    pub fn sublayer(self) -> SubLayer {
+        match self {
+            Self::Attention => SubLayer::Attention,
+            Self::GatedMlp => SubLayer::Mlp,
         }
     }
 }
 
 impl ModelSpec {
     /// What layer `l` is made of, in the order of computation. Only sub-layers of the first residual look at other
-    /// tokens. No family of the table has layers that differ in this.
+    /// tokens. A residual whose sub-layers the layer lacks is gone with its norm.
     #[must_use]
-    pub fn sublayers(&self, _l: usize) -> Vec<Residual> {
-        vec![
+    pub fn sublayers(&self, l: usize) -> Vec<Residual> {
+        let mut residuals = vec![
             Residual { norm: Role::InputNorm, sum: vec![SubLayerKind::Attention] },
             Residual { norm: Role::PostNorm, sum: vec![SubLayerKind::GatedMlp] },
-        ]
-    }
-
-    /// The same less the sub-layers `without`; a residual that has none left goes with its norm.
-    #[must_use]
-    pub fn sublayers_without(&self, l: usize, without: SubLayers) -> Vec<Residual> {
-        let mut residuals = self.sublayers(l);
+        ];
+        let without = self.without.get(l).copied().unwrap_or_default();
         for residual in &mut residuals {
-            residual.sum.retain(|kind| !without.contains(*kind));
+            residual.sum.retain(|kind| !without.contains(kind.sublayer()));
         }
         residuals.retain(|residual| !residual.sum.is_empty());
         residuals
+    }
+
+    /// Whether layer `l` looks at other tokens, and so keeps keys and values of those before.
+    #[must_use]
+    pub fn has_attention(&self, l: usize) -> bool {
+        !self.without.get(l).is_some_and(|without| without.attention)
     }
 
     /// The weights of a sub-layer of this kind, in the order of computation.
@@ -77,11 +70,11 @@ impl ModelSpec {
         }
     }
 
-    /// What layer `l` has without the sub-layers `without`, in the order of computation.
+    /// What layer `l` has, in the order of computation.
     #[must_use]
-    pub fn roles(&self, l: usize, without: SubLayers) -> Vec<Role> {
+    pub fn roles(&self, l: usize) -> Vec<Role> {
         let mut roles = Vec::new();
-        for Residual { norm, sum } in self.sublayers_without(l, without) {
+        for Residual { norm, sum } in self.sublayers(l) {
             roles.push(norm);
             roles.extend(sum.into_iter().flat_map(|kind| self.sublayer_roles(kind)));
         }
@@ -94,6 +87,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plan::SubLayers;
 
     #[test]
     fn what_is_left_out_goes_with_its_norm() {
@@ -101,10 +95,14 @@ mod tests {
             "model_type": "qwen3", "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 4, "head_dim": 2,
             "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": 16,
         });
-        let spec = ModelSpec::from_config(config.as_object().unwrap()).unwrap();
+        let mut spec = ModelSpec::from_config(config.as_object().unwrap()).unwrap();
         let attention = [Role::InputNorm, Role::Q, Role::K, Role::V, Role::QNorm, Role::KNorm, Role::O];
         let mlp = [Role::PostNorm, Role::Gate, Role::Up, Role::Down];
-        let without = |attention, mlp| spec.roles(1, SubLayers { attention, mlp });
+        let mut without = |attention, mlp| {
+            spec.without[1] = SubLayers { attention, mlp };
+            assert_eq!(spec.has_attention(1), !attention);
+            spec.roles(1)
+        };
         assert_eq!(without(false, false), [&attention[..], &mlp].concat());
         assert_eq!(without(true, false), mlp);
         assert_eq!(without(false, true), attention);

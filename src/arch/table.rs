@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value};
 
+use super::left_out::NAS;
 use crate::{Error, Result};
 
 /// Whether a kind of bias is there.
@@ -216,6 +217,8 @@ impl Architecture {
             ));
         }
         let model_type = config.get("model_type").and_then(Value::as_str);
+        // Llama's blocks, some without attention or MLP
+        let model_type = if model_type == Some(NAS) { Some(LLAMA.model_type) } else { model_type };
         let classes = config.get("architectures").and_then(Value::as_array).into_iter().flatten();
         let by_class =
             || classes.filter_map(Value::as_str).find_map(|class| ARCHITECTURES.iter().find(|row| row.class == class));

@@ -15,6 +15,7 @@ use super::Context;
   prune cut ./llama --plan analysis/analysis.json -o ./llama-24           the plan of an analysis
   prune cut ./llama --plan analysis/analysis.json --fraction 0.25 -o out  its best of another size
   prune cut ./llama --drop 21-28,30 -o out                                0-based, inclusive
+  prune cut ./llama --drop attn:20-25 --format zeros -o out               attention alone, of six layers
   prune cut ./llama --deepest 8 -o out                                    the deepest but the last
   prune cut ./llama --method tail --layers 8 -o out                       a method of prune methods
   prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
@@ -28,7 +29,7 @@ pub(crate) struct CutArgs {
     /// Plan, or analysis.json with one
     #[arg(long, value_name = "FILE", conflicts_with_all = ["drop", "deepest"])]
     plan: Option<PathBuf>,
-    /// Layers to drop: 0-based, inclusive ranges, such as 21-28,30
+    /// What to drop: layers, 0-based, in inclusive ranges, and sub-layers alone, such as 21-28,attn:30,mlp:5-7
     #[arg(long, value_name = "LAYERS", conflicts_with = "deepest")]
     drop: Option<String>,
     /// Drop the n deepest layers but the last one
@@ -50,6 +51,10 @@ pub(crate) struct CutArgs {
     /// Size of a shard at most [default: 5GB]
     #[arg(long, value_name = "SIZE")]
     max_shard_size: Option<String>,
+    /// How a checkpoint says that layers lack sub-layers: per-layer (transformers' per_layer_config, any family), nas
+    /// (block_configs, which vLLM and llama.cpp read) or zeros (opens everywhere, saves nothing)
+    #[arg(long, value_name = "FORMAT", value_parser = clap::builder::PossibleValuesParser::new(cut::format_names()))]
+    format: Option<String>,
     /// Keep a list of config.json as it is although its length is the layer count
     #[arg(long, value_name = "KEY")]
     allow_unsliced: Vec<String>,

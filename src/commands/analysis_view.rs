@@ -171,7 +171,7 @@ fn analysis_text(analysis: &Analysis, paint: Paint, text: &mut String) {
             let _ = writeln!(text, "\n{}", strip(&scores, n, paint).trim_end());
         }
     }
-    if let Some(plan) = &analysis.plan {
-        let _ = writeln!(text, "\n{}", plan.notations());
+    if let Some(notations) = analysis.plan.as_ref().and_then(Plan::notations) {
+        let _ = writeln!(text, "\n{notations}");
     }
 }

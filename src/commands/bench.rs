@@ -256,7 +256,7 @@ impl Runner {
         // the head is read when it is first used, threads wake, caches fill
         speak(&prompt[..1], 2)?;
         let spoken = speak(&prompt, settings.tokens)?;
-        let beside = Cache::bytes(&self.spec, self.spec.layers, longest);
+        let beside = Cache::bytes(&self.spec, longest);
         Ok(Turn {
             residency: model.residency(),
             first_token_seconds: spoken.first_token_seconds,

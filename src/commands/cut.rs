@@ -1,5 +1,6 @@
 //! `prune cut`: removes layers and writes the smaller checkpoint, bit for bit.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
 use crate::files::{self, Bound};
 use crate::importance::Analysis;
 use crate::methods::{self, METHODS, Method, method};
-use crate::plan::{Notations, Plan, PlannedFor, layers_for_fraction, parse_drop};
+use crate::plan::{Dropped, Notations, Plan, PlannedFor, SubLayers, layers_for_fraction, parse_drop};
 use crate::progress::Progress;
 use crate::shown::{shown, shown_message};
-use crate::surgery::{ConfigEdit, Cut, Shrunk, layer_count, short_count};
+use crate::surgery::{ConfigEdit, Cut, CutOptions, FORMATS, Shrunk, format, layer_count, short_count};
 use crate::weights::Identical;
 use crate::{Context, Error, Result};
 
@@ -30,7 +31,7 @@ pub struct CutSettings {
     pub out: Option<PathBuf>,
     /// Plan file, or an `analysis.json` with a plan.
     pub plan: Option<PathBuf>,
-    /// Layers to drop, such as `21-28,30`; 0-based, inclusive.
+    /// What to drop, such as `21-28,attn:30`; 0-based, inclusive.
     pub drop: Option<String>,
     /// Drops this many layers below the last.
     pub deepest: Option<usize>,
@@ -44,6 +45,8 @@ pub struct CutSettings {
     pub layers: Option<usize>,
     /// Tensors of one weight file take no more than this, unless one alone does: `5GB`, `2GiB`.
     pub max_shard_size: String,
+    /// How missing sub-layers are written: `per-layer`, `nas` or `zeros`; needed where some are left out.
+    pub format: Option<String>,
     /// Config keys that stay although they look as if they had one value per layer: a name, or a path with dots.
     pub allow_unsliced: Vec<String>,
     /// Hashes the source's weight files whole, which reads them once more.
@@ -69,6 +72,7 @@ impl Default for CutSettings {
             fraction: None,
             layers: None,
             max_shard_size: "5GB".to_owned(),
+            format: None,
             allow_unsliced: Vec::new(),
             hash: false,
             verify: false,
@@ -91,8 +95,12 @@ pub struct CutReport {
     pub layers: Shrunk,
     /// Dropped layers of the source, ascending.
     pub dropped: Vec<usize>,
-    /// The plan in the words of other tools.
-    pub notations: Notations,
+    /// Sub-layers that are left out, by the source's layers; absent where there are none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub without: BTreeMap<usize, SubLayers>,
+    /// The plan in the words of other tools; absent where it does more than drop layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notations: Option<Notations>,
     /// Numbers stored, tied ones once.
     pub parameters: Shrunk,
     /// Bytes of tensors.
@@ -129,6 +137,12 @@ pub fn method_names() -> Vec<&'static str> {
     METHODS.iter().filter(|method| !method.takes_names()).map(|method| method.name).collect()
 }
 
+/// Names that `--format` takes.
+#[must_use]
+pub fn format_names() -> Vec<&'static str> {
+    FORMATS.iter().map(|format| format.name).collect()
+}
+
 /// Runs `prune cut`.
 ///
 /// # Errors
@@ -142,7 +156,12 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
     let layers = layer_count(&checkpoint.config).context(|| checkpoint.source.dir.display())?;
     let planned_for = open::identity(&checkpoint, layers);
     let plan = plan(settings, &planned_for)?;
-    let cut = Cut::new(&checkpoint, &planned_for, plan, max_shard_size, &settings.allow_unsliced)?;
+    let format = settings.format.as_deref().map(format).transpose().context(|| "--format")?;
+    let options = CutOptions { max_shard_size, allow_unsliced: &settings.allow_unsliced, format };
+    let cut = Cut::new(&checkpoint, &planned_for, plan, &options)?;
+    if let (Some(format), None) = (&settings.format, cut.format()) {
+        progress.note(&format!("--format {format} changes nothing: the plan leaves no sub-layers out"));
+    }
     if let Some(why) = cut.not_computed() {
         progress.note(&format!("not computed here ({}): its layers are cut by names and bytes", shown_message(why)));
     }
@@ -159,12 +178,12 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
         return Ok(report);
     }
     out.require_space(report.disk_needed)?;
-    cut.write(out.path(), &provenance_settings(settings), settings.hash, progress)?;
+    cut.write(out.path(), &provenance_settings(settings, cut.format()), settings.hash, progress)?;
     if settings.verify {
         let written = Arc::new(Checkpoint::open_dir(out.path())?);
         report.identical = Some(cut.blueprint().verify(&written, progress)?);
         if cut.not_computed().is_none() {
-            report.seams = Some(seam::check(&checkpoint, cut.kept(), &written, progress)?);
+            report.seams = Some(seam::check(&cut, &written, progress)?);
         }
     }
     out.commit()?;
@@ -198,7 +217,7 @@ fn one_choice(settings: &CutSettings) -> Result<()> {
 fn plan(settings: &CutSettings, model: &PlannedFor) -> Result<Plan> {
     if let Some(text) = &settings.drop {
         let dropped = parse_drop(text, model.layers).context(|| "--drop")?;
-        return Plan::drop_layers(model.clone(), &dropped);
+        return Plan::drop_named(model.clone(), &dropped);
     }
     for (name, count) in [("deepest", settings.deepest), ("tail", settings.tail)] {
         if let Some(layers) = count {
@@ -238,12 +257,16 @@ fn analysis(path: &std::path::Path) -> Result<Analysis> {
 }
 
 /// The settings that decide the output's bytes.
-fn provenance_settings(settings: &CutSettings) -> Value {
-    json!({
+fn provenance_settings(settings: &CutSettings, format: Option<&str>) -> Value {
+    let mut said = json!({
         "max_shard_size": settings.max_shard_size,
         "allow_unsliced": settings.allow_unsliced,
         "hash": settings.hash,
-    })
+    });
+    if let Some(format) = format {
+        said["format"] = json!(format);
+    }
+    said
 }
 
 impl fmt::Display for CutReport {
@@ -254,7 +277,9 @@ impl fmt::Display for CutReport {
             true => show(pair.after),
             false => format!("{} -> {}", show(pair.before), show(pair.after)),
         };
-        let dropped = if self.dropped.is_empty() { "none".to_owned() } else { self.notations.inclusive.clone() };
+        let gone = Dropped { layers: self.dropped.iter().copied().collect(), sublayers: self.without.clone() };
+        let gone = gone.to_string();
+        let dropped = if gone.is_empty() { "none" } else { &gone };
         writeln!(f, "model        {}", shown(&self.model))?;
         writeln!(f, "layers       {}", shrunk(self.layers, &|count| count.to_string()))?;
         writeln!(f, "dropped      {dropped} (0-based, inclusive)")?;
@@ -269,10 +294,10 @@ impl fmt::Display for CutReport {
         for edit in &self.config {
             writeln!(f, "config       {edit}")?;
         }
-        if !self.dropped.is_empty() {
-            writeln!(f, "llama.cpp    --prune-layers {}", self.notations.llama_cpp)?;
-            writeln!(f, "NeMo         --drop_layers {} (1-based)", self.notations.nemo)?;
-            writeln!(f, "mergekit     passthrough, layer_range {}", self.notations.slices)?;
+        if let Some(notations) = self.notations.as_ref().filter(|_| !self.dropped.is_empty()) {
+            writeln!(f, "llama.cpp    --prune-layers {}", notations.llama_cpp)?;
+            writeln!(f, "NeMo         --drop_layers {} (1-based)", notations.nemo)?;
+            writeln!(f, "mergekit     passthrough, layer_range {}", notations.slices)?;
         }
         if let Some(free) = self.disk_free {
             writeln!(f, "disk         {} needed, {} free", size(self.disk_needed), size(free))?;
@@ -318,6 +343,7 @@ fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
         dry_run: settings.dry_run,
         layers: Shrunk { before: plan.planned_for.layers as u64, after: plan.stack.len() as u64 },
         dropped: plan.dropped(),
+        without: plan.gone().sublayers,
         notations: plan.notations(),
         parameters: cut.parameters(),
         bytes: cut.bytes(),

@@ -49,7 +49,7 @@ impl Uncut {
         // a history that cannot be read, or whose model is gone or another one, is no reason not to heal
         let Ok(Some(history)) = Provenance::read(&cut.source.dir, spec.layers) else { return Ok(None) };
         let uncut = history.uncut();
-        if uncut.layers == spec.layers {
+        if uncut.layers == spec.layers && history.without.is_empty() && !history.is_rebuilt() {
             return Ok(None);
         }
         let found = open::local_checkpoint(&uncut.pinned()).ok();

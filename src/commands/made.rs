@@ -135,8 +135,7 @@ impl Described {
         step.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
         step.insert("source".to_owned(), json!(self.parent));
         step.extend(what.map(|(key, value)| (key.to_owned(), value)));
-        let all: Vec<usize> = (0..self.parent.layers).collect();
-        self.history.push(step, &all);
+        self.history.push(step);
     }
 
     /// Writes both files into `dir`.
@@ -151,7 +150,7 @@ impl Described {
     fn card(&self, kind: Kind) -> String {
         let Self { history, parent, parent_card, what, healing } = self;
         let made = Made { kind, history, parent, parent_card: parent_card.as_deref() };
-        let is_cut = !made.gone().is_empty();
+        let is_cut = made.is_cut();
         let tags: &[&str] = match (is_cut, healing.is_some()) {
             (true, true) => &["layer-pruning", "pruned", "healed"],
             (true, false) => &["layer-pruning", "pruned"],
@@ -168,8 +167,8 @@ impl Described {
         let counted = if is_cut { format!("{}, counted from 0", made.lost()) } else { linked(&history.origin) };
         let steps = "`prune.json` lists every step with its settings.";
         text += &format!("{subject}{counted}. {what} {steps}\n\n{}\n", made.usage());
-        if is_cut && kind != Kind::Adapter {
-            text += &format!("## The same cut again\n\n```sh\n{}\n```\n\n", made.again("DIR"));
+        if let Some(again) = made.again("DIR").filter(|_| is_cut && kind != Kind::Adapter) {
+            text += &format!("## The same cut again\n\n```sh\n{again}\n```\n\n");
         }
         if let Some(healing) = healing {
             text = card::with_section(&text, HEALING, healing);

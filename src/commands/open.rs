@@ -99,7 +99,7 @@ pub(super) fn speaker(
     longest: usize,
     progress: &dyn Progress,
 ) -> Result<Model> {
-    let reserved_bytes = Cache::bytes(spec, spec.layers, longest);
+    let reserved_bytes = Cache::bytes(spec, longest);
     let budget = budget(memory, &device)?;
     let options = ModelOptions { device, budget, load_options, reserved_bytes, ..ModelOptions::default() };
     let model = Model::open(checkpoint.clone(), &options, progress)?;

@@ -8,7 +8,9 @@ use serde::Serialize;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::model::{Batch, Model, ModelOptions, Observer};
+use crate::plan::Place;
 use crate::progress::Progress;
+use crate::surgery::Cut;
 use crate::{Context, Error, Result};
 
 /// Tokens of the pass.
@@ -34,17 +36,13 @@ impl Observer for Streams {
     }
 }
 
-/// Runs the source, its `kept` layers and the `written` checkpoint over a made-up sequence.
+/// Runs the source, what `cut` makes of it, and the `written` checkpoint over a made-up sequence.
 ///
 /// # Errors
 /// Work: a stream of the written checkpoint is not, bit for bit, that of the source's kept layers; a model that cannot
 /// be run.
-pub(super) fn check(
-    source: &Arc<Checkpoint>,
-    kept: &[usize],
-    written: &Arc<Checkpoint>,
-    progress: &dyn Progress,
-) -> Result<Vec<Seam>> {
+pub(super) fn check(cut: &Cut, written: &Arc<Checkpoint>, progress: &dyn Progress) -> Result<Vec<Seam>> {
+    let (source, plan) = (cut.blueprint().source(), cut.plan());
     let spec = ModelSpec::from_config(&source.config)?;
     let tokens = TOKENS.min(spec.max_positions);
     let ids: Vec<u32> = (0..tokens).map(|i| ((i * 7919 + 1) % spec.vocab_size) as u32).collect();
@@ -56,7 +54,11 @@ pub(super) fn check(
         Ok::<_, Error>(streams.0)
     };
     let ours = run(written, None).context(|| written.source.dir.display())?;
-    let theirs = run(source, Some(kept.to_vec()))?;
+    let theirs = match plan.stack.iter().all(Place::is_copy) {
+        true => run(source, Some(cut.kept().to_vec()))?,
+        // as it was decided, read from the source
+        false => run(&Arc::new(cut.blueprint().open()?), None)?,
+    };
     // bits, so that a zero's sign counts and equal numbers are no matter of tolerance
     let same = |a: &[f32], b: &[f32]| a.iter().map(|x| x.to_bits()).eq(b.iter().map(|x| x.to_bits()));
     let differs = ours.iter().zip(&theirs).position(|(ours, theirs)| !same(ours, theirs));
@@ -67,8 +69,11 @@ pub(super) fn check(
     }
     let dense = run(source, None)?;
     let last = |stream: &[f32]| stream[stream.len() - spec.hidden_size..].to_vec();
-    let ends = kept.iter().copied().chain([spec.layers]).enumerate();
-    let seams = ends.filter(|(place, layer)| *layer != place.checked_sub(1).map_or(0, |before| kept[before] + 1));
+    let ends = cut.kept().iter().copied().chain([spec.layers]).enumerate();
+    let seams = ends.filter(|(place, layer)| match place.checked_sub(1).map(|before| &plan.stack[before]) {
+        None => *layer != 0,
+        Some(before) => !before.is_copy() || *layer != before.layer + 1,
+    });
     Ok(seams
         .map(|(place, layer)| Seam { layer: place, distance: angle(&last(&ours[place]), &last(&dense[layer])) })
         .collect())

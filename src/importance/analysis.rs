@@ -194,7 +194,7 @@ impl Analysis {
             why.insert("stderr".to_owned(), json!(stderr));
         }
         let stack = (0..self.model.layers).filter(|layer| choice.drop.binary_search(layer).is_err());
-        self.plan = Some(Plan { planned_for: self.model.clone(), stack: stack.map(Place::Layer).collect(), why });
+        self.plan = Some(Plan { planned_for: self.model.clone(), stack: stack.map(Place::of).collect(), why });
         Ok(choice)
     }
 
@@ -277,7 +277,7 @@ mod tests {
         let choice = analysis.mark(3).unwrap().clone();
         let plan = analysis.plan.clone().unwrap();
         assert_eq!(plan.planned_for, analysis.model);
-        let mut layers: Vec<usize> = plan.stack.iter().map(|Place::Layer(layer)| *layer).collect();
+        let mut layers: Vec<usize> = plan.stack.iter().map(|place| place.layer).collect();
         layers.extend(&choice.drop);
         layers.sort_unstable();
         assert_eq!(layers, [0, 1, 2, 3, 4]);

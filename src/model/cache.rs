@@ -48,15 +48,19 @@ impl Cache {
     /// The device's.
     pub fn new(model: &Model, capacity: usize) -> Result<Self> {
         let spec = model.spec();
-        let shape = (capacity, spec.kv_heads * spec.head_dim);
-        let zeros = || Tensor::zeros(shape, DType::F32, model.device());
-        let layers = (0..model.layers()).map(|_| Ok(LayerCache { keys: zeros()?, values: zeros()?, len: 0 }));
+        let layers = (0..model.layers()).map(|place| {
+            let tokens = if spec.has_attention(model.stack.source_layer(place)) { capacity } else { 0 };
+            let shape = (tokens, spec.kv_heads * spec.head_dim);
+            let zeros = || Tensor::zeros(shape, DType::F32, model.device());
+            Ok(LayerCache { keys: zeros()?, values: zeros()?, len: 0 })
+        });
         Ok(Self { ids: Vec::new(), capacity, layers: layers.collect::<Result<_>>()? })
     }
 
-    /// Bytes of a cache for `capacity` tokens of `layers` layers.
+    /// Bytes of a cache for `capacity` tokens; layers without attention keep none.
     #[must_use]
-    pub fn bytes(spec: &ModelSpec, layers: usize, capacity: usize) -> u64 {
+    pub fn bytes(spec: &ModelSpec, capacity: usize) -> u64 {
+        let layers = (0..spec.layers).filter(|l| spec.has_attention(*l)).count();
         let sizes = [layers, capacity, spec.kv_heads, spec.head_dim];
         sizes.into_iter().fold(2 * 4, |bytes: u64, size| bytes.saturating_mul(size as u64))
     }

@@ -1,12 +1,11 @@
 //! What is done to a block's weights when they are read.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::sublayers::{Linear, Norm};
-use crate::arch::{LayerTensor, ModelSpec, Role, SubLayers};
+use crate::arch::{LayerTensor, ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, WeightMatrix};
 use crate::weights::lora::{Adapter, Adapters, At, Table};
@@ -22,8 +21,6 @@ pub struct LoadOptions {
     pub adapters: Option<Arc<Adapters>>,
     /// Blocks from this place on are held in f32, all of them to be trained, and so are the final norm and the head.
     pub unfrozen_from: Option<usize>,
-    /// Sub-layers that are left out, with their norm where nothing else needs it, by place in the stack.
-    pub without: BTreeMap<usize, SubLayers>,
 }
 
 impl LoadOptions {
@@ -31,11 +28,6 @@ impl LoadOptions {
     #[must_use]
     pub fn is_unfrozen(&self, place: usize) -> bool {
         self.unfrozen_from.is_some_and(|from| place >= from)
-    }
-
-    /// The sub-layers that the block at `place` does without.
-    pub(super) fn without(&self, place: usize) -> SubLayers {
-        self.without.get(&place).copied().unwrap_or_default()
     }
 
     /// What is done to the embedding or the head, `name`.
@@ -46,7 +38,7 @@ impl LoadOptions {
     /// Bytes that the block at `place`, read from layer `l`, takes in the memory of `device`.
     #[must_use]
     pub fn bytes(&self, checkpoint: &Checkpoint, spec: &ModelSpec, (l, place): (usize, usize), device: &Device) -> u64 {
-        let tensors = spec.layer_tensors_without(l, self.without(place)).into_iter().map(|tensor| {
+        let tensors = spec.layer_tensors(l).into_iter().map(|tensor| {
             let numbers = tensor.shape.iter().product::<usize>() as u64;
             let matrix = tensor.shape.len() == 2;
             let given = checkpoint.four_bit_state(&tensor.name).is_some();

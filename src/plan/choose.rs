@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use serde_json::{Map, Value, json};
 
-use super::{Place, Plan, PlannedFor, ranges};
+use super::{Dropped, Place, Plan, PlannedFor};
 use crate::{Error, Result};
 
 impl Plan {
@@ -14,8 +14,24 @@ impl Plan {
     /// # Errors
     /// A request error when a layer does not exist or none would stay.
     pub fn drop_layers(model: PlannedFor, dropped: &BTreeSet<usize>) -> Result<Self> {
-        let why = why([("strategy", json!("given")), ("dropped", json!(ranges(dropped.iter().copied())))]);
-        Self::without(model, dropped, why)
+        Self::drop_named(model, &Dropped { layers: dropped.clone(), ..Dropped::default() })
+    }
+
+    /// Drops the named layers and leaves out the named sub-layers.
+    ///
+    /// # Errors
+    /// A request error when a layer does not exist, none would stay, or none with its attention.
+    pub fn drop_named(model: PlannedFor, dropped: &Dropped) -> Result<Self> {
+        let why = why([("strategy", json!("given")), ("dropped", json!(dropped.to_string()))]);
+        if let Some(layer) = dropped.sublayers.keys().find(|layer| **layer >= model.layers) {
+            return Err(no_layer(*layer, model.layers));
+        }
+        let mut plan = Self::without(model, &dropped.layers, why)?;
+        for place in &mut plan.stack {
+            place.without = dropped.sublayers.get(&place.layer).copied().unwrap_or_default();
+        }
+        plan.check()?;
+        Ok(plan)
     }
 
     /// Drops the block of `layers` layers that starts at `start`.
@@ -45,13 +61,9 @@ impl Plan {
 
     fn without(model: PlannedFor, dropped: &BTreeSet<usize>, why: Map<String, Value>) -> Result<Self> {
         if let Some(layer) = dropped.last().filter(|layer| **layer >= model.layers) {
-            return Err(Error::request(format!(
-                "cannot drop layer {layer}: the model has {} layers (0..={})",
-                model.layers,
-                model.layers.saturating_sub(1)
-            )));
+            return Err(no_layer(*layer, model.layers));
         }
-        let stack = (0..model.layers).filter(|layer| !dropped.contains(layer)).map(Place::Layer).collect();
+        let stack = (0..model.layers).filter(|layer| !dropped.contains(layer)).map(Place::of).collect();
         let plan = Self { planned_for: model, stack, why };
         plan.check()?;
         Ok(plan)
@@ -73,6 +85,13 @@ pub fn layers_for_fraction(fraction: f64, layers: usize) -> Result<usize> {
         )));
     }
     Ok(dropped)
+}
+
+fn no_layer(layer: usize, layers: usize) -> Error {
+    Error::request(format!(
+        "cannot drop layer {layer}: the model has {layers} layers (0..={})",
+        layers.saturating_sub(1)
+    ))
 }
 
 fn why<const N: usize>(pairs: [(&str, Value); N]) -> Map<String, Value> {

@@ -4,35 +4,36 @@
 //! ```json
 //! {
 //!   "for": {"id": "org/name", "fingerprint": "9f2c…", "layers": 32},
-//!   "stack": [{"layer": 0}, {"layer": 1}, {"layer": 31}],
-//!   "why": {"strategy": "deepest", "layers": 29}
+//!   "stack": [{"layer": 0}, {"layer": 1, "without": ["attention"]}, {"layer": 31}],
+//!   "why": {"strategy": "given"}
 //! }
 //! ```
+//!
+//! A place may also say how some of its tensors are made: [`Made`].
 
 mod choose;
 mod drop;
 mod file;
+mod made;
 mod notation;
+mod place;
 
 pub use choose::layers_for_fraction;
-pub use drop::parse_drop;
+pub use drop::{Dropped, parse_drop};
+pub use made::{Made, Term};
 pub use notation::{Notations, ranges};
+pub use place::{Place, SubLayer, SubLayers};
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::shown::shown;
+use crate::{Context, Error, Result};
 
 /// More layers than any model has; a larger number in a file is a broken file, not a reason to allocate.
 pub const MOST_LAYERS: usize = 1 << 16;
-
-/// What stands at one place of the new stack. A source layer today; the format leaves room for places made from
-/// several layers, or a layer without its attention or MLP.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Place {
-    /// Layer of the source, copied bit for bit.
-    Layer(usize),
-}
 
 /// The model a plan was made for, as far as a plan can tell: a cut refuses another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +72,7 @@ impl PlannedFor {
 }
 
 /// What to build from which model, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// The source.
@@ -88,47 +89,77 @@ impl Plan {
     /// Source layer of each place of the new stack, lowest place first.
     #[must_use]
     pub fn kept(&self) -> Vec<usize> {
-        self.stack.iter().map(|Place::Layer(layer)| *layer).collect()
+        self.stack.iter().map(|place| place.layer).collect()
     }
 
     /// Source layers that the new stack lacks, ascending.
     #[must_use]
     pub fn dropped(&self) -> Vec<usize> {
-        let kept = self.kept();
-        (0..self.planned_for.layers).filter(|layer| kept.binary_search(layer).is_err()).collect()
+        let kept: BTreeSet<usize> = self.stack.iter().map(|place| place.layer).collect();
+        (0..self.planned_for.layers).filter(|layer| !kept.contains(layer)).collect()
     }
 
-    /// Looks at the plan alone: at least one layer stays, all of them exist, none comes twice, and they keep their
-    /// order.
+    /// Whether the new stack is the source's less whole layers: what other tools have words for.
+    #[must_use]
+    pub fn only_drops_layers(&self) -> bool {
+        self.stack.iter().all(Place::is_copy) && self.stack.is_sorted_by(|low, high| low.layer < high.layer)
+    }
+
+    /// What goes: layers that no place has, and sub-layers that places are without, by the source's layers.
+    #[must_use]
+    pub fn gone(&self) -> Dropped {
+        let layers = self.dropped().into_iter().collect();
+        let parts = self.stack.iter().filter(|place| !place.without.is_empty());
+        Dropped { layers, sublayers: parts.map(|place| (place.layer, place.without)).collect() }
+    }
+
+    /// The stack, in which files go by their names alone: it tells what was done, on whatever machine.
+    #[must_use]
+    pub fn placeless_stack(&self) -> Vec<Place> {
+        let name = |file: &Path| file.file_name().map(PathBuf::from).unwrap_or_default();
+        let mut stack = self.stack.clone();
+        stack.iter_mut().flat_map(|place| place.made.values_mut()).for_each(|made| made.rename_files(&name));
+        stack
+    }
+
+    /// The files that tensors of the plan are stored in, each once.
+    #[must_use]
+    pub fn files(&self) -> Vec<&Path> {
+        let mut files = Vec::new();
+        self.stack.iter().flat_map(|place| place.made.values()).for_each(|made| made.files(&mut files));
+        files.sort_unstable();
+        files.dedup();
+        files
+    }
+
+    /// Looks at the plan alone: at least one layer stays, and all that it speaks of exist.
     ///
     /// # Errors
     /// A request error that names the layer.
     pub fn check(&self) -> Result<()> {
         let layers = self.planned_for.layers;
-        if layers > MOST_LAYERS {
-            return Err(Error::request(format!(
-                "the plan is for {layers} layers; no model has more than {MOST_LAYERS}"
-            )));
+        let most = layers.max(self.stack.len());
+        if most > MOST_LAYERS {
+            return Err(Error::request(format!("the plan is for {most} layers; no model has more than {MOST_LAYERS}")));
         }
-        let kept = self.kept();
-        if kept.is_empty() {
+        if self.stack.is_empty() {
             return Err(Error::request(format!("the plan drops all {layers} layers; at least one must stay")));
         }
-        if let Some(layer) = kept.iter().find(|layer| **layer >= layers) {
+        if let Some(place) = self.stack.iter().find(|place| place.layer >= layers) {
             return Err(Error::request(format!(
-                "the plan keeps layer {layer}, but the model has {layers} layers (0..={})",
+                "the plan keeps layer {}, but the model has {layers} layers (0..={})",
+                place.layer,
                 layers.saturating_sub(1)
             )));
         }
-        for pair in kept.windows(2) {
-            if pair[0] == pair[1] {
-                return Err(Error::request(format!("the plan names layer {} twice", pair[0])));
-            }
-            if pair[0] > pair[1] {
-                return Err(Error::request(format!(
-                    "the plan puts layer {} below layer {}; kept layers must stay in order",
-                    pair[0], pair[1]
-                )));
+        if self.stack.iter().all(|place| place.without.attention) {
+            return Err(Error::request(
+                "the plan leaves no layer its attention: no token would see another; at least one must stay",
+            ));
+        }
+        for (at, place) in self.stack.iter().enumerate() {
+            for (name, made) in &place.made {
+                made.check(layers).context(|| format!("place {at}, tensor {}", shown(name)))?;
             }
         }
         Ok(())
@@ -175,7 +206,7 @@ mod tests {
     fn plan(layers: usize, kept: &[usize]) -> Plan {
         Plan {
             planned_for: model(layers),
-            stack: kept.iter().map(|layer| Place::Layer(*layer)).collect(),
+            stack: kept.iter().copied().map(Place::of).collect(),
             why: serde_json::Map::new(),
         }
     }
@@ -186,20 +217,30 @@ mod tests {
         assert_eq!(plan.kept(), [0, 1, 4]);
         assert_eq!(plan.dropped(), [2, 3, 5]);
         plan.check().unwrap();
+        assert!(plan.only_drops_layers());
+        for other in [&[0, 1, 1, 4][..], &[0, 4, 1]] {
+            let other = self::plan(6, other);
+            assert_eq!(other.dropped(), [2, 3, 5]);
+            other.check().unwrap();
+            assert!(!other.only_drops_layers());
+        }
     }
 
     #[test]
     fn bad_stacks_are_refused() {
-        for (kept, word) in [
-            (&[][..], "drops all 4 layers"),
-            (&[0, 4], "keeps layer 4, but the model has 4 layers (0..=3)"),
-            (&[0, 1, 1], "names layer 1 twice"),
-            (&[0, 2, 1], "layer 2 below layer 1"),
-        ] {
+        for (kept, word) in
+            [(&[][..], "drops all 4 layers"), (&[0, 4], "keeps layer 4, but the model has 4 layers (0..=3)")]
+        {
             let error = plan(4, kept).check().unwrap_err();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(word), "{error}");
         }
+        let mut deaf = plan(4, &[0, 1]);
+        deaf.stack.iter_mut().for_each(|place| place.without.attention = true);
+        assert!(deaf.check().unwrap_err().to_string().contains("no layer its attention"));
+        deaf.stack[1] = Place::of(1);
+        deaf.check().unwrap();
+        assert!(!deaf.only_drops_layers());
         assert!(plan(usize::MAX, &[0]).check().unwrap_err().to_string().contains("no model has more"));
     }
 

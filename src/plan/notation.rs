@@ -33,9 +33,12 @@ impl fmt::Display for Notations {
 }
 
 impl Plan {
-    /// The plan in other tools' notations.
+    /// The plan in other tools' notations; `None` where it does more than drop whole layers.
     #[must_use]
-    pub fn notations(&self) -> Notations {
+    pub fn notations(&self) -> Option<Notations> {
+        if !self.only_drops_layers() {
+            return None;
+        }
         let dropped = self.dropped();
         let list = |first: usize, separator: &str| {
             dropped.iter().map(|layer| (layer + first).to_string()).collect::<Vec<_>>().join(separator)
@@ -49,13 +52,13 @@ impl Plan {
             _ = writeln!(mergekit, "- sources:\n  - model: {model}\n    layer_range: {slice}");
         }
         mergekit.push_str("merge_method: passthrough\n");
-        Notations {
+        Some(Notations {
             inclusive: ranges(dropped.iter().copied()),
             llama_cpp: list(0, ","),
             nemo: list(1, " "),
             mergekit,
             slices: slices.join(" "),
-        }
+        })
     }
 }
 
@@ -88,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_papers_llama_in_every_notation() {
-        let notations = Plan::block(model(32), 21, 8).unwrap().notations();
+        let notations = Plan::block(model(32), 21, 8).unwrap().notations().unwrap();
         assert_eq!(notations.inclusive, "21..=28");
         assert_eq!(notations.llama_cpp, "21,22,23,24,25,26,27,28");
         assert_eq!(notations.slices, "[0, 21] [29, 32]");
@@ -102,10 +105,10 @@ mod tests {
 
     #[test]
     fn islands_edges_and_nothing() {
-        let notations = Plan::drop_layers(model(6), &[0, 2, 3, 5].into()).unwrap().notations();
+        let notations = Plan::drop_layers(model(6), &[0, 2, 3, 5].into()).unwrap().notations().unwrap();
         assert_eq!(notations.inclusive, "0, 2..=3, 5");
         assert!(notations.mergekit.contains("[1, 2]") && notations.mergekit.contains("[4, 5]"));
-        let notations = Plan::drop_layers(model(6), &[].into()).unwrap().notations();
+        let notations = Plan::drop_layers(model(6), &[].into()).unwrap().notations().unwrap();
         assert_eq!((notations.inclusive.as_str(), notations.llama_cpp.as_str()), ("", ""));
         assert!(notations.mergekit.contains("[0, 6]"));
     }
@@ -114,8 +117,8 @@ mod tests {
     fn a_revision_goes_with_the_model() {
         let mut plan = Plan::block(model(4), 1, 1).unwrap();
         plan.planned_for.revision = Some("abc".into());
-        assert!(plan.notations().mergekit.contains("\"org/name@abc\""));
+        assert!(plan.notations().unwrap().mergekit.contains("\"org/name@abc\""));
         plan.planned_for.id = "org/name@main".into();
-        assert!(plan.notations().mergekit.contains("\"org/name@abc\""));
+        assert!(plan.notations().unwrap().mergekit.contains("\"org/name@abc\""));
     }
 }

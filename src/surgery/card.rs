@@ -12,19 +12,20 @@ pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> Str
     let made = Made { kind: Kind::Model, history, parent: &parent, parent_card: source };
     // what other tools are told names no directory either
     (plan.planned_for.id, plan.planned_for.revision) = (pinned(&parent), None);
-    let (dropped, notations) = (plan.dropped(), plan.notations());
+    let dropped = plan.dropped();
     let mut text = made.head("", &["layer-pruning", "pruned"]);
     let mut say = |line: &str| {
         text.push_str(line);
         text.push('\n');
     };
-    let counted = if made.gone().is_empty() { "" } else { ", counted from 0" };
+    let counted = if !made.is_cut() { "" } else { ", counted from 0" };
     say(&format!("{}{counted}.", made.lost()));
     let trained = history.steps.iter().any(|step| step.get("step").is_some_and(|step| step != "cut"));
     let then = if trained { "what was trained before is in `prune.json`" } else { "nothing was trained afterwards" };
+    let is_copied = plan.stack.iter().all(|place| place.made.is_empty());
+    let kept = if is_copied { "Every tensor that was kept" } else { "Every tensor that the plan did not make anew" };
     say(&format!(
-        "{} of {} parameters remain. Every tensor that was kept is bit for bit the source's, under a new layer number; \
-         {then}.\n",
+        "{} of {} parameters remain. {kept} is bit for bit the source's, under a new layer number; {then}.\n",
         short_count(cut.parameters().after),
         short_count(cut.parameters().before)
     ));
@@ -42,7 +43,13 @@ pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> Str
     }
     say("The method is that of *The Unreasonable Ineffectiveness of the Deeper Layers* (arXiv 2403.17887).\n");
     say(&made.usage());
-    if !dropped.is_empty() {
+    let gone = plan.gone();
+    if let (Some(format), false) = (cut.format(), gone.are_layers()) {
+        say("## The same cut again\n\n```sh");
+        let drop = gone.to_string().replace(", ", ",");
+        say(&format!("prune cut {} --drop {drop} --format {format} -o DIR\n```\n", quoted(&pinned(&parent))));
+    }
+    if let Some(notations) = plan.notations().filter(|_| !dropped.is_empty()) {
         say("## The same cut again\n\n```sh");
         let drop = notations.inclusive.replace(", ", ",");
         say(&format!("prune cut {} --drop {drop} -o DIR\n```\n", quoted(&pinned(&parent))));

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::json_text::{self, Change};
 use super::per_layer::{self, Allowed};
+use super::places::Places;
 use super::stack_config::StackConfig;
 use super::stack_shape;
 use crate::checkpoint::parse_json;
@@ -49,7 +50,7 @@ impl fmt::Display for ConfigEdit {
     }
 }
 
-/// What a cut to the layers `kept` (ascending) does to `config`. Nothing when all layers stay.
+/// What a stack of the source's layers `kept`, lowest first, does to `config`. Nothing when it is the source's.
 ///
 /// # Errors
 /// Work: no layer count in the config, a per-layer list that is too short. Request: a key that seems to have one value
@@ -59,13 +60,13 @@ pub fn config_edits(config: &Map<String, Value>, kept: &[usize], allow_unsliced:
     let stacks = StackConfig::all(config)?;
     let allowed = Allowed(allow_unsliced);
     let mut edits = Vec::new();
-    let is_cut = kept.len() != stacks[0].layers;
-    if is_cut {
+    let places = Places::new(kept, stacks[0].layers);
+    if kept.len() != stacks[0].layers {
         edits.push(stacks[0].set(stacks[0].count, json!(kept.len())));
     }
-    per_layer::edits(config, &stacks[0], kept, allowed, &mut edits)?;
-    for stack in stacks.iter().filter(|_| is_cut) {
-        stack_shape::edits(stack, kept, allowed, &mut edits)?;
+    per_layer::edits(config, &stacks[0], &places, allowed, &mut edits)?;
+    for stack in stacks.iter().filter(|_| !places.is_whole()) {
+        stack_shape::edits(stack, &places, allowed, &mut edits)?;
     }
     Ok(edits)
 }

@@ -6,14 +6,17 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::config::{ConfigEdit, config_edits, edit_config};
+use super::format::{FORMATS, Format, Missing};
 use super::json_text::Change;
 use super::names::Stack;
+use super::places::Places;
 use super::stack_config::{StackConfig, layer_count};
+use super::tensors::Tensors;
 use crate::arch::ModelSpec;
-use crate::checkpoint::{ByteSize, Checkpoint, Entry, parse_json};
+use crate::checkpoint::{ByteSize, Checkpoint, parse_json};
 use crate::files::{self, Bound};
-use crate::plan::{Plan, PlannedFor};
-use crate::weights::{Blueprint, Draft};
+use crate::plan::{Place, Plan, PlannedFor};
+use crate::weights::Blueprint;
 use crate::{Context, Error, Result};
 
 /// A number of the source and of what the cut leaves.
@@ -25,68 +28,73 @@ pub struct Shrunk {
     pub after: u64,
 }
 
+/// What decides on a cut beside its plan.
+#[derive(Clone, Copy, Debug)]
+pub struct CutOptions<'a> {
+    /// Tensors of one weight file take no more than this, unless one alone does.
+    pub max_shard_size: ByteSize,
+    /// Config keys that stay as they are although they look as if they had one value per layer.
+    pub allow_unsliced: &'a [String],
+    /// How missing sub-layers are written; needed where the plan leaves some out.
+    pub format: Option<&'static Format>,
+}
+
 /// What a cut will write.
 #[derive(Debug)]
 pub struct Cut {
-    blueprint: Blueprint,
+    blueprint: Arc<Blueprint>,
     plan: Plan,
     kept: Vec<usize>,
     edits: Vec<ConfigEdit>,
+    format: Option<&'static Format>,
     not_computed: Option<String>,
     parameters: Shrunk,
     bytes: Shrunk,
 }
 
 impl Cut {
-    /// Decides what `plan` makes of `source`, which is the model `model`. Nothing is written. `allow_unsliced` are
-    /// config keys that stay as they are although they look as if they had one value per layer.
+    /// Decides what `plan` makes of `source`, which is the model `model`. Nothing is written.
     ///
     /// A cut needs names, bytes and the config's keys, so it serves families that this program does not compute as
-    /// well; where it does, the config must describe the kept layers afterwards as it did before.
+    /// well, but for sub-layers, whose tensors it must know; where it does, the config must describe the new stack
+    /// afterwards as it did before.
     ///
     /// # Errors
     /// Request: a plan for another model, a config key that is not understood, two stacks of layers that feed each
-    /// other. Work: a broken config, tensors that disagree with it.
-    pub fn new(
-        source: &Arc<Checkpoint>,
-        model: &PlannedFor,
-        plan: Plan,
-        max_shard_size: ByteSize,
-        allow_unsliced: &[String],
-    ) -> Result<Self> {
+    /// other, sub-layers that are not there or no format for their absence, a tensor that cannot be made. Work: a
+    /// broken config, tensors that disagree with it.
+    pub fn new(source: &Arc<Checkpoint>, model: &PlannedFor, plan: Plan, options: &CutOptions<'_>) -> Result<Self> {
         plan.check_for(model)?;
         let kept = plan.kept();
         let place = || source.source.dir.display();
         let (spec, not_computed) = family(source).context(place)?;
-        let edits = edits(source, &kept, allow_unsliced).context(place)?;
-        let config = edited_config(source, spec.as_ref(), &kept, &edits).context(place)?;
-
-        let mut entries: Vec<&Entry> = source.index.tensors.values().collect();
-        // in the order of the files, so that they are read from front to back
-        entries.sort_by_key(|entry| (entry.shard, entry.begin));
+        let format = missing_format(&plan, spec.as_ref(), not_computed.as_deref(), options.format)?;
+        let is_zeros = format.is_some_and(|format| format.is_zeros);
         let stacks = StackConfig::all(&source.config).context(place)?;
+        let mut edits = edits(source, &kept, options.allow_unsliced).context(place)?;
+        let after = spec.as_ref().map(|spec| new_spec(spec, &plan, is_zeros));
+        if let (Some(format), Some(spec), Some(after)) = (format, &spec, &after) {
+            let before = kept.iter().map(|layer| spec.without[*layer]).collect();
+            let missing = Missing { stack: &stacks[0], spec, before, after: after.without.clone(), layers: &kept };
+            let news = format.edits(&missing)?;
+            edits.retain(|edit| news.iter().all(|new| new.key != edit.key));
+            edits.extend(news);
+        }
+        let config = edited_config(source, after.as_ref(), kept.len(), &edits).context(place)?;
+
         let extra = stacks[0].keys.get("num_nextn_predict_layers").and_then(Value::as_u64).unwrap_or(0);
         let names = source.index.tensors.keys().map(String::as_str);
         let stack = Stack::find(names, stacks[0].layers, usize::try_from(extra).unwrap_or(0)).context(place)?;
-        let mut draft = Draft::new(source);
-        let mut parameters = Shrunk { before: 0, after: 0 };
-        let mut bytes = parameters;
-        for entry in entries {
-            let elements: u64 = entry.shape.iter().map(|size| *size as u64).product();
-            parameters.before += elements;
-            bytes.before += entry.len;
-            let Some(name) = stack.rename(&entry.name, &kept) else { continue };
-            parameters.after += elements;
-            bytes.after += entry.len;
-            draft.copy(&name, &entry.name)?;
-        }
-        let blueprint = draft.finish(config, max_shard_size)?;
-        Ok(Self { blueprint, plan, kept, edits, not_computed, parameters, bytes })
+        let places = Places::new(&kept, stacks[0].layers);
+        let tensors = Tensors::new(source, stack, (&plan, &places), spec.as_ref(), is_zeros)?;
+        let (draft, parameters, bytes) = tensors.draft()?;
+        let blueprint = Arc::new(draft.finish(config, options.max_shard_size)?);
+        Ok(Self { blueprint, plan, kept, edits, format, not_computed, parameters, bytes })
     }
 
     /// The new checkpoint: nothing of it is computed.
     #[must_use]
-    pub fn blueprint(&self) -> &Blueprint {
+    pub fn blueprint(&self) -> &Arc<Blueprint> {
         &self.blueprint
     }
 
@@ -96,7 +104,7 @@ impl Cut {
         &self.plan
     }
 
-    /// Layers of the source that stay, ascending.
+    /// The source's layer at each place of the new stack.
     #[must_use]
     pub fn kept(&self) -> &[usize] {
         &self.kept
@@ -106,6 +114,12 @@ impl Cut {
     #[must_use]
     pub fn edits(&self) -> &[ConfigEdit] {
         &self.edits
+    }
+
+    /// How it is written that layers lack sub-layers; `None` where the plan leaves none out.
+    #[must_use]
+    pub fn format(&self) -> Option<&'static str> {
+        self.format.map(|format| format.name)
     }
 
     /// Why this program does not compute the model, so that its layers go by names and bytes alone; `None` where it
@@ -157,28 +171,86 @@ fn edits(source: &Checkpoint, kept: &[usize], allow_unsliced: &[String]) -> Resu
     Ok(edits)
 }
 
-/// The text of the new config, after making sure that it describes the kept layers as the old one did.
+/// How the sub-layers that `plan` leaves out are written; `None` where it leaves none out.
+///
+/// # Errors
+/// Request: no format for them, a family whose sub-layers are not known, sub-layers that are not there.
+fn missing_format(
+    plan: &Plan,
+    spec: Option<&ModelSpec>,
+    not_computed: Option<&str>,
+    format: Option<&'static Format>,
+) -> Result<Option<&'static Format>> {
+    let mut less = plan.stack.iter().filter(|place| !place.without.is_empty()).peekable();
+    if less.peek().is_none() {
+        return Ok(None);
+    }
+    let Some(spec) = spec else {
+        return Err(Error::request(format!(
+            "the plan leaves out sub-layers, and which tensors are theirs is known of computed families alone: {}",
+            not_computed.unwrap_or("this one is not")
+        )));
+    };
+    for place in less {
+        let gone = spec.without.get(place.layer).copied().unwrap_or_default();
+        if let Some(sublayer) = place.without.iter().find(|sublayer| gone.contains(*sublayer)) {
+            return Err(Error::request(format!(
+                "the plan leaves out the {} of layer {}, which has none",
+                sublayer.name(),
+                place.layer
+            )));
+        }
+        if gone.and(place.without).is_all() {
+            return Err(Error::request(format!(
+                "the plan leaves nothing of layer {}; drop the layer whole",
+                place.layer
+            )));
+        }
+    }
+    format.map(Some).ok_or_else(|| {
+        let known: Vec<String> =
+            FORMATS.iter().map(|format| format!("--format {} ({})", format.name, format.about)).collect();
+        Error::request(format!(
+            "the plan leaves out sub-layers, and no format is read by all programs; choose {}",
+            known.join("; ")
+        ))
+    })
+}
+
+/// What the new stack is.
+fn new_spec(before: &ModelSpec, plan: &Plan, is_zeros: bool) -> ModelSpec {
+    let kept = || plan.stack.iter().map(|place| place.layer);
+    let lacks = |place: &Place| match is_zeros {
+        true => before.without[place.layer],
+        false => before.without[place.layer].and(place.without),
+    };
+    ModelSpec {
+        layers: plan.stack.len(),
+        windows: kept().map(|layer| before.windows[layer]).collect(),
+        rotated: kept().map(|layer| before.rotated[layer]).collect(),
+        without: plan.stack.iter().map(lacks).collect(),
+        ..before.clone()
+    }
+}
+
+/// The text of the new config, after making sure that it describes the new stack of `layers` layers, `expected`.
 fn edited_config(
     source: &Checkpoint,
-    before: Option<&ModelSpec>,
-    kept: &[usize],
+    expected: Option<&ModelSpec>,
+    layers: usize,
     edits: &[ConfigEdit],
 ) -> Result<String> {
     let path = source.source.dir.join("config.json");
     let text = files::read_text(&path, Bound::CONFIG.bytes)?;
     let text = edit_config(&text, edits)?;
     let config = parse_json(text.as_bytes()).map_err(|error| Error::work(format!("config.json: {error}")))?;
-    let is_right = match before {
-        Some(before) => {
-            let expected = ModelSpec {
-                layers: kept.len(),
-                windows: kept.iter().map(|layer| before.windows[*layer]).collect(),
-                rotated: kept.iter().map(|layer| before.rotated[*layer]).collect(),
-                ..before.clone()
-            };
-            ModelSpec::from_config(&config)? == expected
+    let is_right = match expected {
+        Some(expected) => {
+            let found = ModelSpec::from_config(&config)?;
+            // the same blocks may go by another name
+            ModelSpec { model_type: expected.model_type.clone(), ..found } == *expected
         }
-        None => layer_count(&config)? == kept.len(),
+        None => layer_count(&config)? == layers,
     };
     if !is_right {
         return Err(Error::work(

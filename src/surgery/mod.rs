@@ -7,18 +7,22 @@
 mod card;
 mod config;
 mod cut;
+mod format;
 mod json_text;
 mod layer_keys;
 mod module_names;
 mod names;
 mod per_layer;
+mod places;
 mod sources;
 mod stack_config;
 mod stack_shape;
+mod tensors;
 mod write;
 
 pub use card::short_count;
 pub use config::{ConfigEdit, config_edits, edit_config};
-pub use cut::{Cut, Shrunk};
+pub use cut::{Cut, CutOptions, Shrunk};
+pub use format::{FORMATS, Format, format};
 pub use names::Stack;
 pub use stack_config::layer_count;

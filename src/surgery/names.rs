@@ -65,18 +65,31 @@ impl Stack {
         (prefix == self.prefix).then_some(layer)
     }
 
-    /// Name of the tensor in the stack of the layers `kept` (ascending); `None` when its layer is dropped. Layers
-    /// beyond the stack stay beyond it.
+    /// Layer of the tensor `name`, counted from 0, and its name within the layer: 3 and `mlp.up_proj.weight`; `None`
+    /// outside the stack, which layers beyond it are.
     #[must_use]
-    pub fn rename(&self, name: &str, kept: &[usize]) -> Option<String> {
-        let Some((prefix, layer, rest)) = split(name).filter(|(prefix, ..)| *prefix == self.prefix) else {
-            return Some(name.to_owned());
-        };
-        let new = match layer.checked_sub(self.layers) {
-            Some(beyond) => kept.len() + beyond,
-            None => kept.binary_search(&layer).ok()?,
-        };
-        Some(format!("{prefix}{new}{rest}"))
+    pub fn within<'a>(&self, name: &'a str) -> Option<(usize, &'a str)> {
+        let (prefix, layer, rest) = split(name)?;
+        (prefix == self.prefix && layer < self.layers).then(|| (layer, &rest[1..]))
+    }
+
+    /// The tensor called `within` in layer `layer`.
+    #[must_use]
+    pub fn name(&self, layer: usize, within: &str) -> String {
+        format!("{}{layer}.{within}", self.prefix)
+    }
+
+    /// What the tensor `name`, which no layer of the stack has, is called beside a stack of `layers`: layers beyond the
+    /// stack stay beyond it.
+    #[must_use]
+    pub fn beside(&self, name: &str, layers: usize) -> String {
+        let beyond = split(name)
+            .filter(|(prefix, ..)| *prefix == self.prefix)
+            .and_then(|(prefix, layer, rest)| Some((prefix, layer.checked_sub(self.layers)?, rest)));
+        match beyond {
+            Some((prefix, beyond, rest)) => format!("{prefix}{}{rest}", layers + beyond),
+            None => name.to_owned(),
+        }
     }
 }
 
@@ -134,10 +147,10 @@ mod tests {
         let names =
             ["lm_head.weight", "model.layers.0.mlp.w", "model.layers.1.mlp.w", "model.layers.2.a.layers.0.w", "norm"];
         let stack = stack(&names, 3).unwrap();
-        let new: Vec<Option<String>> = names.iter().map(|name| stack.rename(name, &[0, 2])).collect();
-        let expected = ["lm_head.weight", "model.layers.0.mlp.w", "", "model.layers.1.a.layers.0.w", "norm"];
-        let expected: Vec<_> = expected.iter().map(|name| (!name.is_empty()).then(|| name.to_string())).collect();
-        assert_eq!(new, expected);
+        let within: Vec<_> = names.iter().map(|name| stack.within(name)).collect();
+        assert_eq!(within, [None, Some((0, "mlp.w")), Some((1, "mlp.w")), Some((2, "a.layers.0.w")), None]);
+        assert_eq!(stack.name(1, "a.layers.0.w"), "model.layers.1.a.layers.0.w");
+        assert_eq!(stack.beside("lm_head.weight", 2), "lm_head.weight");
         assert_eq!(stack.layer("model.layers.2.a.layers.0.w"), Some(2));
         assert_eq!(stack.layer("encoder.layers.2.w"), None);
     }
@@ -146,8 +159,8 @@ mod tests {
     fn layers_beyond_the_stack_stay_beyond() {
         let names = ["layers.0.w", "layers.1.w", "layers.2.eh_proj"];
         let stack = Stack::find(names, 2, 1).unwrap();
-        assert_eq!(stack.rename("layers.2.eh_proj", &[1]).unwrap(), "layers.1.eh_proj");
-        assert_eq!(stack.rename("layers.1.w", &[1]).unwrap(), "layers.0.w");
+        assert_eq!((stack.within("layers.2.eh_proj"), stack.within("layers.1.w")), (None, Some((1, "w"))));
+        assert_eq!(stack.beside("layers.2.eh_proj", 1), "layers.1.eh_proj");
         assert!(Stack::find(names, 2, 0).unwrap_err().to_string().contains("says 2 layers"));
     }
 
@@ -200,11 +213,17 @@ mod tests {
         #[test]
         fn no_two_names_become_one(
             names in proptest::collection::btree_set("(model\\.)?(layers\\.)?[0-3]{1,2}(\\.layers\\.[0-9])?\\.?[wb]?", 1..40),
-            kept in proptest::collection::btree_set(0usize..4, 1..4),
+            kept in proptest::collection::vec(0usize..4, 1..6),
         ) {
             let stack = Stack { prefix: "model.layers.".into(), layers: 4 };
-            let kept: Vec<usize> = kept.into_iter().collect();
-            let new: Vec<String> = names.iter().filter_map(|name| stack.rename(name, &kept)).collect();
+            let places = super::super::places::Places::new(&kept, 4);
+            let new = names.iter().flat_map(|name| match stack.within(name) {
+                None => vec![stack.beside(name, kept.len())],
+                Some((layer, within)) => {
+                    places.of(layer).iter().map(|place| stack.name(*place, within)).collect::<Vec<_>>()
+                }
+            });
+            let new: Vec<String> = new.collect();
             prop_assert_eq!(new.iter().collect::<BTreeSet<_>>().len(), new.len());
         }
     }

@@ -6,6 +6,7 @@ use super::config::ConfigEdit;
 use super::json_text::Change;
 use super::layer_keys::{BY_LAYER_NUMBER, COUNTS, LAYER_NUMBERS, NOT_PER_LAYER, PER_LAYER, TEXT};
 use super::module_names::{Mention, mention};
+use super::places::Places;
 use super::stack_config::{StackConfig, number};
 use crate::{Error, Result};
 
@@ -29,12 +30,12 @@ impl Allowed<'_> {
 pub(super) fn edits(
     config: &Map<String, Value>,
     stack: &StackConfig<'_>,
-    kept: &[usize],
+    places: &Places,
     allowed: Allowed<'_>,
     edits: &mut Vec<ConfigEdit>,
 ) -> Result<()> {
     let layers = stack.layers;
-    let mut walk = Walk { stack, layers, kept, allowed, edits, seen: vec![false; allowed.0.len()] };
+    let mut walk = Walk { stack, layers, places, allowed, edits, seen: vec![false; allowed.0.len()] };
     walk.object(config, &[])?;
     match walk.seen.iter().position(|seen| !seen) {
         None => Ok(()),
@@ -48,7 +49,7 @@ struct Walk<'a> {
     /// Where the number of layers stands; that edit is there already.
     stack: &'a StackConfig<'a>,
     layers: usize,
-    kept: &'a [usize],
+    places: &'a Places,
     allowed: Allowed<'a>,
     edits: &'a mut Vec<ConfigEdit>,
     /// Which of the user's keys were met.
@@ -63,7 +64,7 @@ impl Walk<'_> {
                 self.seen[place] = true;
                 continue;
             }
-            if self.kept.len() == self.layers || NOT_PER_LAYER.contains(&key.as_str()) {
+            if self.places.is_whole() || NOT_PER_LAYER.contains(&key.as_str()) {
                 continue;
             }
             if let Mention::Layer(..) | Mention::Pattern = mention(key) {
@@ -80,7 +81,7 @@ impl Walk<'_> {
                 Value::Number(number)
                     if self.counts_layers(key, &path) && number.as_u64() == Some(self.layers as u64) =>
                 {
-                    let after = json!(self.kept.len());
+                    let after = json!(self.places.len());
                     self.push(path, Change::Set(after.to_string(), self.stack.count), value.clone(), after);
                 }
                 _ => {}
@@ -114,13 +115,13 @@ impl Walk<'_> {
                 return Err(Error::work(format!("config.json: {fault}")));
             }
             // what follows the layers belongs to none of them: some lists go on for extra prediction heads
-            let places: Vec<usize> = self.kept.iter().copied().chain(self.layers..list.len()).collect();
+            let places: Vec<usize> = self.places.layers().iter().copied().chain(self.layers..list.len()).collect();
             self.keep(path, list, places);
         } else if LAYER_NUMBERS.contains(&key) {
             let numbers: Option<Vec<u64>> = list.iter().map(Value::as_u64).collect();
             let numbers = numbers.ok_or_else(|| self.refuse(&path, "is no list of layer numbers"))?;
             let after: Vec<usize> =
-                numbers.iter().filter_map(|number| self.kept.binary_search(&(*number as usize)).ok()).collect();
+                numbers.iter().flat_map(|number| self.places.of(*number as usize)).copied().collect();
             self.replace(path, list, json!(after));
         } else if list.iter().any(|item| item.as_str().is_some_and(|name| mention(name) != Mention::None)) {
             self.names(path, list)?;
@@ -151,11 +152,11 @@ impl Walk<'_> {
                 Mention::None => after.push(item.clone()),
                 Mention::Pattern => return Err(self.refuse(&path, &format!("picks layers by the pattern `{name}`"))),
                 Mention::Layer(layer, at) => {
-                    if let Ok(new) = self.kept.binary_search(&layer) {
-                        after.push(json!(format!("{}{new}{}", &name[..at.start], &name[at.end..])));
-                    } else if layer >= self.layers {
+                    if layer >= self.layers {
                         return Err(self.refuse(&path, &format!("names layer {layer} of {}", self.layers)));
                     }
+                    let renamed = |new: &usize| json!(format!("{}{new}{}", &name[..at.start], &name[at.end..]));
+                    after.extend(self.places.of(layer).iter().map(renamed));
                 }
             }
         }
@@ -169,9 +170,9 @@ impl Walk<'_> {
             return self.object(inner, &path);
         }
         if BY_LAYER_NUMBER.contains(&key) {
-            let names = inner.keys().filter_map(|old| {
-                let new = self.kept.binary_search(&old.parse().ok()?).ok()?;
-                Some((old.clone(), new.to_string()))
+            let names = inner.keys().flat_map(|old| {
+                let places = old.parse().map_or(&[][..], |layer| self.places.of(layer));
+                places.iter().map(|new| (old.clone(), new.to_string()))
             });
             let names: Vec<(String, String)> = names.collect();
             let after: Map<String, Value> =

@@ -6,21 +6,22 @@ use serde_json::{Map, Value, json};
 use super::config::ConfigEdit;
 use super::layer_keys::{List, PERIODS, Period, SPLITS, Split, TIES};
 use super::per_layer::Allowed;
+use super::places::Places;
 use super::stack_config::StackConfig;
 use crate::{Error, Result};
 
 /// Adds the edits that keep every kept layer's kind.
 pub(super) fn edits(
     stack: &StackConfig<'_>,
-    kept: &[usize],
+    places: &Places,
     allowed: Allowed<'_>,
     edits: &mut Vec<ConfigEdit>,
 ) -> Result<()> {
     for split in SPLITS.iter().filter(|split| !allowed.has(split.key)) {
-        edits.extend(split_edit(split, stack, kept));
+        edits.extend(split_edit(split, stack, places.layers())?);
     }
     for period in PERIODS.iter().filter(|period| !allowed.has(period.key)) {
-        edits.extend(period_edits(period, stack, kept)?);
+        edits.extend(period_edits(period, stack, places.layers())?);
     }
     for (key, why) in TIES.iter().filter(|(key, _)| !allowed.has(key)) {
         if let Some(count) = stack.keys.get(*key).and_then(Value::as_u64).filter(|count| *count > 0) {
@@ -31,7 +32,10 @@ pub(super) fn edits(
 }
 
 /// The number of kept layers below the split.
-fn split_edit(split: &Split, stack: &StackConfig<'_>, kept: &[usize]) -> Option<ConfigEdit> {
+///
+/// # Errors
+/// Request: a layer below the split that stands above one from beyond it.
+fn split_edit(split: &Split, stack: &StackConfig<'_>, kept: &[usize]) -> Result<Option<ConfigEdit>> {
     let config = stack.keys;
     let stated = config.get(split.key);
     let assumed = || {
@@ -40,15 +44,21 @@ fn split_edit(split: &Split, stack: &StackConfig<'_>, kept: &[usize]) -> Option<
         unsaid.then(|| stack.default(split.defaults)).flatten()
     };
     let before = match stated {
-        Some(value) => value.as_u64()?,
-        None => assumed()?,
+        Some(value) => value.as_u64(),
+        None => assumed(),
     };
     // beyond the stack: no layer is above it, before or after
-    if before > stack.layers as u64 {
-        return None;
+    let Some(before) = before.filter(|before| *before <= stack.layers as u64) else { return Ok(None) };
+    let is_below = |layer: &usize| (*layer as u64) < before;
+    if !is_list(config, split.list) && !kept.is_sorted_by_key(|layer| !is_below(layer)) {
+        return Err(Error::request(format!(
+            "config.json: `{}` is {before}: the layers below it are of another kind, and the plan puts one of them \
+             above the others; keep the kinds apart, or pass --allow-unsliced {} if no layer depends on it",
+            split.key, split.key
+        )));
     }
-    let after = kept.iter().filter(|layer| (**layer as u64) < before).count() as u64;
-    (after != before).then(|| stack.set(split.key, json!(after)))
+    let after = kept.iter().filter(|layer| is_below(layer)).count() as u64;
+    Ok((after != before).then(|| stack.set(split.key, json!(after))))
 }
 
 fn period_edits(period: &Period, stack: &StackConfig<'_>, kept: &[usize]) -> Result<Vec<ConfigEdit>> {

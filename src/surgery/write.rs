@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Cut, card, sources};
 use crate::Result;
-use crate::checkpoint::write_new;
-use crate::progress::Progress;
+use crate::checkpoint::{sha256, write_new};
+use crate::progress::{Progress, Silent};
 use crate::provenance::{self, Provenance};
 
 impl Cut {
@@ -30,7 +30,7 @@ impl Cut {
         let model = &plan.planned_for;
         let mut history = Provenance::of(&source.source.dir, model, progress);
         let files = sources::files(source, hash, progress)?;
-        let step = json!({
+        let mut step = json!({
             "step": "cut",
             "version": env!("CARGO_PKG_VERSION"),
             "source": model,
@@ -43,8 +43,15 @@ impl Cut {
             "parameters": self.parameters(),
             "bytes": self.bytes(),
         });
+        // what a list of dropped layers does not say
+        if !plan.only_drops_layers() {
+            step["stack"] = json!(plan.placeless_stack());
+            let name = |file: &Path| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let hashes = plan.files().into_iter().map(|file| Ok((name(file), json!(sha256(file, &Silent)?))));
+            step["stored"] = Value::Object(hashes.collect::<Result<_>>()?);
+        }
         let step: Map<String, Value> = step.as_object().cloned().unwrap_or_default();
-        history.push(step, self.kept());
+        history.push_stack(step, &plan.stack);
         Ok(history)
     }
 }

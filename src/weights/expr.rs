@@ -19,6 +19,8 @@ pub enum Expr {
     Stored(Arc<Index>, String),
     /// These numbers.
     Tensor(Tensor),
+    /// Zeros in this shape.
+    Zeros(Vec<usize>),
     /// The sum of tensors of one shape, each times its factor.
     Sum(Vec<(f64, Expr)>),
     /// The product of two matrices, `[m, k]` and `[k, n]`; the second is in memory whole.
@@ -45,6 +47,7 @@ impl Expr {
             Self::Source(name) => stored_shape(source, name)?,
             Self::Stored(file, name) => stored_shape(file, name)?,
             Self::Tensor(tensor) => tensor.dims().to_vec(),
+            Self::Zeros(shape) => shape.clone(),
             Self::Sum(terms) => {
                 let mut shapes = terms.iter().map(|(_, term)| term.shape(source));
                 let first = shapes.next().ok_or_else(|| Error::work("a sum of nothing"))??;
@@ -78,7 +81,7 @@ impl Expr {
     /// Whether an adapter or a token's row is part of it.
     pub(super) fn is_adapted(&self) -> bool {
         match self {
-            Self::Source(_) | Self::Stored(..) | Self::Tensor(_) => false,
+            Self::Source(_) | Self::Stored(..) | Self::Tensor(_) | Self::Zeros(_) => false,
             Self::Sum(terms) => terms.iter().any(|(_, term)| term.is_adapted()),
             Self::MatMul(left, right) => left.is_adapted() || right.is_adapted(),
             Self::Adapted(..) | Self::Tokens(..) => true,
@@ -90,7 +93,7 @@ impl Expr {
     /// than `largest`: four bits take that twice, read and in codes.
     pub(super) fn whole(&self, source: &Index, largest: usize) -> Result<usize> {
         Ok(match self {
-            Self::Source(_) | Self::Stored(..) | Self::Tensor(_) => 0,
+            Self::Source(_) | Self::Stored(..) | Self::Tensor(_) | Self::Zeros(_) => 0,
             Self::Sum(terms) => terms.iter().map(|(_, term)| term.whole(source, largest)).sum::<Result<usize>>()?,
             Self::MatMul(left, right) => {
                 let own: usize = right.shape(source)?.iter().product();

@@ -22,6 +22,8 @@ pub enum Numbers<'a> {
     FourBit(Nf4Weight),
     /// In memory.
     Tensor(&'a Tensor),
+    /// Zeros in this shape.
+    Zeros(&'a [usize]),
     /// A sum, each term times its factor.
     Sum(Vec<(f64, Numbers<'a>)>),
     /// A product with a matrix, f32 in main memory.
@@ -55,6 +57,7 @@ impl<'a> Numbers<'a> {
             Expr::Source(name) => stored(source, name)?,
             Expr::Stored(file, name) => stored(file, name)?,
             Expr::Tensor(tensor) => Self::Tensor(tensor),
+            Expr::Zeros(shape) => Self::Zeros(shape),
             Expr::Sum(terms) => {
                 let terms = terms.iter().map(|(factor, term)| Ok((*factor, Self::of(term, source)?)));
                 Self::Sum(terms.collect::<Result<_>>()?)
@@ -114,6 +117,7 @@ impl<'a> Numbers<'a> {
             Self::Dense(_, entry) => matrix(&entry.shape),
             Self::FourBit(weight) => Some(weight.shape().0),
             Self::Tensor(tensor) => matrix(tensor.dims()),
+            Self::Zeros(shape) => matrix(shape),
             Self::Sum(terms) => terms.first().and_then(|(_, term)| term.rows()),
             Self::MatMul(of, _) | Self::Adapted(of, _) | Self::Tokens(of, _) => of.rows(),
         }
@@ -126,6 +130,7 @@ impl<'a> Numbers<'a> {
             Self::Dense(_, entry) => last(&entry.shape),
             Self::FourBit(weight) => weight.shape().1,
             Self::Tensor(tensor) => last(tensor.dims()),
+            Self::Zeros(shape) => last(shape),
             Self::Sum(terms) => terms.iter().map(|(_, term)| term.widest()).max().unwrap_or(1),
             Self::MatMul(left, right) => left.widest().max(last(right.dims())),
             Self::Adapted(of, _) | Self::Tokens(of, _) => of.widest(),
@@ -156,6 +161,13 @@ impl<'a> Numbers<'a> {
                     None => tensor.detach(),
                 };
                 Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
+            }
+            Self::Zeros(shape) => {
+                let mut shape = shape.to_vec();
+                if let (Some(rows), Some(height)) = (rows, shape.first_mut()) {
+                    *height = rows.len();
+                }
+                Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?)
             }
             Self::Sum(terms) => {
                 let mut terms = terms.iter().map(|(factor, term)| {

@@ -1,5 +1,7 @@
 //! What a recipe drops: `[drop]`, and the cuts that come of it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -78,7 +80,7 @@ impl Which {
     pub fn count(&self, layers: usize) -> Result<usize> {
         match self {
             Self::Method(_, count) => Ok(*count),
-            Self::Given(text) => parse_drop(text, layers).map(|dropped| dropped.len()),
+            Self::Given(text) => named(text, layers).map(|dropped| dropped.len()),
         }
     }
 
@@ -89,7 +91,7 @@ impl Which {
     pub fn dropped(&self, layers: usize, analysis: Option<&Analysis>) -> Result<Vec<usize>> {
         match self {
             Self::Method(method, count) => method.dropped(layers, *count, analysis).context(|| "[drop]"),
-            Self::Given(text) => Ok(parse_drop(text, layers)?.into_iter().collect()),
+            Self::Given(text) => Ok(named(text, layers)?.into_iter().collect()),
         }
     }
 
@@ -97,6 +99,17 @@ impl Which {
     #[must_use]
     pub fn needs_scores(&self) -> bool {
         matches!(self, Self::Method(method, _) if method.needs_scores())
+    }
+}
+
+/// The layers that `text` names.
+fn named(text: &str, layers: usize) -> Result<BTreeSet<usize>> {
+    let dropped = parse_drop(text, layers)?;
+    match dropped.are_layers() {
+        true => Ok(dropped.layers),
+        false => Err(Error::request(format!(
+            "[drop] given: `{text}` names sub-layers; a recipe drops whole layers, prune cut --drop takes both"
+        ))),
     }
 }
 

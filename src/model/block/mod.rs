@@ -35,7 +35,7 @@ struct Residual {
 }
 
 impl Block {
-    /// Reads layer `l` for the place `place` of the stack, less the sub-layers that `load_options` leaves out there.
+    /// Reads layer `l` for the place `place` of the stack.
     /// Matrices keep their type on disk unless `load_options` says otherwise, norms and biases are widened to f32.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Block {
         device: &Device,
     ) -> Result<Self> {
         let loader = Loader { checkpoint, spec, layer, place, load_options, device };
-        Self::made_of(&spec.sublayers_without(layer, load_options.without(place)), &loader)
+        Self::made_of(&spec.sublayers(layer), &loader)
     }
 
     fn made_of(residuals: &[arch::Residual], loader: &Loader<'_>) -> Result<Self> {

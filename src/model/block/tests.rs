@@ -10,10 +10,11 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::arch::{Residual as Wiring, Role, SubLayerKind, SubLayers};
+use crate::arch::{Residual as Wiring, Role, SubLayerKind};
 use crate::model::training::{CheckpointingPolicy, TrainContext};
 use crate::model::{Batch, Parameter, Part};
 use crate::ops::testing::{assert_close, numbers, random};
+use crate::plan::SubLayers;
 use crate::weights::lora::{Adapters, LoraSettings, Targets};
 
 const D: usize = 12;
@@ -31,9 +32,10 @@ impl Fixture {
             "model_type": "qwen3", "hidden_size": D, "intermediate_size": 20, "num_attention_heads": 4, "head_dim": 4,
             "num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": 16,
         });
-        let spec = ModelSpec::from_config(config.as_object().unwrap()).unwrap();
+        let mut spec = ModelSpec::from_config(config.as_object().unwrap()).unwrap();
+        spec.without = vec![without];
         let dir = tempfile::tempdir().unwrap();
-        let tensors = spec.layer_tensors_without(0, without).into_iter().map(|tensor| {
+        let tensors = spec.layer_tensors(0).into_iter().map(|tensor| {
             let count = tensor.shape.iter().product();
             let norm = if tensor.role.is_linear() { 0.0 } else { 1.0 };
             let values = numbers(&random(tensor.role as u64, 1, count)).into_iter().map(|x| (0.5 * x + norm) as f32);
@@ -56,6 +58,12 @@ impl Fixture {
 
     fn load(&self, load_options: &LoadOptions) -> Block {
         Block::load(&self.checkpoint, &self.spec, (0, 0), load_options, &Device::Cpu).unwrap()
+    }
+
+    /// The same layer without some of what it has.
+    fn load_without(&self, without: SubLayers) -> Block {
+        let spec = ModelSpec { without: vec![without], ..self.spec.clone() };
+        Block::load(&self.checkpoint, &spec, (0, 0), &LoadOptions::default(), &Device::Cpu).unwrap()
     }
 
     fn wired(&self, residuals: &[Wiring], load_options: &LoadOptions) -> Result<Block> {
@@ -83,11 +91,6 @@ impl Fixture {
     }
 }
 
-fn without(attention: bool, mlp: bool) -> (SubLayers, LoadOptions) {
-    let without = SubLayers { attention, mlp };
-    (without, LoadOptions { without: BTreeMap::from([(0, without)]), ..LoadOptions::default() })
-}
-
 fn pass(spec: &ModelSpec, lengths: &[usize]) -> ForwardContext {
     let sequences: Vec<Vec<u32>> = lengths.iter().map(|len| vec![1; *len]).collect();
     ForwardContext::new(spec, &Batch::sequences(&sequences).unwrap(), &Device::Cpu).unwrap()
@@ -102,16 +105,17 @@ fn sub_layers_are_left_out() {
     let mlp = |x: &Tensor| (x + whole.mlp(&whole.normed(x, Role::PostNorm))).unwrap();
     let cases = [((false, true), attended.clone()), ((true, false), mlp(&x)), ((true, true), x.clone())];
     for ((attention, no_mlp), expected) in cases.into_iter().chain([((false, false), mlp(&attended))]) {
-        let (without, load_options) = without(attention, no_mlp);
+        let (without, load_options) = (SubLayers { attention, mlp: no_mlp }, LoadOptions::default());
         let less = Fixture::new(without);
         let found = less.load(&load_options).forward(&x, &pass(&less.spec, &[1; 5])).unwrap();
         assert_close(&format!("{without:?}"), &found, &expected, 1e-5);
-        let tensors = less.spec.layer_tensors_without(0, without);
+        let tensors = less.spec.layer_tensors(0);
         let numbers: usize = tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
         assert_eq!(load_options.bytes(&less.checkpoint, &less.spec, (0, 0), &Device::Cpu), 4 * numbers as u64);
-        // another place has all of them, which are not all there
-        let elsewhere = Block::load(&less.checkpoint, &less.spec, (0, 1), &load_options, &Device::Cpu);
-        assert_eq!(elsewhere.is_ok(), without == SubLayers::default());
+        // a layer with all of them finds them missing
+        let all = ModelSpec { without: vec![SubLayers::default()], ..less.spec.clone() };
+        let all = Block::load(&less.checkpoint, &all, (0, 0), &load_options, &Device::Cpu);
+        assert_eq!(all.is_ok(), without.is_empty());
     }
 }
 
@@ -120,7 +124,7 @@ fn sub_layers_are_left_out() {
 fn halves_make_the_whole() {
     let whole = Fixture::new(SubLayers::default());
     let (x, pass) = (random(2, 9, D), pass(&whole.spec, &[6, 3]));
-    let half = |attention, mlp, x: &Tensor| whole.load(&without(attention, mlp).1).forward(x, &pass).unwrap();
+    let half = |attention, mlp, x: &Tensor| whole.load_without(SubLayers { attention, mlp }).forward(x, &pass).unwrap();
     let found = half(true, false, &half(false, true, &x));
     assert_eq!(numbers(&found), numbers(&whole.load(&LoadOptions::default()).forward(&x, &pass).unwrap()));
 }

@@ -4,6 +4,7 @@
 mod families;
 mod history;
 mod killed;
+mod places;
 mod refused;
 mod whole;
 

@@ -10,7 +10,7 @@ use prune::checkpoint::{ByteSize, Checkpoint};
 use prune::commands::cut::{CutSettings, cut};
 use prune::plan::{Plan, PlannedFor};
 use prune::progress::Silent;
-use prune::surgery::{Cut, config_edits, edit_config};
+use prune::surgery::{Cut, CutOptions, config_edits, edit_config};
 use serde_json::{Map, Value, json};
 
 use super::{files, json, names, open, settings};
@@ -139,8 +139,10 @@ fn plans_that_do_not_fit() {
     let stack = |stack: Value| json!({"for": model(&fingerprint, 4), "stack": stack}).to_string();
     says(&refuse(&stack(json!([]))), 2, &["plan.json", "drops all 4 layers"]);
     says(&refuse(&stack(json!([{"layer": 0}, {"layer": 7}]))), 2, &["plan.json", "keeps layer 7"]);
-    says(&refuse(&stack(json!([{"layer": 1}, {"layer": 0}]))), 2, &["plan.json", "in order"]);
-    says(&refuse(&stack(json!([{"layer": 1}, {"layer": 1}]))), 2, &["plan.json", "twice"]);
+    let deaf = json!([{"layer": 0, "without": ["attention"]}, {"layer": 1, "without": ["attention"]}]);
+    says(&refuse(&stack(deaf)), 2, &["plan.json", "no layer its attention"]);
+    says(&refuse(&stack(json!([{"layer": 0, "without": ["ffn"]}]))), 2, &["plan.json", "ffn"]);
+    says(&refuse(&stack(json!([{"layer": 0, "made": {"x": {"layer": 4}}}]))), 2, &["plan.json", "layer 4, but"]);
     says(&refuse(&stack(json!([{"merged": [0, 1]}]))), 2, &["plan.json", "merged"]);
     says(&refuse("{"), 2, &["plan.json", "not JSON"]);
     says(&refuse("{\"plan\": null}"), 2, &["plan.json", "--fraction"]);
@@ -213,6 +215,9 @@ fn weights_that_are_broken() {
     says(&refused(&path, |_| ()), 1, &["model.layers.2.mlp.up_proj.weight"]);
 }
 
+const OPTIONS: CutOptions<'_> =
+    CutOptions { max_shard_size: ByteSize(5_000_000_000), allow_unsliced: &[], format: None };
+
 /// A shard changes after everything was checked and before it is read.
 #[test]
 fn a_source_that_changes_while_it_is_cut() {
@@ -220,7 +225,7 @@ fn a_source_that_changes_while_it_is_cut() {
     let checkpoint = Arc::new(Checkpoint::open_dir(&path).unwrap());
     let model = PlannedFor { id: "x".into(), revision: None, fingerprint: checkpoint.fingerprint(), layers: 4 };
     let plan = Plan::block(model.clone(), 1, 1).unwrap();
-    let decided = Cut::new(&checkpoint, &model, plan, ByteSize(5_000_000_000), &[]).unwrap();
+    let decided = Cut::new(&checkpoint, &model, plan, &OPTIONS).unwrap();
     let shard = path.join("model-00002-of-00002.safetensors");
     let bytes = fs::read(&shard).unwrap();
     fs::write(&shard, &bytes[..bytes.len() - 4]).unwrap();
@@ -236,7 +241,7 @@ fn verification_sees_a_single_byte() {
     let checkpoint = Arc::new(Checkpoint::open_dir(&path).unwrap());
     let model = PlannedFor { id: "x".into(), revision: None, fingerprint: checkpoint.fingerprint(), layers: 4 };
     let plan = Plan::block(model.clone(), 1, 2).unwrap();
-    let decided = Cut::new(&checkpoint, &model, plan, ByteSize(5_000_000_000), &[]).unwrap();
+    let decided = Cut::new(&checkpoint, &model, plan, &OPTIONS).unwrap();
     let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
     decided.write(&out, &json!({}), false, &Silent).unwrap();
