@@ -138,7 +138,8 @@ pub(super) fn pass(
     Ok(PassLoss { loss: found.loss, cross_entropy: found.cross_entropy })
 }
 
-fn add(gradients: &mut Gradients, name: String, gradient: Tensor) -> Result<()> {
+/// Adds a gradient to the sum for its parameter.
+pub(super) fn add(gradients: &mut Gradients, name: String, gradient: Tensor) -> Result<()> {
     let sum = match gradients.remove(&name) {
         Some(sum) => (sum + gradient)?,
         None => gradient,

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::collective::{Alone, Collective, Sums, share};
 use super::optimiser::{Optimiser, clip};
 use super::pass::{Gradients, PassLoss, PassSettings, parameters, pass};
 use super::schedule::Schedule;
@@ -38,6 +39,7 @@ pub struct Trainer<'a> {
     seed: u64,
     pass_tokens: usize,
     policy: CheckpointingPolicy,
+    collective: &'a dyn Collective,
 }
 
 impl<'a> Trainer<'a> {
@@ -70,7 +72,14 @@ impl<'a> Trainer<'a> {
             seed: settings.seed,
             pass_tokens: settings.pass_tokens,
             policy,
+            collective: &Alone,
         })
+    }
+
+    /// Trains together with other processes, all of which make the same steps.
+    #[must_use]
+    pub fn together(self, collective: &'a dyn Collective) -> Self {
+        Self { collective, ..self }
     }
 
     /// Steps done.
@@ -110,8 +119,10 @@ impl<'a> Trainer<'a> {
     pub fn step(&mut self, rows: &[Vec<u32>]) -> Result<StepReport> {
         let step = self.optimiser.steps;
         // inside the pool, where every op is: not a thread that wakes the pool and sleeps for each of them
-        let computed = rayon::scope(|_| self.gradients(rows));
-        let (sums, mut gradients, targets) = computed.context(|| format!("step {}", step + 1))?;
+        let computed = rayon::scope(|_| self.parts(rows));
+        let (parts, targets) = computed.context(|| format!("step {}", step + 1))?;
+        // outside it: a thread that waits for other processes takes up no work meanwhile
+        let Sums { loss: sums, mut gradients } = self.collective.sum(parts).context(|| format!("step {}", step + 1))?;
         let norm = self.norm(&gradients).context(|| format!("step {}", step + 1))?;
         let (rate, clip) = (self.rates.rate(step), clip(norm, self.clip));
         self.optimiser.begin_step();
@@ -140,18 +151,26 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// As [`Trainer::step`].
     pub fn gradients(&self, rows: &[Vec<u32>]) -> Result<(PassLoss, Gradients, usize)> {
+        let (parts, targets) = self.parts(rows)?;
+        let Sums { loss, gradients } = self.collective.sum(parts)?;
+        Ok((loss, gradients, targets))
+    }
+
+    /// What this process's micro-batches of `rows` give, for [`Collective::sum`]; the targets of all rows.
+    fn parts(&self, rows: &[Vec<u32>]) -> Result<(Vec<Sums>, usize)> {
         let batches = Batch::pack(rows, self.pass_tokens)?;
         let targets: usize = rows.iter().map(|row| row.len() - 1).sum();
         if targets == 0 {
             return Err(Error::work("no sequence of this step has a second token"));
         }
-        let taught = self.teacher.map(|(teacher, ..)| Last::of(teacher, &batches)).transpose()?;
-        let (mut sums, mut gradients) = (PassLoss::default(), Gradients::new());
-        for (index, batch) in batches.iter().enumerate() {
+        let own = share(batches.len(), self.collective.rank(), self.collective.size());
+        let taught = self.teacher.map(|(teacher, ..)| Last::of(teacher, &batches[own.clone()])).transpose()?;
+        let mut parts = vec![Sums::default()];
+        for (place, index) in own.enumerate() {
             let micro_batch = (self.optimiser.steps as u64) << 16 | index as u64;
             let lesson = self.teacher.zip(taught.as_ref()).map(|((teacher, weight, temperature), taught)| Lesson {
                 head: teacher.head(),
-                x: &taught[index],
+                x: &taught[place],
                 weight,
                 temperature,
             });
@@ -161,11 +180,16 @@ impl<'a> Trainer<'a> {
                 policy: self.policy,
                 lesson,
             };
-            let pass = pass(self.model, batch, &settings, &mut gradients)?;
-            sums.loss += pass.loss;
-            sums.cross_entropy += pass.cross_entropy;
+            // one sum is enough where nobody adds before
+            if place > 0 && self.collective.size() > 1 {
+                parts.push(Sums::default());
+            }
+            let Some(sums) = parts.last_mut() else { continue };
+            let pass = pass(self.model, &batches[index], &settings, &mut sums.gradients)?;
+            sums.loss.loss += pass.loss;
+            sums.loss.cross_entropy += pass.cross_entropy;
         }
-        Ok((sums, gradients, targets))
+        Ok((parts, targets))
     }
 
     /// Norm of all gradients together.

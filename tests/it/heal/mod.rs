@@ -14,3 +14,4 @@ mod runs;
 mod shared;
 mod state;
 mod text;
+mod together;
