@@ -4,12 +4,12 @@
 //! and nothing is mapped into memory.
 
 mod belongings;
+mod container;
 mod content;
 mod fingerprint;
 mod flush;
 mod four_bit;
 mod hash;
-mod header;
 mod hub;
 mod index;
 mod json;

@@ -12,9 +12,8 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
 
+use super::container::{INDEX, MAX_HEADER, PREFIX, SINGLE};
 use super::flush::Flusher;
-use super::header::{MAX_HEADER, PREFIX};
-use super::index::{INDEX, SINGLE};
 use super::mark::{create_file, write_new};
 use super::size::ByteSize;
 use crate::progress::{Progress, Unit};

@@ -8,7 +8,7 @@ use super::Hub;
 use super::ask::Failure;
 use super::cache::{RepoCache, is_commit};
 use super::repo::{Repo, is_relative};
-use crate::checkpoint::index::{INDEX, SINGLE, no_weights, shard_names};
+use crate::checkpoint::container;
 use crate::checkpoint::side::{CARD, is_side_file};
 use crate::checkpoint::{CONFIG, Source, no_config};
 use crate::progress::Progress;
@@ -136,16 +136,16 @@ impl Hub {
         if !has(CONFIG) {
             return Err(no_config(&page, &names).into());
         }
-        let weights = [SINGLE, INDEX].into_iter().find(|name| has(name)).ok_or_else(|| no_weights(&page, &names))?;
+        let (container, entrance) = container::find(&has).ok_or_else(|| container::no_weights(&page, &names))?;
 
         let beside =
             |name: &&String| [CONFIG, CARD].contains(&name.as_str()) || (is_relative(name) && is_side_file(name));
         let mut files: Vec<String> = names.iter().filter(beside).cloned().collect();
-        files.push(weights.to_owned());
-        if weights == INDEX {
-            self.fetch_files(repo, cache, &commit, &[INDEX], progress)?;
-            files.extend(shard_names(&cache.snapshot(&commit).join(INDEX))?);
+        if container.is_list(entrance) {
+            self.fetch_files(repo, cache, &commit, &[entrance], progress)?;
+            files.push(entrance.to_owned());
         }
+        files.extend(container.files(&cache.snapshot(&commit), entrance)?);
         Ok((commit, files))
     }
 
@@ -185,12 +185,5 @@ pub(super) fn missing_file(snapshot: &Path) -> Option<String> {
     if absent(CONFIG) {
         return Some(CONFIG.to_owned());
     }
-    if !absent(SINGLE) {
-        return None;
-    }
-    if absent(INDEX) {
-        return Some(SINGLE.to_owned());
-    }
-    // a broken index is named when it is opened
-    shard_names(&snapshot.join(INDEX)).ok()?.into_iter().find(|shard| absent(shard))
+    container::missing(snapshot)
 }

@@ -10,12 +10,12 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::index::Entry;
-use super::positioned::read_exact_at;
+use crate::checkpoint::index::Entry;
+use crate::checkpoint::positioned::read_exact_at;
 use crate::{Error, Result};
 
 /// Longest header. The format allows three times as much; this is a quarter of a million tensors.
-pub(super) const MAX_HEADER: u64 = 32 << 20;
+pub(in crate::checkpoint) const MAX_HEADER: u64 = 32 << 20;
 
 /// Tensors of one file, bytes of their names and sizes of their shapes, at most: each takes more memory than its text.
 const MOST: usize = 1 << 18;
@@ -23,7 +23,7 @@ const LONGEST_NAME: usize = 1 << 10;
 const DIMENSIONS: usize = 32;
 
 /// Bytes of the header's length, in front of the header.
-pub(super) const PREFIX: u64 = 8;
+pub(in crate::checkpoint) const PREFIX: u64 = 8;
 
 /// Reads and checks the header of `file`, which is called `path`; the entries carry `shard`. In the order of the file.
 ///
