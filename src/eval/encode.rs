@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::passes::{Request, Targets};
-use super::prompts::{Body, Document};
+use super::passes::{Targets, TokenRequest};
+use super::prompts::Document;
 use super::python::rstrip;
-use super::question::Question;
+use super::request::{Prompt, Request};
 use super::room::{Taken, size};
 use super::settings::Compat;
 use crate::data::{Special, Tokenizer};
@@ -32,7 +32,7 @@ pub struct Encoder<'a> {
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// One a choice, or one a window of a text.
-    pub requests: Vec<Request>,
+    pub requests: Vec<TokenRequest>,
     /// Whether the first request is a special token in front of a text: part of the reference's sum, not of the text.
     pub lead: bool,
     /// Tokens that did not fit into the model and were left out, from the left.
@@ -46,7 +46,7 @@ impl Asked {
         Self { requests: Vec::new(), lead: false, truncated: 0, taken }
     }
 
-    fn add(&mut self, request: Request) -> Result<()> {
+    fn add(&mut self, request: TokenRequest) -> Result<()> {
         self.taken.take(size(&request, self.requests.last()))?;
         self.requests.push(request);
         Ok(())
@@ -103,61 +103,65 @@ impl<'a> Encoder<'a> {
     /// start from; requests that take more memory; an interruption.
     pub fn document(&self, document: &Document, taken: Taken) -> Result<Asked> {
         let mut asked = Asked::new(taken);
-        match &document.body {
-            Body::Question { shots, question } if self.paper => self.paper_question(&mut asked, shots, question),
-            Body::Question { shots, question } => self.question(&mut asked, shots, question),
-            Body::Text(text) => self.text(&mut asked, &text.text),
-        }?;
+        let mut last = None;
+        for request in &document.requests {
+            interrupt::check()?;
+            match request {
+                Request::LogLikelihood { context, continuation } if self.paper => {
+                    self.paper_continuation(&mut asked, context, continuation)
+                }
+                Request::LogLikelihood { context, continuation } => {
+                    self.continuation(&mut asked, &context.text(), continuation, &mut last)
+                }
+                Request::LogLikelihoodRolling { text } => self.text(&mut asked, text),
+                Request::GenerateUntil { .. } => Err(Error::work("generated answers are not there yet")),
+            }?;
+        }
         Ok(asked)
     }
 
-    fn question(&self, asked: &mut Asked, shots: &str, question: &Question) -> Result<()> {
-        let mut last: Option<(String, Vec<u32>)> = None;
-        for index in 0..question.choices() {
-            interrupt::check()?;
-            let context = format!("{shots}{}", question.context(index));
-            let continuation = format!(" {}", question.answer(index));
-            if context.is_empty() {
-                let tokens = self.tokenizer.encode(&continuation, Special::None)?;
-                let prefix = self.prefix()?;
-                let all = if tokens.first() == Some(&prefix) { tokens } else { [vec![prefix], tokens].concat() };
-                self.push(asked, all, 1)?;
-                continue;
-            }
-            // white space at the end of the context is tokenised with the continuation
-            let kept = rstrip(&context);
-            let context_tokens = match &last {
-                Some((text, tokens)) if text == kept => tokens.clone(),
-                _ => self.tokens(kept)?,
-            };
-            let whole = self.tokens(&format!("{context}{continuation}"))?;
-            let mut all = context_tokens.clone();
-            all.extend(whole.iter().skip(context_tokens.len()));
-            self.push(asked, all, context_tokens.len())?;
-            last = Some((kept.to_owned(), context_tokens));
+    /// `last` is the context before and its tokens, which the choices of a question share.
+    fn continuation(
+        &self,
+        asked: &mut Asked,
+        context: &str,
+        continuation: &str,
+        last: &mut Option<(String, Vec<u32>)>,
+    ) -> Result<()> {
+        if context.is_empty() {
+            let tokens = self.tokenizer.encode(continuation, Special::None)?;
+            let prefix = self.prefix()?;
+            let all = if tokens.first() == Some(&prefix) { tokens } else { [vec![prefix], tokens].concat() };
+            return self.push(asked, all, 1);
         }
+        // white space at the end of the context is tokenised with the continuation
+        let kept = rstrip(context);
+        let context_tokens = match last {
+            Some((text, tokens)) if text == kept => tokens.clone(),
+            _ => self.tokens(kept)?,
+        };
+        let whole = self.tokens(&format!("{context}{continuation}"))?;
+        let mut all = context_tokens.clone();
+        all.extend(whole.iter().skip(context_tokens.len()));
+        self.push(asked, all, context_tokens.len())?;
+        *last = Some((kept.to_owned(), context_tokens));
         Ok(())
     }
 
     /// The likeliest of the answers' own first words decides: each answer's last token, written with and without a
     /// space in front.
-    fn paper_question(&self, asked: &mut Asked, shots: &str, question: &Question) -> Result<()> {
-        let context = self.tokens(&format!("{shots}{}", question.context(0)))?;
-        let input = self.fit(asked, &context, self.max_length)?;
-        for index in 0..question.choices() {
-            let answer = paper_answer(question.answer(index));
-            let mut ids = Vec::new();
-            for text in [answer.clone(), format!(" {answer}")] {
-                let id = self.tokenizer.encode(&text, Special::None)?.last().copied();
-                let id = id.ok_or_else(|| Error::work(format!("the tokenizer makes no token of {text:?}")))?;
-                if !ids.contains(&id) {
-                    ids.push(id);
-                }
+    fn paper_continuation(&self, asked: &mut Asked, context: &Prompt, continuation: &str) -> Result<()> {
+        let input = self.fit(asked, &self.tokens(&context.text())?, self.max_length)?;
+        let answer = paper_answer(continuation);
+        let mut ids = Vec::new();
+        for text in [answer.clone(), format!(" {answer}")] {
+            let id = self.tokenizer.encode(&text, Special::None)?.last().copied();
+            let id = id.ok_or_else(|| Error::work(format!("the tokenizer makes no token of {text:?}")))?;
+            if !ids.contains(&id) {
+                ids.push(id);
             }
-            let targets = Targets::AnyOf(ids);
-            asked.add(Request { input: input.clone(), from: input.len() - 1, targets })?;
         }
-        Ok(())
+        asked.add(TokenRequest { from: input.len() - 1, input, targets: Targets::AnyOf(ids) })
     }
 
     /// One request: all but the last token go in, those from `context` on are scored.
@@ -176,7 +180,7 @@ impl<'a> Encoder<'a> {
         let targets = tokens[context..].to_vec();
         let input = self.fit(asked, &tokens[..tokens.len() - 1], self.max_length)?;
         let from = input.len() - targets.len();
-        asked.add(Request { input, from, targets: Targets::Sequence(targets) })
+        asked.add(TokenRequest { input, from, targets: Targets::Sequence(targets) })
     }
 
     /// The last `most` tokens, in one piece of memory with the previous request's input where they are equal.
@@ -212,22 +216,22 @@ impl<'a> Encoder<'a> {
             let from = predicts.start - window.reads.start;
             if window.predicts.start == 0 && asked.lead {
                 let targets = Targets::Sequence(vec![tokens[0]]);
-                asked.add(Request { input: input.clone(), from, targets })?;
+                asked.add(TokenRequest { input: input.clone(), from, targets })?;
                 predicts.start += 1;
             }
             if !predicts.is_empty() {
                 let targets = Targets::Sequence(tokens[predicts.clone()].to_vec());
                 let from = predicts.start - window.reads.start;
-                asked.add(Request { input, from, targets })?;
+                asked.add(TokenRequest { input, from, targets })?;
             }
         }
         Ok(())
     }
 }
 
-/// The scripts ask for `Yes` and `No`; letters are letters.
-pub(super) fn paper_answer(answer: &str) -> String {
-    let mut chars = answer.chars();
+/// The scripts ask for `Yes` and `No`, without a space in front; letters are letters.
+pub(super) fn paper_answer(continuation: &str) -> String {
+    let mut chars = continuation.strip_prefix(' ').unwrap_or(continuation).chars();
     chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
@@ -257,7 +261,7 @@ mod tests {
         Room::new(u64::MAX).taken()
     }
 
-    fn whole(request: &Request) -> (Vec<u32>, Vec<u32>) {
+    fn whole(request: &TokenRequest) -> (Vec<u32>, Vec<u32>) {
         let Targets::Sequence(targets) = &request.targets else { panic!("a continuation") };
         (request.input[..=request.from].to_vec(), targets.clone())
     }
@@ -285,8 +289,8 @@ mod tests {
                     let tokens = |request: &serde_json::Value, what: &str| -> Vec<u32> {
                         serde_json::from_value(request["tokens"][format!("{name}/{mode}")][what].clone()).unwrap()
                     };
-                    match &document.body {
-                        Body::Question { .. } => {
+                    match &document.requests[0] {
+                        Request::LogLikelihood { .. } => {
                             for request in &asked.requests {
                                 let golden = requests.next().unwrap();
                                 let expected = (tokens(golden, "context_enc"), tokens(golden, "continuation_enc"));
@@ -294,7 +298,7 @@ mod tests {
                                 compared += 1;
                             }
                         }
-                        Body::Text(_) => {
+                        _ => {
                             let list = tokens(requests.next().unwrap(), "token_list");
                             assert_eq!(asked.lead, bos.is_none());
                             let predicted: Vec<u32> = asked.requests.iter().flat_map(|r| whole(r).1).collect();
@@ -384,6 +388,6 @@ mod tests {
 
     #[test]
     fn answers_of_the_papers_scripts() {
-        assert_eq!([paper_answer("no"), paper_answer("yes"), paper_answer("A")], ["No", "Yes", "A"]);
+        assert_eq!([paper_answer(" no"), paper_answer(" yes"), paper_answer(" A")], ["No", "Yes", "A"]);
     }
 }

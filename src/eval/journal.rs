@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::metrics::Answer;
 use super::passes::PassTokens;
+use super::request::Answer;
 use crate::checkpoint::{MARK, Workplace, adopt, claim, made_by, work_in};
 use crate::shown::from_here;
 use crate::{Error, Result, files};
@@ -32,11 +32,41 @@ pub struct Run {
     pub pass_tokens: PassTokens,
 }
 
-/// One finished pass: log-likelihood and greediness of each of its requests.
+/// One finished pass.
 #[derive(Serialize, Deserialize)]
 struct Line {
     pass: usize,
-    answers: Vec<(f32, bool)>,
+    answers: Vec<Entry>,
+}
+
+/// The answer to a token request.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    /// Log-likelihood and greediness.
+    Scored(f32, bool),
+    /// What the model said.
+    Said(String),
+}
+
+impl Entry {
+    fn new(answer: &Answer) -> Result<Self> {
+        match answer {
+            Answer::LogLikelihood { log_likelihood, greedy } => Ok(Self::Scored(*log_likelihood, *greedy)),
+            Answer::Text(text) => Ok(Self::Said(text.clone())),
+            Answer::Rolling { .. } => Err(Error::work("journal: a text is kept by its windows")),
+        }
+    }
+
+    /// The answer; none with a number that is none.
+    fn answer(self) -> Option<Answer> {
+        match self {
+            Self::Scored(log_likelihood, greedy) => {
+                log_likelihood.is_finite().then_some(Answer::LogLikelihood { log_likelihood, greedy })
+            }
+            Self::Said(text) => Some(Answer::Text(text)),
+        }
+    }
 }
 
 /// An open journal.
@@ -112,7 +142,7 @@ impl Journal {
     /// # Errors
     /// The file system's.
     pub fn keep(&mut self, pass: usize, answers: &[Answer]) -> Result<()> {
-        let answers = answers.iter().map(|answer| (answer.log_likelihood, answer.greedy)).collect();
+        let answers = answers.iter().map(Entry::new).collect::<Result<_>>()?;
         self.append(&Line { pass, answers })
     }
 
@@ -147,12 +177,11 @@ fn read(file: &File, sizes: &[usize]) -> io::Result<Found> {
             }
         } else {
             let Ok(Line { pass, answers }) = serde_json::from_slice(&line) else { return Ok((run, done, whole)) };
-            let answer = |(log_likelihood, greedy)| Answer { log_likelihood, greedy };
-            if answers.iter().any(|(log_likelihood, _)| !log_likelihood.is_finite()) {
+            let Some(answers) = answers.into_iter().map(Entry::answer).collect::<Option<Vec<_>>>() else {
                 return Ok((run, done, whole));
-            }
+            };
             if sizes.get(pass) == Some(&answers.len()) {
-                done.insert(pass, answers.into_iter().map(answer).collect());
+                done.insert(pass, answers);
             }
         }
         whole += line.len() as u64;
@@ -181,7 +210,7 @@ mod tests {
     }
 
     fn answers(n: usize) -> Vec<Answer> {
-        (0..n).map(|i| Answer { log_likelihood: -1.0 / (i as f32 + 3.0), greedy: i == 1 }).collect()
+        (0..n).map(|i| Answer::LogLikelihood { log_likelihood: -1.0 / (i as f32 + 3.0), greedy: i == 1 }).collect()
     }
 
     #[test]

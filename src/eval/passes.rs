@@ -15,7 +15,7 @@ use crate::{Error, Result};
 
 /// Tokens to score at the end of a sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Request {
+pub struct TokenRequest {
     /// What the model reads, at least one token.
     pub input: Arc<[u32]>,
     /// Position in `input` whose next token is the first one scored.
@@ -111,7 +111,7 @@ impl PassTokens {
 ///
 /// # Errors
 /// A request without tokens.
-pub fn plan(requests: &[Request], groups: &[Range<usize>], budget: PassTokens) -> Result<Vec<Pass>> {
+pub fn plan(requests: &[TokenRequest], groups: &[Range<usize>], budget: PassTokens) -> Result<Vec<Pass>> {
     let mut sequences: Vec<Sequence> = Vec::new();
     for group in groups {
         let mut order: Vec<usize> = group.clone().collect();
@@ -170,7 +170,7 @@ struct Branch {
 
 /// Builds one pass from sorted, distinct sequences.
 struct Packer<'a> {
-    requests: &'a [Request],
+    requests: &'a [TokenRequest],
     sequences: &'a [Sequence],
     /// Tokens each sequence has in common with the one before it.
     shared: Vec<usize>,
@@ -181,7 +181,7 @@ struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    fn pack(requests: &'a [Request], sequences: &'a [Sequence]) -> Result<Pass> {
+    fn pack(requests: &'a [TokenRequest], sequences: &'a [Sequence]) -> Result<Pass> {
         let mut shared = vec![0];
         shared.extend(sequences.windows(2).map(|pair| common(&pair[0].input, &pair[1].input)));
         let ends = vec![0; sequences.len()];

@@ -6,8 +6,8 @@ use std::path::Path;
 use prune::checkpoint::{Origin, Workplace};
 use prune::commands::run::{RunSettings, run as run_recipe};
 use prune::eval::journal::{JOURNAL, Journal, Run};
-use prune::eval::metrics::Answer;
 use prune::eval::passes::PassTokens;
+use prune::eval::request::Answer;
 use prune::progress::Silent;
 use rand::Rng as _;
 
@@ -25,7 +25,7 @@ pub(super) fn journal(dir: &Path) -> Feed {
     };
     let mut good = open(&out, false).unwrap();
     for pass in 0..5 {
-        let answer = |at: usize| Answer { log_likelihood: -1.0 / (at as f32 + 3.0), greedy: at == 1 };
+        let answer = |at: usize| Answer::LogLikelihood { log_likelihood: -1.0 / (at as f32 + 3.0), greedy: at == 1 };
         good.keep(pass, &(0..pass + 1).map(answer).collect::<Vec<_>>()).unwrap();
     }
     drop(good);
@@ -36,7 +36,7 @@ pub(super) fn journal(dir: &Path) -> Feed {
         let _ = Journal::is_alone(&out);
         let force = case.rng.random();
         let Some(mut journal) = case.heard(open(&out, force)) else { return };
-        let kept = [Answer { log_likelihood: -0.5, greedy: true }];
+        let kept = [Answer::LogLikelihood { log_likelihood: -0.5, greedy: true }];
         case.heard(journal.keep(7, &kept));
         drop(journal);
         if case.heard(open(&out, false)).is_none_or(|journal| journal.answers(7) != Some(&kept[..])) {

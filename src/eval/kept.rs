@@ -2,12 +2,12 @@
 
 use safetensors::Dtype;
 
+use super::job::Job;
+use super::journal::{Journal, Run};
+use super::passes::{Pass, PassTokens};
+use super::request::Answer;
+use super::score;
 use crate::checkpoint::Workplace;
-use crate::eval::job::Job;
-use crate::eval::journal::{Journal, Run};
-use crate::eval::metrics::Answer;
-use crate::eval::passes::{Pass, PassTokens};
-use crate::eval::score;
 use crate::model::Model;
 use crate::progress::{Continued, Progress};
 use crate::{Error, Result};
@@ -49,7 +49,7 @@ impl Kept {
     ) -> Result<Self> {
         let sizes: Vec<usize> = plan.iter().map(|pass| pass.requests.len()).collect();
         let journal = place.map(|place| Journal::open(place, run, &sizes, force)).transpose()?;
-        let answers = vec![Answer { log_likelihood: 0.0, greedy: true }; requests];
+        let answers = vec![Answer::LogLikelihood { log_likelihood: 0.0, greedy: true }; requests];
         let mut kept = Self { journal, answers, left: Vec::new() };
         for (number, pass) in plan.iter().enumerate() {
             match kept.journal.as_ref().and_then(|journal| journal.answers(number)).map(<[Answer]>::to_vec) {
@@ -62,7 +62,7 @@ impl Kept {
 
     fn fill(&mut self, pass: &Pass, found: &[Answer]) {
         for (request, answer) in pass.requests.iter().zip(found) {
-            self.answers[*request] = *answer;
+            self.answers[*request] = answer.clone();
         }
     }
 
