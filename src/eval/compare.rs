@@ -224,10 +224,9 @@ fn pool(leaves: &[String], found: &[Found]) -> Option<Comparison> {
 fn together(found: &[Found]) -> Vec<Comparison> {
     let mut metrics: Vec<&Comparison> = Vec::new();
     for found in found {
-        let same = |known: &&Comparison| {
-            (&known.metric, &known.filter) == (&found.comparison.metric, &found.comparison.filter)
-        };
-        if found.comparison.paired && !metrics.iter().any(|known| same(&known)) {
+        let same =
+            |known: &Comparison| (&known.metric, &known.filter) == (&found.comparison.metric, &found.comparison.filter);
+        if found.comparison.paired && !metrics.iter().any(|known| same(known)) {
             metrics.push(&found.comparison);
         }
     }

@@ -237,6 +237,10 @@ fn digest(requests: &[TokenRequest]) -> String {
         match targets {
             Targets::Sequence(tokens) => numbers(&[&[*from as u32, 0], tokens.as_slice()].concat()),
             Targets::AnyOf(tokens) => numbers(&[&[*from as u32, 1], tokens.as_slice()].concat()),
+            Targets::Until { until, most } => {
+                numbers(&[*from as u32, 2, *most as u32]);
+                until.iter().for_each(|text| numbers(&text.bytes().map(u32::from).collect::<Vec<_>>()));
+            }
         }
     }
     format!("{:x}", digest.finalize())

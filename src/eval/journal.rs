@@ -30,6 +30,9 @@ pub struct Run {
     pub digest: String,
     /// Tokens a pass was planned for: a continued run plans the same passes on a machine with other memory.
     pub pass_tokens: PassTokens,
+    /// Tokens that answers in the model's own words were planned to have room for, where there are such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_tokens: Option<usize>,
 }
 
 /// One finished pass.
@@ -69,6 +72,9 @@ impl Entry {
     }
 }
 
+/// Bytes of a token in JSON, at most.
+const TOKEN: usize = 1024;
+
 /// An open journal.
 #[derive(Debug)]
 pub struct Journal {
@@ -103,6 +109,8 @@ impl Journal {
     pub fn open(place: &Workplace, run: &Run, sizes: &[usize], force: bool) -> Result<Self> {
         let dir = place.target();
         let path = dir.join(JOURNAL);
+        // no token is longer than this
+        let said = run.cached_tokens.map_or(0, |tokens| tokens.saturating_mul(TOKEN));
         let io = |error: std::io::Error| Error::io(&path, &error);
         place.refuse_taken(true)?;
         if !dir.exists() {
@@ -113,7 +121,7 @@ impl Journal {
         adopt(dir, &[])?;
         claim(&path)?;
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(io)?;
-        let (known, done, whole) = read(&file, sizes).map_err(io)?;
+        let (known, done, whole) = read(&file, sizes, said).map_err(io)?;
         if known.as_ref() == Some(run) {
             // what follows the last whole line was cut short
             file.set_len(whole).map_err(io)?;
@@ -157,11 +165,12 @@ impl Journal {
 /// The run, its finished passes, and the length of the whole lines.
 type Found = (Option<Run>, BTreeMap<usize, Vec<Answer>>, u64);
 
-/// What stands in a journal. Lines of other passes than there are count, and give nothing.
-fn read(file: &File, sizes: &[usize]) -> io::Result<Found> {
-    /// Bytes of an answer in its line, at most: `[-1.2345678e-30,false],`.
+/// What stands in a journal. Lines of other passes than there are count, and give nothing. A text takes `said` bytes at
+/// most.
+fn read(file: &File, sizes: &[usize], said: usize) -> io::Result<Found> {
+    /// Bytes of a score in its line, at most: `[-1.2345678e-30,false],`.
     const ANSWER: usize = 32;
-    let longest = files::NOTE.max((sizes.iter().max().unwrap_or(&0) * ANSWER) as u64);
+    let longest = files::NOTE.max((sizes.iter().max().unwrap_or(&0) * ANSWER).max(said) as u64);
     let (mut reader, mut line) = (BufReader::new(file), Vec::new());
     let (mut run, mut done, mut whole) = (None, BTreeMap::new(), 0);
     loop {
@@ -199,6 +208,7 @@ mod tests {
             model: "m".into(),
             digest: digest.into(),
             pass_tokens: PassTokens { usual: 8, most: 9 },
+            cached_tokens: None,
         }
     }
 

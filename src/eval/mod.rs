@@ -5,7 +5,8 @@
 //! [`Evaluation`](evaluation::Evaluation) does the rest, in the order of these files: [`select`](select::select) turns
 //! names into tasks; a [`Source`](source::Source) has their data; [`prompts`](prompts::prompts) puts examples in front;
 //! an [`Encoder`](encode::Encoder) makes tokens of requests; [`plan`](passes::plan) packs those so that every distinct
-//! beginning is run once a pass; [`score`](score::score) runs the model and reads the answers; a [`Job`](job::Job)
+//! beginning is run once a pass; [`score`](score::score) runs the model and reads the answers, [`generate`] lets it
+//! answer in its own words; a [`Job`](job::Job)
 //! knows what they amount to; [`results`] are files in the harness's schema, which [`compare`](compare::compare)
 //! compares with. Answers are kept in a [`Journal`](journal::Journal) as they come.
 //!
@@ -20,6 +21,7 @@ pub mod evaluation;
 mod examples;
 pub mod fields;
 pub mod finished;
+pub mod generate;
 pub mod job;
 pub mod journal;
 mod kept;

@@ -35,7 +35,8 @@ pub(super) fn hashes(part: &Part, paper: bool) -> Hashes {
         [sha(&to_json_pretty(&document.row)), sha(prompt), sha(&document.target)]
     };
     let documents: Vec<[String; 3]> = part.prompts.documents.iter().map(hash).collect();
-    let task = sha(&documents.concat().concat());
+    // of each document's line, and every filter has one
+    let task = sha(&documents.concat().concat().repeat(part.leaf.task.about().filters.len()));
     Hashes { documents, task }
 }
 

@@ -26,10 +26,7 @@ fn check(requests: &[TokenRequest], passes: &[Pass]) {
         }
     }
     for (request, found) in requests.iter().zip(found) {
-        let (tokens, step) = match &request.targets {
-            Targets::Sequence(tokens) => (tokens, 1),
-            Targets::AnyOf(tokens) => (tokens, 0),
-        };
+        let (tokens, step) = request.targets.scored();
         let expected: Vec<_> = tokens
             .iter()
             .enumerate()

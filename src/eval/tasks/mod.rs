@@ -3,8 +3,8 @@
 //!
 //! # Add a task
 //! A file here and its line in [`TASKS`]. `openbookqa.rs` is the shortest example of questions with choices
-//! ([`MultipleChoice`]), `c4.rs` of texts ([`Rolling`]), `gsm8k.rs` of generated answers. One that is of another form
-//! implements [`Task`] itself. The definition is the reference's own, for the results file.
+//! ([`MultipleChoice`]), `c4.rs` of texts ([`Rolling`]), `gsm8k.rs` of generated answers ([`Generation`]). One that is
+//! of another form implements [`Task`] itself. The definition is the reference's own, for the results file.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -67,6 +67,8 @@ mod boolq;
 mod c4;
 mod choice;
 mod detokenize;
+mod generation;
+mod gsm8k;
 mod hellaswag;
 mod mmlu;
 mod openbookqa;
@@ -80,6 +82,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 pub use choice::{MultipleChoice, Question};
+pub use generation::Generation;
 pub use rolling::Rolling;
 
 use super::fields::Fields;
@@ -215,6 +218,8 @@ pub enum OutputType {
     MultipleChoice,
     /// The likelihood of whole texts.
     Rolling,
+    /// Answers in the model's own words.
+    Generate,
 }
 
 impl OutputType {
@@ -224,6 +229,7 @@ impl OutputType {
         match self {
             Self::MultipleChoice => "multiple_choice",
             Self::Rolling => "loglikelihood_rolling",
+            Self::Generate => "generate_until",
         }
     }
 }
@@ -306,6 +312,7 @@ pub const TASKS: &[&dyn Task] = &[
     &piqa::TASK,
     &winogrande::TASK,
     &openbookqa::TASK,
+    &gsm8k::TASK,
     &wikitext::TASK,
     &c4::TASK,
 ];

@@ -26,6 +26,7 @@ fn row(task: &str) -> Fields {
         "openbookqa" => json!({
             "question_stem": "The sun is", "choices": {"text": ["cold", "hot"], "label": ["A", "B"]}, "answerKey": "B",
         }),
+        "gsm8k" => json!({"question": "How many?", "answer": "Half of 2,400 is <<2400/2=1200>>1,200.\n#### 1,200"}),
         "wikitext" => json!({"page": " = A = \n \n one @-@ two \n"}),
         "c4" => json!({"text": "one two", "timestamp": "2019-04-25T12:57:54Z", "url": "u"}),
         "text" => json!({"text": "one two"}),
@@ -110,6 +111,12 @@ fn the_right_answer_is_one_and_others_are_nothing() {
                         Measure { sum: f64::from(u8::from(right[0] == best)), weight: 1.0, chosen: Some(best) };
                     assert!(measures.iter().all(|measure| *measure == expected), "{name}: {measures:?}");
                 }
+            }
+            OutputType::Generate => {
+                let judged = |said: &str| judge(task, &document, &[Answer::Text(said.to_owned())]);
+                let right = judged(&task.target(&document).unwrap());
+                assert_eq!(right, vec![Measure::right(true); count], "{name}");
+                assert_eq!(judged("I do not know."), vec![Measure::right(false); count], "{name}");
             }
             OutputType::Rolling => {
                 let figures = |nats: f64| -> Vec<f64> {

@@ -18,7 +18,8 @@ use super::{Feed, Files, small};
 pub(super) fn journal(dir: &Path) -> Feed {
     let out = dir.join("out");
     let tokens = PassTokens { usual: 8, most: 9 };
-    let run = Run { version: "1".into(), model: "m".into(), digest: "d".into(), pass_tokens: tokens };
+    let run =
+        Run { version: "1".into(), model: "m".into(), digest: "d".into(), pass_tokens: tokens, cached_tokens: None };
     let open = move |out: &Path, force: bool| {
         let place = Workplace::open(out, &Origin::program("eval"))?;
         Journal::open(&place, &run, &[1, 2, 3, 4, 5, 0, 0, 1], force)

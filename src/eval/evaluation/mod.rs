@@ -1,40 +1,40 @@
 //! One evaluation, from what is asked for to the files it leaves: prepared, planned, run, written.
 
-use std::fs;
+mod plan;
+
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::scores::Scores;
+use crate::eval::scores::Scores;
 use candle_core::Device;
 use safetensors::Dtype;
-use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use super::before::{self, Before};
-use super::compare::{Comparison, compare};
-use super::encode::Encoder;
-use super::finished::Finished;
-use super::job::{Job, Known};
-use super::journal::{Journal, Run};
-use super::kept::{self, Kept};
-use super::passes::{self, Pass, PassTokens};
-use super::request::Answer;
-use super::results::{self, About};
-use super::room::Room;
-use super::select::{Selection, select};
-use super::settings::{Compat, EvalSettings};
-use super::side::Side;
-use super::source::Source;
-use super::tasks::Task;
+pub use plan::{PassReport, Plan};
+
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Origin, OutputDir, Workplace, sha256};
 use crate::data::{Rules, Tokenizer};
-use crate::model::{Budget, LoadOptions, Model, ModelOptions, Placement, Residency};
+use crate::eval::before::{self, Before};
+use crate::eval::compare::{Comparison, compare};
+use crate::eval::encode::Encoder;
+use crate::eval::finished::Finished;
+use crate::eval::generate::{self, Endings};
+use crate::eval::job::{Job, Known};
+use crate::eval::kept::Kept;
+use crate::eval::request::Answer;
+use crate::eval::results::{self, About};
+use crate::eval::room::Room;
+use crate::eval::select::{Selection, select};
+use crate::eval::settings::{Compat, EvalSettings};
+use crate::eval::side::Side;
+use crate::eval::source::Source;
+use crate::eval::tasks::Task;
+use crate::model::{Budget, Cache, LoadOptions, Model, ModelOptions};
 use crate::progress::{Progress, Silent};
-use crate::weights::lora::{ADAPTER_FILES, Adapters};
-use crate::{Context, Error, Result};
+use crate::weights::lora::Adapters;
+use crate::{Context, Result};
 
 /// What is asked for, before a model is looked at.
 #[derive(Debug)]
@@ -108,45 +108,15 @@ pub struct Evaluation<'a> {
     spec: ModelSpec,
     options: ModelOptions,
     about: About,
+    /// Where answers in the model's own words end, if there are any.
+    endings: Option<Endings>,
+    /// Tokens that those have room for.
+    cached_tokens: Option<usize>,
     /// What it is compared with.
     other: Option<(PathBuf, Finished)>,
     job: &'a Job,
     /// What came out for tasks that were scored before.
     known: Known,
-}
-
-/// Which passes answer what is left to ask.
-#[derive(Debug)]
-pub struct Plan {
-    run: Run,
-    passes: Vec<Pass>,
-    /// How they run, or would run.
-    pub report: PassReport,
-}
-
-/// How the passes run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PassReport {
-    /// Layers in memory, or streamed from disk.
-    pub residency: Residency,
-    /// Bytes of weights in memory at once.
-    pub weight_bytes: u64,
-    /// Cap on memory, bytes.
-    pub memory_bytes: u64,
-    /// Questions and texts.
-    pub documents: usize,
-    /// Choices and windows.
-    pub requests: usize,
-    /// Tokens of all requests.
-    pub tokens_asked: usize,
-    /// Tokens that are run, shared beginnings counted once a pass.
-    pub tokens_run: usize,
-    /// Passes.
-    pub passes: usize,
-    /// Passes that an earlier, unfinished run had done.
-    pub resumed: usize,
-    /// Seconds of the passes, loading not counted; absent in a dry run.
-    pub seconds: Option<f64>,
 }
 
 impl<'a> Evaluation<'a> {
@@ -183,14 +153,19 @@ impl<'a> Evaluation<'a> {
         };
         let job = &tokenised.insert((asked, job)).1;
         let known = before.map(|before| before.known(job, &about, &settings)).transpose()?.unwrap_or_default();
+        let rooms: Vec<usize> = job.requests.iter().filter_map(generate::room).collect();
+        let endings = (!rooms.is_empty()).then(|| Endings::new(tokenizer, &checkpoint)).transpose()?;
+        let cached_tokens = endings.as_ref().map(|_| plan::cached_tokens(&rooms, &spec, budget));
+        let cached = Cache::bytes(&spec, spec.layers, cached_tokens.unwrap_or(0));
         let options = ModelOptions {
             budget,
-            reserved_bytes: if device.is_cpu() { job.bytes } else { 0 },
+            reserved_bytes: cached + if device.is_cpu() { job.bytes } else { 0 },
             device,
             load_options: LoadOptions { adapters: adapters.map(Arc::new), ..LoadOptions::default() },
             ..ModelOptions::default()
         };
-        let evaluation = Self { settings, place, checkpoint, spec, options, about, other, job, known };
+        let evaluation =
+            Self { settings, place, checkpoint, spec, options, about, endings, cached_tokens, other, job, known };
         if let Some(place) = evaluation.place.as_ref().filter(|_| !evaluation.is_found()) {
             place.refuse_taken(true)?;
         }
@@ -221,44 +196,6 @@ impl<'a> Evaluation<'a> {
         &self.about.model
     }
 
-    /// Packs what is left to ask into passes: those that an unfinished evaluation was planned for, where it goes on.
-    ///
-    /// # Errors
-    /// Request: passes that do not fit into memory.
-    pub fn plan(&self) -> Result<Plan> {
-        let (settings, job, options) = (&self.settings, self.job, &self.options);
-        let places: Vec<usize> = (0..self.spec.layers).collect();
-        let fit = Placement::new(&self.checkpoint, &self.spec, &places, options)?;
-        let (usual, most) = match settings.pass_tokens {
-            Some(tokens) => (tokens, tokens),
-            None => fit.tree_tokens(&self.spec, options.budget),
-        };
-        let now = PassTokens { usual, most };
-        let mut run = self.run_of(now)?;
-        if run.pass_tokens != now {
-            // without a cap what is free now counts, not the nine tenths of it that a new run is planned for
-            let budget = options.budget;
-            let room = if settings.memory.is_some() { budget.usable() } else { budget.bytes() / 9 * 10 };
-            let longest = run.pass_tokens.most.min(job.tokens());
-            let fits = fit.pass_bytes(&self.spec, longest) <= room;
-            run.pass_tokens = kept::planned(run.pass_tokens, now, fits, settings.force)?;
-        }
-        let passes = passes::plan(&job.requests, &self.ranges(), run.pass_tokens)?;
-        let report = PassReport {
-            residency: fit.residency,
-            weight_bytes: fit.weight_bytes,
-            memory_bytes: options.budget.bytes(),
-            documents: job.documents(),
-            requests: job.requests.len(),
-            tokens_asked: job.tokens(),
-            tokens_run: passes.iter().map(|pass| pass.batch.tokens()).sum(),
-            passes: passes.len(),
-            resumed: 0,
-            seconds: None,
-        };
-        Ok(Plan { run, passes, report })
-    }
-
     /// Runs the passes that are left, keeps what comes of each, and says what all answers amount to.
     ///
     /// # Errors
@@ -269,13 +206,18 @@ impl<'a> Evaluation<'a> {
     }
 
     fn answers(&self, plan: &mut Plan, progress: &dyn Progress) -> Result<Vec<Answer>> {
-        let Plan { run, passes, report } = plan;
-        let mut kept = Kept::open(self.place.as_deref(), self.settings.force, run, passes, self.job.requests.len())?;
-        report.resumed = passes.len() - kept.left.len();
+        let Plan { run, passes, batches, report } = plan;
+        let asked = passes.iter().map(|pass| &pass.requests).chain(&*batches);
+        let asked: Vec<&[usize]> = asked.map(Vec::as_slice).collect();
+        let mut kept = Kept::open(self.place.as_deref(), self.settings.force, run, &asked, self.job.requests.len())?;
+        report.resumed = asked.len() - kept.left.len();
         if !kept.left.is_empty() {
             let model = Model::open(self.checkpoint.clone(), &self.options, progress)?;
             let started = Instant::now();
             kept.score(&model, self.job, passes, self.rounding(), progress)?;
+            if let Some(endings) = &self.endings {
+                kept.generate(&model, self.job, endings, (passes.len(), batches), progress)?;
+            }
             report.seconds = Some(started.elapsed().as_secs_f64());
         }
         Ok(kept.answers)
@@ -316,37 +258,6 @@ impl<'a> Evaluation<'a> {
             _ => Dtype::F32,
         }
     }
-
-    /// What has to be the same for a run to go on where another one stopped.
-    fn run_of(&self, pass_tokens: PassTokens) -> Result<Run> {
-        let (settings, checkpoint) = (&self.settings, &self.checkpoint);
-        let mut digest = Sha256::new();
-        digest.update(self.job.digest());
-        digest.update(format!("{:?}", self.rounding()));
-        if self.options.device.is_cuda() {
-            digest.update(format!("GPU {:?}", settings.dtype));
-        }
-        let config = checkpoint.source.dir.join("config.json");
-        let adapter = settings.adapter.as_ref().map(|dir| ADAPTER_FILES.map(|file| dir.join(file)));
-        let files = std::iter::once(&config).chain(&checkpoint.index.shards).chain(adapter.iter().flatten());
-        for path in files {
-            let metadata = fs::metadata(path).map_err(|error| Error::io(path, &error))?;
-            let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-            digest.update(format!("{} {} {changed:?}\n", path.display(), metadata.len()));
-        }
-        let mut run = Run {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            model: checkpoint.source.id.clone(),
-            digest: format!("{:x}", digest.finalize()),
-            pass_tokens,
-        };
-        if let Some(begun) = settings.out.as_deref().and_then(Journal::run)
-            && (&begun.version, &begun.digest) == (&run.version, &run.digest)
-        {
-            run.pass_tokens = begun.pass_tokens;
-        }
-        Ok(run)
-    }
 }
 
 /// Results to compare with, opened before the model runs, so that what cannot be compared is refused early.
@@ -375,7 +286,7 @@ fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_l
 /// What the tokenised questions depend on: the tokenizer, and the settings that choose and shape them.
 fn questions(settings: &EvalSettings, selection: &Selection, about: &About) -> String {
     let EvalSettings { few_shot, data_dir, text_split, limit, compat, bos, paper, seed, .. } = settings;
-    let leaf = |leaf: &super::select::Leaf| (leaf.name.clone(), leaf.file.clone());
+    let leaf = |leaf: &crate::eval::select::Leaf| (leaf.name.clone(), leaf.file.clone());
     let tasks: Vec<_> = selection.leaves.iter().map(leaf).collect();
     let groups: Vec<&String> = selection.groups.iter().map(|group| &group.name).collect();
     let chosen = (tasks, groups, few_shot, data_dir, text_split, limit, compat, bos, paper, seed);
