@@ -63,7 +63,7 @@
 //! importance   arch checkpoint data model ops
 //! methods      importance model
 //! heal         arch checkpoint data model ops weights
-//! eval         arch checkpoint data model ops
+//! eval         arch checkpoint data model ops weights
 //! pico         arch checkpoint
 //!
 //! foundations  card error files interrupt plan progress provenance settings shown

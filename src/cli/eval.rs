@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Context;
 use super::compute::ComputeArgs;
 
-/// Scores a model on MMLU, BoolQ and others, and its loss on text, in the figures of lm-evaluation-harness
+/// Scores a model on MMLU, BoolQ, GSM8K and others, and its loss on text, in the figures of lm-evaluation-harness
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
   prune eval ./llama-24 --tasks mmlu,boolq -o results                 data from the hub
@@ -24,10 +24,10 @@ pub(crate) struct EvalArgs {
     /// Adapter on top of the model, in PEFT's files
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// Tasks and groups, separated by commas: mmlu, mmlu_stem, boolq, hellaswag, arc_easy, c4, text:FILE...
+    /// Tasks and groups, separated by commas: mmlu, mmlu_stem, boolq, hellaswag, arc_easy, gsm8k, c4, text:FILE...
     #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "config")]
     tasks: Vec<String>,
-    /// Examples in front of each question [default: 5 for MMLU, else 0]
+    /// Examples in front of each question [default: 5 for MMLU and GSM8K, else 0]
     #[arg(long, value_name = "N")]
     few_shot: Option<usize>,
     /// Folder with the data, or for a single task the file [default: the hub and its cache]

@@ -41,7 +41,7 @@ fn row(comparison: &Comparison) -> Vec<String> {
     vec![
         comparison.task.clone(),
         comparison.documents.to_string(),
-        comparison.metric.clone(),
+        comparison.name(),
         format!("{:.4}", comparison.from),
         format!("{:.4}", comparison.to),
         format!("{:+.4}", comparison.difference),

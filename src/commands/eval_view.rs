@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::compare_view::comparisons;
-use super::eval::{EvalReport, PassReport};
+use super::eval::EvalReport;
+use crate::eval::evaluation::PassReport;
 use crate::model::Residency;
 use crate::report::{Column, table};
 

@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use super::degenerate::{Degenerate, judged};
-use super::metrics::{Metric, figure, pooled};
+use super::metrics::{Metric, NO_FILTER, pooled, ratio};
 use super::side::{Measured, Side, Task};
 use crate::{Error, Result};
 
@@ -18,6 +18,9 @@ pub struct Comparison {
     pub task: String,
     /// What is compared.
     pub metric: String,
+    /// Of which part of the answers; absent for all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
     /// Whether less of it is better.
     pub lower_is_better: bool,
     /// Documents that both runs have; without samples, what the results say.
@@ -44,6 +47,13 @@ pub struct Comparison {
 }
 
 impl Comparison {
+    /// Name of what is compared in tables.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let filter = self.filter.as_ref().map_or_else(String::new, |filter| format!(",{filter}"));
+        format!("{}{filter}", self.metric)
+    }
+
     /// Whether this run is better; nothing where the difference is less than two standard errors, or an exact test
     /// would see one as large in one of twenty comparisons of equal models.
     #[must_use]
@@ -121,10 +131,11 @@ fn matched<'a>(theirs: &'a Task, ours: &'a Task) -> impl Iterator<Item = (usize,
 
 /// Perplexities are powers of what is compared anyway, losses by the vocabulary are multiples of it.
 fn is_compared(figure: &Measured) -> bool {
-    !matches!(
-        Metric::named(&figure.metric),
-        Some(Metric::WordPerplexity | Metric::BytePerplexity | Metric::LossPerLogVocab)
-    )
+    Metric::named(&figure.metric).is_none_or(|metric| metric.compared.is_some())
+}
+
+fn filter(measured: &Measured) -> Option<String> {
+    Some(measured.filter.clone()).filter(|filter| filter != NO_FILTER)
 }
 
 /// Two figures of which no more is known, as those of independent samples.
@@ -134,6 +145,7 @@ fn apart<'a>(theirs: &'a Task, ours: &'a Task) -> impl Iterator<Item = Compariso
         let comparison = Comparison {
             task: ours.name.clone(),
             metric: new.metric.clone(),
+            filter: filter(new),
             lower_is_better: !new.higher_is_better,
             documents: ours.count,
             from: old.value,
@@ -156,23 +168,23 @@ fn paired(measured: &Measured, pairs: &[Pair]) -> Option<Comparison> {
         return None;
     }
     // a metric of its own is a mean over documents; bits a byte are nats a byte in another unit
-    let metric = Metric::named(&measured.metric).unwrap_or(Metric::Acc);
-    let scale = if metric == Metric::BitsPerByte { std::f64::consts::LN_2.recip() } else { 1.0 };
-    let linear = if metric == Metric::BitsPerByte { Metric::Loss } else { metric };
-    let of = |part: &dyn Fn(&Pair) -> (f64, f64)| figure(linear, &pairs.iter().map(part).collect::<Vec<_>>(), 2);
-    let differences = of(&|(theirs, ours)| (ours.0 - theirs.0, ours.1));
-    let is_question = Metric::named(&measured.metric).is_some_and(Metric::higher_is_better);
+    let known = Metric::named(&measured.metric);
+    let scale = known.unwrap_or(Metric::MEAN).compared?;
+    let of = |part: &dyn Fn(&Pair) -> (f64, f64)| ratio(&pairs.iter().map(part).collect::<Vec<_>>());
+    let (difference, stderr) = of(&|(theirs, ours)| (ours.0 - theirs.0, ours.1));
+    let is_question = known.is_some_and(|metric| metric.higher_is_better);
     let count = |sign: f64| pairs.iter().filter(|(theirs, ours)| (ours.0 - theirs.0) * sign > 0.0).count();
     let (gained, lost) = (is_question.then(|| count(1.0)), is_question.then(|| count(-1.0)));
     Some(Comparison {
         task: String::new(),
         metric: measured.metric.clone(),
+        filter: filter(measured),
         lower_is_better: !measured.higher_is_better,
         documents: pairs.len(),
-        from: scale * of(&|(theirs, _)| *theirs).value,
-        to: scale * of(&|(_, ours)| *ours).value,
-        difference: scale * differences.value,
-        stderr: differences.stderr.map(|stderr| scale * stderr),
+        from: scale * of(&|(theirs, _)| *theirs).0,
+        to: scale * of(&|(_, ours)| *ours).0,
+        difference: scale * difference,
+        stderr: stderr.map(|stderr| scale.abs() * stderr),
         paired: true,
         gained,
         lost,
@@ -184,13 +196,13 @@ fn paired(measured: &Measured, pairs: &[Pair]) -> Option<Comparison> {
 /// A group's difference in accuracy, as its figures are pooled; `None` unless both runs have all its tasks' documents.
 fn pool(leaves: &[String], found: &[Found]) -> Option<Comparison> {
     let members = leaves.iter().map(|leaf| {
-        let is_it = |found: &&Found| found.comparison.task == *leaf && found.comparison.metric == Metric::Acc.name();
+        let is_it = |found: &&Found| found.comparison.task == *leaf && found.comparison.metric == Metric::ACC.name;
         found.iter().find(is_it).map(|found| &found.comparison).filter(|comparison| comparison.paired)
     });
     let members: Vec<&Comparison> = members.collect::<Option<_>>()?;
     let of = |value: &dyn Fn(&Comparison) -> f64| {
         let parts: Vec<_> = members.iter().map(|member| (value(member), member.stderr, member.documents)).collect();
-        pooled(Metric::Acc, &parts)
+        pooled(Metric::ACC, &parts)
     };
     let sum = |count: &dyn Fn(&Comparison) -> Option<usize>| members.iter().filter_map(|member| count(member)).sum();
     let (gained, lost): (usize, usize) = (sum(&|member| member.gained), sum(&|member| member.lost));
@@ -212,18 +224,22 @@ fn pool(leaves: &[String], found: &[Found]) -> Option<Comparison> {
 fn together(found: &[Found]) -> Vec<Comparison> {
     let mut metrics: Vec<&Comparison> = Vec::new();
     for found in found {
-        if found.comparison.paired && !metrics.iter().any(|known| known.metric == found.comparison.metric) {
+        let same =
+            |known: &Comparison| (&known.metric, &known.filter) == (&found.comparison.metric, &found.comparison.filter);
+        if found.comparison.paired && !metrics.iter().any(|known| same(known)) {
             metrics.push(&found.comparison);
         }
     }
     let of = |first: &&Comparison| {
-        let same: Vec<&Found> = found.iter().filter(|found| found.comparison.metric == first.metric).collect();
+        let is_it =
+            |found: &&Found| (&found.comparison.metric, &found.comparison.filter) == (&first.metric, &first.filter);
+        let same: Vec<&Found> = found.iter().filter(is_it).collect();
         if same.len() < 2 {
             return None;
         }
         let measured = Measured {
             metric: first.metric.clone(),
-            filter: "none".to_owned(),
+            filter: first.filter.clone().unwrap_or_else(|| NO_FILTER.to_owned()),
             value: 0.0,
             stderr: None,
             higher_is_better: !first.lower_is_better,
@@ -268,7 +284,7 @@ mod tests {
     }
 
     fn measured(metric: Metric) -> Measured {
-        let (metric, higher_is_better) = (metric.name().to_owned(), metric.higher_is_better());
+        let (metric, higher_is_better) = (metric.name.to_owned(), metric.higher_is_better);
         Measured { metric, filter: "none".into(), value: 0.0, stderr: Some(0.3), higher_is_better }
     }
 
@@ -276,15 +292,15 @@ mod tests {
     fn the_error_is_that_of_the_paired_differences() {
         let pairs: Vec<Pair> =
             [(1.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)].map(|(a, b)| ((b, 1.0), (a, 1.0))).into();
-        let comparison = paired(&measured(Metric::Acc), &pairs).unwrap();
+        let comparison = paired(&measured(Metric::ACC), &pairs).unwrap();
         assert_eq!((comparison.difference, comparison.gained, comparison.lost), (0.25, Some(2), Some(1)));
         assert_eq!((comparison.from, comparison.to), (0.5, 0.75));
         // differences 1, 0, -1, 1: sample deviation sqrt(11/12), over sqrt(4)
         assert!((comparison.stderr.unwrap() - (11.0f64 / 12.0).sqrt() / 2.0).abs() < 1e-15);
         let texts = [((-1.0, 4.0), (-2.0, 4.0)), ((-3.0, 6.0), (-3.0, 6.0))];
-        let bits = paired(&measured(Metric::BitsPerByte), &texts).unwrap();
+        let bits = paired(&measured(Metric::BITS_PER_BYTE), &texts).unwrap();
         assert!((bits.difference - 0.1 / 2f64.ln()).abs() < 1e-15 && bits.p.is_none());
-        assert!(paired(&measured(Metric::Loss), &[((-1.0, 5.0), (-2.0, 4.0))]).is_none(), "another tokenisation");
+        assert!(paired(&measured(Metric::LOSS), &[((-1.0, 5.0), (-2.0, 4.0))]).is_none(), "another tokenisation");
     }
 
     /// A task of `right` questions, or one whose questions are not known.
@@ -293,7 +309,7 @@ mod tests {
         let documents = documents.map(|(id, right)| (id, ("h".to_owned(), vec![Some((f64::from(*right), 1.0))])));
         Task {
             name: name.into(),
-            figures: vec![Measured { value: 0.5, ..measured(Metric::Acc) }],
+            figures: vec![Measured { value: 0.5, ..measured(Metric::ACC) }],
             documents: are_known.then(|| documents.collect()),
             count: right.len(),
             majority: Vec::new(),

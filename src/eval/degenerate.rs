@@ -34,7 +34,7 @@ impl Degenerate {
     /// Of a figure of a text, given all of the text's.
     #[must_use]
     pub fn of_loss(figures: &[Figure]) -> Option<Self> {
-        let ratio = figures.iter().find(|figure| figure.metric == Metric::LossPerLogVocab)?.value;
+        let ratio = figures.iter().find(|figure| figure.metric == Metric::LOSS_PER_LOG_VOCAB)?.value;
         (ratio > 1.0).then_some(Self::AboveGuessing)
     }
 
@@ -52,12 +52,12 @@ impl Degenerate {
 pub(super) fn judged(mut comparison: Comparison, task: &Task) -> Comparison {
     let figure = |name: &str| task.figures.iter().find(|figure| figure.metric == name).map(|figure| figure.value);
     comparison.degenerate = match Metric::named(&comparison.metric) {
-        Some(metric @ (Metric::Acc | Metric::AccNorm)) => {
+        Some(metric) if metric.majority_key.is_some() => {
             let share = task.majority.iter().find(|(of, _)| *of == metric);
             share.and_then(|(_, share)| Degenerate::of_answers(*share, comparison.to, task.count))
         }
-        Some(Metric::Loss | Metric::BitsPerByte) => {
-            let ratio = figure(Metric::LossPerLogVocab.name());
+        Some(metric) if !metric.higher_is_better => {
+            let ratio = figure(Metric::LOSS_PER_LOG_VOCAB.name);
             ratio.filter(|ratio| *ratio > 1.0).map(|_| Degenerate::AboveGuessing)
         }
         _ => None,

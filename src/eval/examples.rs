@@ -1,8 +1,7 @@
-//! Solved questions in front of a question: few-shot examples, picked as the reference picks them.
+//! Solved documents in front of a document: few-shot examples, picked as the reference picks them.
 
 use super::fields::Fields;
 use super::python::Random;
-use super::question::Question;
 use super::room::Room;
 use super::select::Leaf;
 use super::settings::EvalSettings;
@@ -11,13 +10,9 @@ use super::tasks::Sampler;
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
-/// How a row is prepared, and the question of a prepared row.
-pub(super) type Choices = (fn(Fields) -> Result<Fields>, fn(&Fields) -> Result<Question>);
-
-/// The examples of one task: prepared rows and their solved questions.
+/// The examples of one task: documents, and each with its right answer.
 pub(super) struct Examples<'a> {
     leaf: &'a Leaf,
-    pub(super) form: Choices,
     pub(super) shots: usize,
     random: Random,
     rows: Vec<Fields>,
@@ -29,23 +24,22 @@ impl<'a> Examples<'a> {
         leaf: &'a Leaf,
         source: &Source,
         settings: &EvalSettings,
-        form: Choices,
         room: &Room,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let shots = settings.few_shot.unwrap_or(leaf.task.shots);
+        let about = leaf.task.about();
+        let shots = if about.has_examples() { settings.few_shot.unwrap_or(about.shots) } else { 0 };
         let random = Random::new(settings.seed);
-        let mut examples = Self { leaf, form, shots, random, rows: Vec::new(), solved: Vec::new() };
+        let mut examples = Self { leaf, shots, random, rows: Vec::new(), solved: Vec::new() };
         if shots == 0 {
             return Ok(examples);
         }
-        let used = if leaf.task.sampler == Sampler::First { shots } else { usize::MAX };
-        let (prepare, read) = form;
-        source.split(leaf, leaf.task.shots_split, &room.reading(settings), progress, &mut |row| {
+        let used = if about.sampler == Sampler::First { shots } else { usize::MAX };
+        source.split(leaf, about.shots_split, &room.reading(settings), progress, &mut |row| {
             let place = || row.place.clone();
-            let fields = prepare(row.fields).context(place)?;
+            let fields = leaf.task.prepare(row.fields).context(place)?;
             room.row(&fields)?;
-            let solved = read(&fields).context(place)?.solved();
+            let solved = leaf.task.example(&fields).context(place)?;
             room.text(solved.len())?;
             examples.solved.push(solved);
             examples.rows.push(fields);
@@ -59,13 +53,13 @@ impl<'a> Examples<'a> {
         if self.shots == 0 {
             return Ok(String::new());
         }
-        let picked = match self.leaf.task.sampler {
+        let picked = match self.leaf.task.about().sampler {
             Sampler::First => (self.shots <= self.rows.len()).then(|| (0..self.shots).collect()),
             Sampler::Drawn => self.random.sample(self.rows.len(), self.shots),
             Sampler::DrawnWithoutSelf => self.without_self(row),
         };
         let picked = picked.ok_or_else(|| {
-            let (task, split) = (&self.leaf.name, self.leaf.task.shots_split);
+            let (task, split) = (&self.leaf.name, self.leaf.task.about().shots_split);
             Error::request(format!(
                 "--few-shot {}: {task} takes examples from its {split} split, which has only {} rows",
                 self.shots,

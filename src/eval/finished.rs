@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::job::Part;
-use super::metrics::{Answer, Metric, Outcome, first_greatest, majority};
-use super::prompts::Body;
-use super::results::{About, MAJORITY, samples_file};
+use super::job::judge;
+use super::metrics::{Metric, NO_FILTER};
+use super::outcome::{Outcome, first_greatest, majority};
+use super::request::{Answer, Request};
+use super::results::{About, samples_file};
 use super::side::{Measured, Parts, Side, Task};
 use crate::data::{Row, rows};
 use crate::files::{self, Bound};
@@ -105,14 +107,14 @@ impl Finished {
             let figures = figures(entry, self.results.get("higher_is_better").and_then(|known| known.get(name)));
             let read = wanted(name) && self.children(name).is_none();
             let (documents, chosen) = if read { self.documents(name, &figures)?.unzip() } else { (None, None) };
-            let share = |(metric, key): &(Metric, &str)| Some((*metric, entry.get(*key)?.as_f64()?));
-            let told: Vec<(Metric, f64)> = MAJORITY.iter().filter_map(share).collect();
+            let share = |metric: &Metric| Some((*metric, entry.get(metric.majority_key?)?.as_f64()?));
+            let told: Vec<(Metric, f64)> = Metric::ALL.iter().filter_map(share).collect();
             let counted = chosen.and_then(|chosen: Vec<usize>| majority(chosen.into_iter()));
             let count = entry.get("sample_len").and_then(Value::as_u64).map(|count| count as usize);
             tasks.push(Task {
                 name: name.clone(),
                 majority: if told.is_empty() {
-                    counted.map(|share| (Metric::Acc, share)).into_iter().collect()
+                    counted.map(|share| (Metric::ACC, share)).into_iter().collect()
                 } else {
                     told
                 },
@@ -161,7 +163,7 @@ impl Finished {
         let (mut documents, mut all_chosen) = (BTreeMap::new(), Vec::new());
         for row in rows(&path)? {
             let row = row?;
-            let filter = row.fields.get("filter").and_then(Value::as_str).unwrap_or("none");
+            let filter = row.fields.get("filter").and_then(Value::as_str).unwrap_or(NO_FILTER);
             let value = |figure: &Measured| pair(row.fields.get(&figure.metric)?).filter(|_| figure.filter == filter);
             let parts: Vec<Option<(f64, f64)>> = figures.iter().map(value).collect();
             let prompt = row.fields.get("prompt_hash").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -181,12 +183,18 @@ impl Finished {
         let path = self.samples(task);
         let mut outcomes = Vec::new();
         let mut documents = part.prompts.documents.iter();
+        // every filter has its lines, with the same answers
+        let first = part.leaf.task.about().filters.first().map_or(NO_FILTER, |filter| filter.name);
         for row in rows(&path)? {
             let row = row?;
+            if row.fields.get("filter").and_then(Value::as_str) != Some(first) {
+                continue;
+            }
             let document = documents.next().filter(|document| id(&row).is_ok_and(|id| id == document.id));
             let document = document.ok_or_else(|| row.fault("is not the document that was asked for"))?;
-            let broken = || row.fault("holds no answers of this program");
-            outcomes.push(outcome(&row.fields, &document.body).ok_or_else(broken)?);
+            let found = answers(&row.fields, &document.requests);
+            let found = found.ok_or_else(|| row.fault("holds no answers of this program"))?;
+            outcomes.push(judge(part.leaf.task, document, found).context(|| &row.place)?);
         }
         if documents.next().is_some() {
             return Err(Error::work(format!("{}: documents are missing", path.display())));
@@ -207,24 +215,22 @@ fn chosen(line: &Map<String, Value>) -> Option<usize> {
     first_greatest(&likelihoods)
 }
 
-/// A line of samples as what came out for a document.
-fn outcome(line: &Map<String, Value>, body: &Body) -> Option<Outcome> {
+/// The answers to a document's requests in its line of samples.
+fn answers(line: &Map<String, Value>, requests: &[Request]) -> Option<Vec<Answer>> {
     let number = |value: &Value| value.as_str()?.parse::<f64>().ok();
-    let responses = line.get("filtered_resps")?.as_array()?;
-    match body {
-        Body::Question { question, .. } => {
-            let answer = |response: &Value| {
-                let (log_likelihood, greedy) = (number(response.get(0)?)? as f32, response.get(1)?.as_str()? == "True");
-                Some(Answer { log_likelihood, greedy })
-            };
-            let answers = responses.iter().map(answer).collect::<Option<Vec<_>>>()?;
-            (answers.len() == question.choices()).then(|| Outcome::choice(question, answers))
+    let answer = |(request, response): (&Request, &Value)| match request {
+        Request::LogLikelihood { .. } => {
+            let (log_likelihood, greedy) = (number(response.get(0)?)? as f32, response.get(1)?.as_str()? == "True");
+            Some(Answer::LogLikelihood { log_likelihood, greedy })
         }
-        Body::Text(text) => {
-            let (own, tokens) = pair(line.get("loss")?)?;
-            Some(Outcome::text(text, number(responses.first()?)?, own, tokens as usize))
+        Request::LogLikelihoodRolling { .. } => {
+            let (own, tokens) = pair(line.get(Metric::LOSS.name)?)?;
+            Some(Answer::Rolling { log_likelihood: number(response)?, own, tokens: tokens as usize })
         }
-    }
+        Request::GenerateUntil { .. } => Some(Answer::Text(response.as_str()?.to_owned())),
+    };
+    let responses = line.get("resps")?.as_array().filter(|responses| responses.len() == requests.len())?;
+    requests.iter().zip(responses).map(|(request, response)| answer((request, response.get(0)?))).collect()
 }
 
 /// Every figure of a task's entry in results.
@@ -235,7 +241,7 @@ fn figures(entry: &Value, higher: Option<&Value>) -> Vec<Measured> {
         let stderr = entry.get(format!("{metric}_stderr,{filter}")).and_then(Value::as_f64);
         let value = value.as_f64().filter(|_| !metric.ends_with("_stderr"))?;
         let told = higher.and_then(|known| known.get(metric)).and_then(Value::as_bool);
-        let higher_is_better = told.or_else(|| Metric::named(metric).map(Metric::higher_is_better))?;
+        let higher_is_better = told.or_else(|| Metric::named(metric).map(|metric| metric.higher_is_better))?;
         Some(Measured { metric: metric.to_owned(), filter: filter.to_owned(), value, stderr, higher_is_better })
     };
     entries.filter_map(figure).collect()

@@ -7,14 +7,18 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::encode::Encoder;
-use super::metrics::{Answer, Figure, Metric, Outcome, figure, majority, pooled};
-use super::passes::{Request, Targets};
-use super::prompts::{Body, Document, Prompts, prompts};
+use super::metrics::figure;
+use super::outcome::Outcome;
+use super::passes::{Targets, TokenRequest};
+use super::prompts::{Document, Prompts, prompts};
+use super::request::{Answer, Request};
 use super::room::Room;
 use super::samples;
+use super::scores::{GroupScore, Scores, TaskScore};
 use super::select::{Group, Leaf, Selection};
 use super::settings::EvalSettings;
 use super::source::Source;
+use super::tasks::{OutputType, Task};
 use crate::progress::{Progress, Unit};
 use crate::{Context, Error, Result, interrupt};
 
@@ -31,7 +35,7 @@ pub struct Part {
     pub leaf: Leaf,
     /// Its documents.
     pub prompts: Prompts,
-    /// For each document, its requests.
+    /// For each document, its token requests.
     asked: Vec<Range<usize>>,
     /// For each document, whether the first request is a special token in front of a text.
     leads: Vec<bool>,
@@ -44,8 +48,8 @@ pub struct Job {
     pub parts: Vec<Part>,
     /// Their groups.
     pub groups: Vec<Group>,
-    /// The requests of all documents, in order.
-    pub requests: Vec<Request>,
+    /// The token requests of all documents, in order.
+    pub requests: Vec<TokenRequest>,
     /// Memory that all of it takes, about.
     pub bytes: u64,
 }
@@ -74,7 +78,6 @@ impl Job {
         for part in &mut job.parts {
             interrupt::check()?;
             let documents = &part.prompts.documents;
-            let place = |document: &Document| format!("{}, document {}", part.leaf.name, document.id);
             // a chunk at a time: what is too much is found before it is there
             let mut left = documents.as_slice();
             while !left.is_empty() {
@@ -82,7 +85,8 @@ impl Job {
                 let documents;
                 (documents, left) = left.split_at(chunk(left));
                 let taken = room.taken();
-                let encode = |document: &Document| encoder.document(document, taken).context(|| place(document));
+                let encode =
+                    |document: &Document| encoder.document(document, taken).context(|| place(&part.leaf, document));
                 let asked: Vec<_> = documents.par_iter().map(encode).collect();
                 for asked in asked {
                     let asked = asked?;
@@ -133,7 +137,7 @@ impl Job {
     pub fn name(&self, request: usize) -> String {
         let of = |part: &Part| {
             let index = part.asked.iter().position(|asked| asked.contains(&request))?;
-            Some(format!("{}, document {}", part.leaf.name, part.prompts.documents[index].id))
+            Some(place(&part.leaf, &part.prompts.documents[index]))
         };
         self.parts.iter().find_map(of).unwrap_or_else(|| format!("request {request}"))
     }
@@ -163,10 +167,13 @@ impl Job {
     /// A task without a token to predict, or a figure that no number can hold: a perplexity of hundreds of nats.
     pub fn scores(&self, answers: &[Answer], mut known: Known, vocabulary: usize) -> Result<Scores> {
         let score = |(place, part): (usize, &Part)| {
-            let outcomes = known.remove(&place).unwrap_or_else(|| part.outcomes(&self.requests, answers));
-            part.score(outcomes, vocabulary)
+            let outcomes = match known.remove(&place) {
+                Some(outcomes) => outcomes,
+                None => part.outcomes(&self.requests, answers)?,
+            };
+            Ok(part.score(outcomes, vocabulary))
         };
-        let tasks: Vec<TaskScore> = self.parts.iter().enumerate().map(score).collect();
+        let tasks: Vec<TaskScore> = self.parts.iter().enumerate().map(score).collect::<Result<_>>()?;
         tasks.iter().try_for_each(TaskScore::check)?;
         let groups = self.groups.iter().map(|group| GroupScore::new(group, &tasks)).collect();
         Ok(Scores { tasks, groups })
@@ -174,18 +181,19 @@ impl Job {
 }
 
 impl Part {
-    fn outcomes(&self, requests: &[Request], answers: &[Answer]) -> Vec<Outcome> {
+    fn outcomes(&self, requests: &[TokenRequest], answers: &[Answer]) -> Result<Vec<Outcome>> {
         let documents = self.prompts.documents.iter().zip(&self.asked).zip(&self.leads);
         let outcomes = documents.map(|((document, asked), lead)| {
-            outcome(document, &requests[asked.clone()], &answers[asked.clone()], *lead)
+            let answers = answered(document, &requests[asked.clone()], &answers[asked.clone()], *lead);
+            judge(self.leaf.task, document, answers).context(|| place(&self.leaf, document))
         });
         outcomes.collect()
     }
 
     fn score(&self, outcomes: Vec<Outcome>, vocabulary: usize) -> TaskScore {
-        let figures = self.leaf.task.metrics.iter().map(|metric| {
-            let parts: Vec<(f64, f64)> = outcomes.iter().map(|outcome| outcome.parts(*metric)).collect();
-            figure(*metric, &parts, vocabulary)
+        let figures = self.leaf.task.about().measured().enumerate().map(|(index, (filter, metric))| {
+            let parts: Vec<(f64, f64)> = outcomes.iter().map(|outcome| outcome.measures[index].parts()).collect();
+            figure(metric, filter.name, &parts, vocabulary)
         });
         TaskScore {
             name: self.leaf.name.clone(),
@@ -199,12 +207,10 @@ impl Part {
 
     /// What guessing would score: the mean of one over the number of choices.
     fn chance(&self) -> Option<f64> {
-        let of = |document: &Document| match &document.body {
-            Body::Question { question, .. } => Some(1.0 / question.choices().max(1) as f64),
-            Body::Text(_) => None,
-        };
-        let chances: Option<Vec<f64>> = self.prompts.documents.iter().map(of).collect();
-        chances.filter(|chances| !chances.is_empty()).map(|all| all.iter().sum::<f64>() / all.len() as f64)
+        let documents = &self.prompts.documents;
+        let has_choices = self.leaf.task.about().output == OutputType::MultipleChoice && !documents.is_empty();
+        let chances = documents.iter().map(|document| 1.0 / document.requests.len().max(1) as f64);
+        has_choices.then(|| chances.sum::<f64>() / documents.len() as f64)
     }
 }
 
@@ -214,141 +220,68 @@ fn chunk(documents: &[Document]) -> usize {
     let mut sum = 0;
     let fitting = documents.iter().take(most).take_while(|document| {
         let fits = sum < bytes;
-        sum += document.body.bytes();
+        sum += document.bytes();
         fits
     });
     fitting.count()
 }
 
-fn digest(requests: &[Request]) -> String {
+fn digest(requests: &[TokenRequest]) -> String {
     let mut digest = Sha256::new();
     let mut numbers = |numbers: &[u32]| {
         digest.update((numbers.len() as u64).to_le_bytes());
         numbers.iter().for_each(|number| digest.update(number.to_le_bytes()));
     };
-    for Request { input, from, targets } in requests {
+    for TokenRequest { input, from, targets } in requests {
         numbers(input);
         match targets {
             Targets::Sequence(tokens) => numbers(&[&[*from as u32, 0], tokens.as_slice()].concat()),
             Targets::AnyOf(tokens) => numbers(&[&[*from as u32, 1], tokens.as_slice()].concat()),
+            Targets::Until { until, most } => {
+                numbers(&[*from as u32, 2, *most as u32]);
+                until.iter().for_each(|text| numbers(&text.bytes().map(u32::from).collect::<Vec<_>>()));
+            }
         }
     }
     format!("{:x}", digest.finalize())
 }
 
-fn outcome(document: &Document, requests: &[Request], answers: &[Answer], lead: bool) -> Outcome {
-    match &document.body {
-        Body::Question { question, .. } => Outcome::choice(question, answers.to_vec()),
-        Body::Text(text) => {
-            let skipped = usize::from(lead);
-            let sum = |answers: &[Answer]| answers.iter().map(|answer| f64::from(answer.log_likelihood)).sum::<f64>();
-            // the special token in front and the rest of its window are one f32 number in the reference
-            let first = sum(&answers[..answers.len().min(1 + skipped)]) as f32;
-            let all = f64::from(first) + sum(answers.get(1 + skipped..).unwrap_or_default());
-            let own = sum(answers.get(skipped..).unwrap_or_default());
-            let tokens = requests.iter().skip(skipped).map(|request| match &request.targets {
-                Targets::Sequence(tokens) => tokens.len(),
-                Targets::AnyOf(_) => 1,
-            });
-            Outcome::text(text, all, own, tokens.sum())
-        }
+/// Which document it is, for messages.
+fn place(leaf: &Leaf, document: &Document) -> String {
+    format!("{}, document {}", leaf.name, document.id)
+}
+
+/// The answers to a document's requests, of the answers to its token requests: a text's windows are one.
+fn answered(document: &Document, requests: &[TokenRequest], answers: &[Answer], lead: bool) -> Vec<Answer> {
+    if matches!(document.requests[..], [Request::LogLikelihoodRolling { .. }]) {
+        vec![rolled(requests, answers, lead)]
+    } else {
+        answers.to_vec()
     }
 }
 
-/// A task's figures.
-#[derive(Clone, Debug)]
-pub struct TaskScore {
-    /// Name in results.
-    pub name: String,
-    /// Name in tables.
-    pub alias: String,
-    /// Examples in front of every question.
-    pub shots: usize,
-    /// Accuracy of guessing; absent for texts.
-    pub chance: Option<f64>,
-    /// What was measured.
-    pub figures: Vec<Figure>,
-    /// Document by document.
-    pub outcomes: Vec<Outcome>,
-}
-
-impl TaskScore {
-    /// Share of the questions that got the commonest answer, as `metric` judges them; absent for texts.
-    #[must_use]
-    pub fn majority(&self, metric: Metric) -> Option<f64> {
-        majority(self.outcomes.iter().filter_map(|outcome| outcome.chosen(metric)))
-    }
-
-    /// Log-likelihoods are finite when they come here; what they amount to has to be as well.
-    fn check(&self) -> Result<()> {
-        let nothing = |outcome: &Outcome| matches!(outcome, Outcome::Text { tokens: 0, .. });
-        if self.outcomes.iter().all(nothing) {
-            return Err(Error::work(format!("{}: no document has a token to predict", self.name)));
-        }
-        let Some(figure) = self.figures.iter().find(|figure| !figure.value.is_finite()) else { return Ok(()) };
-        let loss = self.figure(Metric::Loss).map(|loss| format!(", at a loss of {:.1} nats a token", loss.value));
-        Err(Error::work(format!(
-            "{}: {} is larger than a number can be{}: the model is broken",
-            self.name,
-            figure.metric.name(),
-            loss.unwrap_or_default()
-        )))
-    }
-
-    /// The figure of a metric.
-    #[must_use]
-    pub fn figure(&self, metric: Metric) -> Option<&Figure> {
-        self.figures.iter().find(|figure| figure.metric == metric)
+/// The windows of a text; `lead` says that the first one is a special token in front.
+fn rolled(requests: &[TokenRequest], answers: &[Answer], lead: bool) -> Answer {
+    let skipped = usize::from(lead);
+    let sum = |answers: &[Answer]| answers.iter().filter_map(Answer::log_likelihood).sum::<f64>();
+    // the special token in front and the rest of its window are one f32 number in the reference
+    let first = sum(&answers[..answers.len().min(1 + skipped)]) as f32;
+    Answer::Rolling {
+        log_likelihood: f64::from(first) + sum(answers.get(1 + skipped..).unwrap_or_default()),
+        own: sum(answers.get(skipped..).unwrap_or_default()),
+        tokens: requests.iter().skip(skipped).map(|request| request.targets.len()).sum(),
     }
 }
 
-/// A group's figures.
-#[derive(Clone, Debug)]
-pub struct GroupScore {
-    /// The group.
-    pub group: Group,
-    /// Questions of all its tasks.
-    pub size: usize,
-    /// Examples, where all its tasks show as many.
-    pub shots: Option<usize>,
-    /// Accuracy of guessing; absent where a task has texts.
-    pub chance: Option<f64>,
-    /// What was measured.
-    pub figures: Vec<Figure>,
-    /// Share of the questions of all its tasks that got the commonest answer.
-    pub majority: Option<f64>,
-}
-
-impl GroupScore {
-    fn new(group: &Group, tasks: &[TaskScore]) -> Self {
-        let members: Vec<&TaskScore> = group.leaves.iter().filter_map(|leaf| tasks.get(*leaf)).collect();
-        let accuracy = members.iter().filter_map(|task| {
-            let figure = task.figure(Metric::Acc)?;
-            Some((figure.value, figure.stderr, task.outcomes.len()))
-        });
-        let shots =
-            members.first().map(|first| first.shots).filter(|shots| members.iter().all(|task| task.shots == *shots));
-        let size: usize = members.iter().map(|task| task.outcomes.len()).sum();
-        let weighted: Option<Vec<f64>> =
-            members.iter().map(|task| Some(task.chance? * task.outcomes.len() as f64)).collect();
-        Self {
-            group: group.clone(),
-            size,
-            shots,
-            chance: weighted.filter(|_| size > 0).map(|all| all.iter().sum::<f64>() / size as f64),
-            figures: vec![pooled(Metric::Acc, &accuracy.collect::<Vec<_>>())],
-            majority: majority(
-                members.iter().flat_map(|task| &task.outcomes).filter_map(|outcome| outcome.chosen(Metric::Acc)),
-            ),
-        }
+/// What `answers` to the requests of `document` amount to.
+pub(super) fn judge(task: &dyn Task, document: &Document, answers: Vec<Answer>) -> Result<Outcome> {
+    let mut measures = Vec::new();
+    for filter in task.about().filters {
+        let filtered: Vec<Answer> = answers.iter().map(|answer| filter.apply(answer)).collect();
+        measures.extend(task.judge(&document.row, &filtered)?);
     }
-}
-
-/// Figures of all tasks and groups.
-#[derive(Clone, Debug)]
-pub struct Scores {
-    /// In the order they were asked for.
-    pub tasks: Vec<TaskScore>,
-    /// Children before their parents.
-    pub groups: Vec<GroupScore>,
+    if measures.len() != task.about().measured().count() {
+        return Err(Error::work("the task measures something else than its metrics"));
+    }
+    Ok(Outcome { answers, measures })
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::metrics::Answer;
 use super::passes::PassTokens;
+use super::request::Answer;
 use crate::checkpoint::{MARK, Workplace, adopt, claim, made_by, work_in};
 use crate::shown::from_here;
 use crate::{Error, Result, files};
@@ -30,14 +30,50 @@ pub struct Run {
     pub digest: String,
     /// Tokens a pass was planned for: a continued run plans the same passes on a machine with other memory.
     pub pass_tokens: PassTokens,
+    /// Tokens that answers in the model's own words were planned to have room for, where there are such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_tokens: Option<usize>,
 }
 
-/// One finished pass: log-likelihood and greediness of each of its requests.
+/// One finished pass.
 #[derive(Serialize, Deserialize)]
 struct Line {
     pass: usize,
-    answers: Vec<(f32, bool)>,
+    answers: Vec<Entry>,
 }
+
+/// The answer to a token request.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    /// Log-likelihood and greediness.
+    Scored(f32, bool),
+    /// What the model said.
+    Said(String),
+}
+
+impl Entry {
+    fn new(answer: &Answer) -> Result<Self> {
+        match answer {
+            Answer::LogLikelihood { log_likelihood, greedy } => Ok(Self::Scored(*log_likelihood, *greedy)),
+            Answer::Text(text) => Ok(Self::Said(text.clone())),
+            Answer::Rolling { .. } => Err(Error::work("journal: a text is kept by its windows")),
+        }
+    }
+
+    /// The answer; none with a number that is none.
+    fn answer(self) -> Option<Answer> {
+        match self {
+            Self::Scored(log_likelihood, greedy) => {
+                log_likelihood.is_finite().then_some(Answer::LogLikelihood { log_likelihood, greedy })
+            }
+            Self::Said(text) => Some(Answer::Text(text)),
+        }
+    }
+}
+
+/// Bytes of a token in JSON, at most.
+const TOKEN: usize = 1024;
 
 /// An open journal.
 #[derive(Debug)]
@@ -73,6 +109,8 @@ impl Journal {
     pub fn open(place: &Workplace, run: &Run, sizes: &[usize], force: bool) -> Result<Self> {
         let dir = place.target();
         let path = dir.join(JOURNAL);
+        // no token is longer than this
+        let said = run.cached_tokens.map_or(0, |tokens| tokens.saturating_mul(TOKEN));
         let io = |error: std::io::Error| Error::io(&path, &error);
         place.refuse_taken(true)?;
         if !dir.exists() {
@@ -83,7 +121,7 @@ impl Journal {
         adopt(dir, &[])?;
         claim(&path)?;
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(io)?;
-        let (known, done, whole) = read(&file, sizes).map_err(io)?;
+        let (known, done, whole) = read(&file, sizes, said).map_err(io)?;
         if known.as_ref() == Some(run) {
             // what follows the last whole line was cut short
             file.set_len(whole).map_err(io)?;
@@ -112,7 +150,7 @@ impl Journal {
     /// # Errors
     /// The file system's.
     pub fn keep(&mut self, pass: usize, answers: &[Answer]) -> Result<()> {
-        let answers = answers.iter().map(|answer| (answer.log_likelihood, answer.greedy)).collect();
+        let answers = answers.iter().map(Entry::new).collect::<Result<_>>()?;
         self.append(&Line { pass, answers })
     }
 
@@ -127,11 +165,12 @@ impl Journal {
 /// The run, its finished passes, and the length of the whole lines.
 type Found = (Option<Run>, BTreeMap<usize, Vec<Answer>>, u64);
 
-/// What stands in a journal. Lines of other passes than there are count, and give nothing.
-fn read(file: &File, sizes: &[usize]) -> io::Result<Found> {
-    /// Bytes of an answer in its line, at most: `[-1.2345678e-30,false],`.
+/// What stands in a journal. Lines of other passes than there are count, and give nothing. A text takes `said` bytes at
+/// most.
+fn read(file: &File, sizes: &[usize], said: usize) -> io::Result<Found> {
+    /// Bytes of a score in its line, at most: `[-1.2345678e-30,false],`.
     const ANSWER: usize = 32;
-    let longest = files::NOTE.max((sizes.iter().max().unwrap_or(&0) * ANSWER) as u64);
+    let longest = files::NOTE.max((sizes.iter().max().unwrap_or(&0) * ANSWER).max(said) as u64);
     let (mut reader, mut line) = (BufReader::new(file), Vec::new());
     let (mut run, mut done, mut whole) = (None, BTreeMap::new(), 0);
     loop {
@@ -147,12 +186,11 @@ fn read(file: &File, sizes: &[usize]) -> io::Result<Found> {
             }
         } else {
             let Ok(Line { pass, answers }) = serde_json::from_slice(&line) else { return Ok((run, done, whole)) };
-            let answer = |(log_likelihood, greedy)| Answer { log_likelihood, greedy };
-            if answers.iter().any(|(log_likelihood, _)| !log_likelihood.is_finite()) {
+            let Some(answers) = answers.into_iter().map(Entry::answer).collect::<Option<Vec<_>>>() else {
                 return Ok((run, done, whole));
-            }
+            };
             if sizes.get(pass) == Some(&answers.len()) {
-                done.insert(pass, answers.into_iter().map(answer).collect());
+                done.insert(pass, answers);
             }
         }
         whole += line.len() as u64;
@@ -170,6 +208,7 @@ mod tests {
             model: "m".into(),
             digest: digest.into(),
             pass_tokens: PassTokens { usual: 8, most: 9 },
+            cached_tokens: None,
         }
     }
 
@@ -181,7 +220,7 @@ mod tests {
     }
 
     fn answers(n: usize) -> Vec<Answer> {
-        (0..n).map(|i| Answer { log_likelihood: -1.0 / (i as f32 + 3.0), greedy: i == 1 }).collect()
+        (0..n).map(|i| Answer::LogLikelihood { log_likelihood: -1.0 / (i as f32 + 3.0), greedy: i == 1 }).collect()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use super::tasks::{Config, Task};
+use super::tasks::{About, Config};
 use crate::data;
 
 /// Files of one split, in order, and whether they hold other subjects' rows too.
@@ -15,7 +15,7 @@ pub(super) struct Found {
 }
 
 /// Finds the files of `split` among `paths` (relative, `/` between parts). `subject` is the family member's.
-pub(super) fn find(paths: &[String], task: &Task, subject: Option<&str>, split: &str) -> Option<Found> {
+pub(super) fn find(paths: &[String], task: &About, subject: Option<&str>, split: &str) -> Option<Found> {
     let found = |files: Vec<String>, mixed| (!files.is_empty()).then_some(Found { files, mixed });
     for root in roots(task) {
         let inside: Vec<&str> = paths.iter().filter_map(|path| path.strip_prefix(&root)).collect();
@@ -47,7 +47,7 @@ pub(super) fn find(paths: &[String], task: &Task, subject: Option<&str>, split: 
 }
 
 /// Subjects that `paths` hold both splits of, in alphabetical order.
-pub(super) fn subjects(paths: &[String], task: &Task) -> Vec<String> {
+pub(super) fn subjects(paths: &[String], task: &About) -> Vec<String> {
     for root in roots(task) {
         let inside: Vec<&str> = paths.iter().filter_map(|path| path.strip_prefix(&root)).collect();
         let examples = named(&inside, task.shots_split);
@@ -72,7 +72,7 @@ fn named<'a>(paths: &[&'a str], split: &str) -> BTreeSet<&'a str> {
 }
 
 /// Folders a data set may be in, below the one that was given: the task's own, the hub's names, or that folder itself.
-fn roots(task: &Task) -> Vec<String> {
+fn roots(task: &About) -> Vec<String> {
     let name = task.dataset.rsplit('/').next().unwrap_or_default();
     let mut roots = vec![format!("{}/", task.name), format!("{}/", task.dataset), format!("{name}/"), String::new()];
     roots.dedup();
@@ -80,7 +80,7 @@ fn roots(task: &Task) -> Vec<String> {
 }
 
 /// Names a split goes by.
-fn aliases(task: &Task, split: &str) -> Vec<&'static str> {
+fn aliases(task: &About, split: &str) -> Vec<&'static str> {
     match split {
         // MMLU's dev split is another one than its validation split
         "validation" if task.config == Config::Subject => vec!["validation", "val"],
@@ -91,7 +91,7 @@ fn aliases(task: &Task, split: &str) -> Vec<&'static str> {
     }
 }
 
-fn folders(task: &Task, part: Option<&str>) -> Vec<String> {
+fn folders(task: &About, part: Option<&str>) -> Vec<String> {
     let own = part.into_iter().flat_map(|part| [format!("{part}/"), format!("data/{part}/")]);
     let shared = [String::new(), "data/".to_owned()];
     // a split file at the top is no subject's
@@ -135,10 +135,10 @@ fn shard_of<'a>(file: &'a str, split: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::tasks::TASKS;
+    use crate::eval::tasks::named as task_named;
 
-    fn task(name: &str) -> &'static Task {
-        TASKS.iter().find(|task| task.name == name).unwrap()
+    fn task(name: &str) -> &'static About {
+        task_named(name).unwrap().about()
     }
 
     fn first(paths: &[&str], name: &str, subject: Option<&str>, split: &str) -> Option<String> {

@@ -1,167 +1,163 @@
-//! What is measured, and how sure it is.
+//! What is measured, and how sure it is. A metric is a row here, and nothing elsewhere.
 
-use super::question::Question;
-use super::text::Text;
+use std::f64::consts::LN_2;
+use std::fmt;
 
-/// A figure of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Metric {
-    /// Share of questions whose likeliest choice is right.
-    Acc,
-    /// The same with log-likelihoods divided by the choices' lengths in characters.
-    AccNorm,
-    /// exp of nats a word of the original text.
-    WordPerplexity,
-    /// exp of nats a byte of the original text.
-    BytePerplexity,
-    /// Bits a byte of the original text.
-    BitsPerByte,
-    /// Mean nats a token of the text.
-    Loss,
-    /// [`Metric::Loss`] divided by the logarithm of the vocabulary size: guessing is 1 (arXiv 2403.17887, figure 3).
-    LossPerLogVocab,
+/// What a metric takes from a document.
+#[derive(Clone, Copy, Debug)]
+pub enum Takes {
+    /// Of a question: what of a choice's log-likelihood and its length in characters decides.
+    Choice(fn(f64, usize) -> f64),
+    /// Of a text: numerator and denominator.
+    Text(fn(&TextSums) -> (f64, f64)),
+    /// What the task makes of the generated text, 1 at best.
+    Generated,
+}
+
+/// What the windows of a text add up to.
+#[derive(Clone, Copy, Debug)]
+pub struct TextSums {
+    /// Nats of all predicted tokens.
+    pub log_likelihood: f64,
+    /// Nats of the text's own tokens.
+    pub own: f64,
+    /// How many those are.
+    pub tokens: usize,
+    /// Words of the original.
+    pub words: usize,
+    /// Bytes of the original.
+    pub bytes: usize,
+}
+
+/// A metric: its name, what it takes from a document, how a task's documents add up. Two are equal by name.
+#[derive(Clone, Copy)]
+pub struct Metric {
+    /// Name in results.
+    pub name: &'static str,
+    /// Whether more is better.
+    pub higher_is_better: bool,
+    /// What it takes from a document.
+    pub takes: Takes,
+    /// From the ratio of all numerators to all denominators, and the size of the vocabulary, to the figure.
+    aggregate: fn(f64, usize) -> f64,
+    /// From the ratio's standard error to the figure's; none where the reference has none.
+    stderr: Option<fn(f64, usize) -> f64>,
+    /// What a difference of ratios is multiplied by where two runs are compared; none where another metric says it.
+    pub(super) compared: Option<f64>,
+    /// Where results say which share of the questions got the commonest answer.
+    pub(super) majority_key: Option<&'static str>,
 }
 
 impl Metric {
-    /// Name in results.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Acc => "acc",
-            Self::AccNorm => "acc_norm",
-            Self::WordPerplexity => "word_perplexity",
-            Self::BytePerplexity => "byte_perplexity",
-            Self::BitsPerByte => "bits_per_byte",
-            Self::Loss => "loss",
-            Self::LossPerLogVocab => "loss_per_log_vocab",
-        }
-    }
+    /// Share of questions whose likeliest choice is right.
+    pub const ACC: Self = Self {
+        name: "acc",
+        takes: Takes::Choice(|log_likelihood, _| log_likelihood),
+        majority_key: Some("majority_answer,none"),
+        ..Self::MEAN
+    };
+
+    /// The same with log-likelihoods divided by the choices' lengths in characters.
+    pub const ACC_NORM: Self = Self {
+        name: "acc_norm",
+        takes: Takes::Choice(|log_likelihood, length| log_likelihood / length as f64),
+        majority_key: Some("majority_answer_norm,none"),
+        ..Self::MEAN
+    };
+
+    /// Share of generated answers that are the right one.
+    pub const EXACT_MATCH: Self = Self { name: "exact_match", ..Self::MEAN };
+
+    /// exp of nats a word of the original text.
+    pub const WORD_PERPLEXITY: Self = Self {
+        name: "word_perplexity",
+        takes: Takes::Text(|text| (text.log_likelihood, text.words as f64)),
+        aggregate: |ratio, _| (-ratio).exp(),
+        ..Self::OF_TEXT
+    };
+
+    /// exp of nats a byte of the original text.
+    pub const BYTE_PERPLEXITY: Self = Self {
+        name: "byte_perplexity",
+        takes: Takes::Text(|text| (text.log_likelihood, text.bytes as f64)),
+        aggregate: |ratio, _| (-ratio).exp(),
+        ..Self::OF_TEXT
+    };
+
+    /// Bits a byte of the original text.
+    pub const BITS_PER_BYTE: Self = Self {
+        name: "bits_per_byte",
+        takes: Takes::Text(|text| (text.log_likelihood, text.bytes as f64)),
+        aggregate: |ratio, _| -ratio / LN_2,
+        compared: Some(-1.0 / LN_2),
+        ..Self::OF_TEXT
+    };
+
+    /// Mean nats a token of the text.
+    pub const LOSS: Self =
+        Self { name: "loss", stderr: Some(|stderr, _| stderr), compared: Some(-1.0), ..Self::OF_TEXT };
+
+    /// [`Metric::LOSS`] divided by the logarithm of the vocabulary size: guessing is 1 (arXiv 2403.17887, figure 3).
+    pub const LOSS_PER_LOG_VOCAB: Self = Self {
+        name: "loss_per_log_vocab",
+        aggregate: |ratio, vocabulary| -ratio / (vocabulary as f64).ln(),
+        stderr: Some(|stderr, vocabulary| stderr / (vocabulary as f64).ln()),
+        ..Self::OF_TEXT
+    };
+
+    /// Every metric.
+    pub const ALL: &[Self] = &[
+        Self::ACC,
+        Self::ACC_NORM,
+        Self::EXACT_MATCH,
+        Self::WORD_PERPLEXITY,
+        Self::BYTE_PERPLEXITY,
+        Self::BITS_PER_BYTE,
+        Self::LOSS,
+        Self::LOSS_PER_LOG_VOCAB,
+    ];
+
+    /// A mean over documents, the more the better: also what the metrics of other programs are taken for.
+    pub(super) const MEAN: Self = Self {
+        name: "",
+        higher_is_better: true,
+        takes: Takes::Generated,
+        aggregate: |ratio, _| ratio,
+        stderr: Some(|stderr, _| stderr),
+        compared: Some(1.0),
+        majority_key: None,
+    };
+
+    /// Nats a token, the fewer the better.
+    const OF_TEXT: Self = Self {
+        name: "",
+        higher_is_better: false,
+        takes: Takes::Text(|text| (text.own, text.tokens as f64)),
+        aggregate: |ratio, _| -ratio,
+        stderr: None,
+        compared: None,
+        majority_key: None,
+    };
 
     /// The metric of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        const ALL: [Metric; 7] = [
-            Metric::Acc,
-            Metric::AccNorm,
-            Metric::WordPerplexity,
-            Metric::BytePerplexity,
-            Metric::BitsPerByte,
-            Metric::Loss,
-            Metric::LossPerLogVocab,
-        ];
-        ALL.into_iter().find(|metric| metric.name() == name)
-    }
-
-    /// Whether more is better.
-    #[must_use]
-    pub fn higher_is_better(self) -> bool {
-        matches!(self, Self::Acc | Self::AccNorm)
+        Self::ALL.iter().copied().find(|metric| metric.name == name)
     }
 }
 
-/// A log-likelihood in nats, and whether every token of it was the likeliest.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Answer {
-    /// Natural logarithm of the probability.
-    pub log_likelihood: f32,
-    /// Whether greedy decoding would have said the same.
-    pub greedy: bool,
-}
-
-/// What came out for one document.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// A question: each choice's answer, and which choices are taken with and without the lengths.
-    Choice {
-        /// One a choice.
-        answers: Vec<Answer>,
-        /// Whether the likeliest choice is right.
-        right: bool,
-        /// Whether the likeliest choice for its length is right.
-        right_for_length: bool,
-        /// Places of the likeliest choice, and of the likeliest for its length.
-        chosen: [Option<usize>; 2],
-    },
-    /// A text.
-    Text {
-        /// Sum over all predicted tokens.
-        log_likelihood: f64,
-        /// Sum over the text's own tokens, without a leading special one.
-        own: f64,
-        /// How many those are.
-        tokens: usize,
-        /// Words of the original.
-        words: usize,
-        /// Bytes of the original.
-        bytes: usize,
-    },
-}
-
-impl Outcome {
-    /// Picks the likeliest choice; the first one wins a tie.
-    #[must_use]
-    pub fn choice(question: &Question, answers: Vec<Answer>) -> Self {
-        let plain: Vec<f64> = answers.iter().map(|answer| f64::from(answer.log_likelihood)).collect();
-        let by_length: Vec<f64> = plain.iter().zip(&question.lengths).map(|(ll, len)| ll / *len as f64).collect();
-        let chosen = [first_greatest(&plain), first_greatest(&by_length)];
-        let [right, right_for_length] = chosen.map(|chosen| chosen == Some(question.gold));
-        Self::Choice { answers, right, right_for_length, chosen }
-    }
-
-    /// Sums up a text's windows; `own` leaves out a special token in front.
-    #[must_use]
-    pub fn text(text: &Text, log_likelihood: f64, own: f64, tokens: usize) -> Self {
-        Self::Text { log_likelihood, own, tokens, words: text.words, bytes: text.bytes }
-    }
-
-    /// Place of the choice that `metric` judges.
-    #[must_use]
-    pub fn chosen(&self, metric: Metric) -> Option<usize> {
-        match (self, metric) {
-            (Self::Choice { chosen, .. }, Metric::Acc) => chosen[0],
-            (Self::Choice { chosen, .. }, Metric::AccNorm) => chosen[1],
-            _ => None,
-        }
-    }
-
-    /// Numerator and denominator of `metric` for this document: right or wrong out of one question, or a
-    /// log-likelihood and what it is divided by.
-    #[must_use]
-    pub fn parts(&self, metric: Metric) -> (f64, f64) {
-        match (self, metric) {
-            (Self::Choice { right, .. }, Metric::Acc) => (f64::from(u8::from(*right)), 1.0),
-            (Self::Choice { right_for_length, .. }, Metric::AccNorm) => (f64::from(u8::from(*right_for_length)), 1.0),
-            (Self::Text { log_likelihood, words, .. }, Metric::WordPerplexity) => (*log_likelihood, *words as f64),
-            (Self::Text { log_likelihood, bytes, .. }, Metric::BytePerplexity | Metric::BitsPerByte) => {
-                (*log_likelihood, *bytes as f64)
-            }
-            (Self::Text { own, tokens, .. }, Metric::Loss | Metric::LossPerLogVocab) => (*own, *tokens as f64),
-            (Self::Choice { .. } | Self::Text { .. }, _) => (f64::NAN, f64::NAN),
-        }
+impl PartialEq for Metric {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
     }
 }
 
-/// Share of the commonest among the choices; nothing where there are none.
-#[must_use]
-pub fn majority(chosen: impl Iterator<Item = usize>) -> Option<f64> {
-    let mut counts: Vec<usize> = Vec::new();
-    for choice in chosen {
-        counts.resize(counts.len().max(choice + 1), 0);
-        counts[choice] += 1;
-    }
-    let most = counts.iter().max()?;
-    Some(*most as f64 / counts.iter().sum::<usize>() as f64)
-}
+impl Eq for Metric {}
 
-/// numpy's argmax: the first of the greatest.
-pub(super) fn first_greatest(values: &[f64]) -> Option<usize> {
-    let mut best = None;
-    for (index, value) in values.iter().enumerate() {
-        if best.is_none_or(|best: usize| *value > values[best]) {
-            best = Some(index);
-        }
+impl fmt::Debug for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
     }
-    best
 }
 
 /// A figure and its standard error.
@@ -169,35 +165,46 @@ pub(super) fn first_greatest(values: &[f64]) -> Option<usize> {
 pub struct Figure {
     /// What.
     pub metric: Metric,
+    /// Of which part of the answers: `none` for all of them.
+    pub filter: &'static str,
     /// How much.
     pub value: f64,
     /// Standard error; the reference has none for perplexities, nor for a single document.
     pub stderr: Option<f64>,
 }
 
-/// The figure of `metric` over documents, given each one's [`Outcome::parts`]. `vocabulary` is the number of tokens
-/// the model knows.
+impl Figure {
+    /// Name in tables: the metric's, and the filter's where there is one.
+    #[must_use]
+    pub fn name(&self) -> String {
+        if self.filter == NO_FILTER { self.metric.name.to_owned() } else { self.key("") }
+    }
+
+    /// Its key in results, or that of a companion: `acc_stderr,none` for `_stderr`.
+    pub(super) fn key(&self, suffix: &str) -> String {
+        format!("{}{suffix},{}", self.metric.name, self.filter)
+    }
+}
+
+/// The reference's name for answers as they are.
+pub const NO_FILTER: &str = "none";
+
+/// The figure of `metric` over documents, given numerator and denominator of each one. `vocabulary` is the number of
+/// tokens the model knows.
 #[must_use]
-pub fn figure(metric: Metric, parts: &[(f64, f64)], vocabulary: usize) -> Figure {
+pub fn figure(metric: Metric, filter: &'static str, parts: &[(f64, f64)], vocabulary: usize) -> Figure {
+    let (ratio, spread) = ratio(parts);
+    let stderr = metric.stderr.and_then(|stderr| Some(stderr(spread?, vocabulary)));
+    Figure { metric, filter, value: (metric.aggregate)(ratio, vocabulary), stderr }
+}
+
+/// The ratio of sums over documents, and its standard error: for questions, whose denominators are 1, a mean and its.
+pub(super) fn ratio(parts: &[(f64, f64)]) -> (f64, Option<f64>) {
     let n = parts.len() as f64;
     let (top, bottom) = parts.iter().fold((0.0, 0.0), |(top, bottom), part| (top + part.0, bottom + part.1));
     let ratio = top / bottom;
-    // spread of a ratio of sums over documents; for questions, whose denominators are 1, the sample deviation
-    let spread = || {
-        let squares: f64 = parts.iter().map(|(top, bottom)| (top - ratio * bottom).powi(2)).sum();
-        (parts.len() > 1).then(|| (squares / (n - 1.0)).sqrt() / n.sqrt() / (bottom / n))
-    };
-    let (value, stderr) = match metric {
-        Metric::Acc | Metric::AccNorm => (ratio, spread()),
-        Metric::WordPerplexity | Metric::BytePerplexity => ((-ratio).exp(), None),
-        Metric::BitsPerByte => (-ratio / std::f64::consts::LN_2, None),
-        Metric::Loss => (-ratio, spread()),
-        Metric::LossPerLogVocab => {
-            let scale = (vocabulary as f64).ln();
-            (-ratio / scale, spread().map(|stderr| stderr / scale))
-        }
-    };
-    Figure { metric, value, stderr }
+    let squares = || parts.iter().map(|(top, bottom)| (top - ratio * bottom).powi(2)).sum::<f64>();
+    (ratio, (parts.len() > 1).then(|| (squares() / (n - 1.0)).sqrt() / n.sqrt() / (bottom / n)))
 }
 
 /// Mean of members' means weighted by their sizes, with the pooled standard error: the reference's group figure.
@@ -211,7 +218,7 @@ pub fn pooled(metric: Metric, members: &[(f64, Option<f64>, usize)]) -> Figure {
         stderr.map(|stderr| sum + (size - 1.0) * stderr.powi(2) * size)
     });
     let stderr = variance.map(|sum| (sum / (total - members.len()) as f64 / total as f64).sqrt());
-    Figure { metric, value: sum / total as f64, stderr }
+    Figure { metric, filter: NO_FILTER, value: sum / total as f64, stderr }
 }
 
 #[cfg(test)]
@@ -219,35 +226,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_equal_choices_wins() {
-        assert_eq!(first_greatest(&[-2.0, -1.0, -1.0]), Some(1));
-        assert_eq!(first_greatest(&[]), None);
-        assert_eq!((majority([3, 0, 3, 3].into_iter()), majority([].into_iter())), (Some(0.75), None));
-    }
-
-    #[test]
     fn accuracy_and_its_error() {
-        let figure = figure(Metric::Acc, &[(1.0, 1.0), (0.0, 1.0), (0.0, 1.0)], 10);
+        let figure = figure(Metric::ACC, NO_FILTER, &[(1.0, 1.0), (0.0, 1.0), (0.0, 1.0)], 10);
         assert_eq!(figure.value, 1.0 / 3.0);
         assert_eq!(figure.stderr, Some(0.333_333_333_333_333_37));
-        assert_eq!(super::figure(Metric::Acc, &[(1.0, 1.0)], 10).stderr, None);
+        assert_eq!(super::figure(Metric::ACC, NO_FILTER, &[(1.0, 1.0)], 10).stderr, None);
     }
 
     #[test]
     fn perplexities() {
         let parts = [(-224.200_439_453_125, 14.0), (-100.0, 6.0)];
         let close = |metric, expected: f64| {
-            let figure = figure(metric, &parts, 32000);
+            let figure = figure(metric, NO_FILTER, &parts, 32000);
             assert!((figure.value / expected - 1.0).abs() < 1e-12, "{figure:?}");
             figure.stderr
         };
-        assert_eq!(close(Metric::WordPerplexity, (324.200_439_453_125_f64 / 20.0).exp()), None);
-        assert_eq!(close(Metric::BitsPerByte, 324.200_439_453_125 / 20.0 / 2f64.ln()), None);
+        assert_eq!(close(Metric::WORD_PERPLEXITY, (324.200_439_453_125_f64 / 20.0).exp()), None);
+        assert_eq!(close(Metric::BITS_PER_BYTE, 324.200_439_453_125 / 20.0 / 2f64.ln()), None);
         // ratio estimator, by hand: residuals are opposite
         let residual: f64 = 224.200_439_453_125 - 14.0 * 324.200_439_453_125 / 20.0;
         let expected = (2.0 * residual * residual).sqrt() / 2f64.sqrt() / 10.0;
-        assert!((close(Metric::Loss, 324.200_439_453_125 / 20.0).unwrap() / expected - 1.0).abs() < 1e-12);
-        close(Metric::LossPerLogVocab, 324.200_439_453_125 / 20.0 / 32000f64.ln());
+        assert!((close(Metric::LOSS, 324.200_439_453_125 / 20.0).unwrap() / expected - 1.0).abs() < 1e-12);
+        close(Metric::LOSS_PER_LOG_VOCAB, 324.200_439_453_125 / 20.0 / 32000f64.ln());
     }
 
     #[test]
@@ -258,9 +258,9 @@ mod tests {
             (0.0, Some(0.0), 3),
             (third, Some(0.333_333_333_333_333_37), 3),
         ];
-        let figure = pooled(Metric::Acc, &members);
+        let figure = pooled(Metric::ACC, &members);
         assert!((figure.value - 0.222_222_222_222_222_2).abs() < 1e-15);
         assert!((figure.stderr.unwrap() - 0.157_134_840_263_677_24).abs() < 1e-15);
-        assert_eq!(pooled(Metric::Acc, &[(1.0, None, 1), (0.0, Some(0.0), 3)]).stderr, None);
+        assert_eq!(pooled(Metric::ACC, &[(1.0, None, 1), (0.0, Some(0.0), 3)]).stderr, None);
     }
 }

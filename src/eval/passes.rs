@@ -13,9 +13,9 @@ use crate::model::Batch;
 use crate::ops::{Layout, Segment};
 use crate::{Error, Result};
 
-/// Tokens to score at the end of a sequence.
+/// Tokens to score, or to say, at the end of a sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Request {
+pub struct TokenRequest {
     /// What the model reads, at least one token.
     pub input: Arc<[u32]>,
     /// Position in `input` whose next token is the first one scored.
@@ -31,15 +31,32 @@ pub enum Targets {
     Sequence(Vec<u32>),
     /// Tokens that would each stand for the same answer: the likeliest counts.
     AnyOf(Vec<u32>),
+    /// Nothing: the model says what follows, before the first of some texts, in so many tokens at most.
+    Until {
+        /// The texts.
+        until: &'static [&'static str],
+        /// Tokens at most.
+        most: usize,
+    },
 }
 
 impl Targets {
-    /// How many tokens are scored.
+    /// How many tokens are scored, or said at most.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "there is always one")]
     pub fn len(&self) -> usize {
         match self {
             Self::Sequence(tokens) | Self::AnyOf(tokens) => tokens.len(),
+            Self::Until { most, .. } => *most,
+        }
+    }
+
+    /// The tokens that are scored, and how many positions each is from the one before.
+    fn scored(&self) -> (&[u32], usize) {
+        match self {
+            Self::Sequence(tokens) => (tokens, 1),
+            Self::AnyOf(tokens) => (tokens, 0),
+            Self::Until { .. } => (&[], 0),
         }
     }
 }
@@ -106,15 +123,16 @@ impl PassTokens {
     }
 }
 
-/// Packs requests into passes. Requests of different `groups` are kept apart in order, not in passes; within one,
-/// sequences are sorted so that neighbours share the most.
+/// Packs the requests that are scored into passes. Requests of different `groups` are kept apart in order, not in
+/// passes; within one, sequences are sorted so that neighbours share the most.
 ///
 /// # Errors
 /// A request without tokens.
-pub fn plan(requests: &[Request], groups: &[Range<usize>], budget: PassTokens) -> Result<Vec<Pass>> {
+pub fn plan(requests: &[TokenRequest], groups: &[Range<usize>], budget: PassTokens) -> Result<Vec<Pass>> {
     let mut sequences: Vec<Sequence> = Vec::new();
     for group in groups {
-        let mut order: Vec<usize> = group.clone().collect();
+        let is_scored = |index: &usize| !matches!(requests[*index].targets, Targets::Until { .. });
+        let mut order: Vec<usize> = group.clone().filter(is_scored).collect();
         order.sort_by(|a, b| requests[*a].input.cmp(&requests[*b].input).then(a.cmp(b)));
         let first = sequences.len();
         for index in order {
@@ -170,7 +188,7 @@ struct Branch {
 
 /// Builds one pass from sorted, distinct sequences.
 struct Packer<'a> {
-    requests: &'a [Request],
+    requests: &'a [TokenRequest],
     sequences: &'a [Sequence],
     /// Tokens each sequence has in common with the one before it.
     shared: Vec<usize>,
@@ -181,7 +199,7 @@ struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    fn pack(requests: &'a [Request], sequences: &'a [Sequence]) -> Result<Pass> {
+    fn pack(requests: &'a [TokenRequest], sequences: &'a [Sequence]) -> Result<Pass> {
         let mut shared = vec![0];
         shared.extend(sequences.windows(2).map(|pair| common(&pair[0].input, &pair[1].input)));
         let ends = vec![0; sequences.len()];
@@ -250,10 +268,7 @@ impl<'a> Packer<'a> {
             };
             for index in &sequence.requests {
                 let request = &self.requests[*index];
-                let (tokens, step) = match &request.targets {
-                    Targets::Sequence(tokens) => (tokens, 1),
-                    Targets::AnyOf(tokens) => (tokens, 0),
-                };
+                let (tokens, step) = request.targets.scored();
                 for (place, token) in tokens.iter().enumerate() {
                     let row = flat(request.from + place * step)
                         .ok_or_else(|| Error::work("a request scores a position beyond its sequence"))?;

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use super::examples::Examples;
 use super::fields::Fields;
-use super::question::Question;
+use super::request::Request;
 use super::room::Room;
 use super::select::Leaf;
 use super::settings::EvalSettings;
 use super::source::Source;
-use super::tasks::Form;
-use super::text::Text;
-use crate::data::Place;
+use super::tasks::Task;
+use crate::data::Row;
 use crate::progress::Progress;
 use crate::{Context, Result};
 
@@ -22,34 +21,16 @@ pub struct Document {
     pub id: usize,
     /// The prepared row, part of the reference's hashes.
     pub row: Fields,
-    /// What is scored.
-    pub body: Body,
+    /// The reference's `str(target)`, part of its hashes too.
+    pub target: String,
+    /// What the model is asked.
+    pub requests: Vec<Request>,
 }
 
-/// What is scored of a document.
-#[derive(Clone, Debug)]
-pub enum Body {
-    /// A question behind a description and examples.
-    Question {
-        /// Description and examples.
-        shots: Arc<str>,
-        /// The question.
-        question: Question,
-    },
-    /// Every token of a text.
-    Text(Text),
-}
-
-impl Body {
+impl Document {
     /// Bytes of text that are tokenised, about.
     pub(super) fn bytes(&self) -> usize {
-        match self {
-            Self::Question { shots, question } => {
-                let context = shots.len() + question.contexts.first().map_or(0, String::len);
-                question.choices() * context + question.answers.iter().map(String::len).sum::<usize>()
-            }
-            Self::Text(text) => text.text.len(),
-        }
+        self.requests.iter().map(Request::bytes).sum()
     }
 }
 
@@ -80,7 +61,7 @@ pub fn prompts(
     room: &Room,
     progress: &dyn Progress,
 ) -> Result<Prompts> {
-    let task = leaf.task;
+    let task = leaf.task.about();
     let mut total = None;
     let most = match settings.limit {
         Some(share) if share < 1.0 => {
@@ -105,20 +86,23 @@ pub fn prompts(
             beyond += 1;
             return Ok(is_whole);
         }
-        let place = row.place.clone();
-        let (row, body) = asker.ask(row.fields, &place, room)?;
-        let document = Document { id: documents.len(), row, body };
-        room.document(&document)?;
-        documents.push(document);
+        documents.push(asker.document(documents.len(), row, room)?);
         Ok(true)
     })?;
-    Ok(Prompts { shots: asker.shots(), total: total.or(is_whole.then_some(documents.len() + beyond)), documents })
+    Ok(Prompts {
+        shots: asker.examples.shots,
+        total: total.or(is_whole.then_some(documents.len() + beyond)),
+        documents,
+    })
 }
 
-/// Makes of a row what is scored.
-enum Asker<'a> {
-    Text { prepare: fn(Fields) -> Result<Fields>, read: fn(&Fields) -> Result<Text> },
-    Question { examples: Box<Examples<'a>>, description: String, shared: Arc<str> },
+/// Makes documents of rows.
+struct Asker<'a> {
+    task: &'static dyn Task,
+    examples: Examples<'a>,
+    description: String,
+    /// Description and examples of the document before, which the next one may share.
+    shared: Arc<str>,
 }
 
 impl<'a> Asker<'a> {
@@ -129,43 +113,25 @@ impl<'a> Asker<'a> {
         room: &Room,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        match leaf.task.form {
-            Form::Text { prepare, read } => Ok(Self::Text { prepare, read }),
-            Form::Choice { prepare, read, description } => Ok(Self::Question {
-                examples: Box::new(Examples::open(leaf, source, settings, (prepare, read), room, progress)?),
-                description: description(leaf.subject.as_deref().unwrap_or_default()),
-                shared: Arc::from(""),
-            }),
-        }
+        let examples = Examples::open(leaf, source, settings, room, progress)?;
+        let description = leaf.task.description(leaf.subject.as_deref().unwrap_or_default());
+        Ok(Self { task: leaf.task, examples, description, shared: Arc::from("") })
     }
 
-    fn shots(&self) -> usize {
-        match self {
-            Self::Text { .. } => 0,
-            Self::Question { examples, .. } => examples.shots,
+    /// The document of a row that stands at `place`, in `room`.
+    fn document(&mut self, id: usize, row: Row, room: &Room) -> Result<Document> {
+        let Row { fields, place } = row;
+        let row = self.task.prepare(fields).context(|| &place)?;
+        let shots = self.description.clone() + &self.examples.pick(&row, room)?;
+        if *self.shared != *shots {
+            room.text(shots.len())?;
+            self.shared = Arc::from(shots);
         }
-    }
-
-    /// The prepared row and what is scored of it. `place` is where it stands; examples take `room`.
-    fn ask(&mut self, row: Fields, place: &Place, room: &Room) -> Result<(Fields, Body)> {
-        match self {
-            Self::Text { prepare, read } => {
-                let row = prepare(row).context(|| place)?;
-                let text = read(&row).context(|| place)?;
-                Ok((row, Body::Text(text)))
-            }
-            Self::Question { examples, description, shared } => {
-                let (prepare, read) = examples.form;
-                let row = prepare(row).context(|| place)?;
-                let question = read(&row).context(|| place)?;
-                let text = description.clone() + &examples.pick(&row, room)?;
-                if **shared != *text {
-                    room.text(text.len())?;
-                    *shared = Arc::from(text);
-                }
-                Ok((row, Body::Question { shots: shared.clone(), question }))
-            }
-        }
+        let target = self.task.target(&row).context(|| &place)?;
+        let requests = self.task.requests(&row, &self.shared).context(|| &place)?;
+        let document = Document { id, row, target, requests };
+        room.document(&document)?;
+        Ok(document)
     }
 }
 
@@ -232,14 +198,12 @@ pub(super) mod tests {
     fn strings(prompts: &Prompts) -> Vec<Vec<String>> {
         let mut all = Vec::new();
         for document in &prompts.documents {
-            match &document.body {
-                Body::Question { shots, question } => {
-                    for index in 0..question.choices() {
-                        let context = format!("{shots}{}", question.context(index));
-                        all.push(vec![context, format!(" {}", question.answer(index))]);
-                    }
-                }
-                Body::Text(text) => all.push(vec![text.text.clone()]),
+            for request in &document.requests {
+                all.push(match request {
+                    Request::LogLikelihood { context, continuation } => vec![context.text(), continuation.clone()],
+                    Request::LogLikelihoodRolling { text } => vec![text.clone()],
+                    Request::GenerateUntil { context, .. } => vec![context.text()],
+                });
             }
         }
         all
@@ -256,18 +220,11 @@ pub(super) mod tests {
             let prompts = golden_prompts(folder.path(), name, shots);
             let expected: Vec<Value> = task["requests"].as_array().unwrap().iter().map(|r| r["args"].clone()).collect();
             assert_eq!(serde_json::json!(strings(&prompts)), Value::Array(expected), "{name} {shots}");
-            let targets: Vec<String> = prompts
-                .documents
-                .iter()
-                .map(|document| match &document.body {
-                    Body::Question { question, .. } => question.target.clone(),
-                    Body::Text(text) => text.text.clone(),
-                })
-                .collect();
+            let targets: Vec<&String> = prompts.documents.iter().map(|document| &document.target).collect();
             let expected = task["targets"].as_array().unwrap().iter();
             let expected: Vec<String> =
                 expected.map(|target| target.as_str().map_or_else(|| target.to_string(), str::to_owned)).collect();
-            assert_eq!(targets, expected, "{name}");
+            assert_eq!(targets, expected.iter().collect::<Vec<_>>(), "{name}");
             compared += 1;
         }
         assert_eq!(compared, 19);

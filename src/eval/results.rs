@@ -6,15 +6,16 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use super::scores::{GroupScore, Scores, TaskScore};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::job::{GroupScore, Job, Part, Scores, TaskScore};
+use super::job::{Job, Part};
 use super::metrics::{Figure, Metric};
 use super::python::to_json_pretty;
 use super::samples::{self, Hashes};
 use super::settings::EvalSettings;
-use super::tasks::{Config, Form, Sampler, Task};
+use super::tasks::{About as AboutTask, Config, Sampler};
 use crate::checkpoint::{create_dir, create_file, write_new};
 use crate::data::TextSplit;
 use crate::{Error, Result};
@@ -41,10 +42,6 @@ pub struct About {
     /// SHA-256 of what decides the answers besides the questions: config, weights, adapter, where it computes.
     pub weights: String,
 }
-
-/// Where results say which share of the questions got the commonest answer.
-pub(super) const MAJORITY: [(Metric, &str); 2] =
-    [(Metric::Acc, "majority_answer,none"), (Metric::AccNorm, "majority_answer_norm,none")];
 
 /// Writes results and samples below `dir`, in a folder named after the model; returns the paths relative to `dir`, the
 /// results file first.
@@ -129,7 +126,7 @@ fn results(
     let leaves = parts.iter().map(|(part, score)| (score.name.clone(), config(part, score, settings)));
     top.insert("configs".to_owned(), sorted(leaves));
     let groups = || scores.groups.iter();
-    let versions = parts.iter().map(|(part, score)| (score.name.clone(), json!(part.leaf.task.version)));
+    let versions = parts.iter().map(|(part, score)| (score.name.clone(), json!(part.leaf.task.about().version)));
     top.insert(
         "versions".to_owned(),
         sorted(versions.chain(groups().map(|group| (group.group.name.clone(), json!("2"))))),
@@ -139,7 +136,7 @@ fn results(
     top.insert("n-shot".to_owned(), sorted(shots.chain(group_shots)));
     let better = |figures: &[Figure]| {
         let figures =
-            figures.iter().map(|figure| (figure.metric.name().to_owned(), json!(figure.metric.higher_is_better())));
+            figures.iter().map(|figure| (figure.metric.name.to_owned(), json!(figure.metric.higher_is_better)));
         Value::Object(figures.collect())
     };
     let directions = scores.tasks.iter().map(|task| (task.name.clone(), better(&task.figures)));
@@ -210,9 +207,8 @@ fn task_entry(task: &TaskScore) -> Value {
     entry.insert("alias".to_owned(), json!(task.alias));
     entry.insert("sample_len".to_owned(), json!(task.outcomes.len()));
     figures(&mut entry, &task.figures);
-    let share = |(metric, key): &(Metric, &str)| Some(((*key).to_owned(), json!(task.majority(*metric)?)));
-    let measured = MAJORITY.iter().filter(|(metric, _)| task.figure(*metric).is_some());
-    entry.extend(measured.filter_map(share));
+    let share = |(metric, share): (Metric, f64)| Some((metric.majority_key?.to_owned(), json!(share)));
+    entry.extend(task.majorities().into_iter().filter_map(share));
     Value::Object(entry)
 }
 
@@ -222,26 +218,25 @@ fn group_entry(score: &GroupScore) -> Value {
     entry.insert("name".to_owned(), json!(score.group.name));
     entry.insert("sample_len".to_owned(), json!(score.size));
     figures(&mut entry, &score.figures);
-    let counts = score.figures.iter().map(|figure| (key(figure, ""), json!(score.size)));
+    let counts = score.figures.iter().map(|figure| (figure.key(""), json!(score.size)));
     entry.insert("sample_count".to_owned(), Value::Object(counts.collect()));
-    entry.extend(score.majority.map(|share| (MAJORITY[0].1.to_owned(), json!(share))));
+    let majority = Metric::ACC.majority_key.zip(score.majority);
+    entry.extend(majority.map(|(key, share)| (key.to_owned(), json!(share))));
     Value::Object(entry)
 }
 
 fn figures(entry: &mut Map<String, Value>, figures: &[Figure]) {
     for figure in figures {
-        entry.insert(key(figure, ""), json!(figure.value));
-        entry.insert(key(figure, "_stderr"), figure.stderr.map_or_else(|| json!("N/A"), |stderr| json!(stderr)));
+        entry.insert(figure.key(""), json!(figure.value));
+        entry.insert(figure.key("_stderr"), figure.stderr.map_or_else(|| json!("N/A"), |stderr| json!(stderr)));
     }
-}
-
-fn key(figure: &Figure, suffix: &str) -> String {
-    format!("{}{suffix},none", figure.metric.name())
 }
 
 /// The task's definition with the reference's keys.
 fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
-    let Task { dataset, config, split, shots_split, sampler, form, metrics, version, definition, .. } = *part.leaf.task;
+    let task = part.leaf.task;
+    let AboutTask { dataset, config, split, shots_split, sampler, output, metrics, version, definition, .. } =
+        *task.about();
     let mut entry = Map::new();
     entry.insert("task".to_owned(), json!(score.name));
     if part.leaf.subject.is_some() {
@@ -261,23 +256,19 @@ fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
     if let Ok(Value::Object(definition)) = serde_json::from_str(definition) {
         entry.extend(definition);
     }
-    let (description, output) = match form {
-        Form::Choice { description, .. } => (description(&score.alias), "multiple_choice"),
-        Form::Text { .. } => (String::new(), "loglikelihood_rolling"),
-    };
     let sampler = if sampler == Sampler::First { "first_n" } else { "default" };
     let metrics: Vec<Value> = metrics
         .iter()
-        .map(|metric| json!({"metric": metric.name(), "higher_is_better": metric.higher_is_better()}))
+        .map(|metric| json!({"metric": metric.name, "higher_is_better": metric.higher_is_better}))
         .collect();
     for (key, value) in [
-        ("description", json!(description)),
+        ("description", json!(task.description(&score.alias))),
         ("target_delimiter", json!(" ")),
         ("fewshot_delimiter", json!("\n\n")),
         ("fewshot_config", json!({"sampler": sampler, "split": shots_split})),
         ("num_fewshot", json!(score.shots)),
         ("metric_list", json!(metrics)),
-        ("output_type", json!(output)),
+        ("output_type", json!(output.name())),
         ("repeats", json!(1)),
         ("metadata", json!({"version": version, "paper": settings.paper})),
     ] {

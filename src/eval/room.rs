@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::passes::Request;
-use super::prompts::{Body, Document};
+use super::passes::TokenRequest;
+use super::prompts::Document;
+use super::request::{Prompt, Request};
 use super::settings::EvalSettings;
 use crate::checkpoint::ByteSize;
 use crate::data::{Longest, ReadOptions};
@@ -94,22 +95,27 @@ impl Room {
     /// # Errors
     /// Request: there is not as much.
     pub(super) fn document(&self, document: &Document) -> Result<()> {
-        let body = match &document.body {
-            Body::Question { question, .. } => {
-                let texts = question.contexts.iter().chain(&question.answers);
-                let texts: usize = texts.map(|text| size_of::<String>() + heap(text.len())).sum();
-                texts + heap(question.target.len()) + heap(size_of::<usize>() * question.lengths.len())
-            }
-            Body::Text(body) => heap(body.text.len()),
-        };
-        self.take(size_of::<Document>() + OUTCOME + object(&document.row) + body)
+        let mut before: Option<&Prompt> = None;
+        let mut texts = heap(document.target.len()) + heap(size_of::<Request>() * document.requests.len());
+        for request in &document.requests {
+            let (context, own) = match request {
+                Request::LogLikelihood { context, continuation } => (Some(context), heap(continuation.len())),
+                Request::LogLikelihoodRolling { text } => (None, heap(text.len())),
+                Request::GenerateUntil { context, .. } => (Some(context), 0),
+            };
+            // the choices of a question usually have one context
+            let is_new = |context: &&Prompt| before.is_none_or(|before| !Arc::ptr_eq(&before.own, &context.own));
+            texts += own + context.filter(is_new).map_or(0, |context| heap(context.own.len()));
+            before = context;
+        }
+        self.take(size_of::<Document>() + OUTCOME + object(&document.row) + texts)
     }
 
     /// Takes room for the requests of a document. Those that stand side by side may have one input.
     ///
     /// # Errors
     /// Request: there is not as much.
-    pub(super) fn requests(&self, requests: &[Request]) -> Result<()> {
+    pub(super) fn requests(&self, requests: &[TokenRequest]) -> Result<()> {
         let mut before = None;
         for request in requests {
             self.take(size(request, before))?;
@@ -127,10 +133,10 @@ impl Room {
 }
 
 /// Bytes of a request that stands behind `before`.
-pub(super) fn size(request: &Request, before: Option<&Request>) -> usize {
+pub(super) fn size(request: &TokenRequest, before: Option<&TokenRequest>) -> usize {
     let is_known = before.is_some_and(|before| Arc::ptr_eq(&before.input, &request.input));
     let tokens = if is_known { 0 } else { heap(size_of::<u32>() * request.input.len()) };
-    size_of::<Request>() + OUTCOME + tokens + TOKEN * request.targets.len()
+    size_of::<TokenRequest>() + OUTCOME + tokens + TOKEN * request.targets.len()
 }
 
 /// Bytes that so many take on the heap: an allocator has so many sizes and no more.
@@ -173,9 +179,9 @@ mod tests {
         room.row(&row).unwrap();
         assert!((500..900).contains(&room.bytes()), "{}", room.bytes());
         let request =
-            |input: &Arc<[u32]>| Request { input: input.clone(), from: 9, targets: Targets::Sequence(vec![1]) };
+            |input: &Arc<[u32]>| TokenRequest { input: input.clone(), from: 9, targets: Targets::Sequence(vec![1]) };
         let (one, other): (Arc<[u32]>, Arc<[u32]>) = (vec![0; 10_000].into(), vec![0; 10_000].into());
-        let taken = |requests: &[Request]| {
+        let taken = |requests: &[TokenRequest]| {
             let room = Room::new(u64::MAX);
             room.requests(requests).unwrap();
             room.bytes()

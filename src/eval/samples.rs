@@ -2,14 +2,17 @@
 
 use std::io::{self, Write};
 
+use super::scores::TaskScore;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::encode::paper_answer;
-use super::job::{Part, TaskScore};
-use super::metrics::{Metric, Outcome};
-use super::prompts::{Body, Document};
+use super::job::Part;
+use super::metrics::{Metric, Takes};
+use super::prompts::Document;
 use super::python::{repr, to_json, to_json_pretty};
+use super::request::{Answer, Request};
+use super::tasks::{About, Filter};
 
 /// Hashes of a task: they tell whether two runs asked the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,34 +30,46 @@ fn sha(text: &str) -> String {
 /// Hashes of all documents of a task.
 pub(super) fn hashes(part: &Part, paper: bool) -> Hashes {
     let hash = |document: &Document| {
-        let prompt = arguments(&document.body, 0, paper);
-        [sha(&to_json_pretty(&document.row)), sha(&prompt[0]), sha(target(&document.body))]
+        let prompt = document.requests.first().and_then(|request| arguments(request, paper).into_iter().next());
+        let prompt = prompt.as_ref().and_then(Value::as_str).unwrap_or_default();
+        [sha(&to_json_pretty(&document.row)), sha(prompt), sha(&document.target)]
     };
     let documents: Vec<[String; 3]> = part.prompts.documents.iter().map(hash).collect();
-    let task = sha(&documents.concat().concat());
+    // of each document's line, and every filter has one
+    let task = sha(&documents.concat().concat().repeat(part.leaf.task.about().filters.len()));
     Hashes { documents, task }
 }
 
-fn target(body: &Body) -> &str {
-    match body {
-        Body::Question { question, .. } => &question.target,
-        Body::Text(text) => &text.text,
-    }
-}
-
-/// Context and continuation of a choice, or a text.
-fn arguments(body: &Body, choice: usize, paper: bool) -> Vec<String> {
-    match body {
-        Body::Question { shots, question } => {
-            let answer = question.answer(choice);
-            let answer = if paper { paper_answer(answer) } else { format!(" {answer}") };
-            vec![format!("{shots}{}", question.context(choice)), answer]
+/// A request's arguments, as the reference passes them: context and continuation, a text, context and settings.
+fn arguments(request: &Request, paper: bool) -> Vec<Value> {
+    match request {
+        Request::LogLikelihood { context, continuation } => {
+            let continuation = if paper { paper_answer(continuation) } else { continuation.clone() };
+            vec![json!(context.text()), json!(continuation)]
         }
-        Body::Text(text) => vec![text.text.clone()],
+        Request::LogLikelihoodRolling { text } => vec![json!(text)],
+        Request::GenerateUntil { context, until, max_gen_toks } => {
+            let mut settings = json!({"until": until, "do_sample": false, "temperature": 0.0});
+            if let Some(most) = max_gen_toks {
+                settings["max_gen_toks"] = json!(most);
+            }
+            vec![json!(context.text()), settings]
+        }
     }
 }
 
-/// Writes a line for each document.
+/// An answer as the reference writes it.
+fn response(answer: &Answer) -> Value {
+    match answer {
+        Answer::LogLikelihood { log_likelihood, greedy } => {
+            json!([repr(f64::from(*log_likelihood)), if *greedy { "True" } else { "False" }])
+        }
+        Answer::Rolling { log_likelihood, .. } => json!(repr(*log_likelihood)),
+        Answer::Text(text) => json!(text),
+    }
+}
+
+/// Writes a line for each document, filter after filter.
 pub(super) fn write(
     out: &mut impl Write,
     part: &Part,
@@ -62,53 +77,51 @@ pub(super) fn write(
     hashes: &Hashes,
     paper: bool,
 ) -> io::Result<()> {
-    let metrics = part.leaf.task.metrics;
-    for ((document, outcome), hashes) in part.prompts.documents.iter().zip(&score.outcomes).zip(&hashes.documents) {
-        writeln!(out, "{}", to_json(&line(document, outcome, hashes, metrics, paper)))?;
+    let About { filters, metrics, .. } = *part.leaf.task.about();
+    for (place, filter) in filters.iter().enumerate() {
+        let measured = place * metrics.len()..(place + 1) * metrics.len();
+        for ((document, outcome), hashes) in part.prompts.documents.iter().zip(&score.outcomes).zip(&hashes.documents) {
+            let mut line = line(document, &outcome.answers, filter, metrics, hashes, paper);
+            for (metric, measure) in metrics.iter().zip(&outcome.measures[measured.clone()]) {
+                let (sum, weight) = measure.parts();
+                let value = match metric.takes {
+                    Takes::Text(_) => json!([sum, weight as u64]),
+                    Takes::Choice(_) | Takes::Generated => json!(sum),
+                };
+                line.insert(metric.name.to_owned(), value);
+            }
+            writeln!(out, "{}", to_json(&line))?;
+        }
     }
     Ok(())
 }
 
-fn line(document: &Document, outcome: &Outcome, hashes: &[String; 3], metrics: &[Metric], paper: bool) -> Value {
-    let requests = match outcome {
-        Outcome::Choice { answers, .. } => answers.len(),
-        Outcome::Text { .. } => 1,
-    };
-    let all_arguments = (0..requests).map(|index| {
-        let arguments = arguments(&document.body, index, paper);
-        let named = arguments.into_iter().enumerate().map(|(place, text)| (format!("arg_{place}"), json!(text)));
+/// A document's line without its figures.
+fn line(
+    document: &Document,
+    answers: &[Answer],
+    filter: &Filter,
+    metrics: &[Metric],
+    hashes: &[String; 3],
+    paper: bool,
+) -> Map<String, Value> {
+    let all_arguments = document.requests.iter().enumerate().map(|(index, request)| {
+        let arguments = arguments(request, paper).into_iter().enumerate();
+        let named = arguments.map(|(place, argument)| (format!("arg_{place}"), argument));
         (format!("gen_args_{index}"), Value::Object(named.collect()))
     });
-    let responses: Vec<Value> = match outcome {
-        Outcome::Choice { answers, .. } => answers
-            .iter()
-            .map(|answer| json!([repr(answer.log_likelihood.into()), if answer.greedy { "True" } else { "False" }]))
-            .collect(),
-        Outcome::Text { log_likelihood, .. } => vec![json!(repr(*log_likelihood))],
-    };
-    let mut line = Map::new();
-    for (key, value) in [
+    let entries = [
         ("doc_id", json!(document.id)),
         ("doc", Value::Object(document.row.clone())),
-        ("target", json!(target(&document.body))),
+        ("target", json!(document.target)),
         ("arguments", Value::Object(all_arguments.collect())),
-        ("resps", responses.iter().map(|response| json!([response])).collect()),
-        ("filtered_resps", Value::Array(responses)),
-        ("filter", json!("none")),
-        ("metrics", metrics.iter().map(|metric| json!(metric.name())).collect()),
+        ("resps", answers.iter().map(|answer| json!([response(answer)])).collect()),
+        ("filtered_resps", answers.iter().map(|answer| response(&filter.apply(answer))).collect()),
+        ("filter", json!(filter.name)),
+        ("metrics", metrics.iter().map(|metric| json!(metric.name)).collect()),
         ("doc_hash", json!(hashes[0])),
         ("prompt_hash", json!(hashes[1])),
         ("target_hash", json!(hashes[2])),
-    ] {
-        line.insert(key.to_owned(), value);
-    }
-    for metric in metrics {
-        let (top, bottom) = outcome.parts(*metric);
-        let value = match outcome {
-            Outcome::Choice { .. } => json!(top),
-            Outcome::Text { .. } => json!([top, bottom as u64]),
-        };
-        line.insert(metric.name().to_owned(), value);
-    }
-    Value::Object(line)
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }

@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-use super::metrics::Answer;
-use super::passes::{Pass, Request, Targets};
+use super::passes::{Pass, Targets, TokenRequest};
+use super::request::Answer;
 use crate::model::{Batch, Model, Observer};
 use crate::ops::Scored;
 use crate::progress::Progress;
@@ -19,7 +19,7 @@ use crate::{Error, Result};
 /// The model's, the document and the position in it named; a log-likelihood too large for `round`; what `keep` says.
 pub fn score(
     model: &Model,
-    requests: &[Request],
+    requests: &[TokenRequest],
     name: &dyn Fn(usize) -> String,
     passes: &[(usize, &Pass)],
     round: Dtype,
@@ -33,7 +33,7 @@ pub fn score(
 
 struct Reader<'a> {
     model: &'a Model,
-    requests: &'a [Request],
+    requests: &'a [TokenRequest],
     name: &'a dyn Fn(usize) -> String,
     passes: &'a [(usize, &'a Pass)],
     round: Dtype,
@@ -51,7 +51,7 @@ impl Observer for Reader<'_> {
         let place = |row: usize| self.named(pass, pass.rows[row] as usize);
         let scored = self.model.score(&x, &candidates, &place)?;
         let answers = answers(self.requests, pass, &scored, self.round);
-        if let Some(broken) = answers.iter().position(|answer| !answer.log_likelihood.is_finite()) {
+        if let Some(broken) = answers.iter().position(|answer| !answer.log_likelihood().is_some_and(f64::is_finite)) {
             return Err(Error::work(format!(
                 "{}: the log-likelihood is too large a number for {}, to which --compat rounds it as the reference does",
                 (self.name)(pass.requests[broken]),
@@ -77,7 +77,7 @@ impl Reader<'_> {
 }
 
 /// The answers of a pass's requests from the scores of its rows.
-fn answers(requests: &[Request], pass: &Pass, scored: &[Vec<Scored>], round: Dtype) -> Vec<Answer> {
+fn answers(requests: &[TokenRequest], pass: &Pass, scored: &[Vec<Scored>], round: Dtype) -> Vec<Answer> {
     let mut found: Vec<Option<(f64, bool)>> = vec![None; pass.requests.len()];
     for want in &pass.wants {
         let Scored { log_likelihood, greedy } = scored[want.row][want.candidate];
@@ -90,7 +90,7 @@ fn answers(requests: &[Request], pass: &Pass, scored: &[Vec<Scored>], round: Dty
             Some((sum, all)) => (sum + log_likelihood, all && greedy),
         });
     }
-    let answer = |(sum, greedy)| Answer { log_likelihood: rounded(sum as f32, round), greedy };
+    let answer = |(sum, greedy)| Answer::LogLikelihood { log_likelihood: rounded(sum as f32, round), greedy };
     found.into_iter().map(|found| answer(found.unwrap_or((0.0, true)))).collect()
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::subjects::{self, Category, SUBJECTS};
-use super::tasks::{Config, TASKS, TEXT, Task};
+use super::tasks::{Config, TASKS, TEXT, Task, named};
 use super::text_names;
 use crate::{Error, Result};
 
@@ -13,7 +13,7 @@ pub struct Leaf {
     /// Name in results: `boolq`, `mmlu_anatomy`, `text_notes`.
     pub name: String,
     /// The row of the table.
-    pub task: &'static Task,
+    pub task: &'static dyn Task,
     /// Member of the family.
     pub subject: Option<String>,
     /// The user's text.
@@ -57,7 +57,7 @@ pub struct Selection {
 pub fn task_names() -> Vec<String> {
     let groups = Category::ALL.iter().map(|category| category.group().to_owned());
     let subjects = SUBJECTS.iter().map(|(subject, _)| format!("mmlu_{subject}"));
-    TASKS.iter().map(|task| task.name.to_owned()).chain(groups).chain(subjects).collect()
+    TASKS.iter().map(|task| task.about().name.to_owned()).chain(groups).chain(subjects).collect()
 }
 
 /// Resolves `names`. `local` are the subjects a local folder has: with subjects of the user's own there, `mmlu` means
@@ -78,6 +78,14 @@ pub fn select(names: &[String], local: &[String]) -> Result<Selection> {
 }
 
 impl Selection {
+    /// One task, in the table or not.
+    #[must_use]
+    pub fn of(task: &'static dyn Task) -> Self {
+        let mut selection = Self::default();
+        selection.task(task);
+        selection
+    }
+
     fn add(&mut self, name: &str, local: &[String]) -> Result<()> {
         if let Some(path) = name.strip_prefix("text:") {
             let path = PathBuf::from(path);
@@ -85,18 +93,21 @@ impl Selection {
             let name = format!("text:{}", text_names::identity(&path).display());
             match self.leaves.iter().any(|known| known.name == name) {
                 true => self.repeated.push(path),
-                false => drop(self.leaf(Leaf { name, task: &TEXT, subject: None, file: Some(path) })),
+                false => drop(self.leaf(Leaf { name, task: TEXT, subject: None, file: Some(path) })),
             }
             return Ok(());
         }
-        let family = TASKS.iter().find(|task| task.config == Config::Subject && in_family(name, task.name));
-        if let Some(task) = family {
-            return self.family(task, name, local);
+        let is_of = |task: &&&dyn Task| task.about().config == Config::Subject && in_family(name, task.about().name);
+        if let Some(task) = TASKS.iter().find(is_of) {
+            return self.family(*task, name, local);
         }
-        let task = TASKS.iter().find(|task| task.name == name);
-        let task = task.ok_or_else(|| unknown(name))?;
-        self.leaf(Leaf { name: task.name.to_owned(), task, subject: None, file: None });
+        self.task(named(name).ok_or_else(|| unknown(name))?);
         Ok(())
+    }
+
+    /// Adds a task that is no family.
+    fn task(&mut self, task: &'static dyn Task) {
+        self.leaf(Leaf { name: task.about().name.to_owned(), task, subject: None, file: None });
     }
 
     fn name_texts(&mut self) {
@@ -107,19 +118,20 @@ impl Selection {
         texts.iter_mut().zip(names).for_each(|(leaf, name)| leaf.name = name);
     }
 
-    fn family(&mut self, task: &'static Task, name: &str, local: &[String]) -> Result<()> {
+    fn family(&mut self, task: &'static dyn Task, name: &str, local: &[String]) -> Result<()> {
         let own = local.iter().any(|subject| subjects::category(subject).is_none());
-        if name == task.name && own {
+        let family = task.about().name;
+        if name == family && own {
             let leaves: Vec<usize> = local.iter().map(|subject| self.subject(task, subject)).collect();
             self.group(name, name, leaves.iter().map(|leaf| self.leaves[*leaf].name.clone()).collect(), leaves);
-        } else if name == task.name {
+        } else if name == family {
             let groups = Category::ALL.map(|category| self.category(task, category));
             let leaves = groups.iter().flatten().copied().collect();
             self.group(name, name, Category::ALL.map(|category| category.group().to_owned()).to_vec(), leaves);
         } else if let Some(category) = Category::ALL.iter().find(|category| category.group() == name) {
             self.category(task, *category);
         } else {
-            let subject = &name[task.name.len() + 1..];
+            let subject = &name[family.len() + 1..];
             if subjects::category(subject).is_none() && !local.iter().any(|known| known == subject) {
                 return Err(unknown(name));
             }
@@ -128,7 +140,7 @@ impl Selection {
         Ok(())
     }
 
-    fn category(&mut self, task: &'static Task, category: Category) -> Vec<usize> {
+    fn category(&mut self, task: &'static dyn Task, category: Category) -> Vec<usize> {
         let members = SUBJECTS.iter().filter(|(_, of)| *of == category);
         let leaves: Vec<usize> = members.map(|(subject, _)| self.subject(task, subject)).collect();
         let children = leaves.iter().map(|leaf| self.leaves[*leaf].name.clone()).collect();
@@ -136,8 +148,8 @@ impl Selection {
         leaves
     }
 
-    fn subject(&mut self, task: &'static Task, subject: &str) -> usize {
-        let name = format!("{}_{subject}", task.name);
+    fn subject(&mut self, task: &'static dyn Task, subject: &str) -> usize {
+        let name = format!("{}_{subject}", task.about().name);
         self.leaf(Leaf { name, task, subject: Some(subject.to_owned()), file: None })
     }
 
@@ -163,7 +175,7 @@ fn in_family(name: &str, family: &str) -> bool {
 fn unknown(name: &str) -> Error {
     let near = task_names().into_iter().filter(|known| distance(name, known) <= 2).collect::<Vec<_>>();
     let hint = if near.is_empty() {
-        let names: Vec<&str> = TASKS.iter().map(|task| task.name).collect();
+        let names: Vec<&str> = TASKS.iter().map(|task| task.about().name).collect();
         format!("there are {}, mmlu_<subject> and text:FILE", names.join(", "))
     } else {
         format!("did you mean {}?", near.join(" or "))

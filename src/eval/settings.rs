@@ -32,7 +32,7 @@ pub struct EvalSettings {
     pub adapter: Option<PathBuf>,
     /// Tasks and groups: `mmlu`, `mmlu_stem`, `mmlu_anatomy`, `boolq`, `c4`, `text:FILE`…
     pub tasks: Vec<String>,
-    /// Examples in front of each question; each task's own number when absent (5 for MMLU, else 0).
+    /// Examples in front of each question; each task's own number when absent (5 for MMLU and GSM8K, else 0).
     pub few_shot: Option<usize>,
     /// Folder (or, for a single task, file) with the data; the hub and its cache when absent.
     pub data_dir: Option<PathBuf>,

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::job::{Job, Part, Scores, TaskScore};
-use super::metrics::{Figure, Metric, Outcome};
+use super::job::{Job, Part};
+use super::metrics::{Figure, Metric};
+use super::outcome::{Measure, Outcome};
 use super::samples;
+use super::scores::{Scores, TaskScore};
 
 /// A figure of a task or group.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,9 +56,8 @@ impl Side {
     pub fn of(job: &Job, scores: &Scores, paper: bool) -> Self {
         let task = |(part, score): (&Part, &TaskScore)| {
             let hashes = samples::hashes(part, paper).documents;
-            let metrics: Vec<Metric> = score.figures.iter().map(|figure| figure.metric).collect();
             let parts = |outcome: &Outcome| -> Vec<Option<(f64, f64)>> {
-                metrics.iter().map(|metric| Some(outcome.parts(*metric))).collect()
+                outcome.measures.iter().map(Measure::parts).map(Some).collect()
             };
             let ids = part.prompts.documents.iter().map(|document| document.id);
             let documents = ids.zip(&score.outcomes).zip(hashes);
@@ -67,7 +68,7 @@ impl Side {
                 figures: score.figures.iter().map(measured).collect(),
                 documents: Some(documents),
                 count: score.outcomes.len(),
-                majority: metrics.iter().filter_map(|metric| Some((*metric, score.majority(*metric)?))).collect(),
+                majority: score.majorities(),
             }
         };
         let mut tasks: Vec<Task> = job.parts.iter().zip(&scores.tasks).map(task).collect();
@@ -79,7 +80,7 @@ impl Side {
             figures: score.figures.iter().map(measured).collect(),
             documents: None,
             count: score.size,
-            majority: score.majority.map(|share| (Metric::Acc, share)).into_iter().collect(),
+            majority: score.majority.map(|share| (Metric::ACC, share)).into_iter().collect(),
         }));
         Self { tasks, groups }
     }
@@ -87,10 +88,10 @@ impl Side {
 
 fn measured(figure: &Figure) -> Measured {
     Measured {
-        metric: figure.metric.name().to_owned(),
-        filter: "none".to_owned(),
+        metric: figure.metric.name.to_owned(),
+        filter: figure.filter.to_owned(),
         value: figure.value,
         stderr: figure.stderr,
-        higher_is_better: figure.metric.higher_is_better(),
+        higher_is_better: figure.metric.higher_is_better,
     }
 }

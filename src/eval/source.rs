@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::layouts;
 use super::select::{Leaf, select};
-use super::tasks::{Config, Form, Release, Task};
+use super::tasks::{About, Config, Release, TASKS};
 use crate::checkpoint::{Dataset, Hub};
 use crate::data::{ReadOptions, Row, TextSplit, is_of_format, names_below, rows_with};
 use crate::progress::Progress;
@@ -49,13 +49,12 @@ impl Source {
         Ok(Self::Folder(path.to_owned(), names_below(path).context(|| "--data-dir")?))
     }
 
-    /// Subjects of `task` that are here.
+    /// Subjects of the families of tasks that are here.
     #[must_use]
-    pub fn subjects(&self, task: &Task) -> Vec<String> {
-        match self {
-            Self::Folder(_, files) if task.config == Config::Subject => layouts::subjects(files, task),
-            Self::Folder(..) | Self::File(_) | Self::Hub(..) => Vec::new(),
-        }
+    pub fn subjects(&self) -> Vec<String> {
+        let Self::Folder(_, files) = self else { return Vec::new() };
+        let families = TASKS.iter().map(|task| task.about()).filter(|about| about.config == Config::Subject);
+        families.flat_map(|about| layouts::subjects(files, about)).collect()
     }
 
     /// Hands the rows of one split of `leaf` to `take`, one at a time, until that says that it has enough; `how` they
@@ -114,17 +113,17 @@ impl Source {
         match self {
             Self::Folder(folder, files) => {
                 let subject = leaf.subject.as_deref();
-                let found = layouts::find(files, leaf.task, subject, split);
+                let found = layouts::find(files, leaf.task.about(), subject, split);
                 let found = found.ok_or_else(|| missing(leaf, split, &folder.display().to_string()))?;
                 Ok((found.files.iter().map(|file| folder.join(file)).collect(), found.mixed))
             }
-            Self::File(file) if split == leaf.task.split => Ok((vec![file.clone()], false)),
+            Self::File(file) if split == leaf.task.about().split => Ok((vec![file.clone()], false)),
             Self::File(file) => Err(missing(leaf, split, &file.display().to_string())),
             Self::Hub(hub, known) => {
                 let folder = |fault| format!("{fault}; --data-dir names a folder here that has the tasks' data");
                 let found = on_hub(hub, known, leaf, split, progress).map_err(|error| error.reworded(folder));
                 let (dataset, found) = found?;
-                let found = found.ok_or_else(|| missing(leaf, split, leaf.task.dataset))?;
+                let found = found.ok_or_else(|| missing(leaf, split, leaf.task.about().dataset))?;
                 Ok((hub.dataset_files(&dataset, &found.files, progress)?, found.mixed))
             }
         }
@@ -139,13 +138,13 @@ fn on_hub(
     split: &str,
     progress: &dyn Progress,
 ) -> Result<(Dataset, Option<layouts::Found>)> {
-    let id = leaf.task.dataset;
+    let id = leaf.task.about().dataset;
     if !known.borrow().contains_key(id) {
         let dataset = hub.dataset(id, progress)?;
         known.borrow_mut().insert(id, dataset);
     }
     let dataset = known.borrow()[id].clone();
-    let found = layouts::find(dataset.names(), leaf.task, leaf.subject.as_deref(), split);
+    let found = layouts::find(dataset.names(), leaf.task.about(), leaf.subject.as_deref(), split);
     Ok((dataset, found))
 }
 
@@ -161,8 +160,9 @@ pub fn hub_files(hub: &Hub, names: &[String], progress: &dyn Progress) -> Result
         if leaf.file.is_some() {
             return Err(Error::request(format!("{}: a text of one's own is not on the hub", leaf.name)));
         }
-        let Task { dataset, split, shots_split, shots, form, .. } = *leaf.task;
-        let has_examples = matches!(form, Form::Choice { .. });
+        let about = leaf.task.about();
+        let About { dataset, split, shots_split, shots, .. } = *about;
+        let has_examples = about.has_examples();
         for (split, is_needed) in [(split, true), (shots_split, has_examples && shots > 0)] {
             let (files, found) = match on_hub(hub, &known, &leaf, split, progress)? {
                 (files, Some(found)) if is_needed || has_examples => (files, found.files),
@@ -189,7 +189,10 @@ fn missing(leaf: &Leaf, split: &str, place: &str) -> Error {
         Some(subject) => format!(
             "{subject}/{split}-00000-of-00001.parquet, {subject}/{split}.jsonl, {split}/{subject}_{split}.csv and the like"
         ),
-        None => format!("{split}-00000-of-00001.parquet, {split}.jsonl, {}_{split}.jsonl and the like", leaf.task.name),
+        None => format!(
+            "{split}-00000-of-00001.parquet, {split}.jsonl, {}_{split}.jsonl and the like",
+            leaf.task.about().name
+        ),
     };
     Error::request(format!("{place}: {what} is not there; looked for {looked}"))
 }
@@ -197,7 +200,7 @@ fn missing(leaf: &Leaf, split: &str, place: &str) -> Error {
 /// Hands the rows of `file` to `take`, in the columns of the hub's data set; whether it wants more.
 fn read(leaf: &Leaf, file: &Path, how: &ReadOptions, take: Take<'_>) -> Result<bool> {
     if let (Some(subject), Release::Columns(columns, hub_row), true) =
-        (&leaf.subject, leaf.task.release, is_of_format(file, "csv"))
+        (&leaf.subject, leaf.task.about().release, is_of_format(file, "csv"))
     {
         let columns = columns.iter().map(|name| (*name).to_owned()).collect();
         let options = ReadOptions { columns: Some(columns), ..how.clone() };
@@ -221,7 +224,7 @@ fn read(leaf: &Leaf, file: &Path, how: &ReadOptions, take: Take<'_>) -> Result<b
         if has_blank_lines && row.fields.values().all(|value| value.as_str().is_some_and(is_blank)) {
             continue;
         }
-        let documents = match leaf.task.release {
+        let documents = match leaf.task.about().release {
             Release::Documents(documents) => documents(&row.fields),
             Release::Hub | Release::Columns(..) => None,
         };

@@ -1,14 +1,16 @@
-//! Keys and values of a sequence's tokens so far, so that the next token runs alone.
+//! Keys and values of sequences' tokens so far, so that the next token runs alone.
 //!
 //! What comes out is what a pass over the whole sequence gives. Where the rotations depend on the length of the
 //! sequence (dynamic scaling beyond the trained context, LongRoPE when it is crossed), keys of old are no longer what
 //! such a pass has, and the sequence is run again; transformers keeps the old ones.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 
 use super::{Batch, ForwardContext, Model, PASS_TOKENS};
 use crate::arch::ModelSpec;
-use crate::ops::{self, FiniteWatch, Heads};
+use crate::ops::{self, FiniteWatch, Heads, Layout};
 use crate::{Error, Result, interrupt};
 
 /// The sequence so far, and what each layer remembers of it.
@@ -16,12 +18,12 @@ use crate::{Error, Result, interrupt};
 pub struct Cache {
     ids: Vec<u32>,
     capacity: usize,
-    layers: Vec<LayerCache>,
+    layers: Vec<KeysAndValues>,
 }
 
-/// Keys and values of one layer.
-#[derive(Debug)]
-pub(super) struct LayerCache {
+/// What one layer remembers of a sequence. A clone has the same memory.
+#[derive(Clone, Debug)]
+struct KeysAndValues {
     /// `[capacity, k·e]`, of which the first `len` rows count.
     keys: Tensor,
     /// `[capacity, k·e]`.
@@ -29,15 +31,33 @@ pub(super) struct LayerCache {
     len: usize,
 }
 
-impl LayerCache {
-    /// Takes in the keys and values `[t, k·e]` of the tokens that follow, and attends with their queries `[t, h·e]`.
-    pub(super) fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
+impl KeysAndValues {
+    fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
         let len = self.len + k.dim(0)?;
         let kept = |x: &Tensor| x.to_dtype(self.keys.dtype())?.contiguous();
         self.keys.slice_set(&kept(k)?, 0, self.len)?;
         self.values.slice_set(&kept(v)?, 0, self.len)?;
         self.len = len;
         ops::attention_over(q, &self.keys.narrow(0, 0, len)?, &self.values.narrow(0, 0, len)?, heads)
+    }
+}
+
+/// What one layer remembers of the sequences in a pass, and how many tokens each has there.
+#[derive(Debug)]
+pub(super) struct LayerCache(Vec<(KeysAndValues, usize)>);
+
+impl LayerCache {
+    /// Takes in the keys and values `[t, k·e]` of the tokens that follow, sequence after sequence, and attends with
+    /// their queries `[t, h·e]`.
+    pub(super) fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
+        let mut row = 0;
+        let attended = self.0.iter_mut().map(|(known, len)| {
+            let part = |x: &Tensor| x.narrow(0, row, *len);
+            let attended = known.attend(&part(q)?, &part(k)?, &part(v)?, heads);
+            row += *len;
+            attended
+        });
+        together(attended.collect::<Result<Vec<_>>>()?)
     }
 }
 
@@ -52,7 +72,7 @@ impl Cache {
             let tokens = if spec.has_attention(model.stack.source_layer(place)) { capacity } else { 0 };
             let shape = (tokens, spec.kv_heads * spec.head_dim);
             let zeros = || Tensor::zeros(shape, DType::F32, model.device());
-            Ok(LayerCache { keys: zeros()?, values: zeros()?, len: 0 })
+            Ok(KeysAndValues { keys: zeros()?, values: zeros()?, len: 0 })
         });
         Ok(Self { ids: Vec::new(), capacity, layers: layers.collect::<Result<_>>()? })
     }
@@ -70,6 +90,87 @@ impl Cache {
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
+
+    /// How many tokens stand once `ids` are appended, and how many of the first of those need not be run.
+    fn grown(&self, ids: &[u32], spec: &ModelSpec) -> Result<Run> {
+        let (known, longest) = (self.ids.len(), self.ids.len() + ids.len());
+        if ids.is_empty() || longest > self.capacity {
+            let room = self.capacity - known;
+            return Err(Error::work(format!("{} tokens to append, there is room for {room}", ids.len())));
+        }
+        let rope = &spec.rope;
+        let stale = known > 0 && rope.inverse_frequencies(known) != rope.inverse_frequencies(longest);
+        let first = if stale { 0 } else { known };
+        Ok(Run { first, longest, ids: [&self.ids[first..], ids].concat() })
+    }
+}
+
+/// Tokens of a sequence that are run: those from `first` on, of `longest`.
+struct Run {
+    first: usize,
+    longest: usize,
+    ids: Vec<u32>,
+}
+
+/// Some of a sequence's tokens in a pass.
+struct Part {
+    sequence: usize,
+    /// The first one's position.
+    position: usize,
+    len: usize,
+}
+
+/// Parts of sequences that go through a layer together.
+struct Pass {
+    parts: Vec<Part>,
+    x: Tensor,
+    context: ForwardContext,
+    watch: FiniteWatch,
+}
+
+impl Pass {
+    fn new(model: &Model, runs: &[Run], parts: Vec<Part>) -> Result<Self> {
+        let spec = &model.spec;
+        let (mut cos, mut sin, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+        for Part { sequence, position, len } in &parts {
+            let run = &runs[*sequence];
+            let positions: Vec<u32> = (*position..position + len).map(|position| position as u32).collect();
+            let (part_cos, part_sin) = spec.rope.tables(&positions, run.longest);
+            cos.extend(part_cos);
+            sin.extend(part_sin);
+            ids.push(&run.ids[position - run.first..position - run.first + len]);
+        }
+        let shape = (ids.iter().map(|ids| ids.len()).sum::<usize>(), spec.rope.rotary_dim / 2);
+        let context = ForwardContext {
+            layout: Arc::new(Layout::sequences(parts.iter().map(|part| part.len))?),
+            cos: Tensor::from_vec(cos, shape, &model.device)?,
+            sin: Tensor::from_vec(sin, shape, &model.device)?,
+        };
+        let (x, watch) = (model.embed(&Batch::sequences(&ids)?)?, FiniteWatch::new(model.layers() + 1, &model.device)?);
+        let mut pass = Self { parts, x, context, watch };
+        pass.look(model, 0)?;
+        Ok(pass)
+    }
+
+    /// Watches the stream that enters place `place`.
+    fn look(&mut self, model: &Model, place: usize) -> Result<()> {
+        let Self { parts, x, watch, .. } = self;
+        let named = |token: usize| {
+            let mut before = 0;
+            let part = parts.iter().find(|part| {
+                before += part.len;
+                token < before
+            });
+            let position = part.map_or(token, |part| part.position + token + part.len - before);
+            format!("token {position} (from 0)")
+        };
+        model.look(watch, place, x, &named)
+    }
+}
+
+/// Tensors of `[t, ...]` one below the other.
+fn together(parts: Vec<Tensor>) -> Result<Tensor> {
+    Ok(if let [x] = &parts[..] { x.clone() } else { Tensor::cat(&parts, 0)? })
 }
 
 impl Model {
@@ -80,37 +181,63 @@ impl Model {
     /// No tokens, more than there is room for, a token id outside the vocabulary, a weight that cannot be read, a
     /// non-finite residual stream. Interrupted.
     pub fn extend(&self, cache: &mut Cache, ids: &[u32]) -> Result<Tensor> {
-        let (known, longest) = (cache.ids.len(), cache.ids.len() + ids.len());
-        if ids.is_empty() || longest > cache.capacity {
-            let room = cache.capacity - known;
-            return Err(Error::work(format!("{} tokens to append, there is room for {room}", ids.len())));
-        }
-        let rope = &self.spec.rope;
-        let stale = known > 0 && rope.inverse_frequencies(known) != rope.inverse_frequencies(longest);
-        let first = if stale { 0 } else { known };
-        let run = [&cache.ids[first..], ids].concat();
-        let mut states = Vec::new();
-        for (index, part) in run.chunks(PASS_TOKENS).enumerate() {
-            let position = first + index * PASS_TOKENS;
-            let x = self.embed(&Batch::sequences(&[part])?)?;
-            let mut watch = FiniteWatch::new(self.layers() + 1, &self.device)?;
-            self.look(&mut watch, 0, &x, &|token| format!("token {} (from 0)", position + token))?;
-            let pass = ForwardContext::after(&self.spec, position, part.len(), longest, &self.device)?;
-            states.push((x, pass, watch, position));
-        }
+        together(self.extend_each(&mut [cache], &[ids])?)
+    }
+
+    /// The same for several sequences, whose tokens go through a layer together: each one's streams.
+    ///
+    /// # Errors
+    /// As [`Model::extend`].
+    pub fn extend_each(&self, caches: &mut [&mut Cache], ids: &[&[u32]]) -> Result<Vec<Tensor>> {
+        let runs = caches.iter().zip(ids).map(|(cache, ids)| cache.grown(ids, &self.spec));
+        let runs: Vec<Run> = runs.collect::<Result<_>>()?;
+        let mut passes = self.passes(&runs)?;
         self.stack.walk(|place, block| {
-            let past = &mut cache.layers[place];
-            past.len = first;
-            for (x, pass, watch, position) in &mut states {
+            for (cache, run) in caches.iter_mut().zip(&runs) {
+                cache.layers[place].len = run.first;
+            }
+            for pass in &mut passes {
                 interrupt::check()?;
-                *x = block.extend(x, pass, past)?;
-                self.look(watch, place + 1, x, &|token| format!("token {} (from 0)", *position + token))?;
+                let known = |part: &Part| (caches[part.sequence].layers[place].clone(), part.len);
+                let mut layer = LayerCache(pass.parts.iter().map(known).collect());
+                pass.x = block.extend(&pass.x, &pass.context, &mut layer)?;
+                for (part, (known, _)) in pass.parts.iter().zip(layer.0) {
+                    caches[part.sequence].layers[place] = known;
+                }
+                pass.look(self, place + 1)?;
             }
             Ok(())
         })?;
-        cache.ids.extend(ids);
-        let parts: Vec<Tensor> = states.into_iter().map(|(x, ..)| x).collect();
-        let x = if let [x] = &parts[..] { x.clone() } else { Tensor::cat(&parts, 0)? };
-        Ok(x.narrow(0, run.len() - ids.len(), ids.len())?)
+        let mut streams: Vec<Vec<Tensor>> = runs.iter().map(|_| Vec::new()).collect();
+        for pass in passes {
+            let mut row = 0;
+            for part in &pass.parts {
+                streams[part.sequence].push(pass.x.narrow(0, row, part.len)?);
+                row += part.len;
+            }
+        }
+        let all = streams.into_iter().zip(&runs).zip(caches.iter_mut().zip(ids));
+        let new = all.map(|((streams, run), (cache, ids))| {
+            cache.ids.extend(*ids);
+            Ok(together(streams)?.narrow(0, run.ids.len() - ids.len(), ids.len())?)
+        });
+        new.collect()
+    }
+
+    /// The runs in pieces, as many as fit together into a pass. A sequence has one at most in each.
+    fn passes(&self, runs: &[Run]) -> Result<Vec<Pass>> {
+        let (mut passes, mut parts, mut tokens) = (Vec::new(), Vec::<Part>::new(), 0);
+        for (sequence, run) in runs.iter().enumerate() {
+            for (index, piece) in run.ids.chunks(PASS_TOKENS).enumerate() {
+                if !parts.is_empty() && (index > 0 || tokens + piece.len() > PASS_TOKENS) {
+                    passes.push(Pass::new(self, runs, std::mem::take(&mut parts))?);
+                    tokens = 0;
+                }
+                parts.push(Part { sequence, position: run.first + index * PASS_TOKENS, len: piece.len() });
+                tokens += piece.len();
+            }
+        }
+        passes.push(Pass::new(self, runs, parts)?);
+        Ok(passes)
     }
 }

@@ -41,23 +41,4 @@ impl ForwardContext {
             sin: Tensor::from_vec(sin, shape, device)?,
         })
     }
-
-    /// Prepares `len` tokens from `position` on of a sequence that has `longest` tokens with them; what comes before
-    /// them is in a cache.
-    pub(super) fn after(
-        spec: &ModelSpec,
-        position: usize,
-        len: usize,
-        longest: usize,
-        device: &Device,
-    ) -> Result<Self> {
-        let positions: Vec<u32> = (position..position + len).map(|position| position as u32).collect();
-        let (cos, sin) = spec.rope.tables(&positions, longest);
-        let shape = (len, spec.rope.rotary_dim / 2);
-        Ok(Self {
-            layout: Arc::new(Layout::sequences([len])?),
-            cos: Tensor::from_vec(cos, shape, device)?,
-            sin: Tensor::from_vec(sin, shape, device)?,
-        })
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 use serde::Serialize;
 
@@ -127,5 +127,48 @@ impl Model {
             token = next(&self.extend(&mut cache, &[token])?, prompt.len() + ids.len())?;
         };
         Ok(Generated { ids, ended, first_token_seconds, seconds: started.elapsed().as_secs_f64() })
+    }
+
+    /// Continues each of `prompts` by the likeliest tokens, as many as it says at most, until one of `ends`, or until
+    /// `goes_on`, which sees a text's tokens after each new one, says that it is enough: the tokens after each prompt.
+    /// A token of `ends` is not among them.
+    ///
+    /// # Errors
+    /// Request: an empty prompt, no tokens asked for. Work: logits that are not finite, what `goes_on` and
+    /// [`Model::extend`] find. Interrupted.
+    pub fn generate_each(
+        &self,
+        prompts: &[(&[u32], usize)],
+        ends: &[u32],
+        goes_on: &mut dyn FnMut(usize, &[u32]) -> Result<bool>,
+    ) -> Result<Vec<Vec<u32>>> {
+        if prompts.iter().any(|(prompt, most)| prompt.is_empty() || *most == 0) {
+            return Err(Error::request("nothing to generate: a prompt and at least one new token are needed"));
+        }
+        let cache = |(prompt, most): &(&[u32], usize)| Cache::new(self, prompt.len().saturating_add(*most));
+        let caches: Vec<Cache> = prompts.iter().map(cache).collect::<Result<_>>()?;
+        let mut going: Vec<(usize, Cache)> = caches.into_iter().enumerate().collect();
+        let mut said: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
+        let mut new: Vec<Vec<u32>> = prompts.iter().map(|(prompt, _)| prompt.to_vec()).collect();
+        while !going.is_empty() {
+            let mut caches: Vec<&mut Cache> = going.iter_mut().map(|(_, cache)| cache).collect();
+            let ids: Vec<&[u32]> = new.iter().map(Vec::as_slice).collect();
+            let last = self.extend_each(&mut caches, &ids)?.into_iter().map(|x| x.narrow(0, x.dim(0)? - 1, 1));
+            let last = Tensor::cat(&last.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+            let tokens = self.logits(&last)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
+            let before = std::mem::take(&mut going);
+            new.clear();
+            for ((index, cache), token) in before.into_iter().zip(tokens) {
+                if ends.contains(&token) {
+                    continue;
+                }
+                said[index].push(token);
+                if goes_on(index, &said[index])? && said[index].len() < prompts[index].1 {
+                    going.push((index, cache));
+                    new.push(vec![token]);
+                }
+            }
+        }
+        Ok(said)
     }
 }

@@ -7,13 +7,13 @@ use super::pipeline::{CutDone, Done};
 use super::recipe::Recipe;
 use crate::checkpoint::{Entry, Origin, OutputDir, claim, write_file, write_new};
 use crate::commands::analysis_view;
-use crate::commands::eval::FigureReport;
 use crate::commands::heal::HealResult;
 use crate::eval::compare::{Comparison, compare};
 use crate::eval::finished::Finished;
 use crate::eval::metrics::Metric;
 use crate::eval::side::Side;
-use crate::eval::tasks::TASKS;
+use crate::eval::table::FigureReport;
+use crate::eval::tasks;
 use crate::heal::Line;
 use crate::importance::{Analysis, Order, metric};
 use crate::report::run::{Difference, Distances, Healing, Measure, RunData, Score, Variant};
@@ -127,7 +127,8 @@ fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<Measure>
     let mut measures: Vec<Measure> = Vec::new();
     for figure in figures {
         let known = measures.iter().any(|known| (&known.task, &known.metric) == (&figure.task, &figure.metric));
-        let is_shown = matches!(Metric::named(&figure.metric), Some(Metric::Acc | Metric::AccNorm | Metric::Loss));
+        let metric = Metric::named(figure.metric.split(',').next().unwrap_or_default());
+        let is_shown = metric.is_some_and(|metric| metric.higher_is_better || metric == Metric::LOSS);
         if known || !is_shown {
             continue;
         }
@@ -136,7 +137,7 @@ fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<Measure>
             title: title(figure),
             metric: figure.metric.clone(),
             chance: figure.chance,
-            is_loss: figure.metric == Metric::Loss.name(),
+            is_loss: metric == Some(Metric::LOSS),
             depth: figure.depth,
         });
     }
@@ -145,8 +146,8 @@ fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<Measure>
 
 /// A task's name in print; that of a text is its file's.
 fn title(figure: &FigureReport) -> String {
-    match (TASKS.iter().find(|task| task.name == figure.task), figure.task.strip_prefix("text_")) {
-        (Some(task), _) => task.title.to_owned(),
+    match (tasks::named(&figure.task), figure.task.strip_prefix("text_")) {
+        (Some(task), _) => task.about().title.to_owned(),
         (None, Some(file)) => file.to_owned(),
         (None, None) => figure.alias.clone(),
     }

@@ -3,8 +3,8 @@
 
 use super::*;
 
-fn request(input: &[u32], from: usize, targets: &[u32]) -> Request {
-    Request { input: Arc::from(input), from, targets: Targets::Sequence(targets.to_vec()) }
+fn request(input: &[u32], from: usize, targets: &[u32]) -> TokenRequest {
+    TokenRequest { input: Arc::from(input), from, targets: Targets::Sequence(targets.to_vec()) }
 }
 
 fn fixed(tokens: usize) -> PassTokens {
@@ -12,7 +12,7 @@ fn fixed(tokens: usize) -> PassTokens {
 }
 
 /// Reads every request's input and targets back out of the passes.
-fn check(requests: &[Request], passes: &[Pass]) {
+fn check(requests: &[TokenRequest], passes: &[Pass]) {
     let mut found = vec![Vec::new(); requests.len()];
     for pass in passes {
         let segments = pass.batch.layout.segments();
@@ -26,10 +26,7 @@ fn check(requests: &[Request], passes: &[Pass]) {
         }
     }
     for (request, found) in requests.iter().zip(found) {
-        let (tokens, step) = match &request.targets {
-            Targets::Sequence(tokens) => (tokens, 1),
-            Targets::AnyOf(tokens) => (tokens, 0),
-        };
+        let (tokens, step) = request.targets.scored();
         let expected: Vec<_> = tokens
             .iter()
             .enumerate()
@@ -46,7 +43,7 @@ fn tokens(passes: &[Pass]) -> usize {
 #[test]
 fn one_token_choices_are_one_sequence() {
     let context: Vec<u32> = (0..20).collect();
-    let requests: Vec<Request> = (50..54).map(|answer| request(&context, 19, &[answer])).collect();
+    let requests: Vec<TokenRequest> = (50..54).map(|answer| request(&context, 19, &[answer])).collect();
     let passes = plan(&requests, &[0..4], fixed(1000)).unwrap();
     check(&requests, &passes);
     assert_eq!((passes.len(), tokens(&passes), passes[0].rows.len()), (1, 20, 1));
@@ -87,7 +84,7 @@ fn trees_of_any_shape() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) % below
     };
-    let mut requests: Vec<Request> = Vec::new();
+    let mut requests: Vec<TokenRequest> = Vec::new();
     for _ in 0..200 {
         let mut input = match requests.len() {
             0 => Vec::new(),
@@ -103,7 +100,7 @@ fn trees_of_any_shape() {
         let many = input.len() - from;
         let targets: Vec<u32> = (0..many).map(|_| next(50)).collect();
         if next(4) == 0 {
-            requests.push(Request { input: input.into(), from, targets: Targets::AnyOf(targets) });
+            requests.push(TokenRequest { input: input.into(), from, targets: Targets::AnyOf(targets) });
         } else {
             requests.push(request(&input, from, &targets));
         }
@@ -124,7 +121,7 @@ fn every_prefix_of_a_long_text_is_asked_about() {
     let work = || {
         let text: Vec<u32> = (0..LEAST_SHARED as u32 * 5000).collect();
         let ends = (1..=5000).map(|end| end * LEAST_SHARED);
-        let requests: Vec<Request> = ends.map(|end| request(&text[..end], end - 1, &[7])).collect();
+        let requests: Vec<TokenRequest> = ends.map(|end| request(&text[..end], end - 1, &[7])).collect();
         let passes = plan(&requests, &[0..requests.len()], fixed(usize::MAX)).unwrap();
         assert_eq!((passes.len(), tokens(&passes), passes[0].rows.len()), (1, text.len(), 5000));
     };

@@ -1,29 +1,35 @@
 //! ARC, easy and challenge.
 
-use super::{ACC_AND_NORM, Config, Release, Sampler, Task, labelled, plain};
+use super::choice::{MultipleChoice, Question, labelled};
+use super::{ACC_AND_NORM, About, Config, Sampler};
 use crate::Result;
 use crate::eval::fields::{Fields, text};
-use crate::eval::question::Question;
 
-pub(super) const EASY: Task = Task {
-    name: "arc_easy",
-    title: "ARC Easy",
-    dataset: "allenai/ai2_arc",
-    config: Config::Named("ARC-Easy"),
-    file: None,
-    split: "test",
-    shots_split: "train",
-    sampler: Sampler::Drawn,
-    shots: 0,
-    release: Release::Hub,
-    form: plain(question),
-    metrics: ACC_AND_NORM,
-    version: 1.0,
-    definition: DEFINITION,
+pub(super) const EASY: MultipleChoice = MultipleChoice::plain(
+    About {
+        name: "arc_easy",
+        title: "ARC Easy",
+        dataset: "allenai/ai2_arc",
+        config: Config::Named("ARC-Easy"),
+        split: "test",
+        sampler: Sampler::Drawn,
+        metrics: ACC_AND_NORM,
+        version: 1.0,
+        definition: DEFINITION,
+        ..About::CHOICE
+    },
+    question,
+);
+
+pub(super) const CHALLENGE: MultipleChoice = MultipleChoice {
+    about: About {
+        name: "arc_challenge",
+        title: "ARC Challenge",
+        config: Config::Named("ARC-Challenge"),
+        ..EASY.about
+    },
+    ..EASY
 };
-
-pub(super) const CHALLENGE: Task =
-    Task { name: "arc_challenge", title: "ARC Challenge", config: Config::Named("ARC-Challenge"), ..EASY };
 
 const DEFINITION: &str = r#"{"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_target": "{{choices.label.index(answerKey)}}", "doc_to_choice": "{{choices.text}}"}"#;
 

@@ -2,26 +2,25 @@
 
 use serde_json::{Value, json};
 
-use super::{ACC, Config, Form, Release, Sampler, Task, nothing};
+use super::choice::{MultipleChoice, Question};
+use super::{ACC, About, Config};
 use crate::eval::fields::{Fields, number, text, value, wrong};
-use crate::eval::question::Question;
 use crate::{Error, Result};
 
-pub(super) const TASK: Task = Task {
-    name: "boolq",
-    title: "BoolQ",
-    dataset: "aps/super_glue",
-    config: Config::Named("boolq"),
-    file: None,
-    split: "validation",
-    shots_split: "train",
-    sampler: Sampler::DrawnWithoutSelf,
-    shots: 0,
-    release: Release::Hub,
-    form: Form::Choice { prepare, read: question, description: nothing },
-    metrics: ACC,
-    version: 2.0,
-    definition: r#"{"doc_to_text": "{{passage}}\nQuestion: {{question}}?\nAnswer:", "doc_to_target": "label", "doc_to_choice": ["no", "yes"]}"#,
+pub(super) const TASK: MultipleChoice = MultipleChoice {
+    about: About {
+        name: "boolq",
+        title: "BoolQ",
+        dataset: "aps/super_glue",
+        config: Config::Named("boolq"),
+        metrics: ACC,
+        version: 2.0,
+        definition: r#"{"doc_to_text": "{{passage}}\nQuestion: {{question}}?\nAnswer:", "doc_to_target": "label", "doc_to_choice": ["no", "yes"]}"#,
+        ..About::CHOICE
+    },
+    prepare,
+    question,
+    description: |_| String::new(),
 };
 
 /// The original release keeps the title apart and says `answer`; SuperGLUE, whose text the reference uses, has it in

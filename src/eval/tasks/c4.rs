@@ -3,32 +3,26 @@
 use serde_json::{Value, json};
 
 use super::detokenize::detokenize;
-use super::{Config, Form, PERPLEXITY, Release, Sampler, Task};
+use super::rolling::Rolling;
+use super::{About, Config};
 use crate::Result;
-use crate::eval::fields::{Fields, text};
-use crate::eval::text::Text;
+use crate::eval::fields::Fields;
 
-pub(super) const TASK: Task = Task {
-    name: "c4",
-    title: "C4",
-    dataset: "allenai/c4",
-    config: Config::Named("en"),
-    file: Some("en/c4-validation.00000-of-00008.json.gz"),
-    split: "validation",
-    shots_split: "train",
-    sampler: Sampler::DrawnWithoutSelf,
-    shots: 0,
-    release: Release::Hub,
-    form: Form::Text { prepare, read },
-    metrics: PERPLEXITY,
-    version: 0.0,
-    definition: r#"{"doc_to_text": "", "doc_to_target": "!function preprocess_c4.c4_detokenizer", "process_results": "!function preprocess_c4.process_results"}"#,
+pub(super) const TASK: Rolling = Rolling {
+    about: About {
+        name: "c4",
+        title: "C4",
+        dataset: "allenai/c4",
+        config: Config::Named("en"),
+        file: Some("en/c4-validation.00000-of-00008.json.gz"),
+        version: 0.0,
+        definition: r#"{"doc_to_text": "", "doc_to_target": "!function preprocess_c4.c4_detokenizer", "process_results": "!function preprocess_c4.process_results"}"#,
+        ..About::TEXT
+    },
+    prepare,
+    field: "text",
+    tidy: detokenize,
 };
-
-fn read(row: &Fields) -> Result<Text> {
-    let text = text(row, "text")?;
-    Ok(Text::new(text, detokenize(text)))
-}
 
 /// The reference's JSON reader takes C4's time stamps for dates, which its hashes show.
 fn prepare(mut row: Fields) -> Result<Fields> {

@@ -5,27 +5,25 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::json;
 
-use super::{ACC_AND_NORM, Config, Form, Release, Sampler, Task, nothing};
+use super::choice::{MultipleChoice, Question};
+use super::{ACC_AND_NORM, About};
 use crate::Result;
 use crate::eval::fields::{Fields, number, text, texts, value};
 use crate::eval::python::{capitalize, strip};
-use crate::eval::question::Question;
 
-pub(super) const TASK: Task = Task {
-    name: "hellaswag",
-    title: "HellaSwag",
-    dataset: "Rowan/hellaswag",
-    config: Config::None,
-    file: None,
-    split: "validation",
-    shots_split: "train",
-    sampler: Sampler::DrawnWithoutSelf,
-    shots: 0,
-    release: Release::Hub,
-    form: Form::Choice { prepare, read: question, description: nothing },
-    metrics: ACC_AND_NORM,
-    version: 1.0,
-    definition: r#"{"process_docs": "!function utils.process_docs", "doc_to_text": "{{query}}", "doc_to_target": "{{label}}", "doc_to_choice": "choices"}"#,
+pub(super) const TASK: MultipleChoice = MultipleChoice {
+    about: About {
+        name: "hellaswag",
+        title: "HellaSwag",
+        dataset: "Rowan/hellaswag",
+        metrics: ACC_AND_NORM,
+        version: 1.0,
+        definition: r#"{"process_docs": "!function utils.process_docs", "doc_to_text": "{{query}}", "doc_to_target": "{{label}}", "doc_to_choice": "choices"}"#,
+        ..About::CHOICE
+    },
+    prepare,
+    question,
+    description: |_| String::new(),
 };
 
 /// Adds `query`, `choices` and `gold`.

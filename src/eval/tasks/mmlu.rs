@@ -2,27 +2,31 @@
 
 use serde_json::{Value, json};
 
-use super::{ACC, Config, Form, Release, Sampler, Task};
+use super::choice::{MultipleChoice, Question};
+use super::{ACC, About, Config, Release, Sampler};
 use crate::eval::fields::{Fields, number, text, texts, value};
 use crate::eval::python::strip;
-use crate::eval::question::Question;
 use crate::{Error, Result};
 
-pub(super) const TASK: Task = Task {
-    name: "mmlu",
-    title: "MMLU",
-    dataset: "cais/mmlu",
-    config: Config::Subject,
-    file: None,
-    split: "test",
-    shots_split: "dev",
-    sampler: Sampler::First,
-    shots: 5,
-    release: Release::Columns(&COLUMNS, from_columns),
-    form: Form::Choice { prepare, read: question, description },
-    metrics: ACC,
-    version: 1.0,
-    definition: r#"{"doc_to_text": "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nD. {{choices[3]}}\nAnswer:", "doc_to_target": "answer", "doc_to_choice": ["A", "B", "C", "D"]}"#,
+pub(super) const TASK: MultipleChoice = MultipleChoice {
+    about: About {
+        name: "mmlu",
+        title: "MMLU",
+        dataset: "cais/mmlu",
+        config: Config::Subject,
+        split: "test",
+        shots_split: "dev",
+        sampler: Sampler::First,
+        shots: 5,
+        release: Release::Columns(&COLUMNS, from_columns),
+        metrics: ACC,
+        version: 1.0,
+        definition: r#"{"doc_to_text": "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nD. {{choices[3]}}\nAnswer:", "doc_to_target": "answer", "doc_to_choice": ["A", "B", "C", "D"]}"#,
+        ..About::CHOICE
+    },
+    prepare,
+    question,
+    description,
 };
 
 /// MMLU's description.

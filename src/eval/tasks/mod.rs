@@ -1,46 +1,143 @@
-//! The table of tasks. A file is all there is to a task: where its data lie, how a row of it becomes a question or a
-//! text, what is measured. Prompts, versions and metrics are those of lm-evaluation-harness 0.4.13.
+//! The table of tasks. A file is all there is to a task: where its data lie, what it asks of the model about a row of
+//! them, how it judges the answers. Prompts, versions and metrics are those of lm-evaluation-harness 0.4.13.
 //!
 //! # Add a task
-//! A file here with a `TASK`, and its line in [`TASKS`]. `openbookqa.rs` is the shortest example of a question, `c4.rs`
-//! of a text; the definition is the reference's own, for the results file.
+//! A file here and its line in [`TASKS`]. `openbookqa.rs` is the shortest example of questions with choices
+//! ([`MultipleChoice`]), `c4.rs` of texts ([`Rolling`]), `gsm8k.rs` of generated answers ([`Generation`]). One that is
+//! of another form implements [`Task`] itself. The definition is the reference's own, for the results file.
 //!
 //! ```
-//! use prune::eval::tasks::{Form, TASKS};
+//! use std::sync::Arc;
 //!
-//! let task = TASKS.iter().find(|task| task.name == "openbookqa").unwrap();
-//! let row = serde_json::json!({
-//!     "question_stem": "The sun is", "answerKey": "B", "choices": {"text": ["cold", "hot"], "label": ["A", "B"]},
-//! });
-//! let Form::Choice { prepare, read, .. } = task.form else { unreachable!() };
-//! let question = read(&prepare(row.as_object().unwrap().clone())?)?;
-//! assert_eq!((question.gold, question.answer(1)), (1, "hot"));
-//! # Ok::<(), prune::Error>(())
+//! use prune::Result;
+//! use prune::eval::fields::Fields;
+//! use prune::eval::outcome::Measure;
+//! use prune::eval::request::{Answer, Prompt, Request};
+//! use prune::eval::tasks::{ACC, About, Task};
+//!
+//! /// Is the last word the one that the model would say?
+//! #[derive(Debug)]
+//! struct LastWord(About);
+//!
+//! fn halves(document: &Fields) -> (&str, &str) {
+//!     document["text"].as_str().and_then(|text| text.rsplit_once(' ')).unwrap_or_default()
+//! }
+//!
+//! impl Task for LastWord {
+//!     fn about(&self) -> &About {
+//!         &self.0
+//!     }
+//!     fn target(&self, document: &Fields) -> Result<String> {
+//!         Ok(halves(document).1.to_owned())
+//!     }
+//!     fn example(&self, document: &Fields) -> Result<String> {
+//!         Ok(format!("{}\n\n", document["text"].as_str().unwrap_or_default()))
+//!     }
+//!     fn requests(&self, document: &Fields, shots: &Arc<str>) -> Result<Vec<Request>> {
+//!         let (start, word) = halves(document);
+//!         let context = Prompt { shots: shots.clone(), own: Arc::from(start) };
+//!         Ok(vec![Request::LogLikelihood { context, continuation: format!(" {word}") }])
+//!     }
+//!     fn judge(&self, _: &Fields, answers: &[Answer]) -> Result<Vec<Measure>> {
+//!         let is_said = |answer: &Answer| matches!(answer, Answer::LogLikelihood { greedy: true, .. });
+//!         Ok(vec![Measure::right(answers.iter().all(is_said))])
+//!     }
+//! }
+//!
+//! // what the stage does with it, with a model of four layers
+//! use prune::commands::eval::eval_of;
+//! use prune::eval::settings::EvalSettings;
+//! use prune::progress::Silent;
+//!
+//! let dir = tempfile::tempdir()?;
+//! prune::pico::write(&dir.path().join("model"))?;
+//! let data = dir.path().join("validation.jsonl");
+//! prune::checkpoint::write_new(&data, "{\"text\": \"w3 w1 w4 w1\"}\n{\"text\": \"w5 w9 w2\"}\n")?;
+//! let task: &'static dyn Task =
+//!     Box::leak(Box::new(LastWord(About { name: "last_word", metrics: ACC, ..About::CHOICE })));
+//! let model = Some(dir.path().join("model").display().to_string());
+//! let settings = EvalSettings { model, data_dir: Some(data), ..EvalSettings::default() };
+//! let report = eval_of(task, &settings, &Silent)?;
+//! assert_eq!((report.figures[0].metric.as_str(), report.figures[0].documents), ("acc", 2));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod arc;
 mod boolq;
 mod c4;
+mod choice;
 mod detokenize;
+mod generation;
+mod gsm8k;
 mod hellaswag;
 mod mmlu;
 mod openbookqa;
 mod piqa;
 mod plain_text;
+mod rolling;
 mod wikitext;
 mod winogrande;
 
-use serde_json::json;
+use std::fmt::Debug;
+use std::sync::Arc;
 
-use super::fields::{Fields, texts, value};
-use super::metrics::Metric;
-use super::question::Question;
-use super::text::Text;
+pub use choice::{MultipleChoice, Question};
+pub use generation::Generation;
+pub use rolling::Rolling;
+
+use super::fields::Fields;
+use super::metrics::{Metric, NO_FILTER};
+use super::outcome::Measure;
+use super::request::{Answer, Request};
 use crate::{Error, Result};
 
-/// One task, or a family of tasks with one prompt (MMLU's subjects).
+/// A task, or a family of tasks with one prompt (MMLU's subjects). A document of it is a prepared row of its data.
+pub trait Task: Debug + Sync {
+    /// What there is to say about it.
+    fn about(&self) -> &About;
+
+    /// The document of a row: with the fields the reference's preprocessing adds.
+    ///
+    /// # Errors
+    /// A field that is missing or is not what is expected; as all that follow.
+    fn prepare(&self, row: Fields) -> Result<Fields> {
+        Ok(row)
+    }
+
+    /// Text in front of everything, made from the subject.
+    fn description(&self, _subject: &str) -> String {
+        String::new()
+    }
+
+    /// The reference's `str(target)`, part of its hashes.
+    ///
+    /// # Errors
+    /// See [`Task::prepare`].
+    fn target(&self, document: &Fields) -> Result<String>;
+
+    /// The document with its right answer, as an example in front of another one.
+    ///
+    /// # Errors
+    /// See [`Task::prepare`].
+    fn example(&self, document: &Fields) -> Result<String>;
+
+    /// What is asked about a document behind `shots`, description and examples. The same document asks the same.
+    ///
+    /// # Errors
+    /// See [`Task::prepare`].
+    fn requests(&self, document: &Fields, shots: &Arc<str>) -> Result<Vec<Request>>;
+
+    /// What the answers to all requests of a document say: one measure for each of the task's metrics. Each filter's
+    /// answers are judged on their own.
+    ///
+    /// # Errors
+    /// See [`Task::prepare`].
+    fn judge(&self, document: &Fields, answers: &[Answer]) -> Result<Vec<Measure>>;
+}
+
+/// What there is to say about a task.
 #[derive(Clone, Copy, Debug)]
-pub struct Task {
+pub struct About {
     /// Name on the command line and in results.
     pub name: &'static str,
     /// Name in print.
@@ -61,14 +158,99 @@ pub struct Task {
     pub shots: usize,
     /// How its own release lays its rows out, where that is not as the hub does.
     pub release: Release,
-    /// From a row of the data to what is scored.
-    pub form: Form,
+    /// The reference's output type.
+    pub output: OutputType,
     /// What is measured.
     pub metrics: &'static [Metric],
+    /// What is taken of the answers before they are judged; each is judged on its own.
+    pub filters: &'static [Filter],
     /// Version of the task's definition.
     pub version: f64,
     /// The prompt in the reference's own words, for the results file.
     pub definition: &'static str,
+}
+
+impl About {
+    /// What most tasks of questions have in common.
+    pub const CHOICE: Self = Self {
+        name: "",
+        title: "",
+        dataset: "",
+        config: Config::None,
+        file: None,
+        split: "validation",
+        shots_split: "train",
+        sampler: Sampler::DrawnWithoutSelf,
+        shots: 0,
+        release: Release::Hub,
+        output: OutputType::MultipleChoice,
+        metrics: &[],
+        filters: AS_THEY_ARE,
+        version: 0.0,
+        definition: "{}",
+    };
+
+    /// What tasks of texts have in common.
+    pub const TEXT: Self = Self { output: OutputType::Rolling, metrics: PERPLEXITY, ..Self::CHOICE };
+
+    /// Whether examples can stand in front of its documents.
+    #[must_use]
+    pub fn has_examples(&self) -> bool {
+        self.output != OutputType::Rolling
+    }
+
+    /// Each metric of each filter, in the order of an outcome's measures.
+    pub(super) fn measured(&self) -> impl Iterator<Item = (&'static Filter, Metric)> {
+        let metrics = self.metrics;
+        self.filters.iter().flat_map(move |filter| metrics.iter().map(move |metric| (filter, *metric)))
+    }
+
+    /// A metric that its form of task cannot tell.
+    pub(super) fn misplaced(&self, metric: &Metric) -> Error {
+        Error::work(format!("{}: {} is no metric of such a task", self.name, metric.name))
+    }
+}
+
+/// The reference's output types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputType {
+    /// The likeliest of several continuations.
+    MultipleChoice,
+    /// The likelihood of whole texts.
+    Rolling,
+    /// Answers in the model's own words.
+    Generate,
+}
+
+impl OutputType {
+    /// The reference's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MultipleChoice => "multiple_choice",
+            Self::Rolling => "loglikelihood_rolling",
+            Self::Generate => "generate_until",
+        }
+    }
+}
+
+/// What is taken of a generated text before it is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Filter {
+    /// The reference's name.
+    pub name: &'static str,
+    /// From the text to what is judged.
+    pub extract: fn(&str) -> String,
+}
+
+impl Filter {
+    /// What is judged of an answer.
+    pub(super) fn apply(&self, answer: &Answer) -> Answer {
+        match answer {
+            Answer::Text(text) => Answer::Text((self.extract)(text)),
+            other => other.clone(),
+        }
+    }
 }
 
 /// Part of a data set.
@@ -105,83 +287,44 @@ pub enum Release {
     Documents(fn(&Fields) -> Option<Vec<Fields>>),
 }
 
-/// From a row to what is scored.
-#[derive(Clone, Copy, Debug)]
-pub enum Form {
-    /// A question with choices.
-    Choice {
-        /// Adds the fields the reference's preprocessing adds to the row.
-        prepare: fn(Fields) -> Result<Fields>,
-        /// The question of a prepared row.
-        read: fn(&Fields) -> Result<Question>,
-        /// Text in front of everything, made from the subject.
-        description: fn(&str) -> String,
-    },
-    /// A text whose every token is predicted.
-    Text {
-        /// Tidies the row.
-        prepare: fn(Fields) -> Result<Fields>,
-        /// The text of a row.
-        read: fn(&Fields) -> Result<Text>,
-    },
-}
-
-/// A question whose rows need no preparation and that has no description.
-const fn plain(read: fn(&Fields) -> Result<Question>) -> Form {
-    Form::Choice { prepare: as_it_is, read, description: nothing }
-}
-
-fn as_it_is(row: Fields) -> Result<Fields> {
-    Ok(row)
-}
-
-fn nothing(_: &str) -> String {
-    String::new()
-}
-
-/// Choices in a struct of texts and labels; the key is a label.
-fn labelled(context: String, row: &Fields, key: &str) -> Result<Question> {
-    let choices = value(row, "choices")?;
-    let labels = texts(choices.get("label"), "choices.label")?;
-    let Some(gold) = labels.iter().position(|label| label == key) else {
-        return Err(Error::work(format!("field answerKey is {key:?}, the labels are {labels:?}")));
-    };
-    Question::new(context, texts(choices.get("text"), "choices.text")?, gold, &json!(gold))
-}
-
-const ACC: &[Metric] = &[Metric::Acc];
-const ACC_AND_NORM: &[Metric] = &[Metric::Acc, Metric::AccNorm];
-const PERPLEXITY: &[Metric] =
-    &[Metric::WordPerplexity, Metric::BytePerplexity, Metric::BitsPerByte, Metric::Loss, Metric::LossPerLogVocab];
+/// Right or wrong.
+pub const ACC: &[Metric] = &[Metric::ACC];
+/// The same, and with the choices' lengths in the reckoning.
+pub const ACC_AND_NORM: &[Metric] = &[Metric::ACC, Metric::ACC_NORM];
+/// What is said of a text.
+pub const PERPLEXITY: &[Metric] = &[
+    Metric::WORD_PERPLEXITY,
+    Metric::BYTE_PERPLEXITY,
+    Metric::BITS_PER_BYTE,
+    Metric::LOSS,
+    Metric::LOSS_PER_LOG_VOCAB,
+];
+/// Nothing is filtered.
+pub const AS_THEY_ARE: &[Filter] = &[Filter { name: NO_FILTER, extract: str::to_owned }];
 
 /// Every task.
-pub const TASKS: &[Task] = &[
-    mmlu::TASK,
-    boolq::TASK,
-    hellaswag::TASK,
-    arc::EASY,
-    arc::CHALLENGE,
-    piqa::TASK,
-    winogrande::TASK,
-    openbookqa::TASK,
-    wikitext::TASK,
-    c4::TASK,
+pub const TASKS: &[&dyn Task] = &[
+    &mmlu::TASK,
+    &boolq::TASK,
+    &hellaswag::TASK,
+    &arc::EASY,
+    &arc::CHALLENGE,
+    &piqa::TASK,
+    &winogrande::TASK,
+    &openbookqa::TASK,
+    &gsm8k::TASK,
+    &wikitext::TASK,
+    &c4::TASK,
 ];
 
 /// Any text of the user's, `text:FILE`.
-pub const TEXT: Task = plain_text::TASK;
+pub const TEXT: &dyn Task = &plain_text::TASK;
+
+/// The task of that name.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static dyn Task> {
+    TASKS.iter().copied().find(|task| task.about().name == name)
+}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_are_sound() {
-        for task in TASKS.iter().chain([&TEXT]) {
-            let definition: serde_json::Value = serde_json::from_str(task.definition).unwrap();
-            assert!(definition["doc_to_target"].is_string(), "{}", task.name);
-            assert!(!task.metrics.is_empty() && !task.split.is_empty());
-            assert_eq!(TASKS.iter().filter(|other| other.name == task.name).count(), usize::from(task.name != "text"));
-        }
-    }
-}
+mod tests;

@@ -1,26 +1,22 @@
 //! PIQA.
 
-use super::{ACC_AND_NORM, Config, Release, Sampler, Task, plain};
+use super::choice::{MultipleChoice, Question};
+use super::{ACC_AND_NORM, About};
 use crate::Result;
 use crate::eval::fields::{Fields, number, text, value};
-use crate::eval::question::Question;
 
-pub(super) const TASK: Task = Task {
-    name: "piqa",
-    title: "PIQA",
-    dataset: "baber/piqa",
-    config: Config::None,
-    file: None,
-    split: "validation",
-    shots_split: "train",
-    sampler: Sampler::DrawnWithoutSelf,
-    shots: 0,
-    release: Release::Hub,
-    form: plain(question),
-    metrics: ACC_AND_NORM,
-    version: 1.0,
-    definition: r#"{"doc_to_text": "Question: {{goal}}\nAnswer:", "doc_to_target": "label", "doc_to_choice": "{{[sol1, sol2]}}"}"#,
-};
+pub(super) const TASK: MultipleChoice = MultipleChoice::plain(
+    About {
+        name: "piqa",
+        title: "PIQA",
+        dataset: "baber/piqa",
+        metrics: ACC_AND_NORM,
+        version: 1.0,
+        definition: r#"{"doc_to_text": "Question: {{goal}}\nAnswer:", "doc_to_target": "label", "doc_to_choice": "{{[sol1, sol2]}}"}"#,
+        ..About::CHOICE
+    },
+    question,
+);
 
 fn question(row: &Fields) -> Result<Question> {
     let context = format!("Question: {}\nAnswer:", text(row, "goal")?);

@@ -3,33 +3,28 @@
 use serde_json::{Value, json};
 
 use super::detokenize::detokenize;
-use super::{Config, Form, PERPLEXITY, Release, Sampler, Task, as_it_is};
-use crate::Result;
-use crate::eval::fields::{Fields, text};
+use super::rolling::Rolling;
+use super::{About, Config, Release, Sampler};
+use crate::eval::fields::Fields;
 use crate::eval::python::strip;
-use crate::eval::text::Text;
 
-pub(super) const TASK: Task = Task {
-    name: "wikitext",
-    title: "WikiText",
-    dataset: "EleutherAI/wikitext_document_level",
-    config: Config::Named("wikitext-2-raw-v1"),
-    file: None,
-    split: "test",
-    shots_split: "train",
-    sampler: Sampler::Drawn,
-    shots: 0,
-    release: Release::Documents(documents),
-    form: Form::Text { prepare: as_it_is, read },
-    metrics: PERPLEXITY,
-    version: 2.0,
-    definition: r#"{"doc_to_text": "", "doc_to_target": "!function preprocess_wikitext.wikitext_detokenizer", "process_results": "!function preprocess_wikitext.process_results"}"#,
+pub(super) const TASK: Rolling = Rolling {
+    about: About {
+        name: "wikitext",
+        title: "WikiText",
+        dataset: "EleutherAI/wikitext_document_level",
+        config: Config::Named("wikitext-2-raw-v1"),
+        split: "test",
+        sampler: Sampler::Drawn,
+        release: Release::Documents(documents),
+        version: 2.0,
+        definition: r#"{"doc_to_text": "", "doc_to_target": "!function preprocess_wikitext.wikitext_detokenizer", "process_results": "!function preprocess_wikitext.process_results"}"#,
+        ..About::TEXT
+    },
+    prepare: Ok,
+    field: "page",
+    tidy: detokenize,
 };
-
-fn read(row: &Fields) -> Result<Text> {
-    let page = text(row, "page")?;
-    Ok(Text::new(page, detokenize(page)))
-}
 
 /// The pages of a row of WikiText's own files, which hold all of them in one text.
 fn documents(row: &Fields) -> Option<Vec<Fields>> {

@@ -1,27 +1,24 @@
 //! WinoGrande, by partial evaluation.
 
-use super::{ACC, Config, Release, Sampler, Task, plain};
+use super::choice::{MultipleChoice, Question};
+use super::{ACC, About, Config};
 use crate::eval::fields::{Fields, text, wrong};
 use crate::eval::python::strip;
-use crate::eval::question::Question;
 use crate::{Error, Result};
 
-pub(super) const TASK: Task = Task {
-    name: "winogrande",
-    title: "WinoGrande",
-    dataset: "allenai/winogrande",
-    config: Config::Named("winogrande_xl"),
-    file: None,
-    split: "validation",
-    shots_split: "train",
-    sampler: Sampler::DrawnWithoutSelf,
-    shots: 0,
-    release: Release::Hub,
-    form: plain(question),
-    metrics: ACC,
-    version: 1.0,
-    definition: r#"{"doc_to_text": "!function preprocess_winogrande.doc_to_text", "doc_to_target": "!function preprocess_winogrande.doc_to_target", "doc_to_choice": "!function preprocess_winogrande.doc_to_choice"}"#,
-};
+pub(super) const TASK: MultipleChoice = MultipleChoice::plain(
+    About {
+        name: "winogrande",
+        title: "WinoGrande",
+        dataset: "allenai/winogrande",
+        config: Config::Named("winogrande_xl"),
+        metrics: ACC,
+        version: 1.0,
+        definition: r#"{"doc_to_text": "!function preprocess_winogrande.doc_to_text", "doc_to_target": "!function preprocess_winogrande.doc_to_target", "doc_to_choice": "!function preprocess_winogrande.doc_to_choice"}"#,
+        ..About::CHOICE
+    },
+    question,
+);
 
 /// Partial evaluation (arXiv 1806.02847): the options fill the gap, what follows the gap is scored.
 fn question(row: &Fields) -> Result<Question> {

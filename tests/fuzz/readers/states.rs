@@ -6,8 +6,8 @@ use std::path::Path;
 use prune::checkpoint::{Origin, Workplace};
 use prune::commands::run::{RunSettings, run as run_recipe};
 use prune::eval::journal::{JOURNAL, Journal, Run};
-use prune::eval::metrics::Answer;
 use prune::eval::passes::PassTokens;
+use prune::eval::request::Answer;
 use prune::progress::Silent;
 use rand::Rng as _;
 
@@ -18,14 +18,15 @@ use super::{Feed, Files, small};
 pub(super) fn journal(dir: &Path) -> Feed {
     let out = dir.join("out");
     let tokens = PassTokens { usual: 8, most: 9 };
-    let run = Run { version: "1".into(), model: "m".into(), digest: "d".into(), pass_tokens: tokens };
+    let run =
+        Run { version: "1".into(), model: "m".into(), digest: "d".into(), pass_tokens: tokens, cached_tokens: None };
     let open = move |out: &Path, force: bool| {
         let place = Workplace::open(out, &Origin::program("eval"))?;
         Journal::open(&place, &run, &[1, 2, 3, 4, 5, 0, 0, 1], force)
     };
     let mut good = open(&out, false).unwrap();
     for pass in 0..5 {
-        let answer = |at: usize| Answer { log_likelihood: -1.0 / (at as f32 + 3.0), greedy: at == 1 };
+        let answer = |at: usize| Answer::LogLikelihood { log_likelihood: -1.0 / (at as f32 + 3.0), greedy: at == 1 };
         good.keep(pass, &(0..pass + 1).map(answer).collect::<Vec<_>>()).unwrap();
     }
     drop(good);
@@ -36,7 +37,7 @@ pub(super) fn journal(dir: &Path) -> Feed {
         let _ = Journal::is_alone(&out);
         let force = case.rng.random();
         let Some(mut journal) = case.heard(open(&out, force)) else { return };
-        let kept = [Answer { log_likelihood: -0.5, greedy: true }];
+        let kept = [Answer::LogLikelihood { log_likelihood: -0.5, greedy: true }];
         case.heard(journal.keep(7, &kept));
         drop(journal);
         if case.heard(open(&out, false)).is_none_or(|journal| journal.answers(7) != Some(&kept[..])) {

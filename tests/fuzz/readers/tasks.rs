@@ -39,6 +39,7 @@ fn good() -> Vec<(&'static str, &'static str, Value)> {
             json!({"question": "w3", "subject": "anatomy", "choices": ["w4", "w5", "w6", "w7"],
             "answer": 2}),
         ),
+        ("gsm8k", "test.jsonl", json!({"question": "w3 w4", "answer": "w5\n#### 6"})),
         ("text:own.jsonl", "own.jsonl", json!({"text": "w3 w4 w5"})),
     ]
 }

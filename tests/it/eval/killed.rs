@@ -7,6 +7,7 @@ use prune::commands::eval::eval;
 use prune::eval::settings::EvalSettings;
 use prune::progress::{Progress, Silent, Unit};
 
+use crate::eval::generation::{generation, problems};
 use crate::eval::shared::{Small, tree};
 
 #[test]
@@ -24,15 +25,16 @@ fn the_same_run_gives_the_same_bytes_whatever_a_pass_holds() {
     }
 }
 
-/// Ends the process, as a kill would, once some passes are in the journal.
+/// Ends the process, as a kill would, once so many lines are in the journal.
 struct Killer {
     journal: PathBuf,
+    lines: usize,
 }
 
 impl Progress for Killer {
     fn begin(&self, _what: &str, _total: u64, _unit: Unit) {}
     fn advance(&self, _units: u64) {
-        if fs::read_to_string(&self.journal).is_ok_and(|text| text.lines().count() > 4) {
+        if fs::read_to_string(&self.journal).is_ok_and(|text| text.lines().count() >= self.lines) {
             std::process::abort();
         }
     }
@@ -41,33 +43,48 @@ impl Progress for Killer {
 }
 
 #[test]
-#[ignore = "runs only as the victim of the test below"]
+#[ignore = "runs only as the victim of the tests below"]
 fn victim() {
     let Ok(dir) = std::env::var("PRUNE_TEST_EVAL") else { return };
+    let lines = std::env::var("PRUNE_TEST_LINES").unwrap().parse().unwrap();
     let settings: EvalSettings =
         serde_json::from_str(&fs::read_to_string(Path::new(&dir).join("settings.json")).unwrap()).unwrap();
     let journal = settings.out.as_ref().unwrap().join("journal.jsonl");
-    eval(&settings, &Killer { journal }).unwrap();
+    eval(&settings, &Killer { journal, lines }).unwrap();
+}
+
+/// Kills an evaluation once there are so many lines in its journal, and lets it go on.
+fn killed_and_resumed(small: &Small, settings: &EvalSettings, lines: usize) {
+    let killed = EvalSettings { out: Some(small.path("killed")), ..settings.clone() };
+    fs::write(small.path("settings.json"), serde_json::to_string(&killed).unwrap()).unwrap();
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "eval::killed::victim", "--ignored"])
+        .env("PRUNE_TEST_EVAL", small.dir.path())
+        .env("PRUNE_TEST_LINES", lines.to_string())
+        .output()
+        .unwrap();
+    assert!(!status.status.success());
+    let kept = fs::read_to_string(small.path("killed/journal.jsonl")).unwrap();
+    assert!(kept.lines().count() >= lines);
+    // the last line may have been cut short
+    fs::write(small.path("killed/journal.jsonl"), &kept[..kept.len() - 3]).unwrap();
+    let report = eval(&killed, &Silent).unwrap();
+    assert!(report.passes.resumed >= lines - 2 && report.passes.resumed < report.passes.passes, "{:?}", report.passes);
+    eval(settings, &Silent).unwrap();
+    assert_eq!(tree(&small.path("killed")), tree(&settings.out.clone().unwrap()));
+    assert!(!small.path("killed/journal.jsonl").exists());
 }
 
 #[test]
 fn a_killed_run_goes_on_and_ends_with_the_same_bytes() {
     let small = Small::new();
-    let settings = small.settings("model", "killed");
-    fs::write(small.path("settings.json"), serde_json::to_string(&settings).unwrap()).unwrap();
-    let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "eval::killed::victim", "--ignored"])
-        .env("PRUNE_TEST_EVAL", small.dir.path())
-        .output()
-        .unwrap();
-    assert!(!status.status.success());
-    let kept = fs::read_to_string(small.path("killed/journal.jsonl")).unwrap();
-    assert!(kept.lines().count() > 4);
-    // the last line may have been cut short
-    fs::write(small.path("killed/journal.jsonl"), &kept[..kept.len() - 3]).unwrap();
-    let report = eval(&settings, &Silent).unwrap();
-    assert!(report.passes.resumed > 0 && report.passes.resumed < report.passes.passes, "{:?}", report.passes);
-    eval(&small.settings("model", "whole"), &Silent).unwrap();
-    assert_eq!(tree(&small.path("killed")), tree(&small.path("whole")));
-    assert!(!small.path("killed/journal.jsonl").exists());
+    killed_and_resumed(&small, &small.settings("model", "whole"), 5);
+}
+
+#[test]
+fn answers_that_were_given_before_the_kill_stand() {
+    let small = Small::new();
+    problems(&small, 40);
+    // a line for the run, one for each batch of sixteen answers
+    killed_and_resumed(&small, &generation(&small, "whole"), 3);
 }

@@ -2,6 +2,7 @@
 
 mod again;
 mod data;
+mod generation;
 mod goldens;
 mod killed;
 mod requests;

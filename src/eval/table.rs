@@ -1,12 +1,43 @@
 //! The lines of an evaluation's table.
 
-use super::eval::FigureReport;
-use crate::eval::degenerate::Degenerate;
-use crate::eval::job::Scores;
-use crate::eval::metrics::{Figure, Metric};
+use super::scores::Scores;
+use serde::{Deserialize, Serialize};
+
+use super::degenerate::Degenerate;
+use super::metrics::{Figure, Metric};
+
+/// One figure of a task or group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FigureReport {
+    /// Name in results.
+    pub task: String,
+    /// Name in tables.
+    pub alias: String,
+    /// How deep the task is in its groups.
+    pub depth: usize,
+    /// Examples in front of each question; absent where a group's tasks differ.
+    pub shots: Option<usize>,
+    /// Documents.
+    pub documents: usize,
+    /// What was measured, and of which part of the answers where it is not all of them.
+    pub metric: String,
+    /// How much.
+    pub value: f64,
+    /// Standard error.
+    pub stderr: Option<f64>,
+    /// What guessing would score; absent where there are no choices.
+    pub chance: Option<f64>,
+    /// Share of the questions that got the commonest answer; absent for losses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub majority: Option<f64>,
+    /// Why the figure says nothing good of the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degenerate: Option<Degenerate>,
+}
 
 /// Groups from the top down with their members, then the tasks that are in none.
-pub(super) fn figures(scores: &Scores) -> Vec<FigureReport> {
+#[must_use]
+pub fn figures(scores: &Scores) -> Vec<FigureReport> {
     let mut rows = Vec::new();
     let nested = |name: &str| scores.groups.iter().any(|score| score.group.children.iter().any(|child| child == name));
     let groups = scores.groups.iter().map(|score| score.group.name.as_str());
@@ -29,10 +60,10 @@ fn descend(scores: &Scores, name: &str, depth: usize, rows: &mut Vec<FigureRepor
                 depth,
                 shots,
                 documents,
-                metric: figure.metric.name().to_owned(),
+                metric: figure.name(),
                 value: figure.value,
                 stderr: figure.stderr,
-                chance: chance.filter(|_| figure.metric.higher_is_better()),
+                chance: chance.filter(|_| figure.metric.higher_is_better),
                 majority: share,
                 degenerate: answers.or_else(|| Degenerate::of_loss(figures)),
             }

@@ -7,12 +7,12 @@ use rayon::prelude::*;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::finished::Finished;
+use super::job::{Job, Known};
+use super::journal::Journal;
+use super::results::{About, common};
+use super::settings::EvalSettings;
 use crate::checkpoint::{Checkpoint, Workplace, made_by};
-use crate::eval::finished::Finished;
-use crate::eval::job::{Job, Known};
-use crate::eval::journal::Journal;
-use crate::eval::results::{About, common};
-use crate::eval::settings::EvalSettings;
 use crate::weights::lora::ADAPTER_FILES;
 use crate::{Error, Result, files};
 
@@ -23,6 +23,7 @@ const PIECES: u64 = 64;
 const PIECE: u64 = 1 << 20;
 
 /// What stands there.
+#[derive(Debug)]
 pub(super) struct Before {
     out: PathBuf,
     finished: Finished,

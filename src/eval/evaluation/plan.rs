@@ -1,0 +1,140 @@
+//! Which passes answer what is left to ask, on this machine or on the one where it was begun.
+
+use std::fs;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::Evaluation;
+use crate::arch::ModelSpec;
+use crate::eval::generate;
+use crate::eval::journal::{Journal, Run};
+use crate::eval::kept;
+use crate::eval::passes::{self, Pass, PassTokens};
+use crate::model::{Budget, Cache, Placement, Residency};
+use crate::weights::lora::ADAPTER_FILES;
+use crate::{Error, Result};
+
+/// Which passes answer what is left to ask.
+#[derive(Debug)]
+pub struct Plan {
+    pub(super) run: Run,
+    pub(super) passes: Vec<Pass>,
+    /// Requests that are answered together in the model's own words.
+    pub(super) batches: Vec<Vec<usize>>,
+    /// How they run, or would run.
+    pub report: PassReport,
+}
+
+/// How the passes run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PassReport {
+    /// Layers in memory, or streamed from disk.
+    pub residency: Residency,
+    /// Bytes of weights in memory at once.
+    pub weight_bytes: u64,
+    /// Cap on memory, bytes.
+    pub memory_bytes: u64,
+    /// Questions and texts.
+    pub documents: usize,
+    /// Choices and windows.
+    pub requests: usize,
+    /// Tokens of all requests.
+    pub tokens_asked: usize,
+    /// Tokens that are run, shared beginnings counted once a pass; of answers in the model's own words as many as there
+    /// may be.
+    pub tokens_run: usize,
+    /// Passes.
+    pub passes: usize,
+    /// Passes that an earlier, unfinished run had done.
+    pub resumed: usize,
+    /// Seconds of the passes, loading not counted; absent in a dry run.
+    pub seconds: Option<f64>,
+}
+
+impl Evaluation<'_> {
+    /// Packs what is left to ask into passes: those that an unfinished evaluation was planned for, where it goes on.
+    ///
+    /// # Errors
+    /// Request: passes that do not fit into memory.
+    pub fn plan(&self) -> Result<Plan> {
+        let (settings, job, options) = (&self.settings, self.job, &self.options);
+        let places: Vec<usize> = (0..self.spec.layers).collect();
+        let fit = Placement::new(&self.checkpoint, &self.spec, &places, options)?;
+        let (usual, most) = match settings.pass_tokens {
+            Some(tokens) => (tokens, tokens),
+            None => fit.tree_tokens(&self.spec, options.budget),
+        };
+        let now = PassTokens { usual, most };
+        let mut run = self.run_of(now)?;
+        if run.pass_tokens != now {
+            // without a cap what is free now counts, not the nine tenths of it that a new run is planned for
+            let budget = options.budget;
+            let room = if settings.memory.is_some() { budget.usable() } else { budget.bytes() / 9 * 10 };
+            let longest = run.pass_tokens.most.min(job.tokens());
+            let fits = fit.pass_bytes(&self.spec, longest) <= room;
+            run.pass_tokens = kept::planned(run.pass_tokens, now, fits, settings.force)?;
+        }
+        let passes = passes::plan(&job.requests, &self.ranges(), run.pass_tokens)?;
+        let batches = generate::batches(&job.requests, &self.ranges(), run.cached_tokens.unwrap_or(0));
+        let generated = batches.iter().flatten().filter_map(|request| generate::room(&job.requests[*request]));
+        let report = PassReport {
+            residency: fit.residency,
+            weight_bytes: fit.weight_bytes,
+            memory_bytes: options.budget.bytes(),
+            documents: job.documents(),
+            requests: job.requests.len(),
+            tokens_asked: job.tokens(),
+            tokens_run: passes.iter().map(|pass| pass.batch.tokens()).chain(generated).sum(),
+            passes: passes.len() + batches.len(),
+            resumed: 0,
+            seconds: None,
+        };
+        Ok(Plan { run, passes, batches, report })
+    }
+
+    /// What has to be the same for a run to go on where another one stopped.
+    fn run_of(&self, pass_tokens: PassTokens) -> Result<Run> {
+        let (settings, checkpoint) = (&self.settings, &self.checkpoint);
+        let mut digest = Sha256::new();
+        digest.update(self.job.digest());
+        digest.update(format!("{:?}", self.rounding()));
+        if let Some(endings) = &self.endings {
+            digest.update(format!("{:?}", endings.ids()));
+        }
+        if self.options.device.is_cuda() {
+            digest.update(format!("GPU {:?}", settings.dtype));
+        }
+        let config = checkpoint.source.dir.join("config.json");
+        let adapter = settings.adapter.as_ref().map(|dir| ADAPTER_FILES.map(|file| dir.join(file)));
+        let files = std::iter::once(&config).chain(&checkpoint.index.shards).chain(adapter.iter().flatten());
+        for path in files {
+            let metadata = fs::metadata(path).map_err(|error| Error::io(path, &error))?;
+            let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+            digest.update(format!("{} {} {changed:?}\n", path.display(), metadata.len()));
+        }
+        let mut run = Run {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            model: checkpoint.source.id.clone(),
+            digest: format!("{:x}", digest.finalize()),
+            pass_tokens,
+            cached_tokens: self.cached_tokens,
+        };
+        if let Some(begun) = settings.out.as_deref().and_then(Journal::run)
+            && (&begun.version, &begun.digest) == (&run.version, &run.digest)
+        {
+            run.pass_tokens = begun.pass_tokens;
+            run.cached_tokens = begun.cached_tokens;
+        }
+        Ok(run)
+    }
+}
+
+/// Tokens that answers in the model's own words get room for at once: an eighth of the memory, the longest alone at
+/// least. `rooms` are those that the requests want.
+pub(super) fn cached_tokens(rooms: &[usize], spec: &ModelSpec, budget: Budget) -> usize {
+    let token = Cache::bytes(spec, 1).max(1);
+    let fitting = usize::try_from(budget.usable() / 8 / token).unwrap_or(usize::MAX).min(generate::CACHED);
+    let (all, longest) = (rooms.iter().sum::<usize>(), rooms.iter().max().copied().unwrap_or(0));
+    fitting.min(all).max(longest)
+}

@@ -1,0 +1,170 @@
+//! Lets a model answer in its own words, several requests at a time, and cuts the answers where the reference does.
+
+use std::ops::Range;
+
+use super::passes::{Targets, TokenRequest};
+use crate::checkpoint::Checkpoint;
+use crate::data::{Tokenizer, end_tokens};
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::{Context, Error, Result};
+
+/// Requests that are answered together, at most.
+const TOGETHER: usize = 16;
+/// Tokens that those have room for together, unless one alone has more.
+pub(super) const CACHED: usize = 16 * 1024;
+
+/// Tokens that a request needs room for: those it reads, and those it may be answered with.
+pub(super) fn room(request: &TokenRequest) -> Option<usize> {
+    match request.targets {
+        Targets::Until { most, .. } => Some(request.input.len() + most),
+        Targets::Sequence(_) | Targets::AnyOf(_) => None,
+    }
+}
+
+/// Which of the requests in `groups` are answered together: the longest first, as many as `tokens` have room for.
+#[must_use]
+pub fn batches(requests: &[TokenRequest], groups: &[Range<usize>], tokens: usize) -> Vec<Vec<usize>> {
+    let rooms = groups.iter().cloned().flatten().filter_map(|index| Some((index, room(&requests[index])?)));
+    let mut rooms: Vec<(usize, usize)> = rooms.collect();
+    rooms.sort_by_key(|(index, room)| (std::cmp::Reverse(*room), *index));
+    let (mut batches, mut taken) = (Vec::<Vec<usize>>::new(), 0);
+    for (index, room) in rooms {
+        match batches.last_mut().filter(|batch| batch.len() < TOGETHER && taken + room <= tokens) {
+            Some(batch) => batch.push(index),
+            None => {
+                batches.push(vec![index]);
+                taken = 0;
+            }
+        }
+        taken += room;
+    }
+    batches
+}
+
+/// How tokens become text, and where that ends.
+#[derive(Debug)]
+pub struct Endings {
+    tokenizer: Tokenizer,
+    /// Tokens that end every text.
+    ids: Vec<u32>,
+    /// The text of the tokenizer's own, which the reference adds to a task's.
+    text: Option<String>,
+}
+
+impl Endings {
+    /// Of the model in `checkpoint`, which `tokenizer` is of.
+    ///
+    /// # Errors
+    /// A broken file of the checkpoint.
+    pub fn new(tokenizer: Tokenizer, checkpoint: &Checkpoint) -> Result<Self> {
+        let mut ids = end_tokens(&checkpoint.source.dir, &tokenizer)?;
+        ids.extend(tokenizer.eos());
+        let text = tokenizer.eos().map(|id| tokenizer.decode(&[id], false)).transpose()?;
+        Ok(Self { tokenizer, ids, text })
+    }
+
+    /// The tokens that end every text.
+    pub(super) fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    fn stops<'a>(&'a self, until: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
+        until.iter().copied().chain(self.text.as_deref()).filter(|stop| !stop.is_empty())
+    }
+
+    /// Whether one of `until` was said, special tokens read as text.
+    fn is_over(&self, ids: &[u32], until: &[&str]) -> Result<bool> {
+        let said = self.tokenizer.decode(ids, false)?;
+        Ok(self.stops(until).any(|stop| said.contains(stop)))
+    }
+
+    /// What was said before the first of `until`.
+    fn answer(&self, ids: &[u32], until: &[&str]) -> Result<String> {
+        let said = self.tokenizer.decode(ids, true)?;
+        Ok(self.stops(until).fold(said.as_str(), |said, stop| said.split(stop).next().unwrap_or(said)).to_owned())
+    }
+}
+
+/// What the model answers to `requests`, one of [`batches`], by the likeliest tokens. `name` says which document a
+/// request belongs to.
+///
+/// # Errors
+/// The model's; a request of another kind.
+pub fn generate(
+    model: &Model,
+    endings: &Endings,
+    requests: &[&TokenRequest],
+    name: &dyn Fn(usize) -> String,
+    progress: &dyn Progress,
+) -> Result<Vec<String>> {
+    let (mut until, mut prompts) = (Vec::new(), Vec::new());
+    for request in requests {
+        let Targets::Until { until: texts, most } = &request.targets else {
+            return Err(Error::work("a request that is scored, not answered"));
+        };
+        until.push(*texts);
+        prompts.push((&*request.input, *most));
+    }
+    let said = model.generate_each(&prompts, &endings.ids, &mut |index, ids| {
+        progress.advance(1);
+        Ok(!endings.is_over(ids, until[index])?)
+    });
+    let said = said.context(|| if let [_] = requests { name(0) } else { format!("{} and others", name(0)) })?;
+    // what was not said was not needed
+    let unsaid = said.iter().zip(&prompts).map(|(ids, (_, most))| (most - ids.len()) as u64);
+    progress.advance(unsaid.sum());
+    said.iter().zip(until).map(|(ids, until)| endings.answer(ids, until)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn request(input: usize, most: usize) -> TokenRequest {
+        let until: &[&str] = &["w9"];
+        TokenRequest { input: Arc::from(vec![1; input]), from: input - 1, targets: Targets::Until { until, most } }
+    }
+
+    #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "groups of requests are ranges")]
+    fn the_longest_first_and_no_more_than_fits() {
+        let scored = TokenRequest { targets: Targets::Sequence(vec![2]), ..request(3, 1) };
+        let all = [request(10, 5), request(40, 5), scored, request(20, 5), request(10, 5)];
+        assert_eq!(batches(&all, &[0..5], 50), [vec![1], vec![3, 0], vec![4]]);
+        assert_eq!(batches(&all, &[0..3], 1), [[1], [0]], "one alone whatever it takes");
+        assert_eq!(
+            batches(&vec![request(1, 1); 40], &[0..40], 1000).iter().map(Vec::len).collect::<Vec<_>>(),
+            [16, 16, 8]
+        );
+        assert!(batches(&all, &[2..3], 50).is_empty());
+    }
+
+    #[test]
+    fn answers_end_before_the_first_stop() {
+        let dir = tempfile::tempdir().unwrap();
+        let vocab: serde_json::Map<_, _> = (0..9).map(|word| (format!("w{word}"), word.into())).collect();
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"},
+        });
+        std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let tokenizer = Tokenizer::open(dir.path()).unwrap();
+        let endings = Endings { tokenizer, ids: Vec::new(), text: Some("w7".to_owned()) };
+        let until = ["w5 w6", ""];
+        for (ids, over, answer) in [
+            (&[1, 2, 5][..], false, "w1 w2 w5"),
+            (&[1, 2, 5, 6], true, "w1 w2 "),
+            (&[1, 7, 5, 6, 1], true, "w1 "),
+            (&[6, 5], false, "w6 w5"),
+        ] {
+            assert_eq!(
+                (endings.is_over(ids, &until).unwrap(), endings.answer(ids, &until).unwrap().as_str()),
+                (over, answer)
+            );
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Figures of tasks and groups.
+
+use super::metrics::{Figure, Metric, pooled};
+use super::outcome::{Outcome, majority};
+use super::select::Group;
+use crate::{Error, Result};
+
+/// A task's figures.
+#[derive(Clone, Debug)]
+pub struct TaskScore {
+    /// Name in results.
+    pub name: String,
+    /// Name in tables.
+    pub alias: String,
+    /// Examples in front of every question.
+    pub shots: usize,
+    /// Accuracy of guessing; absent where there are no choices.
+    pub chance: Option<f64>,
+    /// What was measured.
+    pub figures: Vec<Figure>,
+    /// Document by document.
+    pub outcomes: Vec<Outcome>,
+}
+
+impl TaskScore {
+    /// The choices that `metric` takes.
+    fn chosen(&self, metric: Metric) -> impl Iterator<Item = usize> {
+        let place = self.figures.iter().position(|figure| figure.metric == metric);
+        self.outcomes.iter().filter_map(move |outcome| outcome.measures[place?].chosen)
+    }
+
+    /// Share of the questions that got the commonest answer, as `metric` judges them; absent where there are no
+    /// choices.
+    #[must_use]
+    pub fn majority(&self, metric: Metric) -> Option<f64> {
+        majority(self.chosen(metric))
+    }
+
+    /// The same for each metric that has choices.
+    pub(super) fn majorities(&self) -> Vec<(Metric, f64)> {
+        let metrics = self.figures.iter().map(|figure| figure.metric);
+        metrics.filter_map(|metric| Some((metric, self.majority(metric)?))).collect()
+    }
+
+    /// Log-likelihoods are finite when they come here; what they amount to has to be as well.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.outcomes.iter().all(Outcome::is_nothing) {
+            return Err(Error::work(format!("{}: no document has a token to predict", self.name)));
+        }
+        let Some(figure) = self.figures.iter().find(|figure| !figure.value.is_finite()) else { return Ok(()) };
+        let loss = self.figure(Metric::LOSS).map(|loss| format!(", at a loss of {:.1} nats a token", loss.value));
+        Err(Error::work(format!(
+            "{}: {} is larger than a number can be{}: the model is broken",
+            self.name,
+            figure.metric.name,
+            loss.unwrap_or_default()
+        )))
+    }
+
+    /// The figure of a metric.
+    #[must_use]
+    pub fn figure(&self, metric: Metric) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.metric == metric)
+    }
+}
+
+/// A group's figures.
+#[derive(Clone, Debug)]
+pub struct GroupScore {
+    /// The group.
+    pub group: Group,
+    /// Questions of all its tasks.
+    pub size: usize,
+    /// Examples, where all its tasks show as many.
+    pub shots: Option<usize>,
+    /// Accuracy of guessing; absent where a task has texts.
+    pub chance: Option<f64>,
+    /// What was measured.
+    pub figures: Vec<Figure>,
+    /// Share of the questions of all its tasks that got the commonest answer.
+    pub majority: Option<f64>,
+}
+
+impl GroupScore {
+    pub(super) fn new(group: &Group, tasks: &[TaskScore]) -> Self {
+        let members: Vec<&TaskScore> = group.leaves.iter().filter_map(|leaf| tasks.get(*leaf)).collect();
+        let accuracy = members.iter().filter_map(|task| {
+            let figure = task.figure(Metric::ACC)?;
+            Some((figure.value, figure.stderr, task.outcomes.len()))
+        });
+        let shots =
+            members.first().map(|first| first.shots).filter(|shots| members.iter().all(|task| task.shots == *shots));
+        let size: usize = members.iter().map(|task| task.outcomes.len()).sum();
+        let weighted: Option<Vec<f64>> =
+            members.iter().map(|task| Some(task.chance? * task.outcomes.len() as f64)).collect();
+        Self {
+            group: group.clone(),
+            size,
+            shots,
+            chance: weighted.filter(|_| size > 0).map(|all| all.iter().sum::<f64>() / size as f64),
+            figures: vec![pooled(Metric::ACC, &accuracy.collect::<Vec<_>>())],
+            majority: majority(members.iter().flat_map(|task| task.chosen(Metric::ACC))),
+        }
+    }
+}
+
+/// Figures of all tasks and groups.
+#[derive(Clone, Debug)]
+pub struct Scores {
+    /// In the order they were asked for.
+    pub tasks: Vec<TaskScore>,
+    /// Children before their parents.
+    pub groups: Vec<GroupScore>,
+}
