@@ -41,6 +41,7 @@ pub use documents::{Documents, PassedOver};
 pub use ends::end_tokens;
 pub use find::{Fetch, Purpose};
 pub use folder::names_below;
+pub use guard::is_fenced;
 pub use longest::Longest;
 pub use pack::{Packing, Shape, Tally};
 pub use position::Position;
