@@ -155,6 +155,8 @@ pub(super) fn eval_sharing(
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let rules = if settings.compat == Some(Compat::V0_4_13) { Rules::Transformers5 } else { Rules::File };
+    let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
+    let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &checkpoint)?;
     let tokenizer = Tokenizer::open_as(&checkpoint.source.dir, rules)?;
     let max_length = settings.max_length.unwrap_or(spec.max_positions);
     if max_length > spec.max_positions {
@@ -162,8 +164,6 @@ pub(super) fn eval_sharing(
         progress
             .warn(&format!("--max-length {max_length} is longer than the {promised} positions the model was made for"));
     }
-    let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
-    let budget = open::budget(settings.memory.as_deref(), &device)?;
     let adapters =
         settings.adapter.as_deref().map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose();
     let adapters = adapters.context(|| "--adapter")?;
