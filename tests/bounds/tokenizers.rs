@@ -79,7 +79,6 @@ fn tokenizers_are_in_the_cap() {
         let cap = needs.ceil() as u64 + 16;
         let end = run(&desk, &line(cap));
         assert!(end.code.is_some_and(|code| code < 2) && !end.said.contains("--memory"), "{name}: {}", end.said);
-        println!("{name}: {} MiB, cap {cap} MiB, {:.1} s", end.peak, end.seconds);
         assert!(end.peak <= cap + 64, "{name}: {} MiB, allowed were {cap}", end.peak);
         assert!(end.peak >= cap / 4, "{name}: {} MiB, and {cap} are asked for", end.peak);
     }
