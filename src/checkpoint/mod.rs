@@ -117,8 +117,12 @@ impl Checkpoint {
         let place = dir.display().to_string();
         let refused = |reason: &str| Err(Error::request(format!("{place}: {reason}")));
         if !dir.is_dir() {
-            let absent = || format!("no such directory{}", meant(dir));
-            return refused(&if dir.exists() { "not a directory".to_owned() } else { absent() });
+            let model = dir.parent().filter(|parent| parent.join(CONFIG).exists());
+            return refused(&match model {
+                Some(model) if dir.exists() => format!("not a directory; the model is {}", model.display()),
+                None if dir.exists() => "not a directory".to_owned(),
+                _ => format!("no such directory{}", meant(dir)),
+            });
         }
         let path = dir.join(CONFIG);
         if !path.exists() {

@@ -26,6 +26,10 @@ fn sound(arg: Arg) -> Arg {
     let parser = arg.get_value_parser();
     let is_listed = parser.possible_values().is_some();
     let kind = parser.type_id();
+    // -1 is a number that is wrong, not a flag that is unknown
+    let is_number =
+        [TypeId::of::<f64>(), TypeId::of::<usize>(), TypeId::of::<u64>()].iter().any(|number| kind == *number);
+    let arg = arg.allow_negative_numbers(is_number);
     match () {
         () if kind == TypeId::of::<f64>() => arg.value_parser(finite),
         () if kind == TypeId::of::<usize>() => arg.value_parser(|text: &str| count(text).map(|count| count as usize)),

@@ -209,6 +209,13 @@ fn start(threads: Option<usize>) -> Result<Interrupt> {
             std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
         }
     }
+    // a reader that panics over a broken file: the error that comes of it is all there is to say
+    let shown = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !prune::data::is_fenced() {
+            shown(panic);
+        }
+    }));
     // a file that may not grow is a full disk, not the end
     #[cfg(unix)]
     // SAFETY: ignores a signal; no handler runs

@@ -183,8 +183,8 @@ fn measure(
         ));
     }
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
-    let options =
-        ModelOptions { budget: open::budget(settings.memory.as_deref(), &device)?, device, ..ModelOptions::default() };
+    let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &checkpoint)?;
+    let options = ModelOptions { budget, device, ..ModelOptions::default() };
     match &spec.check(&checkpoint.index)?[..] {
         [] => {}
         [only] => progress.warn(&format!("the model does not use its tensor {only}")),

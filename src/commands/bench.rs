@@ -243,12 +243,13 @@ impl Runner {
 
     /// Opens the model, lets it speak once, and drops it. Opening is not timed.
     fn turn(&self, settings: &BenchSettings, prompt_tokens: usize, progress: &dyn Progress) -> Result<Turn> {
-        let (memory, longest) = (settings.memory.as_deref(), prompt_tokens.saturating_add(settings.tokens));
+        let longest = prompt_tokens.saturating_add(settings.tokens);
         // bars of its own would end the one that counts the turns
         let warnings = Warnings(progress);
         let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), &warnings)?;
+        let budget = open::budget(settings.memory.as_deref(), &device)?;
         let model =
-            open::speaker(&self.checkpoint, &self.spec, LoadOptions::default(), device, memory, longest, &warnings)?;
+            open::speaker(&self.checkpoint, &self.spec, LoadOptions::default(), device, budget, longest, &warnings)?;
         let vocabulary = self.spec.vocab_size as u64;
         let prompt: Vec<u32> = (0..prompt_tokens as u64).map(|i| (i * 2_654_435_761 % vocabulary) as u32).collect();
         let speak =

@@ -108,7 +108,7 @@ fn scored(settings: &EvalSettings, progress: &dyn Progress) -> Result<Scored> {
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
-    let budget = open::budget(settings.memory.as_deref(), &device)?;
+    let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &checkpoint)?;
     let adapters = settings.adapter.as_deref();
     let adapters = adapters.map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose();
     let (adapters, host) = (adapters.context(|| "--adapter")?, open::host(budget, &device));

@@ -77,7 +77,7 @@ pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress:
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
     spec.check(&checkpoint.index)?;
     let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
-    let budget = open::budget(settings.memory.as_deref(), &device)?;
+    let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &checkpoint)?;
     let teacher = settings.teacher.as_deref().map(|teacher| open::checkpoint(Some(teacher), progress)).transpose();
     let teacher = teacher.context(|| "--teacher")?;
     let adapter = settings.adapter.as_deref().map(|dir| trainable(dir, &checkpoint, &spec, &device)).transpose();

@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Hub};
-use crate::data::{Longest, Purpose, Source, SourceOptions};
+use crate::data::{Longest, Purpose, Source, SourceOptions, tokenizer_memory};
 use crate::model::{Budget, Cache, LoadOptions, Model, ModelOptions, Residency};
 use crate::plan::PlannedFor;
 use crate::progress::{Progress, Silent};
@@ -55,6 +55,17 @@ pub(super) fn budget(memory: Option<&str>, device: &Device) -> Result<Budget> {
     Budget::on(device, cap.map(|size| size.0))
 }
 
+/// [`budget`] of a command that reads the tokenizer of `checkpoint`, which has to fit, and leaves the less to the rest.
+pub(super) fn budget_beside_tokenizer(
+    memory: Option<&str>,
+    device: &Device,
+    checkpoint: &Checkpoint,
+) -> Result<Budget> {
+    let budget = budget(memory, device)?;
+    let held = tokenizer_memory(&checkpoint.source.dir, host(budget, device).bytes())?;
+    Ok(if device.is_cpu() { budget.beside(held) } else { budget })
+}
+
 /// What main memory a command may take: a cap on a GPU's memory is none on what is read here.
 pub(super) fn host(budget: Budget, device: &Device) -> Budget {
     if device.is_cpu() { budget } else { Budget::new(None) }
@@ -95,12 +106,11 @@ pub(super) fn speaker(
     spec: &ModelSpec,
     load_options: LoadOptions,
     device: Device,
-    memory: Option<&str>,
+    budget: Budget,
     longest: usize,
     progress: &dyn Progress,
 ) -> Result<Model> {
     let reserved_bytes = Cache::bytes(spec, longest);
-    let budget = budget(memory, &device)?;
     let options = ModelOptions { device, budget, load_options, reserved_bytes, ..ModelOptions::default() };
     let model = Model::open(checkpoint.clone(), &options, progress)?;
     if model.residency() == Residency::Streamed {

@@ -144,6 +144,8 @@ fn continuation(
     let checkpoint = open::checkpoint(model, progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
     let directory = &checkpoint.source.dir;
+    let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
+    let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &checkpoint)?;
     let tokenizer = Tokenizer::open(directory)?;
     let ends = end_tokens(directory, &tokenizer)?;
     let ids = tokenizer.encode(prompt, Special::Default)?;
@@ -158,12 +160,10 @@ fn continuation(
             checkpoint.source.id, spec.max_positions
         ));
     }
-    let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
     let adapters = adapter.map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose();
     let adapters = adapters.context(|| "--adapter")?;
     let load_options = LoadOptions { adapters: adapters.map(Arc::new), ..LoadOptions::default() };
-    let memory = settings.memory.as_deref();
-    let model = open::speaker(&checkpoint, &spec, load_options, device, memory, longest, progress)?;
+    let model = open::speaker(&checkpoint, &spec, load_options, device, budget, longest, progress)?;
     let SampleSettings { temperature, top_k, top_p, seed, .. } = *settings;
     let choice = Choice { temperature, top_k, top_p, seed };
     let (mut spoken, mut text) = (Spoken::after(&tokenizer, &ids), String::new());

@@ -6,34 +6,47 @@ use super::source::Document;
 use super::tokenizer::{Special, Tokenizer};
 use crate::{Context, Result, interrupt};
 
-/// Documents of a chunk, at most.
+/// Documents of a chunk that are tokenised, at most.
 const DOCUMENTS: usize = 256;
+
+/// All documents of a chunk at most, with those that are passed over because they are empty.
+const ALL: usize = 4096;
 
 /// Bytes of text of a chunk, about.
 const BYTES: usize = 4 << 20;
 
-/// The next documents, `most` at most; none at the end of the source.
+/// The next documents, `most` at most, and empty ones beside them if `skips_empty`; none at the end of the source.
 ///
 /// # Errors
 /// Those of the source, and [`crate::Error::Interrupted`].
-pub(super) fn read(documents: &mut Documents, most: usize) -> Result<Vec<Document>> {
+pub(super) fn read(documents: &mut Documents, most: usize, skips_empty: bool) -> Result<Vec<Document>> {
     interrupt::check()?;
-    let (mut chunk, mut bytes) = (Vec::new(), 0);
-    while chunk.len() < most.min(DOCUMENTS) && bytes < BYTES {
+    let (mut chunk, mut wanted, mut bytes) = (Vec::new(), most.min(DOCUMENTS), 0);
+    while wanted > 0 && chunk.len() < ALL && bytes < BYTES {
         let Some(document) = documents.next().transpose()? else { break };
+        wanted -= usize::from(!skips_empty || has_text(&document));
         bytes += document.text.len();
         chunk.push(document);
     }
     Ok(chunk)
 }
 
-/// The token ids of each document, with the special tokens that the tokenizer adds by itself, and `ends`.
+/// The token ids of each document, with the special tokens that the tokenizer adds by itself, and `ends`; no tokens for
+/// an empty one if `skips_empty`.
 ///
 /// # Errors
 /// The tokenizer's, naming the document.
-pub(super) fn encode(tokenizer: &Tokenizer, ends: Ends, chunk: &[Document]) -> Result<Vec<Vec<u32>>> {
+pub(super) fn encode(
+    tokenizer: &Tokenizer,
+    ends: Ends,
+    chunk: &[Document],
+    skips_empty: bool,
+) -> Result<Vec<Vec<u32>>> {
     use rayon::prelude::*;
     let encode = |document: &Document| -> Result<Vec<u32>> {
+        if skips_empty && !has_text(document) {
+            return Ok(Vec::new());
+        }
         interrupt::check()?;
         let mut tokens = tokenizer.encode(&document.text, Special::Default).context(|| &document.place)?;
         ends.put(&mut tokens);

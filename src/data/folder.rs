@@ -120,6 +120,11 @@ pub(super) struct Chosen {
 /// [`Error::Request`] for a directory without data.
 pub(super) fn choose(directory: &Path, purpose: Purpose) -> Result<Chosen> {
     let names = names_below(directory)?;
+    // its configuration would be read as text
+    if names.iter().any(|name| name == "config.json") && names.iter().any(|name| name.ends_with(".safetensors")) {
+        let directory = directory.display();
+        return Err(Error::request(format!("{directory}: holds a model, expected text: a file, or a folder of such")));
+    }
     let described = |name: &&String| DESCRIPTIONS.contains(&name.rsplit('/').next().unwrap_or_default());
     let data: Vec<&String> =
         names.iter().filter(|name| rows::is_data_file(Path::new(name)) && !described(name)).collect();

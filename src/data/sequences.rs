@@ -108,11 +108,15 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn chunk(&mut self, most: usize) -> Result<Vec<Document>> {
-        let chunk = chunk::read(&mut self.documents, most)?;
+        let chunk = chunk::read(&mut self.documents, most, self.options.shape.skips_empty())?;
         let read = self.documents.bytes_read();
         self.progress.advance(read - self.shown);
         self.shown = read;
         Ok(chunk)
+    }
+
+    fn encode(&self, chunk: &[Document]) -> Result<Vec<Vec<u32>>> {
+        chunk::encode(self.tokenizer, self.ends, chunk, self.options.shape.skips_empty())
     }
 
     /// Whether a document is to be used, counting it.
@@ -132,7 +136,7 @@ impl Reading<'_> {
             if chunk.is_empty() {
                 return Ok(packer);
             }
-            for (document, tokens) in chunk.iter().zip(chunk::encode(self.tokenizer, self.ends, &chunk)?) {
+            for (document, tokens) in chunk.iter().zip(self.encode(&chunk)?) {
                 if self.usable(document, &mut packer.tally) {
                     packer.take(tokens);
                 }
@@ -166,7 +170,7 @@ impl Reading<'_> {
                 }
             }
             let (keys, documents): (Vec<_>, Vec<_>) = candidates.into_iter().unzip();
-            for (key, tokens) in keys.into_iter().zip(chunk::encode(self.tokenizer, self.ends, &documents)?) {
+            for (key, tokens) in keys.into_iter().zip(self.encode(&documents)?) {
                 chosen.offer(key, tokens);
             }
         }

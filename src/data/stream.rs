@@ -192,10 +192,10 @@ impl TrainStream {
     fn read(&mut self, tokenizer: &Tokenizer, packer: &mut Packer) -> Result<bool> {
         while packer.ready().len() < self.options.window {
             if self.ahead.is_empty() {
-                let chunk = chunk::read(&mut self.documents, usize::MAX)?;
-                let usable: Vec<bool> =
-                    chunk.iter().map(|d| chunk::has_text(d) || !self.options.shape.skips_empty()).collect();
-                self.ahead = usable.into_iter().zip(chunk::encode(tokenizer, self.ends, &chunk)?).collect();
+                let skips = self.options.shape.skips_empty();
+                let chunk = chunk::read(&mut self.documents, usize::MAX, skips)?;
+                let usable: Vec<bool> = chunk.iter().map(|d| chunk::has_text(d) || !skips).collect();
+                self.ahead = usable.into_iter().zip(chunk::encode(tokenizer, self.ends, &chunk, skips)?).collect();
             }
             let Some((usable, tokens)) = self.ahead.pop_front() else { return Ok(true) };
             self.following.document += 1;

@@ -92,8 +92,11 @@ impl Tokenizer {
             Ok(_) => return Err(Error::work(format!("{}: not a tokenizer: no JSON object", path.display()))),
             Err(error) => return Err(Error::work(format!("{}: not a tokenizer: {error}", path.display()))),
         };
+        drop(bytes);
         let declared = Declared::read(directory, Some(&mut file))?;
-        Self::new(file.to_string().as_bytes(), declared, path)
+        let text = file.to_string();
+        drop(file);
+        Self::new(text.as_bytes(), declared, path)
     }
 
     fn new(json: &[u8], declared: Declared, path: PathBuf) -> Result<Self> {

@@ -45,6 +45,12 @@ impl Budget {
         self.0
     }
 
+    /// The same without what something else takes, `bytes`, as far as that is more than is kept for the program itself.
+    #[must_use]
+    pub fn beside(self, bytes: u64) -> Self {
+        Self(self.0.saturating_sub(bytes.saturating_sub(OVERHEAD)))
+    }
+
     /// What is left for weights and activations.
     #[must_use]
     pub fn usable(self) -> u64 {

@@ -107,7 +107,7 @@ impl Checked<'_> {
     /// Everything that a healing reads but the cut itself, which has the dense model's tokenizer and widths.
     fn healing(&self, settings: &HealSettings, wanted: &[Wanted], progress: &dyn Progress) -> Result<()> {
         let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
-        let budget = open::budget(settings.memory.as_deref(), &device)?;
+        let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, self.checkpoint)?;
         settings.max_shard_size.parse::<ByteSize>().context(|| "max_shard_size")?;
         let teacher =
             settings.teacher.as_deref().map(|teacher| open::checkpoint(Some(teacher), progress)).transpose()?;

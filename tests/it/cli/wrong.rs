@@ -44,7 +44,8 @@ fn each_says_what_to_do() {
             "--teacher: modle: no such directory here, did you mean model?",
         ),
         // the wrong thing in the right place
-        ("cut model/config.json --drop 1 -o a", "model/config.json: not a directory"),
+        ("cut model/config.json --drop 1 -o a", "model/config.json: not a directory; the model is model"),
+        ("analyze model --data model", "model: holds a model, expected text"),
         ("cut atlas --drop 1 -o a", "atlas: holds no config.json, so it is no model"),
         ("cut model --plan recipe.toml -o a", "recipe.toml: not JSON"),
         ("analyze --from text.jsonl", "text.jsonl: not JSON"),
@@ -69,6 +70,7 @@ fn each_says_what_to_do() {
             "heal model --data text.jsonl -o a --quant none --merge-onto quantized",
             "merge_onto = \"quantized\" goes with quant = \"nf4\"",
         ),
+        ("heal model --data text.jsonl -o a --lr -1", "lr is -1, expected"),
         ("heal model --data text.jsonl -o a --memory 1MiB", "of memory, allowed are 1.0 MiB"),
         ("eval model --tasks bolq", "--tasks: there is no task \"bolq\"; did you mean boolq?"),
         (
