@@ -26,6 +26,7 @@ fn a_cut_config_reads_as_the_kept_layers() {
                     layers: kept.len(),
                     windows: kept.iter().map(|layer| spec.windows[*layer]).collect(),
                     rotated: kept.iter().map(|layer| spec.rotated[*layer]).collect(),
+                    without: kept.iter().map(|layer| spec.without[*layer]).collect(),
                     ..spec.clone()
                 };
                 assert_eq!(ModelSpec::from_config(&cut).unwrap(), expected, "{name} without {first}..={last}");
