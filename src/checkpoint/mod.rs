@@ -117,7 +117,9 @@ impl Checkpoint {
         let place = dir.display().to_string();
         let refused = |reason: &str| Err(Error::request(format!("{place}: {reason}")));
         if !dir.is_dir() {
-            let model = dir.parent().filter(|parent| parent.join(CONFIG).exists());
+            let here = |parent: &Path| parent.as_os_str().is_empty();
+            let parent = dir.parent().map(|parent| if here(parent) { Path::new(".") } else { parent });
+            let model = parent.filter(|parent| parent.join(CONFIG).exists());
             return refused(&match model {
                 Some(model) if dir.exists() => format!("not a directory; the model is {}", model.display()),
                 None if dir.exists() => "not a directory".to_owned(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use prune::checkpoint::{Checkpoint, Hub};
 use prune::commands::eval::eval;
 use prune::data::{Special, Tokenizer, end_tokens};
-use prune::eval::settings::EvalSettings;
+use prune::eval::settings::{Compat, EvalSettings};
 use prune::model::{Choice, Model, ModelOptions};
 use prune::progress::Silent;
 use serde_json::{Value, json};
@@ -86,7 +86,8 @@ fn finished_answers_are_found_and_compared() {
     let again = eval(&generation(&small, "out"), &Silent).unwrap();
     assert!(again.found && again.figures == first.figures);
     // a task beside it leaves it as it is
-    let more = EvalSettings { tasks: vec!["boolq".into()], ..generation(&small, "out") };
+    let notes = format!("text:{}", small.path("data/notes.jsonl").display());
+    let more = EvalSettings { tasks: vec![notes], ..generation(&small, "out") };
     assert_eq!(eval(&more, &Silent).unwrap().kept, ["gsm8k"]);
     let against = EvalSettings { against: Some(small.path("out")), ..generation(&small, "other") };
     let compared = eval(&EvalSettings { out: None, ..against }, &Silent).unwrap().comparisons;
@@ -106,6 +107,7 @@ fn gsm8k_equals_the_reference() {
     let settings = EvalSettings {
         data_dir: Some(data),
         limit: Some(20.0),
+        compat: Some(Compat::V0_4_13),
         out: Some(out.path().join("out")),
         ..settings(Path::new(&model), &["gsm8k"])
     };
