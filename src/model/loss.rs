@@ -1,6 +1,6 @@
 //! Next-token loss over whole sequences, of a model or of many stacks of its layers.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::trie::Trie;
 use super::{Batch, ForwardContext, Model, Observer, Residency, memory, tokens_at_once};
@@ -32,7 +32,8 @@ impl Loss {
     }
 }
 
-/// Of each sequence of batch `index`, from the stream `x` `[t, d]` that leaves the last layer.
+/// Of each sequence of batch `index`, from the stream `x` `[t, d]` that leaves the last layer, or another of which the
+/// final norm and the head are to make something.
 fn score(model: &Model, batches: &[Batch], index: usize, x: &Tensor) -> Result<Vec<Loss>> {
     let batch = &batches[index];
     let segments = batch.layout.segments();
@@ -55,14 +56,16 @@ fn score(model: &Model, batches: &[Batch], index: usize, x: &Tensor) -> Result<V
 struct Scorer<'a> {
     model: &'a Model,
     batches: &'a [Batch],
-    /// Of each sequence, in order.
-    losses: Vec<Loss>,
+    /// The first depth that is scored.
+    from: usize,
+    /// Of each depth from there on and each sequence, in order.
+    losses: Vec<Vec<Loss>>,
 }
 
 impl Observer for Scorer<'_> {
     fn residual(&mut self, batch: usize, place: usize, x: &Tensor) -> Result<()> {
-        if place == self.model.layers() {
-            self.losses.extend(score(self.model, self.batches, batch, x)?);
+        if place >= self.from {
+            self.losses[place - self.from].extend(score(self.model, self.batches, batch, x)?);
         }
         Ok(())
     }
@@ -76,53 +79,117 @@ pub(super) fn losses(
     what: &str,
     progress: &dyn Progress,
 ) -> Result<Vec<Loss>> {
+    let mut losses = losses_at_depths(model, sequences, (model.layers(), pass_tokens), what, progress)?;
+    Ok(losses.pop().unwrap_or_default())
+}
+
+/// Of each of `sequences` from the streams that enter each of the layers `from` on and leave the last: `[depth][sequence]`.
+pub(super) fn losses_at_depths(
+    model: &Model,
+    sequences: &[Vec<u32>],
+    (from, pass_tokens): (usize, usize),
+    what: &str,
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<Loss>>> {
     let batches = Batch::pack(sequences, pass_tokens)?;
-    let mut scorer = Scorer { model, batches: &batches, losses: Vec::with_capacity(sequences.len()) };
+    let losses = vec![Vec::with_capacity(sequences.len()); model.layers() + 1 - from];
+    let mut scorer = Scorer { model, batches: &batches, from, losses };
     model.run(&batches, &mut scorer, what, progress)?;
     Ok(scorer.losses)
 }
 
-/// Of each of `sequences` under each of `stacks`: `[stack][sequence]`.
-pub(super) fn losses_of_stacks(
+/// What leaves the last layer of some stacks that are the same up to their numbers.
+#[derive(Clone, Copy)]
+pub struct EndOfStack<'a> {
+    model: &'a Model,
+    batches: &'a [Batch],
+    batch: usize,
+    /// Numbers of the stacks.
+    pub stacks: &'a [usize],
+    /// The stream `[t, d]`, not yet normed.
+    pub x: &'a Tensor,
+    /// That of stack 0, where it was asked for.
+    pub whole: Option<&'a Tensor>,
+}
+
+impl EndOfStack<'_> {
+    /// The tokens.
+    #[must_use]
+    pub fn batch(&self) -> &Batch {
+        &self.batches[self.batch]
+    }
+
+    /// The loss of each sequence of the batch.
+    ///
+    /// # Errors
+    /// As [`Model::score`].
+    pub fn losses(&self) -> Result<Vec<Loss>> {
+        score(self.model, self.batches, self.batch, self.x)
+    }
+}
+
+/// Takes what leaves each stack, batch by batch in order.
+type See<'a> = dyn FnMut(&EndOfStack<'_>) -> Result<()> + 'a;
+
+/// Runs `sequences` through each of `stacks`; with `whole` the stream of stack 0 comes with that of every other.
+pub(super) fn run_stacks(
     model: &Model,
-    stacks: &[Vec<usize>],
+    (stacks, whole): (&[Vec<usize>], bool),
     sequences: &[Vec<u32>],
     what: &str,
     progress: &dyn Progress,
-) -> Result<Vec<Vec<Loss>>> {
+    see: &mut See<'_>,
+) -> Result<()> {
     let tokens: usize = sequences.iter().map(Vec::len).sum();
-    let batches = Batch::pack(sequences, tokens_of_a_batch(model))?;
-    let groups = groups(model, stacks, &batches);
-    let passes: usize = groups.iter().map(|group| Trie::new(group).layer_passes()).sum();
+    let batches = Batch::pack(sequences, tokens_of_a_batch(&model.device))?;
+    let groups = groups(model, (stacks, whole), &batches);
+    let passes: usize = groups.iter().map(|group| group.trie(stacks).layer_passes()).sum();
     progress.begin(what, (tokens * passes / model.layers().max(1)) as u64, Unit::Tokens);
     let mut work = Work { done: 0, shown: 0, layers: model.layers().max(1), progress };
-    let mut losses = Vec::with_capacity(stacks.len());
     for group in groups {
-        losses.extend(Search::new(model, group, &batches).run(&mut work)?);
+        let trie = group.trie(stacks);
+        Search { model, trie, numbers: &group.numbers, whole, batches: &batches, see }.run(&mut work)?;
     }
     progress.end();
-    Ok(losses)
+    Ok(())
 }
 
 /// Tokens that go through a layer together: the same whatever memory there is, since sums hang on it.
-fn tokens_of_a_batch(model: &Model) -> usize {
-    if model.device.is_cuda() { tokens_at_once(&model.device) } else { 512 }
+pub(super) fn tokens_of_a_batch(device: &Device) -> usize {
+    if device.is_cuda() { tokens_at_once(device) } else { 512 }
 }
 
-/// What goes through together: all of `stacks`, or fewer where the streams of a batch would not fit.
-fn groups<'a>(model: &Model, stacks: &'a [Vec<usize>], batches: &[Batch]) -> Vec<&'a [Vec<usize>]> {
+/// Numbers of the stacks that go through together.
+struct Group {
+    numbers: Vec<usize>,
+}
+
+impl Group {
+    fn trie(&self, stacks: &[Vec<usize>]) -> Trie {
+        Trie::new(&self.numbers.iter().map(|number| stacks[*number].as_slice()).collect::<Vec<_>>())
+    }
+}
+
+/// What goes through together: all of `stacks`, or fewer where the streams of a batch would not fit. With `whole` stack
+/// 0 is in every group.
+fn groups(model: &Model, (stacks, whole): (&[Vec<usize>], bool), batches: &[Batch]) -> Vec<Group> {
     let longest = batches.iter().map(Batch::tokens).max().unwrap_or(0);
     let room = model.budget.usable().saturating_sub(model.weight_bytes);
+    let first = usize::from(whole && stacks.len() > 1);
     let mut groups = Vec::new();
-    let mut open = vec![stacks];
-    while let Some(group) = open.pop() {
-        let streams = (kept(model, &Trie::new(group)) * longest * model.spec.hidden_size * 4) as u64;
+    let mut open = vec![first..stacks.len()];
+    while let Some(range) = open.pop() {
+        let (start, len) = (range.start, range.len());
+        let group = Group { numbers: (0..first).chain(range.clone()).collect() };
+        let trie = group.trie(stacks);
+        let waiting = if whole { 1 + trie.ends_below_the_first() } else { 0 };
+        let streams = ((kept(model, &trie) + waiting) * longest * model.spec.hidden_size * 4) as u64;
         let fits = streams + memory::transient_bytes(&model.spec, longest, longest) <= room;
-        match group.len() {
+        match len {
             0 => {}
             1 => groups.push(group),
             _ if fits => groups.push(group),
-            len => open.extend([&group[len / 2..], &group[..len / 2]]),
+            _ => open.extend([start + len / 2..range.end, start..start + len / 2]),
         }
     }
     groups
@@ -145,12 +212,15 @@ struct Work<'a> {
 }
 
 /// Many stacks over some text.
-struct Search<'a> {
+struct Search<'a, 's> {
     model: &'a Model,
     trie: Trie,
+    /// Number of each stack of the trie.
+    numbers: &'a [usize],
+    /// Whether the stream of the first stack comes with all others.
+    whole: bool,
     batches: &'a [Batch],
-    /// `[stack][sequence]`.
-    losses: Vec<Vec<Loss>>,
+    see: &'a mut See<'s>,
 }
 
 /// A batch on its way.
@@ -160,14 +230,14 @@ struct State {
     watch: FiniteWatch,
     /// Stream that leaves each node, with the nodes that still wait for it.
     streams: Vec<Option<(Tensor, usize)>>,
+    /// What leaves the first stack, where it is asked for.
+    whole: Option<Tensor>,
+    /// What left other stacks before it, with the nodes.
+    early: Vec<(usize, Tensor)>,
 }
 
-impl<'a> Search<'a> {
-    fn new(model: &'a Model, stacks: &[Vec<usize>], batches: &'a [Batch]) -> Self {
-        Self { model, trie: Trie::new(stacks), batches, losses: vec![Vec::new(); stacks.len()] }
-    }
-
-    fn run(mut self, work: &mut Work<'_>) -> Result<Vec<Vec<Loss>>> {
+impl Search<'_, '_> {
+    fn run(mut self, work: &mut Work<'_>) -> Result<()> {
         let model = self.model;
         if let Some(blocks) = model.blocks() {
             let order = self.trie.one_by_one();
@@ -178,11 +248,12 @@ impl<'a> Search<'a> {
                     self.step(&mut state, node, |x, pass| blocks[place].forward(x, pass), work)?;
                 }
             }
-            return Ok(self.losses);
+            return Ok(());
         }
         let groups = self.trie.layer_by_layer();
         let walks = groups.last().map_or(0, |(walk, ..)| walk + 1);
-        for wave in model.waves(self.batches, kept(model, &self.trie)) {
+        let waiting = if self.whole { 1 + self.trie.ends_below_the_first() } else { 0 };
+        for wave in model.waves(self.batches, kept(model, &self.trie) + waiting) {
             let mut states = wave.map(|index| self.begin(index)).collect::<Result<Vec<_>>>()?;
             for walk in 0..walks {
                 model.stack.walk(|place, block| {
@@ -196,7 +267,7 @@ impl<'a> Search<'a> {
                 })?;
             }
         }
-        Ok(self.losses)
+        Ok(())
     }
 
     /// The embedding of batch `index`.
@@ -207,6 +278,8 @@ impl<'a> Search<'a> {
             pass: ForwardContext::new(&model.spec, batch, &model.device)?,
             watch: FiniteWatch::new(self.trie.len(), &model.device)?,
             streams: vec![None; self.trie.len()],
+            whole: None,
+            early: Vec::new(),
         };
         self.arrive(&mut state, 0, model.embed(batch)?)?;
         Ok(state)
@@ -234,22 +307,35 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// Takes the stream that leaves `node`; scores it where stacks end.
+    /// Takes the stream that leaves `node`, and shows it where stacks end.
     fn arrive(&mut self, state: &mut State, node: usize, x: Tensor) -> Result<()> {
         let ending = self.trie.ending(node);
         let sound = state.watch.look(node, &x)?;
         if !sound || !ending.is_empty() {
             self.check(state, &x)?;
         }
-        if !ending.is_empty() {
-            let found = score(self.model, self.batches, state.index, &x)
-                .context(|| format!("with the layers {}", ranges(self.trie.below(node))))?;
-            for stack in ending {
-                self.losses[*stack].extend(&found);
+        if self.whole && ending.contains(&0) {
+            state.whole = Some(x.clone());
+        }
+        match ending.is_empty() {
+            true => {}
+            false if self.whole && state.whole.is_none() => state.early.push((node, x.clone())),
+            false => {
+                let early = std::mem::take(&mut state.early);
+                for (node, x) in early.iter().map(|(node, x)| (*node, x)).chain([(node, &x)]) {
+                    self.show(state, node, x)?;
+                }
             }
         }
         state.streams[node] = Some((x, self.trie.children(node))).filter(|(_, waiting)| *waiting > 0);
         Ok(())
+    }
+
+    fn show(&mut self, state: &State, node: usize, x: &Tensor) -> Result<()> {
+        let stacks: Vec<usize> = self.trie.ending(node).iter().map(|stack| self.numbers[*stack]).collect();
+        let (batches, batch, whole) = (self.batches, state.index, state.whole.as_ref());
+        let end = EndOfStack { model: self.model, batches, batch, stacks: &stacks, x, whole };
+        (self.see)(&end).context(|| format!("with the layers {}", ranges(self.trie.below(node))))
     }
 
     /// Says where a stream is not finite.
