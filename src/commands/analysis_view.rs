@@ -14,6 +14,8 @@ use crate::report::{
 /// Curves of the distance chart at most; more would not be told apart.
 const CURVES: usize = 6;
 
+const DRY: &str = "dry run: nothing measured, nothing written\n";
+
 /// The scores the search followed.
 pub(super) fn triangle(analysis: &Analysis) -> Result<Triangle> {
     let name = &analysis.search.metric;
@@ -112,8 +114,10 @@ impl AnalyzeReport {
     #[must_use]
     pub fn text(&self, colour: bool) -> String {
         let mut text = String::new();
-        if let Some(pass) = &self.pass {
-            pass_text(pass, &mut text);
+        match &self.pass {
+            Some(pass) => pass_text(pass, &mut text),
+            None if self.analysis.is_none() => text.push_str(DRY),
+            None => {}
         }
         if let Some(analysis) = &self.analysis {
             analysis_text(analysis, if colour { Paint::Colour } else { Paint::Blocks }, &mut text);
@@ -145,7 +149,10 @@ fn pass_text(pass: &PassReport, text: &mut String) {
         Some(seconds) => {
             let _ = writeln!(text, "; {seconds:.1} s, {:.0} tokens/s\n", pass.tokens as f64 / seconds);
         }
-        None => text.push_str("\ndry run: nothing measured, nothing written\n"),
+        None => {
+            text.push('\n');
+            text.push_str(DRY);
+        }
     }
 }
 

@@ -197,16 +197,19 @@ fn measure(
     }
     let places: Vec<usize> = (0..spec.layers).collect();
     let fits = |options: &ModelOptions| Placement::new(&checkpoint, &spec, &places, options);
-    fits(&options)?;
+    let plain = fits(&options)?;
     let host = open::host(options.budget, &options.device);
     let sequences = read_text(settings, &checkpoint, seq_len, host, progress)?;
     let measured = settings.measured()?;
     let (tokens, longest) = (sequences.tally.tokens as usize, sequences.rows.iter().map(Vec::len).max().unwrap_or(0));
     options.reserved_bytes = importance::reserved_bytes(&measured, &spec, &options.device, (tokens, longest));
-    let fit = fits(&options).context(|| {
-        format!("{} and {tokens} tokens (--samples and --seq-len make them fewer)", names(&measured).join(", "))
-    });
-    let fit = if options.reserved_bytes > 0 { fit? } else { fits(&options)? };
+    let fit = match options.reserved_bytes {
+        0 => plain,
+        _ => fits(&options).context(|| {
+            let names = names(&measured).join(", ");
+            format!("{names} of {tokens} tokens, which --samples and --seq-len make fewer")
+        })?,
+    };
     let removals = Removals::new(spec.layers, measured.iter().copied());
     let most = wanted.unwrap_or_else(|| search.protect.allowed(spec.layers).len().min(spec.layers - 1));
     let searched = search.pick()?.passes(spec.layers, most);

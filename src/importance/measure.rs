@@ -51,7 +51,7 @@ pub fn measure_weights(
     shown.finish()
 }
 
-/// The scores of `metrics` of `model` on `sequences`, in the order of the table, and the number of sequences.
+/// The scores of `metrics` of `model` on `sequences`, in the order of the table.
 ///
 /// # Errors
 /// As [`Model::run`]; no sequence of two tokens where a loss is asked for.
@@ -112,7 +112,7 @@ pub fn reserved_bytes(
         .sum();
     let of = |metric: &&Metric| match metric.value {
         Evaluate::Weights(Needs::Gradients, _) | Evaluate::Gates(_) => {
-            Model::gradient_bytes(spec, device, (tokens, longest)) + 4 * layer
+            Model::gradient_bytes(spec, device, (tokens, longest)) + 8 * layer
         }
         Evaluate::Weights(..) => 4 * layer,
         Evaluate::Logits(_) => 32 << 20,
@@ -219,7 +219,8 @@ fn of_gradients(
     let mut found: Vec<Vec<Vec<f64>>> = vec![Vec::new(); spec.layers];
     let mut see = |layer: LayerGradients| {
         if wanted.weights {
-            let own = layer.weights.iter().map(|(role, is_bias, gradient)| Ok(((*role, *is_bias), numbers(gradient)?)));
+            let own = layer.weights.into_iter();
+            let own = own.map(|(role, is_bias, gradient)| Ok(((role, is_bias), numbers(&gradient)?)));
             let own: BTreeMap<(Role, bool), Vec<f32>> = own.collect::<Result<_>>()?;
             shown.see(model.checkpoint(), spec, layer.place, &own, &BTreeMap::new())?;
         }

@@ -79,7 +79,10 @@ impl Removals {
                 |stack: &usize| watches.iter().any(|w| matches!(w.how, How::Loss(_)) && w.stacks.contains(stack));
             if asks && end.stacks.iter().any(|stack| *stack == 0 || wanted(stack)) {
                 let found = end.losses()?;
-                whole.extend(end.stacks.iter().filter(|stack| **stack == 0).flat_map(|_| &found));
+                // where memory asks for several rounds, it is in each of them
+                if end.stacks.contains(&0) && whole.len() < sequences.len() {
+                    whole.extend(&found);
+                }
                 for watch in watches.iter_mut().filter(is_loss) {
                     watch.take(end.stacks, &found);
                 }

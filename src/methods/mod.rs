@@ -26,7 +26,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use pick::{Candidates, PICKS, Pick, pick, scored};
 pub use search::{Search, check, search};
 
-use crate::importance::{Analysis, Evaluate, METRICS, Metric, Needs, Protect, metric};
+use crate::importance::{Analysis, METRICS, Metric, Protect, metric};
 use crate::plan::{Plan, PlannedFor};
 use crate::{Error, Result};
 
@@ -74,7 +74,7 @@ pub struct Method {
 
 const NONE_KEPT: Protect = Protect { first: 0, last: 0 };
 
-/// What Shortened LLaMA keeps by all its criteria: their plain order would begin with layers that cannot go.
+/// What Shortened LLaMA keeps by all its criteria.
 const ENDS_KEPT: Protect = Protect { first: 4, last: 2 };
 
 /// Every method, the paper's own first.
@@ -366,14 +366,10 @@ impl Method {
     /// What it costs to know, in a few words.
     #[must_use]
     pub fn cost(&self) -> &'static str {
-        match self.metric().map(|metric| metric.value) {
+        match self.metric() {
             None => "nothing",
-            _ if self.is_searched() => "a pass over every candidate's layers, for each layer that goes",
-            Some(Evaluate::Pair(_) | Evaluate::Scores(..) | Evaluate::Lens) => "one pass",
-            Some(Evaluate::Weights(Needs::Nothing, _)) => "the weights read once, no text",
-            Some(Evaluate::Weights(Needs::Inputs, _)) => "one pass, and the weights read once",
-            Some(Evaluate::Weights(Needs::Gradients, _) | Evaluate::Gates(_)) => "one pass forward and one back",
-            Some(Evaluate::Loss | Evaluate::Logits(_) | Evaluate::Outputs(_)) => "a pass over every candidate's layers",
+            Some(_) if self.is_searched() => "a pass over every candidate's layers, for each layer that goes",
+            Some(metric) => metric.value.cost(),
         }
     }
 }

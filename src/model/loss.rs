@@ -7,7 +7,7 @@ use super::{Batch, ForwardContext, Model, Observer, Residency, memory, tokens_at
 use crate::ops::{self, FiniteWatch};
 use crate::plan::ranges;
 use crate::progress::{Progress, Unit};
-use crate::{Context, Result, interrupt};
+use crate::{Context, Error, Result, interrupt};
 
 /// Negative log-likelihood of the predicted tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -83,8 +83,9 @@ pub(super) fn losses(
     Ok(losses.pop().unwrap_or_default())
 }
 
-/// Of each of `sequences` from the streams that enter each of the layers `from` on and leave the last: `[depth][sequence]`.
-pub(super) fn losses_at_depths(
+/// Of each of `sequences` from the streams that enter each of the layers `from` on and leave the last:
+/// `[depth][sequence]`.
+fn losses_at_depths(
     model: &Model,
     sequences: &[Vec<u32>],
     (from, pass_tokens): (usize, usize),
@@ -129,29 +130,54 @@ impl EndOfStack<'_> {
 }
 
 /// Takes what leaves each stack, batch by batch in order.
-type See<'a> = dyn FnMut(&EndOfStack<'_>) -> Result<()> + 'a;
+pub(super) type See<'a> = dyn FnMut(&EndOfStack<'_>) -> Result<()> + 'a;
 
-/// Runs `sequences` through each of `stacks`; with `whole` the stream of stack 0 comes with that of every other.
-pub(super) fn run_stacks(
-    model: &Model,
-    (stacks, whole): (&[Vec<usize>], bool),
-    sequences: &[Vec<u32>],
-    what: &str,
-    progress: &dyn Progress,
-    see: &mut See<'_>,
-) -> Result<()> {
-    let tokens: usize = sequences.iter().map(Vec::len).sum();
-    let batches = Batch::pack(sequences, tokens_of_a_batch(&model.device))?;
-    let groups = groups(model, (stacks, whole), &batches);
-    let passes: usize = groups.iter().map(|group| group.trie(stacks).layer_passes()).sum();
-    progress.begin(what, (tokens * passes / model.layers().max(1)) as u64, Unit::Tokens);
-    let mut work = Work { done: 0, shown: 0, layers: model.layers().max(1), progress };
-    for group in groups {
-        let trie = group.trie(stacks);
-        Search { model, trie, numbers: &group.numbers, whole, batches: &batches, see }.run(&mut work)?;
+impl Model {
+    /// Negative log-likelihood as in [`Model::losses`] of what final norm and head make of the stream at each depth:
+    /// what enters each layer, and what leaves the last, `[l+1][sequence]`.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn losses_at_depths(
+        &self,
+        sequences: &[Vec<u32>],
+        what: &str,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<Loss>>> {
+        losses_at_depths(self, sequences, (0, tokens_of_a_batch(&self.device)), what, progress)
     }
-    progress.end();
-    Ok(())
+
+    /// Shows `see` what leaves each of `stacks`, batch by batch of `sequences`; with the flag, that of stack 0 comes
+    /// with every other.
+    ///
+    /// # Errors
+    /// As [`Model::losses_of_stacks`], and those of `see`.
+    pub fn run_stacks(
+        &self,
+        (stacks, whole): (&[Vec<usize>], bool),
+        sequences: &[Vec<u32>],
+        what: &str,
+        progress: &dyn Progress,
+        see: &mut See<'_>,
+    ) -> Result<()> {
+        if let Some(place) = stacks.iter().flatten().find(|place| **place >= self.layers()) {
+            let last = self.layers().saturating_sub(1);
+            return Err(Error::request(format!("layer {place} is not there: the model has layers 0..={last}")));
+        }
+        let tokens: usize = sequences.iter().map(Vec::len).sum();
+        let batches = Batch::pack(sequences, tokens_of_a_batch(&self.device))?;
+        let groups = groups(self, (stacks, whole), &batches);
+        let passes: usize = groups.iter().map(|group| group.trie(stacks).layer_passes()).sum();
+        progress.begin(what, (tokens * passes / self.layers().max(1)) as u64, Unit::Tokens);
+        let mut work = Work { done: 0, shown: 0, layers: self.layers().max(1), progress };
+        for group in groups {
+            let trie = group.trie(stacks);
+            let search = Search { model: self, trie, numbers: &group.numbers, whole, batches: &batches, see };
+            search.run(&mut work)?;
+        }
+        progress.end();
+        Ok(())
+    }
 }
 
 /// Tokens that go through a layer together: the same whatever memory there is, since sums hang on it.

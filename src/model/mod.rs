@@ -354,40 +354,6 @@ impl Model {
         Ok(losses)
     }
 
-    /// Shows `see` what leaves each of `stacks`, batch by batch of `sequences`; with the flag, that of stack 0 comes
-    /// with every other.
-    ///
-    /// # Errors
-    /// As [`Model::losses_of_stacks`], and those of `see`.
-    pub fn run_stacks(
-        &self,
-        (stacks, whole): (&[Vec<usize>], bool),
-        sequences: &[Vec<u32>],
-        what: &str,
-        progress: &dyn Progress,
-        see: &mut dyn FnMut(&EndOfStack<'_>) -> Result<()>,
-    ) -> Result<()> {
-        if let Some(place) = stacks.iter().flatten().find(|place| **place >= self.layers()) {
-            let last = self.layers().saturating_sub(1);
-            return Err(Error::request(format!("layer {place} is not there: the model has layers 0..={last}")));
-        }
-        loss::run_stacks(self, (stacks, whole), sequences, what, progress, see)
-    }
-
-    /// Negative log-likelihood as in [`Model::losses`] of what final norm and head make of the stream at each depth:
-    /// what enters each layer, and what leaves the last, `[l+1][sequence]`.
-    ///
-    /// # Errors
-    /// As [`Model::run`].
-    pub fn losses_at_depths(
-        &self,
-        sequences: &[Vec<u32>],
-        what: &str,
-        progress: &dyn Progress,
-    ) -> Result<Vec<Vec<Loss>>> {
-        loss::losses_at_depths(self, sequences, (0, loss::tokens_of_a_batch(&self.device)), what, progress)
-    }
-
     /// Batches that go through the stack together: one when the layers are resident, as many as the budget holds when
     /// each wave reads the model from disk.
     fn waves(&self, batches: &[Batch], streams_kept: usize) -> Vec<std::ops::Range<usize>> {

@@ -5,7 +5,6 @@
 use candle_core::{DType, Tensor};
 
 use super::{Evaluate, Metric, OfOutputs, Order, Subject, Tokens};
-
 use crate::model::EndOfStack;
 use crate::{Error, Result};
 

@@ -133,7 +133,7 @@ pub(super) const ANGULAR: Metric = Metric {
 
 pub(super) const NORM: Metric = Metric {
     name: "logit-norm",
-    about: "Frobenius norm of the difference of the logits with and without the layer, mean over sequences; drops single layers",
+    about: "norm of the difference of all logits of a sequence with and without the layer; drops single layers",
     reference: "FinerCut, arXiv 2405.18218",
     subject: Subject::Layer,
     tokens: Tokens::All,

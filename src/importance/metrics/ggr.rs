@@ -3,7 +3,6 @@
 use rayon::prelude::*;
 
 use super::{Evaluate, Metric, Needs, OfWeights, Order, Sizes, Subject, Tokens, Weight};
-
 use crate::Result;
 
 pub(super) const SHARE: Metric = Metric {

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{Evaluate, Metric, Needs, OfWeights, Order, Subject, Tokens, Weight};
-
 use crate::Result;
 
 pub(super) const DENSITY: Metric = Metric {
     name: "lamp",
-    about: "share of the weights of matrices that LAMP keeps in the layer at a sparsity of 70 %; no text; drops single layers",
+    about: "share of the matrices that LAMP keeps at a sparsity of 70 %; needs no text; drops single layers",
     reference: "LAMP, Lee et al., arXiv 2010.07611",
     subject: Subject::Layer,
     tokens: Tokens::All,

@@ -115,6 +115,18 @@ impl Evaluate {
         !matches!(self, Self::Weights(Needs::Nothing, _))
     }
 
+    /// What has to be computed, in a few words.
+    #[must_use]
+    pub fn cost(self) -> &'static str {
+        match self {
+            Self::Pair(_) | Self::Scores(..) | Self::Lens => "one pass",
+            Self::Weights(Needs::Nothing, _) => "the weights read once, no text",
+            Self::Weights(Needs::Inputs, _) => "one pass, and the weights read once",
+            Self::Weights(Needs::Gradients, _) | Self::Gates(_) => "one pass forward and one back",
+            Self::Loss | Self::Logits(_) | Self::Outputs(_) => "a pass over every candidate's layers",
+        }
+    }
+
     /// Whether every candidate is run.
     #[must_use]
     pub fn removes(self) -> bool {

@@ -1,7 +1,6 @@
 //! Layerwise outliers: how many weights matter far more than the layer's mean, each weighed with what enters it.
 
 use super::{Evaluate, Metric, Needs, OfWeights, Order, Sizes, Subject, Tokens, Weight, of_weights};
-
 use crate::Result;
 
 pub(super) const OF_3: Metric = Metric {

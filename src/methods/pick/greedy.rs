@@ -1,5 +1,6 @@
-//! Search by measured loss, or another distance that is measured of every candidate: the sets of layers that cost least are extended by every layer they lack, and measured
-//! again. With one set kept at a time that is SLEB (arXiv 2402.09025, algorithm 1); with more of them a beam search.
+//! Search by measured loss, or another distance that is measured of every candidate: the sets of layers that cost least
+//! are extended by every layer they lack, and measured again. With one set kept at a time and the loss that is SLEB
+//! (arXiv 2402.09025, algorithm 1); with more of them a beam search.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

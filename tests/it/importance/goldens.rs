@@ -1,4 +1,4 @@
-//! Every metric against independent PyTorch code on the demo's model: golden/methods/README.md, sections 3, 4, 7 and 13.
+//! Metrics against independent PyTorch code on the demo's model: golden/methods/README.md, sections 3, 4, 7 and 13.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
