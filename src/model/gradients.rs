@@ -105,17 +105,17 @@ impl Model {
                     return Err(Error::work("a layer's input is gone before its turn"));
                 };
                 let asked = (wanted.weights, wanted.gates);
-                let (dx, own, of_tokens) = block.sensitivity(&x, &training, dy, asked)?;
-                state.dx = dx;
-                for (role, part, gradient) in own {
+                let own = block.sensitivity(&x, &training, dy, asked)?;
+                state.dx = own.dx;
+                for (role, part, gradient) in own.weights {
                     let sum = match sums.remove(&(role, part)) {
                         Some(sum) => (sum + gradient)?,
                         None => gradient,
                     };
                     sums.insert((role, part), sum);
                 }
-                gates.resize(gates.len().max(of_tokens.len()), Vec::new());
-                for (gate, of_tokens) in gates.iter_mut().zip(&of_tokens) {
+                gates.resize(gates.len().max(own.gates.len()), Vec::new());
+                for (gate, of_tokens) in gates.iter_mut().zip(&own.gates) {
                     gate.extend(by_sequence(batch, of_tokens, predicted));
                 }
                 progress.advance((3 * batch.tokens()) as u64);

@@ -203,19 +203,19 @@ fn groups(model: &Model, (stacks, whole): (&[Vec<usize>], bool), batches: &[Batc
     let room = model.budget.usable().saturating_sub(model.weight_bytes);
     let first = usize::from(whole && stacks.len() > 1);
     let mut groups = Vec::new();
-    let mut open = vec![first..stacks.len()];
-    while let Some(range) = open.pop() {
-        let (start, len) = (range.start, range.len());
-        let group = Group { numbers: (0..first).chain(range.clone()).collect() };
+    let mut open = vec![(first, stacks.len())];
+    while let Some((start, end)) = open.pop() {
+        let group = Group { numbers: (0..first).chain(start..end).collect() };
         let trie = group.trie(stacks);
         let waiting = if whole { 1 + trie.ends_below_the_first() } else { 0 };
         let streams = ((kept(model, &trie) + waiting) * longest * model.spec.hidden_size * 4) as u64;
         let fits = streams + memory::transient_bytes(&model.spec, longest, longest) <= room;
-        match len {
+        let middle = start + (end - start) / 2;
+        match end - start {
             0 => {}
             1 => groups.push(group),
             _ if fits => groups.push(group),
-            _ => open.extend([start + len / 2..range.end, start..start + len / 2]),
+            _ => open.extend([(middle, end), (start, middle)]),
         }
     }
     groups

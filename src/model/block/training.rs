@@ -28,6 +28,17 @@ pub(crate) struct SavedActivations<'a> {
     saved: Option<(Passes<'a>, Streams)>,
 }
 
+/// What the loss says of a block that nothing of is trained.
+#[derive(Debug)]
+pub(crate) struct Sensitivity {
+    /// The gradient of what entered, `[t, d]`.
+    pub(crate) dx: Option<Tensor>,
+    /// Those of the weights, where they were asked for.
+    pub(crate) weights: Vec<Parameter>,
+    /// Of each sub-layer the gradient of a factor before its update, token by token, `[sub-layers, t]`.
+    pub(crate) gates: Vec<Vec<f64>>,
+}
+
 /// The pass of each sub-layer of each residual.
 type Passes<'a> = Vec<Vec<Box<dyn TrainingPass + 'a>>>;
 
@@ -112,8 +123,7 @@ impl Block {
     }
 
     /// From the gradient `dy` of what left the block that `x` entered, both `[t, d]`, to that of `x`, those of all
-    /// weights where they are `wanted`, and, where asked for, of each sub-layer the gradient of a factor before its
-    /// update, token by token, `[sub-layers, t]`. The forward pass is done again.
+    /// weights where they are `wanted`, and of the `gates` where these are. The forward pass is done again.
     ///
     /// # Errors
     /// The device's.
@@ -123,7 +133,7 @@ impl Block {
         training: &TrainContext<'_>,
         dy: Tensor,
         (wanted, gates): (bool, bool),
-    ) -> Result<(Option<Tensor>, Vec<Parameter>, Vec<Vec<f64>>)> {
+    ) -> Result<Sensitivity> {
         let mut at = BackwardContext::new(training, wanted);
         if gates {
             at.watch_gates(self.residuals.iter().map(|residual| residual.sum.len()).sum());
@@ -131,7 +141,7 @@ impl Block {
         let saved = SavedActivations { x: x.clone(), saved: None };
         let dx = self.go_back(saved, &mut at, dy, true)?;
         let gates = at.take_gates();
-        Ok((dx, at.gradients(), gates))
+        Ok(Sensitivity { dx, weights: at.gradients(), gates })
     }
 
     fn go_back(
