@@ -17,6 +17,7 @@ use super::compute::ComputeArgs;
   prune analyze ./llama --data c4.jsonl -o analysis                keep scores and figures
   prune analyze org/name --data allenai/c4 --samples 10000 -o a    hub model, hub text
   prune analyze ./llama --data c4.jsonl --method shortgpt --layers 8 -o a
+  prune analyze ./llama --metrics magnitude,lamp                   weights alone, no text
   prune analyze --from analysis/analysis.json --layers 8 -o plan8  another plan, no pass")]
 pub(crate) struct AnalyzeArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
@@ -55,7 +56,7 @@ pub(crate) struct AnalyzeArgs {
     /// Take documents at random with this seed instead of the first ones
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
-    /// Score that the plan follows [default: angular]
+    /// Score that the plan follows [default: angular; without --data the first of --metrics]
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(analyze::metric_names()))]
     metric: Option<String>,
     /// Method whose score and choice the plan follows, in place of --metric and --strategy; see prune methods

@@ -14,13 +14,17 @@ use crate::report::{
 /// Curves of the distance chart at most; more would not be told apart.
 const CURVES: usize = 6;
 
+const DRY: &str = "dry run: nothing measured, nothing written\n";
+
 /// The scores the search followed.
 pub(super) fn triangle(analysis: &Analysis) -> Result<Triangle> {
     let name = &analysis.search.metric;
     let metric = metric(name)?;
     let best = match metric.subject {
         Subject::Block => analysis.search.best.iter().map(|choice| choice.drop.first().copied()).collect(),
-        Subject::Layer => vec![analysis.search.best.first().and_then(|choice| choice.drop.first().copied())],
+        Subject::Layer | Subject::SubLayer | Subject::Depth => {
+            vec![analysis.search.best.first().and_then(|choice| choice.drop.first().copied())]
+        }
     };
     let dropped = dropped(analysis);
     Ok(Triangle {
@@ -42,12 +46,16 @@ pub(super) fn measure(analysis: &Analysis) -> String {
     match analysis.search.metric.as_str() {
         "angular" => "angular distance".to_owned(),
         "loss" | "layer-loss" => "rise of the loss".to_owned(),
+        "cka" => "CKA".to_owned(),
         other => other.replace('-', " "),
     }
 }
 
 fn subtitle(analysis: &Analysis) -> String {
     let data = &analysis.data;
+    if data.samples == 0 {
+        return "weights alone".to_owned();
+    }
     format!("{} samples, {} tokens of {}", data.samples, data.tokens, data.source)
 }
 
@@ -106,8 +114,10 @@ impl AnalyzeReport {
     #[must_use]
     pub fn text(&self, colour: bool) -> String {
         let mut text = String::new();
-        if let Some(pass) = &self.pass {
-            pass_text(pass, &mut text);
+        match &self.pass {
+            Some(pass) => pass_text(pass, &mut text),
+            None if self.analysis.is_none() => text.push_str(DRY),
+            None => {}
         }
         if let Some(analysis) = &self.analysis {
             analysis_text(analysis, if colour { Paint::Colour } else { Paint::Blocks }, &mut text);
@@ -139,7 +149,10 @@ fn pass_text(pass: &PassReport, text: &mut String) {
         Some(seconds) => {
             let _ = writeln!(text, "; {seconds:.1} s, {:.0} tokens/s\n", pass.tokens as f64 / seconds);
         }
-        None => text.push_str("\ndry run: nothing measured, nothing written\n"),
+        None => {
+            text.push('\n');
+            text.push_str(DRY);
+        }
     }
 }
 
@@ -171,7 +184,63 @@ fn analysis_text(analysis: &Analysis, paint: Paint, text: &mut String) {
             let _ = writeln!(text, "\n{}", strip(&scores, n, paint).trim_end());
         }
     }
+    if let Some(table) = layer_table(analysis) {
+        let _ = writeln!(text, "\n{}", table.trim_end());
+    }
     if let Some(notations) = analysis.plan.as_ref().and_then(Plan::notations) {
         let _ = writeln!(text, "\n{notations}");
     }
+}
+
+/// The scores that were asked for by name and are no blocks', a line a layer; columns of sub-layers are two.
+fn layer_table(analysis: &Analysis) -> Option<String> {
+    let mut columns: Vec<(String, Vec<f64>)> = Vec::new();
+    for scores in &analysis.scores {
+        let metric = metric(&scores.metric).ok()?;
+        let values = scores.mean.first()?;
+        let every_other = |first: usize| values.iter().skip(first).step_by(2).copied().collect();
+        match metric.subject {
+            _ if metric.usual => {}
+            Subject::Block => {}
+            Subject::SubLayer => {
+                columns.push((format!("{}:attn", metric.name), every_other(0)));
+                columns.push((format!("{}:mlp", metric.name), every_other(1)));
+            }
+            Subject::Layer | Subject::Depth => {
+                let mark = if metric.order == Order::Highest { "*" } else { "" };
+                columns.push((format!("{}{mark}", metric.name), values.clone()));
+            }
+        }
+    }
+    // what the plan follows is shown above
+    if columns.iter().all(|(name, _)| name == "layer-loss") {
+        return None;
+    }
+    let lines = columns.iter().map(|(_, values)| values.len()).max()?;
+    let mut text = format!("{:>5}", "layer");
+    let widths: Vec<usize> = columns.iter().map(|(name, _)| name.chars().count().max(10) + 2).collect();
+    for ((name, _), width) in columns.iter().zip(&widths) {
+        let _ = write!(text, "{name:>width$}");
+    }
+    for line in 0..lines {
+        let _ = write!(text, "\n{line:>5}");
+        for ((_, values), width) in columns.iter().zip(&widths) {
+            let value = values.get(line).map_or_else(String::new, |value| number(*value));
+            let _ = write!(text, "{value:>width$}");
+        }
+    }
+    if columns.iter().any(|(name, _)| name.ends_with('*')) {
+        text.push_str("\n* the highest go first; of all others the lowest");
+    }
+    Some(text)
+}
+
+/// Four significant digits.
+fn number(value: f64) -> String {
+    let size = value.abs();
+    if size != 0.0 && !(1e-3..1e6).contains(&size) {
+        return format!("{value:.3e}");
+    }
+    let digits = if size < 1.0 { 4 } else { 3usize.saturating_sub(size.log10() as usize) };
+    format!("{value:.digits$}")
 }

@@ -10,11 +10,11 @@ use super::{analysis_view, open};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{self, Checkpoint, Origin, OutputDir, OutputFile};
 use crate::data::{Purpose, SequenceOptions, Sequences, Shape, SourceOptions, Tokenizer};
-use crate::importance::{Amount, Analysis, DataUsed, Losses, METRICS, Measured, Probe, Watch};
+use crate::importance::{self, Amount, Analysis, DataUsed, METRICS, Measured, Metric, Removals};
 use crate::methods::{self, METHODS, Search};
-use crate::model::{Batch, Budget, Model, ModelOptions, Placement, Residency};
+use crate::model::{Budget, Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
 
 /// Sequence length where neither the user nor the model says less.
 const SEQ_LEN: usize = 2048;
@@ -91,8 +91,8 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
             (analysis, None)
         }
         None => match measure(settings, &search, amount, progress)? {
-            (Some(analysis), pass) => (analysis, Some(pass)),
-            (None, pass) => return Ok(AnalyzeReport { analysis: None, pass: Some(pass), written: Vec::new() }),
+            (Some(analysis), pass) => (analysis, pass),
+            (None, pass) => return Ok(AnalyzeReport { analysis: None, pass, written: Vec::new() }),
         },
     };
     if let Some(amount) = amount {
@@ -170,11 +170,14 @@ fn measure(
     search: &Search,
     amount: Option<Amount>,
     progress: &dyn Progress,
-) -> Result<(Option<Analysis>, PassReport)> {
+) -> Result<(Option<Analysis>, Option<PassReport>)> {
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let wanted = amount.map(|amount| amount.of(spec.layers)).transpose()?;
     search.protect.check(spec.layers, wanted)?;
+    if settings.data.is_none() {
+        return of_weights(settings, search, &checkpoint, &spec, progress);
+    }
     let seq_len = settings.seq_len.unwrap_or(SEQ_LEN.min(spec.max_positions));
     if seq_len > spec.max_positions {
         progress.warn(&format!(
@@ -184,7 +187,7 @@ fn measure(
     }
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
     let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &checkpoint)?;
-    let options = ModelOptions { budget, device, ..ModelOptions::default() };
+    let mut options = ModelOptions { budget, device, ..ModelOptions::default() };
     match &spec.check(&checkpoint.index)?[..] {
         [] => {}
         [only] => progress.warn(&format!("the model does not use its tensor {only}")),
@@ -192,11 +195,22 @@ fn measure(
             progress.warn(&format!("the model does not use its tensor {first} and {} more", rest.len()));
         }
     }
-    let fit = Placement::new(&checkpoint, &spec, &(0..spec.layers).collect::<Vec<_>>(), &options)?;
+    let places: Vec<usize> = (0..spec.layers).collect();
+    let fits = |options: &ModelOptions| Placement::new(&checkpoint, &spec, &places, options);
+    let plain = fits(&options)?;
     let host = open::host(options.budget, &options.device);
     let sequences = read_text(settings, &checkpoint, seq_len, host, progress)?;
     let measured = settings.measured()?;
-    let losses = Losses::new(spec.layers, measured.iter().copied());
+    let (tokens, longest) = (sequences.tally.tokens as usize, sequences.rows.iter().map(Vec::len).max().unwrap_or(0));
+    options.reserved_bytes = importance::reserved_bytes(&measured, &spec, &options.device, (tokens, longest));
+    let fit = match options.reserved_bytes {
+        0 => plain,
+        _ => fits(&options).context(|| {
+            let names = names(&measured).join(", ");
+            format!("{names} of {tokens} tokens, which --samples and --seq-len make fewer")
+        })?,
+    };
+    let removals = Removals::new(spec.layers, measured.iter().copied());
     let most = wanted.unwrap_or_else(|| search.protect.allowed(spec.layers).len().min(spec.layers - 1));
     let searched = search.pick()?.passes(spec.layers, most);
     let mut pass = PassReport {
@@ -204,23 +218,17 @@ fn measure(
         weight_bytes: fit.weight_bytes,
         memory_bytes: options.budget.bytes(),
         samples: sequences.rows.len(),
-        tokens: sequences.tally.tokens as usize,
-        layer_passes: if losses.is_empty() { 0 } else { spec.layers + losses.layer_passes() + searched },
+        tokens,
+        layer_passes: if removals.is_empty() { 0 } else { spec.layers + removals.layer_passes() + searched },
         seconds: None,
     };
     if settings.dry_run {
-        return Ok((None, pass));
+        return Ok((None, Some(pass)));
     }
     let model = Model::open(checkpoint.clone(), &options, progress)?;
-    let mut probe = Probe::new(model.layers(), measured);
-    let batches = Batch::pack(&sequences.rows, model.pass_tokens(model.layers() + 1))?;
     let started = std::time::Instant::now();
-    model.run(&batches, &mut Watch::new(&mut probe, &batches), "measuring", progress)?;
-    let samples = probe.samples();
-    let mut scores = probe.finish()?;
-    if !losses.is_empty() {
-        scores.extend(losses.measure(&model, &sequences.rows, progress)?);
-    }
+    let samples = sequences.rows.len();
+    let scores = importance::measure(&model, &measured, &sequences.rows, progress)?;
     let planned_for = open::identity(&checkpoint, spec.layers);
     let data = DataUsed {
         source: settings.data.clone().unwrap_or_default(),
@@ -234,9 +242,39 @@ fn measure(
         false => search.run(&scores, spec.layers)?,
     };
     pass.seconds = Some(started.elapsed().as_secs_f64());
-    let settings = resolved(settings, search, seq_len)?;
+    let settings = resolved(settings, search, Some(seq_len))?;
     let analysis = Analysis::new(planned_for, spec.hidden_size, data, settings, scores, searched);
-    Ok((Some(analysis), pass))
+    Ok((Some(analysis), Some(pass)))
+}
+
+fn names(metrics: &[&Metric]) -> Vec<&'static str> {
+    metrics.iter().map(|metric| metric.name).collect()
+}
+
+/// Scores that need no text: the weights are read, and no model is opened.
+fn of_weights(
+    settings: &AnalyzeSettings,
+    search: &Search,
+    checkpoint: &Checkpoint,
+    spec: &ModelSpec,
+    progress: &dyn Progress,
+) -> Result<(Option<Analysis>, Option<PassReport>)> {
+    let measured = settings.measured()?;
+    let with_text: Vec<&Metric> = measured.iter().copied().filter(|metric| metric.value.needs_text()).collect();
+    if !with_text.is_empty() || search.pick()?.measures() {
+        let of = names(if with_text.is_empty() { &measured } else { &with_text }).join(", ");
+        return Err(Error::request(format!("which text? --data names it; {of} cannot do without")));
+    }
+    spec.check(&checkpoint.index)?;
+    if settings.dry_run {
+        return Ok((None, None));
+    }
+    let scores = importance::measure_weights(checkpoint, spec, &measured, progress)?;
+    let searched = search.run(&scores, spec.layers)?;
+    let data = DataUsed { source: String::new(), samples: 0, tokens: 0, seq_len: 0, seed: 0 };
+    let settings = resolved(settings, search, None)?;
+    let planned_for = open::identity(checkpoint, spec.layers);
+    Ok((Some(Analysis::new(planned_for, spec.hidden_size, data, settings, scores, searched)), None))
 }
 
 fn read_text(
@@ -267,8 +305,11 @@ fn read_text(
 }
 
 /// The settings that made the numbers, none of those that say where they went.
-fn resolved(settings: &AnalyzeSettings, search: &Search, seq_len: usize) -> Result<Map<String, Value>> {
-    let mut settings = AnalyzeSettings { seq_len: Some(seq_len), ..settings.clone() };
+fn resolved(settings: &AnalyzeSettings, search: &Search, seq_len: Option<usize>) -> Result<Map<String, Value>> {
+    let mut settings = AnalyzeSettings { seq_len, ..settings.clone() };
+    if settings.data.is_none() {
+        settings.metric.clone_from(&search.metric);
+    }
     if settings.method.take().is_some() {
         (settings.metric, settings.strategy) = (search.metric.clone(), search.strategy.clone());
     }

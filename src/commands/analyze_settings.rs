@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
-use crate::importance::{Evaluate, METRICS, Metric, Protect, metric};
+use crate::importance::{METRICS, Metric, Protect, metric, with_parts};
 use crate::methods::{Method, Search};
 use crate::{Error, Result};
 
@@ -117,10 +117,20 @@ impl AnalyzeSettings {
                 return Err(Error::request("--method says what to follow: leave --metric and --strategy out"));
             }
             Some(method) => method.search(protect)?,
-            None => Search { metric: self.metric.clone(), strategy: self.strategy.clone(), protect },
+            None => Search { metric: self.followed().to_owned(), strategy: self.strategy.clone(), protect },
         };
         search.pick()?;
         Ok(search)
+    }
+
+    /// Name of the metric that the plan follows where no method says. Without text the first metric cannot be it, and
+    /// unless another is named it is the first of the scores to measure.
+    fn followed(&self) -> &str {
+        let first = self.metrics.first().filter(|_| self.data.is_none() && self.from.is_none());
+        match first {
+            Some(first) if self.metric == METRICS[0].name => first,
+            _ => &self.metric,
+        }
     }
 
     /// The scores that are measured, in the order of the table.
@@ -132,7 +142,8 @@ impl AnalyzeSettings {
         for name in &self.metrics {
             wanted.push(metric(name)?.name);
         }
-        let is_cheap = |row: &Metric| self.metrics.is_empty() && matches!(row.value, Evaluate::Pair(_));
-        Ok(METRICS.iter().filter(|row| is_cheap(row) || wanted.contains(&row.name)).collect())
+        let is_usual = |row: &Metric| self.metrics.is_empty() && row.usual && self.data.is_some();
+        let measured: Vec<_> = METRICS.iter().filter(|row| is_usual(row) || wanted.contains(&row.name)).collect();
+        Ok(with_parts(&measured))
     }
 }

@@ -45,14 +45,7 @@ pub struct PassLoss {
 /// For each token of the batch, the next of its sequence.
 #[must_use]
 pub fn targets(batch: &Batch) -> Vec<Option<u32>> {
-    let mut targets = vec![None; batch.tokens()];
-    for segment in batch.layout.segments() {
-        let (first, end) = (segment.start, segment.start + segment.len);
-        for (target, next) in targets[first..end - 1].iter_mut().zip(&batch.ids[first + 1..end]) {
-            *target = Some(*next);
-        }
-    }
-    targets
+    batch.targets()
 }
 
 /// The parameters that are trained, by name, in the order of the model. Changing them in place changes the model.
@@ -93,7 +86,7 @@ pub(super) fn pass(
     let blocks = blocks(model)?;
     let prepared = ForwardContext::new(model.spec(), batch, model.device())?;
     let PassSettings { dropout, policy, .. } = *settings;
-    let training = |place| TrainContext { forward: &prepared, place, dropout, policy };
+    let training = |place| TrainContext { forward: &prepared, place, dropout, policy, inputs: None };
     let trained = |block: &std::sync::Arc<Block>| !block.parameters().is_empty();
     let lowest = blocks.iter().position(trained).unwrap_or(blocks.len());
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::amount::Protect;
 use super::choice::Choice;
-use super::metrics::Subject;
+use super::metrics::{Subject, metric};
 use super::moments::Scores;
 use super::{check, json};
 use crate::files::{self, Bound};
@@ -20,7 +20,7 @@ pub(super) const FORMAT: &str = "prune-analysis";
 /// Version of the format; another one is refused.
 pub(super) const VERSION: u32 = 1;
 
-/// The text the scores were taken on.
+/// The text the scores were taken on; no samples where they come from weights alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataUsed {
@@ -138,16 +138,23 @@ impl Analysis {
         Ok(json::to_text(&value))
     }
 
-    /// Every score for a spreadsheet: `metric,n,l,end,mean,stderr`, one line for each block `l..=end` of n layers.
+    /// Every score for a spreadsheet: `metric,n,l,end,mean,stderr`, one line for each block `l..=end` of n layers; the
+    /// metric of a sub-layer is followed by `:attention` or `:mlp`.
     #[must_use]
     pub fn to_csv(&self) -> String {
         let mut text = String::from("metric,n,l,end,mean,stderr\n");
         for scores in &self.scores {
+            let halves = metric(&scores.metric).is_ok_and(|metric| metric.subject == Subject::SubLayer);
             for (row, means) in scores.mean.iter().enumerate() {
-                for (l, mean) in means.iter().enumerate() {
+                for (at, mean) in means.iter().enumerate() {
                     let (name, n) = (&scores.metric, row + 1);
-                    let stderr = scores.error(n, l).map(|error| error.to_string()).unwrap_or_default();
-                    let _ = writeln!(text, "{name},{n},{l},{},{mean},{stderr}", l + row);
+                    let stderr = scores.error(n, at).map(|error| error.to_string()).unwrap_or_default();
+                    let (l, part) = match (halves, at % 2) {
+                        (false, _) => (at, ""),
+                        (true, 0) => (at / 2, ":attention"),
+                        (true, _) => (at / 2, ":mlp"),
+                    };
+                    let _ = writeln!(text, "{name}{part},{n},{l},{},{mean},{stderr}", l + row);
                 }
             }
         }
@@ -185,11 +192,13 @@ impl Analysis {
             "layers": n,
             "dropped": ranges(choice.drop.iter().copied()),
             "score": choice.score,
-            "samples": self.data.samples,
-            "data": self.data.source,
         }) else {
             return Err(Error::work("a plan's reasons are no table"));
         };
+        if self.data.samples > 0 {
+            why.insert("samples".to_owned(), json!(self.data.samples));
+            why.insert("data".to_owned(), json!(self.data.source));
+        }
         if let Some(stderr) = choice.stderr {
             why.insert("stderr".to_owned(), json!(stderr));
         }
@@ -293,8 +302,11 @@ mod tests {
     fn a_line_for_every_score() {
         let analysis = example();
         let text = analysis.to_csv();
-        // four metrics of 15 blocks, three of 5 layers, and the head
-        assert_eq!(text.lines().count(), 4 * 15 + 3 * 5 + 1);
+        let values = METRICS.iter().flat_map(|metric| metric.subject.rows(5)).sum::<usize>();
+        // four metrics are of 15 blocks
+        assert!(values > 4 * 15);
+        assert_eq!(text.lines().count(), values + 1);
+        assert!(text.contains("\ngate-sublayers:mlp,1,4,4,"));
         let line = text.lines().find(|line| line.starts_with("angular,2,1,2,")).unwrap();
         let numbers: Vec<f64> = line.split(',').skip(4).map(|number| number.parse().unwrap()).collect();
         let scores = analysis.scores("angular").unwrap();

@@ -17,7 +17,8 @@ pub(super) fn check(analysis: &Analysis) -> Result<()> {
     if layers == 0 || layers > MOST_LAYERS {
         return Err(Error::work(format!("\"model\" has {layers} layers instead of 1 to {MOST_LAYERS}")));
     }
-    if analysis.data.samples == 0 {
+    let needs_text = |scores: &Scores| metric(&scores.metric).is_ok_and(|metric| metric.value.needs_text());
+    if analysis.data.samples == 0 && (analysis.scores.is_empty() || analysis.scores.iter().any(needs_text)) {
         return Err(Error::work("\"data\" has no samples"));
     }
     for (index, scores) in analysis.scores.iter().enumerate() {

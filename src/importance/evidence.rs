@@ -1,7 +1,8 @@
 //! What can be measured of a model while layers are being picked.
 
-use super::losses::without_all;
-use crate::model::{Loss, Model};
+use super::metrics::{Evaluate, Metric};
+use super::removals::{logit_distances, without_all};
+use crate::model::{EndOfStack, Loss, Model, StackUnit, Stacks};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -16,6 +17,17 @@ pub trait Evidence {
     /// # Errors
     /// As [`Model::run`].
     fn losses(&mut self, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>>;
+
+    /// The same by `metric`: its value of each sequence, and how much that weighs.
+    ///
+    /// # Errors
+    /// As [`Model::run`]; a metric that does not run candidates by themselves.
+    fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>> {
+        match metric.value {
+            Evaluate::Loss => self.losses(dropped),
+            _ => Err(Error::work(format!("{} cannot be measured of single candidates", metric.name))),
+        }
+    }
 
     /// Tells how far a search is.
     fn reached(&self, message: &str);
@@ -49,6 +61,25 @@ impl Evidence for Measured<'_> {
     fn losses(&mut self, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>> {
         let stacks: Vec<Vec<usize>> = dropped.iter().map(|dropped| without_all(self.layers(), dropped)).collect();
         self.model.losses_of_stacks(&stacks, self.sequences, "measuring losses", self.progress)
+    }
+
+    fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>> {
+        let Evaluate::Logits(distance) = metric.value else { return self.losses(dropped) };
+        let whole = (0..self.layers()).collect();
+        let candidates = dropped.iter().map(|dropped| without_all(self.layers(), dropped));
+        let stacks: Vec<Vec<usize>> = std::iter::once(whole).chain(candidates).collect();
+        let mut found = vec![Vec::new(); stacks.len()];
+        let stacks = Stacks { unit: StackUnit::Layer, stacks: &stacks, beside_the_first: true };
+        let model = self.model;
+        let mut see = |end: &EndOfStack<'_>| {
+            if end.stacks.iter().any(|stack| *stack > 0) {
+                let values = logit_distances(model, end, &[distance])?.pop().unwrap_or_default();
+                end.stacks.iter().for_each(|stack| found[*stack].extend(&values));
+            }
+            Ok(())
+        };
+        model.run_stacks(stacks, self.sequences, "measuring distances", self.progress, &mut see)?;
+        Ok(found.split_off(1))
     }
 
     fn reached(&self, message: &str) {

@@ -4,15 +4,32 @@
 //! scores as a file (`analysis.json`); a pick of `methods` turns the scores of one metric into the layers to drop.
 //!
 //! # Add a metric
-//! A function of the two ends of a block or layer is a row of [`METRICS`] in `metrics.rs` and nothing else:
-//! [`Evaluate::Pair`] takes lengths and angle of one token's stream where it enters and where it leaves, and the mean
-//! over tokens is the score. The row says whether it speaks of blocks or single layers, of last tokens or all, and
-//! whether low or high goes first; the analysis file, `--metric`, figures and picks follow from that.
+//! A metric is a file in `metrics/`, or its place in the file of its family, and a line in [`METRICS`]. The row says
+//! what a value speaks of (blocks, layers, sub-layers, depths), whether low or high goes first, and with [`Evaluate`]
+//! what it is computed from; the analysis file, `--metric`, tables, figures and picks follow from that, and a pass of
+//! each kind serves all metrics of the kind.
+//!
+//! * [`Evaluate::Pair`]: a function of lengths and angle of one token's stream where it enters and where it leaves;
+//! * [`Evaluate::Scores`]: a function of other metrics' scores;
+//! * [`Evaluate::Weights`]: an [`OfWeights`], which sees the weights of each layer, alone or with gradients or inputs;
+//! * [`Evaluate::Gates`]: a function of the gradient to a factor before an update;
+//! * [`Evaluate::Logits`], [`Evaluate::Outputs`]: what the model gives without the layers, against what it gives whole.
 //!
 //! ```
-//! use prune::importance::{Evaluate, METRICS, Pair, metric};
+//! use prune::importance::{Evaluate, METRICS, Metric, Order, Pair, Subject, Tokens, metric};
 //!
-//! let Evaluate::Pair(angular) = metric("angular")?.value else { unreachable!() };
+//! // all of `metrics/angular.rs`
+//! const ANGULAR: Metric = Metric {
+//!     name: "angular",
+//!     about: "angular distance of the last token",
+//!     reference: "Gromov et al., arXiv 2403.17887, eq. 7",
+//!     subject: Subject::Block,
+//!     tokens: Tokens::Last,
+//!     order: Order::Lowest,
+//!     value: Evaluate::Pair(Pair::angle),
+//!     usual: true,
+//! };
+//! let Evaluate::Pair(angular) = metric(ANGULAR.name)?.value else { unreachable!() };
 //! // squared lengths of the two streams and their inner product: at a right angle
 //! assert_eq!(angular(&Pair::new(4.0, 9.0, 0.0)), 0.5);
 //! assert!(METRICS.iter().all(|row| !row.reference.is_empty()));
@@ -26,22 +43,27 @@ mod choice;
 mod evidence;
 mod gram;
 mod json;
-mod losses;
+mod measure;
 mod metrics;
 mod moments;
 mod observer;
 mod probe;
+mod removals;
 mod streams;
 
 pub use amount::{Amount, Protect};
 pub use analysis::{Analysis, DataUsed, Searched, scores_of};
 pub use choice::{Choice, RunnerUp};
 pub use evidence::{Evidence, Measured};
-pub use losses::{Losses, rises, without};
-pub use metrics::{Evaluate, METRICS, Metric, Order, Pair, Subject, Tokens, metric};
+pub use measure::{measure, measure_weights, reserved_bytes, with_parts};
+pub use metrics::{
+    Evaluate, LogitDistance, METRICS, Metric, Needs, OfOutputs, OfWeights, Order, Pair, Sizes, Subject, TokenLogits,
+    Tokens, Weight, metric,
+};
 #[cfg(test)]
 pub(crate) use moments::Moments;
 pub use moments::Scores;
 pub use observer::Watch;
 pub use probe::Probe;
+pub use removals::{Removals, rises, without};
 pub use streams::Streams;

@@ -48,7 +48,7 @@ impl Probe {
     pub fn new(layers: usize, metrics: impl IntoIterator<Item = &'static Metric>) -> Self {
         let of_pairs = |metric: &'static Metric| match metric.value {
             Evaluate::Pair(value) => Some((metric, value, Moments::new(metric.subject.rows(layers)))),
-            Evaluate::Loss => None,
+            _ => None,
         };
         let metrics = metrics.into_iter().filter_map(of_pairs).collect();
         Self { layers, metrics, samples: 0 }

@@ -68,7 +68,14 @@ pub struct Method {
     pub follows: Follows,
     /// Name of the row of [`PICKS`].
     pub pick: &'static str,
+    /// Layers it keeps whatever they score.
+    pub keeps: Protect,
 }
+
+const NONE_KEPT: Protect = Protect { first: 0, last: 0 };
+
+/// What Shortened LLaMA keeps by all its criteria.
+const ENDS_KEPT: Protect = Protect { first: 4, last: 2 };
 
 /// Every method, the paper's own first.
 pub const METHODS: &[Method] = &[
@@ -79,6 +86,7 @@ pub const METHODS: &[Method] = &[
         unit: Unit::Block,
         follows: Follows::Analysis,
         pick: "block",
+        keeps: NONE_KEPT,
     },
     Method {
         name: "deepest",
@@ -87,6 +95,7 @@ pub const METHODS: &[Method] = &[
         unit: Unit::Block,
         follows: Follows::None,
         pick: "deepest",
+        keeps: NONE_KEPT,
     },
     Method {
         name: "tail",
@@ -95,6 +104,7 @@ pub const METHODS: &[Method] = &[
         unit: Unit::Block,
         follows: Follows::None,
         pick: "tail",
+        keeps: NONE_KEPT,
     },
     Method {
         name: "shortgpt",
@@ -103,6 +113,7 @@ pub const METHODS: &[Method] = &[
         unit: Unit::Layer,
         follows: Follows::Scores("block-influence"),
         pick: "lowest",
+        keeps: NONE_KEPT,
     },
     Method {
         name: "relative-magnitude",
@@ -111,6 +122,7 @@ pub const METHODS: &[Method] = &[
         unit: Unit::Layer,
         follows: Follows::Scores("relative-magnitude"),
         pick: "lowest",
+        keeps: NONE_KEPT,
     },
     Method {
         name: "shortened-llama",
@@ -119,6 +131,7 @@ pub const METHODS: &[Method] = &[
         unit: Unit::Layer,
         follows: Follows::Scores("layer-loss"),
         pick: "lowest",
+        keeps: NONE_KEPT,
     },
     Method {
         name: "sleb",
@@ -127,6 +140,7 @@ pub const METHODS: &[Method] = &[
         unit: Unit::Layer,
         follows: Follows::Scores("layer-loss"),
         pick: "greedy",
+        keeps: NONE_KEPT,
     },
     Method {
         name: "beam",
@@ -135,6 +149,7 @@ pub const METHODS: &[Method] = &[
         unit: Unit::Layer,
         follows: Follows::Scores("layer-loss"),
         pick: "beam",
+        keeps: NONE_KEPT,
     },
     Method {
         name: "exact-block",
@@ -143,6 +158,52 @@ pub const METHODS: &[Method] = &[
         unit: Unit::Block,
         follows: Follows::Scores("loss"),
         pick: "block",
+        keeps: NONE_KEPT,
+    },
+    Method {
+        name: "shortened-taylor",
+        about: "the layers of lowest Taylor score, the first four and the last two kept",
+        reference: "Kim et al., Shortened LLaMA, arXiv 2402.02834 (Taylor+ criterion, one shot)",
+        unit: Unit::Layer,
+        follows: Follows::Scores("taylor"),
+        pick: "lowest",
+        keeps: ENDS_KEPT,
+    },
+    Method {
+        name: "magnitude",
+        about: "the layers of smallest weights, the first four and the last two kept",
+        reference: "Kim et al., Shortened LLaMA, arXiv 2402.02834 (Mag+ criterion, one shot)",
+        unit: Unit::Layer,
+        follows: Follows::Scores("magnitude"),
+        pick: "lowest",
+        keeps: ENDS_KEPT,
+    },
+    Method {
+        name: "ggr",
+        about: "the layers with fewest of the largest gradients",
+        reference: "GGR, arXiv 2210.14012, its share taken for importance",
+        unit: Unit::Layer,
+        follows: Follows::Scores("ggr"),
+        pick: "lowest",
+        keeps: NONE_KEPT,
+    },
+    Method {
+        name: "cka",
+        about: "the layers without which the last stream changes least, by CKA",
+        reference: "Pons et al., arXiv 2405.17081, one shot",
+        unit: Unit::Layer,
+        follows: Follows::Scores("cka"),
+        pick: "lowest",
+        keeps: NONE_KEPT,
+    },
+    Method {
+        name: "quiet",
+        about: "the layers that both turn the stream little and add little to it",
+        reference: "XMerge, arXiv 2609.02083, its pick without its merge",
+        unit: Unit::Layer,
+        follows: Follows::Scores("quiet-on-both"),
+        pick: "lowest",
+        keeps: NONE_KEPT,
     },
     Method {
         name: "given",
@@ -151,6 +212,7 @@ pub const METHODS: &[Method] = &[
         unit: Unit::Layer,
         follows: Follows::None,
         pick: "given",
+        keeps: NONE_KEPT,
     },
 ];
 
@@ -200,6 +262,8 @@ impl Method {
         let metric = self.metric().ok_or_else(|| {
             Error::request(format!("method {} needs no analysis: prune cut --method {0} --layers N", self.name))
         })?;
+        let Protect { first, last } = self.keeps;
+        let protect = Protect { first: first.max(protect.first), last: last.max(protect.last) };
         Ok(Search { metric: metric.name.to_owned(), strategy: Some(self.pick.to_owned()), protect })
     }
 
@@ -269,6 +333,12 @@ impl Method {
         Ok(plan)
     }
 
+    /// Whether the search of `analysis` keeps what this keeps.
+    fn is_kept(&self, analysis: &Analysis) -> bool {
+        let Protect { first, last } = self.keeps;
+        analysis.search.protect_first >= first && analysis.search.protect_last >= last
+    }
+
     /// The analysis, searched as this method does.
     fn followed<'a>(&self, analysis: Option<&'a Analysis>) -> Result<Cow<'a, Analysis>> {
         let name = self.name;
@@ -282,7 +352,9 @@ impl Method {
             ))
         })?;
         let is_followed = Some(analysis.search.metric.as_str()) == self.metric().map(|metric| metric.name);
-        if self.follows == Follows::Analysis || is_followed && analysis.search.strategy == self.pick {
+        if self.follows == Follows::Analysis
+            || is_followed && analysis.search.strategy == self.pick && self.is_kept(analysis)
+        {
             return Ok(Cow::Borrowed(analysis));
         }
         let mut analysis = analysis.clone();
@@ -294,11 +366,10 @@ impl Method {
     /// What it costs to know, in a few words.
     #[must_use]
     pub fn cost(&self) -> &'static str {
-        match self.metric().map(|metric| metric.value) {
+        match self.metric() {
             None => "nothing",
-            _ if self.is_searched() => "a pass over every candidate's layers, for each layer that goes",
-            Some(crate::importance::Evaluate::Pair(_)) => "one pass",
-            Some(crate::importance::Evaluate::Loss) => "a pass over every candidate's layers",
+            Some(_) if self.is_searched() => "a pass over every candidate's layers, for each layer that goes",
+            Some(metric) => metric.value.cost(),
         }
     }
 }

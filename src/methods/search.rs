@@ -46,7 +46,7 @@ impl Search {
         self.protect.check(layers, most)?;
         let allowed = self.protect.allowed(layers);
         let most = most.unwrap_or_else(|| allowed.len().min(layers - 1));
-        Ok(self.searched(search(evidence, &allowed, most)?, pick))
+        Ok(self.searched(search(evidence, metric(&self.metric)?, &allowed, most)?, pick))
     }
 
     fn searched(&self, best: Vec<Choice>, pick: &Pick) -> Searched {

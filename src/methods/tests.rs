@@ -32,6 +32,7 @@ fn every_row_has_its_pick_and_its_metric() {
     for row in METHODS {
         assert!(PICKS.iter().any(|pick| pick.name == row.pick), "{}", row.name);
         assert_eq!(row.needs_scores(), row.metric().is_some(), "{}", row.name);
+        assert!(row.keeps.allowed(8).len() > 1, "{}", row.name);
         if row.needs_scores() {
             row.search(Protect::default()).unwrap().pick().unwrap();
         } else {
@@ -45,15 +46,17 @@ fn every_row_has_its_pick_and_its_metric() {
 
 #[test]
 fn every_method_makes_a_plan_of_its_size() {
-    let analysis = analysis(6);
+    let analysis = analysis(10);
     for row in METHODS.iter().filter(|row| row.name != "given" && !row.is_searched()) {
-        for n in 1..6 {
+        let may_go = row.keeps.allowed(10);
+        for n in 1..=may_go.len().min(9) {
             let plan = row.plan(&analysis.model, n, Some(&analysis)).unwrap();
             plan.check().unwrap();
             assert_eq!(plan.dropped().len(), n, "{} {n}", row.name);
-            assert_eq!(plan.dropped(), row.dropped(6, n, Some(&analysis)).unwrap());
+            assert_eq!(plan.dropped(), row.dropped(10, n, Some(&analysis)).unwrap());
+            assert!(plan.dropped().iter().all(|layer| may_go.contains(layer)), "{}", row.name);
         }
-        for n in [0, 6, usize::MAX] {
+        for n in [0, may_go.len() + 1, 10, usize::MAX] {
             let error = row.plan(&analysis.model, n, Some(&analysis)).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{} {n}: {error}", row.name);
         }

@@ -56,6 +56,19 @@ impl Batch {
         format!("text {}, token {position} (from 0)", before + own)
     }
 
+    /// For each token, the next of its sequence.
+    #[must_use]
+    pub fn targets(&self) -> Vec<Option<u32>> {
+        let mut targets = vec![None; self.tokens()];
+        for segment in self.layout.segments() {
+            let (first, end) = (segment.start, segment.start + segment.len);
+            for (target, next) in targets[first..end - 1].iter_mut().zip(&self.ids[first + 1..end]) {
+                *target = Some(*next);
+            }
+        }
+        targets
+    }
+
     /// Tokens of the pass, `t`.
     #[must_use]
     pub fn tokens(&self) -> usize {

@@ -10,13 +10,16 @@ mod cache;
 mod chunks;
 mod context;
 mod generate;
+mod gradients;
 mod head;
 pub mod limits;
 mod load_options;
 mod loss;
 pub mod memory;
+mod module_inputs;
 mod not_finite;
 mod options;
+mod parameter;
 pub mod peak;
 mod stack;
 mod sublayers;
@@ -28,11 +31,14 @@ pub use block::Block;
 pub use cache::Cache;
 pub use context::ForwardContext;
 pub use generate::{Choice, Ended, Generated};
+pub use gradients::{LayerGradients, Wanted};
 pub use head::{Head, HeadLoss, Lesson};
 pub use load_options::LoadOptions;
-pub use loss::Loss;
+pub use loss::{EndOfStack, Loss, StackUnit, Stacks};
 pub use memory::{Budget, Placement};
+pub use module_inputs::InputSums;
 pub use options::ModelOptions;
+pub use parameter::parameter;
 pub use stack::Residency;
 pub use training::CheckpointingPolicy;
 pub use trie::Trie;
@@ -338,11 +344,15 @@ impl Model {
         what: &str,
         progress: &dyn Progress,
     ) -> Result<Vec<Vec<Loss>>> {
-        if let Some(place) = stacks.iter().flatten().find(|place| **place >= self.layers()) {
-            let last = self.layers().saturating_sub(1);
-            return Err(Error::request(format!("layer {place} is not there: the model has layers 0..={last}")));
-        }
-        loss::losses_of_stacks(self, stacks, sequences, what, progress)
+        let mut losses = vec![Vec::with_capacity(sequences.len()); stacks.len()];
+        let stacks = Stacks { unit: StackUnit::Layer, stacks, beside_the_first: false };
+        let mut score = |end: &EndOfStack<'_>| {
+            let found = end.losses()?;
+            end.stacks.iter().for_each(|stack| losses[*stack].extend(&found));
+            Ok(())
+        };
+        self.run_stacks(stacks, sequences, what, progress, &mut score)?;
+        Ok(losses)
     }
 
     /// Batches that go through the stack together: one when the layers are resident, as many as the budget holds when

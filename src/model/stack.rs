@@ -83,21 +83,28 @@ impl Stack {
     }
 
     /// Calls `step` with every block from the bottom up; a streamed stack loads the next block meanwhile.
-    pub(super) fn walk(&self, mut step: impl FnMut(usize, &Block) -> Result<()>) -> Result<()> {
+    pub(super) fn walk(&self, step: impl FnMut(usize, &Block) -> Result<()>) -> Result<()> {
+        self.walk_over(&(0..self.len()).collect::<Vec<_>>(), step)
+    }
+
+    /// The same from the top down.
+    pub(super) fn walk_down(&self, step: impl FnMut(usize, &Block) -> Result<()>) -> Result<()> {
+        self.walk_over(&(0..self.len()).rev().collect::<Vec<_>>(), step)
+    }
+
+    fn walk_over(&self, order: &[usize], mut step: impl FnMut(usize, &Block) -> Result<()>) -> Result<()> {
         if let Some(blocks) = &self.blocks {
-            return blocks.iter().enumerate().try_for_each(|(place, block)| step(place, block));
+            return order.iter().try_for_each(|&place| step(place, &blocks[place]));
         }
         std::thread::scope(|scope| {
-            let mut next = (self.len() > 0).then(|| scope.spawn(|| self.load(0)));
-            for place in 0..self.len() {
+            let mut next = order.first().map(|&first| scope.spawn(move || self.load(first)));
+            for (at, &place) in order.iter().enumerate() {
                 let loaded = next.take().map(std::thread::ScopedJoinHandle::join);
                 let block = match loaded {
                     Some(Ok(block)) => block?,
                     _ => return Err(Error::work(format!("loading layer {} stopped unexpectedly", self.places[place]))),
                 };
-                if place + 1 < self.len() {
-                    next = Some(scope.spawn(move || self.load(place + 1)));
-                }
+                next = order.get(at + 1).map(|&later| scope.spawn(move || self.load(later)));
                 step(place, &block)?;
             }
             Ok(())

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::chunks::chunks;
+use super::module_inputs::InputSums;
 use super::{ForwardContext, Parameter, Part, tokens_at_once};
 use crate::Result;
 use crate::arch::Role;
@@ -57,6 +58,8 @@ pub(crate) struct TrainContext<'a> {
     pub(crate) dropout: Option<Dropout>,
     /// What memory is spent on.
     pub(crate) policy: CheckpointingPolicy,
+    /// Adds up what enters the linear layers, where somebody wants to know.
+    pub(crate) inputs: Option<&'a InputSums>,
 }
 
 impl TrainContext<'_> {
@@ -84,11 +87,37 @@ pub(super) struct BackwardContext<'a> {
     /// Whether all of the block is trained.
     pub(super) unfrozen: bool,
     gradients: BTreeMap<(Role, Part), Tensor>,
+    /// Of each sub-layer, in the order of the block, its gate's gradient at each token; `None` where nobody asks.
+    gates: Option<Vec<Vec<f64>>>,
 }
 
 impl<'a> BackwardContext<'a> {
     pub(super) fn new(training: &'a TrainContext<'a>, unfrozen: bool) -> Self {
-        Self { training, unfrozen, gradients: BTreeMap::new() }
+        Self { training, unfrozen, gradients: BTreeMap::new(), gates: None }
+    }
+
+    /// Asks for the gates of `sublayers` sub-layers.
+    pub(super) fn watch_gates(&mut self, sublayers: usize) {
+        self.gates = Some(vec![vec![0.0; self.training.tokens()]; sublayers]);
+    }
+
+    /// Whether gates are asked for.
+    pub(super) fn watches_gates(&self) -> bool {
+        self.gates.is_some()
+    }
+
+    /// Takes what sub-layer `own` adds to the rows `chunk` of the stream, and the gradient `dy` of their sum: their
+    /// inner product is the gradient of a factor before the update.
+    pub(super) fn note_gate(&mut self, own: usize, chunk: &Range<usize>, update: &Tensor, dy: &Tensor) -> Result<()> {
+        let Some(gate) = self.gates.as_mut().and_then(|gates| gates.get_mut(own)) else { return Ok(()) };
+        let products = (update.to_dtype(DType::F64)? * dy.to_dtype(DType::F64)?)?.sum(1)?;
+        gate[chunk.clone()].copy_from_slice(&products.to_vec1::<f64>()?);
+        Ok(())
+    }
+
+    /// The gates that were asked for, `[sub-layers, t]`.
+    pub(super) fn take_gates(&mut self) -> Vec<Vec<f64>> {
+        self.gates.take().unwrap_or_default()
     }
 
     /// Adds a chunk's part of a gradient.

@@ -110,6 +110,13 @@ impl Trie {
         groups
     }
 
+    /// Places where stacks end that a walk from the bottom up comes to before the end of the first stack.
+    pub(super) fn ends_below_the_first(&self) -> usize {
+        let at = |node: &Node| (node.walk, node.place);
+        let Some(first) = self.nodes.iter().find(|node| node.ending.contains(&0)) else { return 0 };
+        self.nodes.iter().filter(|node| !node.ending.is_empty() && at(node) < at(first)).count()
+    }
+
     /// Streams that are kept at once when nodes are computed in `order`, at most.
     pub(super) fn streams(&self, order: impl IntoIterator<Item = usize>) -> usize {
         let mut waiting: Vec<usize> = self.nodes.iter().map(|node| node.children.len()).collect();

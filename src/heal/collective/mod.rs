@@ -54,8 +54,8 @@ pub trait Collective: Sync {
     fn sum(&self, own: Vec<Sums>) -> Result<Sums>;
 }
 
-/// The micro-batches, of `count`, that process `rank` of `size` computes: neighbours, the first processes one more where
-/// they cannot all have as many.
+/// The micro-batches, of `count`, that process `rank` of `size` computes: neighbours, the first processes one more
+/// where they cannot all have as many.
 #[must_use]
 pub fn share(count: usize, rank: usize, size: usize) -> Range<usize> {
     let (each, more) = (count / size, count % size);

@@ -1,11 +1,12 @@
-//! Search by measured loss: the sets of layers that cost least are extended by every layer they lack, and measured
-//! again. With one set kept at a time that is SLEB (arXiv 2402.09025, algorithm 1); with more of them a beam search.
+//! Search by measured loss, or another distance that is measured of every candidate: the sets of layers that cost least
+//! are extended by every layer they lack, and measured again. With one set kept at a time and the loss that is SLEB
+//! (arXiv 2402.09025, algorithm 1); with more of them a beam search.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::{Candidates, How, Pick};
-use crate::importance::{Choice, Evidence, metric, rises};
+use crate::importance::{Choice, Evaluate, Evidence, Metric, rises};
 use crate::plan::ranges;
 use crate::{Error, Result};
 
@@ -13,7 +14,7 @@ pub(super) const GREEDY: Pick = Pick {
     name: "greedy",
     about: "one layer after the other, the loss measured anew each time",
     how: How::Search {
-        search: |evidence, allowed, most| search(evidence, allowed, most, 1),
+        search: |evidence, metric, allowed, most| search(evidence, metric, (allowed, most), 1),
         passes: |layers, most| passes(layers, most, 1),
     },
 };
@@ -22,24 +23,29 @@ pub(super) const BEAM: Pick = Pick {
     name: "beam",
     about: "the same with the four best sets of every size",
     how: How::Search {
-        search: |evidence, allowed, most| search(evidence, allowed, most, 4),
+        search: |evidence, metric, allowed, most| search(evidence, metric, (allowed, most), 4),
         passes: |layers, most| passes(layers, most, 4),
     },
 };
 
-fn search(evidence: &mut dyn Evidence, allowed: &Range<usize>, most: usize, width: usize) -> Result<Vec<Choice>> {
-    let metric = metric("layer-loss")?;
-    let whole = evidence.losses(&[Vec::new()])?.pop().unwrap_or_default();
+fn search(
+    evidence: &mut dyn Evidence,
+    metric: &'static Metric,
+    (allowed, most): (&Range<usize>, usize),
+    width: usize,
+) -> Result<Vec<Choice>> {
+    let measure = if matches!(metric.value, Evaluate::Loss) { "loss" } else { metric.name };
+    let whole = evidence.costs(metric, &[Vec::new()])?.pop().unwrap_or_default();
     let mut kept: Vec<Vec<usize>> = vec![Vec::new()];
     let mut best: Vec<Choice> = Vec::new();
     while best.len() < most {
         // of equals the later stands first: the lower layers, then, for they come last
         let sets: BTreeSet<Vec<usize>> = kept.iter().flat_map(|set| extended(set, allowed)).collect();
         let sets: Vec<Vec<usize>> = sets.into_iter().rev().collect();
-        let losses = evidence.losses(&sets)?;
+        let losses = evidence.costs(metric, &sets)?;
         let scores = rises(&whole, &losses.iter().collect::<Vec<_>>(), vec![sets.len()], metric.name);
         if let Some(broken) = scores.mean[0].iter().position(|rise| !rise.is_finite()) {
-            return Err(Error::work(format!("the loss without the layers {:?} is not finite", sets[broken])));
+            return Err(Error::work(format!("the {measure} without the layers {:?} is not finite", sets[broken])));
         }
         let candidates = Candidates { metric, scores: &scores, allowed: &(0..sets.len()) };
         let ranked = candidates.ranked(1, 0..sets.len());
@@ -51,7 +57,7 @@ fn search(evidence: &mut dyn Evidence, allowed: &Range<usize>, most: usize, widt
         choice.rivals = rivals.into_iter().collect();
         let layers = choice.drop.len();
         let found = ranges(choice.drop.iter().copied());
-        evidence.reached(&format!("{layers} of {most} layers: {found}, loss {:+.4}", choice.score));
+        evidence.reached(&format!("{layers} of {most} layers: {found}, {measure} {:+.4}", choice.score));
         kept = ranked.iter().take(width).map(|place| sets[*place].clone()).collect();
         best.push(choice);
     }

@@ -12,7 +12,7 @@ mod tail;
 
 use std::ops::Range;
 
-use crate::importance::{Choice, Evaluate, Evidence, Metric, RunnerUp, Scores, Subject};
+use crate::importance::{Choice, Evaluate, Evidence, METRICS, Metric, RunnerUp, Scores, Subject};
 use crate::{Error, Result};
 
 /// What a pick over scores chooses from.
@@ -26,8 +26,8 @@ pub struct Candidates<'a> {
     pub allowed: &'a Range<usize>,
 }
 
-/// Layers allowed, and the largest size.
-type Searching = fn(&mut dyn Evidence, &Range<usize>, usize) -> Result<Vec<Choice>>;
+/// By which metric, layers allowed, and the largest size.
+type Searching = fn(&mut dyn Evidence, &'static Metric, &Range<usize>, usize) -> Result<Vec<Choice>>;
 
 /// How a pick comes to its layers.
 #[derive(Clone, Copy, Debug)]
@@ -79,9 +79,18 @@ pub fn pick(name: Option<&str>, metric: &Metric) -> Result<&'static Pick> {
         Some(pick) if matches!(pick.how, How::Blocks(_)) && metric.subject == Subject::Layer => Err(Error::request(
             format!("strategy {} needs scores of blocks; metric {} scores single layers", pick.name, metric.name),
         )),
-        Some(pick) if matches!(pick.how, How::Search { .. }) && !is_loss_of_layers(metric) => Err(Error::request(
-            format!("strategy {} measures losses of single layers: metric layer-loss, not {}", pick.name, metric.name),
-        )),
+        Some(pick) if matches!(pick.how, How::Search { .. }) && !is_measured_of_layers(metric) => {
+            let known: Vec<_> = METRICS.iter().filter(|row| is_measured_of_layers(row)).map(|row| row.name).collect();
+            let (pick, known) = (pick.name, known.join(", "));
+            Err(Error::request(format!(
+                "strategy {pick} runs single layers' removal: metric {known}, not {}",
+                metric.name
+            )))
+        }
+        Some(_) if !matches!(metric.subject, Subject::Block | Subject::Layer) => Err(Error::request(format!(
+            "metric {} scores no layers, and a plan cannot follow it: name it with --metrics",
+            metric.name
+        ))),
         Some(pick) => Ok(pick),
         None => {
             let known: Vec<_> = scored().map(|pick| pick.name).collect();
@@ -91,8 +100,8 @@ pub fn pick(name: Option<&str>, metric: &Metric) -> Result<&'static Pick> {
     }
 }
 
-fn is_loss_of_layers(metric: &Metric) -> bool {
-    metric.subject == Subject::Layer && matches!(metric.value, Evaluate::Loss)
+fn is_measured_of_layers(metric: &Metric) -> bool {
+    metric.subject == Subject::Layer && matches!(metric.value, Evaluate::Loss | Evaluate::Logits(_))
 }
 
 /// The picks that choose by what is measured.

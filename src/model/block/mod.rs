@@ -17,7 +17,7 @@ use super::sublayers::{self, Norm, SubLayer};
 use super::{ForwardContext, LoadOptions, tokens_at_once};
 use crate::arch::{self, ModelSpec};
 use crate::checkpoint::Checkpoint;
-use crate::{Error, Result, ops};
+use crate::{Error, Result, ops, plan};
 
 /// One decoder block: `x + attention(norm(x))`, then `x + mlp(norm(x))`, or what else its architecture says.
 #[derive(Debug)]
@@ -69,6 +69,20 @@ impl Block {
     /// The device's.
     pub fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
         self.through(x, context, None)
+    }
+
+    /// The stream `[t, d]` that leaves the sub-layer `sublayer` of the block, from the one that enters it; that one where
+    /// the block does without.
+    ///
+    /// # Errors
+    /// The device's; a sub-layer that shares its norm with another.
+    pub fn forward_sublayer(&self, sublayer: plan::SubLayer, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+        let of = |residual: &&Residual| residual.sum.iter().any(|own| own.name() == sublayer);
+        match self.residuals.iter().find(of) {
+            None => Ok(x.clone()),
+            Some(residual) if residual.sum.len() == 1 => residual.forward(x, context, None),
+            Some(_) => Err(Error::work("sub-layers of a parallel block are not run one by one")),
+        }
     }
 
     /// The same for tokens that follow those in `cache`, whose keys and values join it.

@@ -160,7 +160,7 @@ fn train(
     all: bool,
 ) -> (Tensor, Tensor, Vec<Parameter>) {
     let policy = CheckpointingPolicy { saved_layers: 0, chunk_size: at_once, offload_activations: false };
-    let training = TrainContext { forward: pass, place: 0, dropout: None, policy };
+    let training = TrainContext { forward: pass, place: 0, dropout: None, policy, inputs: None };
     let (y, kept) = block.forward_saving(x, &training, all).unwrap();
     // the gradient that is handed over is used up
     let (dx, gradients) = block.backward(kept, &training, dy.copy().unwrap(), true).unwrap();

@@ -28,6 +28,17 @@ pub(crate) struct SavedActivations<'a> {
     saved: Option<(Passes<'a>, Streams)>,
 }
 
+/// What the loss says of a block that nothing of is trained.
+#[derive(Debug)]
+pub(crate) struct Sensitivity {
+    /// The gradient of what entered, `[t, d]`.
+    pub(crate) dx: Option<Tensor>,
+    /// Those of the weights, where they were asked for.
+    pub(crate) weights: Vec<Parameter>,
+    /// Of each sub-layer the gradient of a factor before its update, token by token, `[sub-layers, t]`.
+    pub(crate) gates: Vec<Vec<f64>>,
+}
+
 /// The pass of each sub-layer of each residual.
 type Passes<'a> = Vec<Vec<Box<dyn TrainingPass + 'a>>>;
 
@@ -107,6 +118,40 @@ impl Block {
         wanted: bool,
     ) -> Result<(Option<Tensor>, Vec<Parameter>)> {
         let mut at = BackwardContext::new(training, self.unfrozen);
+        let dx = self.go_back(saved, &mut at, dy, wanted)?;
+        Ok((dx, at.gradients()))
+    }
+
+    /// From the gradient `dy` of what left the block that `x` entered, both `[t, d]`, to that of `x`, those of all
+    /// weights where they are `wanted`, and of the `gates` where these are. The forward pass is done again.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn sensitivity(
+        &self,
+        x: &Tensor,
+        training: &TrainContext<'_>,
+        dy: Tensor,
+        (wanted, gates): (bool, bool),
+    ) -> Result<Sensitivity> {
+        let mut at = BackwardContext::new(training, wanted);
+        if gates {
+            at.watch_gates(self.residuals.iter().map(|residual| residual.sum.len()).sum());
+        }
+        let saved = SavedActivations { x: x.clone(), saved: None };
+        let dx = self.go_back(saved, &mut at, dy, true)?;
+        let gates = at.take_gates();
+        Ok(Sensitivity { dx, weights: at.gradients(), gates })
+    }
+
+    fn go_back(
+        &self,
+        saved: SavedActivations<'_>,
+        at: &mut BackwardContext<'_>,
+        dy: Tensor,
+        wanted: bool,
+    ) -> Result<Option<Tensor>> {
+        let (training, unfrozen) = (at.training, at.unfrozen);
         let SavedActivations { x, saved } = saved;
         let x = x.to_device(dy.device())?;
         let (mut passes, mut streams) = match saved {
@@ -125,8 +170,9 @@ impl Block {
                 let own = if index > 0 { entered.pop() } else { None };
                 let (x, first) = own.as_ref().map_or((&x, 0), |own| (own, chunk.start));
                 let input = Input { x, first, norm: &residual.norm };
-                let below = wanted || self.residuals[..index].iter().any(|own| self.unfrozen || own.is_adapted());
-                Residual::backward(&mut at, passes, &input, (&chunk, &mut stream), below || self.unfrozen)?;
+                let below = wanted || self.residuals[..index].iter().any(|own| unfrozen || own.is_adapted());
+                let first_own = self.residuals[..index].iter().map(|residual| residual.sum.len()).sum();
+                Residual::backward(at, passes, &input, (&chunk, &mut stream), (below || unfrozen, first_own))?;
                 if !below {
                     break;
                 }
@@ -135,10 +181,10 @@ impl Block {
         if let (Some(residual), Some(passes)) = (self.residuals.first(), passes.first_mut()) {
             let input = Input { x: &x, first: 0, norm: &residual.norm };
             for pass in passes {
-                pass.backward_mixed(&mut at, &input, &mut stream, wanted || self.unfrozen)?;
+                pass.backward_mixed(at, &input, &mut stream, wanted || unfrozen)?;
             }
         }
-        Ok((if wanted { stream.some() } else { None }, at.gradients()))
+        Ok(if wanted { stream.some() } else { None })
     }
 
     /// The block's linear layers.
@@ -181,17 +227,22 @@ impl Residual {
     }
 
     /// From the gradient of the rows `chunk` of the stream that leaves the residual to that of what enters it, as far
-    /// as it does not go through other tokens; where it is not `wanted` only to those of the parameters.
+    /// as it does not go through other tokens; where it is not `wanted` only to those of the parameters. Its sub-layers
+    /// are those of the block from `first_own` on.
     fn backward(
         at: &mut BackwardContext<'_>,
         passes: &mut [Box<dyn TrainingPass + '_>],
         input: &Input<'_>,
         (chunk, stream): (&Range<usize>, &mut Gathered),
-        wanted: bool,
+        (wanted, first_own): (bool, usize),
     ) -> Result<()> {
         let dy = stream.rows(chunk)?;
         let mut dnormed = None;
-        for pass in passes {
+        for (own, pass) in passes.iter_mut().enumerate() {
+            if at.watches_gates() {
+                let update = pass.update(input, chunk, at.training)?;
+                at.note_gate(first_own + own, chunk, &update, &dy)?;
+            }
             dnormed = match (dnormed, pass.backward(at, input, chunk, &dy, wanted)?) {
                 (Some(sum), Some(own)) => Some(ops::add(&sum, &own)?),
                 (sum, own) => sum.or(own),

@@ -14,6 +14,7 @@ use crate::model::cache::LayerCache;
 use crate::model::load_options::Loader;
 use crate::model::training::{BackwardContext, TrainContext};
 use crate::ops;
+use crate::plan;
 
 pub(super) const KIND: Kind = Kind { load, cost, training_cost };
 
@@ -68,6 +69,10 @@ impl GatedMlp {
 }
 
 impl SubLayer for GatedMlp {
+    fn name(&self) -> plan::SubLayer {
+        plan::SubLayer::Mlp
+    }
+
     fn linears(&self) -> Vec<(Role, &Linear)> {
         let gate_up = match &self.gate_up {
             GateUpProj::Split { gate, up } => vec![(Role::Gate, gate), (Role::Up, up)],

@@ -57,6 +57,7 @@ impl Linear {
         (role, row): (Role, usize),
         hidden: &mut LoraHidden,
     ) -> Result<Tensor> {
+        training.inputs.map_or(Ok(()), |inputs| inputs.add((training.place, role), x))?;
         let y = match &self.adapter {
             None => self.weight.linear(x)?,
             Some(adapter) => {

@@ -21,6 +21,7 @@ use super::chunks::{Gathered, rows};
 use super::load_options::Loader;
 use super::training::{BackwardContext, TrainContext};
 use crate::arch::{Role, SubLayerKind};
+use crate::plan;
 use crate::{Result, ops};
 
 pub(crate) use cost::{Cost, TrainingCost, mean_flops};
@@ -56,6 +57,9 @@ pub(super) trait SubLayer: Debug + Send + Sync {
     fn norms(&self) -> Vec<&Norm> {
         Vec::new()
     }
+
+    /// What a plan calls it.
+    fn name(&self) -> plan::SubLayer;
 
     /// Whether a token's update hangs on other tokens.
     fn mixes_tokens(&self) -> bool {

@@ -48,7 +48,7 @@ fn a_model_speaks() {
     desk.refused("sample atlas/model --prompt moon --temperature 0 --top-k 3", 2, &["--temperature 0"]);
     desk.refused("sample atlas/model --prompt moon --top-k 0", 2, &["--top-k"]);
     desk.refused("sample atlas/model --prompt moon --top-p 1.5", 2, &["--top-p 1.5"]);
-    desk.refused("sample atlas/model --prompt moon --memory 1MiB", 2, &["--memory", "too small"]);
+    desk.refused("sample atlas/model --prompt moon --memory 1MiB", 2, &["--memory", "tokenizer.json"]);
     desk.refused("sample atlas/model --prompt moon --against nowhere", 2, &["nowhere"]);
 }
 

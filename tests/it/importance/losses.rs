@@ -1,10 +1,10 @@
-//! Losses of many stacks in one pass against each stack by itself, and against the reference's.
+//! Removals of many stacks in one pass against each stack by itself, and against the reference's.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use prune::checkpoint::Checkpoint;
-use prune::importance::{Losses, Measured, Protect, metric, without};
+use prune::importance::{Measured, Protect, Removals, metric, without};
 use prune::methods::method;
 use prune::model::{Budget, Loss, Model, ModelOptions, Residency};
 use prune::progress::Silent;
@@ -13,11 +13,11 @@ use serde_json::Value;
 use crate::fixture::Llama;
 use crate::fixture::material::shared;
 
-fn open(dir: &Path, options: &ModelOptions) -> Model {
+pub(super) fn open(dir: &Path, options: &ModelOptions) -> Model {
     Model::open(Arc::new(Checkpoint::open_dir(dir).unwrap()), options, &Silent).unwrap()
 }
 
-fn options(residency: Residency) -> ModelOptions {
+pub(super) fn options(residency: Residency) -> ModelOptions {
     ModelOptions { residency: Some(residency), ..ModelOptions::default() }
 }
 
@@ -56,12 +56,14 @@ fn together_as_each_by_itself() {
 
 #[test]
 fn the_cost_is_half_the_square() {
-    let only = |name| Losses::new(16, [metric(name).unwrap()]).layer_passes();
+    let only = |name| Removals::new(16, [metric(name).unwrap()]).layer_passes();
     assert_eq!(only("layer-loss"), 16 * 17 / 2);
     // one block of n from l leaves 16 - l - n layers of its own
     let blocks = (1..=16).map(|n| (0..=16 - n).map(|l| 16 - l - n).sum::<usize>()).sum::<usize>();
     assert_eq!(only("loss"), 16 + blocks);
-    assert!(Losses::new(16, [metric("angular").unwrap()]).is_empty());
+    // of 32 halves of layers
+    assert_eq!(only("sublayer-loss"), 32 * 33 / 2 / 2);
+    assert!(Removals::new(16, [metric("angular").unwrap()]).is_empty());
 }
 
 #[test]
@@ -83,11 +85,14 @@ fn the_reference_without_each_block() {
     let model = open(&dir, &options(Residency::Resident));
     let whole = Loss::total(&model.losses(&ids, 512, "loss", &Silent).unwrap()).mean();
     assert!((whole - dense).abs() < 1e-4);
-    let losses = Losses::new(model.layers(), ["loss", "layer-loss"].iter().map(|name| metric(name).unwrap()));
+    let sublayers: Vec<Option<f64>> = serde_json::from_value(golden["leave_one_sublayer_out"].clone()).unwrap();
+    let names = ["loss", "layer-loss", "sublayer-loss"];
+    let losses = Removals::new(model.layers(), names.iter().map(|name| metric(name).unwrap()));
     for scores in losses.measure(&model, &ids, &Silent).unwrap() {
         match scores.metric.as_str() {
             "loss" => blocks.iter().zip(&scores.mean).for_each(|(row, found)| near(row, found, whole)),
-            _ => near(&single, &scores.mean[0], whole),
+            "layer-loss" => near(&single, &scores.mean[0], whole),
+            _ => near(&sublayers, &scores.mean[0], whole),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::model::ForwardContext;
 use crate::model::cache::LayerCache;
 use crate::model::load_options::Loader;
 use crate::ops::{self, Heads};
+use crate::plan;
 use crate::{Context, Result};
 
 pub(super) const KIND: Kind = Kind { load, cost, training_cost };
@@ -91,6 +92,10 @@ impl Attention {
 }
 
 impl SubLayer for Attention {
+    fn name(&self) -> plan::SubLayer {
+        plan::SubLayer::Attention
+    }
+
     fn linears(&self) -> Vec<(Role, &Linear)> {
         let qkv = match &self.qkv {
             QkvProj::Split { q, k, v } => vec![(Role::Q, q), (Role::K, k), (Role::V, v)],

@@ -1,0 +1,244 @@
+//! The scores, as a table: each is a file, or a small family in one, and a line in [`METRICS`].
+//!
+//! What a score is computed from is its [`Evaluate`]; `importance::measure` makes one pass for each kind that is asked
+//! for, whatever the number of scores.
+
+mod angular;
+mod cka;
+mod cosine;
+mod distances;
+mod gates;
+mod ggr;
+mod gradient;
+mod lamp;
+mod logit_lens;
+mod loss;
+mod magnitude;
+mod of_weights;
+mod outliers;
+mod pair;
+mod quiet;
+mod relative_magnitude;
+mod taylor;
+
+pub use distances::{LogitDistance, TokenLogits};
+pub use of_weights::{Needs, OfWeights, Sizes, Weight};
+pub use pair::Pair;
+
+use crate::model::EndOfStack;
+use crate::{Error, Result};
+
+/// What one value of a metric speaks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The n layers from l on, for every l and n.
+    Block,
+    /// One layer.
+    Layer,
+    /// One sub-layer: 2l is the attention of layer l, 2l+1 its MLP.
+    SubLayer,
+    /// The stream that enters layer l, l = 0 ..= L; the last is what leaves the last layer. Nothing to drop.
+    Depth,
+}
+
+impl Subject {
+    /// Lengths of the rows of values for a model of `layers` layers: row n-1 holds the blocks of n layers, and all else
+    /// has one row.
+    #[must_use]
+    pub fn rows(self, layers: usize) -> Vec<usize> {
+        match self {
+            Self::Block => (1..=layers).rev().collect(),
+            Self::Layer => vec![layers],
+            Self::SubLayer => vec![2 * layers],
+            Self::Depth => vec![layers + 1],
+        }
+    }
+}
+
+/// Which tokens of a sample count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// The last one, the only one that has seen the whole sample; samples weigh the same.
+    Last,
+    /// All of them; tokens weigh the same.
+    All,
+}
+
+/// Which values speak for dropping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The lowest go first: a distance.
+    Lowest,
+    /// The highest go first: a similarity.
+    Highest,
+}
+
+impl Order {
+    /// `value` turned so that the lowest goes first.
+    #[must_use]
+    pub fn cost(self, value: f64) -> f64 {
+        match self {
+            Self::Lowest => value,
+            Self::Highest => -value,
+        }
+    }
+}
+
+/// What a value is computed from.
+#[derive(Clone, Copy, Debug)]
+pub enum Evaluate {
+    /// The residual streams of one token at the two ends; the metric is the mean over tokens. One pass gives them all.
+    Pair(fn(&Pair) -> f64),
+    /// Scores of other metrics of the same subject, each a row of values.
+    Scores(&'static [&'static Metric], fn(&[&[f64]]) -> Vec<f64>),
+    /// The loss of what final norm and head make of the stream at each depth, in nats a token.
+    Lens,
+    /// The weights of each layer, and what is to be known beside them.
+    Weights(Needs, fn(&Sizes) -> Box<dyn OfWeights>),
+    /// For each sequence the gradient of its mean loss to a factor before the update of a layer or sub-layer, at 1;
+    /// the metric is the mean over sequences. One pass forward and one back give them all.
+    Gates(fn(f64) -> f64),
+    /// The loss of the model without those layers, less that of the whole model, in nats a token. Every candidate is
+    /// computed, so it is taken where it is asked for alone.
+    Loss,
+    /// How far the logits of the model without those layers lie from those of the whole model.
+    Logits(LogitDistance),
+    /// The streams that leave the last layer with and without those layers; the argument is the number of
+    /// candidates.
+    Outputs(fn(usize) -> Box<dyn OfOutputs>),
+}
+
+impl Evaluate {
+    /// Whether it asks for text.
+    #[must_use]
+    pub fn needs_text(self) -> bool {
+        !matches!(self, Self::Weights(Needs::Nothing, _))
+    }
+
+    /// What has to be computed, in a few words.
+    #[must_use]
+    pub fn cost(self) -> &'static str {
+        match self {
+            Self::Pair(_) | Self::Scores(..) | Self::Lens => "one pass",
+            Self::Weights(Needs::Nothing, _) => "the weights read once, no text",
+            Self::Weights(Needs::Inputs, _) => "one pass, and the weights read once",
+            Self::Weights(Needs::Gradients, _) | Self::Gates(_) => "one pass forward and one back",
+            Self::Loss | Self::Logits(_) | Self::Outputs(_) => "a pass over every candidate's layers",
+        }
+    }
+
+    /// Whether every candidate is run.
+    #[must_use]
+    pub fn removes(self) -> bool {
+        matches!(self, Self::Loss | Self::Logits(_) | Self::Outputs(_))
+    }
+}
+
+/// Compares what leaves the last layer with and without some layers, batch by batch.
+pub trait OfOutputs {
+    /// Bytes that it keeps for streams of width `d`.
+    fn bytes(&self, d: usize) -> u64;
+
+    /// Takes the streams of a batch, of candidate number `candidate`; the first comes in every batch.
+    ///
+    /// # Errors
+    /// The device's.
+    fn see(&mut self, candidate: usize, end: &EndOfStack<'_>) -> Result<()>;
+
+    /// The value of each candidate.
+    ///
+    /// # Errors
+    /// The device's, or too few tokens.
+    fn finish(self: Box<Self>) -> Result<Vec<f64>>;
+}
+
+/// One score: a row of [`METRICS`].
+#[derive(Debug)]
+pub struct Metric {
+    /// What `--metric` calls it.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// Where it comes from.
+    pub reference: &'static str,
+    /// What a value speaks about.
+    pub subject: Subject,
+    /// Which tokens count.
+    pub tokens: Tokens,
+    /// Which values speak for dropping.
+    pub order: Order,
+    /// What a value is computed from.
+    pub value: Evaluate,
+    /// Whether it is measured where no scores are named.
+    pub usual: bool,
+}
+
+/// Every score, the paper's own first.
+pub const METRICS: &[Metric] = &[
+    angular::LAST,
+    cosine::COSINE,
+    angular::ALL,
+    cosine::BLOCK_INFLUENCE,
+    relative_magnitude::OF_LEAVING,
+    loss::BLOCKS,
+    loss::LAYERS,
+    loss::SUBLAYERS,
+    relative_magnitude::OF_ENTERING,
+    quiet::ON_BOTH,
+    magnitude::MAGNITUDE,
+    taylor::TAYLOR,
+    gradient::GRADIENT,
+    ggr::SHARE,
+    gates::LAYERS,
+    gates::SUBLAYERS,
+    gates::FISHER_OF_LAYERS,
+    gates::FISHER_OF_SUBLAYERS,
+    outliers::OF_3,
+    outliers::OF_5,
+    lamp::DENSITY,
+    cka::BIASED,
+    cka::DEBIASED,
+    cka::BIASED_REST,
+    cka::DEBIASED_REST,
+    logit_lens::LOSS,
+    distances::JS,
+    distances::JS_REVERSED,
+    distances::KL,
+    distances::ANGULAR,
+    distances::NORM,
+];
+
+/// The row called `name`.
+///
+/// # Errors
+/// No such row; the message lists what there is.
+pub fn metric(name: &str) -> Result<&'static Metric> {
+    METRICS.iter().find(|metric| metric.name == name).ok_or_else(|| {
+        let known: Vec<_> = METRICS.iter().map(|metric| metric.name).collect();
+        Error::request(format!("no metric is called {name:?}; there are {}", known.join(", ")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_found() {
+        for (index, row) in METRICS.iter().enumerate() {
+            assert!(METRICS[..index].iter().all(|earlier| earlier.name != row.name));
+            assert_eq!(metric(row.name).unwrap().name, row.name);
+        }
+        assert!(metric("angulr").unwrap_err().to_string().contains("block-influence"));
+    }
+
+    #[test]
+    fn what_one_pass_gives_alone_is_measured_unasked() {
+        for row in METRICS {
+            assert!(!row.usual || matches!(row.value, Evaluate::Pair(_)), "{}", row.name);
+            if let Evaluate::Scores(parts, _) = row.value {
+                assert!(parts.iter().all(|part| part.subject == row.subject && metric(part.name).is_ok()));
+            }
+        }
+    }
+}
