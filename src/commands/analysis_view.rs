@@ -6,7 +6,7 @@ use super::analyze::{AnalyzeReport, PassReport};
 use crate::Result;
 use crate::checkpoint::ByteSize;
 use crate::importance::{Analysis, Order, Subject, metric};
-use crate::plan::{Plan, ranges};
+use crate::plan::{Plan, SubLayer};
 use crate::report::{
     BestRow, Figure, Format, HeatMap, LineChart, Paint, Point, Series, Triangle, best_table, strip, triangle_map,
 };
@@ -36,9 +36,19 @@ pub(super) fn triangle(analysis: &Analysis) -> Result<Triangle> {
     })
 }
 
-/// Layers the plan drops.
+/// What the plan drops, in the units of the search.
 fn dropped(analysis: &Analysis) -> Option<Vec<usize>> {
-    analysis.plan.as_ref().map(Plan::dropped)
+    let is_fine = metric(&analysis.search.metric).is_ok_and(|metric| metric.subject == Subject::SubLayer);
+    let plan = analysis.plan.as_ref()?;
+    if !is_fine {
+        return Some(plan.dropped());
+    }
+    let gone = plan.gone();
+    let lacks = |own: &usize| {
+        let without = gone.sublayers.get(&(own / 2)).copied().unwrap_or_default();
+        gone.layers.contains(&(own / 2)) || without.contains(SubLayer::ALL[own % 2])
+    };
+    Some((0..2 * plan.planned_for.layers).filter(lacks).collect())
 }
 
 /// What a score is, in words.
@@ -63,7 +73,7 @@ fn subtitle(analysis: &Analysis) -> String {
 pub(super) fn figures(analysis: &Analysis) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let scores = triangle(analysis)?;
     let measure = measure(analysis);
-    let plan = dropped(analysis).map(|layers| format!("plan: drop {}", ranges(layers.iter().copied())));
+    let plan = analysis.plan.as_ref().map(|plan| format!("plan: drop {}", plan.gone()));
     let heat_map = HeatMap {
         title: format!("{}: {measure} of every block", analysis.model.id),
         subtitle: subtitle(analysis),
@@ -157,19 +167,20 @@ fn pass_text(pass: &PassReport, text: &mut String) {
 }
 
 fn analysis_text(analysis: &Analysis, paint: Paint, text: &mut String) {
-    let chosen = dropped(analysis).map(|layers| layers.len());
+    let subject = metric(&analysis.search.metric).map_or(Subject::Block, |metric| metric.subject);
+    let chosen = dropped(analysis).map(|units| units.len());
     let rows: Vec<BestRow> = analysis
         .search
         .best
         .iter()
         .map(|choice| BestRow {
             n: choice.layers(),
-            drop: ranges(choice.drop.iter().copied()),
+            drop: subject.gone(&choice.drop).to_string(),
             score: (choice.score, choice.stderr),
             runner_up: choice
                 .runner_up
                 .as_ref()
-                .map(|next| (ranges(next.drop.iter().copied()), next.difference, next.difference_stderr)),
+                .map(|next| (subject.gone(&next.drop).to_string(), next.difference, next.difference_stderr)),
             rivals: choice.rivals.len(),
             is_chosen: chosen == Some(choice.layers()),
         })

@@ -212,7 +212,7 @@ fn measure(
     };
     let removals = Removals::new(spec.layers, measured.iter().copied());
     let most = wanted.unwrap_or_else(|| search.protect.allowed(spec.layers).len().min(spec.layers - 1));
-    let searched = search.pick()?.passes(spec.layers, most);
+    let searched = search.pick()?.passes(importance::metric(&search.metric)?, spec.layers, most);
     let mut pass = PassReport {
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,

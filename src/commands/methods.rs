@@ -57,7 +57,11 @@ impl fmt::Display for MethodsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, method) in self.methods.iter().enumerate() {
             let MethodReport { name, about, reference, unit, metric, pick, cost } = method;
-            let unit = if *unit == Unit::Block { "a block" } else { "single layers" };
+            let unit = match unit {
+                Unit::Block => "a block",
+                Unit::Layer => "single layers",
+                Unit::SubLayer => "single sub-layers",
+            };
             let seen = metric.map_or_else(String::new, |metric| format!(" by {metric}"));
             let line = if place == 0 { "" } else { "\n" };
             write!(f, "{line}{name:<19} {about}\n{:<19} {unit}, {pick}{seen}; costs {cost}; {reference}", "")?;

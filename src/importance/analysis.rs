@@ -12,7 +12,7 @@ use super::metrics::{Subject, metric};
 use super::moments::Scores;
 use super::{check, json};
 use crate::files::{self, Bound};
-use crate::plan::{Place, Plan, PlannedFor, ranges};
+use crate::plan::{Plan, PlannedFor};
 use crate::{Context, Error, Result};
 
 /// What the file says it is.
@@ -175,22 +175,26 @@ impl Analysis {
         scores_of(&self.scores, name)
     }
 
-    /// Marks the best choice of `n` layers as the plan.
+    /// Marks the best choice of `n` layers as the plan; of 2n sub-layers, where the search was among those.
     ///
     /// # Errors
-    /// More layers than may go.
+    /// More layers than may go; a choice that leaves no layer its attention.
     pub fn mark(&mut self, n: usize) -> Result<&Choice> {
         let Searched { metric, strategy, protect_first, protect_last, best } = &self.search;
         Protect { first: *protect_first, last: *protect_last }.check(self.model.layers, Some(n))?;
-        let choice = n.checked_sub(1).and_then(|row| best.get(row));
+        let subject = super::metrics::metric(metric)?.subject;
+        let parts = subject.unit().per_layer();
+        let choice = (n * parts).checked_sub(1).and_then(|row| best.get(row));
         let choice = choice.ok_or_else(|| {
-            Error::request(format!("the analysis has choices of 1 to {} layers, none of {n}", best.len()))
+            let most = best.len() / parts;
+            Error::request(format!("the analysis has choices of 1 to {most} layers, none of {n}"))
         })?;
+        let gone = subject.gone(&choice.drop);
         let Value::Object(mut why) = json!({
             "strategy": strategy,
             "metric": metric,
             "layers": n,
-            "dropped": ranges(choice.drop.iter().copied()),
+            "dropped": gone.to_string(),
             "score": choice.score,
         }) else {
             return Err(Error::work("a plan's reasons are no table"));
@@ -202,8 +206,7 @@ impl Analysis {
         if let Some(stderr) = choice.stderr {
             why.insert("stderr".to_owned(), json!(stderr));
         }
-        let stack = (0..self.model.layers).filter(|layer| choice.drop.binary_search(layer).is_err());
-        self.plan = Some(Plan { planned_for: self.model.clone(), stack: stack.map(Place::of).collect(), why });
+        self.plan = Some(Plan { why, ..Plan::drop_named(self.model.clone(), &gone)? });
         Ok(choice)
     }
 

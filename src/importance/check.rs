@@ -32,13 +32,14 @@ pub(super) fn check(analysis: &Analysis) -> Result<()> {
     let search = &analysis.search;
     analysis.scores(&search.metric).context(|| "\"search\"")?;
     let protect = Protect { first: search.protect_first, last: search.protect_last };
-    let most = protect.allowed(layers).len().min(layers - 1);
+    let parts = metric(&search.metric).context(|| "\"search\"")?.subject.unit().per_layer();
+    let most = (protect.allowed(layers).len() * parts).min(layers * parts - 1);
     // a search that measures as it goes may have stopped at the size that was asked for
     if !(1..=most).contains(&search.best.len()) {
         return Err(Error::work(format!("\"best\" has {} choices instead of 1 to {most}", search.best.len())));
     }
     for (index, choice) in search.best.iter().enumerate() {
-        check_choice(choice, index + 1, layers).context(|| format!("\"best\" for {}", index + 1))?;
+        check_choice(choice, index + 1, layers * parts).context(|| format!("\"best\" for {}", index + 1))?;
     }
     match &analysis.plan {
         Some(plan) if plan.planned_for != analysis.model => Err(Error::work("\"plan\" is for another model")),

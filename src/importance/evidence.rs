@@ -2,7 +2,7 @@
 
 use super::metrics::{Evaluate, Metric};
 use super::removals::{logit_distances, without_all};
-use crate::model::{EndOfStack, Loss, Model, StackUnit, Stacks};
+use crate::model::{EndOfStack, Loss, Model, Stacks};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -11,23 +11,13 @@ pub trait Evidence {
     /// Layers of the model, L.
     fn layers(&self) -> usize;
 
-    /// The loss of each sequence without each of these sets of layers: `[set][sequence]`. Sets that begin alike share
-    /// what they begin with, and each weight is read once for all of them.
-    ///
-    /// # Errors
-    /// As [`Model::run`].
-    fn losses(&mut self, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>>;
-
-    /// The same by `metric`: its value of each sequence, and how much that weighs.
+    /// By `metric`, the value of each sequence without each of these sets of layers, or of sub-layers where the metric
+    /// is about those, and how much it weighs: `[set][sequence]`. Sets that begin alike share what they begin with, and
+    /// each weight is read once for all of them.
     ///
     /// # Errors
     /// As [`Model::run`]; a metric that does not run candidates by themselves.
-    fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>> {
-        match metric.value {
-            Evaluate::Loss => self.losses(dropped),
-            _ => Err(Error::work(format!("{} cannot be measured of single candidates", metric.name))),
-        }
-    }
+    fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>>;
 
     /// Tells how far a search is.
     fn reached(&self, message: &str);
@@ -58,28 +48,36 @@ impl Evidence for Measured<'_> {
         self.model.layers()
     }
 
-    fn losses(&mut self, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>> {
-        let stacks: Vec<Vec<usize>> = dropped.iter().map(|dropped| without_all(self.layers(), dropped)).collect();
-        self.model.losses_of_stacks(&stacks, self.sequences, "measuring losses", self.progress)
-    }
-
     fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>> {
-        let Evaluate::Logits(distance) = metric.value else { return self.losses(dropped) };
-        let whole = (0..self.layers()).collect();
-        let candidates = dropped.iter().map(|dropped| without_all(self.layers(), dropped));
-        let stacks: Vec<Vec<usize>> = std::iter::once(whole).chain(candidates).collect();
-        let mut found = vec![Vec::new(); stacks.len()];
-        let stacks = Stacks { unit: StackUnit::Layer, stacks: &stacks, beside_the_first: true };
+        let unit = metric.subject.unit();
+        let units = self.layers() * unit.per_layer();
+        let distance = match metric.value {
+            Evaluate::Loss => None,
+            Evaluate::Logits(distance) => Some(distance),
+            _ => return Err(Error::work(format!("{} cannot be measured of single candidates", metric.name))),
+        };
+        // a distance is from the whole model, which then stands before the candidates
+        let first = usize::from(distance.is_some());
+        let candidates = dropped.iter().map(|dropped| without_all(units, dropped));
+        let stacks: Vec<Vec<usize>> = (0..first).map(|_| (0..units).collect()).chain(candidates).collect();
+        let mut found = vec![Vec::new(); dropped.len()];
         let model = self.model;
         let mut see = |end: &EndOfStack<'_>| {
-            if end.stacks.iter().any(|stack| *stack > 0) {
-                let values = logit_distances(model, end, &[distance])?.pop().unwrap_or_default();
-                end.stacks.iter().for_each(|stack| found[*stack].extend(&values));
+            let ending: Vec<usize> = end.stacks.iter().filter_map(|stack| stack.checked_sub(first)).collect();
+            if ending.is_empty() {
+                return Ok(());
             }
+            let values = match distance {
+                None => end.losses()?,
+                Some(distance) => logit_distances(model, end, &[distance])?.pop().unwrap_or_default(),
+            };
+            ending.into_iter().for_each(|candidate| found[candidate].extend(&values));
             Ok(())
         };
-        model.run_stacks(stacks, self.sequences, "measuring distances", self.progress, &mut see)?;
-        Ok(found.split_off(1))
+        let what = if first == 0 { "measuring losses" } else { "measuring distances" };
+        let stacks = Stacks { unit, stacks: &stacks, beside_the_first: first == 1 };
+        model.run_stacks(stacks, self.sequences, what, self.progress, &mut see)?;
+        Ok(found)
     }
 
     fn reached(&self, message: &str) {

@@ -17,6 +17,7 @@
 
 mod pick;
 mod search;
+mod table;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use pick::{Candidates, PICKS, Pick, pick, scored};
 pub use search::{Search, check, search};
+pub use table::METHODS;
 
 use crate::importance::{Analysis, METRICS, Metric, Protect, metric};
 use crate::plan::{Plan, PlannedFor};
@@ -40,6 +42,8 @@ pub enum Unit {
     Block,
     /// Single layers, wherever they are.
     Layer,
+    /// Attentions and MLPs, wherever they are.
+    SubLayer,
 }
 
 /// What a method looks at.
@@ -71,150 +75,6 @@ pub struct Method {
     /// Layers it keeps whatever they score.
     pub keeps: Protect,
 }
-
-const NONE_KEPT: Protect = Protect { first: 0, last: 0 };
-
-/// What Shortened LLaMA keeps by all its criteria.
-const ENDS_KEPT: Protect = Protect { first: 4, last: 2 };
-
-/// Every method, the paper's own first.
-pub const METHODS: &[Method] = &[
-    Method {
-        name: "similarity",
-        about: "the block whose ends are most alike: angular distance of the last token",
-        reference: "Gromov et al., arXiv 2403.17887, section 3.2",
-        unit: Unit::Block,
-        follows: Follows::Analysis,
-        pick: "block",
-        keeps: NONE_KEPT,
-    },
-    Method {
-        name: "deepest",
-        about: "the deepest layers but the last, without any measurement",
-        reference: "Gromov et al., arXiv 2403.17887, section 4.4",
-        unit: Unit::Block,
-        follows: Follows::None,
-        pick: "deepest",
-        keeps: NONE_KEPT,
-    },
-    Method {
-        name: "tail",
-        about: "the last layers, the very last one included, without any measurement",
-        reference: "Lu et al., Reassessing Layer Pruning in LLMs, arXiv 2411.15558 (reverse order)",
-        unit: Unit::Block,
-        follows: Follows::None,
-        pick: "tail",
-        keeps: NONE_KEPT,
-    },
-    Method {
-        name: "shortgpt",
-        about: "the layers of lowest block influence, one by one",
-        reference: "Men et al., ShortGPT, arXiv 2403.03853",
-        unit: Unit::Layer,
-        follows: Follows::Scores("block-influence"),
-        pick: "lowest",
-        keeps: NONE_KEPT,
-    },
-    Method {
-        name: "relative-magnitude",
-        about: "the layers whose update is smallest beside the stream, one by one",
-        reference: "Samragh et al., arXiv 2312.09299",
-        unit: Unit::Layer,
-        follows: Follows::Scores("relative-magnitude"),
-        pick: "lowest",
-        keeps: NONE_KEPT,
-    },
-    Method {
-        name: "shortened-llama",
-        about: "the layers whose removal, each alone, costs least loss",
-        reference: "Kim et al., Shortened LLaMA, arXiv 2402.02834 (PPL criterion, one shot)",
-        unit: Unit::Layer,
-        follows: Follows::Scores("layer-loss"),
-        pick: "lowest",
-        keeps: NONE_KEPT,
-    },
-    Method {
-        name: "sleb",
-        about: "one layer after the other, each time the one whose removal costs least loss then",
-        reference: "Song et al., SLEB, arXiv 2402.09025",
-        unit: Unit::Layer,
-        follows: Follows::Scores("layer-loss"),
-        pick: "greedy",
-        keeps: NONE_KEPT,
-    },
-    Method {
-        name: "beam",
-        about: "as sleb, four sets of layers at a time",
-        reference: "beam search of width 4 over the loss",
-        unit: Unit::Layer,
-        follows: Follows::Scores("layer-loss"),
-        pick: "beam",
-        keeps: NONE_KEPT,
-    },
-    Method {
-        name: "exact-block",
-        about: "the block whose removal costs least loss, every block measured",
-        reference: "the candidates of Gromov et al., each by what it costs",
-        unit: Unit::Block,
-        follows: Follows::Scores("loss"),
-        pick: "block",
-        keeps: NONE_KEPT,
-    },
-    Method {
-        name: "shortened-taylor",
-        about: "the layers of lowest Taylor score, the first four and the last two kept",
-        reference: "Kim et al., Shortened LLaMA, arXiv 2402.02834 (Taylor+ criterion, one shot)",
-        unit: Unit::Layer,
-        follows: Follows::Scores("taylor"),
-        pick: "lowest",
-        keeps: ENDS_KEPT,
-    },
-    Method {
-        name: "magnitude",
-        about: "the layers of smallest weights, the first four and the last two kept",
-        reference: "Kim et al., Shortened LLaMA, arXiv 2402.02834 (Mag+ criterion, one shot)",
-        unit: Unit::Layer,
-        follows: Follows::Scores("magnitude"),
-        pick: "lowest",
-        keeps: ENDS_KEPT,
-    },
-    Method {
-        name: "ggr",
-        about: "the layers with fewest of the largest gradients",
-        reference: "GGR, arXiv 2210.14012, its share taken for importance",
-        unit: Unit::Layer,
-        follows: Follows::Scores("ggr"),
-        pick: "lowest",
-        keeps: NONE_KEPT,
-    },
-    Method {
-        name: "cka",
-        about: "the layers without which the last stream changes least, by CKA",
-        reference: "Pons et al., arXiv 2405.17081, one shot",
-        unit: Unit::Layer,
-        follows: Follows::Scores("cka"),
-        pick: "lowest",
-        keeps: NONE_KEPT,
-    },
-    Method {
-        name: "quiet",
-        about: "the layers that both turn the stream little and add little to it",
-        reference: "XMerge, arXiv 2609.02083, its pick without its merge",
-        unit: Unit::Layer,
-        follows: Follows::Scores("quiet-on-both"),
-        pick: "lowest",
-        keeps: NONE_KEPT,
-    },
-    Method {
-        name: "given",
-        about: "the layers that are named",
-        reference: "you",
-        unit: Unit::Layer,
-        follows: Follows::None,
-        pick: "given",
-        keeps: NONE_KEPT,
-    },
-];
 
 /// The row called `name`.
 ///
@@ -309,6 +169,12 @@ impl Method {
     pub fn dropped(&self, layers: usize, n: usize, analysis: Option<&Analysis>) -> Result<Vec<usize>> {
         if let Some(range) = self.layers(layers, n)? {
             return Ok(range.collect());
+        }
+        if self.unit == Unit::SubLayer {
+            return Err(Error::request(format!(
+                "method {0} drops sub-layers: prune analyze --method {0}, then prune cut --plan; a recipe drops layers",
+                self.name
+            )));
         }
         let analysis = self.followed(analysis)?;
         let (choice, most) = (analysis.search.best.get(n.wrapping_sub(1)), analysis.search.best.len());

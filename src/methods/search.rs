@@ -1,7 +1,9 @@
 //! From the scores of an analysis to its best choice of every size.
 
+use std::ops::Range;
+
 use super::pick::{Candidates, How, Pick, pick};
-use crate::importance::{Analysis, Choice, Evidence, Protect, Scores, Searched, metric, scores_of};
+use crate::importance::{Analysis, Choice, Evidence, Metric, Protect, Scores, Searched, metric, scores_of};
 use crate::{Context, Result};
 
 /// What to follow.
@@ -30,7 +32,7 @@ impl Search {
     /// As [`Search::pick`]; Request: nothing left to drop, no scores of that metric, a pick that measures as it goes.
     pub fn run(&self, scores: &[Scores], layers: usize) -> Result<Searched> {
         let (metric, pick) = (metric(&self.metric)?, self.pick()?);
-        let allowed = self.protect.allowed(layers);
+        let allowed = in_units(&self.protect.allowed(layers), metric);
         self.protect.check(layers, None)?;
         let candidates = Candidates { metric, scores: scores_of(scores, metric.name)?, allowed: &allowed };
         Ok(self.searched(pick.choose_all(&candidates)?, pick))
@@ -46,7 +48,9 @@ impl Search {
         self.protect.check(layers, most)?;
         let allowed = self.protect.allowed(layers);
         let most = most.unwrap_or_else(|| allowed.len().min(layers - 1));
-        Ok(self.searched(search(evidence, metric(&self.metric)?, &allowed, most)?, pick))
+        let metric = metric(&self.metric)?;
+        let most = most * metric.subject.unit().per_layer();
+        Ok(self.searched(search(evidence, metric, &in_units(&allowed, metric), most)?, pick))
     }
 
     fn searched(&self, best: Vec<Choice>, pick: &Pick) -> Searched {
@@ -58,6 +62,12 @@ impl Search {
             best,
         }
     }
+}
+
+/// These layers, in the units that `metric` is about.
+fn in_units(layers: &Range<usize>, metric: &Metric) -> Range<usize> {
+    let parts = metric.subject.unit().per_layer();
+    layers.start * parts..layers.end * parts
 }
 
 /// Searches an analysis again, by another metric, pick or protection. A plan from before is gone.

@@ -3,7 +3,7 @@
 use serde_json::{Map, json};
 
 use super::*;
-use crate::importance::{DataUsed, Evidence, Moments};
+use crate::importance::{DataUsed, Evidence, Metric, Moments};
 use crate::model::Loss;
 
 fn model(layers: usize) -> PlannedFor {
@@ -115,7 +115,7 @@ impl Evidence for Losing {
         4
     }
 
-    fn losses(&mut self, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>> {
+    fn costs(&mut self, _metric: &Metric, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>> {
         self.1 += 1;
         let of = |dropped: &Vec<usize>, sample: usize| {
             let tokens = 3 + sample;
@@ -164,4 +164,26 @@ fn searches_measure_anew_at_each_step() {
     assert_eq!(method("sleb").unwrap().dropped(4, 2, Some(&measured)).unwrap(), [0, 1]);
     assert_eq!(measured.mark(3).unwrap_err().exit_code(), 2);
     assert_eq!(method("beam").unwrap().dropped(4, 2, Some(&measured)).unwrap_err().exit_code(), 2);
+}
+
+/// A search among sub-layers: its plan leaves them out, and of two of one layer the layer goes whole.
+#[test]
+fn sublayers_become_a_plan() {
+    let mut analysis = analysis(4);
+    let search = method("finercut").unwrap().search(Protect::default()).unwrap();
+    // 2l is the attention of layer l
+    let cost: fn(&[usize]) -> f64 =
+        |dropped| dropped.iter().map(|own| [3.0, 4.0, 0.1, 0.3, 5.0, 0.2, 6.0, 7.0][*own]).sum();
+    let found = search.run_with(&mut Losing(cost, 0), &[], Some(2)).unwrap();
+    let drops: Vec<&Vec<usize>> = found.best.iter().map(|choice| &choice.drop).collect();
+    assert_eq!(drops, [&vec![2], &vec![2, 5], &vec![2, 3, 5], &vec![0, 2, 3, 5]]);
+    analysis.follow(found);
+    analysis.mark(1).unwrap();
+    let plan = analysis.plan.clone().unwrap();
+    assert_eq!((plan.gone().to_string().as_str(), plan.kept().len()), ("attention:1, mlp:2", 4));
+    let text = analysis.to_json().unwrap();
+    assert_eq!(Analysis::from_value(serde_json::from_str(&text).unwrap()).unwrap(), analysis);
+    let row = method("finercut").unwrap();
+    assert_eq!(row.plan(&model(4), 2, Some(&analysis)).unwrap().gone().to_string(), "1, attention:0, mlp:2");
+    assert!(row.dropped(4, 1, Some(&analysis)).unwrap_err().to_string().contains("sub-layers"));
 }

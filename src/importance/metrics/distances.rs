@@ -109,6 +109,20 @@ pub(super) const JS_REVERSED: Metric = Metric {
     usual: false,
 };
 
+pub(super) const JS_OF_SUBLAYERS: Metric = Metric {
+    name: "sublayer-js",
+    about: "Jensen-Shannon divergence of the predictions with and without one attention or MLP alone, nats",
+    subject: Subject::SubLayer,
+    ..JS
+};
+
+pub(super) const JS_REVERSED_OF_SUBLAYERS: Metric = Metric {
+    name: "sublayer-js-reversed",
+    about: "the same with the mean and the predictions the other way round, as FinerCut's code computes it",
+    subject: Subject::SubLayer,
+    ..JS_REVERSED
+};
+
 pub(super) const KL: Metric = Metric {
     name: "kl",
     about: "divergence KL(whole ‖ without the layer) of the predictions, nats; drops single layers",

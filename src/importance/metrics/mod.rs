@@ -25,7 +25,8 @@ pub use distances::{LogitDistance, TokenLogits};
 pub use of_weights::{Needs, OfWeights, Sizes, Weight};
 pub use pair::Pair;
 
-use crate::model::EndOfStack;
+use crate::model::{EndOfStack, StackUnit};
+use crate::plan::{Dropped, SubLayer};
 use crate::{Error, Result};
 
 /// What one value of a metric speaks about.
@@ -42,6 +43,32 @@ pub enum Subject {
 }
 
 impl Subject {
+    /// What is run or left out one by one.
+    #[must_use]
+    pub fn unit(self) -> StackUnit {
+        match self {
+            Self::SubLayer => StackUnit::SubLayer,
+            Self::Block | Self::Layer | Self::Depth => StackUnit::Layer,
+        }
+    }
+
+    /// What goes when `dropped` does, which are numbers of layers or of sub-layers.
+    #[must_use]
+    pub fn gone(self, dropped: &[usize]) -> Dropped {
+        match self {
+            Self::SubLayer => {
+                let mut gone = Dropped::default();
+                for own in dropped {
+                    gone.insert(own / 2, SubLayer::ALL[own % 2]);
+                }
+                gone
+            }
+            Self::Block | Self::Layer | Self::Depth => {
+                Dropped { layers: dropped.iter().copied().collect(), ..Dropped::default() }
+            }
+        }
+    }
+
     /// Lengths of the rows of values for a model of `layers` layers: row n-1 holds the blocks of n layers, and all else
     /// has one row.
     #[must_use]
@@ -206,6 +233,8 @@ pub const METRICS: &[Metric] = &[
     distances::KL,
     distances::ANGULAR,
     distances::NORM,
+    distances::JS_OF_SUBLAYERS,
+    distances::JS_REVERSED_OF_SUBLAYERS,
 ];
 
 /// The row called `name`.

@@ -1,13 +1,13 @@
 //! Search by measured loss, or another distance that is measured of every candidate: the sets of layers that cost least
 //! are extended by every layer they lack, and measured again. With one set kept at a time and the loss that is SLEB
-//! (arXiv 2402.09025, algorithm 1); with more of them a beam search.
+//! (arXiv 2402.09025, algorithm 1), with the distance of predictions and sub-layers for layers FinerCut (arXiv
+//! 2405.18218); with more of them a beam search.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::{Candidates, How, Pick};
-use crate::importance::{Choice, Evaluate, Evidence, Metric, rises};
-use crate::plan::ranges;
+use crate::importance::{Choice, Evaluate, Evidence, Metric, Subject, rises};
 use crate::{Error, Result};
 
 pub(super) const GREEDY: Pick = Pick {
@@ -56,8 +56,9 @@ fn search(
         let rivals: BTreeSet<usize> = rivals.copied().filter(|layer| !choice.drop.contains(layer)).collect();
         choice.rivals = rivals.into_iter().collect();
         let layers = choice.drop.len();
-        let found = ranges(choice.drop.iter().copied());
-        evidence.reached(&format!("{layers} of {most} layers: {found}, {measure} {:+.4}", choice.score));
+        let found = metric.subject.gone(&choice.drop);
+        let what = if metric.subject == Subject::SubLayer { "sub-layers" } else { "layers" };
+        evidence.reached(&format!("{layers} of {most} {what}: {found}, {measure} {:+.4}", choice.score));
         kept = ranked.iter().take(width).map(|place| sets[*place].clone()).collect();
         best.push(choice);
     }

@@ -76,18 +76,24 @@ pub fn pick(name: Option<&str>, metric: &Metric) -> Result<&'static Pick> {
         Some(name) => scored().find(|pick| pick.name == name),
     };
     match found {
-        Some(pick) if matches!(pick.how, How::Blocks(_)) && metric.subject == Subject::Layer => Err(Error::request(
-            format!("strategy {} needs scores of blocks; metric {} scores single layers", pick.name, metric.name),
-        )),
-        Some(pick) if matches!(pick.how, How::Search { .. }) && !is_measured_of_layers(metric) => {
-            let known: Vec<_> = METRICS.iter().filter(|row| is_measured_of_layers(row)).map(|row| row.name).collect();
+        Some(pick)
+            if matches!(pick.how, How::Blocks(_)) && matches!(metric.subject, Subject::Layer | Subject::SubLayer) =>
+        {
+            let single = if metric.subject == Subject::Layer { "layers" } else { "sub-layers" };
+            Err(Error::request(format!(
+                "strategy {} needs scores of blocks; metric {} scores single {single}",
+                pick.name, metric.name
+            )))
+        }
+        Some(pick) if matches!(pick.how, How::Search { .. }) && !is_measured_alone(metric) => {
+            let known: Vec<_> = METRICS.iter().filter(|row| is_measured_alone(row)).map(|row| row.name).collect();
             let (pick, known) = (pick.name, known.join(", "));
             Err(Error::request(format!(
-                "strategy {pick} runs single layers' removal: metric {known}, not {}",
+                "strategy {pick} runs the removal of single layers or sub-layers: metric {known}, not {}",
                 metric.name
             )))
         }
-        Some(_) if !matches!(metric.subject, Subject::Block | Subject::Layer) => Err(Error::request(format!(
+        Some(_) if metric.subject == Subject::Depth => Err(Error::request(format!(
             "metric {} scores no layers, and a plan cannot follow it: name it with --metrics",
             metric.name
         ))),
@@ -100,8 +106,9 @@ pub fn pick(name: Option<&str>, metric: &Metric) -> Result<&'static Pick> {
     }
 }
 
-fn is_measured_of_layers(metric: &Metric) -> bool {
-    metric.subject == Subject::Layer && matches!(metric.value, Evaluate::Loss | Evaluate::Logits(_))
+fn is_measured_alone(metric: &Metric) -> bool {
+    matches!(metric.subject, Subject::Layer | Subject::SubLayer)
+        && matches!(metric.value, Evaluate::Loss | Evaluate::Logits(_))
 }
 
 /// The picks that choose by what is measured.
@@ -116,10 +123,15 @@ impl Pick {
         matches!(self.how, How::Search { .. })
     }
 
-    /// Layers that measuring while it picks computes for each token, at most, for choices of up to `most` of `layers`.
+    /// Layers that measuring while it picks computes for each token, at most, for choices by `metric` of up to `most` of
+    /// `layers`.
     #[must_use]
-    pub fn passes(&self, layers: usize, most: usize) -> usize {
-        if let How::Search { passes, .. } = self.how { passes(layers, most) } else { 0 }
+    pub fn passes(&self, metric: &Metric, layers: usize, most: usize) -> usize {
+        let parts = metric.subject.unit().per_layer();
+        match self.how {
+            How::Search { passes, .. } => passes(parts * layers, parts * most).div_ceil(parts),
+            _ => 0,
+        }
     }
 
     /// The `n` layers to drop by their scores.

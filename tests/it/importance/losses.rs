@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use prune::checkpoint::Checkpoint;
 use prune::importance::{Measured, Protect, Removals, metric, without};
-use prune::methods::method;
+use prune::methods::{Search, method};
 use prune::model::{Budget, Loss, Model, ModelOptions, Residency};
 use prune::progress::Silent;
 use serde_json::Value;
@@ -122,5 +122,32 @@ fn searches_as_the_reference() {
         let sets: Vec<Vec<usize>> = serde_json::from_value(size["sets"].clone()).unwrap();
         assert_eq!((&choice.drop, &choice.runner_up.as_ref().unwrap().drop), (&sets[0], &sets[1]));
         assert!((choice.score + whole - size["loss"][0].as_f64().unwrap()).abs() < 1e-5);
+    }
+}
+
+/// FinerCut's first choices by divergence and by loss, of the demo's model: golden/methods/README.md, section 3.
+#[test]
+fn sublayers_go_as_the_reference_takes_them() {
+    let Some(path) = shared("golden/methods/finercut.json") else { return };
+    let read = |path: &Path| -> Value { serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap() };
+    let (inputs, golden) = (read(&path.with_file_name("inputs.json")), read(&path));
+    let ids: Vec<Vec<u32>> = serde_json::from_value(inputs["rows"]["ids"].clone()).unwrap();
+    let model = open(&shared("demo/model").unwrap(), &options(Residency::Resident));
+    let whole = Loss::total(&model.losses(&ids, 512, "loss", &Silent).unwrap()).mean();
+    for (metric, key, whole, within) in [("sublayer-js", "js", 0.0, 1e-6), ("sublayer-loss", "loss", whole, 1e-5)] {
+        let search =
+            Search { metric: metric.to_owned(), ..method("finercut").unwrap().search(Protect::default()).unwrap() };
+        let mut evidence = Measured::new(&model, &ids, &Silent).unwrap();
+        // two layers' worth
+        let best = search.run_with(&mut evidence, &[], Some(2)).unwrap().best;
+        let order: Vec<usize> = serde_json::from_value(golden["by"][key]["order"].clone()).unwrap();
+        assert_eq!(best.len(), 4);
+        for (step, choice) in best.iter().enumerate() {
+            let mut expected = order[..=step].to_vec();
+            expected.sort_unstable();
+            let value = golden["by"][key]["value"][step].as_f64().unwrap();
+            assert_eq!(choice.drop, expected, "{metric}");
+            assert!((choice.score + whole - value).abs() < within, "{metric}: {} {value}", choice.score + whole);
+        }
     }
 }
