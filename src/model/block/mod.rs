@@ -71,8 +71,8 @@ impl Block {
         self.through(x, context, None)
     }
 
-    /// The stream `[t, d]` that leaves the sub-layer `sublayer` of the block, from the one that enters it; that one where
-    /// the block does without.
+    /// The stream `[t, d]` that leaves the sub-layer `sublayer` of the block, from the one that enters it; that one
+    /// where the block does without.
     ///
     /// # Errors
     /// The device's; a sub-layer that shares its norm with another.
