@@ -123,8 +123,8 @@ impl Pick {
         matches!(self.how, How::Search { .. })
     }
 
-    /// Layers that measuring while it picks computes for each token, at most, for choices by `metric` of up to `most` of
-    /// `layers`.
+    /// Layers that measuring while it picks computes for each token, at most, for choices by `metric` of up to `most`
+    /// of `layers`.
     #[must_use]
     pub fn passes(&self, metric: &Metric, layers: usize, most: usize) -> usize {
         let parts = metric.subject.unit().per_layer();
