@@ -33,7 +33,7 @@ fn products(criterion: &mut Criterion) {
         || ops::linear(&x, &narrow).unwrap(),
         || x.matmul(&narrow.to_dtype(DType::F32).unwrap().t().unwrap()).unwrap(),
     );
-    let four_bit = WeightMatrix::Dense(weight.clone()).quantise(true).unwrap();
+    let four_bit = WeightMatrix::Dense(weight.clone()).quantize(true).unwrap();
     pair(
         criterion,
         ("product, NF4 weight", "dequantise and candle matmul"),

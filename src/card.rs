@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_licence_is_carried_and_nothing_else() {
+    fn the_license_is_carried_and_nothing_else() {
         let card = "---\nlicense: other\nlicense_name: x\ndatasets:\n- a\nlanguage:\n- en\n- de\n# note\ntags: [a]\n---\n# T\n";
         assert_eq!(carried(card), ["license: other", "license_name: x", "language:", "- en", "- de", "# note"]);
         for card in ["", "# T\n", "---\nlicense: mit\n", "text\n---\nlicense: mit\n---\n"] {

@@ -29,7 +29,7 @@ pub fn shown_lines(text: &str) -> Cow<'_, str> {
 
 /// A text of several lines in which colours are set: `ESC [ 38 ; 5 ; 9 m`.
 #[must_use]
-pub fn shown_colours(text: &str) -> String {
+pub fn shown_colors(text: &str) -> String {
     let mut parts = text.split("\u{1b}[");
     let mut seen = shown_lines(parts.next().unwrap_or_default()).into_owned();
     for part in parts {
@@ -111,10 +111,10 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_set_and_nothing_else() {
+    fn colors_are_set_and_nothing_else() {
         let text = "\u{1b}[38;5;9mred\u{1b}[0m\n\u{1b}[2J\u{1b}]0;x\u{7}\u{1b}[1\u{1b}[m";
         let expected = "\u{1b}[38;5;9mred\u{1b}[0m\n\\u{1b}[2J\\u{1b}]0;x\\u{7}\\u{1b}[1\u{1b}[m";
-        assert_eq!(shown_colours(text), expected);
+        assert_eq!(shown_colors(text), expected);
     }
 
     #[test]

@@ -104,9 +104,9 @@ pub(crate) struct AnalyzeArgs {
 pub(crate) fn run(args: &AnalyzeArgs, context: &Context) -> Result<()> {
     let settings = context.settings("analyze", args)?;
     let report = analyze::analyze(&settings, &context.bars)?;
-    context.output.report(&report, || text(&report, context.output.colour()))
+    context.output.report(&report, || text(&report, context.output.color()))
 }
 
-fn text(report: &AnalyzeReport, colour: bool) -> String {
-    report.text(colour)
+fn text(report: &AnalyzeReport, color: bool) -> String {
+    report.text(color)
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use prune::shown::{shown_colours, shown_json, shown_lines, shown_message};
+use prune::shown::{shown_colors, shown_json, shown_lines, shown_message};
 use prune::{Error, Result};
 use serde::Serialize;
 
@@ -18,7 +18,7 @@ impl Output {
     }
 
     /// Whether colours may be used.
-    pub(crate) fn colour(&self) -> bool {
+    pub(crate) fn color(&self) -> bool {
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
     }
 
@@ -43,7 +43,7 @@ impl Output {
         } else {
             let text = text();
             let text = text.trim_end();
-            if self.colour() { print(&shown_colours(text)) } else { print(&shown_lines(text)) }
+            if self.color() { print(&shown_colors(text)) } else { print(&shown_lines(text)) }
         }
     }
 }

@@ -122,7 +122,7 @@ fn curves(analysis: &Analysis, scores: &Triangle, measure: &str) -> Result<LineC
 impl AnalyzeReport {
     /// The report for a terminal.
     #[must_use]
-    pub fn text(&self, colour: bool) -> String {
+    pub fn text(&self, color: bool) -> String {
         let mut text = String::new();
         match &self.pass {
             Some(pass) => pass_text(pass, &mut text),
@@ -130,7 +130,7 @@ impl AnalyzeReport {
             None => {}
         }
         if let Some(analysis) = &self.analysis {
-            analysis_text(analysis, if colour { Paint::Colour } else { Paint::Blocks }, &mut text);
+            analysis_text(analysis, if color { Paint::Color } else { Paint::Blocks }, &mut text);
         }
         for path in &self.written {
             let _ = writeln!(text, "wrote {}", path.display());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::neighbours::Neighbours;
+use super::neighbors::Neighbors;
 use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Entry};
@@ -84,11 +84,12 @@ pub struct BenchReport {
     /// The model it is compared with.
     pub against: Option<ModelBench>,
     /// Processors that other programs kept busy meanwhile, on average; absent where the system does not tell.
-    pub neighbours: Option<f64>,
+    #[serde(rename = "neighbours")]
+    pub neighbors: Option<f64>,
 }
 
 /// Busy processors beside a measurement from which on it is warned of.
-const NEIGHBOURS: f64 = 0.1;
+const NEIGHBORS: f64 = 0.1;
 
 /// One model's figures.
 #[derive(Clone, Debug, Serialize)]
@@ -182,7 +183,7 @@ pub(super) fn measure(settings: &BenchSettings, marks: bool, progress: &dyn Prog
     let prompt_tokens = settings.prompt_tokens.unwrap_or(room.min(512));
     let tokens = (prompt_tokens as u64).saturating_add(settings.tokens as u64);
     let turns = (settings.repetitions as u64).saturating_add(1).saturating_mul(runners.len() as u64);
-    let watch = Neighbours::watch();
+    let watch = Neighbors::watch();
     progress.begin("measuring", turns.saturating_mul(tokens), Unit::Tokens);
     for repetition in 0..=settings.repetitions {
         for runner in &mut runners {
@@ -199,8 +200,8 @@ pub(super) fn measure(settings: &BenchSettings, marks: bool, progress: &dyn Prog
         }
     }
     progress.end();
-    let neighbours = watch.and_then(|watch| watch.processors());
-    if let Some(busy) = neighbours.filter(|busy| *busy > NEIGHBOURS) {
+    let neighbors = watch.and_then(|watch| watch.processors());
+    if let Some(busy) = neighbors.filter(|busy| *busy > NEIGHBORS) {
         progress
             .warn(&format!("other programs kept {busy:.1} processors busy meanwhile: speeds are lower and less sure"));
     }
@@ -212,7 +213,7 @@ pub(super) fn measure(settings: &BenchSettings, marks: bool, progress: &dyn Prog
         repetitions: settings.repetitions,
         model: benches.next().ok_or_else(|| Error::work("nothing was measured"))??,
         against: benches.next().transpose()?,
-        neighbours,
+        neighbors,
     })
 }
 

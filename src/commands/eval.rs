@@ -8,7 +8,7 @@ use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Hub;
 use crate::eval::compare::Comparison;
-use crate::eval::evaluation::{Asked, Evaluation, PassReport, Scored, Tokenised};
+use crate::eval::evaluation::{Asked, Evaluation, PassReport, Scored, Tokenized};
 pub use crate::eval::select::task_names;
 use crate::eval::settings::EvalSettings;
 use crate::eval::source::Source;
@@ -63,16 +63,16 @@ pub fn eval_of(task: &'static dyn Task, settings: &EvalSettings, progress: &dyn 
 /// As [`eval`].
 pub(super) fn eval_sharing(
     settings: &EvalSettings,
-    tokenised: &mut Tokenised,
+    tokenized: &mut Tokenized,
     progress: &dyn Progress,
 ) -> Result<EvalReport> {
-    evaluate(settings, None, tokenised, progress)
+    evaluate(settings, None, tokenized, progress)
 }
 
 fn evaluate(
     settings: &EvalSettings,
     task: Option<&'static dyn Task>,
-    tokenised: &mut Tokenised,
+    tokenized: &mut Tokenized,
     progress: &dyn Progress,
 ) -> Result<EvalReport> {
     let source = || match &settings.data_dir {
@@ -80,7 +80,7 @@ fn evaluate(
         None => Ok(Source::hub(Hub::from_env()?)),
     };
     let asked = Asked::open(settings, task, &source, progress)?;
-    let evaluation = Evaluation::prepare(asked, scored(settings, progress)?, tokenised, progress)?;
+    let evaluation = Evaluation::prepare(asked, scored(settings, progress)?, tokenized, progress)?;
     let mut plan = evaluation.plan()?;
     let mut report = EvalReport {
         model: evaluation.model().to_owned(),

@@ -22,7 +22,7 @@ mod heal_record;
 mod made;
 pub mod merge;
 pub mod methods;
-mod neighbours;
+mod neighbors;
 mod open;
 pub mod run;
 pub mod sample;

@@ -333,9 +333,9 @@ pub(super) mod tests {
         assert!(three.contains("test.jsonl line 1") && three.contains("3 entries"), "{three}");
         let empty = error(&[("test/anatomy_test.csv", "")], 0).to_string();
         assert!(empty.contains("no rows"), "{empty}");
-        let unlabelled =
+        let unlabeled =
             attempt(&[("piqa/validation.jsonl", r#"{"goal":"g","sol1":"a","sol2":"b","label":-1}"#)], "piqa", 0);
-        assert!(unlabelled.unwrap_err().to_string().contains("label is -1"));
+        assert!(unlabeled.unwrap_err().to_string().contains("label is -1"));
     }
 
     #[test]

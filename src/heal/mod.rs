@@ -2,7 +2,7 @@
 //! whole.
 //!
 //! `settings` says what can be asked for, `given` what was, `pass` computes gradients, `trainer` makes steps of them
-//! with `optimiser` and `schedule`, `collective` is who else
+//! with `optimizer` and `schedule`, `collective` is who else
 //! does, `run` is the loop with validations and `state`s to go on from, `journal` its log;
 //! `merge` writes a model with the adapters in its weights, `measure` says what became of its loss; `plan` says
 //! beforehand what all that takes, `needs` of memory.
@@ -15,7 +15,7 @@ mod journal;
 mod measure;
 mod merge;
 mod needs;
-pub mod optimiser;
+pub mod optimizer;
 mod pass;
 mod plan;
 mod run;

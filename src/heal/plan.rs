@@ -23,7 +23,8 @@ pub struct Estimate {
     /// Numbers that are trained.
     pub trained: u64,
     /// Bytes of gradients and of the optimiser.
-    pub optimiser: u64,
+    #[serde(rename = "optimiser")]
+    pub optimizer: u64,
     /// Bytes of activations. Gradients come as activations go: what they share counts as gradients.
     pub activations: u64,
     /// Of a pass, bytes of what entered the layers.
@@ -64,7 +65,7 @@ pub fn estimate(
     let adapters = if settings.train == Train::Lora { 4 * trained } else { 0 };
     let weights = frozen + head + adapters + teacher_bytes;
     // gradients, two moments
-    let optimiser = 12 * trained;
+    let optimizer = 12 * trained;
 
     let needs = Needs::new(checkpoint, spec, settings, device, (weights + 8 * trained, trained));
     let host = if device.is_cuda() { memory::free() / 10 * 9 } else { 0 };
@@ -89,8 +90,8 @@ pub fn estimate(
     Ok(Estimate {
         weights,
         trained,
-        optimiser,
-        activations: bytes - weights - optimiser,
+        optimizer,
+        activations: bytes - weights - optimizer,
         inputs: needs.walked * needs.input,
         policy,
         memory: bytes + memory::OVERHEAD,

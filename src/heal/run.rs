@@ -48,7 +48,7 @@ impl Run<'_> {
     /// Work: its state is broken.
     pub fn restore(&mut self) -> Result<Option<Place>> {
         let parameters = self.trainer.parameters().to_vec();
-        let place = self.dir.restore(&parameters, self.trainer.optimiser_mut())?;
+        let place = self.dir.restore(&parameters, self.trainer.optimizer_mut())?;
         match place.as_ref().map_or(0, |place| place.step) {
             step if step > self.settings.steps => Err(Error::work(format!(
                 "{}: its state is of step {step}, and the run has {}; --restart begins anew",
@@ -165,7 +165,7 @@ impl Run<'_> {
 
     fn save(&self, at: &mut At) -> Result<()> {
         at.journal.sync()?;
-        self.dir.save(&at.place, self.trainer.parameters(), self.trainer.optimiser())?;
+        self.dir.save(&at.place, self.trainer.parameters(), self.trainer.optimizer())?;
         at.saved = Some(at.place.step);
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{MergeOnto, Quant, Train};
-use super::optimiser::AdamW;
+use super::optimizer::AdamW;
 use super::schedule::{Decay, Schedule, warmup_steps};
 use crate::data::{Attention, BadRow, Packing, Separator, Shape, SourceOptions, TextSplit};
 use crate::weights::lora::{LoraSettings, Patterns, Targets};

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::measure::Known;
-use super::optimiser::{Moments, Optimiser};
+use super::optimizer::{Moments, Optimizer};
 use crate::checkpoint::{
     Index, Shard, Slot, Workplace, adopt, made_by, read_json, refuse_strangers, write_file, write_tensor,
 };
@@ -178,18 +178,18 @@ impl WorkDir {
     ///
     /// # Errors
     /// Work: the disk is full, or a parameter cannot be read.
-    pub fn save(&self, place: &Place, parameters: &[(String, Tensor)], optimiser: &Optimiser) -> Result<()> {
+    pub fn save(&self, place: &Place, parameters: &[(String, Tensor)], optimizer: &Optimizer) -> Result<()> {
         let place = serde_json::to_vec(place).map_err(|error| Error::work(error.to_string()))?;
         let mut slots = vec![Slot { name: PLACE.to_owned(), dtype: Dtype::U8, shape: vec![place.len()] }];
         for (name, tensor) in parameters {
             slots.push(slot(format!("value.{name}"), tensor.dims()));
-            if optimiser.moments.contains_key(name) {
+            if optimizer.moments.contains_key(name) {
                 slots.push(slot(format!("first.{name}"), &[tensor.elem_count()]));
                 slots.push(slot(format!("second.{name}"), &[tensor.elem_count()]));
             }
         }
         let moments =
-            |name: &str| optimiser.moments.get(name).ok_or_else(|| Error::work(format!("no moments of {name}")));
+            |name: &str| optimizer.moments.get(name).ok_or_else(|| Error::work(format!("no moments of {name}")));
         self.replace(STATE, slots, |name, file| {
             if name == PLACE {
                 return write_bytes(file, &place);
@@ -207,7 +207,7 @@ impl WorkDir {
     ///
     /// # Errors
     /// Work: a state that is broken or of other parameters.
-    pub fn restore(&self, parameters: &[(String, Tensor)], optimiser: &mut Optimiser) -> Result<Option<Place>> {
+    pub fn restore(&self, parameters: &[(String, Tensor)], optimizer: &mut Optimizer) -> Result<Option<Place>> {
         let path = self.path.join(STATE);
         if !path.exists() {
             return Ok(None);
@@ -218,9 +218,9 @@ impl WorkDir {
             put(&index, &format!("value.{name}"), tensor)?;
             let read =
                 |which: &str| index.load_f32(&format!("{which}.{name}"), &[tensor.elem_count()], tensor.device());
-            optimiser.moments.insert(name.clone(), Moments { first: read("first")?, second: read("second")? });
+            optimizer.moments.insert(name.clone(), Moments { first: read("first")?, second: read("second")? });
         }
-        optimiser.steps = place.step;
+        optimizer.steps = place.step;
         Ok(Some(place))
     }
 

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::collective::{Alone, Collective, Sums, share};
-use super::optimiser::{Optimiser, clip};
+use super::optimizer::{Optimizer, clip};
 use super::pass::{Gradients, PassLoss, PassSettings, parameters, pass};
 use super::schedule::Schedule;
 use super::settings::HealSettings;
@@ -32,7 +32,7 @@ pub struct Trainer<'a> {
     model: &'a Model,
     teacher: Option<(&'a Model, f64, f64)>,
     parameters: Vec<(String, Tensor)>,
-    optimiser: Optimiser,
+    optimizer: Optimizer,
     rates: Schedule,
     clip: Option<f64>,
     dropout: f64,
@@ -65,7 +65,7 @@ impl<'a> Trainer<'a> {
             model,
             teacher: teacher.map(|teacher| (teacher, settings.teacher_weight, settings.temperature)),
             parameters,
-            optimiser: Optimiser::new(settings.adam()),
+            optimizer: Optimizer::new(settings.adam()),
             rates: settings.rates(),
             clip: (settings.clip > 0.0).then_some(settings.clip),
             dropout: settings.dropout,
@@ -85,7 +85,7 @@ impl<'a> Trainer<'a> {
     /// Steps done.
     #[must_use]
     pub fn steps(&self) -> usize {
-        self.optimiser.steps
+        self.optimizer.steps
     }
 
     /// What its passes spend memory on.
@@ -102,13 +102,13 @@ impl<'a> Trainer<'a> {
 
     /// The optimiser, to be saved.
     #[must_use]
-    pub fn optimiser(&self) -> &Optimiser {
-        &self.optimiser
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
     }
 
     /// The optimiser, to be restored.
-    pub fn optimiser_mut(&mut self) -> &mut Optimiser {
-        &mut self.optimiser
+    pub fn optimizer_mut(&mut self) -> &mut Optimizer {
+        &mut self.optimizer
     }
 
     /// One optimiser step on `rows`. If a gradient fails, nothing has changed.
@@ -117,7 +117,7 @@ impl<'a> Trainer<'a> {
     /// Work: a loss, gradient or new parameter that is not finite (named with its layer or parameter), a parameter that
     /// the gradients do not reach. Interrupted.
     pub fn step(&mut self, rows: &[Vec<u32>]) -> Result<StepReport> {
-        let step = self.optimiser.steps;
+        let step = self.optimizer.steps;
         // inside the pool, where every op is: not a thread that wakes the pool and sleeps for each of them
         let computed = rayon::scope(|_| self.parts(rows));
         let (parts, targets) = computed.context(|| format!("step {}", step + 1))?;
@@ -125,11 +125,11 @@ impl<'a> Trainer<'a> {
         let Sums { loss: sums, mut gradients } = self.collective.sum(parts).context(|| format!("step {}", step + 1))?;
         let norm = self.norm(&gradients).context(|| format!("step {}", step + 1))?;
         let (rate, clip) = (self.rates.rate(step), clip(norm, self.clip));
-        self.optimiser.begin_step();
+        self.optimizer.begin_step();
         let mut watch = FiniteWatch::new(self.parameters.len(), self.model.device())?;
         for (index, (name, parameter)) in self.parameters.iter().enumerate() {
             if let Some(gradient) = gradients.remove(name) {
-                self.optimiser.update(name, parameter, &gradient, rate, clip)?;
+                self.optimizer.update(name, parameter, &gradient, rate, clip)?;
                 watch.look(index, parameter)?;
             }
         }
@@ -167,7 +167,7 @@ impl<'a> Trainer<'a> {
         let taught = self.teacher.map(|(teacher, ..)| Last::of(teacher, &batches[own.clone()])).transpose()?;
         let mut parts = vec![Sums::default()];
         for (place, index) in own.enumerate() {
-            let micro_batch = (self.optimiser.steps as u64) << 16 | index as u64;
+            let micro_batch = (self.optimizer.steps as u64) << 16 | index as u64;
             let lesson = self.teacher.zip(taught.as_ref()).map(|((teacher, weight, temperature), taught)| Lesson {
                 head: teacher.head(),
                 x: &taught[place],

@@ -85,7 +85,7 @@ impl Loader<'_> {
         let weight = match four_bit::load_matrix(checkpoint, &tensor.name, &tensor.shape)? {
             weight if load_options.is_unfrozen(self.place) => WeightMatrix::Dense(weight.dense(DType::F32, device)?),
             weight => match load_options.four_bit {
-                Some(double) => weight.quantise(double).context(|| format!("tensor {}", tensor.name))?.on(device)?,
+                Some(double) => weight.quantize(double).context(|| format!("tensor {}", tensor.name))?.on(device)?,
                 None => weight.on(device)?,
             },
         };

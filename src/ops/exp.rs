@@ -35,7 +35,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::simd::vectorised;
+    use crate::ops::simd::vectorized;
 
     /// Units in the last place between `found` and the f64 truth.
     fn ulps(found: f32, x: f32) -> f64 {
@@ -48,7 +48,7 @@ mod tests {
     fn within_two_units_of_f64() {
         let xs: Vec<f32> = (0..2_000_000u32).map(|i| LOW + (HIGH - LOW) * (i as f32 / 2e6)).collect();
         let mut ys = vec![0f32; xs.len()];
-        vectorised(|| ys.iter_mut().zip(&xs).for_each(|(y, x)| *y = exp(*x)));
+        vectorized(|| ys.iter_mut().zip(&xs).for_each(|(y, x)| *y = exp(*x)));
         let worst = xs.iter().zip(&ys).map(|(x, y)| ulps(*y, *x)).fold(0.0, f64::max);
         assert!(worst <= 2.0, "{worst} units");
     }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Storage, Tensor};
 
 use super::cuda::{self, Arg, Grid};
-use super::simd::vectorised;
+use super::simd::vectorized;
 use crate::Result;
 
 /// Whether every element of `x` is finite. What is not f32 and contiguous is copied first.
@@ -25,7 +25,7 @@ pub fn all_finite(x: &Tensor) -> Result<bool> {
     let largest = |values: &[f32]| values.iter().fold(0, |most, value| most.max(value.to_bits() << 1));
     let infinity = f32::INFINITY.to_bits() << 1;
     Ok(values.chunks(4096).all(|chunk| {
-        vectorised(
+        vectorized(
             #[inline(always)]
             || largest(chunk),
         ) < infinity

@@ -10,7 +10,7 @@ use super::exp::exp;
 use super::linear::{WithWeight, with_dense};
 use super::matmul::{DEPTH, Matrix, SKEW, Target, Weight, blocks, multiply, widen_part, with_scratch};
 use super::rows::{Held, Rows, by_rows};
-use super::simd::vectorised;
+use super::simd::vectorized;
 use crate::{Error, Result};
 
 /// One candidate token of one row.
@@ -256,7 +256,7 @@ impl<'a, const LANES: usize, W: Weight> Pass<'a, LANES, W> {
                 }
             }
             for (running, tile) in running.iter_mut().zip(tiles.chunks_exact(n * LANES)) {
-                vectorised(
+                vectorized(
                     #[inline(always)]
                     || running.take(panel.start, tile.as_chunks().0),
                 );
@@ -307,9 +307,9 @@ mod tests {
                 for ((scored, candidates), logits) in scored.iter().zip(&candidates).zip(&logits) {
                     assert_eq!(scored.len(), candidates.len());
                     let max = logits.iter().copied().fold(f64::MIN, f64::max);
-                    let normaliser = max + logits.iter().map(|logit| (logit - max).exp()).sum::<f64>().ln();
+                    let normalizer = max + logits.iter().map(|logit| (logit - max).exp()).sum::<f64>().ln();
                     for (scored, token) in scored.iter().zip(candidates) {
-                        let exact = logits[*token as usize] - normaliser;
+                        let exact = logits[*token as usize] - normalizer;
                         let error = (f64::from(scored.log_likelihood) - exact).abs();
                         assert!(error < 2e-5 * exact.abs().max(1.0), "{} {exact}", scored.log_likelihood);
                     }

@@ -8,7 +8,7 @@ use super::exp::exp;
 use super::linear::{Dense, WithWeight, with_dense};
 use super::matmul::{Matrix, Target, Weight, product, product_back};
 use super::rows::{Held, Rows, by_rows};
-use super::simd::{change_and_sum, max, vectorised};
+use super::simd::{change_and_sum, max, vectorized};
 use crate::{Error, Result};
 
 /// A model to learn from, and how.
@@ -256,7 +256,7 @@ impl Teacher<'_> {
 
 /// -ln p(token); the row's logits become the gradient of that, p - 1(token).
 fn plain(logits: &mut [f32], token: usize) -> Sums {
-    let loss = vectorised(
+    let loss = vectorized(
         #[inline(always)]
         || row_loss(logits, token),
     );
@@ -283,16 +283,16 @@ fn distilled(logits: &mut [f32], token: usize, teacher_logits: &[f32], teacher: 
         probabilities.iter_mut().for_each(|p| *p /= sum);
         (probabilities, f64::from(max) / temperature + f64::from(sum).ln())
     };
-    vectorised(
+    vectorized(
         #[inline(always)]
         || {
-            let (own, own_normaliser) = soft(logits);
-            let (others, other_normaliser) = soft(teacher_logits);
+            let (own, own_normalizer) = soft(logits);
+            let (others, other_normalizer) = soft(teacher_logits);
             let gaps = others
                 .iter()
                 .zip(logits.iter().zip(teacher_logits))
                 .map(|(q, (own, other))| f64::from(*q) * (f64::from(*other) - f64::from(*own)) / temperature);
-            let divergence = gaps.sum::<f64>() - other_normaliser + own_normaliser;
+            let divergence = gaps.sum::<f64>() - other_normalizer + own_normalizer;
             let cross_entropy = row_loss(logits, token);
             let (hard, soft) = ((1.0 - weight) as f32, (weight * temperature) as f32);
             for (logit, (p, q)) in logits.iter_mut().zip(own.iter().zip(&others)) {

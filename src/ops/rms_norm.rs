@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::cuda::{self, Arg, Grid};
 use super::rows::{AllWritten, Held, Rows, by_rows, filled_rows};
-use super::simd::{dot, sum2, vectorised};
+use super::simd::{dot, sum2, vectorized};
 use crate::{Error, Result};
 
 /// x / sqrt(mean(x²) + eps) · weight over the last dimension: `x` is `[.., d]`, `weight` `[d]`, both f32.
@@ -231,7 +231,7 @@ impl RmsNorm {
     fn weight_gradient(&self, x: Rows, dy: Rows) -> Vec<f32> {
         let blocks = (0..x.count.div_ceil(ROWS)).into_par_iter().map(|block| {
             let mut sum = vec![0f32; x.width];
-            vectorised(|| {
+            vectorized(|| {
                 for row in block * ROWS..((block + 1) * ROWS).min(x.count) {
                     let (x, dy) = (x.row(row), dy.row(row));
                     let factor = self.factor(x);

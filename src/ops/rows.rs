@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, Layout as Strides, Result, Storage, StorageRef, Te
 use rayon::prelude::*;
 
 use super::matmul::{Matrix, Target};
-use super::simd::vectorised;
+use super::simd::vectorized;
 
 /// Rows of `width` consecutive numbers; a view into a wider tensor has a stride above its width.
 #[derive(Clone, Copy)]
@@ -128,7 +128,7 @@ pub(crate) fn filled_rows<const N: usize>(
         let blocks: Vec<[NewRow; N]> =
             (0..count.div_ceil(rows)).map(|_| parts.each_mut().map(|parts| parts.next().unwrap_or_default())).collect();
         let fill = |(block, mut parts): (usize, [NewRow; N])| {
-            vectorised(
+            vectorized(
                 #[inline(always)]
                 || {
                     for row in 0..parts[0].len() / width {

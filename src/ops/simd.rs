@@ -34,7 +34,7 @@ pub fn vector_units() -> Option<&'static str> {
 /// Runs `work` compiled for the widest vectors of this machine. Everything in `work` that is to profit must be inlined
 /// into it, so helpers that it calls carry `#[inline(always)]`.
 #[inline(always)]
-pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
@@ -251,8 +251,8 @@ mod tests {
             let a: Vec<f32> = (0..len).map(|i| (i as f32 * 0.7).sin()).collect();
             let b: Vec<f32> = (0..len).map(|i| (i as f32 * 1.3).cos()).collect();
             let exact: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-            assert!((f64::from(vectorised(|| dot(&a, &b))) - exact).abs() < 1e-5);
-            assert_eq!(vectorised(|| dot(&a, &b)).to_bits(), dot(&a, &b).to_bits());
+            assert!((f64::from(vectorized(|| dot(&a, &b))) - exact).abs() < 1e-5);
+            assert_eq!(vectorized(|| dot(&a, &b)).to_bits(), dot(&a, &b).to_bits());
         }
     }
 }

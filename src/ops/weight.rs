@@ -106,9 +106,9 @@ impl WeightMatrix {
     ///
     /// # Errors
     /// Work: a weight that is not finite.
-    pub fn quantise(&self, double: bool) -> Result<Self> {
+    pub fn quantize(&self, double: bool) -> Result<Self> {
         match self {
-            Self::Dense(weight) => Ok(Self::FourBit(Arc::new(Nf4Weight::quantise(weight, double)?))),
+            Self::Dense(weight) => Ok(Self::FourBit(Arc::new(Nf4Weight::quantize(weight, double)?))),
             Self::FourBit(_) | Self::OnGpu(_) => Ok(self.clone()),
         }
     }
@@ -132,7 +132,7 @@ impl WeightMatrix {
     fn on_gpu(&self) -> Result<Tensor> {
         match self {
             Self::Dense(weight) => Ok(weight.clone()),
-            Self::OnGpu(weight) => weight.dequantise(cuda::products(weight.device())),
+            Self::OnGpu(weight) => weight.dequantize(cuda::products(weight.device())),
             Self::FourBit(_) => Err(Error::work("linear: the weight is in main memory, the numbers on a GPU")),
         }
     }
@@ -144,8 +144,8 @@ impl WeightMatrix {
     pub fn dense(&self, dtype: DType, device: &Device) -> Result<Tensor> {
         match self {
             Self::Dense(weight) => Ok(weight.to_dtype(dtype)?.to_device(device)?),
-            Self::FourBit(weight) => weight.dequantise(dtype, device),
-            Self::OnGpu(weight) => Ok(weight.dequantise(DType::F32)?.to_dtype(dtype)?.to_device(device)?),
+            Self::FourBit(weight) => weight.dequantize(dtype, device),
+            Self::OnGpu(weight) => Ok(weight.dequantize(DType::F32)?.to_dtype(dtype)?.to_device(device)?),
         }
     }
 
@@ -320,7 +320,7 @@ mod tests {
     fn weights(o: usize, i: usize) -> Vec<WeightMatrix> {
         let dense = WeightMatrix::Dense(random(2, o, i));
         let narrow = WeightMatrix::Dense(random(3, o, i).to_dtype(DType::BF16).unwrap());
-        vec![dense.quantise(false).unwrap(), dense.quantise(true).unwrap(), narrow, dense]
+        vec![dense.quantize(false).unwrap(), dense.quantize(true).unwrap(), narrow, dense]
     }
 
     /// The product and its gradient equal those of the matrix written out.

@@ -5,7 +5,7 @@ use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
 use plotters::element::{Circle, PathElement, Polygon, Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color, FontTransform, IntoFont, RGBColor, TextStyle};
+use plotters::style::{Color as _, FontTransform, IntoFont, RGBColor, TextStyle};
 
 use super::letters;
 use crate::shown::shown;
@@ -22,15 +22,15 @@ const FAMILY: &str = "Ubuntu, 'Segoe UI', 'Helvetica Neue', Helvetica, 'DejaVu S
 pub(super) const WIDEST: f64 = 1.2;
 
 /// Ink.
-pub(super) type Colour = [u8; 3];
-pub(super) const BLACK: Colour = [20, 20, 20];
-pub(super) const WHITE: Colour = [255, 255, 255];
-pub(super) const GREY: Colour = [110, 110, 110];
-pub(super) const PALE: Colour = [225, 225, 225];
+pub(super) type Color = [u8; 3];
+pub(super) const BLACK: Color = [20, 20, 20];
+pub(super) const WHITE: Color = [255, 255, 255];
+pub(super) const GRAY: Color = [110, 110, 110];
+pub(super) const PALE: Color = [225, 225, 225];
 /// Black and white on coloured ground, which stay as they are where a dark page replaces the others.
-pub(super) const JET: Colour = [21, 21, 21];
-pub(super) const SNOW: Colour = [254, 254, 254];
-pub(super) const RED: Colour = [214, 39, 40];
+pub(super) const JET: Color = [21, 21, 21];
+pub(super) const SNOW: Color = [254, 254, 254];
+pub(super) const RED: Color = [214, 39, 40];
 
 /// A drawing that can be had as SVG and as PNG.
 pub trait Figure {
@@ -107,7 +107,7 @@ pub(super) type At = (f64, f64);
 pub(super) struct Letters {
     /// Size in units.
     pub(super) size: f64,
-    pub(super) colour: Colour,
+    pub(super) color: Color,
     /// Which side of the text is at the point.
     pub(super) across: HPos,
     /// Reads upwards.
@@ -117,14 +117,14 @@ pub(super) struct Letters {
 impl Letters {
     /// Black, to the right of its point, centred on its height.
     pub(super) fn new(size: f64) -> Self {
-        Self { size, colour: BLACK, across: HPos::Left, is_upright: false }
+        Self { size, color: BLACK, across: HPos::Left, is_upright: false }
     }
 
-    pub(super) fn colour(self, colour: Colour) -> Self {
-        Self { colour, ..self }
+    pub(super) fn color(self, color: Color) -> Self {
+        Self { color, ..self }
     }
 
-    pub(super) fn centred(self) -> Self {
+    pub(super) fn centered(self) -> Self {
         Self { across: HPos::Center, ..self }
     }
 
@@ -140,7 +140,7 @@ impl Letters {
     fn style(self) -> TextStyle<'static> {
         let transform = if self.is_upright { FontTransform::Rotate270 } else { FontTransform::None };
         let font = (FAMILY, self.size * DOTS * LINE).into_font().transform(transform);
-        TextStyle { color: ink(self.colour).to_backend_color(), ..font.into() }.pos(Pos::new(self.across, VPos::Center))
+        TextStyle { color: ink(self.color).to_backend_color(), ..font.into() }.pos(Pos::new(self.across, VPos::Center))
     }
 }
 
@@ -149,21 +149,21 @@ impl<B: DrawingBackend> Canvas<B> {
         result.map_err(|error| Error::work(format!("drawing: {error}")))
     }
 
-    pub(super) fn fill(&self, a: At, b: At, colour: Colour) -> Result<()> {
-        self.done(self.area.draw(&Rectangle::new([place(a), place(b)], ink(colour).filled())))
+    pub(super) fn fill(&self, a: At, b: At, color: Color) -> Result<()> {
+        self.done(self.area.draw(&Rectangle::new([place(a), place(b)], ink(color).filled())))
     }
 
     /// A frame `width` units wide, inside the rectangle.
-    pub(super) fn frame(&self, a: At, b: At, colour: Colour, width: f64) -> Result<()> {
-        self.fill(a, (b.0, a.1 + width), colour)?;
-        self.fill((a.0, b.1 - width), b, colour)?;
-        self.fill(a, (a.0 + width, b.1), colour)?;
-        self.fill((b.0 - width, a.1), b, colour)
+    pub(super) fn frame(&self, a: At, b: At, color: Color, width: f64) -> Result<()> {
+        self.fill(a, (b.0, a.1 + width), color)?;
+        self.fill((a.0, b.1 - width), b, color)?;
+        self.fill(a, (a.0 + width, b.1), color)?;
+        self.fill((b.0 - width, a.1), b, color)
     }
 
-    pub(super) fn line(&self, points: impl IntoIterator<Item = At>, colour: Colour, width: f64) -> Result<()> {
+    pub(super) fn line(&self, points: impl IntoIterator<Item = At>, color: Color, width: f64) -> Result<()> {
         let points: Vec<_> = points.into_iter().map(place).collect();
-        let style = ink(colour).stroke_width((width * DOTS).round().max(1.0) as u32);
+        let style = ink(color).stroke_width((width * DOTS).round().max(1.0) as u32);
         self.done(self.area.draw(&PathElement::new(points, style)))
     }
 
@@ -171,7 +171,7 @@ impl<B: DrawingBackend> Canvas<B> {
     pub(super) fn dashes(
         &self,
         points: impl IntoIterator<Item = At>,
-        colour: Colour,
+        color: Color,
         width: f64,
         (on, off): (f64, f64),
     ) -> Result<()> {
@@ -187,7 +187,7 @@ impl<B: DrawingBackend> Canvas<B> {
                 let at = (x0 + (x1 - x0) * done / length, y0 + (y1 - y0) * done / length);
                 if is_on {
                     dash.push(at);
-                    self.line(std::mem::take(&mut dash), colour, width)?;
+                    self.line(std::mem::take(&mut dash), color, width)?;
                 } else {
                     dash = vec![at];
                 }
@@ -199,16 +199,16 @@ impl<B: DrawingBackend> Canvas<B> {
                 dash.push((x1, y1));
             }
         }
-        if is_on && dash.len() > 1 { self.line(dash, colour, width) } else { Ok(()) }
+        if is_on && dash.len() > 1 { self.line(dash, color, width) } else { Ok(()) }
     }
 
-    pub(super) fn polygon(&self, points: impl IntoIterator<Item = At>, colour: Colour, opacity: f64) -> Result<()> {
+    pub(super) fn polygon(&self, points: impl IntoIterator<Item = At>, color: Color, opacity: f64) -> Result<()> {
         let points: Vec<_> = points.into_iter().map(place).collect();
-        self.done(self.area.draw(&Polygon::new(points, ink(colour).mix(opacity).filled())))
+        self.done(self.area.draw(&Polygon::new(points, ink(color).mix(opacity).filled())))
     }
 
-    pub(super) fn disc(&self, at: At, radius: f64, colour: Colour) -> Result<()> {
-        self.done(self.area.draw(&Circle::new(place(at), (radius * DOTS).round() as i32, ink(colour).filled())))
+    pub(super) fn disc(&self, at: At, radius: f64, color: Color) -> Result<()> {
+        self.done(self.area.draw(&Circle::new(place(at), (radius * DOTS).round() as i32, ink(color).filled())))
     }
 
     pub(super) fn text(&self, text: &str, at: At, how: Letters) -> Result<()> {
@@ -230,7 +230,7 @@ impl<B: DrawingBackend> Canvas<B> {
                 false => (x.round() as i32 + across, y.round() as i32 + down),
                 true => (x.round() as i32 + down, y.round() as i32 - across),
             };
-            self.done(self.area.draw_pixel(dot, &ink(how.colour).mix(cover)))
+            self.done(self.area.draw_pixel(dot, &ink(how.color).mix(cover)))
         })
     }
 
@@ -261,7 +261,7 @@ fn place((x, y): At) -> (i32, i32) {
     ((x * DOTS).round() as i32, (y * DOTS).round() as i32)
 }
 
-fn ink([r, g, b]: Colour) -> RGBColor {
+fn ink([r, g, b]: Color) -> RGBColor {
     RGBColor(r, g, b)
 }
 

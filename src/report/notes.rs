@@ -2,7 +2,7 @@
 
 use plotters::backend::DrawingBackend;
 
-use super::canvas::{Canvas, GREY, Letters, WIDEST};
+use super::canvas::{Canvas, GRAY, Letters, WIDEST};
 use super::letters;
 use crate::Result;
 
@@ -20,7 +20,7 @@ pub(super) fn height(note: &str, width: f64) -> u32 {
 
 /// Draws it below `top`.
 pub(super) fn draw<B: DrawingBackend>(canvas: &Canvas<B>, note: &str, top: f64, width: f64) -> Result<()> {
-    let letters = Letters::new(SIZE).colour(GREY);
+    let letters = Letters::new(SIZE).color(GRAY);
     let lines = lines(note, width - 2.0 * MARGIN);
     lines.iter().enumerate().try_for_each(|(index, line)| {
         let line = canvas.fitting(line, letters, width - 2.0 * MARGIN);

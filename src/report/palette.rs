@@ -2,19 +2,19 @@
 
 use colorous::VIRIDIS;
 
-use super::canvas::{BLACK, Colour, GREY, PALE, WHITE};
+use super::canvas::{BLACK, Color, GRAY, PALE, WHITE};
 
 /// An ink on white paper, and the one that stands for it on dark paper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ink {
-    pub(super) light: Colour,
-    pub(super) dark: Colour,
+    pub(super) light: Color,
+    pub(super) dark: Color,
 }
 
 /// Letters, lines and paper of every figure.
 const PAPER: [Ink; 4] = [
     Ink { light: BLACK, dark: [233, 236, 240] },
-    Ink { light: GREY, dark: [156, 164, 175] },
+    Ink { light: GRAY, dark: [156, 164, 175] },
     Ink { light: PALE, dark: [48, 54, 61] },
     Ink { light: WHITE, dark: [19, 22, 27] },
 ];
@@ -43,8 +43,8 @@ pub(super) fn step(index: usize, count: usize) -> Ink {
     let place = index as f64 / count.saturating_sub(1).max(1) as f64;
     let part = (place * last).round().clamp(0.0, last) / last;
     let at = |part: f64| {
-        let colour = VIRIDIS.eval_continuous(part);
-        [colour.r, colour.g, colour.b]
+        let color = VIRIDIS.eval_continuous(part);
+        [color.r, color.g, color.b]
     };
     Ink { light: at(0.58 * part), dark: at(0.42 + 0.58 * part) }
 }
@@ -60,7 +60,7 @@ pub(super) fn is_paper(ink: Ink) -> bool {
 }
 
 /// As CSS and SVG write it.
-pub(super) fn hex([r, g, b]: Colour) -> String {
+pub(super) fn hex([r, g, b]: Color) -> String {
     format!("#{r:02X}{g:02X}{b:02X}")
 }
 
@@ -69,12 +69,12 @@ pub(super) mod tests {
     use super::*;
 
     /// Contrast of two colours as WCAG 2 defines it, 1 to 21.
-    pub(in super::super) fn contrast(a: Colour, b: Colour) -> f64 {
+    pub(in super::super) fn contrast(a: Color, b: Color) -> f64 {
         let linear = |part: u8| {
             let part = f64::from(part) / 255.0;
             if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
         };
-        let light = |[r, g, b]: Colour| 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+        let light = |[r, g, b]: Color| 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
         let (a, b) = (light(a), light(b));
         (a.max(b) + 0.05) / (a.min(b) + 0.05)
     }
@@ -94,7 +94,7 @@ pub(super) mod tests {
 
     #[test]
     fn every_ink_is_replaced_by_one() {
-        let mut light: Vec<Colour> = replaced().map(|ink| ink.light).collect();
+        let mut light: Vec<Color> = replaced().map(|ink| ink.light).collect();
         let count = light.len();
         light.sort_unstable();
         light.dedup();

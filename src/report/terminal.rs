@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::triangle::{Triangle, colour, takes_black};
+use super::triangle::{Triangle, color, takes_black};
 
 /// What a terminal shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Paint {
     /// The 256 ANSI colours.
-    Colour,
+    Color,
     /// Blocks of Unicode, no colour.
     Blocks,
     /// ASCII: digits, 0 what goes first.
@@ -91,8 +91,8 @@ fn cell(rescaled: f64, width: usize, paint: Paint, shape: Shape, is_best: bool) 
     let pick = |letters: &[char]| letters[((rescaled * letters.len() as f64) as usize).min(letters.len() - 1)];
     let fill = |letter: char| letter.to_string().repeat(width);
     match (paint, shape) {
-        (Paint::Colour, _) => {
-            let ink = colour(rescaled);
+        (Paint::Color, _) => {
+            let ink = color(rescaled);
             let text = if is_best { format!("{:<width$}", "●") } else { " ".repeat(width) };
             let letter = if takes_black(ink) { 16 } else { 231 };
             format!("\x1b[48;5;{};38;5;{letter}m{text}\x1b[0m", ansi(ink))
@@ -105,10 +105,10 @@ fn cell(rescaled: f64, width: usize, paint: Paint, shape: Shape, is_best: bool) 
 }
 
 /// The nearest of the 216 colours of the ANSI cube.
-fn ansi(colour: [u8; 3]) -> u8 {
+fn ansi(color: [u8; 3]) -> u8 {
     let level =
         |part: u8| [0u8, 95, 135, 175, 215, 255].iter().enumerate().min_by_key(|(_, level)| level.abs_diff(part));
-    let [r, g, b] = colour.map(|part| level(part).map_or(0, |(index, _)| index as u8));
+    let [r, g, b] = color.map(|part| level(part).map_or(0, |(index, _)| index as u8));
     16 + 36 * r + 6 * g + b
 }
 
@@ -158,7 +158,7 @@ mod tests {
     fn every_paint_has_the_same_shape() {
         for layers in [2, 5, 16, 32, 40] {
             let scores = scores(layers);
-            let maps = [Paint::Colour, Paint::Blocks, Paint::Plain].map(|paint| triangle_map(&scores, paint).unwrap());
+            let maps = [Paint::Color, Paint::Blocks, Paint::Plain].map(|paint| triangle_map(&scores, paint).unwrap());
             let shape = |text: &str| bare(text).lines().map(|line| line.chars().count()).collect::<Vec<_>>();
             assert_eq!(shape(&maps[0]), shape(&maps[1]));
             assert_eq!(shape(&maps[1]), shape(&maps[2]));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_of_the_cube() {
+    fn colors_of_the_cube() {
         assert_eq!((ansi([0, 0, 0]), ansi([255, 255, 255]), ansi([250, 4, 0])), (16, 231, 196));
     }
 }

@@ -64,12 +64,12 @@ impl Triangle {
 
 /// Colour of a rescaled score: yellow goes first, purple last. The steps look equally large, on a screen, in grey and
 /// to the colour-blind.
-pub(super) fn colour(rescaled: f64) -> [u8; 3] {
-    let colour = VIRIDIS.eval_continuous(1.0 - rescaled.clamp(0.0, 1.0));
-    [colour.r, colour.g, colour.b]
+pub(super) fn color(rescaled: f64) -> [u8; 3] {
+    let color = VIRIDIS.eval_continuous(1.0 - rescaled.clamp(0.0, 1.0));
+    [color.r, color.g, color.b]
 }
 
-/// Whether black reads better than white on `colour`.
+/// Whether black reads better than white on `color`.
 pub(super) fn takes_black([r, g, b]: [u8; 3]) -> bool {
     0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b) > 140.0
 }
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn yellow_goes_first() {
-        let ([r, g, b], [r1, g1, b1]) = (colour(0.0), colour(1.0));
+        let ([r, g, b], [r1, g1, b1]) = (color(0.0), color(1.0));
         assert!(r > 200 && g > 200 && b < 60 && takes_black([r, g, b]));
         assert!(r1 < 90 && g1 < 20 && b1 > 70 && !takes_black([r1, g1, b1]));
     }

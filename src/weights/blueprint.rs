@@ -240,7 +240,7 @@ fn parts(source: &Checkpoint, name: &str, (expr, dtype, double): (&Expr, DType, 
         pieces.push(settled(name, expr, &piece, dtype)?);
         Ok(())
     })?;
-    let weight = Nf4Weight::quantise(&Tensor::cat(&pieces, 0)?, double).context(place)?;
+    let weight = Nf4Weight::quantize(&Tensor::cat(&pieces, 0)?, double).context(place)?;
     Ok(four_bit::parts(name, &weight))
 }
 

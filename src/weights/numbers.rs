@@ -68,9 +68,9 @@ impl<'a> Numbers<'a> {
             Expr::Quantized(of, double) => match Self::of(of, source)? {
                 Self::FourBit(weight) => Self::FourBit(weight),
                 Self::Dense(index, entry) => {
-                    Self::FourBit(Nf4Weight::quantise(&index.load(&entry.name, &entry.shape, &Device::Cpu)?, *double)?)
+                    Self::FourBit(Nf4Weight::quantize(&index.load(&entry.name, &entry.shape, &Device::Cpu)?, *double)?)
                 }
-                numbers => Self::FourBit(Nf4Weight::quantise(&numbers.whole(DType::F32)?, *double)?),
+                numbers => Self::FourBit(Nf4Weight::quantize(&numbers.whole(DType::F32)?, *double)?),
             },
         })
     }

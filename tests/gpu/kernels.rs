@@ -94,7 +94,7 @@ pub(crate) fn kernels(device: &Device, len: usize) {
     eprintln!(
         "launches     a small kernel {kernel:.1} us, a small product {product:.1} us, candle's own {scaled:.1} us"
     );
-    let weight = WeightMatrix::Dense(random(3, 11_008, 4096)).quantise(true).unwrap().on(device).unwrap();
+    let weight = WeightMatrix::Dense(random(3, 11_008, 4096)).quantize(true).unwrap().on(device).unwrap();
     let x = narrow(8, 4096, device);
     let seconds = best(5, device, || {
         weight.linear(&x).unwrap();

@@ -197,7 +197,7 @@ fn products() {
             let dense = WeightMatrix::Dense(random(2, o, i));
             let narrow = WeightMatrix::Dense(random(3, o, i).to_dtype(DType::BF16).unwrap());
             let half = WeightMatrix::Dense(random(3, o, i).to_dtype(DType::F16).unwrap());
-            let (plain, double) = (dense.quantise(false).unwrap(), dense.quantise(true).unwrap());
+            let (plain, double) = (dense.quantize(false).unwrap(), dense.quantize(true).unwrap());
             for weight in [plain.clone(), double.clone(), narrow, half, dense] {
                 let moved = weight.on(&gpu.device).unwrap();
                 assert_eq!(moved.shape().unwrap(), (o, i));
@@ -237,7 +237,7 @@ fn four_bits_to_bf16() {
     // an odd number of weights, and one row: x picks single weights out
     let weight = WeightMatrix::Dense(random(2, 7, 65));
     for double in [false, true] {
-        let weight = weight.quantise(double).unwrap();
+        let weight = weight.quantize(double).unwrap();
         let eye = Tensor::eye(65, DType::F32, &Device::Cpu).unwrap().to_device(&gpu.device).unwrap();
         let columns = weight.on(&gpu.device).unwrap().linear(&eye).unwrap();
         let expected = weight.dense(DType::BF16, &Device::Cpu).unwrap().t().unwrap();

@@ -80,9 +80,9 @@ fn four_bits_are_those_of_bitsandbytes() {
     assert_eq!(golden.floats("codes"), CODES);
     assert_eq!(golden.floats("double.map"), dynamic_map());
     let rows = golden.0["rows"].to_dtype(DType::U32).unwrap();
-    let decoded = |weight: &Nf4Weight| weight.dequantise(DType::F32, &Device::Cpu).unwrap();
+    let decoded = |weight: &Nf4Weight| weight.dequantize(DType::F32, &Device::Cpu).unwrap();
 
-    let plain = Nf4Weight::quantise(&matrix, false).unwrap();
+    let plain = Nf4Weight::quantize(&matrix, false).unwrap();
     let Scales::Plain(scales) = plain.scales() else { panic!("plain scales were asked for") };
     assert_eq!(plain.packed(), golden.bytes("packed"));
     assert_eq!(*scales, golden.floats("scales"));
@@ -99,7 +99,7 @@ fn four_bits_are_those_of_bitsandbytes() {
     let theirs = Nf4Weight::new(golden.bytes("packed"), scales, CODES, BLOCK, (130, 128), DType::F32).unwrap();
     golden.near("double.decoded", &decoded(&theirs).index_select(&rows, 0).unwrap(), 0.0);
 
-    let own = Nf4Weight::quantise(&matrix, true).unwrap();
+    let own = Nf4Weight::quantize(&matrix, true).unwrap();
     let Scales::Double { codes, outer, offset: own_offset, .. } = own.scales() else {
         panic!("double scales were asked for")
     };

@@ -13,7 +13,7 @@ use crate::commands::eval::{self, EvalReport};
 use crate::commands::heal::settled;
 use crate::commands::open;
 use crate::data::{Purpose, SequenceOptions, Sequences, StreamOptions, Tokenizer, TrainStream};
-use crate::eval::evaluation::Tokenised;
+use crate::eval::evaluation::Tokenized;
 use crate::eval::settings::EvalSettings;
 use crate::heal::{self, HealSettings};
 use crate::importance::Protect;
@@ -37,7 +37,7 @@ impl Checked<'_> {
     pub(super) fn check(
         &self,
         wanted: &[Wanted],
-        tokenised: &mut Tokenised,
+        tokenized: &mut Tokenized,
         scored: bool,
         progress: &dyn Progress,
     ) -> Result<Option<EvalReport>> {
@@ -61,7 +61,7 @@ impl Checked<'_> {
             Some(settings) if !scored => {
                 let model = Some(self.recipe.model.clone());
                 let settings = EvalSettings { model, dry_run: true, out: None, ..settings.clone() };
-                eval::eval_sharing(&settings, tokenised, quiet).context(|| "dense/scores").map(Some)
+                eval::eval_sharing(&settings, tokenized, quiet).context(|| "dense/scores").map(Some)
             }
             _ => Ok(None),
         }

@@ -23,7 +23,7 @@ use crate::commands::eval;
 use crate::commands::heal::{self, HealResult};
 use crate::commands::merge::{self, MergeSettings};
 use crate::commands::open;
-use crate::eval::evaluation::Tokenised;
+use crate::eval::evaluation::Tokenized;
 use crate::eval::settings::EvalSettings;
 use crate::eval::table::FigureReport;
 use crate::heal::{HealSettings, Known, MergeOnto};
@@ -88,10 +88,10 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let wanted = recipe.drop.wanted(spec.layers)?;
     let keys = Keys::new(recipe, &checkpoint)?;
-    let mut tokenised = None;
+    let mut tokenized = None;
     let scored = keys.is_scored(&State::look(Some(out))?)?;
     let checked = Checked { recipe, checkpoint: &checkpoint, spec: &spec };
-    checked.check(&wanted, &mut tokenised, scored, progress)?;
+    checked.check(&wanted, &mut tokenized, scored, progress)?;
     let state = State::open(out)?;
     let mut line = Line {
         recipe,
@@ -99,7 +99,7 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
         keys,
         progress,
         count: Count::new(progress, stages(recipe, wanted.len())),
-        tokenised,
+        tokenized,
         measured: Known::new(),
         stages: Vec::new(),
         made: Vec::new(),
@@ -175,7 +175,7 @@ struct Line<'a> {
     keys: Keys<'a>,
     progress: &'a dyn Progress,
     count: Count<'a>,
-    tokenised: Tokenised,
+    tokenized: Tokenized,
     /// Losses of models as they lie on disk: the dense one is measured once.
     measured: Known,
     stages: Vec<String>,
@@ -212,10 +212,10 @@ impl<'a> Line<'a> {
         let told = self.begin(&stage);
         let settings =
             EvalSettings { model: Some(model.path), adapter: model.adapter, force: true, ..settings.clone() };
-        let tokenised = &mut self.tokenised;
+        let tokenized = &mut self.tokenized;
         let figures = self.state.run(&stage, &told, |out, progress| {
             let settings = EvalSettings { out: Some(out.to_owned()), ..settings };
-            eval::eval_sharing(&settings, tokenised, progress).map(|report| report.figures)
+            eval::eval_sharing(&settings, tokenized, progress).map(|report| report.figures)
         });
         figures.map(Some)
     }

@@ -97,7 +97,7 @@ pub struct Scored {
 
 /// Questions that were read and tokenised, and a digest of everything they depend on but the data's content: the next
 /// evaluation takes them where they are the same ones.
-pub type Tokenised = Option<(String, Job)>;
+pub type Tokenized = Option<(String, Job)>;
 
 /// An evaluation whose questions are ready.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ impl<'a> Evaluation<'a> {
     pub fn prepare(
         asked: Asked,
         scored: Scored,
-        tokenised: &'a mut Tokenised,
+        tokenized: &'a mut Tokenized,
         progress: &dyn Progress,
     ) -> Result<Self> {
         let Asked { settings, source, selection, place, before } = asked;
@@ -147,11 +147,11 @@ impl<'a> Evaluation<'a> {
         let other = settings.against.clone().map(|path| against(path, &about)).transpose()?;
         let encoder = Encoder::new(&tokenizer, settings.compat, settings.bos, max_length, settings.paper)?;
         let asked = questions(&settings, &selection, &about);
-        let job = match tokenised.take() {
+        let job = match tokenized.take() {
             Some((digest, job)) if digest == asked => job,
             _ => Job::prepare(selection, &source, &encoder, &settings, &Room::new(host.usable()), progress)?,
         };
-        let job = &tokenised.insert((asked, job)).1;
+        let job = &tokenized.insert((asked, job)).1;
         let known = before.map(|before| before.known(job, &about, &settings)).transpose()?.unwrap_or_default();
         let rooms: Vec<usize> = job.requests.iter().filter_map(generate::room).collect();
         let endings = (!rooms.is_empty()).then(|| Endings::new(tokenizer, &checkpoint)).transpose()?;

@@ -1,6 +1,6 @@
 //! ARC, easy and challenge.
 
-use super::choice::{MultipleChoice, Question, labelled};
+use super::choice::{MultipleChoice, Question, labeled};
 use super::{ACC_AND_NORM, About, Config, Sampler};
 use crate::Result;
 use crate::eval::fields::{Fields, text};
@@ -35,5 +35,5 @@ const DEFINITION: &str = r#"{"doc_to_text": "Question: {{question}}\nAnswer:", "
 
 fn question(row: &Fields) -> Result<Question> {
     let context = format!("Question: {}\nAnswer:", text(row, "question")?);
-    labelled(context, row, text(row, "answerKey")?)
+    labeled(context, row, text(row, "answerKey")?)
 }

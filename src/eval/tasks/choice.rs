@@ -141,7 +141,7 @@ impl Question {
 }
 
 /// Choices in a struct of texts and labels; the key is a label.
-pub(super) fn labelled(context: String, row: &Fields, key: &str) -> Result<Question> {
+pub(super) fn labeled(context: String, row: &Fields, key: &str) -> Result<Question> {
     let choices = value(row, "choices")?;
     let labels = texts(choices.get("label"), "choices.label")?;
     let Some(gold) = labels.iter().position(|label| label == key) else {

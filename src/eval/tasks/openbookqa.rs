@@ -1,6 +1,6 @@
 //! OpenBookQA.
 
-use super::choice::{MultipleChoice, Question, labelled};
+use super::choice::{MultipleChoice, Question, labeled};
 use super::{ACC_AND_NORM, About, Config, Sampler};
 use crate::Result;
 use crate::eval::fields::{Fields, text};
@@ -23,5 +23,5 @@ pub(super) const TASK: MultipleChoice = MultipleChoice::plain(
 );
 
 fn question(row: &Fields) -> Result<Question> {
-    labelled(text(row, "question_stem")?.to_owned(), row, text(row, "answerKey")?.trim_start_matches(is_space))
+    labeled(text(row, "question_stem")?.to_owned(), row, text(row, "answerKey")?.trim_start_matches(is_space))
 }

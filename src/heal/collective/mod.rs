@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_neighbours_and_all_there_is() {
+    fn shares_are_neighbors_and_all_there_is() {
         for (count, size) in [(0, 1), (1, 1), (5, 1), (5, 2), (2, 3), (12, 5)] {
             let all: Vec<usize> = (0..size).flat_map(|rank| share(count, rank, size)).collect();
             assert_eq!(all, (0..count).collect::<Vec<_>>());

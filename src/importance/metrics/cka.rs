@@ -142,8 +142,8 @@ impl Products<'_> {
         let (n, (x, y)) = (self.n, self.own);
         let (mx, my) = ((&x.sums.0 / n)?, (&y.sums.0 / n)?);
         let outer = mx.unsqueeze(1)?.matmul(&my.unsqueeze(0)?)?;
-        let centred = (self.gram - (outer * n)?)?;
-        let square = scalar(&centred.sqr()?.sum_all()?)?;
+        let centered = (self.gram - (outer * n)?)?;
+        let square = scalar(&centered.sqr()?.sum_all()?)?;
         if !debiased {
             return Ok(square);
         }

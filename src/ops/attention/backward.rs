@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::super::exp::exp;
 use super::super::matmul::{Matrix, Target, multiply, with_scratch};
 use super::super::rows::{Rows, filled};
-use super::super::simd::{dot, vectorised};
+use super::super::simd::{dot, vectorized};
 use super::forward::hide;
 use super::{Block, Heads, KEYS, Layout, QUERIES, by_lanes};
 
@@ -16,7 +16,7 @@ pub(super) struct Inputs<'a> {
     pub(super) v: Rows<'a>,
     pub(super) out: Rows<'a>,
     pub(super) dout: Rows<'a>,
-    pub(super) normaliser: &'a [f32],
+    pub(super) normalizer: &'a [f32],
 }
 
 /// Where the gradients go.
@@ -78,7 +78,7 @@ impl Pass<'_> {
     /// With P the probabilities and D = Σ dout·out of a query: dV += P·dout, dS = scale · P·(V·dout - D),
     /// dK += dS·q, dq += dS·k.
     fn run<const LANES: usize>(&self) {
-        let Inputs { q, k, v, out, dout, normaliser } = *self.inputs;
+        let Inputs { q, k, v, out, dout, normalizer } = *self.inputs;
         let e = self.heads.head_dim;
         let (own, shared) = (self.heads.columns(self.head), self.heads.columns(self.kv_head));
         let rows = self.block.tokens.len();
@@ -92,13 +92,13 @@ impl Pass<'_> {
             let (queries, scratch) = scratch.split_at_mut(LANES * e);
             let (douts, scratch) = scratch.split_at_mut(LANES * e);
             let (weights, scores) = scratch.split_at_mut(LANES * KEYS);
-            vectorised(
+            vectorized(
                 #[inline(always)]
                 || {
                     by_lanes(q, self.block, own.clone(), self.heads.scale, LANES, queries);
                     by_lanes(dout, self.block, own.clone(), 1.0, LANES, douts);
                     for (lane, token) in self.block.tokens.clone().enumerate() {
-                        log_sums[lane] = normaliser[token * self.heads.heads + self.head];
+                        log_sums[lane] = normalizer[token * self.heads.heads + self.head];
                         shares[lane] = dot(&out.row(token)[own.clone()], &dout.row(token)[own.clone()]);
                     }
                 },
@@ -119,7 +119,7 @@ impl Pass<'_> {
                     multiply(&mut weights, k, queries.part(0..e, first..LANES), false);
                     multiply(&mut scores, v, douts.part(0..e, first..LANES), false);
                 }
-                vectorised(
+                vectorized(
                     #[inline(always)]
                     || {
                         let (weights, _) = weights.as_chunks_mut::<LANES>();

@@ -6,7 +6,7 @@ use super::super::cuda;
 use super::super::exp::exp;
 use super::super::matmul::{Target, blocks, each, with_scratch};
 use super::super::rows::{Rows, by_rows, filled};
-use super::super::simd::{change_and_sum, dot, max, vectorised};
+use super::super::simd::{change_and_sum, dot, max, vectorized};
 use super::{Block, Heads, forward};
 use crate::{Error, Result};
 
@@ -115,7 +115,7 @@ fn one(heads: &Heads, (token, kv_head): (usize, usize), position: usize, (q, k, 
     with_scratch(size * (n + 2 * e), |scratch| {
         let (scores, scratch) = scratch.split_at_mut(size * n);
         let (total, part) = scratch.split_at_mut(size * e);
-        vectorised(
+        vectorized(
             #[inline(always)]
             || {
                 let queries = &q.row(token)[heads.columns(group.start).start..];

@@ -5,16 +5,16 @@ use rayon::prelude::*;
 use super::super::exp::exp;
 use super::super::matmul::{Matrix, Target, multiply, with_scratch};
 use super::super::rows::{Rows, filled};
-use super::super::simd::vectorised;
+use super::super::simd::vectorized;
 use super::{Block, Heads, KEYS, Keys, QUERIES, by_lanes};
 
 /// The attended values `[t, h·e]`, and log Σ e^score of every token and head, `[t, h]`; the blocks cover q.
 pub(super) fn forward(blocks: &[Block], heads: &Heads, q: Rows, k: Rows, v: Rows) -> (Vec<f32>, Vec<f32>) {
     let (t, width) = (q.count, q.width);
-    let mut normaliser = Vec::new();
+    let mut normalizer = Vec::new();
     let out = filled(t, width, |out| {
-        normaliser = filled(t, heads.heads, |normaliser| {
-            let targets = (&*out, &*normaliser);
+        normalizer = filled(t, heads.heads, |normalizer| {
+            let targets = (&*out, &*normalizer);
             // The longest rows first: the tasks left at the end are the short ones.
             (0..blocks.len() * heads.kv_heads).into_par_iter().with_max_len(1).for_each(|task| {
                 let (block, kv_head) = (&blocks[blocks.len() - 1 - task / heads.kv_heads], task % heads.kv_heads);
@@ -27,12 +27,12 @@ pub(super) fn forward(blocks: &[Block], heads: &Heads, q: Rows, k: Rows, v: Rows
                 }
             });
             // SAFETY: the tasks have written the tokens of all blocks, of all heads
-            unsafe { normaliser.set() };
+            unsafe { normalizer.set() };
         });
         // SAFETY: as above
         unsafe { out.set() };
     });
-    (out, normaliser)
+    (out, normalizer)
 }
 
 /// One block of queries and one KV head.
@@ -53,7 +53,7 @@ struct Running<const LANES: usize> {
 
 impl Pass<'_> {
     /// Writes the block's rows of the heads that read this KV head; no other pass has those.
-    fn run<const LANES: usize>(&self, (out, normaliser): (&Target, &Target)) {
+    fn run<const LANES: usize>(&self, (out, normalizer): (&Target, &Target)) {
         let e = self.heads.head_dim;
         let columns = self.heads.columns(self.kv_head);
         let rows = self.block.tokens.len();
@@ -61,7 +61,7 @@ impl Pass<'_> {
             let (queries, scratch) = scratch.split_at_mut(LANES * e);
             let (sums, scores) = scratch.split_at_mut(LANES * e);
             for head in self.heads.group(self.kv_head) {
-                vectorised(
+                vectorized(
                     #[inline(always)]
                     || by_lanes(self.q, self.block, self.heads.columns(head), self.heads.scale, LANES, queries),
                 );
@@ -78,7 +78,7 @@ impl Pass<'_> {
                         let mut scores = scores.inner(run.clone(), first..LANES);
                         multiply(&mut scores, k.part(run, 0..e), lanes.part(0..e, first..LANES), false);
                     }
-                    vectorised(
+                    vectorized(
                         #[inline(always)]
                         || running.soften(self.block, keys, self.heads.window, scores, sums),
                     );
@@ -90,18 +90,18 @@ impl Pass<'_> {
                     }
                 }
                 // SAFETY: passes have different tokens or heads
-                let (mut out, mut normaliser) = unsafe {
+                let (mut out, mut normalizer) = unsafe {
                     let tokens = &self.block.tokens;
                     (
                         out.part(tokens.clone(), self.heads.columns(head)),
-                        normaliser.part(tokens.clone(), head..head + 1),
+                        normalizer.part(tokens.clone(), head..head + 1),
                     )
                 };
                 for (lane, sums) in sums.chunks_exact_mut(e).take(rows).enumerate() {
                     let factor = 1.0 / running.sum[lane];
                     sums.iter_mut().for_each(|sum| *sum *= factor);
                     out.write(lane, sums);
-                    normaliser.write(lane, &[running.max[lane] + running.sum[lane].ln()]);
+                    normalizer.write(lane, &[running.max[lane] + running.sum[lane].ln()]);
                 }
             }
         });

@@ -230,19 +230,19 @@ pub(super) fn forward([q, k, v]: [&Tensor; 3], layout: &Layout, heads: &Heads) -
     let typed = |x| cuda::in_type(x, kernels.dtype());
     let (q, k, v) = (typed(q)?, typed(k)?, typed(v)?);
     // SAFETY: shapes as `check` has asked; the blocks are all tokens and heads, for which they write both
-    let (out, normaliser) = unsafe {
+    let (out, normalizer) = unsafe {
         let out = cuda::empty(q.shape(), kernels.dtype(), q.device())?;
-        let normaliser = cuda::empty((layout.tokens(), heads.heads), DType::F32, q.device())?;
-        kernels.launch(Which::Forward, layout, &[&q, &k, &v, &out, &normaliser], heads)?;
-        (out, normaliser)
+        let normalizer = cuda::empty((layout.tokens(), heads.heads), DType::F32, q.device())?;
+        kernels.launch(Which::Forward, layout, &[&q, &k, &v, &out, &normalizer], heads)?;
+        (out, normalizer)
     };
-    Ok((cuda::operand(&out)?, normaliser))
+    Ok((cuda::operand(&out)?, normalizer))
 }
 
 /// The gradients of `q`, `k` and `v`.
 pub(super) fn backward(
     [q, k, v, out, dout]: [&Tensor; 5],
-    normaliser: &Tensor,
+    normalizer: &Tensor,
     layout: &Layout,
     heads: &Heads,
 ) -> Result<(Tensor, Tensor, Tensor)> {
@@ -252,7 +252,7 @@ pub(super) fn backward(
     let n = layout.tokens() * heads.heads;
     // SAFETY: the kernels below write the sums and gradients of all tokens and heads
     let like = |x: &Tensor| unsafe { cuda::empty(x.shape(), x.dtype(), x.device()) };
-    let (delta, dq, dk, dv) = (like(normaliser)?, like(&q)?, like(&k)?, like(&v)?);
+    let (delta, dq, dk, dv) = (like(normalizer)?, like(&q)?, like(&k)?, like(&v)?);
     // a warp for each token and head
     let grid = Grid { blocks: (n.div_ceil(8), 1), ..Grid::over(n) };
     let tensors = [&out, &dout, &delta].map(Arg::Tensor);
@@ -260,8 +260,8 @@ pub(super) fn backward(
     // SAFETY: shapes as `check` has asked; n sums, each over a head of both
     unsafe {
         cuda::launch(delta_kernel, grid, &[&tensors[..], &[n, heads.head_dim].map(Arg::Size)].concat())?;
-        kernels.launch(Which::Queries, layout, &[&q, &k, &v, &dout, normaliser, &delta, &dq], heads)?;
-        kernels.launch(Which::Keys, layout, &[&q, &k, &v, &dout, normaliser, &delta, &dk, &dv], heads)?;
+        kernels.launch(Which::Queries, layout, &[&q, &k, &v, &dout, normalizer, &delta, &dq], heads)?;
+        kernels.launch(Which::Keys, layout, &[&q, &k, &v, &dout, normalizer, &delta, &dk, &dv], heads)?;
     }
     Ok((cuda::operand(&dq)?, cuda::operand(&dk)?, cuda::operand(&dv)?))
 }

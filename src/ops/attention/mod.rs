@@ -83,7 +83,7 @@ pub struct Attended {
     pub out: Tensor,
     op: Attention,
     /// What `op` keeps on the CPU, where `out` is on a GPU.
-    normaliser: Option<Tensor>,
+    normalizer: Option<Tensor>,
 }
 
 /// [`attention`] without a graph, for [`attention_backward`].
@@ -94,11 +94,11 @@ pub fn attention_kept(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, 
     check(q, k, v, layout, heads)?;
     let op = Attention::new(layout, heads);
     if q.device().is_cuda() {
-        let (out, normaliser) = gpu::forward([q, k, v], layout, heads)?;
-        return Ok(Attended { out, op, normaliser: Some(normaliser) });
+        let (out, normalizer) = gpu::forward([q, k, v], layout, heads)?;
+        return Ok(Attended { out, op, normalizer: Some(normalizer) });
     }
     let out = by_rows(q)?.apply_op3_no_bwd(&by_rows(k)?, &by_rows(v)?, &op)?;
-    Ok(Attended { out, op, normaliser: None })
+    Ok(Attended { out, op, normalizer: None })
 }
 
 /// The gradients of [`attention`] by themselves, of `q`, `k` and `v`.
@@ -110,13 +110,13 @@ pub fn attention_backward(
     attended: &Attended,
     dout: &Tensor,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let Attended { out, op, normaliser } = attended;
+    let Attended { out, op, normalizer } = attended;
     check(q, k, v, &op.layout, &op.heads)?;
     if dout.dims2()? != out.dims2()? {
         return Err(Error::work(format!("attention: dout is {:?}, out {:?}", dout.shape(), out.shape())));
     }
-    if let Some(normaliser) = normaliser {
-        return gpu::backward([q, k, v, out, dout], normaliser, &op.layout, &op.heads);
+    if let Some(normalizer) = normalizer {
+        return gpu::backward([q, k, v, out, dout], normalizer, &op.layout, &op.heads);
     }
     Ok(op.gradients([&by_rows(q)?, &by_rows(k)?, &by_rows(v)?], out, dout)?)
 }
@@ -138,12 +138,12 @@ struct Attention {
     layout: Arc<Layout>,
     heads: Heads,
     /// log Σ e^score of every token and head, `[t, h]`, kept for the backward pass.
-    normaliser: OnceLock<Vec<f32>>,
+    normalizer: OnceLock<Vec<f32>>,
 }
 
 impl Attention {
     fn new(layout: &Arc<Layout>, heads: &Heads) -> Self {
-        Self { layout: Arc::clone(layout), heads: heads.clone(), normaliser: OnceLock::new() }
+        Self { layout: Arc::clone(layout), heads: heads.clone(), normalizer: OnceLock::new() }
     }
 
     fn gradients(
@@ -152,7 +152,7 @@ impl Attention {
         out: &Tensor,
         dout: &Tensor,
     ) -> candle_core::Result<(Tensor, Tensor, Tensor)> {
-        let Some(normaliser) = self.normaliser.get() else { bail!("attention: backward before forward") };
+        let Some(normalizer) = self.normalizer.get() else { bail!("attention: backward before forward") };
         let dout = by_rows(dout)?;
         let held = [Held::new(q), Held::new(k), Held::new(v), Held::new(out), Held::new(&dout)];
         let [q_rows, k_rows, v_rows, out_rows, dout_rows] = &held;
@@ -162,7 +162,7 @@ impl Attention {
             v: v_rows.rows(self.name())?,
             out: out_rows.rows(self.name())?,
             dout: dout_rows.rows(self.name())?,
-            normaliser,
+            normalizer,
         };
         let (dq, dk, dv) = backward::backward(&self.layout, &self.heads, &inputs);
         Ok((
@@ -193,8 +193,8 @@ impl CustomOp3 for Attention {
         let segments = 0..self.layout.segments().len();
         let blocks: Vec<Block> =
             segments.flat_map(|segment| Block::of_segment(&self.layout, segment, self.heads.window)).collect();
-        let (out, normaliser) = forward::forward(&blocks, &self.heads, q, k, v);
-        self.normaliser.get_or_init(|| normaliser);
+        let (out, normalizer) = forward::forward(&blocks, &self.heads, q, k, v);
+        self.normalizer.get_or_init(|| normalizer);
         Ok((CpuStorage::F32(out), (q.count, q.width).into()))
     }
 

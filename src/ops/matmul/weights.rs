@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::simd::{self, SQUARE, dot, vectorised};
+use super::super::simd::{self, SQUARE, dot, vectorized};
 use super::{Matrix, Target, multiply, multiply_all};
 
 /// A weight matrix `[o, i]` in any format that can be read as f32 piece by piece.
@@ -111,7 +111,7 @@ pub(crate) fn widen_part(
     stride: usize,
     out: &mut [f32],
 ) {
-    vectorised(
+    vectorized(
         #[inline(always)]
         || weight.widen_rows(rows, columns, stride, out),
     );
@@ -246,7 +246,7 @@ fn few(x: Matrix, weight: &impl Weight, out: &mut Target) {
         let mut scratch = [0f32; FEW_DEPTH];
         for row in panel {
             let mut sums = [0f32; FEW];
-            vectorised(
+            vectorized(
                 #[inline(always)]
                 || {
                     for start in (0..i).step_by(FEW_DEPTH) {

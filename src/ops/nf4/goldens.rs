@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::quantise::encode_scales;
+use super::quantize::encode_scales;
 use super::{BLOCK, CODES, Nf4Weight, SCALE_BLOCK, Scales, dynamic_map};
 use crate::material::shared;
 
@@ -76,14 +76,14 @@ fn codes_and_scales_are_bitsandbytes() {
     let Some(goldens) = Goldens::open() else { return };
     for case in goldens.cases() {
         let input = goldens.input(case);
-        let weight = Nf4Weight::quantise(&input, false).unwrap();
+        let weight = Nf4Weight::quantize(&input, false).unwrap();
         let Scales::Plain(scales) = weight.scales() else { panic!("plain scales were asked for") };
         same_bytes(weight.packed(), &goldens.bytes(&format!("{case}.bnb_cpu.packed")), case);
         if !case.contains("zero_tail") {
             same(scales, &goldens.floats(&format!("{case}.bnb_cpu.absmax")), case);
         }
         for dtype in [DType::F32, DType::BF16, DType::F16] {
-            let decoded = weight.dequantise(dtype, &Device::Cpu).unwrap();
+            let decoded = weight.dequantize(dtype, &Device::Cpu).unwrap();
             if dtype == input.dtype() {
                 let decoded: Vec<f32> = decoded.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
                 same(&decoded, &goldens.floats(&format!("{case}.bnb_cpu.dequant")), case);
@@ -95,7 +95,7 @@ fn codes_and_scales_are_bitsandbytes() {
 /// Scales of scales: with the offset that bitsandbytes stored, the bytes and the decoded weights are those of its
 /// nearest-code rule; with our own mean the offset is within one unit in the last place.
 #[test]
-fn double_quantisation_is_bitsandbytes() {
+fn double_quantization_is_bitsandbytes() {
     let Some(goldens) = Goldens::open() else { return };
     for case in goldens.cases().filter(|case| !case.contains("huge")) {
         let absmax = goldens.floats(&format!("{case}.cuda_model.absmax"));
@@ -110,11 +110,11 @@ fn double_quantisation_is_bitsandbytes() {
         let shape = input.dims2().unwrap();
         let packed = goldens.bytes(&format!("{case}.cuda_model.packed"));
         let weight = Nf4Weight::new(packed, scales, CODES, BLOCK, shape, input.dtype()).unwrap();
-        let decoded = weight.dequantise(input.dtype(), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+        let decoded = weight.dequantize(input.dtype(), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
         let decoded: Vec<f32> = decoded.flatten_all().unwrap().to_vec1().unwrap();
         same(&decoded, &goldens.floats(&format!("{case}.cuda_model.nested.dequant")), case);
 
-        let own = Nf4Weight::quantise(&input, true).unwrap();
+        let own = Nf4Weight::quantize(&input, true).unwrap();
         let Scales::Double { offset: own, .. } = own.scales() else { panic!("double scales were asked for") };
         assert!(own.to_bits().abs_diff(offset.to_bits()) <= 1, "{case}: offset {own} against {offset}");
     }

@@ -66,7 +66,7 @@ impl Nf4OnGpu {
     ///
     /// # Errors
     /// The device's, or another type.
-    pub fn dequantise(&self, dtype: DType) -> Result<Tensor> {
+    pub fn dequantize(&self, dtype: DType) -> Result<Tensor> {
         let n = self.shape.0 * self.shape.1;
         if u32::try_from(n).is_err() {
             return Err(Error::work(format!("a four-bit matrix of {:?} is too large for a GPU's kernel", self.shape)));

@@ -8,7 +8,7 @@ mod decode;
 #[cfg(test)]
 mod goldens;
 mod gpu;
-mod quantise;
+mod quantize;
 mod tables;
 
 use std::ops::Range;
@@ -163,7 +163,7 @@ impl Nf4Weight {
     ///
     /// # Errors
     /// A dtype that is not a float.
-    pub fn dequantise(&self, dtype: DType, device: &Device) -> Result<Tensor> {
+    pub fn dequantize(&self, dtype: DType, device: &Device) -> Result<Tensor> {
         let mut values = vec![0_f32; self.rows * self.columns];
         let piece = 64 * self.block;
         values.par_chunks_mut(piece).enumerate().for_each(|(index, values)| self.decode(index * piece, values));

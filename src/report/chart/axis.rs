@@ -7,7 +7,7 @@ use super::super::scale::{labels, powers, round_numbers};
 pub(super) struct Axis {
     pub(super) low: f64,
     pub(super) high: f64,
-    labelled: Vec<f64>,
+    labeled: Vec<f64>,
     is_logarithmic: bool,
 }
 
@@ -19,15 +19,15 @@ impl Axis {
         let is_near_zero = low >= 0.0 && low < 0.35 * high;
         let (low, high) = (if is_near_zero { 0.0 } else { low - room }, high + room);
         let inside = |number: &f64| *number >= low - 1e-9 * (high - low) && *number <= high + 1e-9 * (high - low);
-        let labelled = round_numbers(low, high, count).into_iter().filter(inside).collect();
-        Self { low, high, labelled, is_logarithmic: false }
+        let labeled = round_numbers(low, high, count).into_iter().filter(inside).collect();
+        Self { low, high, labeled, is_logarithmic: false }
     }
 
     /// Covers those of `values` that are above zero; equal ratios are equally long.
     pub(super) fn logarithmic(values: impl Iterator<Item = f64>) -> Self {
         let (low, high) = span(values.filter(|value| *value > 0.0)).unwrap_or((1.0, 10.0));
         let (low, high) = (low / 1.3, (high * 1.3).min(f64::MAX));
-        Self { low, high, labelled: powers(low, high), is_logarithmic: true }
+        Self { low, high, labeled: powers(low, high), is_logarithmic: true }
     }
 
     /// Where `value` lies, 0 at the low end and 1 at the high one.
@@ -41,16 +41,16 @@ impl Axis {
     /// The round numbers and how they are written.
     pub(super) fn labels(&self) -> Vec<(f64, String)> {
         let written = match self.is_logarithmic {
-            false => labels(&self.labelled),
+            false => labels(&self.labeled),
             true => {
                 let write = |number: &f64| match number.log10().floor() {
                     power if (-3.0..6.0).contains(&power) => format!("{number:.*}", (-power).max(0.0) as usize),
                     _ => format!("{number:.0e}"),
                 };
-                self.labelled.iter().map(write).collect()
+                self.labeled.iter().map(write).collect()
             }
         };
-        self.labelled.iter().copied().zip(written).collect()
+        self.labeled.iter().copied().zip(written).collect()
     }
 }
 

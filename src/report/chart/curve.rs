@@ -2,8 +2,8 @@
 
 use plotters::backend::DrawingBackend;
 
-use super::super::canvas::{At, BLACK, Canvas, Colour, WHITE};
-use super::super::triangle::colour;
+use super::super::canvas::{At, BLACK, Canvas, Color, WHITE};
+use super::super::triangle::color;
 use super::axis::Axes;
 use super::{Dot, Errors, LineChart, Look, Point};
 use crate::Result;
@@ -17,7 +17,7 @@ impl LineChart {
     /// How a curve looks. Ordered curves take ordered colours, without the pale end that white paper swallows.
     pub(super) fn look(&self, index: usize) -> Look {
         let last = self.series.len().saturating_sub(1).max(1);
-        let ink = colour(1.0 - 0.85 * index as f64 / last as f64);
+        let ink = color(1.0 - 0.85 * index as f64 / last as f64);
         self.series[index].look.unwrap_or(Look { ink, is_dashed: false, dot: Dot::Disc })
     }
 
@@ -61,7 +61,7 @@ impl LineChart {
 }
 
 /// A bar from `top` to `bottom`, with a stroke across at each end.
-fn bar<B: DrawingBackend>(canvas: &Canvas<B>, top: At, bottom: At, ink: Colour) -> Result<()> {
+fn bar<B: DrawingBackend>(canvas: &Canvas<B>, top: At, bottom: At, ink: Color) -> Result<()> {
     canvas.line([top, bottom], ink, 1.0)?;
     for (x, y) in [top, bottom] {
         canvas.line([(x - 3.0, y), (x + 3.0, y)], ink, 1.0)?;
@@ -91,7 +91,7 @@ impl Look {
 }
 
 impl Dot {
-    fn draw<B: DrawingBackend>(self, canvas: &Canvas<B>, (x, y): At, size: f64, ink: Colour) -> Result<()> {
+    fn draw<B: DrawingBackend>(self, canvas: &Canvas<B>, (x, y): At, size: f64, ink: Color) -> Result<()> {
         // shapes that look equally large
         let corners: &[At] = match self {
             Self::Disc => return canvas.disc((x, y), 3.0 * size, ink),

@@ -2,7 +2,7 @@
 
 use plotters::backend::DrawingBackend;
 
-use super::super::canvas::{At, Canvas, GREY, Letters};
+use super::super::canvas::{At, Canvas, GRAY, Letters};
 use super::curve::line;
 use super::{Level, LineChart, Look};
 use crate::Result;
@@ -54,5 +54,5 @@ const LEVELS: [(f64, f64); 3] = [(1.5, 3.0), (9.0, 4.0), (4.0, 7.0)];
 
 /// The line of the level at `place` among the chart's.
 pub(super) fn level<B: DrawingBackend>(canvas: &Canvas<B>, place: usize, from: At, to: At) -> Result<()> {
-    canvas.dashes([from, to], GREY, 1.5, LEVELS[place % LEVELS.len()])
+    canvas.dashes([from, to], GRAY, 1.5, LEVELS[place % LEVELS.len()])
 }

@@ -8,7 +8,7 @@ use plotters::backend::DrawingBackend;
 
 use self::axis::{Axes, Axis, Frame};
 use self::legend::Entry;
-use super::canvas::{Canvas, Figure, GREY, Letters, PALE};
+use super::canvas::{Canvas, Figure, GRAY, Letters, PALE};
 use super::format::Format;
 use super::notes;
 use crate::Result;
@@ -171,11 +171,11 @@ impl LineChart {
         }
         for (x, label) in axes.across.labels() {
             let at = axes.place(x, bottom);
-            canvas.line([at, (at.0, at.1 + 5.0)], GREY, 1.0)?;
-            canvas.text(&label, (at.0, at.1 + 15.0), small.centred())?;
+            canvas.line([at, (at.0, at.1 + 5.0)], GRAY, 1.0)?;
+            canvas.text(&label, (at.0, at.1 + 15.0), small.centered())?;
         }
-        canvas.line([axes.place(left, bottom), axes.place(right, bottom)], GREY, 1.0)?;
-        let names = Letters::new(if self.format.has_title() { 15.0 } else { 14.0 }).centred();
+        canvas.line([axes.place(left, bottom), axes.place(right, bottom)], GRAY, 1.0)?;
+        let names = Letters::new(if self.format.has_title() { 15.0 } else { 14.0 }).centered();
         let ((low, base), high) = (axes.place(left, bottom), axes.place(right, top));
         let across = canvas.fitting(&self.across, names, high.0 - low + 16.0);
         canvas.text(&across, ((low + high.0) / 2.0, base + 37.0), names)?;
@@ -194,7 +194,7 @@ impl LineChart {
         let frame =
             Frame { left: 76.0, top: 66.0, right: f64::from(width) - legend - 34.0, bottom: f64::from(height) - 54.0 };
         let x = frame.right + 18.0;
-        canvas.text(&canvas.fitting(&self.legend, small, LEGEND), (x, frame.top), small.colour(GREY))?;
+        canvas.text(&canvas.fitting(&self.legend, small, LEGEND), (x, frame.top), small.color(GRAY))?;
         for (index, entry) in entries.iter().enumerate() {
             entry.draw(canvas, (x, frame.top + LINE * (index + 1) as f64), LEGEND - 28.0)?;
         }
@@ -210,7 +210,7 @@ impl LineChart {
         let (mut x, mut y) = (left, 14.0);
         if !self.legend.is_empty() {
             let legend = canvas.fitting(&self.legend, small, end - left);
-            canvas.text(&legend, (x, y), small.colour(GREY))?;
+            canvas.text(&legend, (x, y), small.color(GRAY))?;
             x += canvas.width(&legend, small) + 16.0;
         }
         for entry in self.entries() {
@@ -236,7 +236,7 @@ impl Figure for LineChart {
         let frame = if self.format.has_title() {
             let (width, height) = self.bare_size();
             let room = f64::from(width) - 32.0;
-            let (title, subtitle) = (Letters::new(20.0), Letters::new(14.0).colour(GREY));
+            let (title, subtitle) = (Letters::new(20.0), Letters::new(14.0).color(GRAY));
             canvas.text(&canvas.fitting(&self.title, title, room), (16.0, 24.0), title)?;
             canvas.text(&canvas.fitting(&self.subtitle, subtitle, room), (16.0, 46.0), subtitle)?;
             notes::draw(canvas, &self.note, f64::from(height), f64::from(width))?;
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn means_of_neighbours() {
+    fn means_of_neighbors() {
         let losses: Vec<(usize, f64)> = (0..10).map(|step| (step, step as f64)).collect();
         assert_eq!(means(&losses, 100).len(), 10);
         let few = means(&losses, 4);

@@ -4,11 +4,11 @@ mod legend;
 
 use plotters::backend::DrawingBackend;
 
-use super::canvas::{At, Canvas, Colour, Figure, GREY, JET, Letters, PALE, RED, SNOW};
+use super::canvas::{At, Canvas, Color, Figure, GRAY, JET, Letters, PALE, RED, SNOW};
 use super::format::Format;
 use super::notes;
 use super::scale::label_step;
-use super::triangle::{Triangle, colour, takes_black};
+use super::triangle::{Triangle, color, takes_black};
 use crate::Result;
 
 /// Blocks by first layer (across) and size (up), yellow what should go first in its row.
@@ -96,14 +96,14 @@ impl HeatMap {
                     canvas.fill((x, y), (x + cell, y + cell), PALE)?;
                     continue;
                 }
-                let fill = colour(rescaled);
+                let fill = color(rescaled);
                 canvas.fill((x, y), (x + cell, y + cell), fill)?;
                 if cell >= 36.0 {
                     let ink = if takes_black(fill) { JET } else { SNOW };
                     let number = format!("{value:.3}");
                     let number = if cell >= 48.0 { &number } else { number.trim_start_matches('0') };
                     let middle = (x + cell / 2.0, y + cell / 2.0);
-                    canvas.text(number, middle, Letters::new(13.0).centred().colour(ink))?;
+                    canvas.text(number, middle, Letters::new(13.0).centered().color(ink))?;
                 }
             }
         }
@@ -133,7 +133,7 @@ impl HeatMap {
     }
 
     /// Marks a square of side `side`: a frame round its number, or a dot where there is no room for one.
-    fn mark<B: DrawingBackend>(&self, canvas: &Canvas<B>, (x, y): At, side: f64, ink: Colour) -> Result<()> {
+    fn mark<B: DrawingBackend>(&self, canvas: &Canvas<B>, (x, y): At, side: f64, ink: Color) -> Result<()> {
         match self.cell() >= FRAMED {
             true => canvas.frame((x, y), (x + side, y + side), ink, 2.0),
             false => {
@@ -146,15 +146,15 @@ impl HeatMap {
     fn axes<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<()> {
         let (cell, (_, height)) = (self.cell(), self.plot());
         let Margins { left, top, .. } = self.margins();
-        let small = Letters::new(13.0).centred();
+        let small = Letters::new(13.0).centered();
         let base = top + height;
         let step = label_step(cell, 26.0);
         for l in (0..self.scores.layers()).step_by(step) {
             let x = left + (l as f64 + 0.5) * cell;
-            canvas.fill((x - 0.5, base), (x + 0.5, base + 4.0), GREY)?;
+            canvas.fill((x - 0.5, base), (x + 0.5, base + 4.0), GRAY)?;
             canvas.text(&l.to_string(), (x, base + 13.0), small)?;
         }
-        let names = Letters::new(15.0).centred();
+        let names = Letters::new(15.0).centered();
         let middle = left + self.scores.layers() as f64 * cell / 2.0;
         if self.scores.is_single() {
             return canvas.text("layer, l", (middle, base + 36.0), names);
@@ -163,7 +163,7 @@ impl HeatMap {
         let step = label_step(cell, 18.0);
         for n in (1..=self.scores.shown_rows()).filter(|n| n % step == 0 || *n == 1) {
             let y = base - (n as f64 - 0.5) * cell;
-            canvas.fill((left - 4.0, y - 0.5), (left, y + 0.5), GREY)?;
+            canvas.fill((left - 4.0, y - 0.5), (left, y + 0.5), GRAY)?;
             // the red arrow of the chosen row stands here too
             canvas.text(&n.to_string(), (left - 14.0, y), Letters::new(13.0).to_the_left())?;
         }
@@ -197,7 +197,7 @@ impl Figure for HeatMap {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<()> {
         if self.format.has_title() {
             let (width, height) = self.bare_size();
-            let (title, subtitle) = (Letters::new(20.0), Letters::new(14.0).colour(GREY));
+            let (title, subtitle) = (Letters::new(20.0), Letters::new(14.0).color(GRAY));
             canvas.text(&canvas.fitting(&self.title, title, width - 32.0), (16.0, 24.0), title)?;
             canvas.text(&canvas.fitting(&self.subtitle, subtitle, width - 32.0), (16.0, 46.0), subtitle)?;
             notes::draw(canvas, &self.note, height, width)?;
@@ -205,7 +205,7 @@ impl Figure for HeatMap {
         self.cells(canvas)?;
         self.marks(canvas)?;
         self.axes(canvas)?;
-        self.colour_bar(canvas)?;
+        self.color_bar(canvas)?;
         self.legend(canvas)
     }
 }

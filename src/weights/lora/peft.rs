@@ -61,14 +61,14 @@ impl Adapters {
         let config =
             serde_json::to_string_pretty(&self.config(spec, base)).map_err(|error| Error::work(error.to_string()))?;
         write_new(&dir.join(CONFIG), config)?;
-        write_new(&dir.join(WEIGHTS), self.serialise(spec)?)
+        write_new(&dir.join(WEIGHTS), self.serialize(spec)?)
     }
 
     /// The bytes of `adapter_model.safetensors`.
     ///
     /// # Errors
     /// Work: tensors that cannot be read.
-    pub fn serialise(&self, spec: &ModelSpec) -> Result<Vec<u8>> {
+    pub fn serialize(&self, spec: &ModelSpec) -> Result<Vec<u8>> {
         let mut tensors = Vec::new();
         for ((layer, role), adapter) in &self.modules {
             let path = path(spec, *layer, *role);

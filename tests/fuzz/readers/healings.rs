@@ -9,7 +9,7 @@ use prune::Error;
 use prune::checkpoint::{Origin, Workplace};
 use prune::commands::heal::heal as run_healing;
 use prune::data::Packing;
-use prune::heal::optimiser::Optimiser;
+use prune::heal::optimizer::Optimizer;
 use prune::heal::{self, HealSettings, Line, Place, WorkDir};
 use prune::progress::Silent;
 use rand::Rng as _;
@@ -38,9 +38,9 @@ pub(super) fn state(dir: &Path) -> Feed {
             |name: &str, size: usize| (name.to_owned(), Tensor::zeros((size, 2), DType::F32, &Device::Cpu).unwrap());
         vec![tensor("a", 3), tensor("b", 2)]
     };
-    let optimiser = || Optimiser::new(HealSettings::default().adam());
+    let optimizer = || Optimizer::new(HealSettings::default().adam());
     let work = open(&out).unwrap();
-    let mut moved = optimiser();
+    let mut moved = optimizer();
     moved.begin_step();
     for (name, values) in parameters() {
         moved.update(&name, &values, &values.ones_like().unwrap(), 1e-3, 1.0).unwrap();
@@ -74,8 +74,8 @@ pub(super) fn state(dir: &Path) -> Feed {
         let _ = WorkDir::size(&out);
         let Some(work) = case.heard(open(&out)) else { return };
         case.heard(work.known());
-        let (parameters, mut optimiser) = (parameters(), optimiser());
-        let found = case.heard(work.restore(&parameters, &mut optimiser));
+        let (parameters, mut optimizer) = (parameters(), optimizer());
+        let found = case.heard(work.restore(&parameters, &mut optimizer));
         case.heard(work.restore_best(&parameters));
         if let Some(log) = case.heard(heal::Journal::open(&place, found.flatten().map(|place| place.step))) {
             let _ = log.best();

@@ -109,7 +109,7 @@ pub(super) fn four_bit(dir: &Path) -> Feed {
             continue;
         }
         let values = Tensor::from_vec(to_f32(tensor.dtype, &tensor.bytes), tensor.shape.clone(), &Device::Cpu).unwrap();
-        let weight = Nf4Weight::quantise(&values, number % 2 == 0).unwrap();
+        let weight = Nf4Weight::quantize(&values, number % 2 == 0).unwrap();
         let named =
             |(name, dtype, shape, bytes): (String, Dtype, Vec<usize>, Vec<u8>)| Named { name, dtype, shape, bytes };
         good.extend(parts(&tensor.name, &weight).into_iter().map(named));

@@ -104,7 +104,7 @@ fn numbers_that_only_python_writes() {
 }
 
 #[test]
-fn a_quantisation_that_was_left_over() {
+fn a_quantization_that_was_left_over() {
     let methods = [
         json!({"quant_method": "bitsandbytes", "load_in_4bit": false, "load_in_8bit": false}),
         json!({"quant_method": "bitsandbytes", "load_in_8bit": true}),

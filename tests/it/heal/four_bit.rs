@@ -35,14 +35,14 @@ fn bitsandbytes_checkpoint_in_and_out() {
             // our own quantisation of the source: the same codes, and scales within a step of the scales' codes,
             // because bitsandbytes' CPU code does not always take the nearest one
             let original = source.index.load(&tensor.name, &tensor.shape, &Device::Cpu).unwrap();
-            let own = Nf4Weight::quantise(&original, true).unwrap();
+            let own = Nf4Weight::quantize(&original, true).unwrap();
             assert_eq!(own.packed(), weight.packed());
             let (Scales::Double { offset: a, .. }, Scales::Double { offset: b, .. }) = (own.scales(), weight.scales())
             else {
                 panic!("double quantisation was asked for")
             };
             assert!(a.to_bits().abs_diff(b.to_bits()) <= 1);
-            let decoded = |weight: &Nf4Weight| weight.dequantise(DType::F32, &Device::Cpu).unwrap();
+            let decoded = |weight: &Nf4Weight| weight.dequantize(DType::F32, &Device::Cpu).unwrap();
             assert!(difference(&decoded(&own), &decoded(&weight)) < 1e-3);
             weights += 1;
         }
@@ -52,7 +52,7 @@ fn bitsandbytes_checkpoint_in_and_out() {
 
 /// The config says what transformers' own says.
 #[test]
-fn quantisation_config() {
+fn quantization_config() {
     let Some(train) = shared("golden/nf4/train") else { return };
     let theirs = Checkpoint::open_dir(&train.join("tiny-llama-nf4")).unwrap();
     let ours = four_bit::quantization_config(true, "bfloat16");

@@ -295,7 +295,7 @@ fn golden_case(name: &str, checkpoint: &Path, goldens: &Path, exact: bool) {
 }
 
 /// `tiny` in four bits with the codes and scales that bitsandbytes gave it.
-fn write_double_quantised(dir: &Path, tiny: &Path) {
+fn write_double_quantized(dir: &Path, tiny: &Path) {
     let golden = tensors(tiny.join("nf4-dq-weights.safetensors"));
     let checkpoint = Checkpoint::open_dir(tiny).unwrap();
     let bytes = |name: &str| golden[name].flatten_all().unwrap().to_vec1::<u8>().unwrap();
@@ -336,7 +336,7 @@ fn pytorchs_gradients_and_steps_on_tiny() {
     }
     golden_case("lora-nf4-dq", &tiny, &tiny, false);
     let dir = tempfile::tempdir().unwrap();
-    write_double_quantised(dir.path(), &tiny);
+    write_double_quantized(dir.path(), &tiny);
     golden_case("lora-nf4-dq", dir.path(), &tiny, true);
 }
 

@@ -102,7 +102,7 @@ fn a_history_that_is_not_ours_is_no_reason_to_stop() {
 }
 
 #[test]
-fn the_card_carries_the_licence_and_says_how_to_repeat_it() {
+fn the_card_carries_the_license_and_says_how_to_repeat_it() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("my model"), dir.path().join("out"));
     Llama { layers: 32, hidden: 8, mlp: 8, ..Llama::default() }.write(&source);

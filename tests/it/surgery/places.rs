@@ -306,7 +306,7 @@ fn what_cannot_be_is_refused() {
 
 /// A layer without attention is analysed as any other: its block has a distance, its removal a loss.
 #[test]
-fn what_lacks_attention_is_analysed() {
+fn what_lacks_attention_is_analyzed() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("model"), dir.path().join("out"));
     prune::pico::write(&source).unwrap();
@@ -347,10 +347,10 @@ fn losses_are_the_references() {
         close(part, loss(&out), &single[index], 1e-5);
     }
     // the reference keeps what it makes in f32, we in the model's bf16
-    let neighbours = &json(&golden.with_file_name("insertion.json"))["neighbour_mean_loss"];
+    let neighbors = &json(&golden.with_file_name("insertion.json"))["neighbour_mean_loss"];
     let mut stack: Vec<Place> = (0..16).map(Place::of).collect();
     stack[5] = mean(&demo, 5);
     let out = dir.path().join("mean");
     by_plan(&demo, stack, &out).unwrap();
-    close("mean", loss(&out), &neighbours[5], 2e-4);
+    close("mean", loss(&out), &neighbors[5], 2e-4);
 }

@@ -39,7 +39,7 @@ pub struct Moments {
 
 /// The optimiser of all trained parameters, by name.
 #[derive(Clone, Debug, Default)]
-pub struct Optimiser {
+pub struct Optimizer {
     /// Settings.
     pub settings: AdamW,
     /// Steps done.
@@ -48,14 +48,14 @@ pub struct Optimiser {
     pub moments: BTreeMap<String, Moments>,
 }
 
-impl Optimiser {
+impl Optimizer {
     /// An optimiser that has done nothing.
     #[must_use]
     pub fn new(settings: AdamW) -> Self {
         Self { settings, ..Self::default() }
     }
 
-    /// Counts a step; every parameter's [`Optimiser::update`] follows.
+    /// Counts a step; every parameter's [`Optimizer::update`] follows.
     pub fn begin_step(&mut self) {
         self.steps += 1;
     }
@@ -114,12 +114,12 @@ mod tests {
     #[test]
     fn three_steps() {
         let settings = AdamW { weight_decay: 0.1, ..AdamW::default() };
-        let mut optimiser = Optimiser::new(settings);
+        let mut optimizer = Optimizer::new(settings);
         let x = tensor(3.0);
         let (mut exact, mut m, mut v) = (3.0_f64, 0.0, 0.0);
         for step in 1..=3 {
-            optimiser.begin_step();
-            optimiser.update("weight", &x, &tensor(number(&x) - 1.0), 0.05, 1.0).unwrap();
+            optimizer.begin_step();
+            optimizer.update("weight", &x, &tensor(number(&x) - 1.0), 0.05, 1.0).unwrap();
             let g = exact - 1.0;
             exact *= 1.0 - 0.05 * 0.1;
             m = 0.9 * m + 0.1 * g;
@@ -131,11 +131,11 @@ mod tests {
 
     #[test]
     fn norms_do_not_decay() {
-        let mut optimiser = Optimiser::new(AdamW { weight_decay: 0.5, ..AdamW::default() });
-        optimiser.begin_step();
+        let mut optimizer = Optimizer::new(AdamW { weight_decay: 0.5, ..AdamW::default() });
+        optimizer.begin_step();
         let (norm, weight) = (tensor(2.0), tensor(2.0));
-        optimiser.update("model.norm.weight", &norm, &tensor(0.0), 0.1, 1.0).unwrap();
-        optimiser.update("up_proj.lora_A", &weight, &tensor(0.0), 0.1, 1.0).unwrap();
+        optimizer.update("model.norm.weight", &norm, &tensor(0.0), 0.1, 1.0).unwrap();
+        optimizer.update("up_proj.lora_A", &weight, &tensor(0.0), 0.1, 1.0).unwrap();
         assert_eq!((number(&norm), number(&weight)), (2.0, 1.9));
     }
 

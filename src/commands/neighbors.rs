@@ -7,13 +7,13 @@ use std::time::Instant;
 const TICKS: f64 = 100.0;
 
 /// A start of the watch; nothing where the system does not tell.
-pub(super) struct Neighbours {
+pub(super) struct Neighbors {
     started: Instant,
     /// Busy seconds of all processors, and of this process.
     busy: (f64, f64),
 }
 
-impl Neighbours {
+impl Neighbors {
     pub(super) fn watch() -> Option<Self> {
         Some(Self { started: Instant::now(), busy: busy()? })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::super::simd::vectorised;
+use super::super::simd::vectorized;
 use super::tables::{BLOCK, CODES, SCALE_BLOCK, THRESHOLDS, ZERO_CODE, dynamic_map, nearest_scale_code};
 use super::{Nf4Weight, Scales};
 use crate::{Error, Result};
@@ -20,7 +20,7 @@ impl Nf4Weight {
     ///
     /// # Errors
     /// A weight that is not finite.
-    pub fn quantise(weight: &Tensor, double: bool) -> Result<Self> {
+    pub fn quantize(weight: &Tensor, double: bool) -> Result<Self> {
         let (rows, columns) = weight.dims2()?;
         let dtype = weight.dtype();
         let weight = weight.flatten_all()?;
@@ -34,9 +34,9 @@ impl Nf4Weight {
             let len = (PIECE * BLOCK).min(count - begin);
             let values = weight.narrow(0, begin, len)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
             let blocks = values.chunks(BLOCK).zip(packed.chunks_mut(BLOCK / 2)).zip(scales);
-            vectorised(
+            vectorized(
                 #[inline(always)]
-                || blocks.for_each(|((values, packed), scale)| *scale = quantise_block(values, packed)),
+                || blocks.for_each(|((values, packed), scale)| *scale = quantize_block(values, packed)),
             );
             Ok::<_, candle_core::Error>(())
         })?;
@@ -44,7 +44,7 @@ impl Nf4Weight {
             let row = block * BLOCK / columns;
             return Err(Error::work(format!("a weight of row {row} is not finite: it cannot be quantised")));
         }
-        let scales = if double { double_quantise(&scales) } else { Scales::Plain(scales) };
+        let scales = if double { double_quantize(&scales) } else { Scales::Plain(scales) };
         Self::new(packed, scales, CODES, BLOCK, (rows, columns), dtype)
     }
 }
@@ -54,7 +54,7 @@ const PIECE: usize = 1024;
 
 /// Codes of up to 64 values; returns their scale (infinite or NaN when one of them is).
 #[inline(always)]
-fn quantise_block(values: &[f32], packed: &mut [u8]) -> f32 {
+fn quantize_block(values: &[f32], packed: &mut [u8]) -> f32 {
     // f32::max drops a NaN; the sum keeps it
     let (largest, sum) = values.iter().fold((0_f32, 0_f32), |(largest, sum), x| (largest.max(x.abs()), sum + x * 0.0));
     let inverse = 1.0 / largest.max(LEAST_SCALE);
@@ -77,7 +77,7 @@ fn quantise_block(values: &[f32], packed: &mut [u8]) -> f32 {
 
 /// Scales as bytes around their mean. The mean is taken in f64; PyTorch's f32 mean differs from it in the last bit for
 /// some large weights, on each device in its own way.
-fn double_quantise(scales: &[f32]) -> Scales {
+fn double_quantize(scales: &[f32]) -> Scales {
     let map = dynamic_map();
     let mean = scales.iter().map(|scale| f64::from(*scale)).sum::<f64>() / scales.len().max(1) as f64;
     let offset = mean as f32;
