@@ -14,13 +14,13 @@ use serde::de::DeserializeOwned;
 use crate::{Context, Error, Result};
 
 /// Bytes of a file that holds a few words: the name of a commit, a token, a note.
-pub const NOTE: u64 = 64 << 10;
+pub(crate) const NOTE: u64 = 64 << 10;
 
 /// Bytes of a recipe or a file of settings at most; TOML takes some hundred bytes of memory for each.
 pub const TOML: u64 = 1 << 20;
 
 /// Bytes of the log of a training at most: a line a step.
-pub const LOG: u64 = 256 << 20;
+pub(crate) const LOG: u64 = 256 << 20;
 
 /// What a kind of file takes at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +35,11 @@ impl Bound {
     /// A configuration, a recipe, a plan, an adapter's settings. The largest in the field have some thousand values.
     pub const CONFIG: Self = Self { bytes: 16 << 20, values: 200_000 };
     /// What this program or another tool recorded: an analysis, results, a state; and the tokens a tokenizer adds.
-    pub const RECORD: Self = Self { bytes: 64 << 20, values: 1_000_000 };
+    pub(crate) const RECORD: Self = Self { bytes: 64 << 20, values: 1_000_000 };
     /// The index of a sharded model, a line a tensor.
     pub const INDEX: Self = Self { bytes: 256 << 20, values: 2_000_000 };
     /// A vocabulary and its merges.
-    pub const TOKENIZER: Self = Self { bytes: 128 << 20, values: 3_000_000 };
+    pub(crate) const TOKENIZER: Self = Self { bytes: 128 << 20, values: 3_000_000 };
 }
 
 /// Opens the regular file at `path`, links followed.
@@ -136,7 +136,7 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// As [`read`]; Work: not UTF-8.
-pub fn read_text(path: &Path, most: u64) -> Result<String> {
+pub(crate) fn read_text(path: &Path, most: u64) -> Result<String> {
     let text = String::from_utf8(read(path, most)?);
     text.map_err(|error| Error::io(path, &std::io::Error::new(ErrorKind::InvalidData, error.utf8_error())))
 }
@@ -153,7 +153,7 @@ pub fn json<T: DeserializeOwned>(path: &Path, bound: Bound) -> Result<T> {
 ///
 /// # Errors
 /// Request, all of those.
-pub fn asked_json<T: DeserializeOwned>(path: &Path, bound: Bound) -> Result<T> {
+pub(crate) fn asked_json<T: DeserializeOwned>(path: &Path, bound: Bound) -> Result<T> {
     json(path, bound).map_err(|error| match error {
         Error::Work(fault) => Error::Request(fault),
         error => error,
@@ -164,7 +164,7 @@ pub fn asked_json<T: DeserializeOwned>(path: &Path, bound: Bound) -> Result<T> {
 ///
 /// # Errors
 /// As [`read`]; Work: of too many values.
-pub fn json_text(path: &Path, bound: Bound) -> Result<Vec<u8>> {
+pub(crate) fn json_text(path: &Path, bound: Bound) -> Result<Vec<u8>> {
     let text = read(path, bound.bytes)?;
     counted(&text, bound).context(|| path.display())?;
     Ok(text)

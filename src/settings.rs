@@ -15,7 +15,7 @@ use crate::{Context, Error, Result, files};
 pub const SECTIONS: [&str; 11] =
     ["drop", "analyze", "cut", "heal", "merge", "eval", "compare", "sample", "bench", "fetch", "demo"];
 /// Keys above the sections: they belong to `prune run`.
-pub const ABOVE: [&str; 2] = ["model", "caveat"];
+pub(crate) const ABOVE: [&str; 2] = ["model", "caveat"];
 /// More than there is of anything that is counted: layers, tokens, documents, steps.
 const MOST: i64 = 1_000_000_000;
 /// The setting that counts nothing.
@@ -176,7 +176,7 @@ fn is_recipe(table: &Table) -> bool {
 ///
 /// # Errors
 /// Request: names what is wrong.
-pub fn check_sections(table: &Table) -> Result<()> {
+pub(crate) fn check_sections(table: &Table) -> Result<()> {
     for (key, value) in table {
         let (place, known) = match value {
             Value::Table(_) => (format!("[{key}]"), &SECTIONS[..]),

@@ -9,7 +9,7 @@ const MOST: usize = 1000;
 
 /// A path as it is seen from the current directory, where it lies below that.
 #[must_use]
-pub fn from_here(path: &Path) -> Display<'_> {
+pub(crate) fn from_here(path: &Path) -> Display<'_> {
     let here = std::env::current_dir().ok();
     let below = here.and_then(|here| path.strip_prefix(here).ok()).filter(|below| below.file_name().is_some());
     below.unwrap_or(path).display()

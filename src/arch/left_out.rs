@@ -12,9 +12,9 @@ use crate::plan::SubLayers;
 use crate::{Context, Error, Result};
 
 /// `model_type` of Llama with `block_configs` (DeciLM, Nemotron-NAS), which vLLM, TensorRT-LLM and llama.cpp read.
-pub const NAS: &str = "nemotron-nas";
+pub(crate) const NAS: &str = "nemotron-nas";
 /// Its entry of `architectures`.
-pub const NAS_CLASS: &str = "DeciLMForCausalLM";
+pub(crate) const NAS_CLASS: &str = "DeciLMForCausalLM";
 
 /// What `block_configs` says.
 #[derive(Debug)]

@@ -38,8 +38,11 @@ mod sublayers;
 mod table;
 mod windows;
 
-pub use left_out::{NAS, NAS_CLASS, nas_mlp_size};
-pub use names::{EMBEDDING, HEAD, LayerTensor};
+pub use left_out::nas_mlp_size;
+
+pub(crate) use left_out::{NAS, NAS_CLASS};
+pub(crate) use names::EMBEDDING;
+pub use names::{HEAD, LayerTensor};
 pub use spec::{ModelSpec, Role, Rope, RopeScaling};
 pub use sublayers::{Residual, SubLayerKind};
 pub use table::{ARCHITECTURES, Architecture, Bias, WindowRule};

@@ -4,7 +4,7 @@ use super::{ModelSpec, Role};
 use crate::checkpoint::Index;
 
 /// The embedding, `[v, d]`.
-pub const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The vocabulary head, `[v, d]`.
 pub const HEAD: &str = "lm_head.weight";
 /// The norm before the head, `[d]`.
@@ -90,27 +90,27 @@ impl ModelSpec {
 
     /// The matrices of layer `l` with their full module names, as PEFT counts them: `model.layers.3.self_attn.q_proj`.
     #[must_use]
-    pub fn linear_modules(&self, l: usize) -> Vec<(Role, String)> {
+    pub(crate) fn linear_modules(&self, l: usize) -> Vec<(Role, String)> {
         let linear = self.roles(l).into_iter().filter(|role| role.is_linear());
         linear.map(|role| (role, format!("{LAYERS}{l}.{}", role.module()))).collect()
     }
 
     /// The norm before the head, `[d]`.
     #[must_use]
-    pub fn final_norm_tensor(&self) -> &'static str {
+    pub(crate) fn final_norm_tensor(&self) -> &'static str {
         FINAL_NORM
     }
 
     /// The embedding, `[v, d]`. A tied model may have kept only its head: then that.
     #[must_use]
-    pub fn embedding_tensor(&self, index: &Index) -> &'static str {
+    pub(crate) fn embedding_tensor(&self, index: &Index) -> &'static str {
         if self.tied && !index.tensors.contains_key(EMBEDDING) { HEAD } else { EMBEDDING }
     }
 
     /// The head, `[v, d]`: `lm_head.weight`, or the embedding of a tied model that has no head of its own. A model
     /// that calls itself tied and holds both is taken at its tensors, as transformers 5 does.
     #[must_use]
-    pub fn head_tensor(&self, index: &Index) -> &'static str {
+    pub(crate) fn head_tensor(&self, index: &Index) -> &'static str {
         if self.tied && !index.tensors.contains_key(HEAD) { EMBEDDING } else { HEAD }
     }
 }

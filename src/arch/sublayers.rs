@@ -52,13 +52,13 @@ impl ModelSpec {
 
     /// Whether layer `l` looks at other tokens, and so keeps keys and values of those before.
     #[must_use]
-    pub fn has_attention(&self, l: usize) -> bool {
+    pub(crate) fn has_attention(&self, l: usize) -> bool {
         !self.without.get(l).is_some_and(|without| without.attention)
     }
 
     /// The weights of a sub-layer of this kind, in the order of computation.
     #[must_use]
-    pub fn sublayer_roles(&self, kind: SubLayerKind) -> Vec<Role> {
+    pub(crate) fn sublayer_roles(&self, kind: SubLayerKind) -> Vec<Role> {
         match kind {
             SubLayerKind::Attention => {
                 let qkv: &[Role] = if self.fused { &[Role::Qkv] } else { &[Role::Q, Role::K, Role::V] };

@@ -131,7 +131,7 @@ pub(super) fn clear(path: &Path) -> io::Result<bool> {
 ///
 /// # Errors
 /// Request: as said. Work: the file system's.
-pub fn refuse_strangers(dir: &Path) -> Result<()> {
+pub(crate) fn refuse_strangers(dir: &Path) -> Result<()> {
     let contents = contents(dir).map_err(|error| Error::io(dir, &error))?;
     contents.stranger().map_or(Ok(()), |stranger| Err(strange(stranger)))
 }

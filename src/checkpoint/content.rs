@@ -27,7 +27,7 @@ const ONE_IN: u64 = 64;
 ///
 /// # Errors
 /// Request: a file that is not there. Work: one that cannot be read. Interrupted.
-pub fn content_hash(files: &[PathBuf], progress: &dyn Progress) -> Result<String> {
+pub(crate) fn content_hash(files: &[PathBuf], progress: &dyn Progress) -> Result<String> {
     let lengths = files.iter().map(|path| {
         let metadata = std::fs::metadata(path).map_err(|error| Error::io(path, &error))?;
         let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());

@@ -23,7 +23,7 @@ impl Index {
 
 /// The four-bit weight that tensor `name` is a part of: `….weight` for `….weight.absmax`; `None` for other tensors.
 #[must_use]
-pub fn four_bit_owner(name: &str) -> Option<&str> {
+pub(crate) fn four_bit_owner(name: &str) -> Option<&str> {
     PARTS.iter().find_map(|ending| name.strip_suffix(ending))
 }
 

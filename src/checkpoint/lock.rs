@@ -22,7 +22,7 @@ pub(super) fn refuse_busy(dir: &Path) -> Result<()> {
 ///
 /// # Errors
 /// Request: another process works there.
-pub fn lock_dir(dir: &Path) -> Result<Option<File>> {
+pub(crate) fn lock_dir(dir: &Path) -> Result<Option<File>> {
     match File::open(dir).map(|dir| (dir.try_lock(), dir)) {
         Ok((Ok(()), dir)) => Ok(Some(dir)),
         Ok((Err(TryLockError::WouldBlock), _)) => Err(busy(dir)),

@@ -30,22 +30,25 @@ mod unmarked;
 mod workplace;
 mod writer;
 
-pub use belongings::refuse_strangers;
-pub use content::content_hash;
-pub use four_bit::four_bit_owner;
+pub(crate) use belongings::refuse_strangers;
+pub(crate) use content::content_hash;
+pub(crate) use four_bit::four_bit_owner;
 pub use hash::sha256;
 pub use hub::{Cached, Dataset, Hub, HubFile, Needed};
 pub use index::{Entry, Index};
 pub use json::read_json;
-pub use lock::lock_dir;
+pub(crate) use lock::lock_dir;
 pub use mark::{MARK, adopt, can_work_in, claim, create_dir, create_file, made_by, work_in, write_new};
 pub use origin::Origin;
 pub use output::{OutputDir, OutputFile, write_file};
 pub use overlay::Computed;
-pub use python_json::{parse_json, python_number, to_python_json};
+pub use python_json::to_python_json;
+pub(crate) use python_json::{parse_json, python_number};
 pub use size::ByteSize;
-pub use workplace::{Workplace, check_place, has_leftovers};
-pub use writer::{Shard, ShardPlan, Slot, with_bytes, write_tensor};
+pub(crate) use workplace::check_place;
+pub use workplace::{Workplace, has_leftovers};
+pub(crate) use writer::with_bytes;
+pub use writer::{Shard, ShardPlan, Slot, write_tensor};
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -139,7 +142,7 @@ impl Checkpoint {
 
     /// The files that decide what the model makes of a text: config, tokenizer, weights, in order; for
     /// [`content_hash`].
-    pub fn content_files(&self) -> Vec<PathBuf> {
+    pub(crate) fn content_files(&self) -> Vec<PathBuf> {
         let tokenizer = ["tokenizer.json", "tokenizer_config.json"].map(|name| self.source.dir.join(name));
         let tokenizer = tokenizer.into_iter().filter(|path| path.exists());
         let config = self.source.dir.join(CONFIG);

@@ -67,7 +67,7 @@ impl Index {
     ///
     /// # Errors
     /// Work: a name that is not there, a tensor that no memory could hold; the system has no more room for open files.
-    pub fn with_computed<'a>(
+    pub(crate) fn with_computed<'a>(
         &self,
         stored: impl IntoIterator<Item = (&'a str, &'a str)>,
         computed: impl IntoIterator<Item = (Slot, Arc<dyn Computed>)>,

@@ -18,7 +18,7 @@ const MARK: &str = "__float__";
 ///
 /// # Errors
 /// As `serde_json`.
-pub fn parse_json<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+pub(crate) fn parse_json<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     match serde_json::from_slice(text) {
         Err(error) if error.is_syntax() => match with_marks(text) {
             Some(text) => serde_json::from_slice(&text),
@@ -45,7 +45,7 @@ pub fn to_python_json(value: &impl Serialize) -> serde_json::Result<String> {
 
 /// The number that `value` is, where it is one that JSON has not.
 #[must_use]
-pub fn python_number(value: &Value) -> Option<&str> {
+pub(crate) fn python_number(value: &Value) -> Option<&str> {
     let object = value.as_object().filter(|object| object.len() == 1)?;
     object.get(MARK)?.as_str().filter(|text| CONSTANTS.contains(text))
 }

@@ -136,7 +136,7 @@ impl Workplace {
     ///
     /// # Errors
     /// Work: the file system's.
-    pub fn make_dir(&self, path: &Path, entries: &[&str]) -> Result<()> {
+    pub(crate) fn make_dir(&self, path: &Path, entries: &[&str]) -> Result<()> {
         let new = self.begin(entries)?;
         let at = |error: io::Error| Error::io(path, &error);
         // takes the place of an empty directory, never of another
@@ -296,7 +296,7 @@ pub fn has_leftovers(target: &Path) -> bool {
 ///
 /// # Errors
 /// Request: as said.
-pub fn check_place(dir: &Path) -> Result<()> {
+pub(crate) fn check_place(dir: &Path) -> Result<()> {
     refuse_kind(dir, Makes::Directory)
 }
 

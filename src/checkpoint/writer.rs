@@ -252,7 +252,7 @@ pub fn write_tensor(tensor: &Tensor, out: &mut impl Write) -> Result<()> {
 ///
 /// # Errors
 /// Work: another dtype. Whatever `take` finds wrong.
-pub fn with_bytes<T>(tensor: &Tensor, take: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+pub(crate) fn with_bytes<T>(tensor: &Tensor, take: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
     let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     let values = layout.start_offset()..layout.start_offset() + layout.shape().elem_count();

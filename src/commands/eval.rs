@@ -9,7 +9,6 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::Hub;
 use crate::eval::compare::Comparison;
 use crate::eval::evaluation::{Asked, Evaluation, PassReport, Scored, Tokenized};
-pub use crate::eval::select::task_names;
 use crate::eval::settings::EvalSettings;
 use crate::eval::source::Source;
 use crate::eval::table::{self, FigureReport};

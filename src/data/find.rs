@@ -39,7 +39,7 @@ impl Source {
     ///
     /// # Errors
     /// [`Error::Request`] for what is no name on the hub.
-    pub fn hub_files(spec: &str) -> Result<Vec<String>> {
+    pub(crate) fn hub_files(spec: &str) -> Result<Vec<String>> {
         let mut ids = Vec::new();
         for purpose in [Purpose::Measure, Purpose::Train] {
             ids.push(hub_id(spec, purpose)?.ok_or_else(|| unknown(spec))?);

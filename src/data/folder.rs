@@ -65,7 +65,7 @@ impl Split {
 ///
 /// # Errors
 /// A folder that cannot be read, or one with too many files to be one of data.
-pub fn names_below(root: &Path) -> Result<Vec<String>> {
+pub(crate) fn names_below(root: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     let mut above = Vec::new();
     walk(root, "", &mut above, &mut names)?;

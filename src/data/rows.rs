@@ -194,7 +194,7 @@ pub(super) fn format_rank(path: &Path) -> usize {
 
 /// Whether `path` is named like a file of the format whose files end in `.ending`, compressed or not.
 #[must_use]
-pub fn is_of_format(path: &Path, ending: &str) -> bool {
+pub(crate) fn is_of_format(path: &Path, ending: &str) -> bool {
     format(path).is_some_and(|format| format.endings.contains(&ending))
 }
 

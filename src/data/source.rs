@@ -97,7 +97,7 @@ impl Source {
     ///
     /// # Errors
     /// As [`Source::open`].
-    pub fn of_files(name: String, files: Vec<PathBuf>, options: &SourceOptions) -> Result<Self> {
+    pub(crate) fn of_files(name: String, files: Vec<PathBuf>, options: &SourceOptions) -> Result<Self> {
         let mut field = vec![options.field.clone()];
         if options.field.contains('+') {
             field.extend(options.field.split('+').map(str::to_owned));

@@ -68,7 +68,7 @@ impl TrainStream {
     ///
     /// # Errors
     /// As [`TrainStream::new`], but for what a change leads to.
-    pub fn on_changed(
+    pub(crate) fn on_changed(
         source: &Source,
         tokenizer: &Tokenizer,
         options: StreamOptions,

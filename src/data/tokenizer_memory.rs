@@ -53,7 +53,7 @@ const BESIDE: [(&str, Part); 3] = [
 ///
 /// # Errors
 /// [`Error::Request`]: reading it takes more.
-pub fn tokenizer_memory(directory: &Path, room: u64) -> Result<u64> {
+pub(crate) fn tokenizer_memory(directory: &Path, room: u64) -> Result<u64> {
     let path = directory.join("tokenizer.json");
     let length = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
     let mut counted = Counted::default();

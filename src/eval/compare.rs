@@ -57,7 +57,7 @@ impl Comparison {
     /// Whether this run is better; nothing where the difference is less than two standard errors, or an exact test
     /// would see one as large in one of twenty comparisons of equal models.
     #[must_use]
-    pub fn is_better(&self) -> Option<bool> {
+    pub(crate) fn is_better(&self) -> Option<bool> {
         let is_beyond = self.stderr.is_some_and(|stderr| self.difference.abs() >= 2.0 * stderr);
         let is_rare = self.p.is_none_or(|p| p < 0.05);
         (self.difference != 0.0 && is_beyond && is_rare).then_some((self.difference < 0.0) == self.lower_is_better)

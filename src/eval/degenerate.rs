@@ -27,13 +27,13 @@ pub enum Degenerate {
 impl Degenerate {
     /// Of a task with so many questions, from the share of the commonest answer and the accuracy.
     #[must_use]
-    pub fn of_answers(majority: f64, accuracy: f64, questions: usize) -> Option<Self> {
+    pub(crate) fn of_answers(majority: f64, accuracy: f64, questions: usize) -> Option<Self> {
         (questions >= FEWEST && majority >= ONE_ANSWER && accuracy < MOSTLY_RIGHT).then_some(Self::OneAnswer)
     }
 
     /// Of a figure of a text, given all of the text's.
     #[must_use]
-    pub fn of_loss(figures: &[Figure]) -> Option<Self> {
+    pub(crate) fn of_loss(figures: &[Figure]) -> Option<Self> {
         let ratio = figures.iter().find(|figure| figure.metric == Metric::LOSS_PER_LOG_VOCAB)?.value;
         (ratio > 1.0).then_some(Self::AboveGuessing)
     }

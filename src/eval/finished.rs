@@ -68,7 +68,7 @@ impl Finished {
     ///
     /// # Errors
     /// Request: results of a model with another one.
-    pub fn same_tokenizer(&self, about: &About) -> Result<()> {
+    pub(crate) fn same_tokenizer(&self, about: &About) -> Result<()> {
         let refuse = |what: &str| {
             Err(Error::request(format!(
                 "{}: these are results of {}, whose tokenizer is not this model's ({what}); compare models that were \
@@ -179,7 +179,7 @@ impl Finished {
     ///
     /// # Errors
     /// Samples that are missing, broken, or of other documents.
-    pub fn outcomes(&self, task: &str, part: &Part) -> Result<Vec<Outcome>> {
+    pub(crate) fn outcomes(&self, task: &str, part: &Part) -> Result<Vec<Outcome>> {
         let path = self.samples(task);
         let mut outcomes = Vec::new();
         let mut documents = part.prompts.documents.iter();

@@ -54,7 +54,7 @@ pub struct Selection {
 
 /// Every name there is, for help and completions.
 #[must_use]
-pub fn task_names() -> Vec<String> {
+pub(crate) fn task_names() -> Vec<String> {
     let groups = Category::ALL.iter().map(|category| category.group().to_owned());
     let subjects = SUBJECTS.iter().map(|(subject, _)| format!("mmlu_{subject}"));
     TASKS.iter().map(|task| task.about().name.to_owned()).chain(groups).chain(subjects).collect()

@@ -100,7 +100,7 @@ impl Source {
     ///
     /// # Errors
     /// No such split (the subject named).
-    pub fn is_small(&self, leaf: &Leaf, split: &str, progress: &dyn Progress) -> Result<bool> {
+    pub(crate) fn is_small(&self, leaf: &Leaf, split: &str, progress: &dyn Progress) -> Result<bool> {
         let (files, _) = self.files(leaf, split, progress)?;
         let length = |file: &PathBuf| std::fs::metadata(file).map_or(u64::MAX, |metadata| metadata.len());
         Ok(files.iter().map(length).fold(0, u64::saturating_add) <= SMALL)
@@ -153,7 +153,7 @@ fn on_hub(
 ///
 /// # Errors
 /// Request: a name that is no task; a split that the data set does not have. Those of [`Hub::dataset`].
-pub fn hub_files(hub: &Hub, names: &[String], progress: &dyn Progress) -> Result<Vec<(Dataset, Vec<String>)>> {
+pub(crate) fn hub_files(hub: &Hub, names: &[String], progress: &dyn Progress) -> Result<Vec<(Dataset, Vec<String>)>> {
     let known = RefCell::default();
     let mut all: BTreeMap<&'static str, (Dataset, Vec<String>)> = BTreeMap::new();
     for leaf in select(names, &[])?.leaves {

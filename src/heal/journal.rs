@@ -135,7 +135,7 @@ impl Journal {
 
     /// Whether the last line is of step `step`; none is before the first.
     #[must_use]
-    pub fn ends_at(&self, step: usize) -> bool {
+    pub(crate) fn ends_at(&self, step: usize) -> bool {
         self.lines.last().map_or(0, Line::step) == step
     }
 
@@ -147,7 +147,7 @@ impl Journal {
 
     /// Whether there was a validation after `step` steps.
     #[must_use]
-    pub fn has_validation(&self, step: usize) -> bool {
+    pub(crate) fn has_validation(&self, step: usize) -> bool {
         self.lines.iter().any(|line| matches!(line, Line::Validation { step: own, .. } if *own == step))
     }
 

@@ -30,7 +30,7 @@ pub use choices::{MergeOnto, Quant, Train};
 pub use journal::{Journal, Line};
 pub use measure::{Known, Losses, Measured, Paired, Text, measurement};
 pub use merge::Merge;
-pub use pass::{FINAL_NORM, Gradients, PassLoss, parameters, targets};
+pub use pass::{Gradients, PassLoss, parameters, targets};
 pub use plan::{Estimate, estimate, load_options};
 pub use run::{Finished, Run};
 pub use samples::{FixedSamples, Samples, TextSamples};

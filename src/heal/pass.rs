@@ -18,7 +18,7 @@ use crate::{Error, Result, interrupt, ops};
 pub type Gradients = BTreeMap<String, Tensor>;
 
 /// Name of the final norm's weight.
-pub const FINAL_NORM: &str = "model.norm.weight";
+pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 
 /// A pass to make.
 #[derive(Clone, Copy, Debug)]

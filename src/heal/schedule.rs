@@ -48,7 +48,7 @@ impl Schedule {
 /// Steps of a warm-up that is given as a number of steps, or, below one, as a share of all steps (rounded up, as
 /// transformers does).
 #[must_use]
-pub fn warmup_steps(warmup: f64, steps: usize) -> usize {
+pub(crate) fn warmup_steps(warmup: f64, steps: usize) -> usize {
     let wanted = if warmup < 1.0 { (warmup * steps as f64).ceil() } else { warmup };
     (wanted.max(0.0) as usize).min(steps)
 }

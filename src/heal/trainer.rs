@@ -107,7 +107,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The optimiser, to be restored.
-    pub fn optimizer_mut(&mut self) -> &mut Optimizer {
+    pub(crate) fn optimizer_mut(&mut self) -> &mut Optimizer {
         &mut self.optimizer
     }
 

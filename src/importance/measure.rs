@@ -17,7 +17,7 @@ use crate::{Context, Error, Result, interrupt};
 
 /// `metrics` with those whose scores they are made of, in the order of the table.
 #[must_use]
-pub fn with_parts(metrics: &[&'static Metric]) -> Vec<&'static Metric> {
+pub(crate) fn with_parts(metrics: &[&'static Metric]) -> Vec<&'static Metric> {
     let mut names: Vec<&str> = metrics.iter().map(|metric| metric.name).collect();
     for metric in metrics {
         if let Evaluate::Scores(parts, _) = metric.value {
@@ -95,7 +95,7 @@ pub fn measure(
 /// Bytes that [`measure`] keeps beside a model and a pass, for `tokens` tokens in all, `longest` of them in the longest
 /// sequence.
 #[must_use]
-pub fn reserved_bytes(
+pub(crate) fn reserved_bytes(
     metrics: &[&'static Metric],
     spec: &ModelSpec,
     device: &Device,

@@ -55,7 +55,8 @@ pub use amount::{Amount, Protect};
 pub use analysis::{Analysis, DataUsed, Searched, scores_of};
 pub use choice::{Choice, RunnerUp};
 pub use evidence::{Evidence, Measured};
-pub use measure::{measure, measure_weights, reserved_bytes, with_parts};
+pub use measure::{measure, measure_weights};
+pub(crate) use measure::{reserved_bytes, with_parts};
 pub use metrics::{
     Evaluate, LogitDistance, METRICS, Metric, Needs, OfOutputs, OfWeights, Order, Pair, Sizes, Subject, TokenLogits,
     Tokens, Weight, metric,
@@ -65,5 +66,6 @@ pub(crate) use moments::Moments;
 pub use moments::Scores;
 pub use observer::Watch;
 pub use probe::Probe;
-pub use removals::{Removals, rises, without};
+pub(crate) use removals::rises;
+pub use removals::{Removals, without};
 pub use streams::Streams;

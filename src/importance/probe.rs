@@ -69,7 +69,7 @@ impl Probe {
     /// Whether the metrics ask for all tokens. If not, only the last row of each sample is looked at, and a batch may
     /// as well hold those rows alone, as sequences of one token.
     #[must_use]
-    pub fn wants_all_tokens(&self) -> bool {
+    pub(crate) fn wants_all_tokens(&self) -> bool {
         self.metrics.iter().any(|(metric, ..)| metric.tokens == Tokens::All)
     }
 

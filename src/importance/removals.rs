@@ -214,7 +214,7 @@ pub(super) fn logit_distances(
 /// What the loss rises by from `whole` under each of `candidates`, in rows of these lengths: means over predicted
 /// tokens, errors over the sequences' differences.
 #[must_use]
-pub fn rises(whole: &[Loss], candidates: &[&Vec<Loss>], rows: Vec<usize>, name: &str) -> Scores {
+pub(crate) fn rises(whole: &[Loss], candidates: &[&Vec<Loss>], rows: Vec<usize>, name: &str) -> Scores {
     let mut moments = Moments::new(rows);
     for (index, dense) in whole.iter().enumerate().filter(|(_, loss)| loss.tokens > 0) {
         let rises: Vec<f64> = candidates.iter().map(|losses| losses[index].mean() - dense.mean()).collect();

@@ -188,7 +188,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::extend`].
-    pub fn extend_each(&self, caches: &mut [&mut Cache], ids: &[&[u32]]) -> Result<Vec<Tensor>> {
+    pub(crate) fn extend_each(&self, caches: &mut [&mut Cache], ids: &[&[u32]]) -> Result<Vec<Tensor>> {
         let runs = caches.iter().zip(ids).map(|(cache, ids)| cache.grown(ids, &self.spec));
         let runs: Vec<Run> = runs.collect::<Result<_>>()?;
         let mut passes = self.passes(&runs)?;

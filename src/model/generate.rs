@@ -136,7 +136,7 @@ impl Model {
     /// # Errors
     /// Request: an empty prompt, no tokens asked for. Work: logits that are not finite, what `goes_on` and
     /// [`Model::extend`] find. Interrupted.
-    pub fn generate_each(
+    pub(crate) fn generate_each(
         &self,
         prompts: &[(&[u32], usize)],
         ends: &[u32],

@@ -50,7 +50,7 @@ impl Model {
     /// Bytes that [`Model::gradients`] takes beside the weights of the model and a pass, for `tokens` tokens in all,
     /// `longest` of them in the longest sequence.
     #[must_use]
-    pub fn gradient_bytes(spec: &ModelSpec, device: &Device, (tokens, longest): (usize, usize)) -> u64 {
+    pub(crate) fn gradient_bytes(spec: &ModelSpec, device: &Device, (tokens, longest): (usize, usize)) -> u64 {
         let cost = TrainingCost::most(spec, device);
         let at_once = longest.max(tokens_of_a_batch(device)).min(tokens) as u64;
         let streams = 4 * spec.hidden_size as u64 * (spec.layers as u64 + 2) * tokens as u64;

@@ -103,7 +103,7 @@ impl Head {
 
     /// Whether it is trained.
     #[must_use]
-    pub fn is_trained(&self) -> bool {
+    pub(crate) fn is_trained(&self) -> bool {
         self.unfrozen
     }
 

@@ -26,7 +26,7 @@ pub struct LoadOptions {
 impl LoadOptions {
     /// Whether all of the block at `place` is trained, which is held in f32 for that.
     #[must_use]
-    pub fn is_unfrozen(&self, place: usize) -> bool {
+    pub(crate) fn is_unfrozen(&self, place: usize) -> bool {
         self.unfrozen_from.is_some_and(|from| place >= from)
     }
 

@@ -102,7 +102,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::run`].
-    pub fn losses_at_depths(
+    pub(crate) fn losses_at_depths(
         &self,
         sequences: &[Vec<u32>],
         what: &str,

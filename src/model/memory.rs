@@ -178,14 +178,14 @@ impl Placement {
 
     /// Bytes of the weights and a pass of `tokens`.
     #[must_use]
-    pub fn pass_bytes(&self, spec: &ModelSpec, tokens: usize) -> u64 {
+    pub(crate) fn pass_bytes(&self, spec: &ModelSpec, tokens: usize) -> u64 {
         self.weight_bytes.saturating_add(transient_bytes(spec, tokens, self.at_once))
     }
 
     /// Tokens a pass should have, unless one sequence alone is longer, when its sequences share beginnings: usually,
     /// and at most where what they share is long.
     #[must_use]
-    pub fn tree_tokens(&self, spec: &ModelSpec, budget: Budget) -> (usize, usize) {
+    pub(crate) fn tree_tokens(&self, spec: &ModelSpec, budget: Budget) -> (usize, usize) {
         let tokens = |most| pass_tokens(spec, budget, self.weight_bytes, 0, (self.at_once, most * self.at_once));
         (tokens(TREE_CHUNKS), tokens(4 * TREE_CHUNKS))
     }

@@ -43,7 +43,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::run`].
-    pub fn input_sums(&self, sequences: &[Vec<u32>], what: &str, progress: &dyn Progress) -> Result<InputSums> {
+    pub(crate) fn input_sums(&self, sequences: &[Vec<u32>], what: &str, progress: &dyn Progress) -> Result<InputSums> {
         let batches = Batch::pack(sequences, tokens_of_a_batch(&self.device))?;
         let sums = InputSums::default();
         let policy = CheckpointingPolicy::on(&self.device, 0);

@@ -22,7 +22,7 @@ pub enum StackUnit {
 impl StackUnit {
     /// How many a layer has.
     #[must_use]
-    pub fn per_layer(self) -> usize {
+    pub(crate) fn per_layer(self) -> usize {
         match self {
             Self::Layer => 1,
             Self::SubLayer => SubLayer::ALL.len(),
@@ -87,7 +87,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::losses_of_stacks`], and those of `see`.
-    pub fn run_stacks(
+    pub(crate) fn run_stacks(
         &self,
         stacks: Stacks<'_>,
         sequences: &[Vec<u32>],

@@ -36,7 +36,7 @@ pub fn all_finite(x: &Tensor) -> Result<bool> {
 ///
 /// # Errors
 /// The device's.
-pub fn first_not_finite(x: &Tensor) -> Result<Option<usize>> {
+pub(crate) fn first_not_finite(x: &Tensor) -> Result<Option<usize>> {
     let rows = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     Ok(rows.iter().position(|row| row.iter().any(|value| !value.is_finite())))
 }

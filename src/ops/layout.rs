@@ -112,7 +112,7 @@ impl Layout {
 
     /// For each segment, the length of the longest sequence that shares its first segment, prefixes counted.
     #[must_use]
-    pub fn longest_of_each(&self) -> Vec<usize> {
+    pub(crate) fn longest_of_each(&self) -> Vec<usize> {
         let roots = self.roots();
         let mut longest = vec![0; self.segments.len()];
         for (segment, root) in self.segments.iter().zip(&roots) {
@@ -137,7 +137,7 @@ impl Layout {
 
     /// For each segment, the first segment of its sequence: segments of different roots never see each other.
     #[must_use]
-    pub fn roots(&self) -> Vec<usize> {
+    pub(crate) fn roots(&self) -> Vec<usize> {
         let mut roots = Vec::with_capacity(self.segments.len());
         for (index, segment) in self.segments.iter().enumerate() {
             let root = segment.parent.map_or(index, |parent| roots[parent]);

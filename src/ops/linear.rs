@@ -26,7 +26,7 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// Shapes that do not fit, a narrow weight, or a device without this kernel.
-pub fn trainable_linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+pub(crate) fn trainable_linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     apply(x, weight, Linear { trained: true })
 }
 

@@ -175,7 +175,7 @@ fn rows_at_once(count: usize, v: usize) -> usize {
 /// Bytes that [`objective`] takes on `device` for `rows` of `d` numbers and a vocabulary of `v`, besides its result;
 /// `taught` where there is a teacher.
 #[must_use]
-pub fn objective_bytes(rows: usize, (d, v): (usize, usize), taught: bool, device: &Device) -> u64 {
+pub(crate) fn objective_bytes(rows: usize, (d, v): (usize, usize), taught: bool, device: &Device) -> u64 {
     let teachers = if taught { v + d } else { 0 };
     if !device.is_cuda() {
         return 4 * (rows_at_once(rows, v) * (v + 2 * d + teachers)) as u64;

@@ -21,7 +21,7 @@ pub(crate) fn has_avx512() -> bool {
 
 /// The vector units that the loops use on this machine; `None` where they run as compiled for the least of its kind.
 #[must_use]
-pub fn vector_units() -> Option<&'static str> {
+pub(crate) fn vector_units() -> Option<&'static str> {
     #[cfg(target_arch = "x86_64")]
     match detected() {
         (true, true) => return Some("AVX-512"),

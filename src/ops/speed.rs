@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_millis(400);
 ///
 /// # Errors
 /// The device's.
-pub fn multiply_adds(device: &Device) -> Result<f64> {
+pub(crate) fn multiply_adds(device: &Device) -> Result<f64> {
     // a GPU is busy with more only
     let (t, o, i) = if device.is_cuda() { (2048, 4096, 4096) } else { (510, 1536, 1536) };
     best(device, (t, o, i)).map(|seconds| (t * o * i) as f64 / seconds)

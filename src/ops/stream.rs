@@ -9,7 +9,7 @@ use crate::Result;
 ///
 /// # Errors
 /// The device's.
-pub fn save_activation(x: &Tensor, on_host: bool) -> Result<Tensor> {
+pub(crate) fn save_activation(x: &Tensor, on_host: bool) -> Result<Tensor> {
     if !x.device().is_cuda() {
         return Ok(x.clone());
     }
@@ -21,13 +21,13 @@ pub fn save_activation(x: &Tensor, on_host: bool) -> Result<Tensor> {
 ///
 /// # Errors
 /// The device's.
-pub fn restore_activation(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn restore_activation(x: &Tensor) -> Result<Tensor> {
     if x.device().is_cuda() { cuda::in_type(x, DType::F32) } else { Ok(x.clone()) }
 }
 
 /// Bytes of a number of a saved activation on `device`.
 #[must_use]
-pub fn activation_bytes(device: &Device) -> u64 {
+pub(crate) fn activation_bytes(device: &Device) -> u64 {
     if device.is_cuda() { cuda::products(device).size_in_bytes() as u64 } else { 4 }
 }
 

@@ -93,7 +93,7 @@ impl WeightMatrix {
     ///
     /// # Errors
     /// Shapes that do not fit, or a device without this kernel.
-    pub fn linear_backward_onto(&self, dy: &Tensor, own: Tensor) -> Result<Tensor> {
+    pub(crate) fn linear_backward_onto(&self, dy: &Tensor, own: Tensor) -> Result<Tensor> {
         self.fits("dy", dy, self.shape()?.0)?;
         if dy.device().is_cuda() {
             cuda::multiply(plain(dy), plain(&self.on_gpu()?), &own, true)?;
@@ -175,7 +175,7 @@ impl WeightMatrix {
 ///
 /// # Errors
 /// The device's.
-pub fn on_device(weight: &Tensor, device: &Device) -> Result<Tensor> {
+pub(crate) fn on_device(weight: &Tensor, device: &Device) -> Result<Tensor> {
     let weight = match weight.dtype() {
         // no kernel of ours takes f16
         DType::F16 if device.is_cuda() => weight.to_dtype(DType::F32)?,
@@ -188,7 +188,7 @@ pub fn on_device(weight: &Tensor, device: &Device) -> Result<Tensor> {
 ///
 /// # Errors
 /// The device's.
-pub fn as_stored_on(matrix: &Tensor, device: &Device) -> Result<Tensor> {
+pub(crate) fn as_stored_on(matrix: &Tensor, device: &Device) -> Result<Tensor> {
     let matrix = if matrix.dtype() == DType::F16 { matrix.to_dtype(DType::F32)? } else { matrix.clone() };
     Ok(matrix.to_device(device)?)
 }
@@ -197,7 +197,7 @@ pub fn as_stored_on(matrix: &Tensor, device: &Device) -> Result<Tensor> {
 ///
 /// # Errors
 /// The device's.
-pub fn gather(matrix: &Tensor, ids: &[u32]) -> Result<Tensor> {
+pub(crate) fn gather(matrix: &Tensor, ids: &[u32]) -> Result<Tensor> {
     let (device, (rows, d)) = (matrix.device(), matrix.dims2()?);
     if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
         return Err(Error::work(format!("row {id} of a matrix of {rows}")));

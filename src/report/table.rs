@@ -63,7 +63,7 @@ pub struct BestRow {
 
 /// The table, a line for each row, under a head that calls the scores `measure`.
 #[must_use]
-pub fn best_table(measure: &str, rows: &[BestRow]) -> String {
+pub(crate) fn best_table(measure: &str, rows: &[BestRow]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(["n", "drop", measure, "runner-up", "worse by", ""]);

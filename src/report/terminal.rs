@@ -23,7 +23,7 @@ const MOST_SHOWN: usize = 44;
 /// Row `n`-1 of the scores over l, rescaled, with an arrow at the best block's first layer; the only row of single
 /// layers, with an arrow at each that the plan drops. Ends with a newline; empty when there is no such row.
 #[must_use]
-pub fn strip(scores: &Triangle, n: usize, paint: Paint) -> String {
+pub(crate) fn strip(scores: &Triangle, n: usize, paint: Paint) -> String {
     let width = width(scores);
     let (n, label) = if scores.is_single() { (1, "layer ".to_owned()) } else { (n, format!("n={n:<3} ")) };
     let cells = scores.rescaled(n);
@@ -44,7 +44,7 @@ pub fn strip(scores: &Triangle, n: usize, paint: Paint) -> String {
 /// All rows, the largest blocks on top, each rescaled, the best block of each marked. `None` for models so deep that it
 /// would not fit a terminal.
 #[must_use]
-pub fn triangle_map(scores: &Triangle, paint: Paint) -> Option<String> {
+pub(crate) fn triangle_map(scores: &Triangle, paint: Paint) -> Option<String> {
     if scores.layers() > MOST_SHOWN {
         return None;
     }

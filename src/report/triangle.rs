@@ -27,20 +27,20 @@ impl Triangle {
 
     /// Whether these are scores of single layers.
     #[must_use]
-    pub fn is_single(&self) -> bool {
+    pub(crate) fn is_single(&self) -> bool {
         self.rows.len() == 1
     }
 
     /// Whether entry `l` of row `n`-1 is to be marked: the best block, or a single layer that the plan drops.
     #[must_use]
-    pub fn is_marked(&self, n: usize, l: usize) -> bool {
+    pub(crate) fn is_marked(&self, n: usize, l: usize) -> bool {
         if self.is_single() && !self.dropped.is_empty() { self.dropped.contains(&l) } else { self.best(n) == Some(l) }
     }
 
     /// Row `n`-1 shifted and scaled to [0, 1], 0 what goes first; a row of equal scores is all 0. Scores that are not
     /// finite stay outside.
     #[must_use]
-    pub fn rescaled(&self, n: usize) -> Vec<f64> {
+    pub(crate) fn rescaled(&self, n: usize) -> Vec<f64> {
         let Some(row) = self.rows.get(n - 1) else { return Vec::new() };
         let finite = || row.iter().copied().filter(|value| value.is_finite());
         let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
@@ -57,7 +57,7 @@ impl Triangle {
 
     /// Rows worth a picture: those with more than one block, or the only one.
     #[must_use]
-    pub fn shown_rows(&self) -> usize {
+    pub(crate) fn shown_rows(&self) -> usize {
         self.rows.iter().filter(|row| row.len() > 1).count().max(self.rows.len().min(1))
     }
 }

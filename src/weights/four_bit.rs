@@ -35,7 +35,7 @@ struct State {
 ///
 /// # Errors
 /// Work: as [`load`] and [`Index::load`].
-pub fn load_matrix(index: &Index, name: &str, shape: &[usize]) -> Result<WeightMatrix> {
+pub(crate) fn load_matrix(index: &Index, name: &str, shape: &[usize]) -> Result<WeightMatrix> {
     match (index.four_bit_state(name), shape) {
         (Some(_), [rows, columns]) => Ok(WeightMatrix::FourBit(Arc::new(load(index, name, (*rows, *columns))?))),
         _ => Ok(WeightMatrix::Dense(index.load(name, shape, &Device::Cpu)?)),
@@ -198,7 +198,7 @@ pub fn quantization_config(double: bool, compute: &str) -> Value {
 
 /// The map of `config.json` with or without the quantisation; other keys keep their order.
 #[must_use]
-pub fn with_quantization(config: &Map<String, Value>, quantization: Option<Value>) -> Map<String, Value> {
+pub(crate) fn with_quantization(config: &Map<String, Value>, quantization: Option<Value>) -> Map<String, Value> {
     let mut config = config.clone();
     config.shift_remove("quantization_config");
     config.shift_remove("compression_config");

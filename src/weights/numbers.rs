@@ -88,7 +88,11 @@ impl<'a> Numbers<'a> {
     ///
     /// # Errors
     /// As [`Numbers::pieces`].
-    pub fn pieces_over(&self, rows: Range<usize>, mut take: impl FnMut(usize, Tensor) -> Result<()>) -> Result<()> {
+    pub(crate) fn pieces_over(
+        &self,
+        rows: Range<usize>,
+        mut take: impl FnMut(usize, Tensor) -> Result<()>,
+    ) -> Result<()> {
         let Some(height) = self.rows() else { return take(0, self.read(None)?) };
         let step = (PIECE / self.widest().max(1)).max(1);
         for first in (rows.start / step * step..rows.end.min(height)).step_by(step) {

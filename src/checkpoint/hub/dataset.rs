@@ -58,7 +58,12 @@ impl Hub {
     ///
     /// # Errors
     /// As [`Hub::model`].
-    pub fn dataset_files(&self, dataset: &Dataset, files: &[String], progress: &dyn Progress) -> Result<Vec<PathBuf>> {
+    pub(crate) fn dataset_files(
+        &self,
+        dataset: &Dataset,
+        files: &[String],
+        progress: &dyn Progress,
+    ) -> Result<Vec<PathBuf>> {
         let Dataset { repo, commit, .. } = dataset;
         let cache = RepoCache::new(&self.cache, repo);
         let snapshot = cache.snapshot(commit);

@@ -68,7 +68,7 @@ impl Hub {
     ///
     /// # Errors
     /// As [`Hub::model`].
-    pub fn needed_for_model(&self, id: &str, progress: &dyn Progress) -> Result<Needed> {
+    pub(crate) fn needed_for_model(&self, id: &str, progress: &dyn Progress) -> Result<Needed> {
         let repo = Repo::model(id)?;
         let cache = RepoCache::new(&self.cache, &repo);
         let look_up = || {
@@ -90,7 +90,7 @@ impl Hub {
     ///
     /// # Errors
     /// As [`Hub::dataset_file`].
-    pub fn needed_for_file(&self, id: &str, progress: &dyn Progress) -> Result<Needed> {
+    pub(crate) fn needed_for_file(&self, id: &str, progress: &dyn Progress) -> Result<Needed> {
         let (repo, file) = Repo::dataset_file(id)?;
         let cache = RepoCache::new(&self.cache, &repo);
         let look_up = || {
@@ -112,7 +112,7 @@ impl Hub {
     ///
     /// # Errors
     /// As [`Hub::dataset_files`].
-    pub fn needed_for_dataset(&self, dataset: &Dataset, files: &[String]) -> Result<Needed> {
+    pub(crate) fn needed_for_dataset(&self, dataset: &Dataset, files: &[String]) -> Result<Needed> {
         let Dataset { repo, commit, .. } = dataset;
         let cache = RepoCache::new(&self.cache, repo);
         let snapshot = cache.snapshot(commit);
@@ -200,7 +200,7 @@ impl Hub {
     ///
     /// # Errors
     /// Work: too little room.
-    pub fn room_for(&self, bytes: u64) -> Result<()> {
+    pub(crate) fn room_for(&self, bytes: u64) -> Result<()> {
         match self.disk_free() {
             Some(free) if bytes > free => {
                 let (bytes, free, cache) = (ByteSize(bytes), ByteSize(free), self.cache().display());

@@ -180,7 +180,7 @@ impl<'a> Evaluation<'a> {
 
     /// Whether every task was scored before.
     #[must_use]
-    pub fn is_found(&self) -> bool {
+    pub(crate) fn is_found(&self) -> bool {
         self.known.len() == self.job.parts.len()
     }
 

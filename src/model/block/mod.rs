@@ -76,7 +76,12 @@ impl Block {
     ///
     /// # Errors
     /// The device's; a sub-layer that shares its norm with another.
-    pub fn forward_sublayer(&self, sublayer: plan::SubLayer, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+    pub(crate) fn forward_sublayer(
+        &self,
+        sublayer: plan::SubLayer,
+        x: &Tensor,
+        context: &ForwardContext,
+    ) -> Result<Tensor> {
         let of = |residual: &&Residual| residual.sum.iter().any(|own| own.name() == sublayer);
         match self.residuals.iter().find(of) {
             None => Ok(x.clone()),

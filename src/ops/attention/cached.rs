@@ -20,7 +20,7 @@ const DEPTH: usize = 128;
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
-pub fn attention_over(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
+pub(crate) fn attention_over(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
     let Heads { heads: h, kv_heads, head_dim, .. } = *heads;
     heads.check()?;
     let ((t, width), (n, kv_width)) = (q.dims2()?, k.dims2()?);

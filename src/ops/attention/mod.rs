@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor, bail};
 
-pub use cached::attention_over;
+pub(crate) use cached::attention_over;
 pub(super) use gpu::TablesOnGpu;
 
 use super::Layout;

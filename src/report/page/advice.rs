@@ -15,7 +15,7 @@ struct Judged<'a> {
 
 /// A recommendation with its reason, from the figures of the summary; nothing where nothing was cut or scored.
 #[must_use]
-pub fn advice(data: &RunData) -> Option<String> {
+pub(crate) fn advice(data: &RunData) -> Option<String> {
     let judged: Vec<Judged<'_>> = data.variants.iter().filter_map(|model| judge(data, model)).collect();
     let least = |a: &Judged<'_>, b: &Judged<'_>| lost(a).total_cmp(&lost(b));
     let largest = |chosen: &dyn Fn(&Judged<'_>) -> bool| {

@@ -15,7 +15,7 @@ mod words;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-pub use self::advice::advice;
+pub(crate) use self::advice::advice;
 pub use self::data::{NamedTable, tables};
 use self::figures::Part;
 pub use self::figures::{Drawing, NamedFigure, figures};

@@ -69,7 +69,7 @@ impl Adapter {
     ///
     /// # Errors
     /// Work: shapes that do not fit.
-    pub fn updated(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
+    pub(crate) fn updated(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
         let sum = self.sum(rows, at)?;
         match self.ratio(&sum, at)? {
             Some(ratio) => Ok(sum.broadcast_mul(&ratio.unsqueeze(1)?)?),

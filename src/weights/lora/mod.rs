@@ -20,7 +20,7 @@ use rand_chacha::ChaCha8Rng;
 
 pub use adapter::{Adapter, At};
 pub use pattern::Patterns;
-pub use peft::ADAPTER_FILES;
+pub(crate) use peft::ADAPTER_FILES;
 pub use settings::{LoraSettings, Module, Targets};
 pub use table::{Table, Tokens, Whole};
 

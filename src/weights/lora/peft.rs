@@ -21,7 +21,7 @@ const CONFIG: &str = "adapter_config.json";
 /// The file of its tensors.
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// The files of an adapter directory.
-pub const ADAPTER_FILES: [&str; 2] = [CONFIG, WEIGHTS];
+pub(crate) const ADAPTER_FILES: [&str; 2] = [CONFIG, WEIGHTS];
 
 /// The release whose config is written.
 const PEFT_VERSION: &str = "0.21.2";

@@ -42,7 +42,7 @@ impl Table {
     ///
     /// # Errors
     /// Work: shapes that do not fit.
-    pub fn updated(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
+    pub(crate) fn updated(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
         match self {
             Self::LowRank(adapter) => adapter.updated(rows, at),
             Self::Tokens(tokens) => tokens.updated(rows, at),
@@ -55,7 +55,7 @@ impl Tokens {
     ///
     /// # Errors
     /// Work: shapes that do not fit.
-    pub fn updated(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
+    pub(crate) fn updated(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
         let (count, width) = rows.dims2()?;
         let own: BTreeMap<u32, usize> = self.ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
         let mut values: Vec<f32> = rows.flatten_all()?.to_vec1()?;

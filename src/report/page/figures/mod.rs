@@ -52,7 +52,7 @@ pub enum Drawing {
 impl Drawing {
     /// The same picture for another place.
     #[must_use]
-    pub fn with_format(&self, format: Format) -> Self {
+    pub(crate) fn with_format(&self, format: Format) -> Self {
         let mut drawing = self.clone();
         match &mut drawing {
             Self::Curves(chart) => chart.format = format,
