@@ -104,6 +104,13 @@ impl Provenance {
         formats.into_iter().next().filter(|_| !self.without.is_empty())
     }
 
+    /// Training brings back what only zeros had left out.
+    pub fn trained(&mut self) {
+        if self.format() == Some("zeros") {
+            self.without.clear();
+        }
+    }
+
     /// The last model that still had all layers: the origin, or what was made of it before the first cut.
     #[must_use]
     pub fn uncut(&self) -> PlannedFor {
@@ -155,6 +162,11 @@ mod tests {
         history.push_stack(Map::new(), &[without(1, false, true), Place::of(2)]);
         assert_eq!(history.gone().to_string(), "0..=1, attention:3, mlp:2");
         assert!(!history.is_rebuilt());
+        let zeros = serde_json::json!({"settings": {"format": "zeros"}}).as_object().cloned().unwrap();
+        let mut trained = history.clone();
+        trained.push(zeros);
+        trained.trained();
+        assert!(trained.gone().are_layers());
         history.push_stack(Map::new(), &[1, 0, 1].map(Place::of));
         assert_eq!(history.layers, [3, 2, 3]);
         assert!(history.is_rebuilt());

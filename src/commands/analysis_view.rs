@@ -36,11 +36,18 @@ pub(super) fn triangle(analysis: &Analysis) -> Result<Triangle> {
     })
 }
 
+/// What the numbers of sub-layers mean.
+const PARTS: &str = "sub-layer: 2l is the attention of layer l, 2l+1 its MLP";
+
+/// Whether the search is among sub-layers.
+fn is_fine(analysis: &Analysis) -> bool {
+    metric(&analysis.search.metric).is_ok_and(|metric| metric.subject == Subject::SubLayer)
+}
+
 /// What the plan drops, in the units of the search.
 fn dropped(analysis: &Analysis) -> Option<Vec<usize>> {
-    let is_fine = metric(&analysis.search.metric).is_ok_and(|metric| metric.subject == Subject::SubLayer);
     let plan = analysis.plan.as_ref()?;
-    if !is_fine {
+    if !is_fine(analysis) {
         return Some(plan.dropped());
     }
     let gone = plan.gone();
@@ -75,7 +82,7 @@ pub(super) fn figures(analysis: &Analysis) -> Result<Vec<(&'static str, Vec<u8>)
     let measure = measure(analysis);
     let plan = analysis.plan.as_ref().map(|plan| format!("plan: drop {}", plan.gone()));
     let heat_map = HeatMap {
-        title: format!("{}: {measure} of every block", analysis.model.id),
+        title: format!("{}: {measure} of every {}", analysis.model.id, if is_fine(analysis) { PARTS } else { "block" }),
         subtitle: subtitle(analysis),
         measure: measure.clone(),
         plan: plan.unwrap_or_default(),
@@ -111,7 +118,7 @@ fn curves(analysis: &Analysis, scores: &Triangle, measure: &str) -> Result<LineC
     Ok(LineChart {
         title: format!("{}: {measure} against depth", analysis.model.id),
         subtitle: subtitle(analysis),
-        across: "first layer of the block, l".to_owned(),
+        across: if is_fine(analysis) { PARTS } else { "first layer of the block, l" }.to_owned(),
         up: measure.to_owned(),
         legend: "block size".to_owned(),
         series: series.collect(),
@@ -186,7 +193,8 @@ fn analysis_text(analysis: &Analysis, paint: Paint, text: &mut String) {
         })
         .collect();
     let _ = writeln!(text, "{}", best_table(&measure(analysis), &rows).trim_end());
-    if let Ok(scores) = triangle(analysis) {
+    // they number layers
+    if let (Ok(scores), false) = (triangle(analysis), is_fine(analysis)) {
         text.push('\n');
         if let Some(map) = triangle_map(&scores, paint) {
             let _ = writeln!(text, "{}", map.trim_end());

@@ -10,7 +10,7 @@ use super::{analysis_view, open};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{self, Checkpoint, Origin, OutputDir, OutputFile};
 use crate::data::{Purpose, SequenceOptions, Sequences, Shape, SourceOptions, Tokenizer};
-use crate::importance::{self, Amount, Analysis, DataUsed, METRICS, Measured, Metric, Removals};
+use crate::importance::{self, Amount, Analysis, DataUsed, METRICS, Measured, Metric, Removals, Subject};
 use crate::methods::{self, METHODS, Search};
 use crate::model::{Budget, Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
@@ -175,6 +175,7 @@ fn measure(
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let wanted = amount.map(|amount| amount.of(spec.layers)).transpose()?;
     search.protect.check(spec.layers, wanted)?;
+    check_parts(settings, search, &spec)?;
     if settings.data.is_none() {
         return of_weights(settings, search, &checkpoint, &spec, progress);
     }
@@ -245,6 +246,21 @@ fn measure(
     let settings = resolved(settings, search, Some(seq_len))?;
     let analysis = Analysis::new(planned_for, spec.hidden_size, data, settings, scores, searched);
     Ok((Some(analysis), Some(pass)))
+}
+
+/// Refuses scores of every attention and MLP where the model lacks some.
+fn check_parts(settings: &AnalyzeSettings, search: &Search, spec: &ModelSpec) -> Result<()> {
+    let mut measured = settings.measured()?;
+    measured.push(importance::metric(&search.metric)?);
+    let fine: Vec<&Metric> = measured.into_iter().filter(|metric| metric.subject == Subject::SubLayer).collect();
+    match (spec.without.iter().position(|without| !without.is_empty()), fine.first()) {
+        (Some(layer), Some(metric)) => Err(Error::request(format!(
+            "{} looks at every attention and MLP, and layer {layer} of this model has no {}: follow scores of layers, \
+             or analyze the model before parts were left out",
+            metric.name, spec.without[layer]
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn names(metrics: &[&Metric]) -> Vec<&'static str> {

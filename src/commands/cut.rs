@@ -98,6 +98,9 @@ pub struct CutReport {
     /// Sub-layers that are left out, by the source's layers; absent where there are none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub without: BTreeMap<usize, SubLayers>,
+    /// What stands at each place, where a list of what goes does not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stack: Option<String>,
     /// The plan in the words of other tools; absent where it does more than drop layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notations: Option<Notations>,
@@ -282,7 +285,10 @@ impl fmt::Display for CutReport {
         let dropped = if gone.is_empty() { "none" } else { &gone };
         writeln!(f, "model        {}", shown(&self.model))?;
         writeln!(f, "layers       {}", shrunk(self.layers, &|count| count.to_string()))?;
-        writeln!(f, "dropped      {dropped} (0-based, inclusive)")?;
+        match &self.stack {
+            None => writeln!(f, "dropped      {dropped} (0-based, inclusive)")?,
+            Some(stack) => writeln!(f, "stack        {stack}")?,
+        }
         writeln!(f, "parameters   {}", shrunk(self.parameters, &short_count))?;
         writeln!(
             f,
@@ -309,10 +315,8 @@ impl fmt::Display for CutReport {
             writeln!(f, "seams        not run, the model is not computed here: {}", shown_message(why))?;
         }
         for Seam { layer, distance } in self.seams.iter().flatten() {
-            writeln!(
-                f,
-                "seam         layer {layer} meets a stream at angular distance {distance:.4}; both models run alike"
-            )?;
+            let met = if *layer as u64 == self.layers.after { "the head".to_owned() } else { format!("layer {layer}") };
+            writeln!(f, "seam         {met} meets a stream at angular distance {distance:.4}; both models run alike")?;
         }
         match (&self.out, self.dry_run) {
             (_, true) => write!(f, "nothing was written (dry run)"),
@@ -344,6 +348,7 @@ fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
         layers: Shrunk { before: plan.planned_for.layers as u64, after: plan.stack.len() as u64 },
         dropped: plan.dropped(),
         without: plan.gone().sublayers,
+        stack: (!plan.only_drops()).then(|| plan.in_words()),
         notations: plan.notations(),
         parameters: cut.parameters(),
         bytes: cut.bytes(),

@@ -16,6 +16,7 @@ use crate::checkpoint::{ByteSize, Checkpoint, Origin, Workplace};
 use crate::data::{Purpose, Source};
 use crate::heal::{HealSettings, Known, Measured, Quant, WorkDir, estimate};
 use crate::progress::Progress;
+use crate::provenance::Provenance;
 use crate::weights::lora::Adapters;
 use crate::{Context, Error, Result};
 
@@ -85,6 +86,14 @@ pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress:
     let (settings, said) = settled(settings, adapter.as_ref()).settled(spec.max_positions);
     let settings = &settings;
     said.iter().for_each(|warning| progress.warn(warning));
+    let history = Provenance::read(&checkpoint.source.dir, spec.layers).ok().flatten();
+    if let Some(history) = history.filter(|history| history.format() == Some("zeros")) {
+        progress.warn(&format!(
+            "what was left out ({}) is zeros here, and training brings it back; cut with --format per-layer to heal \
+             without",
+            history.gone()
+        ));
+    }
     let teacher_bytes = teacher.as_ref().map_or(0, |teacher| teacher.tensors.values().map(|entry| entry.len).sum());
     let unfinished = place.as_deref().filter(|place| !settings.restart && WorkDir::check(place).is_ok());
     let held = unfinished.map(|place| WorkDir::peek(place.target())).transpose()?.flatten();

@@ -58,6 +58,7 @@ impl Described {
         let losses = measured.as_ref().map(|measured| {
             json!({"text": measured.text, "uncut": measured.uncut, "cut": measured.cut, "healed": measured.healed})
         });
+        described.history.trained();
         described.step("heal", [("settings", Value::Object(said)), ("losses", json!(losses))]);
         let text = settings.data.as_deref().map(placeless).unwrap_or_default();
         let trained = match settings.train {
@@ -100,6 +101,7 @@ impl Described {
         }
         let files = ADAPTER_FILES.map(|name| Ok((name.to_owned(), json!(sha256(&dir.join(name), &Silent)?))));
         let files: Map<String, Value> = files.into_iter().collect::<Result<_>>()?;
+        described.history.trained();
         described
             .step("merge", [("adapter", Value::Object(files)), ("onto", json!(onto)), ("four_bit", json!(four_bit))]);
         let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

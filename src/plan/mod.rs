@@ -113,6 +113,31 @@ impl Plan {
         Dropped { layers, sublayers: parts.map(|place| (place.layer, place.without)).collect() }
     }
 
+    /// Whether `--drop` can say all of it: it names what goes, and nothing is made, repeated or moved.
+    #[must_use]
+    pub fn only_drops(&self) -> bool {
+        let again = Self::drop_named(self.planned_for.clone(), &self.gone());
+        again.is_ok_and(|again| again.stack == self.stack)
+    }
+
+    /// The stack in words, place by place: `0, 1 without mlp, 1, 2 with mlp.down_proj.weight made`.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let places = self.stack.iter().map(|place| {
+            let mut words = place.layer.to_string();
+            if !place.without.is_empty() {
+                words += &format!(" without {}", place.without);
+            }
+            match place.made.len() {
+                0 => {}
+                1 => words += &format!(" with {} made", place.made.keys().map(|name| shown(name)).collect::<String>()),
+                count => words += &format!(" with {count} tensors made"),
+            }
+            words
+        });
+        places.collect::<Vec<_>>().join(", ")
+    }
+
     /// The stack, in which files go by their names alone: it tells what was done, on whatever machine.
     #[must_use]
     pub fn placeless_stack(&self) -> Vec<Place> {

@@ -41,10 +41,14 @@ pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> Str
     if let Some(reason) = reason(&plan) {
         say(&format!("{reason}\n"));
     }
-    say("The method is that of *The Unreasonable Ineffectiveness of the Deeper Layers* (arXiv 2403.17887).\n");
+    if is_the_papers(&plan) {
+        say("The method is that of *The Unreasonable Ineffectiveness of the Deeper Layers* (arXiv 2403.17887).\n");
+    }
     say(&made.usage());
     let gone = plan.gone();
-    if let (Some(format), false) = (cut.format(), gone.are_layers()) {
+    if !plan.only_drops() {
+        say(&format!("Place by place, layers of {}: {}.\n", called(&parent), plan.in_words()));
+    } else if let (Some(format), false) = (cut.format(), gone.are_layers()) {
         say("## The same cut again\n\n```sh");
         let drop = gone.to_string().replace(", ", ",");
         say(&format!("prune cut {} --drop {drop} --format {format} -o DIR\n```\n", quoted(&pinned(&parent))));
@@ -94,6 +98,14 @@ fn reason(plan: &Plan) -> Option<String> {
             Some(format!("They were chosen by the strategy `{strategy}` ({}).", facts.join(", ")))
         }
     }
+}
+
+/// Whether the layers went as the paper lets them go: a block by its own distance, or what needs no measurement.
+fn is_the_papers(plan: &Plan) -> bool {
+    let of = |key: &str| plan.why.get(key).and_then(serde_json::Value::as_str);
+    plan.only_drops_layers()
+        && of("metric").is_none_or(|metric| metric.starts_with("angular"))
+        && of("strategy") != Some("tail")
 }
 
 fn plain(value: &serde_json::Value) -> String {

@@ -207,6 +207,12 @@ fn missing_format(
             )));
         }
     }
+    if format.is_some_and(|format| format.is_zeros) && spec.without.iter().any(|without| !without.is_empty()) {
+        return Err(Error::request(
+            "--format zeros: layers of this model lack parts already, whose tensors are not there to be zero; write \
+             --format per-layer or nas, as the model has it",
+        ));
+    }
     format.map(Some).ok_or_else(|| {
         let known: Vec<String> =
             FORMATS.iter().map(|format| format!("--format {} ({})", format.name, format.about)).collect();

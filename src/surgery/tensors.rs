@@ -199,7 +199,7 @@ fn open(file: &Path) -> Result<Index> {
     let index = file.is_file().then(|| Index::open_file(file)).transpose();
     index.map_err(|error| Error::request(error.to_string()))?.ok_or_else(|| {
         Error::request(format!(
-            "{}: the plan takes a tensor from this file, and there is none",
+            "{}: the plan takes a tensor from this file, and it is no file",
             shown(&file.display().to_string())
         ))
     })

@@ -185,6 +185,7 @@ fn layers_come_again() {
     assert_eq!(history["layers"], json!([0, 1, 2, 1, 2, 4]));
     let card = std::fs::read_to_string(out.join("README.md")).unwrap();
     assert!(card.contains("put together anew: 0, 1, 2, 1, 2, 4") && !card.contains("prune cut"), "{card}");
+    assert_eq!(report.stack.as_deref(), Some("0, 1, 2, 1, 2, 4"));
     // and go again
     let report = drop_layers(&out, "3-4", &dir.path().join("again"));
     assert_eq!(report.layers.after, 4);
@@ -262,7 +263,10 @@ fn what_cannot_be_is_refused() {
     let stored = |file: &str| Made::Stored { file: file.into(), tensor: "T".into() };
     for (stack, word) in [
         (with("mlp.dwn_proj.weight", Made::Zeros), "mlp.dwn_proj.weight"),
-        (with("mlp.down_proj.weight", stored("nowhere.safetensors")), "nowhere.safetensors: the plan takes"),
+        (
+            with("mlp.down_proj.weight", stored("nowhere.safetensors")),
+            "nowhere.safetensors: the plan takes a tensor from this file, and it is no file",
+        ),
         (
             with("mlp.down_proj.weight", Made::Matmul(Box::new(Made::Layer(1)), Box::new(Made::Layer(1)))),
             "do not go together",
@@ -282,6 +286,16 @@ fn what_cannot_be_is_refused() {
     assert!(refused("attn:0", Some("nas")).contains("attention in the first layer"));
     assert!(refused("attn:2", Some("gguf")).contains("per-layer, nas, zeros"));
     left_out(&source, "attn:2", "per-layer", &dir.path().join("once"));
+    // zeros cannot say what other layers lack
+    let error = cut(
+        &CutSettings {
+            drop: Some("attn:3".to_owned()),
+            format: Some("zeros".to_owned()),
+            ..settings(&dir.path().join("once"), &out)
+        },
+        &Silent,
+    );
+    assert!(error.unwrap_err().to_string().contains("lack parts already"));
     let error = cut(
         &CutSettings {
             drop: Some("attn:2".to_owned()),
@@ -320,6 +334,12 @@ fn what_lacks_attention_is_analyzed() {
         ..AnalyzeSettings::default()
     };
     assert!(analyze(&settings, &Silent).unwrap().analysis.unwrap().plan.is_some());
+    // what looks at every part does not find them
+    for dry_run in [true, false] {
+        let metrics = vec!["sublayer-loss".to_owned()];
+        let error = analyze(&AnalyzeSettings { metrics, dry_run, ..settings.clone() }, &Silent).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("layer 1 of this model has no attention"));
+    }
 }
 
 /// Losses of the demo's model without single sub-layers, and with a layer made of its neighbours, against the
