@@ -60,7 +60,7 @@ impl Expr {
                 first
             }
             Self::MatMul(left, right) => match (&left.shape(source)?[..], &right.shape(source)?[..]) {
-                ([rows, inner], [height, columns]) if inner == height => vec![*rows, *columns],
+                ([rows, inner], [height, columns]) if inner == height && *inner > 0 => vec![*rows, *columns],
                 (left, right) => return misfit("a product", left, right),
             },
             Self::Adapted(of, adapter) => match (&of.shape(source)?[..], adapter.a.dims(), adapter.b.dims()) {

@@ -102,11 +102,8 @@ pub(super) const JS_REVERSED: Metric = Metric {
     name: "js-reversed",
     about: "the same with the mean and the predictions the other way round, as FinerCut's code computes it",
     reference: "FinerCut, arXiv 2405.18218, as its code computes it",
-    subject: Subject::Layer,
-    tokens: Tokens::All,
-    order: Order::Lowest,
     value: Evaluate::Logits(LogitDistance { of_token: js_reversed, of_sequence: over_tokens }),
-    usual: false,
+    ..JS
 };
 
 pub(super) const JS_OF_SUBLAYERS: Metric = Metric {
@@ -127,33 +124,24 @@ pub(super) const KL: Metric = Metric {
     name: "kl",
     about: "divergence KL(whole ‖ without the layer) of the predictions, nats; drops single layers",
     reference: "FinerCut, arXiv 2405.18218",
-    subject: Subject::Layer,
-    tokens: Tokens::All,
-    order: Order::Lowest,
     value: Evaluate::Logits(LogitDistance { of_token: kl, of_sequence: over_tokens }),
-    usual: false,
+    ..JS
 };
 
 pub(super) const ANGULAR: Metric = Metric {
     name: "logit-angular",
     about: "angle between the logits with and without the layer, radians; drops single layers",
     reference: "FinerCut, arXiv 2405.18218",
-    subject: Subject::Layer,
-    tokens: Tokens::All,
-    order: Order::Lowest,
     value: Evaluate::Logits(LogitDistance { of_token: angular, of_sequence: over_tokens }),
-    usual: false,
+    ..JS
 };
 
 pub(super) const NORM: Metric = Metric {
     name: "logit-norm",
     about: "norm of the difference of all logits of a sequence with and without the layer; drops single layers",
     reference: "FinerCut, arXiv 2405.18218",
-    subject: Subject::Layer,
-    tokens: Tokens::All,
-    order: Order::Lowest,
     value: Evaluate::Logits(LogitDistance { of_token: square, of_sequence: |sum, _| (sum.sqrt(), 1) }),
-    usual: false,
+    ..JS
 };
 
 #[cfg(test)]

@@ -17,32 +17,21 @@ pub(super) const LAYERS: Metric = Metric {
 pub(super) const SUBLAYERS: Metric = Metric {
     name: "gate-sublayers",
     about: "the same of attention and MLP of each layer",
-    reference: "first-order term of Jansen et al., arXiv 2602.00161",
     subject: Subject::SubLayer,
-    tokens: Tokens::All,
-    order: Order::Lowest,
-    value: Evaluate::Gates(|a| -a),
-    usual: false,
+    ..LAYERS
 };
 
 pub(super) const FISHER_OF_LAYERS: Metric = Metric {
     name: "gate-fisher",
     about: "diagonal Fisher information of the factors, mean of (dL/dα)²; drops single layers",
     reference: "diagonal of Jansen et al., arXiv 2602.00161",
-    subject: Subject::Layer,
-    tokens: Tokens::All,
-    order: Order::Lowest,
     value: Evaluate::Gates(|a| a * a),
-    usual: false,
+    ..LAYERS
 };
 
 pub(super) const FISHER_OF_SUBLAYERS: Metric = Metric {
     name: "gate-fisher-sublayers",
     about: "the same of attention and MLP of each layer",
-    reference: "diagonal of Jansen et al., arXiv 2602.00161",
     subject: Subject::SubLayer,
-    tokens: Tokens::All,
-    order: Order::Lowest,
-    value: Evaluate::Gates(|a| a * a),
-    usual: false,
+    ..FISHER_OF_LAYERS
 };
