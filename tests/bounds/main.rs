@@ -31,13 +31,14 @@ struct End {
 }
 
 /// Waits for a run. Its peak is asked of itself while it runs: what the system counts at its end begins with the memory
-/// of the process that started it.
+/// of the process that started it, and so does what it shows before it has the program's name.
 fn end(mut child: Child, started: Instant) -> End {
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     let code = loop {
         let text = fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let own = text.starts_with("Name:\tprune\n").then_some(text.as_str()).unwrap_or_default();
+        let line = own.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let now = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
         peak = peak.max(now.unwrap_or(0) >> 10);
         match child.try_wait().unwrap() {
