@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
+use rayon::prelude::*;
+
 use crate::fixture::desk::Desk;
 use crate::fixture::material::skipped;
 use crate::outputs::commands::{COMMANDS, Making, Thing, copy, desk, strangers_beside, timeless};
@@ -98,10 +100,14 @@ fn again(desk: &Desk) -> Desk {
     other
 }
 
+fn is_every() -> bool {
+    std::env::var_os(EVERY).is_some()
+}
+
 /// Every kind of stop at calls spread over all of them; the first third more densely, where a place is taken.
 fn moments(calls: &[bool]) -> Vec<(Stop, Stop)> {
     let count = calls.len();
-    if std::env::var_os(EVERY).is_some() {
+    if is_every() {
         let torn = (0..count).filter(|at| calls[*at]).map(Stop::Tear);
         return (0..count)
             .map(Stop::Kill)
@@ -145,7 +151,12 @@ fn finishes(name: &str) {
     for (case, calls) in cases {
         assert!(calls.len() > 10 && calls.contains(&true), "{}: {} calls", case.line, calls.len());
         let moments = moments(&calls);
-        moments.iter().for_each(|(stop, then)| case.finishes(*stop, *then));
+        let finishes = |(stop, then): &(Stop, Stop)| case.finishes(*stop, *then);
+        // a thread traces what it started; a sample leaves the cores to the tests beside it
+        match is_every() {
+            true => moments.par_iter().for_each(finishes),
+            false => moments.iter().for_each(finishes),
+        }
         println!("{}: {} calls, {} moments", case.line, calls.len(), moments.len());
     }
 }
