@@ -12,7 +12,7 @@ use super::metrics::{Subject, metric};
 use super::moments::Scores;
 use super::{check, json};
 use crate::files::{self, Bound};
-use crate::plan::{Plan, PlannedFor};
+use crate::plan::{Dropped, Plan, PlannedFor};
 use crate::{Context, Error, Result};
 
 /// What the file says it is.
@@ -74,6 +74,22 @@ pub struct Analysis {
     pub search: Searched,
     /// The scores, one metric each.
     pub scores: Vec<Scores>,
+}
+
+impl Searched {
+    /// The best choice of `n` of the `layers` layers, or of 2n sub-layers, and what goes with it.
+    fn choice(&self, n: usize, layers: usize) -> Result<(&Choice, Dropped)> {
+        let Self { metric, protect_first, protect_last, best, .. } = self;
+        Protect { first: *protect_first, last: *protect_last }.check(layers, Some(n))?;
+        let subject = super::metrics::metric(metric)?.subject;
+        let parts = subject.unit().per_layer();
+        let choice = (n * parts).checked_sub(1).and_then(|row| best.get(row));
+        let choice = choice.ok_or_else(|| {
+            let most = best.len() / parts;
+            Error::request(format!("the analysis has choices of 1 to {most} layers, none of {n}"))
+        })?;
+        Ok((choice, subject.gone(&choice.drop)))
+    }
 }
 
 impl Analysis {
@@ -180,16 +196,8 @@ impl Analysis {
     /// # Errors
     /// More layers than may go; a choice that leaves no layer its attention.
     pub fn mark(&mut self, n: usize) -> Result<&Choice> {
-        let Searched { metric, strategy, protect_first, protect_last, best } = &self.search;
-        Protect { first: *protect_first, last: *protect_last }.check(self.model.layers, Some(n))?;
-        let subject = super::metrics::metric(metric)?.subject;
-        let parts = subject.unit().per_layer();
-        let choice = (n * parts).checked_sub(1).and_then(|row| best.get(row));
-        let choice = choice.ok_or_else(|| {
-            let most = best.len() / parts;
-            Error::request(format!("the analysis has choices of 1 to {most} layers, none of {n}"))
-        })?;
-        let gone = subject.gone(&choice.drop);
+        let Searched { metric, strategy, .. } = &self.search;
+        let (choice, gone) = self.search.choice(n, self.model.layers)?;
         let Value::Object(mut why) = json!({
             "strategy": strategy,
             "metric": metric,
@@ -208,6 +216,14 @@ impl Analysis {
         }
         self.plan = Some(Plan { why, ..Plan::drop_named(self.model.clone(), &gone)? });
         Ok(choice)
+    }
+
+    /// What goes with the best choice of `n` layers, or of 2n sub-layers.
+    ///
+    /// # Errors
+    /// More layers than may go.
+    pub fn best(&self, n: usize) -> Result<Dropped> {
+        self.search.choice(n, self.model.layers).map(|(_, gone)| gone)
     }
 
     /// Lengths of the rows of scores about `subject`.

@@ -29,7 +29,7 @@ pub use search::{Search, check, search};
 pub use table::METHODS;
 
 use crate::importance::{Analysis, METRICS, Metric, Protect, metric};
-use crate::plan::{Plan, PlannedFor};
+use crate::plan::{Dropped, Plan, PlannedFor};
 use crate::{Error, Result};
 
 use pick::How;
@@ -162,24 +162,15 @@ impl Method {
         }
     }
 
-    /// The `n` layers that go from `layers`, by `analysis` where scores decide.
+    /// The `n` layers that go from `layers`, by `analysis` where scores decide; 2n sub-layers, where it drops those.
     ///
     /// # Errors
     /// Request: more than can go, no analysis, or one that lacks the metric's scores.
-    pub fn dropped(&self, layers: usize, n: usize, analysis: Option<&Analysis>) -> Result<Vec<usize>> {
+    pub fn dropped(&self, layers: usize, n: usize, analysis: Option<&Analysis>) -> Result<Dropped> {
         if let Some(range) = self.layers(layers, n)? {
             return Ok(range.collect());
         }
-        if self.unit == Unit::SubLayer {
-            return Err(Error::request(format!(
-                "method {0} drops sub-layers: prune analyze --method {0}, then prune cut --plan; a recipe drops layers",
-                self.name
-            )));
-        }
-        let analysis = self.followed(analysis)?;
-        let (choice, most) = (analysis.search.best.get(n.wrapping_sub(1)), analysis.search.best.len());
-        let choice = choice.ok_or_else(|| Error::request(format!("layers: {n}; at most {most} may go")))?;
-        Ok(choice.drop.clone())
+        self.followed(analysis)?.best(n)
     }
 
     /// The plan to drop `n` layers of `model`, by `analysis` where scores decide.

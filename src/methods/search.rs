@@ -18,6 +18,14 @@ pub struct Search {
 }
 
 impl Search {
+    /// The metric.
+    ///
+    /// # Errors
+    /// Request: one that is not there.
+    pub fn metric(&self) -> Result<&'static Metric> {
+        metric(&self.metric)
+    }
+
     /// The pick, after making sure that it goes with the metric.
     ///
     /// # Errors

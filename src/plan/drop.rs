@@ -3,11 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::{SubLayer, SubLayers, ranges};
 use crate::{Error, Result};
 
-/// Layers that go whole, and sub-layers that go alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// More layers than any model has; the file that names one more is broken.
+const MOST_LAYERS: usize = 1 << 16;
+
+/// Layers that go whole, and sub-layers that go alone. Written as a list of numbers, or where sub-layers are among them
+/// as the text that [`parse_drop`] reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "Written", try_from = "Written")]
 pub struct Dropped {
     /// Layers.
     pub layers: BTreeSet<usize>,
@@ -37,6 +44,79 @@ impl Dropped {
     #[must_use]
     pub fn are_layers(&self) -> bool {
         self.sublayers.is_empty()
+    }
+
+    /// Whether nothing goes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty() && self.sublayers.is_empty()
+    }
+
+    /// How much goes.
+    #[must_use]
+    pub fn size(&self) -> DropSize {
+        DropSize { sublayers: 2 * self.layers.len() + self.sublayers.len() }
+    }
+}
+
+impl FromIterator<usize> for Dropped {
+    /// These layers.
+    fn from_iter<T: IntoIterator<Item = usize>>(layers: T) -> Self {
+        Self { layers: layers.into_iter().collect(), ..Self::default() }
+    }
+}
+
+/// How much goes: `4`, or in halves, `3.5`, for a sub-layer counts as half a layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DropSize {
+    sublayers: usize,
+}
+
+impl DropSize {
+    /// So many layers.
+    #[must_use]
+    pub fn of_layers(layers: usize) -> Self {
+        Self { sublayers: 2 * layers }
+    }
+
+    /// In layers.
+    #[must_use]
+    pub fn layers(self) -> f64 {
+        self.sublayers as f64 / 2.0
+    }
+}
+
+impl fmt::Display for DropSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.layers().fmt(f)
+    }
+}
+
+/// As files have it.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Layers(Vec<usize>),
+    Named(String),
+}
+
+impl From<Dropped> for Written {
+    fn from(dropped: Dropped) -> Self {
+        match dropped.are_layers() {
+            true => Self::Layers(dropped.layers.into_iter().collect()),
+            false => Self::Named(dropped.to_string()),
+        }
+    }
+}
+
+impl TryFrom<Written> for Dropped {
+    type Error = Error;
+
+    fn try_from(written: Written) -> Result<Self> {
+        match written {
+            Written::Layers(layers) => Ok(layers.into_iter().collect()),
+            Written::Named(text) => parse_drop(&text, MOST_LAYERS),
+        }
     }
 }
 
@@ -144,6 +224,8 @@ mod tests {
         assert_eq!(found.sublayers, [(3, mlp), (5, mlp), (7, attention)].into());
         assert_eq!(found.to_string(), "4, 9, attention:7, mlp:3, mlp:5");
         assert!(!found.are_layers() && parse_drop("attn:1,mlp:1", 32).unwrap().are_layers());
+        assert_eq!(found.size().to_string(), "3.5");
+        assert_eq!(parse_drop("3-6", 32).unwrap().size().to_string(), "4");
     }
 
     #[test]
@@ -190,7 +272,10 @@ mod tests {
             for (layer, is_mlp) in parts {
                 named.insert(layer, SubLayer::ALL[usize::from(is_mlp)]);
             }
-            prop_assert_eq!(parse_drop(&named.to_string(), 64).unwrap(), named);
+            prop_assert_eq!(parse_drop(&named.to_string(), 64).unwrap(), named.clone());
+            let written = serde_json::to_value(&named).unwrap();
+            prop_assert_eq!(written.is_array(), named.are_layers());
+            prop_assert_eq!(serde_json::from_value::<Dropped>(written).unwrap(), named);
         }
     }
 }

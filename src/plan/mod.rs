@@ -19,7 +19,7 @@ mod notation;
 mod place;
 
 pub use choose::layers_for_fraction;
-pub use drop::{Dropped, parse_drop};
+pub use drop::{DropSize, Dropped, parse_drop};
 pub use made::{Made, Term};
 pub use notation::{Notations, ranges};
 pub use place::{Place, SubLayer, SubLayers};

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::plan::Dropped;
+
 /// A job from the dense model to its cut and healed variants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunData {
@@ -70,8 +72,8 @@ pub struct Variant {
     pub dir: String,
     /// Which search chose what to drop: `similarity`, `deepest`; absent for the dense model.
     pub strategy: Option<String>,
-    /// Layers dropped, 0-based.
-    pub dropped: Vec<usize>,
+    /// Layers and sub-layers dropped, 0-based.
+    pub dropped: Dropped,
     /// Whether it was fine-tuned after the cut.
     pub is_healed: bool,
     /// Layers left.
@@ -203,7 +205,7 @@ impl RunData {
             for (to, b) in all.clone().filter(|(_, place)| *place != a) {
                 let is_healing =
                     (&from.strategy, &from.dropped) == (&to.strategy, &to.dropped) && !from.is_healed && to.is_healed;
-                let (sizes, are_healed) = ((from.dropped.len(), to.dropped.len()), (from.is_healed, to.is_healed));
+                let (sizes, are_healed) = ((from.dropped.size(), to.dropped.size()), (from.is_healed, to.is_healed));
                 let is_rival = from.strategy != to.strategy && sizes.0 == sizes.1 && are_healed.0 == are_healed.1;
                 if is_healing || is_rival {
                     pairs.push((a, b));

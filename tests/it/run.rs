@@ -152,6 +152,44 @@ fn cuts_that_drop_the_same_layers_are_one() {
     assert!(!desk.path("job/given-0-2").exists());
 }
 
+/// Attentions and MLPs go like layers, each half a layer: cut, healed and scored as the commands alone would, and told
+/// before anything is done where the recipe does not say how they are written.
+#[test]
+fn sublayers_go_as_layers_do() {
+    let desk = desk();
+    let only = "--set drop.layers=[1] --set drop.given=[\"attn:1\",\"3\"] --set drop.methods=[\"finercut\"] \
+                --set analyze.method=finercut";
+    desk.refused(&format!("run recipe.toml -o job {only}"), 2, &["finercut-1/model", "--format"]);
+    let set = format!("{only} --set cut.format=per-layer");
+    let estimate = desk.json(&format!("run recipe.toml -o job --dry-run {set} --json"));
+    assert!(estimate["stages"].as_array().unwrap().iter().any(|stage| stage["name"] == "given-attn1/healed"));
+    let report = desk.json(&format!("run recipe.toml -o job {set} --json"));
+    let variants = report["data"]["variants"].as_array().unwrap();
+    assert_eq!(variants.len(), 6);
+    let analysis = crate::fixture::desk::read(&desk.path("job/analysis/analysis.json"));
+    assert_eq!(analysis["search"]["strategy"], "greedy");
+    let of = |dir: &str, is_healed| {
+        variants.iter().find(|variant| variant["dir"] == dir && variant["is_healed"] == json!(is_healed)).unwrap()
+    };
+    let given = of("given-attn1", false);
+    assert_eq!((&given["dropped"], &given["layers"]), (&json!("attention:1"), &json!(4)));
+    assert_eq!((&of("given-3", true)["dropped"], &of("given-3", true)["layers"]), (&json!([3]), &json!(3)));
+    let two = of("finercut-1", false)["dropped"].clone();
+    assert!(two.is_string() || two.as_array().unwrap().len() == 1, "{two}");
+    // each figure is what its own command says
+    for dir in ["given-attn1", "finercut-1"] {
+        let alone = desk.json(&format!("eval job/{dir}/model --tasks text:text.jsonl --json"));
+        let loss = alone["figures"].as_array().unwrap().iter().find(|figure| figure["metric"] == "loss").unwrap();
+        assert_eq!(loss["value"], of(dir, false)["scores"][0]["value"], "{dir}");
+    }
+    let rows = fs::read_to_string(desk.path("job/tables/models.csv")).unwrap();
+    assert!(rows.lines().any(|row| row.starts_with("given-attn1,given,attention:1,0.5,0.125,false,4,")), "{rows}");
+    assert!(made(&desk.json(&format!("run recipe.toml -o job {set} --json"))).is_empty());
+    // written otherwise they are other models
+    let other = made(&desk.json(&format!("run recipe.toml -o job {only} --set cut.format=zeros --json")));
+    assert!(other.contains("given-attn1/model") && !other.contains("given-3/model"), "{other:?}");
+}
+
 #[test]
 fn adapters_are_kept_and_models_can_go() {
     let desk = desk();

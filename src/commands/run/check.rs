@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::drop::{Wanted, Which};
+use super::drop::{Wanted, Which, cut_spec};
 use super::recipe::Recipe;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
@@ -16,7 +16,8 @@ use crate::data::{Purpose, SequenceOptions, Sequences, StreamOptions, Tokenizer,
 use crate::eval::evaluation::Tokenized;
 use crate::eval::settings::EvalSettings;
 use crate::heal::{self, HealSettings};
-use crate::importance::Protect;
+use crate::importance::{Protect, Subject};
+use crate::methods::{Follows, Method};
 use crate::progress::{Progress, Unit};
 use crate::weights::lora::Adapters;
 use crate::{Context, Result};
@@ -96,12 +97,21 @@ impl Checked<'_> {
         let settings = CutSettings { model, dry_run: true, ..self.recipe.cut.clone() };
         let settings = match &wanted.which {
             Which::Method(method, layers) if method.needs_scores() => {
-                CutSettings { drop: Some(format!("0-{}", layers - 1)), ..settings }
+                // whole layers need no format, parts of them do
+                let drop = if self.drops_parts(method)? { "attn:0".to_owned() } else { format!("0-{}", layers - 1) };
+                CutSettings { drop: Some(drop), ..settings }
             }
             Which::Method(method, layers) => CutSettings { method: Some(method), layers: Some(*layers), ..settings },
             Which::Given(text) => CutSettings { drop: Some(text.clone()), ..settings },
         };
         cut::cut(&settings, progress).map(drop)
+    }
+
+    /// Whether what goes by `method` are attentions and MLPs.
+    fn drops_parts(&self, method: &Method) -> Result<bool> {
+        let analysis = self.recipe.analyze.as_ref().filter(|_| method.follows == Follows::Analysis);
+        let followed = analysis.map(|analyze| analyze.search()?.metric()).transpose()?.or(method.metric());
+        Ok(followed.is_some_and(|metric| metric.subject == Subject::SubLayer))
     }
 
     /// Everything that a healing reads but the cut itself, which has the dense model's tokenizer and widths.
@@ -118,8 +128,7 @@ impl Checked<'_> {
         }
         let teacher = teacher.map_or(0, |teacher| teacher.tensors.values().map(|entry| entry.len).sum());
         for wanted in wanted {
-            let mut spec = self.spec.clone();
-            spec.layers -= wanted.which.count(spec.layers)?;
+            let spec = cut_spec(self.spec, &wanted.which.as_much(self.spec.layers)?);
             let adapter = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
             let (settings, _) = settled(settings, adapter.as_ref()).settled(spec.max_positions);
             heal::estimate(self.checkpoint, &spec, &settings, (&device, budget), teacher, None)?;

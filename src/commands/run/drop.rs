@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::arch::ModelSpec;
 use crate::importance::Analysis;
 use crate::methods::{METHODS, Method};
-use crate::plan::{layers_for_fraction, parse_drop};
+use crate::plan::{Dropped, SubLayers, layers_for_fraction, parse_drop};
 use crate::{Context, Error, Result};
 
 /// `[drop]`: every method with every number of layers, and the layers that are named.
@@ -21,7 +22,7 @@ pub struct Drop {
     pub layers: Vec<usize>,
     /// How many, as shares of all layers.
     pub fractions: Vec<f64>,
-    /// Layers by number, such as `21-28,30`; one entry for each cut.
+    /// Layers by number, such as `21-28,30`, and sub-layers, `attn:7`; one entry for each cut.
     pub given: Vec<String>,
     /// Scores cuts that are not healed as well, where there is a healing.
     pub unhealed: bool,
@@ -63,6 +64,16 @@ pub struct Wanted {
     pub which: Which,
 }
 
+/// What `spec` becomes without what is `dropped`, as far as memory and time go by it.
+#[must_use]
+pub(super) fn cut_spec(spec: &ModelSpec, dropped: &Dropped) -> ModelSpec {
+    let kept = (0..spec.layers).filter(|layer| !dropped.layers.contains(layer));
+    let of = |layer: usize| spec.without.get(layer).copied().unwrap_or_default();
+    let without: Vec<SubLayers> =
+        kept.map(|layer| of(layer).and(dropped.sublayers.get(&layer).copied().unwrap_or_default())).collect();
+    ModelSpec { layers: without.len(), without, ..spec.clone() }
+}
+
 /// How the layers are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -73,25 +84,25 @@ pub enum Which {
 }
 
 impl Which {
-    /// How many of `layers` go.
+    /// What goes from a model of `layers`; where only scores decide it, as many of the first layers.
     ///
     /// # Errors
     /// Request: layers that are not there.
-    pub fn count(&self, layers: usize) -> Result<usize> {
+    pub fn as_much(&self, layers: usize) -> Result<Dropped> {
         match self {
-            Self::Method(_, count) => Ok(*count),
-            Self::Given(text) => named(text, layers).map(|dropped| dropped.len()),
+            Self::Method(_, count) => Ok((0..*count).collect()),
+            Self::Given(text) => parse_drop(text, layers),
         }
     }
 
-    /// The layers that go from a model of `layers`, by `analysis` where scores decide.
+    /// What goes from a model of `layers`, by `analysis` where scores decide.
     ///
     /// # Errors
     /// Request: more than can go, layers that are not there, an analysis that is missing or lacks scores.
-    pub fn dropped(&self, layers: usize, analysis: Option<&Analysis>) -> Result<Vec<usize>> {
+    pub fn dropped(&self, layers: usize, analysis: Option<&Analysis>) -> Result<Dropped> {
         match self {
             Self::Method(method, count) => method.dropped(layers, *count, analysis).context(|| "[drop]"),
-            Self::Given(text) => Ok(named(text, layers)?.into_iter().collect()),
+            Self::Given(text) => parse_drop(text, layers),
         }
     }
 
@@ -99,17 +110,6 @@ impl Which {
     #[must_use]
     pub fn needs_scores(&self) -> bool {
         matches!(self, Self::Method(method, _) if method.needs_scores())
-    }
-}
-
-/// The layers that `text` names.
-fn named(text: &str, layers: usize) -> Result<BTreeSet<usize>> {
-    let dropped = parse_drop(text, layers)?;
-    match dropped.are_layers() {
-        true => Ok(dropped.layers),
-        false => Err(Error::request(format!(
-            "[drop] given: `{text}` names sub-layers; a recipe drops whole layers, prune cut --drop takes both"
-        ))),
     }
 }
 
@@ -139,10 +139,10 @@ impl Drop {
             }
         }
         for text in &self.given {
-            let name = format!("given-{}", text.replace(' ', "").replace(',', "+"));
+            let name = format!("given-{}", text.replace(' ', "").replace(',', "+").replace(':', ""));
             wanted.push(Wanted { name, strategy: "given".to_owned(), which: Which::Given(text.clone()) });
         }
-        let mut names = std::collections::BTreeSet::new();
+        let mut names = BTreeSet::new();
         wanted.retain(|wanted| names.insert(wanted.name.clone()));
         Ok(wanted)
     }

@@ -1,13 +1,13 @@
 //! What a run would do and take, before it starts.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::json;
 
 use super::check::Checked;
-use super::drop::{Wanted, Which};
+use super::drop::{Wanted, cut_spec};
 use super::inputs::Keys;
 use super::recipe::Recipe;
 use super::state::{Stage, State};
@@ -21,6 +21,7 @@ use crate::heal;
 use crate::importance::Analysis;
 use crate::model::memory::transient_bytes_per_token;
 use crate::model::{mean_flops, tokens_at_once};
+use crate::plan::{DropSize, Dropped};
 use crate::progress::{Progress, Silent};
 use crate::{Context, Result, ops};
 
@@ -102,23 +103,23 @@ pub(super) fn estimate(
     let machines = Machines::of(recipe, measure)?;
     let mut ahead = Ahead { recipe, checkpoint: &checkpoint, spec, state, keys, machines, stages: Vec::new() };
     let analysis = ahead.analysis(progress)?;
-    ahead.scores("dense/scores", &json!(ahead.keys.model), dense.as_ref(), 0)?;
-    let mut seen: Vec<Vec<usize>> = Vec::new();
+    ahead.scores("dense/scores", &json!(ahead.keys.model), dense.as_ref(), DropSize::default())?;
+    let mut seen: Vec<Dropped> = Vec::new();
     for wanted in wanted {
         let known = match (&wanted.which, &analysis) {
             (which, None) if which.needs_scores() => None,
             (which, analysis) => Some(which.dropped(ahead.spec.layers, analysis.as_ref())?),
         };
-        if let Some(layers) = &known {
-            if seen.contains(layers) {
+        if let Some(dropped) = &known {
+            if seen.contains(dropped) {
                 continue;
             }
-            seen.push(layers.clone());
+            seen.push(dropped.clone());
         }
         ahead.cut(&wanted, known, dense.as_ref(), progress)?;
     }
     if recipe.drop.wanted(ahead.spec.layers)?.is_empty() {
-        ahead.speed("dense/speed", &json!(ahead.keys.model), &[])?;
+        ahead.speed("dense/speed", &json!(ahead.keys.model), &Dropped::default())?;
     }
     Ok(RunReport { stages: ahead.stages, data: None, page: None })
 }
@@ -151,7 +152,7 @@ impl Ahead<'_> {
         let (memory, seconds) = match &pass {
             Some(pass) => (
                 Some(pass.weight_bytes + self.pass_bytes(machine, streams)),
-                Some(self.seconds(machine, pass.tokens, 0)),
+                Some(self.seconds(machine, pass.tokens, DropSize::default())),
             ),
             None => (None, None),
         };
@@ -159,13 +160,13 @@ impl Ahead<'_> {
         if is_done { Analysis::read(&self.state.dir().join(path)).map(Some) } else { Ok(None) }
     }
 
-    /// Scores of the model less `dropped` layers.
+    /// Scores of the model less so much.
     fn scores(
         &mut self,
         name: &str,
         identity: &serde_json::Value,
         dense: Option<&EvalReport>,
-        dropped: usize,
+        dropped: DropSize,
     ) -> Result<()> {
         let (Some(dense), Some(machine), Some(key)) = (dense, self.machines.eval, self.keys.scores(identity)?) else {
             return Ok(());
@@ -181,7 +182,7 @@ impl Ahead<'_> {
     }
 
     /// Speed of the model without `dropped`.
-    fn speed(&mut self, name: &str, identity: &serde_json::Value, dropped: &[usize]) -> Result<()> {
+    fn speed(&mut self, name: &str, identity: &serde_json::Value, dropped: &Dropped) -> Result<()> {
         let (Some(settings), Some(machine), Some(key)) =
             (&self.recipe.bench, self.machines.bench, self.keys.speed(identity)?)
         else {
@@ -189,79 +190,81 @@ impl Ahead<'_> {
         };
         let bytes = self.bytes_without(dropped);
         let prompt = settings.prompt_tokens.unwrap_or(512.min(self.spec.max_positions));
-        let once = |dropped: &[usize]| {
+        let once = |dropped: &Dropped| {
             let spoken = settings.tokens as f64 * self.bytes_without(dropped) as f64 / machine.reading;
-            self.seconds(machine, prompt, dropped.len()) + spoken
+            self.seconds(machine, prompt, dropped.size()) + spoken
         };
         // a cut is measured in turns with the dense model
-        let turn = if dropped.is_empty() { once(&[]) } else { once(dropped) + once(&[]) };
+        let none = Dropped::default();
+        let turn = if dropped.is_empty() { once(&none) } else { once(dropped) + once(&none) };
         self.stages.push(StageReport {
             name: name.to_owned(),
             is_done: self.state.is_done(&Stage { name, key, needed: None }),
-            memory: Some(self.bytes_without(&[]).max(bytes) + self.pass_bytes(machine, 0)),
+            memory: Some(self.bytes_without(&none).max(bytes) + self.pass_bytes(machine, 0)),
             disk: None,
             seconds: Some(1.0 + (settings.repetitions + 1) as f64 * turn),
         });
         Ok(())
     }
 
-    /// A cut of `known` layers; where only an analysis can tell which, of as many.
+    /// A cut of what is `known` to go; where only an analysis can tell what, of as much.
     fn cut(
         &mut self,
         wanted: &Wanted,
-        known: Option<Vec<usize>>,
+        known: Option<Dropped>,
         dense: Option<&EvalReport>,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let layers = match (&known, &wanted.which) {
-            (Some(layers), _) => layers.clone(),
-            (None, Which::Method(_, n)) => (0..*n).collect(),
-            (None, Which::Given(_)) => Vec::new(),
-        };
+        let dropped = known.clone().map_or_else(|| wanted.which.as_much(self.spec.layers), Ok)?;
         let name = |part: &str| format!("{}/{part}", wanted.name);
         let (model, healed) = (name("model"), name("healed"));
-        let identity = self.keys.cut_model(&layers);
-        let bytes = self.bytes_without(&layers);
+        let identity = self.keys.cut_model(&dropped);
+        let bytes = self.bytes_without(&dropped);
         let is_done = |state: &State, name: &str, key: String| {
             known.is_some() && state.is_done(&Stage { name, key, needed: None })
         };
         self.stages.push(StageReport {
-            is_done: is_done(&self.state, &model, self.keys.cut(wanted, &layers)),
+            is_done: is_done(&self.state, &model, self.keys.cut(wanted, &dropped)),
             name: model,
             memory: None,
             disk: Some(bytes),
             seconds: Some(2.0 * bytes as f64 / COPIED),
         });
         if self.recipe.heal.is_none() || self.recipe.drop.unhealed {
-            self.scores(&name("scores"), &identity, dense, layers.len())?;
+            self.scores(&name("scores"), &identity, dense, dropped.size())?;
         }
-        self.speed(&name("speed"), &identity, &layers)?;
+        self.speed(&name("speed"), &identity, &dropped)?;
         let (Some(settings), Some(key)) = (&self.recipe.heal, self.keys.healing(&identity)?) else { return Ok(()) };
         let settings = &settings.settled(self.spec.max_positions).0;
         let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
         let budget = open::budget(settings.memory.as_deref(), &device)?;
-        let mut spec = self.spec.clone();
-        spec.layers -= layers.len();
-        let teacher = settings.teacher.as_ref().map_or(0, |_| self.bytes_without(&[]));
+        let spec = cut_spec(&self.spec, &dropped);
+        let dense_bytes = self.bytes_without(&Dropped::default());
+        let teacher = settings.teacher.as_ref().map_or(0, |_| dense_bytes);
         let plan = heal::estimate(self.checkpoint, &spec, settings, (&device, budget), teacher, None)
             .context(|| healed.clone())?;
-        let whole = self.bytes_without(&[]);
         self.stages.push(StageReport {
             is_done: is_done(&self.state, &healed, key.clone()),
             name: healed,
             memory: Some(plan.memory),
-            disk: Some(if settings.adapter_only { plan.disk } else { plan.disk.saturating_sub(whole - bytes) }),
+            disk: Some(if settings.adapter_only { plan.disk } else { plan.disk.saturating_sub(dense_bytes - bytes) }),
             seconds: Some(plan.seconds),
         });
-        self.scores(&name("healed-scores"), &json!(key), dense, layers.len())
+        self.scores(&name("healed-scores"), &json!(key), dense, dropped.size())
     }
 
-    fn bytes_without(&self, dropped: &[usize]) -> u64 {
+    fn bytes_without(&self, dropped: &Dropped) -> u64 {
         let whole: u64 = self.checkpoint.tensors.values().map(|entry| entry.len).sum();
         let length = |name: &str| self.checkpoint.tensors.get(name).map_or(0, |entry| entry.len);
-        let layer =
-            |layer: &usize| self.spec.layer_tensors(*layer).iter().map(|tensor| length(&tensor.name)).sum::<u64>();
-        whole - dropped.iter().map(layer).sum::<u64>()
+        let of = |spec: &ModelSpec, layer: usize| {
+            spec.layer_tensors(layer).iter().map(|tensor| length(&tensor.name)).sum::<u64>()
+        };
+        // the layers stay where they are, so that they are read under their own numbers
+        let parts = Dropped { layers: BTreeSet::new(), ..dropped.clone() };
+        let left = cut_spec(&self.spec, &parts);
+        let layers = dropped.layers.iter().map(|layer| of(&self.spec, *layer));
+        let parts = parts.sublayers.keys().map(|layer| of(&self.spec, *layer) - of(&left, *layer));
+        whole - layers.chain(parts).sum::<u64>()
     }
 
     /// Bytes of a pass beside the weights; `kept` of them a token are kept.
@@ -270,9 +273,9 @@ impl Ahead<'_> {
     }
 
     /// Seconds that a pass over `tokens` takes, the head's part left out: only what is scored meets it.
-    fn seconds(&self, machine: Machine, tokens: usize, dropped: usize) -> f64 {
+    fn seconds(&self, machine: Machine, tokens: usize, dropped: DropSize) -> f64 {
         let (products, _) = mean_flops(&self.spec);
-        products * (self.spec.layers - dropped) as f64 * tokens as f64 / machine.flops
+        products * (self.spec.layers as f64 - dropped.layers()) * tokens as f64 / machine.flops
     }
 }
 

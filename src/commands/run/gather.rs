@@ -16,6 +16,7 @@ use crate::eval::table::FigureReport;
 use crate::eval::tasks;
 use crate::heal::Line;
 use crate::importance::{Analysis, Order, metric};
+use crate::plan::Dropped;
 use crate::report::run::{Difference, Distances, Healing, Measure, RunData, Score, Variant};
 use crate::report::{self, Figure};
 use crate::{Context, Error, Result, files};
@@ -35,7 +36,7 @@ pub(super) fn data(recipe: &Recipe, done: &Done, dir: &Path) -> Result<RunData> 
     let dense = Variant {
         dir: "dense".to_owned(),
         strategy: None,
-        dropped: Vec::new(),
+        dropped: Dropped::default(),
         is_healed: false,
         layers,
         parameters: tensors.clone().map(numbers).sum(),
@@ -51,7 +52,7 @@ pub(super) fn data(recipe: &Recipe, done: &Done, dir: &Path) -> Result<RunData> 
             strategy: Some(cut.wanted.strategy.clone()),
             dropped: cut.dropped.clone(),
             is_healed: false,
-            layers: layers - cut.dropped.len(),
+            layers: layers - cut.dropped.layers.len(),
             parameters: cut.size.parameters,
             bytes: cut.size.bytes,
             scores: scores(cut.scores.as_ref()),

@@ -14,6 +14,7 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::eval::settings::EvalSettings;
 use crate::heal::MergeOnto;
+use crate::plan::Dropped;
 use crate::{Error, Result};
 
 /// The keys of a recipe's stages.
@@ -31,9 +32,13 @@ impl<'a> Keys<'a> {
         Ok(Self { recipe, model: model(checkpoint)?, positions })
     }
 
-    /// What the dense model without the layers `dropped` is.
-    pub(super) fn cut_model(&self, dropped: &[usize]) -> Value {
-        json!([self.model, dropped])
+    /// What the dense model without what is `dropped` is.
+    pub(super) fn cut_model(&self, dropped: &Dropped) -> Value {
+        match dropped.are_layers() {
+            true => json!([self.model, dropped]),
+            // what healing finds in the place of a part goes by how it is written
+            false => json!([self.model, dropped, self.recipe.cut.format]),
+        }
     }
 
     /// Absent where there is no analysis.
@@ -62,10 +67,13 @@ impl<'a> Keys<'a> {
         settings.map(|settings| Ok(key(&json!(["speed in turns", identity, without(settings, &[])?])))).transpose()
     }
 
-    pub(super) fn cut(&self, wanted: &Wanted, dropped: &[usize]) -> String {
+    pub(super) fn cut(&self, wanted: &Wanted, dropped: &Dropped) -> String {
         let settings = &self.recipe.cut;
         let deciding = json!([settings.max_shard_size, settings.allow_unsliced, settings.hash]);
-        key(&json!([self.model, dropped, deciding, wanted.strategy]))
+        key(&match dropped.are_layers() {
+            true => json!([self.model, dropped, deciding, wanted.strategy]),
+            false => json!([self.model, dropped, deciding, wanted.strategy, settings.format]),
+        })
     }
 
     /// The healing of the cut that `identity` says; absent where nothing is healed.

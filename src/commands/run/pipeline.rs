@@ -28,6 +28,7 @@ use crate::eval::settings::EvalSettings;
 use crate::eval::table::FigureReport;
 use crate::heal::{HealSettings, Known, MergeOnto};
 use crate::importance::Analysis;
+use crate::plan::Dropped;
 use crate::progress::Progress;
 use crate::report::run::Speed;
 use crate::{Error, Result};
@@ -58,8 +59,8 @@ pub(super) struct CutDone {
     pub(super) wanted: Wanted,
     /// The directory of its files; another one's where an earlier cut drops the same layers.
     pub(super) dir: String,
-    /// Layers dropped.
-    pub(super) dropped: Vec<usize>,
+    /// What was dropped.
+    pub(super) dropped: Dropped,
     /// Its size.
     pub(super) size: Size,
     /// Scores before healing.
@@ -106,7 +107,7 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
     };
     let analysis = line.analyze()?;
     let layers = |wanted: &Wanted| wanted.which.dropped(spec.layers, analysis.as_ref());
-    let different: BTreeSet<Vec<usize>> = wanted.iter().map(layers).collect::<Result<_>>()?;
+    let different: BTreeSet<Dropped> = wanted.iter().map(layers).collect::<Result<_>>()?;
     line.count.expect(stages(recipe, different.len()));
     let dense =
         line.score("dense/scores", Scored { path: recipe.model.clone(), adapter: None }, &line.keys.model.clone())?;
@@ -234,7 +235,7 @@ impl<'a> Line<'a> {
         speed.map(Some)
     }
 
-    fn cut(&mut self, wanted: Wanted, dropped: Vec<usize>) -> Result<CutDone> {
+    fn cut(&mut self, wanted: Wanted, dropped: Dropped) -> Result<CutDone> {
         let dir = wanted.name.clone();
         let place = |part: &str| format!("{dir}/{part}");
         let [model, scores, speed, healed, healed_scores] =
@@ -332,7 +333,7 @@ impl<'a> Line<'a> {
         Ok(!self.state.is_done(&Stage { name, key, needed: Some(name) }))
     }
 
-    fn write_cut(&mut self, wanted: &Wanted, dropped: &[usize], name: &str, needed: bool) -> Result<Size> {
+    fn write_cut(&mut self, wanted: &Wanted, dropped: &Dropped, name: &str, needed: bool) -> Result<Size> {
         let settings = &self.recipe.cut;
         let stage = Stage { name, key: self.keys.cut(wanted, dropped), needed: needed.then_some(name) };
         let told = self.begin(&stage);
@@ -345,6 +346,10 @@ impl<'a> Line<'a> {
                 settings.layers = Some(*n);
             }
             Which::Given(text) => settings.drop = Some(text.clone()),
+        }
+        if dropped.are_layers() {
+            // a recipe says it for the cuts that need it
+            settings.format = None;
         }
         self.state.run(&stage, &told, |out, progress| {
             let report = cut::cut(&CutSettings { out: Some(out.to_owned()), ..settings }, progress)?;

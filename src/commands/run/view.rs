@@ -4,7 +4,6 @@ use std::fmt;
 
 use super::{RunReport, StageReport};
 use crate::checkpoint::ByteSize;
-use crate::plan::ranges;
 use crate::report::run::{Measure, RunData, Score, Variant};
 use crate::report::{self, Column, table};
 
@@ -35,8 +34,8 @@ fn models(data: &RunData) -> String {
     let below = data.measures.len() - shown.len();
     let name = |variant: &Variant| match (&variant.strategy, variant.is_healed) {
         (None, _) => "dense".to_owned(),
-        (Some(strategy), false) => format!("{strategy}-{}", variant.dropped.len()),
-        (Some(strategy), true) => format!("{strategy}-{} healed", variant.dropped.len()),
+        (Some(strategy), false) => format!("{strategy}-{}", variant.dropped.size()),
+        (Some(strategy), true) => format!("{strategy}-{} healed", variant.dropped.size()),
     };
     let mut text = String::new();
     let mut left = &shown[..];
@@ -52,7 +51,7 @@ fn models(data: &RunData) -> String {
                 let mut row = vec![name(variant)];
                 if is_first {
                     let size = ByteSize(variant.bytes).to_string();
-                    row.extend([ranges(variant.dropped.iter().copied()), variant.layers.to_string(), size]);
+                    row.extend([variant.dropped.to_string(), variant.layers.to_string(), size]);
                 }
                 row.extend(measures.iter().map(|index| cell(data, variant, *index)));
                 row

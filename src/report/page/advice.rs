@@ -3,7 +3,8 @@
 use super::super::run::{RunData, Variant};
 use super::cuts::{fraction, score, shown};
 use super::verdict::{Verdict, change};
-use super::words::{self, plural};
+use super::words;
+use crate::plan::DropSize;
 
 /// What speaks for and against one model.
 struct Judged<'a> {
@@ -20,8 +21,8 @@ pub(crate) fn advice(data: &RunData) -> Option<String> {
     let least = |a: &Judged<'_>, b: &Judged<'_>| lost(a).total_cmp(&lost(b));
     let largest = |chosen: &dyn Fn(&Judged<'_>) -> bool| {
         let all = || judged.iter().filter(|judged| chosen(judged));
-        let most = all().map(|judged| judged.model.dropped.len()).max()?;
-        all().filter(|judged| judged.model.dropped.len() == most).min_by(|a, b| least(a, b))
+        let most = all().map(|judged| judged.model.dropped.size()).max()?;
+        all().filter(|judged| judged.model.dropped.size() == most).min_by(|a, b| least(a, b))
     };
     let is_free = |judged: &Judged<'_>| judged.verdicts.iter().all(|verdict| is_fine(*verdict));
     if let Some(best) = largest(&is_free) {
@@ -44,7 +45,7 @@ pub(crate) fn advice(data: &RunData) -> Option<String> {
     );
     // what costs least for its size is often the smallest
     let more = largest(&|judged| is_usable(judged) && lost(judged) <= TENTH);
-    if let Some(more) = more.filter(|more| more.model.dropped.len() > best.model.dropped.len()) {
+    if let Some(more) = more.filter(|more| more.model.dropped.size() > best.model.dropped.size()) {
         text += &format!(" If a tenth may go: {}, {}.", lower_first(&named(more.model)), price(data, more)?);
     }
     Some(text)
@@ -58,20 +59,20 @@ const TENTH: f64 = 0.1;
 #[must_use]
 pub(super) fn course(data: &RunData) -> Option<String> {
     let judged: Vec<Judged<'_>> = data.variants.iter().filter_map(|model| judge(data, model)).collect();
-    let sizes = || judged.iter().map(|judged| judged.model.dropped.len());
+    let sizes = || judged.iter().map(|judged| judged.model.dropped.size());
     let (smallest, largest) = (sizes().min()?, sizes().max()?);
-    let best = |size: usize| {
-        let ours = judged.iter().filter(|judged| judged.model.dropped.len() == size);
+    let best = |size: DropSize| {
+        let ours = judged.iter().filter(|judged| judged.model.dropped.size() == size);
         ours.min_by(|a, b| lost(a).total_cmp(&lost(b)))
     };
-    let told = |size: usize| {
+    let told = |size: DropSize| {
         let (measure, lost) = best(size)?.worst.as_ref()?;
         Some(match *lost {
             lost if lost < 0.005 => "costs nothing that shows".to_owned(),
             lost => format!("costs {:.0} % {measure}", 100.0 * lost),
         })
     };
-    let layers = plural(smallest, "layer");
+    let layers = words::layers(smallest);
     let first = told(smallest)?;
     if smallest == largest {
         return None;
@@ -94,12 +95,8 @@ fn lower_first(text: &str) -> String {
 /// `Drop 6 layers by similarity (9..=14) and heal`.
 fn named(model: &Variant) -> String {
     let strategy = model.strategy.as_deref().map(|strategy| format!(" by {strategy}")).unwrap_or_default();
-    let layers = plural(model.dropped.len(), "layer");
-    format!(
-        "Drop {layers}{strategy} ({}){}",
-        words::dropped(&model.dropped),
-        if model.is_healed { " and heal" } else { "" }
-    )
+    let layers = words::layers(model.dropped.size());
+    format!("Drop {layers}{strategy} ({}){}", model.dropped, if model.is_healed { " and heal" } else { "" })
 }
 
 fn is_fine(verdict: Verdict) -> bool {
@@ -153,7 +150,7 @@ mod tests {
         let dense = data.dense.scores[2].as_mut().unwrap();
         (dense.value, dense.stderr) = (0.35, Some(1e-6));
         for variant in &mut data.variants {
-            let size = variant.dropped.len() as f64;
+            let size = variant.dropped.size().layers();
             let loss = variant.scores[2].as_mut().unwrap();
             (loss.value, loss.stderr) = (0.35 * (1.0 + 0.003 * size * size), Some(1e-6));
             variant.scores[0] = data.dense.scores[0];

@@ -1,12 +1,13 @@
 //! The variants of a run, sorted by what was cut.
 
 use super::super::run::{Measure, RunData, Score, Variant};
+use crate::plan::Dropped;
 
 /// One cut: the model right after it, and healed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cut<'a> {
     pub(super) strategy: Option<&'a str>,
-    pub(super) dropped: &'a [usize],
+    pub(super) dropped: &'a Dropped,
     pub(super) bare: Option<&'a Variant>,
     pub(super) healed: Option<&'a Variant>,
 }
@@ -27,7 +28,7 @@ impl<'a> Cut<'a> {
 pub(super) fn cuts(data: &RunData) -> Vec<Cut<'_>> {
     let mut cuts: Vec<Cut<'_>> = Vec::new();
     for variant in &data.variants {
-        let (strategy, dropped) = (variant.strategy.as_deref(), variant.dropped.as_slice());
+        let (strategy, dropped) = (variant.strategy.as_deref(), &variant.dropped);
         let is_free = |cut: &Cut<'_>| {
             (cut.strategy, cut.dropped) == (strategy, dropped) && cut.state(variant.is_healed).is_none()
         };
@@ -63,5 +64,5 @@ pub(super) fn score(variant: &Variant, place: usize) -> Option<Score> {
 
 /// The share of the model's layers that a variant is without.
 pub(super) fn fraction(data: &RunData, variant: &Variant) -> f64 {
-    variant.dropped.len() as f64 / data.dense.layers.max(1) as f64
+    variant.dropped.size().layers() / data.dense.layers.max(1) as f64
 }

@@ -5,7 +5,6 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::run::{RunData, Variant};
 use super::cuts::{fraction, score};
-use super::words;
 use crate::{Error, Result};
 
 /// A table for other programs.
@@ -58,8 +57,8 @@ fn names(data: &RunData, variant: &Variant) -> Row {
     vec![
         variant.dir.clone(),
         variant.strategy.clone().unwrap_or_default(),
-        words::dropped(&variant.dropped),
-        variant.dropped.len().to_string(),
+        variant.dropped.to_string(),
+        variant.dropped.size().to_string(),
         fraction(data, variant).to_string(),
         variant.is_healed.to_string(),
     ]

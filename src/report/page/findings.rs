@@ -6,6 +6,7 @@ use super::super::run::{Measure, RunData, Variant};
 use super::cuts::{Cut, score, shown, strategies};
 use super::verdict::{Change, Verdict, change, is_chance};
 use super::words::{self, list, plural, upper_first};
+use crate::plan::DropSize;
 
 /// What was cut, in a sentence or two.
 pub(super) fn sentence_of(data: &RunData, cuts: &[Cut]) -> String {
@@ -14,10 +15,11 @@ pub(super) fn sentence_of(data: &RunData, cuts: &[Cut]) -> String {
         [] => format!("Nothing was cut: this is the model as it came, {} deep.", plural(layers, "layer")),
         [cut] => {
             let chosen = cut.strategy.map(|strategy| format!(", chosen by {strategy}")).unwrap_or_default();
-            let what = match cut.dropped.len() {
-                0 => return format!("No layer of the {layers} was dropped."),
-                1 => format!("Layer {} of the {layers} was dropped", words::dropped(cut.dropped)),
-                _ => format!("Layers {} of the {layers} were dropped", words::dropped(cut.dropped)),
+            let what = match (cut.dropped.layers.len(), cut.dropped.are_layers()) {
+                (0, true) => return format!("No layer of the {layers} was dropped."),
+                (1, true) => format!("Layer {} of the {layers} was dropped", cut.dropped),
+                (_, true) => format!("Layers {} of the {layers} were dropped", cut.dropped),
+                (_, false) => format!("Of the {layers} layers, {} were dropped", cut.dropped),
             };
             let left = cut.models().next().map(|model| {
                 let share = 100.0 * model.parameters as f64 / data.dense.parameters.max(1) as f64;
@@ -27,8 +29,8 @@ pub(super) fn sentence_of(data: &RunData, cuts: &[Cut]) -> String {
             format!("{what} (numbered from 0, ends included){chosen}.{}{healed}", left.unwrap_or_default())
         }
         _ => {
-            let sizes = || cuts.iter().map(|cut| cut.dropped.len());
-            let (least, most) = (sizes().min().unwrap_or(0), sizes().max().unwrap_or(0));
+            let sizes = || cuts.iter().map(|cut| cut.dropped.size());
+            let (least, most) = (sizes().min().unwrap_or_default(), sizes().max().unwrap_or_default());
             let sizes = if least == most { most.to_string() } else { format!("{least} to {most}") };
             let by: Vec<String> = strategies(data).into_iter().flatten().map(str::to_owned).collect();
             let by = if by.is_empty() { String::new() } else { format!(", chosen by {}", list(&by)) };
@@ -152,7 +154,7 @@ fn how_far(data: &RunData, cuts: &[Cut], strategy: Option<&str>) -> Option<Marku
 /// The largest size without a score that is worse than the uncut model's, and the next one's first that is. The
 /// smallest size that costs something ends it, whatever larger ones do.
 fn reach(data: &RunData, cuts: &[&Cut], is_healed: bool) -> Option<String> {
-    let mut judged: Vec<(usize, Vec<&Measure>)> = Vec::new();
+    let mut judged: Vec<(DropSize, Vec<&Measure>)> = Vec::new();
     let mut is_judged = true;
     for cut in cuts {
         let Some(model) = cut.state(is_healed) else { continue };
@@ -163,7 +165,7 @@ fn reach(data: &RunData, cuts: &[&Cut], is_healed: bool) -> Option<String> {
         if !verdicts.is_empty() {
             let is_worse = |verdict| matches!(verdict, Verdict::Worse | Verdict::Degenerate);
             let worse = verdicts.into_iter().filter(|(_, verdict)| is_worse(*verdict));
-            judged.push((cut.dropped.len(), worse.map(|(measure, _)| measure).collect()));
+            judged.push((cut.dropped.size(), worse.map(|(measure, _)| measure).collect()));
         }
     }
     judged.sort_by_key(|(size, _)| *size);
@@ -171,13 +173,13 @@ fn reach(data: &RunData, cuts: &[&Cut], is_healed: bool) -> Option<String> {
     let which = if is_judged { "" } else { " that could be judged" };
     let is_fine = format!("every score{which} is within the error of the uncut model’s, or better");
     let Some((end, worse)) = judged.iter().find(|(_, worse)| !worse.is_empty()) else {
-        return Some(format!("{is_fine}, at every size tried, up to {}", plural(most, "layer")));
+        return Some(format!("{is_fine}, at every size tried, up to {}", words::layers(most)));
     };
     let worse: Vec<String> = worse.iter().map(|measure| words::measure(measure)).collect();
     let worse = format!("{} {} worse", list(&worse), if worse.len() == 1 { "is" } else { "are" });
     Some(match judged.iter().map(|(size, _)| *size).take_while(|size| size < end).last() {
-        None => format!("{worse} at {}, the smallest size tried", plural(*end, "layer")),
-        Some(before) => format!("{is_fine}, up to {}; at {end} {worse}", plural(before, "layer")),
+        None => format!("{worse} at {}, the smallest size tried", words::layers(*end)),
+        Some(before) => format!("{is_fine}, up to {}; at {end} {worse}", words::layers(before)),
     })
 }
 
@@ -243,7 +245,7 @@ fn against(data: &RunData, cuts: &[Cut]) -> Vec<Markup> {
             let mut pairs = Vec::new();
             for ours in cuts.iter().filter(|cut| cut.strategy == Some(first)) {
                 let theirs =
-                    cuts.iter().find(|cut| cut.strategy == Some(other) && cut.dropped.len() == ours.dropped.len());
+                    cuts.iter().find(|cut| cut.strategy == Some(other) && cut.dropped.size() == ours.dropped.size());
                 pairs.extend(theirs.and_then(|theirs| theirs.state(is_healed)).zip(ours.state(is_healed)));
             }
             let name = format!("{} against {other} at the same size, {state}", upper_first(first));

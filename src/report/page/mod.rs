@@ -275,7 +275,7 @@ mod tests {
         distances.best[2] = Some(99);
         distances.stderr[0] = vec![f64::NAN; 3];
         data.variants[3].scores.clear();
-        data.variants[4].dropped = vec![40, 7, 7];
+        data.variants[4].dropped = [40, 7, 7].into_iter().collect();
         let text = look(&data);
         // CSV keeps the names that other programs read
         let seen = text.split("The numbers as CSV").next().unwrap();

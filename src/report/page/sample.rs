@@ -57,7 +57,7 @@ fn variant(strategy: Option<&str>, dropped: Vec<usize>, is_healed: bool, cost: f
             memory: 30_000_000 + 500_000 * layers as u64,
             ranges: [40_000.0, 3_000.0, 0.003].map(|rate| (0.9 * rate, 1.1 * rate)),
         }),
-        dropped,
+        dropped: dropped.into_iter().collect(),
     }
 }
 
@@ -108,6 +108,7 @@ pub(in super::super) fn sweep() -> RunData {
 /// One cut of four layers by similarity, and the same healed.
 pub(in super::super) fn one() -> RunData {
     let mut data = sweep();
-    data.variants.retain(|variant| variant.dropped.len() == 4 && variant.strategy.as_deref() == Some("similarity"));
+    data.variants
+        .retain(|variant| variant.dropped.layers.len() == 4 && variant.strategy.as_deref() == Some("similarity"));
     data
 }

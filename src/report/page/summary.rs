@@ -220,7 +220,7 @@ fn all_cuts(data: &RunData, cuts: &[Cut]) -> Markup {
                     }
                     @for cut in cuts {
                         tr {
-                            th scope="row" { (words::dropped(cut.dropped)) }
+                            th scope="row" { (cut.dropped.to_string()) }
                             td.text { (cut.strategy.unwrap_or(ABSENT)) }
                             @for (place, _) in shown(data) {
                                 @for (_, is_healed) in &states {

@@ -78,7 +78,7 @@ pub(super) fn models(data: &RunData) -> Markup {
             @for variant in data.all() {
                 @let is_dense = std::ptr::eq(variant, &data.dense);
                 tr class=[is_dense.then_some("first")] {
-                    th scope="row" { @if variant.dropped.is_empty() { "none" } @else { (words::dropped(&variant.dropped)) } }
+                    th scope="row" { @if variant.dropped.is_empty() { "none" } @else { (variant.dropped.to_string()) } }
                     td.text { @if is_dense { "uncut" } @else { (variant.strategy.as_deref().unwrap_or(ABSENT)) } }
                     td.text { @if variant.is_healed { "healed" } @else { (ABSENT) } }
                     td { (variant.layers) }
@@ -145,7 +145,7 @@ pub(super) fn best_blocks(data: &RunData) -> Markup {
     let best = |n: usize| {
         let first = distances.best.get(n - 1).copied().flatten()?;
         let (value, error) = entry(distances, n, first)?;
-        Some((words::dropped(&(first..first + n).collect::<Vec<_>>()), words::with_error(value, error)))
+        Some((words::block(first, n), words::with_error(value, error)))
     };
     let table = html! {
         thead { tr { th scope="col" { "layers, n" } th scope="col" { "best block" } th scope="col" { (distances.title) } } }

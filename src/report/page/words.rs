@@ -1,7 +1,7 @@
 //! Numbers and names as the page writes them.
 
 use super::super::run::{Measure, Score, Variant};
-use crate::plan::ranges;
+use crate::plan::{DropSize, ranges};
 
 /// What stands where nothing was measured.
 pub(super) const ABSENT: &str = "–";
@@ -107,9 +107,14 @@ pub(super) fn metric(measure: &Measure) -> String {
     }
 }
 
-/// What was dropped: `9..=12`; long lists of single layers shortened in the middle.
-pub(super) fn dropped(layers: &[usize]) -> String {
-    ranges(layers.iter().copied())
+/// A block: `9..=12`.
+pub(super) fn block(l: usize, n: usize) -> String {
+    ranges(l..l + n)
+}
+
+/// `3 layers`, `0.5 layers`.
+pub(super) fn layers(size: DropSize) -> String {
+    format!("{size} layer{}", if size == DropSize::of_layers(1) { "" } else { "s" })
 }
 
 /// `similarity, healed`; the dense model's `uncut`.
@@ -121,7 +126,7 @@ pub(super) fn kind(strategy: Option<&str>, is_healed: bool) -> String {
 pub(super) fn variant(variant: &Variant) -> String {
     let mut name = variant.strategy.clone().unwrap_or_else(|| "uncut".to_owned());
     if !variant.dropped.is_empty() {
-        name = format!("{name} {}", dropped(&variant.dropped));
+        name = format!("{name} {}", variant.dropped);
     }
     if variant.is_healed { name + ", healed" } else { name }
 }

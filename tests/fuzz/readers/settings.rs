@@ -136,7 +136,7 @@ pub(super) fn recipe(dir: &Path) -> Feed {
         let layers = case.rng.random_range(1..40);
         if let Some(wanted) = case.heard(recipe.drop.wanted(layers)) {
             for cut in wanted {
-                case.heard(cut.which.count(layers));
+                case.heard(cut.which.as_much(layers));
             }
         }
     })

@@ -9,6 +9,7 @@ use super::super::super::triangle::Triangle;
 use super::super::cuts::cuts;
 use super::super::words;
 use super::{Drawing, NamedFigure, Part};
+use crate::plan::ranges;
 
 /// Heat map and curves; nothing where nothing was scored.
 pub(super) fn figures(data: &RunData) -> Vec<NamedFigure> {
@@ -28,13 +29,14 @@ fn triangle(data: &RunData, distances: &Distances) -> Triangle {
         highest_first: distances.highest_first,
         ..Triangle::default()
     };
-    let mut chosen: Vec<&[usize]> = cuts(data).into_iter().map(|cut| cut.dropped).collect();
+    let whole = cuts(data).into_iter().map(|cut| cut.dropped).filter(|dropped| dropped.are_layers());
+    let mut chosen: Vec<Vec<usize>> = whole.map(|dropped| dropped.layers.iter().copied().collect()).collect();
     chosen.retain(|dropped| is_choice(&scores, dropped));
-    chosen.sort_unstable();
+    chosen.sort();
     chosen.dedup();
-    if let [dropped] = chosen[..] {
+    if let [dropped] = &chosen[..] {
         scores.chosen = Some(dropped.len());
-        scores.dropped = dropped.to_vec();
+        scores.dropped.clone_from(dropped);
     }
     scores
 }
@@ -64,8 +66,11 @@ fn map(data: &RunData, distances: &Distances, scores: Triangle) -> NamedFigure {
         (false, false) => "each row rescaled, yellow the smallest of its row",
         (false, true) => "each row rescaled, yellow the largest of its row",
     };
-    let plan =
-        if scores.chosen.is_some() { format!("dropped: {}", words::dropped(&scores.dropped)) } else { String::new() };
+    let plan = if scores.chosen.is_some() {
+        format!("dropped: {}", ranges(scores.dropped.iter().copied()))
+    } else {
+        String::new()
+    };
     NamedFigure {
         name: "distances".to_owned(),
         title: format!("{} of every {}", distances.title, if scores.is_single() { "layer" } else { "block" }),
@@ -89,7 +94,7 @@ fn best_blocks(distances: &Distances, scores: &Triangle) -> String {
     let best = (1..=scores.rows.len()).filter_map(|n| {
         let l = scores.best(n)?;
         let (score, error) = entry(distances, n, l)?;
-        Some(format!("{} ({})", words::dropped(&(l..l + n).collect::<Vec<_>>()), words::with_error(score, error)))
+        Some(format!("{} ({})", words::block(l, n), words::with_error(score, error)))
     });
     format!("Best: {}.", best.collect::<Vec<_>>().join(", "))
 }

@@ -18,7 +18,7 @@ pub(super) fn figures(data: &RunData) -> Vec<NamedFigure> {
         let healed = healed.filter_map(|variant| Some((variant, variant.healing.as_ref()?)));
         let mut healed: Vec<(&Variant, &Healing)> =
             healed.filter(|(_, healing)| !healing.training.is_empty() || !healing.validation.is_empty()).collect();
-        healed.sort_by_key(|(variant, _)| variant.dropped.len());
+        healed.sort_by_key(|(variant, _)| variant.dropped.size());
         (!healed.is_empty()).then(|| figure(strategy.filter(|_| several), &healed))
     };
     strategies(data).into_iter().filter_map(of).collect()
@@ -105,7 +105,7 @@ fn several(healed: &[(&Variant, &Healing)]) -> Vec<Series> {
     let curves = healed.iter().enumerate().map(|(index, (variant, healing))| {
         let losses = if is_validation { &healing.validation } else { &healing.training };
         Series {
-            name: variant.dropped.len().to_string(),
+            name: variant.dropped.size().to_string(),
             points: means(losses, POINTS),
             marked: best(losses).filter(|_| is_validation),
             look: Some(Look {

@@ -23,7 +23,7 @@ fn groups(data: &RunData) -> Vec<(Option<&str>, usize, bool, Vec<&Variant>)> {
         for is_healed in [true, false] {
             let is_in = |variant: &&Variant| variant.strategy.as_deref() == strategy && variant.is_healed == is_healed;
             let mut variants: Vec<&Variant> = data.variants.iter().filter(is_in).collect();
-            variants.sort_by_key(|variant| variant.dropped.len());
+            variants.sort_by_key(|variant| variant.dropped.size());
             if !variants.is_empty() {
                 groups.push((strategy, index, is_healed, variants));
             }
