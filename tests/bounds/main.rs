@@ -37,7 +37,7 @@ fn end(mut child: Child, started: Instant) -> End {
     let mut peak = 0;
     let code = loop {
         let text = fs::read_to_string(&status).unwrap_or_default();
-        let own = text.starts_with("Name:\tprune\n").then_some(text.as_str()).unwrap_or_default();
+        let own = if text.starts_with("Name:\tprune\n") { text.as_str() } else { "" };
         let line = own.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let now = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
         peak = peak.max(now.unwrap_or(0) >> 10);
