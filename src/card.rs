@@ -81,9 +81,14 @@ impl Made<'_> {
     #[must_use]
     pub fn lost(&self) -> String {
         let origin = &self.history.origin;
-        let (model, layers) = (linked(origin), origin.layers);
+        let (mut model, layers) = (linked(origin), origin.layers);
+        let repairs: Vec<&str> = self.history.repairs().collect();
+        if !repairs.is_empty() {
+            _ = write!(model, ", repaired without training ({}),", repairs.join(", "));
+        }
         if self.history.is_rebuilt() {
             let stack: Vec<String> = self.history.layers.iter().map(usize::to_string).collect();
+            let model = model.trim_end_matches(',');
             return format!("{model}, its {layers} decoder layers put together anew: {}", stack.join(", "));
         }
         let gone = self.history.gone();
@@ -158,7 +163,7 @@ impl Made<'_> {
         let gone = self.history.gone().to_string().replace(", ", ",");
         let format = self.history.format().map(|format| format!(" --format {format}")).unwrap_or_default();
         let command = format!("prune cut {} --drop {gone}{format} -o {out}", quoted(&pinned(&self.history.origin)));
-        (!self.history.is_rebuilt()).then_some(command)
+        (!self.history.is_rebuilt() && self.history.repairs().next().is_none()).then_some(command)
     }
 }
 

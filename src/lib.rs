@@ -42,7 +42,7 @@
 //! # Add to it
 //!
 //! Every extension point is a table, and its documentation says how a row is added: an [architecture](arch), a
-//! [metric](importance::METRICS), a [method and a pick](methods), a [task](eval::tasks).
+//! [metric](importance::METRICS), a [method and a pick](methods), a [repair], a [task](eval::tasks).
 //!
 //! # Floor plan
 //!
@@ -62,6 +62,7 @@
 //! surgery      arch checkpoint model weights
 //! importance   arch checkpoint data model ops
 //! methods      importance model
+//! repair       arch checkpoint model ops weights
 //! heal         arch checkpoint data model ops weights
 //! eval         arch checkpoint data model ops weights
 //! pico         arch checkpoint
@@ -94,6 +95,7 @@ pub mod pico;
 pub mod plan;
 pub mod progress;
 pub mod provenance;
+pub mod repair;
 pub mod report;
 pub mod settings;
 pub mod shown;

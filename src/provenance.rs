@@ -97,6 +97,11 @@ impl Provenance {
         !self.layers.is_sorted_by(|low, high| low < high) || places.into_iter().any(|place| place.get("made").is_some())
     }
 
+    /// The repairs without training that its cuts were given, the first one first.
+    pub fn repairs(&self) -> impl Iterator<Item = &str> {
+        self.steps.iter().filter_map(|step| step.get("repair")?.get("name")?.as_str())
+    }
+
     /// How the checkpoint says what its layers lack; `None` where they lack nothing.
     #[must_use]
     pub fn format(&self) -> Option<&str> {

@@ -8,6 +8,7 @@ use prune::commands::cut;
 use serde::Serialize;
 
 use super::Context;
+use super::compute::ComputeArgs;
 
 /// Removes layers and writes the pruned checkpoint, bit for bit
 #[derive(Args, Serialize)]
@@ -18,6 +19,7 @@ use super::Context;
   prune cut ./llama --drop attn:20-25 --format zeros -o out               attention alone, of six layers
   prune cut ./llama --deepest 8 -o out                                    the deepest but the last
   prune cut ./llama --method tail --layers 8 -o out                       a method of prune methods
+  prune cut ./llama --drop 21-28 --repair refit --data c4.jsonl -o out    fitted to the whole model, no training
   prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
 pub(crate) struct CutArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
@@ -58,6 +60,42 @@ pub(crate) struct CutArgs {
     /// Keep a list of config.json as it is although its length is the layer count
     #[arg(long, value_name = "KEY")]
     allow_unsliced: Vec<String>,
+    /// Put this at the seams, fitted on --data without training; see prune methods
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(cut::repair_names()))]
+    repair: Option<String>,
+    /// Text for --repair: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst, .bz2, .xz), a directory of them (its
+    /// validation split), or a hub data set
+    #[arg(long, value_name = "SRC")]
+    data: Option<String>,
+    /// Field of the rows that holds the text; several are joined: prompt+completion [default: text]
+    #[arg(long, value_name = "NAME")]
+    text_field: Option<String>,
+    /// How a plain text file is cut into documents [default: document, the whole file]
+    #[arg(long, value_name = "HOW", value_parser = ["document", "lines", "paragraphs"])]
+    text_split: Option<String>,
+    /// A row that cannot be read is an error, or passed over and counted [default: error]
+    #[arg(long, value_name = "WHAT", value_parser = ["error", "skip"])]
+    on_bad_row: Option<String>,
+    /// Sequences for --repair, every fourth of which judges and is not fitted on [default: 128]
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+    /// Tokens of a sequence at most [default: 2048, or the model's context]
+    #[arg(long, value_name = "T")]
+    seq_len: Option<usize>,
+    /// Sequences: one a document, or documents joined and cut [default: document]
+    #[arg(long, value_name = "HOW", value_parser = ["document", "packed"])]
+    packing: Option<String>,
+    /// What stands between documents; auto: EOS between packed ones where the tokenizer adds neither BOS nor EOS
+    /// [default: auto]
+    #[arg(long, value_name = "WHICH", value_parser = ["auto", "eos", "bos", "none"])]
+    separator: Option<String>,
+    /// Whether a packed document sees those before it in its sequence, or itself only, its positions from 0
+    /// [default: across]
+    #[arg(long, value_name = "HOW", value_parser = ["across", "within"])]
+    attention: Option<String>,
+    /// Take documents at random with this seed instead of the first ones
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
     /// Also hash the source's weight files whole for prune.json, which reads them once more
     #[arg(long)]
     hash: bool,
@@ -67,6 +105,9 @@ pub(crate) struct CutArgs {
     /// Replace a directory that prune made before; files of others are never touched
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: ComputeArgs,
     /// Say what would be written and what it takes, and stop
     #[arg(long)]
     dry_run: bool,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Context;
 
-/// Lists the methods that choose layers: what each looks at, what it costs, where it comes from
+/// Lists the methods that choose layers, what each looks at, what it costs, where it comes from, and the repairs
 #[derive(Args, Serialize)]
 #[command(after_help = "Examples:
   prune methods         the table: each name goes with analyze --method, cut --method and [drop] methods of a recipe

@@ -6,18 +6,16 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub use super::analyze_settings::AnalyzeSettings;
+use super::sample_text::{self, SampleText};
 use super::{analysis_view, open};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{self, Checkpoint, Origin, OutputDir, OutputFile};
-use crate::data::{Purpose, SequenceOptions, Sequences, Shape, SourceOptions, Tokenizer};
+use crate::data::Shape;
 use crate::importance::{self, Amount, Analysis, DataUsed, METRICS, Measured, Metric, Removals, Subject};
 use crate::methods::{self, METHODS, Search};
-use crate::model::{Budget, Model, ModelOptions, Placement, Residency};
+use crate::model::{Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
-
-/// Sequence length where neither the user nor the model says less.
-const SEQ_LEN: usize = 2048;
 
 /// Sequences where the user does not say. The paper took 10,000; the standard errors say whether fewer will do.
 const SAMPLES: usize = 1000;
@@ -179,13 +177,7 @@ fn measure(
     if settings.data.is_none() {
         return of_weights(settings, search, &checkpoint, &spec, progress);
     }
-    let seq_len = settings.seq_len.unwrap_or(SEQ_LEN.min(spec.max_positions));
-    if seq_len > spec.max_positions {
-        progress.warn(&format!(
-            "--seq-len {seq_len} is longer than the {} positions the model was made for",
-            spec.max_positions
-        ));
-    }
+    let seq_len = sample_text::seq_len(settings.seq_len, &spec, progress);
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
     let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &checkpoint)?;
     let mut options = ModelOptions { budget, device, ..ModelOptions::default() };
@@ -200,7 +192,7 @@ fn measure(
     let fits = |options: &ModelOptions| Placement::new(&checkpoint, &spec, &places, options);
     let plain = fits(&options)?;
     let host = open::host(options.budget, &options.device);
-    let sequences = read_text(settings, &checkpoint, seq_len, host, progress)?;
+    let sequences = text(settings, seq_len).read(&checkpoint, host, progress)?;
     let measured = settings.measured()?;
     let (tokens, longest) = (sequences.tally.tokens as usize, sequences.rows.iter().map(Vec::len).max().unwrap_or(0));
     options.reserved_bytes = importance::reserved_bytes(&measured, &spec, &options.device, (tokens, longest));
@@ -293,31 +285,18 @@ fn of_weights(
     Ok((Some(Analysis::new(planned_for, spec.hidden_size, data, settings, scores, searched)), None))
 }
 
-fn read_text(
-    settings: &AnalyzeSettings,
-    checkpoint: &Checkpoint,
-    seq_len: usize,
-    host: Budget,
-    progress: &dyn Progress,
-) -> Result<Sequences> {
-    let data = settings.data.as_deref().ok_or_else(|| Error::request("which text? --data names it"))?;
-    let options = SourceOptions {
-        field: settings.text_field.clone(),
+/// The text of a measurement.
+fn text(settings: &AnalyzeSettings, seq_len: usize) -> SampleText<'_> {
+    let AnalyzeSettings { packing, separator, attention, .. } = *settings;
+    SampleText {
+        data: settings.data.as_deref(),
+        field: &settings.text_field,
         split: settings.text_split,
         on_bad_row: settings.on_bad_row,
-        ..SourceOptions::default()
-    };
-    let source = open::text(data, Purpose::Measure, &options, host, progress)?;
-    let tokenizer = Tokenizer::open(&checkpoint.source.dir)?;
-    let AnalyzeSettings { packing, separator, attention, .. } = *settings;
-    let shape = Shape { seq_len, packing, separator, attention, ..Shape::default() };
-    let samples = settings.samples.unwrap_or(SAMPLES);
-    let options = SequenceOptions { samples: Some(samples), shape, seed: settings.seed };
-    let sequences = Sequences::read(&source, &tokenizer, &options, progress)?;
-    if settings.samples.is_some() && sequences.tally.sequences < samples as u64 {
-        progress.warn(&format!("--samples {samples}: {data} has text for {}", sequences.tally.sequences));
+        samples: (settings.samples, SAMPLES),
+        shape: Shape { seq_len, packing, separator, attention, ..Shape::default() },
+        seed: settings.seed,
     }
-    Ok(sequences)
 }
 
 /// The settings that made the numbers, none of those that say where they went.

@@ -5,82 +5,24 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 
+pub use super::cut_settings::CutSettings;
+use super::repair::{RepairReport, Repairing};
 use super::seam::Seam;
 use super::{open, seam};
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
 use crate::files::{self, Bound};
 use crate::importance::Analysis;
-use crate::methods::{self, METHODS, Method, method};
+use crate::methods::{self, METHODS, method};
 use crate::plan::{Dropped, Notations, Plan, PlannedFor, SubLayers, layers_for_fraction, parse_drop};
 use crate::progress::Progress;
+use crate::repair::REPAIRS;
 use crate::shown::{shown, shown_message};
 use crate::surgery::{ConfigEdit, Cut, CutOptions, FORMATS, Shrunk, format, layer_count, short_count};
 use crate::weights::Identical;
 use crate::{Context, Error, Result};
-
-/// Settings of `prune cut`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CutSettings {
-    /// Directory or hub id.
-    pub model: Option<String>,
-    /// Directory of the new checkpoint; a dry run may do without.
-    pub out: Option<PathBuf>,
-    /// Plan file, or an `analysis.json` with a plan.
-    pub plan: Option<PathBuf>,
-    /// What to drop, such as `21-28,attn:30`; 0-based, inclusive.
-    pub drop: Option<String>,
-    /// Drops this many layers below the last.
-    pub deepest: Option<usize>,
-    /// Drops this many layers, the last one included.
-    pub tail: Option<usize>,
-    /// The method that chooses; with an analysis as `plan` where it chooses by scores.
-    pub method: Option<&'static Method>,
-    /// Share of the layers to drop: with an analysis as `plan`, its best choice of that size; alone, the deepest.
-    pub fraction: Option<f64>,
-    /// Layers to drop: with an analysis as `plan`, its best choice of so many, or what `method` says.
-    pub layers: Option<usize>,
-    /// Tensors of one weight file take no more than this, unless one alone does: `5GB`, `2GiB`.
-    pub max_shard_size: String,
-    /// How missing sub-layers are written: `per-layer`, `nas` or `zeros`; needed where some are left out.
-    pub format: Option<String>,
-    /// Config keys that stay although they look as if they had one value per layer: a name, or a path with dots.
-    pub allow_unsliced: Vec<String>,
-    /// Hashes the source's weight files whole, which reads them once more.
-    pub hash: bool,
-    /// Compares what was written with the source before it appears.
-    pub verify: bool,
-    /// Replaces an output that exists.
-    pub force: bool,
-    /// Decides everything, writes nothing.
-    pub dry_run: bool,
-}
-
-impl Default for CutSettings {
-    fn default() -> Self {
-        Self {
-            model: None,
-            out: None,
-            plan: None,
-            drop: None,
-            deepest: None,
-            tail: None,
-            method: None,
-            fraction: None,
-            layers: None,
-            max_shard_size: "5GB".to_owned(),
-            format: None,
-            allow_unsliced: Vec::new(),
-            hash: false,
-            verify: false,
-            force: false,
-            dry_run: false,
-        }
-    }
-}
 
 /// What the command did, or would do.
 #[derive(Clone, Debug, Serialize)]
@@ -120,6 +62,9 @@ pub struct CutReport {
     pub identical: Option<Identical>,
     /// The joints, after `verify` ran both models over them; absent when it was not asked for, or could not be done.
     pub seams: Option<Vec<Seam>>,
+    /// How it was repaired, or would be; absent where nothing was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repair: Option<RepairReport>,
     /// Why this program does not compute the model: its layers went by names and bytes, and no pass was run over the
     /// joints. Absent where it does.
     pub not_computed: Option<String>,
@@ -140,6 +85,12 @@ pub fn method_names() -> Vec<&'static str> {
     METHODS.iter().filter(|method| !method.takes_names()).map(|method| method.name).collect()
 }
 
+/// Names that `--repair` takes.
+#[must_use]
+pub fn repair_names() -> Vec<&'static str> {
+    REPAIRS.iter().map(|repair| repair.name).collect()
+}
+
 /// Names that `--format` takes.
 #[must_use]
 pub fn format_names() -> Vec<&'static str> {
@@ -154,6 +105,7 @@ pub fn format_names() -> Vec<&'static str> {
 /// behind.
 pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport> {
     one_choice(settings)?;
+    settings.check_repair()?;
     let max_shard_size: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let layers = layer_count(&checkpoint.config).context(|| checkpoint.source.dir.display())?;
@@ -169,6 +121,8 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
         progress.note(&format!("not computed here ({}): its layers are cut by names and bytes", shown_message(why)));
     }
     let mut report = report(settings, &cut);
+    let repairing = settings.repair.map(|repair| Repairing::prepare(repair, settings, &cut, progress)).transpose()?;
+    report.repair = repairing.as_ref().map(|repairing| repairing.report(settings.dry_run)).transpose()?;
     let Some(target) = &settings.out else {
         return match settings.dry_run {
             true => Ok(report),
@@ -181,6 +135,14 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
         return Ok(report);
     }
     out.require_space(report.disk_needed)?;
+    let cut = match repairing {
+        None => cut,
+        Some(repairing) => {
+            let (cut, repaired) = repairing.repair(cut, progress)?;
+            report.repair = Some(repaired);
+            cut
+        }
+    };
     cut.write(out.path(), &provenance_settings(settings, cut.format()), settings.hash, progress)?;
     if settings.verify {
         let written = Arc::new(Checkpoint::open_dir(out.path())?);
@@ -318,6 +280,9 @@ impl fmt::Display for CutReport {
             let met = if *layer as u64 == self.layers.after { "the head".to_owned() } else { format!("layer {layer}") };
             writeln!(f, "seam         {met} meets a stream at angular distance {distance:.4}; both models run alike")?;
         }
+        if let Some(repair) = &self.repair {
+            write!(f, "{repair}")?;
+        }
         match (&self.out, self.dry_run) {
             (_, true) => write!(f, "nothing was written (dry run)"),
             (Some(out), false) => write!(f, "written      {}", out.display()),
@@ -358,6 +323,7 @@ fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
         disk_free: None,
         identical: None,
         seams: None,
+        repair: None,
         not_computed: cut.not_computed().map(str::to_owned),
     }
 }

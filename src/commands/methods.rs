@@ -1,21 +1,37 @@
-//! `prune methods`: the table of methods, for a person or a program.
+//! `prune methods`: the tables of methods and of repairs, for a person or a program.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::methods::{METHODS, Method, Unit};
+use crate::repair::{REPAIRS, Repair};
 
 /// Settings of `prune methods`: none.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MethodsSettings {}
 
-/// The table.
+/// The tables.
 #[derive(Clone, Debug, Serialize)]
 pub struct MethodsReport {
-    /// Its rows.
+    /// What chooses the layers.
     pub methods: Vec<MethodReport>,
+    /// What can be put at the seams of a cut.
+    pub repairs: Vec<RepairRow>,
+}
+
+/// A repair.
+#[derive(Clone, Debug, Serialize)]
+pub struct RepairRow {
+    /// What `--repair` calls it.
+    pub name: &'static str,
+    /// What it is.
+    pub about: &'static str,
+    /// Where it comes from.
+    pub reference: &'static str,
+    /// Whether what comes of it opens wherever the source does.
+    pub opens_everywhere: bool,
 }
 
 /// A row.
@@ -49,11 +65,15 @@ pub fn methods(_settings: &MethodsSettings) -> MethodsReport {
         pick: method.pick,
         cost: method.cost(),
     };
-    MethodsReport { methods: METHODS.iter().map(row).collect() }
+    let repair = |repair: &Repair| {
+        let Repair { name, about, reference, opens_everywhere, .. } = *repair;
+        RepairRow { name, about, reference, opens_everywhere }
+    };
+    MethodsReport { methods: METHODS.iter().map(row).collect(), repairs: REPAIRS.iter().map(repair).collect() }
 }
 
 impl fmt::Display for MethodsReport {
-    /// Two lines a method: what it is, and what it looks at.
+    /// Two lines a method: what it is, and what it looks at; and the repairs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, method) in self.methods.iter().enumerate() {
             let MethodReport { name, about, reference, unit, metric, pick, cost } = method;
@@ -65,6 +85,11 @@ impl fmt::Display for MethodsReport {
             let seen = metric.map_or_else(String::new, |metric| format!(" by {metric}"));
             let line = if place == 0 { "" } else { "\n" };
             write!(f, "{line}{name:<19} {about}\n{:<19} {unit}, {pick}{seen}; costs {cost}; {reference}", "")?;
+        }
+        write!(f, "\n\nRepairs without training, for cut --repair:")?;
+        for RepairRow { name, about, reference, opens_everywhere } in &self.repairs {
+            let opens = if *opens_everywhere { "opens everywhere" } else { "opens here" };
+            write!(f, "\n{name:<19} {about}\n{:<19} {opens}; {reference}", "")?;
         }
         Ok(())
     }

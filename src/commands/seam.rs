@@ -54,7 +54,7 @@ pub(super) fn check(cut: &Cut, written: &Arc<Checkpoint>, progress: &dyn Progres
         Ok::<_, Error>(streams.0)
     };
     let ours = run(written, None).context(|| written.source.dir.display())?;
-    let theirs = match plan.stack.iter().all(Place::is_copy) {
+    let theirs = match plan.stack.iter().all(Place::is_copy) && cut.repair().is_none() {
         true => run(source, Some(cut.kept().to_vec()))?,
         // as it was decided, read from the source
         false => run(&Arc::new(cut.blueprint().open()?), None)?,

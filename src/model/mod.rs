@@ -12,6 +12,7 @@ mod context;
 mod generate;
 mod gradients;
 mod head;
+mod led;
 pub mod limits;
 mod load_options;
 mod loss;
@@ -46,7 +47,7 @@ pub use training::CheckpointingPolicy;
 pub use trie::Trie;
 
 pub(crate) use load_options::{Parameter, Part};
-pub(crate) use sublayers::{Cost, TrainingCost, mean_flops};
+pub(crate) use sublayers::{Cost, Linear, TrainingCost, mean_flops};
 pub(crate) use training::{Dropout, TrainContext};
 
 use std::sync::{Arc, OnceLock};

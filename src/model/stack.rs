@@ -82,6 +82,11 @@ impl Stack {
         self.blocks.as_deref()
     }
 
+    /// The block at `place`, read where it is not in memory.
+    pub(super) fn block(&self, place: usize) -> Result<Arc<Block>> {
+        self.blocks.as_ref().map_or_else(|| self.load(place), |blocks| Ok(blocks[place].clone()))
+    }
+
     /// Calls `step` with every block from the bottom up; a streamed stack loads the next block meanwhile.
     pub(super) fn walk(&self, step: impl FnMut(usize, &Block) -> Result<()>) -> Result<()> {
         self.walk_over(&(0..self.len()).collect::<Vec<_>>(), step)

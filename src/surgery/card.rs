@@ -1,5 +1,7 @@
 //! The model card of a cut checkpoint: what was dropped, in words, and how to do it again.
 
+use serde_json::Value;
+
 use super::Cut;
 use crate::card::{Kind, Made, called, pinned, placeless, quoted};
 use crate::plan::Plan;
@@ -23,7 +25,11 @@ pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> Str
     let trained = history.steps.iter().any(|step| step.get("step").is_some_and(|step| step != "cut"));
     let then = if trained { "what was trained before is in `prune.json`" } else { "nothing was trained afterwards" };
     let is_copied = plan.stack.iter().all(|place| place.made.is_empty());
-    let kept = if is_copied { "Every tensor that was kept" } else { "Every tensor that the plan did not make anew" };
+    let kept = match (is_copied, cut.repair()) {
+        (_, Some(_)) => "Every tensor that was not made anew",
+        (true, None) => "Every tensor that was kept",
+        (false, None) => "Every tensor that the plan did not make anew",
+    };
     say(&format!(
         "{} of {} parameters remain. {kept} is bit for bit the source's, under a new layer number; {then}.\n",
         short_count(cut.parameters().after),
@@ -41,22 +47,26 @@ pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> Str
     if let Some(reason) = reason(&plan) {
         say(&format!("{reason}\n"));
     }
+    if let Some(repair) = cut.repair() {
+        say(&format!("{}\n", repaired(repair)));
+    }
     if is_the_papers(&plan) {
         say("The method is that of *The Unreasonable Ineffectiveness of the Deeper Layers* (arXiv 2403.17887).\n");
     }
     say(&made.usage());
     let gone = plan.gone();
+    let flags = cut.repair().map(flags).unwrap_or_default();
     if !plan.only_drops() {
         say(&format!("Place by place, layers of {}: {}.\n", called(&parent), plan.in_words()));
     } else if let (Some(format), false) = (cut.format(), gone.are_layers()) {
         say("## The same cut again\n\n```sh");
         let drop = gone.to_string().replace(", ", ",");
-        say(&format!("prune cut {} --drop {drop} --format {format} -o DIR\n```\n", quoted(&pinned(&parent))));
+        say(&format!("prune cut {} --drop {drop} --format {format}{flags} -o DIR\n```\n", quoted(&pinned(&parent))));
     }
     if let Some(notations) = plan.notations().filter(|_| !dropped.is_empty()) {
         say("## The same cut again\n\n```sh");
         let drop = notations.inclusive.replace(", ", ",");
-        say(&format!("prune cut {} --drop {drop} -o DIR\n```\n", quoted(&pinned(&parent))));
+        say(&format!("prune cut {} --drop {drop}{flags} -o DIR\n```\n", quoted(&pinned(&parent))));
         say("In the notations of other tools:\n");
         say(&format!("- llama.cpp: `--prune-layers {}`", notations.llama_cpp));
         say(&format!("- NeMo, which counts from 1: `--drop_layers {}`", notations.nemo));
@@ -83,6 +93,33 @@ pub fn short_count(count: u64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
+/// What a repair did, in a sentence or two.
+fn repaired(repair: &Value) -> String {
+    let text = |key: &str| repair[key].as_str().unwrap_or_default().to_owned();
+    let loss = |key: &str| repair["loss"][key].as_f64().unwrap_or(f64::NAN);
+    format!(
+        "The cut was repaired without training, by `{}`: {}. It was fitted on {} tokens of {}; on {} others, which \
+         judged it, the loss is {:.4} nats a token, {:.4} before the repair and {:.4} before the cut.",
+        text("name"),
+        text("about"),
+        repair["fitted_on"]["tokens"],
+        placeless(repair["text"]["data"].as_str().unwrap_or_default()),
+        repair["judged_by"]["tokens"],
+        loss("repaired"),
+        loss("cut"),
+        loss("whole"),
+    )
+}
+
+/// The flags that make the same repair.
+fn flags(repair: &Value) -> String {
+    let mut flags = format!(" --repair {}", plain(&repair["name"]));
+    for (key, value) in repair["text"].as_object().into_iter().flatten() {
+        flags += &format!(" --{} {}", key.replace('_', "-"), quoted(&plain(value)));
+    }
+    flags
+}
+
 /// How the layers were chosen, for the strategies that have a sentence.
 fn reason(plan: &Plan) -> Option<String> {
     let strategy = plan.why.get("strategy")?.as_str()?;
@@ -102,13 +139,13 @@ fn reason(plan: &Plan) -> Option<String> {
 
 /// Whether the layers went as the paper lets them go: a block by its own distance, or what needs no measurement.
 fn is_the_papers(plan: &Plan) -> bool {
-    let of = |key: &str| plan.why.get(key).and_then(serde_json::Value::as_str);
+    let of = |key: &str| plan.why.get(key).and_then(Value::as_str);
     plan.only_drops_layers()
         && of("metric").is_none_or(|metric| metric.starts_with("angular"))
         && of("strategy") != Some("tail")
 }
 
-fn plain(value: &serde_json::Value) -> String {
+fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), |text| placeless(text).to_owned())
 }
 

@@ -1,5 +1,6 @@
 //! A cut, decided in full before a byte is written, and then written as it was decided.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -16,7 +17,7 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, parse_json};
 use crate::files::{self, Bound};
 use crate::plan::{Place, Plan, PlannedFor};
-use crate::weights::Blueprint;
+use crate::weights::{Blueprint, Expr};
 use crate::{Context, Error, Result};
 
 /// A number of the source and of what the cut leaves.
@@ -50,6 +51,7 @@ pub struct Cut {
     not_computed: Option<String>,
     parameters: Shrunk,
     bytes: Shrunk,
+    repair: Option<Value>,
 }
 
 impl Cut {
@@ -89,7 +91,23 @@ impl Cut {
         let tensors = Tensors::new(source, stack, (&plan, &places), spec.as_ref(), is_zeros)?;
         let (draft, parameters, bytes) = tensors.draft()?;
         let blueprint = Arc::new(draft.finish(config, options.max_shard_size)?);
-        Ok(Self { blueprint, plan, kept, edits, format, not_computed, parameters, bytes })
+        Ok(Self { blueprint, plan, kept, edits, format, not_computed, parameters, bytes, repair: None })
+    }
+
+    /// The same with the tensors `changed` made otherwise, by their names in the new checkpoint and of its tensors;
+    /// `record` says in the history what repaired it.
+    ///
+    /// # Errors
+    /// Work: a tensor that is not there or is stored in codes, shapes that do not go together.
+    pub fn repaired(self, changed: BTreeMap<String, Expr>, record: Value) -> Result<Self> {
+        let blueprint = Arc::new(self.blueprint.with(changed)?);
+        Ok(Self { blueprint, repair: Some(record), ..self })
+    }
+
+    /// What repaired it; `None` where nothing did.
+    #[must_use]
+    pub fn repair(&self) -> Option<&Value> {
+        self.repair.as_ref()
     }
 
     /// The new checkpoint: nothing of it is computed.

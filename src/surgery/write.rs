@@ -50,6 +50,9 @@ impl Cut {
             let hashes = plan.files().into_iter().map(|file| Ok((name(file), json!(sha256(file, &Silent)?))));
             step["stored"] = Value::Object(hashes.collect::<Result<_>>()?);
         }
+        if let Some(repair) = self.repair() {
+            step["repair"] = repair.clone();
+        }
         let step: Map<String, Value> = step.as_object().cloned().unwrap_or_default();
         history.push_stack(step, &plan.stack);
         Ok(history)

@@ -13,13 +13,13 @@ use serde::Serialize;
 use super::expr::Expr;
 use super::four_bit::{self, Part};
 use super::numbers::{Numbers, PIECE, rounded};
-use crate::checkpoint::{ByteSize, Checkpoint, ShardPlan, Slot, four_bit_owner, with_bytes, write_new};
+use crate::checkpoint::{ByteSize, Checkpoint, Index, ShardPlan, Slot, four_bit_owner, with_bytes, write_new};
 use crate::ops::Nf4Weight;
 use crate::progress::Progress;
 use crate::{Context, Error, Result, interrupt};
 
 /// How a tensor comes to be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Made {
     /// Byte for byte this tensor of the source.
     Copied(String),
@@ -164,6 +164,38 @@ impl Blueprint {
         })
     }
 
+    /// The same but for the tensors `changed`, which are made as they say of this checkpoint's own tensors, by the names
+    /// they have here, and stored in the types they have here.
+    ///
+    /// # Errors
+    /// Work: a tensor that is not there or is stored in codes, shapes that do not go together.
+    pub fn with(&self, changed: BTreeMap<String, Expr>) -> Result<Self> {
+        let slots = self.shards.shards.iter().flat_map(|shard| &shard.slots);
+        let slots: BTreeMap<&str, &Slot> = slots.map(|slot| (slot.name.as_str(), slot)).collect();
+        let known = |name: &str| match self.tensors.get(name) {
+            Some(Made::Copied(old)) => Ok(Expr::Source(old.clone())),
+            Some(Made::Numbers(expr)) => Ok(expr.clone()),
+            Some(Made::FourBit(..)) => Err(Error::work(format!("tensor {name} is in four bits"))),
+            None => Err(Error::work(format!("no tensor is called {name}"))),
+        };
+        let changed = changed.into_iter().map(|(name, expr)| {
+            let place = || format!("tensor {name}");
+            let expr = expr.over(&known).context(place)?;
+            let slot = slots.get(name.as_str()).ok_or_else(|| Error::work("is not there")).context(place)?;
+            float_type(slot.dtype).context(place)?;
+            let shape = expr.shape(&self.source).context(place)?;
+            if shape != slot.shape {
+                return Err(Error::work(format!("tensor {name}: {shape:?} in the place of {:?}", slot.shape)));
+            }
+            Ok((name, Made::Numbers(expr)))
+        });
+        let mut tensors: BTreeMap<String, Made> = changed.collect::<Result<_>>()?;
+        for (name, made) in &self.tensors {
+            tensors.entry(name.clone()).or_insert_with(|| made.clone());
+        }
+        Ok(Self { source: self.source.clone(), config: self.config.clone(), tensors, shards: self.shards.clone() })
+    }
+
     /// Disk and memory that writing takes.
     ///
     /// # Errors
@@ -232,16 +264,27 @@ impl Blueprint {
     }
 }
 
-/// The tensors that a weight becomes in four bits.
-fn parts(source: &Checkpoint, name: &str, (expr, dtype, double): (&Expr, DType, bool)) -> Result<Vec<Part>> {
-    let place = || format!("tensor {name}");
+/// The numbers that tensor `name` would be written with as `expr` says of tensors of `source`, in the type `dtype`.
+///
+/// # Errors
+/// Work: a file that cannot be read, a number that is not finite, a type that numbers are not stored in.
+pub(crate) fn stored(source: &Index, name: &str, expr: &Expr, dtype: Dtype) -> Result<Tensor> {
+    all_settled(source, name, expr, float_type(dtype).context(|| format!("tensor {name}"))?)
+}
+
+fn all_settled(source: &Index, name: &str, expr: &Expr, dtype: DType) -> Result<Tensor> {
     let mut pieces = Vec::new();
-    Numbers::of(expr, source).context(place)?.pieces(|_, piece| {
+    Numbers::of(expr, source).context(|| format!("tensor {name}"))?.pieces(|_, piece| {
         pieces.push(settled(name, expr, &piece, dtype)?);
         Ok(())
     })?;
-    let weight = Nf4Weight::quantize(&Tensor::cat(&pieces, 0)?, double).context(place)?;
-    Ok(four_bit::parts(name, &weight))
+    Ok(Tensor::cat(&pieces, 0)?)
+}
+
+/// The tensors that a weight becomes in four bits.
+fn parts(source: &Checkpoint, name: &str, (expr, dtype, double): (&Expr, DType, bool)) -> Result<Vec<Part>> {
+    let weight = Nf4Weight::quantize(&all_settled(source, name, expr, dtype)?, double);
+    Ok(four_bit::parts(name, &weight.context(|| format!("tensor {name}"))?))
 }
 
 /// `numbers` of tensor `name` in the type on disk.

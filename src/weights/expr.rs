@@ -78,6 +78,26 @@ impl Expr {
         })
     }
 
+    /// The same with what `known` says in the place of every tensor of the source.
+    ///
+    /// # Errors
+    /// Those of `known`.
+    pub(super) fn over(self, known: &dyn Fn(&str) -> Result<Self>) -> Result<Self> {
+        let boxed = |expr: Box<Self>| expr.over(known).map(Box::new);
+        Ok(match self {
+            Self::Source(name) => known(&name)?,
+            Self::Stored(..) | Self::Tensor(_) | Self::Zeros(_) => self,
+            Self::Sum(terms) => {
+                let terms = terms.into_iter().map(|(factor, term)| Ok((factor, term.over(known)?)));
+                Self::Sum(terms.collect::<Result<_>>()?)
+            }
+            Self::MatMul(left, right) => Self::MatMul(boxed(left)?, boxed(right)?),
+            Self::Adapted(of, adapter) => Self::Adapted(boxed(of)?, adapter),
+            Self::Tokens(of, tokens) => Self::Tokens(boxed(of)?, tokens),
+            Self::Quantized(of, double) => Self::Quantized(boxed(of)?, double),
+        })
+    }
+
     /// Whether an adapter or a token's row is part of it.
     pub(super) fn is_adapted(&self) -> bool {
         match self {

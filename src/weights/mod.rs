@@ -42,6 +42,7 @@ mod numbers;
 mod opened;
 mod verify;
 
+pub(crate) use blueprint::stored;
 pub use blueprint::{Blueprint, Draft, Size};
 pub use expr::Expr;
 pub use numbers::Numbers;

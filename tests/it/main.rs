@@ -17,6 +17,7 @@ mod importance;
 mod model;
 #[cfg(unix)]
 mod outputs;
+mod repair;
 mod report;
 mod run;
 mod surgery;

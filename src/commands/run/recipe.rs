@@ -46,7 +46,13 @@ pub struct Recipe {
 /// Settings of each section that are not the recipe's to make.
 const OWN: [(&str, &[&str]); 5] = [
     ("analyze", &["model", "layers", "fraction", "from", "out", "csv", "force", "dry_run"]),
-    ("cut", &["model", "plan", "drop", "deepest", "tail", "method", "fraction", "layers", "out", "force", "dry_run"]),
+    (
+        "cut",
+        &[
+            "model", "plan", "drop", "deepest", "tail", "method", "fraction", "layers", "repair", "out", "force",
+            "dry_run",
+        ],
+    ),
     ("heal", &["model", "out", "restart", "force", "dry_run"]),
     ("bench", &["model", "against"]),
     ("eval", &["model", "adapter", "out", "against", "force", "dry_run"]),
@@ -78,7 +84,11 @@ impl Recipe {
         for (section, own) in OWN {
             let keys = table.get(section).and_then(Value::as_table).map(Table::keys);
             if let Some(key) = keys.into_iter().flatten().find(|key| own.contains(&key.as_str())) {
-                return Err(Error::request(format!("[{section}] {key}: prune run sets this itself; leave it out")));
+                let why = match key.as_str() {
+                    "repair" => "prune run repairs no cuts, prune cut --repair does",
+                    _ => "prune run sets this itself; leave it out",
+                };
+                return Err(Error::request(format!("[{section}] {key}: {why}")));
             }
         }
         // sections that only single commands read

@@ -13,9 +13,9 @@ use candle_core::{Device, Tensor};
 use super::cache::LayerCache;
 use super::chunks::{chunks, rows};
 use super::load_options::Loader;
-use super::sublayers::{self, Norm, SubLayer};
+use super::sublayers::{self, Linear, Norm, SubLayer};
 use super::{ForwardContext, LoadOptions, tokens_at_once};
-use crate::arch::{self, ModelSpec};
+use crate::arch::{self, ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result, ops, plan};
 
@@ -82,12 +82,47 @@ impl Block {
         x: &Tensor,
         context: &ForwardContext,
     ) -> Result<Tensor> {
-        let of = |residual: &&Residual| residual.sum.iter().any(|own| own.name() == sublayer);
-        match self.residuals.iter().find(of) {
-            None => Ok(x.clone()),
-            Some(residual) if residual.sum.len() == 1 => residual.forward(x, context, None),
-            Some(_) => Err(Error::work("sub-layers of a parallel block are not run one by one")),
+        self.alone(sublayer)?.map_or_else(|| Ok(x.clone()), |(residual, _)| residual.forward(x, context, None))
+    }
+
+    /// What enters the output projection of the sub-layer `sublayer`, `[t, i]`, from the stream `[t, d]` that enters
+    /// the sub-layer.
+    ///
+    /// # Errors
+    /// As [`Block::forward_sublayer`]; the block does without the sub-layer.
+    pub(crate) fn before_output(
+        &self,
+        sublayer: plan::SubLayer,
+        x: &Tensor,
+        context: &ForwardContext,
+    ) -> Result<Tensor> {
+        let (residual, own) = self.alone(sublayer)?.ok_or_else(|| absent(sublayer))?;
+        match own.mixes_tokens() {
+            true => own.before_output(&residual.norm.forward(x)?, context, None),
+            false => some_at_a_time(x, |x| own.before_output(&residual.norm.forward(x)?, context, None)),
         }
+    }
+
+    /// The output projection of the sub-layer `sublayer`.
+    ///
+    /// # Errors
+    /// As [`Block::before_output`].
+    pub(crate) fn output(&self, sublayer: plan::SubLayer) -> Result<(Role, &Linear)> {
+        self.alone(sublayer)?.map(|(_, own)| own.output()).ok_or_else(|| absent(sublayer))
+    }
+
+    /// The sub-layer `sublayer` with its residual; `None` where the block does without.
+    fn alone(&self, sublayer: plan::SubLayer) -> Result<Option<(&Residual, &dyn SubLayer)>> {
+        for residual in &self.residuals {
+            match &residual.sum[..] {
+                [own] if own.name() == sublayer => return Ok(Some((residual, own.as_ref()))),
+                sum if sum.iter().any(|own| own.name() == sublayer) => {
+                    return Err(Error::work("sub-layers of a parallel block are not run one by one"));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     /// The same for tokens that follow those in `cache`, whose keys and values join it.
@@ -125,6 +160,10 @@ impl Residual {
             ops::add(&sum, &update)
         })
     }
+}
+
+fn absent(sublayer: plan::SubLayer) -> Error {
+    Error::work(format!("a block without {}", sublayer.name()))
 }
 
 /// What looks at each token alone, over all rows of `x`.

@@ -81,12 +81,21 @@ impl SubLayer for GatedMlp {
         [gate_up, vec![(Role::Down, &self.down)]].concat()
     }
 
-    fn forward(&self, normed: &Tensor, _context: &ForwardContext, _cache: Option<&mut LayerCache>) -> Result<Tensor> {
+    fn output(&self) -> (Role, &Linear) {
+        (Role::Down, &self.down)
+    }
+
+    fn before_output(
+        &self,
+        normed: &Tensor,
+        _context: &ForwardContext,
+        _cache: Option<&mut LayerCache>,
+    ) -> Result<Tensor> {
         let (gate, up) = match &self.gate_up {
             GateUpProj::Split { gate, up } => (gate.forward(normed)?, up.forward(normed)?),
             GateUpProj::Fused(gate_up) => self.split(&gate_up.forward(normed)?)?,
         };
-        self.down.forward(&ops::swiglu(&gate, &up)?)
+        ops::swiglu(&gate, &up)
     }
 
     fn training_pass(&self, save: bool) -> Box<dyn TrainingPass + '_> {

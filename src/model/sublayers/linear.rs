@@ -32,7 +32,7 @@ impl Linear {
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match &self.adapter {
             None => self.weight.linear(x)?,
             Some(adapter) if x.track_op() || adapter.a.track_op() => (self.weight.linear(x)? + adapter.tracked(x)?)?,

@@ -66,9 +66,22 @@ pub(super) trait SubLayer: Debug + Send + Sync {
         false
     }
 
-    /// The update `[t, d]` of a normed stream `[t, d]`, of all tokens of the pass where it mixes them; these follow
-    /// those in `cache`, whose keys and values join it.
-    fn forward(&self, normed: &Tensor, context: &ForwardContext, cache: Option<&mut LayerCache>) -> Result<Tensor>;
+    /// The last of its linear layers: what comes out of it is the update.
+    fn output(&self) -> (Role, &Linear);
+
+    /// What enters the last linear layer, `[t, i]`, of a normed stream `[t, d]`, of all tokens of the pass where it
+    /// mixes them; these follow those in `cache`, whose keys and values join it.
+    fn before_output(
+        &self,
+        normed: &Tensor,
+        context: &ForwardContext,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Tensor>;
+
+    /// The update `[t, d]`, from what [`SubLayer::before_output`] takes.
+    fn forward(&self, normed: &Tensor, context: &ForwardContext, cache: Option<&mut LayerCache>) -> Result<Tensor> {
+        self.output().1.forward(&self.before_output(normed, context, cache)?)
+    }
 
     /// A training pass, which keeps what its way back needs if it is to `save` it.
     fn training_pass(&self, save: bool) -> Box<dyn TrainingPass + '_>;

@@ -94,6 +94,7 @@ pub(crate) const READING: &[&str] = &[
     "analyze model --data text.jsonl --samples 3 --seq-len 16 -o out --csv out.csv --dry-run",
     "cut model --drop 1 --dry-run",
     "cut model --drop 1 -o out --dry-run",
+    "cut model --drop 1 --repair refit --data text.jsonl --seq-len 16 -o out --dry-run",
     "heal model --data text.jsonl --seq-len 16 --steps 1 --batch 1 --warmup 0 -o out --dry-run",
     "merge model --adapter adapter -o out --dry-run",
     "eval model --tasks text:text.txt",

@@ -112,7 +112,16 @@ impl SubLayer for Attention {
         true
     }
 
-    fn forward(&self, normed: &Tensor, context: &ForwardContext, cache: Option<&mut LayerCache>) -> Result<Tensor> {
+    fn output(&self) -> (Role, &Linear) {
+        (Role::O, &self.o)
+    }
+
+    fn before_output(
+        &self,
+        normed: &Tensor,
+        context: &ForwardContext,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Tensor> {
         let (q, k, v) = match &self.qkv {
             QkvProj::Split { q, k, v } => (q.forward(normed)?, k.forward(normed)?, v.forward(normed)?),
             QkvProj::Fused(qkv) => self.split(&qkv.forward(normed)?)?,
@@ -122,7 +131,7 @@ impl SubLayer for Attention {
             None => ops::attention(&q, &k, &v, &context.layout, &self.heads),
             Some(cache) => cache.attend(&q, &k, &v, &self.heads),
         };
-        self.o.forward(&attended.context(|| "attention")?)
+        attended.context(|| "attention")
     }
 
     fn training_pass(&self, save: bool) -> Box<dyn TrainingPass + '_> {

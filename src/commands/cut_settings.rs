@@ -1,0 +1,148 @@
+//! Settings of `prune cut`: what goes, how it is written, what repairs it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
+use crate::methods::Method;
+use crate::repair::Repair;
+use crate::{Error, Result};
+
+/// Settings of `prune cut`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CutSettings {
+    /// Directory or hub id.
+    pub model: Option<String>,
+    /// Directory of the new checkpoint; a dry run may do without.
+    pub out: Option<PathBuf>,
+    /// Plan file, or an `analysis.json` with a plan.
+    pub plan: Option<PathBuf>,
+    /// What to drop, such as `21-28,attn:30`; 0-based, inclusive.
+    pub drop: Option<String>,
+    /// Drops this many layers below the last.
+    pub deepest: Option<usize>,
+    /// Drops this many layers, the last one included.
+    pub tail: Option<usize>,
+    /// The method that chooses; with an analysis as `plan` where it chooses by scores.
+    pub method: Option<&'static Method>,
+    /// Share of the layers to drop: with an analysis as `plan`, its best choice of that size; alone, the deepest.
+    pub fraction: Option<f64>,
+    /// Layers to drop: with an analysis as `plan`, its best choice of so many, or what `method` says.
+    pub layers: Option<usize>,
+    /// Tensors of one weight file take no more than this, unless one alone does: `5GB`, `2GiB`.
+    pub max_shard_size: String,
+    /// How missing sub-layers are written: `per-layer`, `nas` or `zeros`; needed where some are left out.
+    pub format: Option<String>,
+    /// Config keys that stay although they look as if they had one value per layer: a name, or a path with dots.
+    pub allow_unsliced: Vec<String>,
+    /// What is put at the seams without training; it takes `data`.
+    pub repair: Option<&'static Repair>,
+    /// Where the text is that a repair is fitted on.
+    pub data: Option<String>,
+    /// Field of the rows that holds the text.
+    pub text_field: String,
+    /// How plain text files are cut into documents.
+    pub text_split: TextSplit,
+    /// What is done about a row that cannot be read.
+    pub on_bad_row: BadRow,
+    /// Sequences at most, every fourth of which judges; `None` is 128.
+    pub samples: Option<usize>,
+    /// Tokens of a sequence at most; `None` is 2048 or the model's context, whichever is less.
+    pub seq_len: Option<usize>,
+    /// One sequence a document, or documents joined and cut.
+    pub packing: Packing,
+    /// What stands between documents.
+    pub separator: Separator,
+    /// Whether documents of a packed sequence see each other.
+    pub attention: Attention,
+    /// Takes documents at random; `None` takes the first ones.
+    pub seed: Option<u64>,
+    /// Where a repair is computed: `auto`, `cpu`, `cuda`, `cuda:1`.
+    pub device: Option<String>,
+    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    pub dtype: Option<String>,
+    /// Cap on memory of a repair.
+    pub memory: Option<String>,
+    /// Hashes the source's weight files whole, which reads them once more.
+    pub hash: bool,
+    /// Compares what was written with the source before it appears.
+    pub verify: bool,
+    /// Replaces an output that exists.
+    pub force: bool,
+    /// Decides everything, writes nothing.
+    pub dry_run: bool,
+}
+
+impl Default for CutSettings {
+    fn default() -> Self {
+        Self {
+            model: None,
+            out: None,
+            plan: None,
+            drop: None,
+            deepest: None,
+            tail: None,
+            method: None,
+            fraction: None,
+            layers: None,
+            max_shard_size: "5GB".to_owned(),
+            format: None,
+            allow_unsliced: Vec::new(),
+            repair: None,
+            data: None,
+            text_field: "text".to_owned(),
+            text_split: TextSplit::default(),
+            on_bad_row: BadRow::default(),
+            samples: None,
+            seq_len: None,
+            packing: Packing::default(),
+            separator: Separator::default(),
+            attention: Attention::default(),
+            seed: None,
+            device: None,
+            dtype: None,
+            memory: None,
+            hash: false,
+            verify: false,
+            force: false,
+            dry_run: false,
+        }
+    }
+}
+
+impl CutSettings {
+    /// Refuses settings of a repair where there is none, and a repair without a text.
+    ///
+    /// # Errors
+    /// Request: names the flag.
+    pub(super) fn check_repair(&self) -> Result<()> {
+        let default = Self::default();
+        if let (Some(repair), None) = (self.repair, &self.data) {
+            return Err(Error::request(format!(
+                "--repair {}: which text is it fitted on? --data names it",
+                repair.name
+            )));
+        }
+        let given = [
+            ("--data", self.data.is_some()),
+            ("--text-field", self.text_field != default.text_field),
+            ("--text-split", self.text_split != default.text_split),
+            ("--on-bad-row", self.on_bad_row != default.on_bad_row),
+            ("--samples", self.samples.is_some()),
+            ("--seq-len", self.seq_len.is_some()),
+            ("--packing", self.packing != default.packing),
+            ("--separator", self.separator != default.separator),
+            ("--attention", self.attention != default.attention),
+            ("--seed", self.seed.is_some()),
+            ("--device", self.device.is_some()),
+            ("--dtype", self.dtype.is_some()),
+            ("--memory", self.memory.is_some()),
+        ];
+        match given.into_iter().find(|(_, given)| *given && self.repair.is_none()) {
+            Some((flag, _)) => Err(Error::request(format!("{flag} goes with --repair: a cut alone reads no text"))),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! The repair of `prune cut`: its text, what it takes, the fit, and what came of it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::cut_settings::CutSettings;
+use super::open;
+use super::sample_text::{self, SampleText};
+use crate::arch::ModelSpec;
+use crate::card::placeless;
+use crate::checkpoint::{ByteSize, Checkpoint};
+use crate::data::Shape;
+use crate::importance::rises;
+use crate::model::{Loss, Model, ModelOptions, Placement, Residency};
+use crate::plan::SubLayer;
+use crate::progress::Progress;
+use crate::repair::{Found, Needs, RefitStep, Repair, Repaired, SeamFit, Task, Tokens, fit};
+use crate::surgery::Cut;
+use crate::{Context, Error, Result, ops};
+
+/// Sequences where the user does not say.
+const SAMPLES: usize = 128;
+
+/// One sequence of so many judges.
+const JUDGES: usize = 4;
+
+/// What is left of the speed of products when everything else has taken its part.
+const EFFICIENCY: f64 = 0.6;
+
+/// Some sequences.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TextSize {
+    /// How many.
+    pub sequences: usize,
+    /// Tokens in them.
+    pub tokens: usize,
+}
+
+/// A repair, as it was or would be done.
+#[derive(Clone, Debug, Serialize)]
+pub struct RepairReport {
+    /// Its name.
+    pub name: &'static str,
+    /// The text it is fitted on.
+    pub fitted_on: TextSize,
+    /// The text that judges it.
+    pub judged_by: TextSize,
+    /// Bytes of memory that it takes, as computed.
+    pub memory_bytes: u64,
+    /// Cap on memory, bytes.
+    pub memory_cap: u64,
+    /// Seconds it may take on this machine, told in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_seconds: Option<f64>,
+    /// What came of it; absent in a dry run.
+    pub result: Option<RepairResult>,
+}
+
+/// What came of a repair. Losses are those of the judging text, in nats a token.
+#[derive(Clone, Debug, Serialize)]
+pub struct RepairResult {
+    /// Loss of the model before the cut.
+    pub whole: f64,
+    /// Loss of the cut alone.
+    pub cut: f64,
+    /// Loss of the repaired cut.
+    pub repaired: f64,
+    /// What the repair changes the cut's loss by, sequence by sequence, and its standard error.
+    pub change: f64,
+    /// Absent with a single judging sequence.
+    pub change_stderr: Option<f64>,
+    /// The part of the fitted changes that was taken.
+    pub step: f64,
+    /// The loss with each part that was tried.
+    pub steps: Vec<(f64, f64)>,
+    /// Tensors that were made anew.
+    pub tensors: usize,
+    /// Of each output projection behind the first seam, what was fitted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub projections: Vec<RefitStep>,
+    /// Of each seam, what was fitted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub seams: Vec<SeamFit>,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// A repair that is ready to be done.
+pub(super) struct Repairing {
+    repair: &'static Repair,
+    source: Arc<Checkpoint>,
+    sequences: Vec<Vec<u32>>,
+    judging: Vec<bool>,
+    fitted_on: TextSize,
+    judged_by: TextSize,
+    needs: Needs,
+    keeps: bool,
+    options: ModelOptions,
+    memory_bytes: u64,
+    /// The text, as the history tells it.
+    text: Value,
+}
+
+impl Repairing {
+    /// Reads the text and looks whether it will do.
+    ///
+    /// # Errors
+    /// Request: a model that is not computed or a plan that cannot be repaired so, too little text or memory. Work: a
+    /// text that cannot be read.
+    pub(super) fn prepare(
+        repair: &'static Repair,
+        settings: &CutSettings,
+        cut: &Cut,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let source = cut.blueprint().source().clone();
+        if let Some(why) = cut.not_computed() {
+            return Err(Error::request(format!("--repair {}: the model is not computed here: {why}", repair.name)));
+        }
+        let spec = ModelSpec::from_config(&source.config)?;
+        // what the plan does not allow is said before any text is read
+        repair.needs(cut.plan(), &spec, &source, Tokens::default())?;
+        let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
+        let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &source)?;
+        let seq_len = sample_text::seq_len(settings.seq_len, &spec, progress);
+        let host = open::host(budget, &device);
+        let sequences = text(settings, seq_len).read(&source, host, progress)?.rows;
+        let judging: Vec<bool> = (0..sequences.len()).map(|index| index % JUDGES == 0).collect();
+        let size = |judges: bool| {
+            let own = sequences.iter().zip(&judging).filter(|(_, own)| **own == judges).map(|(ids, _)| ids.len());
+            own.fold(TextSize::default(), |sum, len| TextSize {
+                sequences: sum.sequences + 1,
+                tokens: sum.tokens + len,
+            })
+        };
+        let (fitted_on, judged_by) = (size(false), size(true));
+        let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
+        let tokens = Tokens { fitting: fitted_on.tokens, judging: judged_by.tokens, longest };
+        let needs = repair.needs(cut.plan(), &spec, &source, tokens)?;
+        // first tokens are left out of equations
+        let usable = fitted_on.tokens - fitted_on.sequences;
+        if usable < needs.tokens {
+            return Err(Error::request(format!(
+                "--repair {}: {usable} tokens to fit on, and the equations need {} at least: give more text, --samples or \
+                 --seq-len (every {JUDGES}th sequence judges, and first tokens do not count)",
+                repair.name, needs.tokens
+            )));
+        }
+        let predicted = sequences.iter().zip(&judging).any(|(ids, judges)| *judges && ids.len() > 1);
+        if !predicted {
+            return Err(Error::request("no judging sequence has two tokens: there is nothing to predict"));
+        }
+        // layers are read once, when their turn comes
+        let residency = Some(Residency::Streamed);
+        let reserved_bytes = needs.bytes;
+        let options =
+            ModelOptions { budget, device, residency, reserved_bytes, rows_on_host: true, ..ModelOptions::default() };
+        let places: Vec<usize> = (0..spec.layers).collect();
+        let fits = Placement::new(&source, &spec, &places, &options).context(|| {
+            let tokens = fitted_on.tokens + judged_by.tokens;
+            format!("--repair {} of {tokens} tokens, which --samples and --seq-len make fewer", repair.name)
+        })?;
+        let memory_bytes = fits.pass_bytes(&spec, 0) + needs.bytes;
+        let keeps = memory_bytes + needs.bytes_to_keep <= budget.usable();
+        let memory_bytes = memory_bytes + if keeps { needs.bytes_to_keep } else { 0 };
+        let text = said(settings);
+        Ok(Self { repair, source, sequences, judging, fitted_on, judged_by, needs, keeps, options, memory_bytes, text })
+    }
+
+    /// What is known before it is done; `timed`: how long it may take as well.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(super) fn report(&self, timed: bool) -> Result<RepairReport> {
+        let speed = || Ok::<_, Error>(EFFICIENCY * 2.0 * ops::multiply_adds(&self.options.device)?);
+        Ok(RepairReport {
+            name: self.repair.name,
+            fitted_on: self.fitted_on,
+            judged_by: self.judged_by,
+            memory_bytes: self.memory_bytes,
+            memory_cap: self.options.budget.bytes(),
+            expected_seconds: timed.then(speed).transpose()?.map(|speed| self.needs.flops / speed),
+            result: None,
+        })
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// As [`fit`].
+    pub(super) fn repair(self, cut: Cut, progress: &dyn Progress) -> Result<(Cut, RepairReport)> {
+        let mut report = self.report(false)?;
+        let Self { repair, source, sequences, judging, keeps, options, text, .. } = self;
+        let started = Instant::now();
+        let whole = Model::open(source, &options, progress)?;
+        let pruned = Model::open(Arc::new(cut.blueprint().open()?), &options, progress)?;
+        let task =
+            Task { whole: &whole, cut: &pruned, plan: cut.plan(), sequences: &sequences, judging: &judging, keeps };
+        let repaired = fit(repair, &task, progress)?;
+        let changes = repaired.changes(repaired.step);
+        let seconds = started.elapsed().as_secs_f64();
+        let result = result(&repaired, changes.len(), seconds);
+        let name = repair.name;
+        if repaired.step == 0.0 {
+            progress.warn(&format!(
+                "{name}: no part of the fit lowers the loss of the judging text: the cut stays as it is"
+            ));
+        } else if result.repaired > result.cut {
+            progress.warn(&format!(
+                "{name} raises the loss of the judging text from {:.4} to {:.4}: the cut is better without",
+                result.cut, result.repaired
+            ));
+        }
+        let record = json!({
+            "name": name,
+            "about": repair.about,
+            "reference": repair.reference,
+            "text": text,
+            "fitted_on": report.fitted_on,
+            "judged_by": report.judged_by,
+            "loss": { "whole": result.whole, "cut": result.cut, "repaired": result.repaired },
+            "step": result.step,
+            "projections": result.projections,
+            "seams": result.seams,
+        });
+        report.result = Some(result);
+        Ok((cut.repaired(changes, record)?, report))
+    }
+}
+
+/// The text that a repair is fitted on.
+fn text(settings: &CutSettings, seq_len: usize) -> SampleText<'_> {
+    let CutSettings { packing, separator, attention, .. } = *settings;
+    SampleText {
+        data: settings.data.as_deref(),
+        field: &settings.text_field,
+        split: settings.text_split,
+        on_bad_row: settings.on_bad_row,
+        samples: (settings.samples, SAMPLES),
+        shape: Shape { seq_len, packing, separator, attention, ..Shape::default() },
+        seed: settings.seed,
+    }
+}
+
+/// The flags that say which text it was, but for those that were left as they are.
+fn said(settings: &CutSettings) -> Value {
+    let default = CutSettings::default();
+    let data = settings.data.as_deref().map(placeless);
+    let all = [
+        ("data", json!(data), true),
+        ("samples", json!(settings.samples), settings.samples.is_some()),
+        ("seq_len", json!(settings.seq_len), settings.seq_len.is_some()),
+        ("seed", json!(settings.seed), settings.seed.is_some()),
+        ("text_field", json!(settings.text_field), settings.text_field != default.text_field),
+        ("text_split", json!(settings.text_split), settings.text_split != default.text_split),
+        ("on_bad_row", json!(settings.on_bad_row), settings.on_bad_row != default.on_bad_row),
+        ("packing", json!(settings.packing), settings.packing != default.packing),
+        ("separator", json!(settings.separator), settings.separator != default.separator),
+        ("attention", json!(settings.attention), settings.attention != default.attention),
+    ];
+    let given = all.into_iter().filter(|(.., given)| *given);
+    Value::Object(given.map(|(key, value, _)| (key.to_owned(), value)).collect())
+}
+
+fn result(repaired: &Repaired, tensors: usize, seconds: f64) -> RepairResult {
+    let mean = |losses: &[Loss]| Loss::total(losses).mean();
+    let (cut, after) = (repaired.losses_at(0.0), repaired.losses_at(repaired.step));
+    let change = rises(cut, &[&after.to_vec()], vec![1], "repair");
+    let (projections, seams) = match repaired.found.clone() {
+        Found::Projections(steps) => (steps, Vec::new()),
+        Found::Seams(seams) => (Vec::new(), seams),
+    };
+    RepairResult {
+        whole: mean(&repaired.whole),
+        cut: mean(cut),
+        repaired: mean(after),
+        change: change.mean[0][0],
+        change_stderr: change.error(1, 0),
+        step: repaired.step,
+        steps: repaired.losses.iter().map(|(step, losses)| (*step, mean(losses))).collect(),
+        tensors,
+        projections,
+        seams,
+        seconds,
+    }
+}
+
+impl fmt::Display for RepairReport {
+    /// Some lines of a page.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, fitted_on, judged_by, .. } = self;
+        writeln!(
+            f,
+            "repair       {name}, fitted on {} sequences ({} tokens), judged by {} others ({} tokens)",
+            fitted_on.sequences, fitted_on.tokens, judged_by.sequences, judged_by.tokens
+        )?;
+        let (memory, cap) = (ByteSize(self.memory_bytes), ByteSize(self.memory_cap));
+        let seconds = self.result.as_ref().map(|result| result.seconds).or(self.expected_seconds);
+        let about = if self.result.is_some() { "" } else { "about " };
+        let time = seconds.map(|seconds| format!(", {about}{seconds:.0} s")).unwrap_or_default();
+        writeln!(f, "takes        {memory} of memory (cap {cap}){time}")?;
+        let Some(result) = &self.result else { return Ok(()) };
+        let error = result.change_stderr.map(|error| format!(" ± {error:.4}")).unwrap_or_default();
+        writeln!(
+            f,
+            "loss         {:.4} uncut, {:.4} cut, {:.4} repaired ({:+.4}{error}), nats a token of the judging text",
+            result.whole, result.cut, result.repaired, result.change
+        )?;
+        if !result.projections.is_empty() {
+            let steps: Vec<String> = result.steps.iter().map(|(step, loss)| format!("{step}: {loss:.4}")).collect();
+            writeln!(f, "step         {} of the fit; losses by step {}", result.step, steps.join(", "))?;
+            writeln!(f, "ridges       {}", ridges(&result.projections))?;
+        }
+        for seam in &result.seams {
+            let part = if seam.sublayer == SubLayer::Mlp { "MLP" } else { "attention" };
+            let scale = if seam.scale == 1.0 { String::new() } else { format!(", later updates / {:.4}", seam.scale) };
+            writeln!(
+                f,
+                "seam         behind the {part} of layer {}: {:.1} % of the gap explained, {:.1} % in other text{scale}",
+                seam.layer,
+                100.0 * seam.explained,
+                100.0 * seam.explained_other
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// How many projections took which ridge.
+fn ridges(steps: &[RefitStep]) -> String {
+    let mut counted: Vec<(f64, usize)> = Vec::new();
+    for ridge in steps.iter().filter_map(|step| step.ridge) {
+        match counted.iter_mut().find(|(known, _)| *known == ridge) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((ridge, 1)),
+        }
+    }
+    counted.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut parts: Vec<String> = counted.iter().map(|(ridge, count)| format!("{ridge} in {count}")).collect();
+    let same = steps.iter().filter(|step| step.ridge.is_none()).count();
+    if same > 0 {
+        parts.push(format!("{same} left as they were"));
+    }
+    format!("{} of {} output projections", parts.join(", "), steps.len())
+}

@@ -1,0 +1,168 @@
+//! Repairs without training: what is put at the seams of a cut, fitted in closed form on text, so that a checkpoint in
+//! the source's own form comes of it.
+//!
+//! Two streams of the same text advance together, layer by layer: that of the whole model and that of the cut one. At a
+//! seam the whole model's runs ahead over the gap. What the two differ by there is what a repair explains from what the
+//! layer before the seam gives, or, with [`refit`](REPAIRS), from what enters each output projection behind it.
+//! Memory is the streams and the sums of one projection, whatever the model's size.
+//!
+//! Every fourth sequence judges and takes no part in a fit.
+//!
+//! # Add a repair
+//! A repair at the seams is a file here and a line in [`REPAIRS`]: a function from the sums over the tokens of the
+//! fitting text to an [`Estimate`] of the stream behind the gap, α·Y + P·T + b, where P is the update of the last
+//! sub-layer before the seam and Y the stream that the update is added to. The map T and b go into that sub-layer's
+//! output projection, and α divides the output projections of all later sub-layers, whose norms do not see the size of
+//! the stream. The report says what share of the difference the estimate explains.
+//!
+//! ```
+//! use prune::arch::ModelSpec;
+//! use prune::checkpoint::{ByteSize, Checkpoint};
+//! use prune::model::{Model, ModelOptions};
+//! use prune::plan::{Plan, PlannedFor};
+//! use prune::progress::Silent;
+//! use prune::repair::{Estimate, Found, How, Map, Repair, Task, fit};
+//! use prune::surgery::{Cut, CutOptions};
+//! use std::sync::Arc;
+//!
+//! /// The last update before the seam taken so many times that it comes closest to what the gap did.
+//! const LOUDER: Repair = Repair {
+//!     name: "louder",
+//!     about: "the last update before a seam times a number",
+//!     reference: "this example",
+//!     opens_everywhere: true,
+//!     how: How::Seams(|sums| {
+//!         let (mut own, mut both) = (0.0, 0.0);
+//!         for at in (0..sums.d * sums.d).step_by(sums.d + 1) {
+//!             own += sums.gram[at];
+//!             both += sums.with_target[at] - sums.with_stream[at];
+//!         }
+//!         Ok(Estimate { scale: 1.0, map: Map::Times(both / own), bias: None })
+//!     }),
+//! };
+//!
+//! let dir = tempfile::tempdir()?;
+//! prune::pico::write(dir.path())?;
+//! let source = Arc::new(Checkpoint::open_dir(dir.path())?);
+//! let identity =
+//!     PlannedFor { id: "pico".into(), revision: None, fingerprint: source.fingerprint(), layers: 4 };
+//! let plan = Plan::drop_layers(identity.clone(), &[2].into())?;
+//! let options = CutOptions { max_shard_size: ByteSize(1 << 30), allow_unsliced: &[], format: None };
+//! let cut = Cut::new(&source, &identity, plan.clone(), &options)?;
+//!
+//! let open = |checkpoint| Model::open(checkpoint, &ModelOptions::default(), &Silent);
+//! let (whole, pruned) = (open(source.clone())?, open(Arc::new(cut.blueprint().open()?))?);
+//! let text: Vec<Vec<u32>> = (0..12).map(|row| (0..30).map(|at| (at * 7 + row * 3) % 64).collect()).collect();
+//! let judging: Vec<bool> = (0..12).map(|row| row % 4 == 0).collect();
+//! let task = Task { whole: &whole, cut: &pruned, plan: &plan, sequences: &text, judging: &judging, keeps: true };
+//! let repaired = fit(&LOUDER, &task, &Silent)?;
+//!
+//! let Found::Seams(seams) = &repaired.found else { unreachable!() };
+//! assert!(seams.len() == 1 && seams[0].explained > 0.0);
+//! // the tensor that is made otherwise, in a checkpoint to be written or run
+//! let copied = cut.blueprint().copied().count();
+//! let cut = cut.repaired(repaired.changes(repaired.step), serde_json::json!({"name": LOUDER.name}))?;
+//! assert_eq!(cut.blueprint().copied().count(), copied - 1);
+//! # Ok::<(), prune::Error>(())
+//! ```
+
+mod bias;
+mod change;
+mod check;
+mod course;
+mod fit;
+mod fold;
+mod joint;
+mod normal;
+mod refit;
+mod scale;
+mod seam;
+mod sums;
+mod units;
+
+pub use check::{Needs, Tokens};
+pub use fit::{Found, Repaired, Task, fit};
+pub use refit::RefitStep;
+pub use seam::SeamFit;
+pub use sums::{Estimate, Map, Sums};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{Error, Result};
+
+/// One repair, a row of [`REPAIRS`].
+#[derive(Debug)]
+pub struct Repair {
+    /// What `--repair` calls it.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// Where it comes from.
+    pub reference: &'static str,
+    /// Whether what comes of it opens wherever the source does.
+    pub opens_everywhere: bool,
+    /// How it is fitted.
+    pub how: How,
+}
+
+/// How a repair is fitted.
+#[derive(Clone, Copy, Debug)]
+pub enum How {
+    /// Every output projection behind the first seam, one after the other.
+    Projections,
+    /// At each seam, from sums over the tokens of the fitting text.
+    Seams(fn(&Sums) -> Result<Estimate>),
+    /// The same, where what is fitted needs a bias of the projection before the seam.
+    BiasAtSeams(fn(&Sums) -> Result<Estimate>),
+}
+
+/// The repairs.
+pub const REPAIRS: &[Repair] = &[refit::REFIT, fold::FOLD, fold::FOLD_PLAIN, joint::JOINT, scale::SCALE, bias::BIAS];
+
+/// The row called `name`.
+///
+/// # Errors
+/// Request: no such row; the message names the nearest and lists all.
+pub fn repair(name: &str) -> Result<&'static Repair> {
+    REPAIRS.iter().find(|row| row.name == name).ok_or_else(|| {
+        let known: Vec<&str> = REPAIRS.iter().map(|row| row.name).collect();
+        let likeness = |known: &&&str| strsim::jaro_winkler(name, known);
+        let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let meant = nearest.filter(|near| likeness(near) > 0.7).map(|near| format!(", did you mean {near}?"));
+        Error::request(format!(
+            "no repair is called {name:?}{} there are {}",
+            meant.as_deref().unwrap_or(";"),
+            known.join(", ")
+        ))
+    })
+}
+
+impl Serialize for Repair {
+    /// As its name.
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for &'static Repair {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        repair(&name).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_the_nearest_is_named() {
+        let mut names: Vec<&str> = REPAIRS.iter().map(|row| row.name).collect();
+        assert!(names.iter().all(|name| repair(name).is_ok_and(|row| row.name == *name && !row.reference.is_empty())));
+        names.dedup();
+        assert_eq!(names.len(), REPAIRS.len());
+        let error = repair("refitt").unwrap_err();
+        assert!(error.to_string().contains("did you mean refit?") && error.exit_code() == 2, "{error}");
+        assert!(repair("xyz").unwrap_err().to_string().contains("there are refit, fold"));
+    }
+}
