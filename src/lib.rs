@@ -73,6 +73,9 @@
 //! Shape letters, the same everywhere: `b` batch, `t` tokens, `d` hidden size, `h` heads, `k` KV heads, `e` head
 //! dimension, `f` MLP size, `v` vocabulary, `l` layers, `r` LoRA rank. Layers are numbered from 0.
 
+#[cfg(test)]
+extern crate self as prune;
+
 pub mod arch;
 pub mod card;
 pub mod checkpoint;
@@ -95,6 +98,9 @@ pub mod pico;
 pub mod plan;
 pub mod progress;
 pub mod provenance;
+#[cfg(test)]
+#[path = "../tests/fixture/reference.rs"]
+mod reference;
 pub mod repair;
 pub mod report;
 pub mod settings;

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::cuda::{self, Arg, Grid};
 use crate::{Error, Result};
 
-/// x + y in the type of `x`: `[t, d]`, and `y` as large, or `[d]`, a row for all. Gradients for both on the CPU.
+/// x + y in the type of `x`: `[t, d]`, and `y` as large, or `[d]`, a row for all.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.

@@ -9,7 +9,7 @@ use super::cuda::{self, Arg, Grid, plain, turned};
 use super::exp::exp;
 use super::linear::{WithWeight, with_dense};
 use super::matmul::{DEPTH, Matrix, SKEW, Target, Weight, blocks, multiply, widen_part, with_scratch};
-use super::rows::{Held, Rows, by_rows};
+use super::rows::{Rows, with_rows};
 use super::simd::vectorized;
 use crate::{Error, Result};
 
@@ -54,11 +54,8 @@ pub fn log_likelihood<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidate
 
 fn score_on_cpu(hidden: &Tensor, head: &Tensor, mut wanted: Vec<Wanted>) -> Result<Vec<Scored>> {
     wanted.sort_unstable_by_key(|wanted| (wanted.token, wanted.place));
-    let (hidden, head) = (by_rows(hidden)?, by_rows(head)?);
-    let (held_hidden, held_head) = (Held::new(&hidden), Held::new(&head));
-    let (storage, strides) = held_head.cpu("log_likelihood")?;
-    let hidden = held_hidden.rows("log_likelihood")?;
-    Ok(with_dense(storage, strides, Score { hidden, wanted: &wanted })?)
+    let score = |[hidden]: [Rows; 1]| with_dense(head, Score { hidden, wanted: &wanted });
+    Ok(with_rows("log_likelihood", [hidden], score)?)
 }
 
 /// Logits that exist at one time on a GPU, 256 MiB of them.

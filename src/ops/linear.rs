@@ -3,94 +3,31 @@
 use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, DType, Layout as Strides, Shape, Tensor, bail};
+use candle_core::{CpuStorage, DType, Layout as Strides, Tensor, bail};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::cuda::{self, plain, turned};
-use super::matmul::{Matrix, Weight, product, product_back};
-use super::rows::{Held, Rows, by_rows, filled};
+use super::matmul::{LowRank, Matrix, Weight, product, product_back};
+use super::rows::{Held, by_rows, filled, with_rows};
 use super::simd::prefetch;
 use crate::{Error, Result};
 
-/// x·Wᵀ with a frozen weight: `x` is `[t, i]` f32, `weight` is `[o, i]` f32, bf16 or f16, the product `[t, o]` f32.
-/// Only `x` receives a gradient. Narrow weights are widened in cache and stay narrow in memory.
+/// x·Wᵀ: `x` is `[t, i]` f32, `weight` is `[o, i]` f32, bf16 or f16, the product `[t, o]` f32. Narrow weights are widened
+/// in cache and stay narrow in memory.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
 pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    apply(x, &weight.detach(), Linear { trained: false })
-}
-
-/// x·Wᵀ with gradients for both: `x` is `[t, i]`, `weight` is `[o, i]`, both f32.
-///
-/// # Errors
-/// Shapes that do not fit, a narrow weight, or a device without this kernel.
-pub(crate) fn trainable_linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    apply(x, weight, Linear { trained: true })
-}
-
-fn apply(x: &Tensor, weight: &Tensor, op: Linear) -> Result<Tensor> {
-    let ((_, i), (o, depth)) = (x.dims2()?, weight.dims2()?);
+    let ((t, i), (o, depth)) = (x.dims2()?, weight.dims2()?);
     if i != depth || o == 0 || i == 0 {
         return Err(Error::work(format!("linear: x is {:?}, weight {:?}", x.shape(), weight.shape())));
     }
     if x.device().is_cuda() {
         return cuda::product(plain(x), turned(weight), DType::F32);
     }
-    Ok(by_rows(x)?.apply_op2(&by_rows(weight)?, op)?)
-}
-
-struct Linear {
-    trained: bool,
-}
-
-impl CustomOp2 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_strides: &Strides,
-        weight: &CpuStorage,
-        weight_strides: &Strides,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = Rows::new(self.name(), x, x_strides)?.matrix();
-        let y = with_dense(weight, weight_strides, Forward(x))?;
-        Ok((CpuStorage::F32(y), (x.rows, weight_strides.dims()[0]).into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = by_rows(dy)?;
-        let held_dy = Held::new(&dy);
-        let rows = held_dy.rows(self.name())?.matrix();
-        let dx = match x.track_op() {
-            false => None,
-            true => {
-                let held = Held::new(weight);
-                let (storage, strides) = held.cpu(self.name())?;
-                Some(Tensor::from_vec(with_dense(storage, strides, Backward(rows))?, x.shape(), x.device())?)
-            }
-        };
-        let dw = match self.trained && weight.track_op() {
-            false => None,
-            true => {
-                let held = Held::new(x);
-                let (storage, strides) = held.cpu(self.name())?;
-                let dw = with_dense(storage, strides, Backward(rows.transposed()))?;
-                Some(Tensor::from_vec(dw, weight.shape(), weight.device())?)
-            }
-        };
-        Ok((dx, dw))
-    }
+    let y = with_rows("linear", [x], |[x]| with_dense(weight, Multiply { x: x.matrix(), low: None, back: false }))?;
+    Ok(Tensor::from_vec(y, (t, o), x.device())?)
 }
 
 /// Something to do with a weight, whatever its type.
@@ -99,12 +36,11 @@ pub(crate) trait WithWeight {
     fn run(self, weight: &impl Weight) -> Self::Output;
 }
 
-/// Runs `work` on the `[o, i]` weight in `storage`.
-pub(crate) fn with_dense<W: WithWeight>(
-    storage: &CpuStorage,
-    strides: &Strides,
-    work: W,
-) -> candle_core::Result<W::Output> {
+/// Runs `work` on the `weight`, `[o, i]` f32, bf16 or f16 in main memory.
+pub(crate) fn with_dense<W: WithWeight>(weight: &Tensor, work: W) -> candle_core::Result<W::Output> {
+    let weight = by_rows(weight)?;
+    let held = Held::new(&weight);
+    let (storage, strides) = held.cpu("linear")?;
     Ok(match storage {
         CpuStorage::F32(data) => work.run(&Dense::new(data, strides)?),
         CpuStorage::BF16(data) => work.run(&Dense::new(data, strides)?),
@@ -113,27 +49,22 @@ pub(crate) fn with_dense<W: WithWeight>(
     })
 }
 
-/// x · weightᵀ.
-pub(super) struct Forward<'a>(pub(super) Matrix<'a>);
-
-impl WithWeight for Forward<'_> {
-    type Output = Vec<f32>;
-
-    fn run(self, weight: &impl Weight) -> Vec<f32> {
-        let (t, o) = (self.0.rows, weight.rows());
-        filled(t, o, |out| product(self.0, weight, None, out))
-    }
+/// x · weightᵀ, or `back` x · weight, and what low-rank factors add.
+pub(super) struct Multiply<'a> {
+    pub(super) x: Matrix<'a>,
+    pub(super) low: Option<LowRank<'a>>,
+    pub(super) back: bool,
 }
 
-/// x · weight.
-struct Backward<'a>(Matrix<'a>);
-
-impl WithWeight for Backward<'_> {
+impl WithWeight for Multiply<'_> {
     type Output = Vec<f32>;
 
     fn run(self, weight: &impl Weight) -> Vec<f32> {
-        let (t, i) = (self.0.rows, weight.columns());
-        filled(t, i, |out| product_back(self.0, weight, None, out, false))
+        let (t, width) = (self.x.rows, if self.back { weight.columns() } else { weight.rows() });
+        filled(t, width, |out| match self.back {
+            true => product_back(self.x, weight, self.low, out, false),
+            false => product(self.x, weight, self.low, out),
+        })
     }
 }
 
@@ -246,10 +177,11 @@ impl<T: Narrow> Weight for Dense<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Var};
+    use candle_core::DType;
 
     use super::*;
     use crate::ops::testing::{as_view, assert_close, assert_same_on_any_threads, check, random};
+    use crate::ops::{WeightMatrix, outer};
 
     /// t, i, o: single rows, odd sizes, sums longer than a block, outputs wider and narrower than a panel.
     const SHAPES: [(usize, usize, usize); 12] = [
@@ -270,11 +202,15 @@ mod tests {
     #[test]
     fn agrees_with_the_product() {
         for (t, i, o) in SHAPES {
-            let inputs = [random(1, t, i), random(2, o, i)];
-            check(&inputs, |x| trainable_linear(&x[0], &x[1]), |x| x[0].matmul(&x[1].t()?), 3e-6);
-            let weight = &inputs[1];
+            let weight = random(2, o, i);
             let exact = weight.to_dtype(DType::F64).unwrap();
-            check(&inputs[..1], |x| linear(&x[0], weight), |x| x[0].matmul(&exact.t()?), 3e-6);
+            check(
+                &[random(1, t, i)],
+                |x| linear(&x[0], &weight),
+                |_, dy| Ok(vec![WeightMatrix::Dense(weight.clone()).linear_backward(dy, None)?]),
+                |x| x[0].matmul(&exact.t()?),
+                3e-6,
+            );
         }
     }
 
@@ -286,10 +222,9 @@ mod tests {
                 let wide = narrow.to_dtype(DType::F32).unwrap();
                 let x = random(1, t, i);
                 let results = [&narrow, &wide].map(|weight| {
-                    let x = Var::from_tensor(&x).unwrap();
                     let y = linear(&x, weight).unwrap();
-                    let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-                    (y, grads.get(&x).unwrap().clone())
+                    let dx = WeightMatrix::Dense(weight.clone()).linear_backward(&y, None).unwrap();
+                    (y, dx)
                 });
                 assert_close("value", &results[0].0, &results[1].0, 0.0);
                 assert_close("gradient", &results[0].1, &results[1].1, 0.0);
@@ -311,23 +246,13 @@ mod tests {
     }
 
     #[test]
-    fn a_frozen_weight_gets_no_gradient_and_keeps_no_graph() {
-        let (x, weight) = (random(1, 6, 9), Var::from_tensor(&random(2, 4, 9)).unwrap());
-        assert!(!linear(&x, &weight).unwrap().track_op());
-        let x = Var::from_tensor(&x).unwrap();
-        let grads = linear(&x, &weight).unwrap().sum_all().unwrap().backward().unwrap();
-        assert!(grads.get(&x).is_some() && grads.get(&weight).is_none());
-    }
-
-    #[test]
     fn same_on_any_threads() {
         for (t, i, o) in [(700, 600, 300), (3, 2000, 400), (1000, 700, 8)] {
             let (x, weight) = (random(1, t, i), random(2, o, i));
             assert_same_on_any_threads(|| {
-                let (x, weight) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&weight).unwrap());
-                let y = trainable_linear(&x, &weight).unwrap();
-                let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-                vec![y, grads.get(&x).unwrap().clone(), grads.get(&weight).unwrap().clone()]
+                let y = linear(&x, &weight).unwrap();
+                let dx = WeightMatrix::Dense(weight.clone()).linear_backward(&y, None).unwrap();
+                vec![outer(&y, &x).unwrap(), dx, y]
             });
         }
     }

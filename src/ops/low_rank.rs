@@ -1,14 +1,14 @@
 //! The narrow products of a low-rank adapter.
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout as Strides, Shape, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::cuda::{self, plain, turned};
 use super::linear::Dense;
 use super::matmul::{product, product_back};
-use super::rows::{Rows, by_rows, filled};
+use super::rows::{Rows, filled, with_rows};
 use crate::{Error, Result};
 
-/// x·Aᵀ without a graph: `x` is `[t, i]`, `a` `[r, i]`, the product `[t, r]`, all f32.
+/// x·Aᵀ: `x` is `[t, i]`, `a` `[r, i]`, the product `[t, r]`, all f32.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
@@ -16,7 +16,7 @@ pub fn low_rank_down(x: &Tensor, a: &Tensor) -> Result<Tensor> {
     run(x, a, Narrow::Down)
 }
 
-/// x·B without a graph: `x` is `[t, o]`, `b` `[o, r]`, the product `[t, r]`, all f32.
+/// x·B: `x` is `[t, o]`, `b` `[o, r]`, the product `[t, r]`, all f32.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
@@ -24,7 +24,7 @@ pub fn low_rank_up(x: &Tensor, b: &Tensor) -> Result<Tensor> {
     run(x, b, Narrow::Up)
 }
 
-/// aᵀ·b without a graph: `a` is `[t, m]`, `b` `[t, n]`, the product `[m, n]`, all f32: the gradient of a factor.
+/// aᵀ·b: `a` is `[t, m]`, `b` `[t, n]`, the product `[m, n]`, all f32: the gradient of a factor.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
@@ -40,7 +40,7 @@ fn run(a: &Tensor, b: &Tensor, op: Narrow) -> Result<Tensor> {
         Narrow::Outer => rows == other_rows,
     };
     if !fits {
-        return Err(Error::work(format!("{}: {:?} and {:?}", op.name(), a.shape(), b.shape())));
+        return Err(Error::work(format!("low_rank: {:?} and {:?}", a.shape(), b.shape())));
     }
     if a.device().is_cuda() {
         return match op {
@@ -53,7 +53,13 @@ fn run(a: &Tensor, b: &Tensor, op: Narrow) -> Result<Tensor> {
         // long rows fill vectors that short ones leave half empty
         return Ok(run(b, a, op)?.t()?.contiguous()?);
     }
-    Ok(by_rows(a)?.apply_op2_no_bwd(&by_rows(b)?, &op)?)
+    let shape = match op {
+        Narrow::Down => (rows, other_rows),
+        Narrow::Up => (rows, other_columns),
+        Narrow::Outer => (columns, other_columns),
+    };
+    let product = with_rows("low_rank", [a, b], |[a, b]| Ok(op.product(a, b, shape)))?;
+    Ok(Tensor::from_vec(product, shape, a.device())?)
 }
 
 #[derive(Clone, Copy)]
@@ -66,31 +72,14 @@ enum Narrow {
     Outer,
 }
 
-impl CustomOp2 for Narrow {
-    fn name(&self) -> &'static str {
-        "low_rank"
-    }
-
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        a_strides: &Strides,
-        b: &CpuStorage,
-        b_strides: &Strides,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (a, b) = (Rows::new(self.name(), a, a_strides)?.matrix(), Rows::new(self.name(), b, b_strides)?.matrix());
-        let (rows, columns) = match self {
-            Self::Down => (a.rows, b.rows),
-            Self::Up => (a.rows, b.columns),
-            Self::Outer => (a.columns, b.columns),
-        };
-        let weight = Dense::of_rows(b);
-        let out = filled(rows, columns, |out| match self {
+impl Narrow {
+    fn product(self, a: Rows, b: Rows, (rows, columns): (usize, usize)) -> Vec<f32> {
+        let (a, weight) = (a.matrix(), Dense::of_rows(b.matrix()));
+        filled(rows, columns, |out| match self {
             Self::Down => product(a, &weight, None, out),
             Self::Up => product_back(a, &weight, None, out, false),
             Self::Outer => product_back(a.transposed(), &weight, None, out, false),
-        });
-        Ok((CpuStorage::F32(out), (rows, columns).into()))
+        })
     }
 }
 

@@ -1,14 +1,15 @@
 //! The room of operations: devices, kernels, gradients. Every op that a forward or a training step touches lives here
-//! with its reference, its CPU kernel, its gradient and their tests together.
+//! with its CPU kernel, its gradient and their tests together.
 //!
-//! candle's own fused ops (`softmax_last_dim`, `rms_norm`, `rope`) cut the gradient without an error, and its matrix
-//! product always builds the gradient of both sides, the frozen weight's included. The ops here do neither.
+//! No op keeps a graph. candle's own fused ops (`softmax_last_dim`, `rms_norm`, `rope`) cut the gradient without an
+//! error, and its matrix product always builds the gradient of both sides, the frozen weight's included; here a
+//! gradient is a function of its own (`swiglu_backward`), and the model walks back by hand. candle's autograd is what
+//! the tests hold that against, over formulas of plain operations (`tests/fixture/reference.rs`).
 
 mod adamw;
 mod add;
 mod attention;
 mod cholesky;
-mod cross_entropy;
 mod cuda;
 mod device;
 mod dropout;
@@ -40,7 +41,6 @@ pub use add::add;
 pub(crate) use attention::attention_over;
 pub use attention::{Attended, Heads, attention, attention_backward, attention_kept};
 pub(crate) use cholesky::Cholesky;
-pub use cross_entropy::cross_entropy;
 pub use device::{device, device_memory, device_name, device_peak, device_total, settle_dtype};
 pub use dropout::{Mask, dropout};
 pub use edit::{edit, numbers};
@@ -50,7 +50,6 @@ pub use inner_products::{InnerProducts, inner_products};
 pub use layout::{Layout, Segment};
 pub use likelihood::{Scored, log_likelihood};
 pub use linear::linear;
-pub(crate) use linear::trainable_linear;
 pub use low_rank::{low_rank_down, low_rank_up, outer};
 pub use nf4::Nf4Weight;
 pub(crate) use objective::objective_bytes;

@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::cuda::{self, Arg, Grid, plain as as_it_is, turned};
 use super::exp::exp;
-use super::linear::{Dense, WithWeight, with_dense};
+use super::linear::{Dense, Multiply, WithWeight, with_dense};
 use super::matmul::{Matrix, Target, Weight, product, product_back};
-use super::rows::{Held, Rows, by_rows};
+use super::rows::{Rows, with_rows};
 use super::simd::{change_and_sum, max, vectorized};
 use crate::{Error, Result};
 
@@ -37,7 +37,7 @@ pub struct Objective {
     pub head: Option<Tensor>,
 }
 
-/// The training loss summed over the rows that have a target, with its gradients and without a graph: the
+/// The training loss summed over the rows that have a target, with its gradients: the
 /// cross-entropy -ln p(target), or, with a teacher, (1-w)·cross-entropy + w·τ²·KL(teacher ‖ model) where both
 /// distributions are those of logits/τ (arXiv 1503.02531). `hidden` is `[t, d]` f32, already normed, `head` `[v, d]`.
 ///
@@ -68,17 +68,14 @@ pub fn objective(
     if hidden.device().is_cuda() {
         return on_gpu(hidden, head, &present(targets), teacher, of_head);
     }
-    let (device, hidden_shape, head_shape) = (hidden.device(), hidden.shape(), head.shape());
-    let (hidden, head) = (by_rows(hidden)?, by_rows(head)?);
-    let (held_hidden, held_head) = (Held::new(&hidden), Held::new(&head));
-    let (storage, strides) = held_head.cpu("objective")?;
-    let work = Work { hidden: held_hidden.rows("objective")?, targets: &present(targets), teacher, of_head };
-    let (sums, gradients) = with_dense(storage, strides, work)??;
+    let (device, targets) = (hidden.device(), &present(targets));
+    let (sums, gradients) =
+        with_rows("objective", [hidden], |[hidden]| with_dense(head, Work { hidden, targets, teacher, of_head })?)?;
     Ok(Objective {
         loss: sums.loss,
         cross_entropy: sums.cross_entropy,
-        hidden: Tensor::from_vec(gradients.hidden, hidden_shape, device)?,
-        head: if of_head { Some(Tensor::from_vec(gradients.head, head_shape, device)?) } else { None },
+        hidden: Tensor::from_vec(gradients.hidden, hidden.shape(), device)?,
+        head: if of_head { Some(Tensor::from_vec(gradients.head, head.shape(), device)?) } else { None },
     })
 }
 
@@ -138,21 +135,21 @@ fn on_gpu(
 }
 
 /// The rows that count, and their tokens.
-pub(super) fn present(targets: &[Option<u32>]) -> Vec<(usize, usize)> {
+fn present(targets: &[Option<u32>]) -> Vec<(usize, usize)> {
     targets.iter().enumerate().filter_map(|(row, token)| Some((row, (*token)? as usize))).collect()
 }
 
 /// `[t, d]`, and `[v, d]` if it was asked for.
-pub(super) struct Gradients {
-    pub(super) hidden: Vec<f32>,
-    pub(super) head: Vec<f32>,
+struct Gradients {
+    hidden: Vec<f32>,
+    head: Vec<f32>,
 }
 
 /// Over the rows.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Sums {
-    pub(super) loss: f64,
-    pub(super) cross_entropy: f64,
+struct Sums {
+    loss: f64,
+    cross_entropy: f64,
 }
 
 /// Logits that exist at one time, 64 MiB of them: enough rows of most vocabularies that the head is read once a pass.
@@ -186,11 +183,11 @@ pub(crate) fn objective_bytes(rows: usize, (d, v): (usize, usize), taught: bool,
 }
 
 /// A loss to compute with whatever head.
-pub(super) struct Work<'a> {
-    pub(super) hidden: Rows<'a>,
-    pub(super) targets: &'a [(usize, usize)],
-    pub(super) teacher: Option<Teacher<'a>>,
-    pub(super) of_head: bool,
+struct Work<'a> {
+    hidden: Rows<'a>,
+    targets: &'a [(usize, usize)],
+    teacher: Option<Teacher<'a>>,
+    of_head: bool,
 }
 
 impl WithWeight for Work<'_> {
@@ -247,10 +244,9 @@ impl Teacher<'_> {
         let rows: Vec<u32> = targets.iter().map(|(row, _)| *row as u32).collect();
         let rows = Tensor::from_vec(rows, targets.len(), self.hidden.device())?;
         let hidden = self.hidden.index_select(&rows, 0)?;
-        let head = by_rows(self.head)?;
-        let (held_hidden, held_head) = (Held::new(&hidden), Held::new(&head));
-        let (storage, strides) = held_head.cpu("objective")?;
-        with_dense(storage, strides, super::linear::Forward(held_hidden.rows("objective")?.matrix()))
+        with_rows("objective", [&hidden], |[x]| {
+            with_dense(self.head, Multiply { x: x.matrix(), low: None, back: false })
+        })
     }
 }
 
@@ -309,7 +305,8 @@ mod tests {
     use candle_core::{D, Var};
 
     use super::*;
-    use crate::ops::testing::{assert_close, assert_same_on_any_threads, random};
+    use crate::ops::testing::{as_view, assert_close, assert_same_on_any_threads, random};
+    use crate::reference;
 
     fn log_softmax(logits: &Tensor) -> Tensor {
         candle_nn::ops::log_softmax(logits, D::Minus1).unwrap()
@@ -325,16 +322,12 @@ mod tests {
         let (hidden, head) = (Var::from_tensor(&wide(hidden)).unwrap(), Var::from_tensor(&wide(head)).unwrap());
         let logits = hidden.matmul(&head.t().unwrap()).unwrap();
         let others = wide(other).matmul(&wide(other_head).t().unwrap()).unwrap();
-        let log_p = log_softmax(&logits);
         let soft_p = log_softmax(&(&logits / temperature).unwrap());
         let soft_q = log_softmax(&(others / temperature).unwrap());
         let divergence = (soft_q.exp().unwrap() * (&soft_q - soft_p).unwrap()).unwrap();
-        let mut sum = Tensor::zeros((), DType::F64, &Device::Cpu).unwrap();
-        for (row, token) in targets.iter().enumerate() {
-            let Some(token) = token else { continue };
-            let hard = log_p.get(row).unwrap().get(*token as usize).unwrap();
+        let mut sum = (reference::cross_entropy(&hidden, &head, targets).unwrap() * (1.0 - weight)).unwrap();
+        for (row, _) in targets.iter().enumerate().filter(|(_, token)| token.is_some()) {
             let soft = divergence.get(row).unwrap().sum_all().unwrap();
-            sum = (sum - (hard * (1.0 - weight)).unwrap()).unwrap();
             sum = (sum + (soft * (weight * temperature * temperature)).unwrap()).unwrap();
         }
         let grads = sum.backward().unwrap();
@@ -362,6 +355,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn narrow_heads_views_and_absent_targets() {
+        let (hidden, head) = (random(1, 20, 24), random(2, 50, 24).to_dtype(DType::BF16).unwrap());
+        let of = |hidden: &Tensor, head: &Tensor, targets: &[_]| objective(hidden, head, targets, None, true).unwrap();
+        let wide = of(&hidden, &head.to_dtype(DType::F32).unwrap(), &[Some(7); 20]);
+        let narrow = of(&as_view(&hidden), &as_view(&head), &[Some(7); 20]);
+        assert_eq!(narrow.loss, wide.loss);
+        assert_close("hidden", &narrow.hidden, &wide.hidden, 0.0);
+        assert_close("head", &narrow.head.unwrap(), &wide.head.unwrap(), 0.0);
+        let none = of(&hidden, &head, &[None; 20]);
+        assert_eq!(none.loss, 0.0);
+        assert_close("hidden", &none.hidden, &hidden.zeros_like().unwrap(), 0.0);
     }
 
     #[test]

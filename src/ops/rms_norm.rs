@@ -1,15 +1,15 @@
 //! Root mean square norm (arXiv 1910.07467).
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout as Strides, Shape, Tensor, bail};
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::cuda::{self, Arg, Grid};
-use super::rows::{AllWritten, Held, Rows, by_rows, filled_rows};
+use super::rows::{AllWritten, Rows, filled_rows, with_rows};
 use super::simd::{dot, sum2, vectorized};
 use crate::{Error, Result};
 
-/// x / sqrt(mean(x²) + eps) · weight over the last dimension: `x` is `[.., d]`, `weight` `[d]`, both f32.
-/// Gradients for both. On a GPU the result has the type of products.
+/// x / sqrt(mean(x²) + eps) · weight over the last dimension: `x` is `[.., d]`, `weight` `[d]`, both f32. On a GPU the
+/// result has the type of products.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
@@ -22,14 +22,12 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if x.device().is_cuda() {
         return op.on_gpu(x, weight);
     }
-    if x.rank() == 2 {
-        return Ok(by_rows(x)?.apply_op2(&weight.contiguous()?, op)?);
-    }
-    let rows = x.reshape((x.elem_count() / d, d))?;
-    Ok(rows.apply_op2(&weight.contiguous()?, op)?.reshape(x.shape())?)
+    let rows = if x.rank() == 2 { x.clone() } else { x.reshape((x.elem_count() / d, d))? };
+    let y = with_rows("rms_norm", [&rows, &weight.reshape((1, d))?], |[x, weight]| Ok(op.forward(x, weight.row(0))))?;
+    Ok(Tensor::from_vec(y, x.shape(), x.device())?)
 }
 
-/// The gradients of [`rms_norm`] by themselves: of `x` `[t, d]` and, where `weighted`, of the weight.
+/// The gradients of [`rms_norm`]: of `x` `[t, d]` and, where `weighted`, of the weight.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
@@ -40,16 +38,19 @@ pub fn rms_norm_backward(
     dy: &Tensor,
     weighted: bool,
 ) -> Result<(Tensor, Option<Tensor>)> {
-    if x.dims2()? != dy.dims2()? || weight.dims1()? != x.dim(1)? {
+    let d = weight.dims1()?;
+    if x.dims2()? != dy.dims2()? || x.dim(1)? != d {
         return Err(Error::work(format!("rms_norm: x is {:?}, dy {:?}", x.shape(), dy.shape())));
     }
+    let op = RmsNorm { eps: eps as f32 };
     if x.device().is_cuda() {
-        return RmsNorm { eps: eps as f32 }.backward_on_gpu(x, weight, dy, weighted);
+        return op.backward_on_gpu(x, weight, dy, weighted);
     }
-    let (x, weight) = (by_rows(x)?, weight.contiguous()?);
-    let (dx, dweight) = RmsNorm { eps: eps as f32 }.gradients(&x, &weight, dy, true, weighted)?;
-    let dx = dx.ok_or_else(|| Error::work("rms_norm: no gradient"))?;
-    Ok((dx, dweight))
+    let (dx, dweight) = with_rows("rms_norm", [x, &weight.reshape((1, d))?, dy], |[x, weight, dy]| {
+        Ok((op.backward(x, weight.row(0), dy), weighted.then(|| op.weight_gradient(x, dy))))
+    })?;
+    let dweight = dweight.map(|dweight| Tensor::from_vec(dweight, d, weight.device())).transpose()?;
+    Ok((Tensor::from_vec(dx, x.shape(), x.device())?, dweight))
 }
 
 /// Sum over the rows of `x` `[t, d]`: the gradient of a bias.
@@ -74,59 +75,8 @@ struct RmsNorm {
     eps: f32,
 }
 
-impl RmsNorm {
-    /// What a row is multiplied with, 1 / sqrt(mean(x²) + eps).
-    #[inline(always)]
-    fn factor(&self, x: &[f32]) -> f32 {
-        1.0 / (dot(x, x) / x.len() as f32 + self.eps).sqrt()
-    }
-}
-
 /// Rows whose weight gradients are summed first, whatever the number of threads.
 const ROWS: usize = 64;
-
-impl CustomOp2 for RmsNorm {
-    fn name(&self) -> &'static str {
-        "rms_norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_strides: &Strides,
-        weight: &CpuStorage,
-        weight_strides: &Strides,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = Rows::new(self.name(), x, x_strides)?;
-        let weight = &weight.as_slice::<f32>()?[weight_strides.start_offset()..][..x.width];
-        // SAFETY: x and the weight are as wide as the row
-        let all_written = unsafe { AllWritten::promised() };
-        let [y] = filled_rows(
-            x.count,
-            x.width,
-            all_written,
-            #[inline(always)]
-            |row, [y]| {
-                let x = x.row(row);
-                let factor = self.factor(x);
-                for (y, (x, weight)) in y.iter_mut().zip(x.iter().zip(weight)) {
-                    y.write(x * factor * weight);
-                }
-            },
-        );
-        Ok((CpuStorage::F32(y), (x.count, x.width).into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        self.gradients(x, weight, dy, x.track_op(), weight.track_op())
-    }
-}
 
 impl RmsNorm {
     fn on_gpu(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -176,28 +126,29 @@ impl RmsNorm {
         }
     }
 
-    fn gradients(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        dy: &Tensor,
-        of_x: bool,
-        of_weight: bool,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = by_rows(dy)?;
-        let (held_x, held_weight, held_dy) = (Held::new(x), Held::new(weight), Held::new(&dy));
-        let (xs, dys) = (held_x.rows(self.name())?, held_dy.rows(self.name())?);
-        if (xs.count, xs.width) != (dys.count, dys.width) {
-            bail!("rms_norm: rows of different sizes")
-        }
-        let (weights, strides) = held_weight.cpu(self.name())?;
-        let weights = &weights.as_slice::<f32>()?[strides.start_offset()..][..xs.width];
-        let dx = of_x.then(|| self.backward(xs, weights, dys));
-        let dw = of_weight.then(|| self.weight_gradient(xs, dys));
-        Ok((
-            dx.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()?,
-            dw.map(|dw| Tensor::from_vec(dw, weight.shape(), weight.device())).transpose()?,
-        ))
+    /// What a row is multiplied with, 1 / sqrt(mean(x²) + eps).
+    #[inline(always)]
+    fn factor(&self, x: &[f32]) -> f32 {
+        1.0 / (dot(x, x) / x.len() as f32 + self.eps).sqrt()
+    }
+
+    fn forward(&self, x: Rows, weight: &[f32]) -> Vec<f32> {
+        // SAFETY: x and the weight are as wide as the row
+        let all_written = unsafe { AllWritten::promised() };
+        let [y] = filled_rows(
+            x.count,
+            x.width,
+            all_written,
+            #[inline(always)]
+            |row, [y]| {
+                let x = x.row(row);
+                let factor = self.factor(x);
+                for (y, (x, weight)) in y.iter_mut().zip(x.iter().zip(weight)) {
+                    y.write(x * factor * weight);
+                }
+            },
+        );
+        y
     }
 
     /// With x̂ = x·factor and g = weight·dy: dx = factor · (g - x̂ · mean(g·x̂)).
@@ -252,22 +203,22 @@ impl RmsNorm {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{D, Var};
-
     use super::*;
     use crate::ops::testing::{as_view, assert_close, assert_same_on_any_threads, check, random};
-
-    fn formula(x: &Tensor, weight: &Tensor, eps: f64) -> candle_core::Result<Tensor> {
-        let square = x.sqr()?.mean_keepdim(D::Minus1)?;
-        x.broadcast_div(&(square + eps)?.sqrt()?)?.broadcast_mul(weight)
-    }
+    use crate::reference;
 
     #[test]
     fn agrees_with_the_formula() {
         for (t, d) in [(1, 1), (1, 64), (5, 33), (70, 100), (260, 257), (65, 768)] {
             let weight = random(2, 1, d).flatten_all().unwrap();
             let eps = if d < 64 { 0.5 } else { 1e-5 };
-            check(&[random(1, t, d), weight], |x| rms_norm(&x[0], &x[1], eps), |x| formula(&x[0], &x[1], eps), 2e-6);
+            check(
+                &[random(1, t, d), weight],
+                |x| rms_norm(&x[0], &x[1], eps),
+                |x, dy| rms_norm_backward(&x[0], &x[1], eps, dy, true).map(|(dx, dweight)| vec![dx, dweight.unwrap()]),
+                |x| reference::rms_norm(&x[0], &x[1], eps),
+                2e-6,
+            );
         }
     }
 
@@ -289,10 +240,9 @@ mod tests {
     fn same_on_any_threads() {
         let (x, weight) = (random(1, 700, 300), random(2, 1, 300).flatten_all().unwrap());
         assert_same_on_any_threads(|| {
-            let (x, weight) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&weight).unwrap());
             let y = rms_norm(&x, &weight, 1e-5).unwrap();
-            let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-            vec![y, grads.get(&x).unwrap().clone(), grads.get(&weight).unwrap().clone()]
+            let (dx, dweight) = rms_norm_backward(&x, &weight, 1e-5, &y, true).unwrap();
+            vec![y, dx, dweight.unwrap()]
         });
     }
 }

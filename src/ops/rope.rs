@@ -1,14 +1,13 @@
 //! Rotary position embedding (arXiv 2104.09864), half-split as in transformers' `rotate_half`.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout as Strides, Shape, Tensor, bail};
+use candle_core::{DType, Tensor};
 
 use super::cuda::{self, Arg, Grid};
-use super::rows::{AllWritten, Rows, by_rows, filled_rows};
+use super::rows::{AllWritten, Rows, filled_rows, with_rows};
 use crate::{Error, Result};
 
 /// Rotates the first `rot` numbers of each head: number j and number j + rot/2 turn by the angle of their row.
 /// `x` is `[t, n·e]` for any number of heads n of `head_dim` e; `cos` and `sin` are `[t, rot/2]`, rot ≤ e; all f32.
-/// Gradient for `x`.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
@@ -16,7 +15,7 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<T
     turn(x, cos, sin, Rope { head_dim, back: false })
 }
 
-/// The gradient of [`rope`] by itself: `dy` turned back.
+/// The gradient of [`rope`]: `dy` turned back.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
@@ -38,8 +37,8 @@ fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor, op: Rope) -> Result<Tensor> {
     if x.device().is_cuda() {
         return op.on_gpu(x, cos, sin);
     }
-    let (cos, sin) = (by_rows(&cos.detach())?, by_rows(&sin.detach())?);
-    Ok(by_rows(x)?.apply_op3(&cos, &sin, op)?)
+    let y = with_rows("rope", [x, cos, sin], |[x, cos, sin]| Ok(op.turn(x, cos, sin)))?;
+    Ok(Tensor::from_vec(y, x.shape(), x.device())?)
 }
 
 struct Rope {
@@ -65,31 +64,11 @@ impl Rope {
             Ok(y)
         }
     }
-}
 
-impl CustomOp3 for Rope {
-    fn name(&self) -> &'static str {
-        "rope"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_strides: &Strides,
-        cos: &CpuStorage,
-        cos_strides: &Strides,
-        sin: &CpuStorage,
-        sin_strides: &Strides,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = Rows::new(self.name(), x, x_strides)?;
-        let cos = Rows::new(self.name(), cos, cos_strides)?;
-        let sin = Rows::new(self.name(), sin, sin_strides)?;
+    fn turn(&self, x: Rows, cos: Rows, sin: Rows) -> Vec<f32> {
         let sign = if self.back { -1.0 } else { 1.0 };
         let half = cos.width;
-        if !x.width.is_multiple_of(self.head_dim) || 2 * half > self.head_dim || sin.width != half {
-            bail!("rope: heads of {} numbers in rows of {}, turned by {half}", self.head_dim, x.width)
-        }
-        // SAFETY: a row is whole heads, of each of which both halves and the rest are written
+        // SAFETY: a row is whole heads, asked in `turn`, of each of which both halves and the rest are written
         let all_written = unsafe { AllWritten::promised() };
         let [y] = filled_rows(
             x.count,
@@ -114,43 +93,15 @@ impl CustomOp3 for Rope {
                 }
             },
         );
-        Ok((CpuStorage::F32(y), (x.count, x.width).into()))
-    }
-
-    fn bwd(
-        &self,
-        _x: &Tensor,
-        cos: &Tensor,
-        sin: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let back = Rope { head_dim: self.head_dim, back: !self.back };
-        Ok((Some(by_rows(dy)?.apply_op3_no_bwd(cos, sin, &back)?), None, None))
+        y
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::D;
-
     use super::*;
     use crate::ops::testing::{as_view, assert_close, assert_same_on_any_threads, check, random};
-
-    /// transformers' `apply_rotary_pos_emb`, on the first `2 * half` numbers of a head.
-    fn formula(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> candle_core::Result<Tensor> {
-        let ((t, width), half) = (x.dims2()?, cos.dim(1)?);
-        let (cos, sin) = (cos.to_dtype(x.dtype())?.unsqueeze(1)?, sin.to_dtype(x.dtype())?.unsqueeze(1)?);
-        let x = x.reshape((t, width / head_dim, head_dim))?;
-        let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
-        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        let mut parts = vec![first, second];
-        if head_dim > 2 * half {
-            parts.push(x.narrow(2, 2 * half, head_dim - 2 * half)?);
-        }
-        Tensor::cat(&parts, D::Minus1)?.reshape((t, width))
-    }
+    use crate::reference;
 
     #[test]
     fn agrees_with_the_formula() {
@@ -161,7 +112,8 @@ mod tests {
             check(
                 &[random(1, t, heads * head_dim)],
                 |x| rope(&x[0], &cos, &sin, head_dim),
-                |x| formula(&x[0], &cos, &sin, head_dim),
+                |_, dy| Ok(vec![rope_backward(dy, &cos, &sin, head_dim)?]),
+                |x| reference::rope(&x[0], &cos, &sin, head_dim),
                 1e-6,
             );
         }

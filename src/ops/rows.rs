@@ -10,7 +10,7 @@ use super::matmul::{Matrix, Target};
 use super::simd::vectorized;
 
 /// Rows of `width` consecutive numbers; a view into a wider tensor has a stride above its width.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Rows<'a> {
     data: &'a [f32],
     pub(crate) count: usize,
@@ -47,7 +47,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A tensor whose storage is held for reading, in a backward pass.
+/// A tensor whose storage is held for reading.
 pub(crate) struct Held<'a> {
     storage: StorageRef<'a>,
     strides: &'a Strides,
@@ -80,6 +80,24 @@ pub(crate) fn by_rows(tensor: &Tensor) -> Result<Tensor> {
         [.., 1] => Ok(tensor.clone()),
         _ => tensor.contiguous(),
     }
+}
+
+/// What `kernel` makes of the rows of some 2-D f32 tensors on the CPU, for `op`.
+pub(crate) fn with_rows<const N: usize, R>(
+    op: &str,
+    tensors: [&Tensor; N],
+    kernel: impl FnOnce([Rows; N]) -> Result<R>,
+) -> Result<R> {
+    let mut tensors = tensors.map(Tensor::clone);
+    for tensor in &mut tensors {
+        *tensor = by_rows(tensor)?;
+    }
+    let held = tensors.each_ref().map(Held::new);
+    let mut rows = [Rows::default(); N];
+    for (rows, held) in rows.iter_mut().zip(&held) {
+        *rows = held.rows(op)?;
+    }
+    kernel(rows)
 }
 
 /// Numbers `[rows, columns]`, which `write` has to set.

@@ -1,13 +1,13 @@
 //! The gate of a gated MLP (arXiv 2002.05202).
 
-use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Shape, Tensor, bail};
+use candle_core::Tensor;
 
 use super::cuda::{self, Arg, Grid};
 use super::exp::exp;
-use super::rows::{AllWritten, Held, Rows, by_rows, filled_rows};
+use super::rows::{AllWritten, filled_rows, with_rows};
 use crate::{Error, Result};
 
-/// silu(gate) · up, element by element; both `[t, f]` f32. Gradients for both.
+/// silu(gate) · up, element by element; both `[t, f]` f32.
 ///
 /// # Errors
 /// Shapes that differ, or a device without this kernel.
@@ -26,11 +26,26 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
             Ok(y)
         };
     }
-    Ok(by_rows(gate)?.apply_op2(&by_rows(up)?, SwiGlu)?)
+    let y = with_rows("swiglu", [gate, up], |[gate, up]| {
+        // SAFETY: both are as wide as the row, asked above
+        let all_written = unsafe { AllWritten::promised() };
+        let [y] = filled_rows(
+            gate.count,
+            gate.width,
+            all_written,
+            #[inline(always)]
+            |row, [y]| {
+                for (y, (gate, up)) in y.iter_mut().zip(gate.row(row).iter().zip(up.row(row))) {
+                    y.write(gate * sigmoid(*gate) * up);
+                }
+            },
+        );
+        Ok(y)
+    })?;
+    Ok(Tensor::from_vec(y, gate.shape(), gate.device())?)
 }
 
-/// The gradients of [`swiglu`] by themselves, of gate and up, which are used up: on a GPU their gradients lie where
-/// they lay.
+/// The gradients of [`swiglu`], of gate and up, which are used up: on a GPU their gradients lie where they lay.
 ///
 /// # Errors
 /// Shapes that differ, or a device without this kernel.
@@ -47,84 +62,16 @@ pub fn swiglu_backward(gate: Tensor, up: Tensor, dy: &Tensor) -> Result<(Tensor,
         unsafe { cuda::launch(&kernel, Grid::over_eights(n), &[&tensors[..], &[Arg::Size(n)]].concat())? };
         return Ok((gate, up));
     }
-    Ok(SwiGlu.gradients(&by_rows(&gate)?, &by_rows(&up)?, dy)?)
-}
-
-struct SwiGlu;
-
-/// 1 / (1 + e^-x).
-#[inline(always)]
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
-
-/// What is written for each number of all of them is written for all.
-fn same_size(rows: &[Rows]) -> candle_core::Result<()> {
-    match rows.windows(2).all(|pair| (pair[0].count, pair[0].width) == (pair[1].count, pair[1].width)) {
-        true => Ok(()),
-        false => bail!("swiglu: rows of different sizes"),
-    }
-}
-
-impl CustomOp2 for SwiGlu {
-    fn name(&self) -> &'static str {
-        "swiglu"
-    }
-
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        gate_strides: &Strides,
-        up: &CpuStorage,
-        up_strides: &Strides,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let gate = Rows::new(self.name(), gate, gate_strides)?;
-        let up = Rows::new(self.name(), up, up_strides)?;
-        same_size(&[gate, up])?;
-        // SAFETY: both are as wide as the row
+    let (dgate, dup) = with_rows("swiglu", [&gate, &up, dy], |[gate, up, dy]| {
+        // SAFETY: all three are as wide as the rows, asked above
         let all_written = unsafe { AllWritten::promised() };
-        let [y] = filled_rows(
+        let [dgate, dup] = filled_rows(
             gate.count,
             gate.width,
             all_written,
             #[inline(always)]
-            |row, [y]| {
-                for (y, (gate, up)) in y.iter_mut().zip(gate.row(row).iter().zip(up.row(row))) {
-                    y.write(gate * sigmoid(*gate) * up);
-                }
-            },
-        );
-        Ok((CpuStorage::F32(y), (gate.count, gate.width).into()))
-    }
-
-    fn bwd(
-        &self,
-        gate: &Tensor,
-        up: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dgate, dup) = self.gradients(gate, up, dy)?;
-        Ok((Some(dgate), Some(dup)))
-    }
-}
-
-impl SwiGlu {
-    fn gradients(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-        let dy = by_rows(dy)?;
-        let (held_gate, held_up, held_dy) = (Held::new(gate), Held::new(up), Held::new(&dy));
-        let (gates, ups) = (held_gate.rows(self.name())?, held_up.rows(self.name())?);
-        let dys = held_dy.rows(self.name())?;
-        same_size(&[gates, ups, dys])?;
-        // SAFETY: all three are as wide as the rows
-        let all_written = unsafe { AllWritten::promised() };
-        let [dgate, dup] = filled_rows(
-            gates.count,
-            gates.width,
-            all_written,
-            #[inline(always)]
             |row, [dgate, dup]| {
-                let inputs = gates.row(row).iter().zip(ups.row(row)).zip(dys.row(row));
+                let inputs = gate.row(row).iter().zip(up.row(row)).zip(dy.row(row));
                 for ((dgate, dup), ((gate, up), dy)) in dgate.iter_mut().zip(dup).zip(inputs) {
                     let sigmoid = sigmoid(*gate);
                     let silu = gate * sigmoid;
@@ -133,20 +80,34 @@ impl SwiGlu {
                 }
             },
         );
-        Ok((Tensor::from_vec(dgate, gate.shape(), gate.device())?, Tensor::from_vec(dup, up.shape(), up.device())?))
-    }
+        Ok((dgate, dup))
+    })?;
+    Ok((Tensor::from_vec(dgate, gate.shape(), gate.device())?, Tensor::from_vec(dup, up.shape(), up.device())?))
+}
+
+/// 1 / (1 + e^-x).
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ops::testing::{as_view, assert_close, assert_same_on_any_threads, check, random};
+    use crate::reference;
 
     #[test]
     fn agrees_with_the_formula() {
         for (t, f) in [(1, 1), (1, 77), (5, 33), (40, 300), (300, 257)] {
             let inputs = [(random(1, t, f) * 9.0).unwrap(), random(2, t, f)];
-            check(&inputs, |x| swiglu(&x[0], &x[1]), |x| x[0].silu()? * &x[1], 1e-6);
+            check(
+                &inputs,
+                |x| swiglu(&x[0], &x[1]),
+                |x, dy| swiglu_backward(x[0].clone(), x[1].clone(), dy).map(|(dgate, dup)| vec![dgate, dup]),
+                |x| reference::swiglu(&x[0], &x[1]),
+                1e-6,
+            );
         }
     }
 

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout as Strides, Shape, Tensor, bail};
+use candle_core::{DType, Device, Tensor, bail};
 
 use super::add;
 use super::cuda::{self, Arg, Grid, plain, turned};
-use super::linear::{WithWeight, with_dense};
-use super::matmul::{LowRank, Matrix, Weight, product, product_back};
+use super::linear::{Multiply, WithWeight, with_dense};
 use super::nf4::{Nf4OnGpu, Nf4Weight};
-use super::rows::{Held, Rows, by_rows, filled};
+use super::rows::with_rows;
 use crate::{Error, Result};
 
 /// A frozen matrix `[o, i]` that multiplies.
@@ -36,8 +35,7 @@ impl WeightMatrix {
         }
     }
 
-    /// x·Wᵀ, `[t, i]` to `[t, o]` in f32, on a GPU in the type of products. Only `x` receives a gradient, and only
-    /// where something asks for it.
+    /// x·Wᵀ, `[t, i]` to `[t, o]` in f32, on a GPU in the type of products.
     ///
     /// # Errors
     /// Shapes that do not fit, or a device without this kernel.
@@ -46,10 +44,10 @@ impl WeightMatrix {
         if x.device().is_cuda() {
             return cuda::product(plain(x), turned(&self.on_gpu()?), cuda::products(x.device()));
         }
-        Ok(by_rows(x)?.apply_op1(Forward { weight: self.clone(), low: None })?)
+        self.multiply(x, None, false)
     }
 
-    /// x·Wᵀ + u·Bᵀ without a graph: `u` is `[t, r]`, `b` `[o, r]`.
+    /// x·Wᵀ + u·Bᵀ: `u` is `[t, r]`, `b` `[o, r]`.
     ///
     /// # Errors
     /// Shapes that do not fit, or a device without this kernel.
@@ -63,11 +61,10 @@ impl WeightMatrix {
             cuda::multiply(plain(x), turned(&self.on_gpu()?), &y, true)?;
             return Ok(y);
         }
-        let low = Some((by_rows(u)?, by_rows(b)?));
-        Ok(by_rows(x)?.apply_op1_no_bwd(&Forward { weight: self.clone(), low })?)
+        self.multiply(x, Some((u, b)), false)
     }
 
-    /// dy·W, `[t, o]` to `[t, i]`, plus du·A: `du` is `[t, r]`, `a` `[r, i]`. The gradient of x, without a graph.
+    /// dy·W, `[t, o]` to `[t, i]`, plus du·A: `du` is `[t, r]`, `a` `[r, i]`. The gradient of x.
     ///
     /// # Errors
     /// Shapes that do not fit, or a device without this kernel.
@@ -85,8 +82,20 @@ impl WeightMatrix {
             cuda::multiply(plain(dy), plain(&self.on_gpu()?), &dx, true)?;
             return Ok(dx);
         }
-        let low = low.map(|(du, a)| Ok::<_, Error>((by_rows(du)?, by_rows(a)?))).transpose()?;
-        Ok(by_rows(dy)?.apply_op1_no_bwd(&Backward { weight: self.clone(), low })?)
+        self.multiply(dy, low, true)
+    }
+
+    /// x·Wᵀ + u·Bᵀ, or `back` x·W + u·A, on the CPU.
+    fn multiply(&self, x: &Tensor, low: Option<(&Tensor, &Tensor)>, back: bool) -> Result<Tensor> {
+        let (t, (o, i)) = (x.dim(0)?, self.shape()?);
+        let y = match low {
+            None => with_rows("linear", [x], |[x]| self.run(Multiply { x: x.matrix(), low: None, back })),
+            Some((left, right)) => with_rows("linear", [x, left, right], |[x, left, right]| {
+                let right = if back { right.matrix() } else { right.matrix().transposed() };
+                self.run(Multiply { x: x.matrix(), low: Some((left.matrix(), right)), back })
+            }),
+        }?;
+        Ok(Tensor::from_vec(y, (t, if back { i } else { o }), x.device())?)
     }
 
     /// dy·W + own, `own` `[t, i]`, which is used up: on a GPU the sum lies in its place.
@@ -159,12 +168,7 @@ impl WeightMatrix {
     /// Runs `work` on a weight in this process's memory.
     fn run<W: WithWeight>(&self, work: W) -> candle_core::Result<W::Output> {
         match self {
-            Self::Dense(weight) => {
-                let weight = by_rows(weight)?;
-                let held = Held::new(&weight);
-                let (storage, strides) = held.cpu("linear")?;
-                with_dense(storage, strides, work)
-            }
+            Self::Dense(weight) => with_dense(weight, work),
             Self::FourBit(weight) => Ok(work.run(&**weight)),
             Self::OnGpu(_) => bail!("linear: the weight is on a GPU, the numbers in main memory"),
         }
@@ -233,81 +237,6 @@ fn check_low(x: &Tensor, left: &Tensor, right: &Tensor, (n, rank_at): (usize, us
     }
 }
 
-/// x ↦ x·Wᵀ + u·Bᵀ.
-struct Forward {
-    weight: WeightMatrix,
-    low: Option<(Tensor, Tensor)>,
-}
-
-/// dy ↦ dy·W + du·A.
-struct Backward {
-    weight: WeightMatrix,
-    low: Option<(Tensor, Tensor)>,
-}
-
-/// Lends the low-rank factors to a product; the right one turned where it is stored `[n, r]`.
-fn with_low<R>(
-    low: Option<&(Tensor, Tensor)>,
-    turned: bool,
-    work: impl FnOnce(Option<LowRank>) -> candle_core::Result<R>,
-) -> candle_core::Result<R> {
-    let Some((left, right)) = low else { return work(None) };
-    let (left, right) = (Held::new(left), Held::new(right));
-    let (left, right) = (left.rows("linear")?.matrix(), right.rows("linear")?.matrix());
-    work(Some((left, if turned { right.transposed() } else { right })))
-}
-
-struct Multiply<'a> {
-    x: Matrix<'a>,
-    low: Option<LowRank<'a>>,
-    back: bool,
-}
-
-impl WithWeight for Multiply<'_> {
-    type Output = Vec<f32>;
-
-    fn run(self, weight: &impl Weight) -> Vec<f32> {
-        let (t, width) = (self.x.rows, if self.back { weight.columns() } else { weight.rows() });
-        filled(t, width, |out| match self.back {
-            true => product_back(self.x, weight, self.low, out, false),
-            false => product(self.x, weight, self.low, out),
-        })
-    }
-}
-
-impl CustomOp1 for Forward {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, strides: &Strides) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = Rows::new(self.name(), x, strides)?.matrix();
-        let y = with_low(self.low.as_ref(), true, |low| self.weight.run(Multiply { x, low, back: false }))?;
-        let width = y.len().checked_div(x.rows).unwrap_or(0);
-        Ok((CpuStorage::F32(y), (x.rows, width).into()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        if !x.track_op() {
-            return Ok(None);
-        }
-        by_rows(dy)?.apply_op1_no_bwd(&Backward { weight: self.weight.clone(), low: None }).map(Some)
-    }
-}
-
-impl CustomOp1 for Backward {
-    fn name(&self) -> &'static str {
-        "linear_backward"
-    }
-
-    fn cpu_fwd(&self, dy: &CpuStorage, strides: &Strides) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = Rows::new(self.name(), dy, strides)?.matrix();
-        let dx = with_low(self.low.as_ref(), false, |low| self.weight.run(Multiply { x, low, back: true }))?;
-        let width = dx.len().checked_div(x.rows).unwrap_or(0);
-        Ok((CpuStorage::F32(dx), (x.rows, width).into()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,7 +258,13 @@ mod tests {
         for (t, o, i, _) in SHAPES {
             for weight in weights(o, i) {
                 let exact = weight.dense(DType::F64, &Device::Cpu).unwrap();
-                check(&[random(1, t, i)], |x| weight.linear(&x[0]), |x| x[0].matmul(&exact.t()?), 3e-6);
+                check(
+                    &[random(1, t, i)],
+                    |x| weight.linear(&x[0]),
+                    |_, dy| Ok(vec![weight.linear_backward(dy, None)?]),
+                    |x| x[0].matmul(&exact.t()?),
+                    3e-6,
+                );
             }
         }
     }
@@ -364,13 +299,5 @@ mod tests {
         assert!(weight.linear(&random(1, 2, 199)).is_err());
         assert!(weight.linear_plus(&x, &u, &random(3, 300, 7)).is_err());
         assert!(weight.linear_backward(&x, None).is_err());
-    }
-
-    /// No gradient is computed for an input that nothing asks about.
-    #[test]
-    fn an_untracked_input_gets_no_gradient() {
-        let forward = Forward { weight: weights(8, 64).remove(0), low: None };
-        let x = random(1, 2, 64);
-        assert!(forward.bwd(&x, &x, &random(2, 2, 8)).unwrap().is_none());
     }
 }

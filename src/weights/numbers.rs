@@ -161,8 +161,8 @@ impl<'a> Numbers<'a> {
             }
             Self::Tensor(tensor) => {
                 let tensor = match rows {
-                    Some(rows) => tensor.detach().narrow(0, rows.start, rows.len())?,
-                    None => tensor.detach(),
+                    Some(rows) => tensor.narrow(0, rows.start, rows.len())?,
+                    None => (*tensor).clone(),
                 };
                 Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
             }

@@ -15,6 +15,7 @@ use crate::model::training::{CheckpointingPolicy, TrainContext};
 use crate::model::{Batch, Parameter, Part};
 use crate::ops::testing::{assert_close, numbers, random};
 use crate::plan::SubLayers;
+use crate::reference::Layer;
 use crate::weights::lora::{Adapters, LoraSettings, Targets};
 
 const D: usize = 12;
@@ -51,11 +52,6 @@ impl Fixture {
         Self { _dir: dir, checkpoint, spec }
     }
 
-    fn weight(&self, role: Role) -> Tensor {
-        let tensor = self.spec.layer_tensor(0, role);
-        self.checkpoint.load_f32(&tensor.name, &tensor.shape, &Device::Cpu).unwrap()
-    }
-
     fn load(&self, load_options: &LoadOptions) -> Block {
         Block::load(&self.checkpoint, &self.spec, (0, 0), load_options, &Device::Cpu).unwrap()
     }
@@ -71,23 +67,10 @@ impl Fixture {
         Block::made_of(residuals, &Loader { checkpoint, spec, layer: 0, place: 0, load_options, device })
     }
 
-    /// What precedes the sub-layers of a residual.
-    fn normed(&self, x: &Tensor, role: Role) -> Tensor {
-        ops::rms_norm(x, &self.weight(role), self.spec.norm_eps).unwrap()
-    }
-
-    fn mlp(&self, x: &Tensor) -> Tensor {
-        let linear = |x: &Tensor, role| x.matmul(&self.weight(role).t().unwrap()).unwrap();
-        let gate = candle_nn::ops::silu(&linear(x, Role::Gate)).unwrap();
-        linear(&(gate * linear(x, Role::Up)).unwrap(), Role::Down)
-    }
-
-    /// Of tokens that are sequences of their own: each sees its own value, in both query heads of a key head.
-    fn attention_alone(&self, x: &Tensor) -> Tensor {
-        let t = x.dim(0).unwrap();
-        let v = x.matmul(&self.weight(Role::V).t().unwrap()).unwrap().reshape((t, 2, 1, 4)).unwrap();
-        let seen = v.repeat((1, 1, 2, 1)).unwrap().reshape((t, 16)).unwrap();
-        seen.matmul(&self.weight(Role::O).t().unwrap()).unwrap()
+    /// What the formulas make of `x`.
+    fn formula(&self, x: &Tensor, pass: &ForwardContext, wiring: &[Wiring], adapters: Option<&Adapters>) -> Tensor {
+        let layer = Layer { checkpoint: &self.checkpoint, spec: &self.spec, layer: 0, adapters };
+        layer.forward(&x.to_dtype(DType::F64).unwrap(), pass, wiring).unwrap()
     }
 }
 
@@ -100,15 +83,12 @@ fn pass(spec: &ModelSpec, lengths: &[usize]) -> ForwardContext {
 #[test]
 fn sub_layers_are_left_out() {
     let whole = Fixture::new(SubLayers::default());
-    let x = random(1, 5, D);
-    let attended = (&x + whole.attention_alone(&whole.normed(&x, Role::InputNorm))).unwrap();
-    let mlp = |x: &Tensor| (x + whole.mlp(&whole.normed(x, Role::PostNorm))).unwrap();
-    let cases = [((false, true), attended.clone()), ((true, false), mlp(&x)), ((true, true), x.clone())];
-    for ((attention, no_mlp), expected) in cases.into_iter().chain([((false, false), mlp(&attended))]) {
-        let (without, load_options) = (SubLayers { attention, mlp: no_mlp }, LoadOptions::default());
+    let (x, pass, wirings) = (random(1, 5, D), pass(&whole.spec, &[3, 2]), wirings());
+    for (attention, mlp, left) in [(false, false, 0), (false, true, 1), (true, false, 2), (true, true, 4)] {
+        let (without, load_options) = (SubLayers { attention, mlp }, LoadOptions::default());
         let less = Fixture::new(without);
-        let found = less.load(&load_options).forward(&x, &pass(&less.spec, &[1; 5])).unwrap();
-        assert_close(&format!("{without:?}"), &found, &expected, 1e-5);
+        let found = less.load(&load_options).forward(&x, &pass).unwrap();
+        assert_close(&format!("{without:?}"), &found, &whole.formula(&x, &pass, &wirings[left], None), 1e-5);
         let tensors = less.spec.layer_tensors(0);
         let numbers: usize = tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
         assert_eq!(load_options.bytes(&less.checkpoint, &less.spec, (0, 0), &Device::Cpu), 4 * numbers as u64);
@@ -141,11 +121,10 @@ fn wirings() -> Vec<Vec<Wiring>> {
 #[test]
 fn a_parallel_block_sees_one_norm() {
     let fixture = Fixture::new(SubLayers::default());
-    let x = random(3, 4, D);
-    let block = fixture.wired(&wirings()[3], &LoadOptions::default()).unwrap();
-    let normed = fixture.normed(&x, Role::InputNorm);
-    let expected = ((&x + fixture.attention_alone(&normed)).unwrap() + fixture.mlp(&normed)).unwrap();
-    assert_close("parallel", &block.forward(&x, &pass(&fixture.spec, &[1; 4])).unwrap(), &expected, 1e-5);
+    let (x, pass, wiring) = (random(3, 4, D), pass(&fixture.spec, &[4]), &wirings()[3]);
+    let block = fixture.wired(wiring, &LoadOptions::default()).unwrap();
+    let expected = fixture.formula(&x, &pass, wiring, None);
+    assert_close("parallel", &block.forward(&x, &pass).unwrap(), &expected, 1e-5);
     let upside_down: Vec<Wiring> = wirings()[0].iter().rev().cloned().collect();
     assert!(fixture.wired(&upside_down, &LoadOptions::default()).is_err());
 }
@@ -180,18 +159,17 @@ fn gradients_of_any_wiring_are_autograds() {
     let mut variables = BTreeMap::new();
     for ((_, role), adapter) in &mut adapters.modules {
         for (tensor, part) in [(&mut adapter.a, Part::A), (&mut adapter.b, Part::B)] {
-            let variable = Var::from_tensor(tensor).unwrap();
+            let variable = Var::from_tensor(&tensor.to_dtype(DType::F64).unwrap()).unwrap();
             *tensor = variable.as_tensor().clone();
             variables.insert((*role, part), variable);
         }
     }
-    let tracked = LoadOptions { adapters: Some(Arc::new(adapters)), ..LoadOptions::default() };
     let (x, dy, pass) = (random(4, 11, D), random(5, 11, D), pass(&fixture.spec, &[7, 4]));
     for wiring in wirings() {
-        let graph = fixture.wired(&wiring, &tracked).unwrap();
-        let entered = Var::from_tensor(&x).unwrap();
-        let y = graph.forward(entered.as_tensor(), &pass).unwrap();
-        let expected = (&y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+        let entered = Var::from_tensor(&x.to_dtype(DType::F64).unwrap()).unwrap();
+        let y = fixture.formula(&entered, &pass, &wiring, Some(&adapters));
+        let sum = (&y * dy.to_dtype(DType::F64).unwrap()).unwrap().sum_all().unwrap();
+        let expected = sum.backward().unwrap();
         let block = fixture.wired(&wiring, &plain).unwrap();
         for (at_once, all) in [(11, true), (11, false), (4, true), (4, false)] {
             let what = format!("{wiring:?}, {at_once} at a time, all kept: {all}");

@@ -28,14 +28,13 @@ pub(crate) struct Linear {
 pub(super) type LoraHidden = BTreeMap<Role, Tensor>;
 
 impl Linear {
-    /// `[t, i]` to `[t, o]`. Gradients for `x` and, where it is tracked, the adapter.
+    /// `[t, i]` to `[t, o]`.
     ///
     /// # Errors
     /// Shapes that do not fit.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match &self.adapter {
             None => self.weight.linear(x)?,
-            Some(adapter) if x.track_op() || adapter.a.track_op() => (self.weight.linear(x)? + adapter.tracked(x)?)?,
             Some(adapter) => self.weight.linear_plus(x, &adapter.reduce(x)?, &adapter.b)?,
         };
         let y = match &self.ratio {

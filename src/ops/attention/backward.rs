@@ -16,7 +16,7 @@ pub(super) struct Inputs<'a> {
     pub(super) v: Rows<'a>,
     pub(super) out: Rows<'a>,
     pub(super) dout: Rows<'a>,
-    pub(super) normalizer: &'a [f32],
+    pub(super) normalizer: Rows<'a>,
 }
 
 /// Where the gradients go.
@@ -98,7 +98,7 @@ impl Pass<'_> {
                     by_lanes(q, self.block, own.clone(), self.heads.scale, LANES, queries);
                     by_lanes(dout, self.block, own.clone(), 1.0, LANES, douts);
                     for (lane, token) in self.block.tokens.clone().enumerate() {
-                        log_sums[lane] = normalizer[token * self.heads.heads + self.head];
+                        log_sums[lane] = normalizer.row(token)[self.head];
                         shares[lane] = dot(&out.row(token)[own.clone()], &dout.row(token)[own.clone()]);
                     }
                 },

@@ -1,11 +1,11 @@
 //! Attention of the last tokens of a sequence over the keys and values of all of it, as decoding asks for it.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout as Strides, Shape, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::super::cuda;
 use super::super::exp::exp;
 use super::super::matmul::{Target, blocks, each, with_scratch};
-use super::super::rows::{Rows, by_rows, filled};
+use super::super::rows::{Rows, filled, with_rows};
 use super::super::simd::{change_and_sum, dot, max, vectorized};
 use super::{Block, Heads, forward};
 use crate::{Error, Result};
@@ -16,7 +16,7 @@ const FEW: usize = 8;
 const DEPTH: usize = 128;
 
 /// softmax(scale · q·kᵀ)·v for the last t tokens of one sequence: `q` is `[t, h·e]`, `k` and `v` are `[n, k·e]`, of all
-/// n tokens of the sequence, all f32; the result is `[t, h·e]`. No gradients.
+/// n tokens of the sequence, all f32; the result is `[t, h·e]`.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
@@ -35,7 +35,14 @@ pub(crate) fn attention_over(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) 
     if q.device().is_cuda() {
         return all_at_once(q, k, v, heads);
     }
-    Ok(by_rows(q)?.apply_op3_no_bwd(&by_rows(k)?, &by_rows(v)?, &Over(heads.clone()))?)
+    let out = with_rows("attention", [q, k, v], |[q, k, v]| match t <= FEW {
+        true => Ok(few(heads, q, k, v)),
+        false => {
+            let blocks: Vec<Block> = Block::of_last(n, t, heads.window).collect();
+            Ok(forward::forward(&blocks, heads, q, k, v).0)
+        }
+    })?;
+    Ok(Tensor::from_vec(out, (t, width), q.device())?)
 }
 
 /// The same from candle's own operations, which run on a GPU too; all scores are in memory at once.
@@ -61,36 +68,6 @@ fn all_at_once(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tens
     let attended = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?;
     let attended = attended.reshape((kv_heads, group, t, e))?.permute((2, 0, 1, 3))?.contiguous()?;
     Ok(attended.reshape((t, h * e))?)
-}
-
-struct Over(Heads);
-
-impl CustomOp3 for Over {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_strides: &Strides,
-        k: &CpuStorage,
-        k_strides: &Strides,
-        v: &CpuStorage,
-        v_strides: &Strides,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let q = Rows::new(self.name(), q, q_strides)?;
-        let k = Rows::new(self.name(), k, k_strides)?;
-        let v = Rows::new(self.name(), v, v_strides)?;
-        let heads = &self.0;
-        let out = if q.count <= FEW {
-            few(heads, q, k, v)
-        } else {
-            let blocks: Vec<Block> = Block::of_last(k.count, q.count, heads.window).collect();
-            forward::forward(&blocks, heads, q, k, v).0
-        };
-        Ok((CpuStorage::F32(out), (q.count, q.width).into()))
-    }
 }
 
 /// A task is one token and one KV head, whose keys and values it reads once.

@@ -12,16 +12,16 @@ mod gpu;
 mod tests;
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Shape, Tensor, bail};
+use candle_core::Tensor;
 
 pub(crate) use cached::attention_over;
 pub(super) use gpu::TablesOnGpu;
 
 use super::Layout;
 use super::matmul::blocks;
-use super::rows::{Held, Rows, by_rows};
+use super::rows::{Rows, with_rows};
 use super::simd::transpose;
 use crate::{Error, Result};
 
@@ -64,16 +64,11 @@ impl Heads {
 
 /// softmax(scale · q·kᵀ)·v where each token sees itself and what comes before it in its sequence, prefixes included.
 /// `q` is `[t, h·e]`, `k` and `v` are `[t, k·e]`, all f32, t the tokens of `layout`; the result is `[t, h·e]`.
-/// Gradients for all three.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, heads: &Heads) -> Result<Tensor> {
-    check(q, k, v, layout, heads)?;
-    if q.device().is_cuda() {
-        return Ok(gpu::forward([q, k, v], layout, heads)?.0);
-    }
-    Ok(by_rows(q)?.apply_op3(&by_rows(k)?, &by_rows(v)?, Attention::new(layout, heads))?)
+    Ok(attention_kept(q, k, v, layout, heads)?.out)
 }
 
 /// The result of [`attention`] with what its gradients need.
@@ -81,27 +76,33 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, heads
 pub struct Attended {
     /// `[t, h·e]`.
     pub out: Tensor,
-    op: Attention,
-    /// What `op` keeps on the CPU, where `out` is on a GPU.
-    normalizer: Option<Tensor>,
+    /// log Σ e^score of every token and head, `[t, h]`.
+    normalizer: Tensor,
+    layout: Arc<Layout>,
+    heads: Heads,
 }
 
-/// [`attention`] without a graph, for [`attention_backward`].
+/// [`attention`] with what [`attention_backward`] needs.
 ///
 /// # Errors
 /// As [`attention`].
 pub fn attention_kept(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, heads: &Heads) -> Result<Attended> {
     check(q, k, v, layout, heads)?;
-    let op = Attention::new(layout, heads);
-    if q.device().is_cuda() {
-        let (out, normalizer) = gpu::forward([q, k, v], layout, heads)?;
-        return Ok(Attended { out, op, normalizer: Some(normalizer) });
-    }
-    let out = by_rows(q)?.apply_op3_no_bwd(&by_rows(k)?, &by_rows(v)?, &op)?;
-    Ok(Attended { out, op, normalizer: None })
+    let (out, normalizer) = if q.device().is_cuda() {
+        gpu::forward([q, k, v], layout, heads)?
+    } else {
+        let segments = 0..layout.segments().len();
+        let blocks: Vec<Block> =
+            segments.flat_map(|segment| Block::of_segment(layout, segment, heads.window)).collect();
+        let (out, normalizer) =
+            with_rows("attention", [q, k, v], |[q, k, v]| Ok(forward::forward(&blocks, heads, q, k, v)))?;
+        let normalizer = Tensor::from_vec(normalizer, (layout.tokens(), heads.heads), q.device())?;
+        (Tensor::from_vec(out, q.shape(), q.device())?, normalizer)
+    };
+    Ok(Attended { out, normalizer, layout: Arc::clone(layout), heads: heads.clone() })
 }
 
-/// The gradients of [`attention`] by themselves, of `q`, `k` and `v`.
+/// The gradients of [`attention`], of `q`, `k` and `v`.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.
@@ -110,15 +111,23 @@ pub fn attention_backward(
     attended: &Attended,
     dout: &Tensor,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let Attended { out, op, normalizer } = attended;
-    check(q, k, v, &op.layout, &op.heads)?;
+    let Attended { out, normalizer, layout, heads } = attended;
+    check(q, k, v, layout, heads)?;
     if dout.dims2()? != out.dims2()? {
         return Err(Error::work(format!("attention: dout is {:?}, out {:?}", dout.shape(), out.shape())));
     }
-    if let Some(normalizer) = normalizer {
-        return gpu::backward([q, k, v, out, dout], normalizer, &op.layout, &op.heads);
+    if q.device().is_cuda() {
+        return gpu::backward([q, k, v, out, dout], normalizer, layout, heads);
     }
-    Ok(op.gradients([&by_rows(q)?, &by_rows(k)?, &by_rows(v)?], out, dout)?)
+    let tensors = [q, k, v, out, dout, normalizer];
+    let (dq, dk, dv) = with_rows("attention", tensors, |[q, k, v, out, dout, normalizer]| {
+        Ok(backward::backward(layout, heads, &backward::Inputs { q, k, v, out, dout, normalizer }))
+    })?;
+    Ok((
+        Tensor::from_vec(dq, q.shape(), q.device())?,
+        Tensor::from_vec(dk, k.shape(), k.device())?,
+        Tensor::from_vec(dv, v.shape(), v.device())?,
+    ))
 }
 
 fn check(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Layout, heads: &Heads) -> Result<()> {
@@ -131,84 +140,6 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Layout, heads: &Heads) -> 
         }
     }
     Ok(())
-}
-
-#[derive(Debug)]
-struct Attention {
-    layout: Arc<Layout>,
-    heads: Heads,
-    /// log Σ e^score of every token and head, `[t, h]`, kept for the backward pass.
-    normalizer: OnceLock<Vec<f32>>,
-}
-
-impl Attention {
-    fn new(layout: &Arc<Layout>, heads: &Heads) -> Self {
-        Self { layout: Arc::clone(layout), heads: heads.clone(), normalizer: OnceLock::new() }
-    }
-
-    fn gradients(
-        &self,
-        [q, k, v]: [&Tensor; 3],
-        out: &Tensor,
-        dout: &Tensor,
-    ) -> candle_core::Result<(Tensor, Tensor, Tensor)> {
-        let Some(normalizer) = self.normalizer.get() else { bail!("attention: backward before forward") };
-        let dout = by_rows(dout)?;
-        let held = [Held::new(q), Held::new(k), Held::new(v), Held::new(out), Held::new(&dout)];
-        let [q_rows, k_rows, v_rows, out_rows, dout_rows] = &held;
-        let inputs = backward::Inputs {
-            q: q_rows.rows(self.name())?,
-            k: k_rows.rows(self.name())?,
-            v: v_rows.rows(self.name())?,
-            out: out_rows.rows(self.name())?,
-            dout: dout_rows.rows(self.name())?,
-            normalizer,
-        };
-        let (dq, dk, dv) = backward::backward(&self.layout, &self.heads, &inputs);
-        Ok((
-            Tensor::from_vec(dq, q.shape(), q.device())?,
-            Tensor::from_vec(dk, k.shape(), k.device())?,
-            Tensor::from_vec(dv, v.shape(), v.device())?,
-        ))
-    }
-}
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_strides: &Strides,
-        k: &CpuStorage,
-        k_strides: &Strides,
-        v: &CpuStorage,
-        v_strides: &Strides,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let q = Rows::new(self.name(), q, q_strides)?;
-        let k = Rows::new(self.name(), k, k_strides)?;
-        let v = Rows::new(self.name(), v, v_strides)?;
-        let segments = 0..self.layout.segments().len();
-        let blocks: Vec<Block> =
-            segments.flat_map(|segment| Block::of_segment(&self.layout, segment, self.heads.window)).collect();
-        let (out, normalizer) = forward::forward(&blocks, &self.heads, q, k, v);
-        self.normalizer.get_or_init(|| normalizer);
-        Ok((CpuStorage::F32(out), (q.count, q.width).into()))
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        out: &Tensor,
-        dout: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (dq, dk, dv) = self.gradients([q, k, v], out, dout)?;
-        Ok((Some(dq), Some(dk), Some(dv)))
-    }
 }
 
 /// Queries per block: four AVX-512 registers of lanes, the width of a tile.

@@ -1,36 +1,10 @@
 //! Attention against the plain formula.
 
-use candle_core::{D, Device, Var};
+use candle_core::Device;
 
 use super::*;
 use crate::ops::testing::{as_view, assert_close, assert_same_on_any_threads, check, random};
-
-/// What token i adds to the score of token j: 0 if it sees it, else -infinity.
-fn mask(layout: &Layout, window: Option<usize>) -> Tensor {
-    let t = layout.tokens();
-    let mut mask = vec![f64::NEG_INFINITY; t * t];
-    for (index, segment) in layout.segments().iter().enumerate() {
-        let mut sequence: Vec<usize> = layout.prefix(index).into_iter().flatten().collect();
-        for token in segment.start..segment.start + segment.len {
-            sequence.push(token);
-            let seen = sequence.len() - window.unwrap_or(usize::MAX).min(sequence.len());
-            sequence[seen..].iter().for_each(|key| mask[token * t + key] = 0.0);
-        }
-    }
-    Tensor::from_vec(mask, (t, t), &Device::Cpu).unwrap()
-}
-
-fn formula(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Layout, heads: &Heads) -> candle_core::Result<Tensor> {
-    let mask = mask(layout, heads.window);
-    let group = heads.heads / heads.kv_heads;
-    let attend = |head: usize| {
-        let part = |x: &Tensor, head| x.narrow(1, head * heads.head_dim, heads.head_dim)?.contiguous();
-        let (q, k, v) = (part(q, head)?, part(k, head / group)?, part(v, head / group)?);
-        let scores = ((q.matmul(&k.t()?)? * f64::from(heads.scale))? + &mask)?;
-        candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)
-    };
-    Tensor::cat(&(0..heads.heads).map(attend).collect::<candle_core::Result<Vec<_>>>()?, 1)
-}
+use crate::reference::{self, seen};
 
 /// A tree: a prefix with two questions, one of which has two answers, and a sequence of its own in between.
 fn tree(lengths: [usize; 6]) -> Arc<Layout> {
@@ -72,10 +46,15 @@ fn agrees_with_the_formula() {
         (tree([130, 50, 20, 17, 3, 90]), heads(4, 2, 32, Some(60))),
         (tree([270, 2, 9, 1, 1, 55]), heads(2, 2, 16, Some(256))),
     ] {
+        let seen = seen(&layout, heads.window);
         check(
             &inputs(&layout, &heads),
             |x| attention(&x[0], &x[1], &x[2], &layout, &heads),
-            |x| formula(&x[0], &x[1], &x[2], &layout, &heads),
+            |x, dy| {
+                let attended = attention_kept(&x[0], &x[1], &x[2], &layout, &heads)?;
+                attention_backward((&x[0], &x[1], &x[2]), &attended, dy).map(|(dq, dk, dv)| vec![dq, dk, dv])
+            },
+            |x| reference::attention([&x[0], &x[1], &x[2]], &seen, heads.head_dim, heads.scale),
             1e-5,
         );
     }
@@ -141,12 +120,10 @@ fn same_on_any_threads() {
     let heads = heads(4, 2, 32, Some(100));
     let inputs = inputs(&layout, &heads);
     assert_same_on_any_threads(|| {
-        let vars = inputs.each_ref().map(|input| Var::from_tensor(input).unwrap());
-        let y = attention(&vars[0], &vars[1], &vars[2], &layout, &heads).unwrap();
-        let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-        let mut all: Vec<_> = vars.iter().map(|var| grads.get(var).unwrap().clone()).collect();
-        all.push(y);
-        all
+        let [q, k, v] = &inputs;
+        let attended = attention_kept(q, k, v, &layout, &heads).unwrap();
+        let (dq, dk, dv) = attention_backward((q, k, v), &attended, &attended.out).unwrap();
+        vec![attended.out, dq, dk, dv]
     });
 }
 

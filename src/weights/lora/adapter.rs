@@ -30,7 +30,6 @@ pub enum At<'a> {
 impl At<'_> {
     /// The same `rows` rows of `of`, in main memory.
     fn pick(self, of: &Tensor, rows: usize) -> Result<Tensor> {
-        let of = of.detach();
         let picked = match self {
             Self::From(first) => of.narrow(0, first, rows)?,
             Self::Ids(ids) => of.index_select(&Tensor::new(ids, of.device())?, 0)?,
@@ -55,14 +54,9 @@ impl Adapter {
         self.a.elem_count() + self.b.elem_count() + magnitude
     }
 
-    /// x·Aᵀ·scale, `[t, i]` to `[t, r]`, without a graph.
+    /// x·Aᵀ·scale, `[t, i]` to `[t, r]`.
     pub(crate) fn reduce(&self, x: &Tensor) -> Result<Tensor> {
         Ok((ops::low_rank_down(x, &self.a)? * self.scale)?)
-    }
-
-    /// What it adds to the layer's output, x·Aᵀ·scale·Bᵀ, `[t, i]` to `[t, o]`, with gradients for all three.
-    pub(crate) fn tracked(&self, x: &Tensor) -> Result<Tensor> {
-        ops::trainable_linear(&(ops::trainable_linear(x, &self.a)? * self.scale)?, &self.b)
     }
 
     /// The updated rows of the weight whose rows `at` are `rows`, `[n, i]` f32 in main memory.
@@ -91,7 +85,7 @@ impl Adapter {
     /// W + scale · B·A.
     fn sum(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
         let b = at.pick(&self.b, rows.dim(0)?)?;
-        Ok((rows + (ops::low_rank_up(&b, &self.a.detach().to_device(&Device::Cpu)?)? * self.scale)?)?)
+        Ok((rows + (ops::low_rank_up(&b, &self.a.to_device(&Device::Cpu)?)? * self.scale)?)?)
     }
 
     fn ratio(&self, sum: &Tensor, at: At<'_>) -> Result<Option<Tensor>> {

@@ -5,15 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
 use prune::heal::{Gradients, HealSettings, Quant, Train, Trainer, parameters, targets};
-use prune::model::{Batch, CheckpointingPolicy, ForwardContext, LoadOptions, Model, ModelOptions, Residency};
+use prune::model::{Batch, CheckpointingPolicy, ForwardContext, Model, ModelOptions};
 use prune::ops::{self, Nf4Weight, nf4::Scales};
 use prune::progress::Silent;
 use prune::weights::four_bit;
 use prune::weights::lora::Adapters;
 use serde_json::{Map, Value, json};
+
+#[path = "../../fixture/reference.rs"]
+mod reference;
 
 use crate::fixture::formula;
 use crate::fixture::material::shared;
@@ -55,8 +57,8 @@ fn gradients_with(model: &Model, settings: &HealSettings, policy: CheckpointingP
     (sums.loss / targets as f64, gradients)
 }
 
-/// The backward pass walked by hand equals candle's autograd through the block's forward pass, for every family, with
-/// adapters on every linear layer.
+/// The backward pass walked by hand equals candle's autograd through the formulas, for every family, with adapters on
+/// every linear layer.
 #[test]
 fn equals_autograd() {
     for (family, config) in families() {
@@ -68,34 +70,32 @@ fn equals_autograd() {
         let (loss, found) = gradients(&model, &settings, 9);
 
         // the same adapters as variables of a graph
-        let checkpoint = Arc::new(Checkpoint::open_dir(dir.path()).unwrap());
-        let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
-        let mut adapters = Adapters::new(&spec, &settings.lora(), 0, &Device::Cpu).unwrap();
+        let (checkpoint, spec) = (model.checkpoint(), model.spec());
+        let mut adapters = Adapters::new(spec, &settings.lora(), 0, &Device::Cpu).unwrap();
         let mut variables = HashMap::new();
         let given: HashMap<String, Tensor> = parameters(&model).unwrap().into_iter().collect();
         for ((layer, role), adapter) in &mut adapters.modules {
             let module = spec.layer_tensor(*layer, *role).name.replace(".weight", "");
             for (tensor, part) in [(&mut adapter.a, "lora_A"), (&mut adapter.b, "lora_B")] {
                 let name = format!("{module}.{part}.weight");
-                let variable = Var::from_tensor(&given[&name]).unwrap();
+                let variable = Var::from_tensor(&wide(&given[&name])).unwrap();
                 *tensor = variable.as_tensor().clone();
                 variables.insert(name, variable);
             }
         }
-        let load_options = LoadOptions { adapters: Some(Arc::new(adapters)), ..LoadOptions::default() };
-        let options = ModelOptions { load_options, residency: Some(Residency::Resident), ..ModelOptions::default() };
-        let graph = Model::open(checkpoint, &options, &Silent).unwrap();
         let batch = Batch::sequences(&rows()).unwrap();
-        let pass = ForwardContext::new(graph.spec(), &batch, &Device::Cpu).unwrap();
-        let mut x = graph.embed(&batch).unwrap();
-        for block in graph.blocks().unwrap() {
-            x = block.forward(&x, &pass).unwrap();
+        let pass = ForwardContext::new(spec, &batch, &Device::Cpu).unwrap();
+        let mut x = wide(&model.embed(&batch).unwrap());
+        for layer in 0..spec.layers {
+            let reference = reference::Layer { checkpoint, spec, layer, adapters: Some(&adapters) };
+            x = reference.forward(&x, &pass, &spec.sublayers(layer)).unwrap();
         }
-        let normed = ops::rms_norm(&x, graph.head().norm_weight(), spec.norm_eps).unwrap();
+        let (norm, head) = (wide(model.head().norm_weight()), wide(model.head().weight().unwrap()));
+        let normed = reference::rms_norm(&x, &norm, spec.norm_eps).unwrap();
         let targets = targets(&batch);
-        let sum = ops::cross_entropy(&normed, graph.head().weight().unwrap(), &targets).unwrap();
+        let sum = reference::cross_entropy(&normed, &head, &targets).unwrap();
         let mean = (sum / targets.iter().flatten().count() as f64).unwrap();
-        assert!((f64::from(mean.to_scalar::<f32>().unwrap()) - loss).abs() < 1e-5, "{family}");
+        assert!((mean.to_scalar::<f64>().unwrap() - loss).abs() < 1e-5, "{family}");
         let expected = mean.backward().unwrap();
         assert_eq!(found.len(), variables.len());
         for (name, variable) in &variables {
@@ -105,6 +105,10 @@ fn equals_autograd() {
             assert!(difference(&found[name], expected) < 2e-5 * size.max(1e-2), "{family}: {name}");
         }
     }
+}
+
+fn wide(tensor: &Tensor) -> Tensor {
+    tensor.to_dtype(DType::F64).unwrap()
 }
 
 fn largest(tensor: &Tensor) -> f64 {
