@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{Encoding, PostProcessor, PostProcessorWrapper, Tokenizer as Inner};
 
@@ -183,15 +182,6 @@ impl Tokenizer {
         }
     }
 
-    /// [`Tokenizer::encode`] for many texts, in parallel, in order.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`], for the first text that fails.
-    pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S], special: Special) -> Result<Vec<Vec<u32>>> {
-        let encoded: Vec<Result<Vec<u32>>> = texts.par_iter().map(|text| self.encode(text.as_ref(), special)).collect();
-        encoded.into_iter().collect()
-    }
-
     /// The text of `ids`, without the special tokens if `skip_special`.
     ///
     /// # Errors
@@ -322,8 +312,7 @@ pub(super) mod tests {
         assert_eq!(tokenizer.encode("a</s>", Special::Always).unwrap(), [&[0], &plain[..]].concat());
         assert_eq!(tokenizer.decode(&[0, plain[0], 1], true).unwrap(), "a");
         assert_eq!(tokenizer.decode(&[0, plain[0], 1], false).unwrap(), "<s>a</s>");
-        let batch = tokenizer.encode_batch(&["a</s>", "é"], Special::None).unwrap();
-        assert_eq!((&batch[0], batch[1].len()), (&plain, 2));
+        assert_eq!(tokenizer.encode("é", Special::None).unwrap().len(), 2);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What a report tells: a whole job's figures, gathered from the files its stages left.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// A job from the dense model to its cut and healed variants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -211,14 +210,5 @@ impl RunData {
             }
         }
         pairs
-    }
-
-    /// The same job without what differs from one run of it to the next: speed, and when it was.
-    #[must_use]
-    pub fn without_timings(&self) -> Value {
-        let mut data = self.clone();
-        data.dense.speed = None;
-        data.variants.iter_mut().for_each(|variant| variant.speed = None);
-        serde_json::to_value(data).unwrap_or_default()
     }
 }
