@@ -84,7 +84,7 @@ impl Tokenizer {
         }
         let bytes = files::json_text(&path, Bound::TOKENIZER)?;
         if rules == Rules::File {
-            return Self::new(&bytes, Declared::read(directory, None)?, path);
+            return Self::new(bytes, Declared::read(directory, None)?, path);
         }
         let mut file = match serde_json::from_slice(&bytes) {
             Ok(file @ serde_json::Value::Object(_)) => file,
@@ -95,15 +95,16 @@ impl Tokenizer {
         let declared = Declared::read(directory, Some(&mut file))?;
         let text = file.to_string();
         drop(file);
-        Self::new(text.as_bytes(), declared, path)
+        Self::new(text.into_bytes(), declared, path)
     }
 
-    fn new(json: &[u8], declared: Declared, path: PathBuf) -> Result<Self> {
+    fn new(json: Vec<u8>, declared: Declared, path: PathBuf) -> Result<Self> {
         let broken = |fault: String| {
             let fault: String = fault.lines().next().unwrap_or_default().chars().take(200).collect();
             Error::work(format!("{}: not a tokenizer that can be read: {fault}", path.display()))
         };
-        let built = fenced(|| -> tokenizers::Result<(Inner, Option<PostProcessorWrapper>)> {
+        type Built = (Inner, Option<PostProcessorWrapper>, Declared);
+        let build = move || -> tokenizers::Result<Built> {
             let mut inner = Inner::from_bytes(json)?;
             inner.with_truncation(None)?;
             inner.with_padding(None);
@@ -112,9 +113,11 @@ impl Tokenizer {
             declared.add_to(&mut inner)?;
             let around = inner.get_post_processor().cloned();
             inner.with_post_processor(None::<PostProcessorWrapper>);
-            Ok((inner, around))
-        });
-        let (inner, around) = built.map_err(broken)?.map_err(|error| broken(error.to_string()))?;
+            Ok((inner, around, declared))
+        };
+        // many long tokens take minutes
+        let built = interrupt::apart(|| fenced(build))?;
+        let (inner, around, declared) = built.map_err(broken)?.map_err(|error| broken(error.to_string()))?;
         let id = |content: &Option<String>, fallback| content.as_ref().and_then(|c| inner.token_to_id(c)).or(fallback);
         Ok(Self {
             bos: id(&declared.bos, declared.ids.bos),
