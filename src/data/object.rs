@@ -11,6 +11,7 @@ use super::non_finite;
 use super::piece::{End, Piece, Scan};
 use super::rows::{Place, ReadOptions, Row, shortened};
 use super::value::{Build, MOST};
+use crate::files::{NESTED, RECURSION};
 use crate::{Error, Result};
 
 /// Bytes of the longest name of a field.
@@ -87,7 +88,7 @@ fn row(
         Err(error) => error,
     };
     // serde_json's own place is relative to this object
-    let message = error.to_string();
+    let message = error.to_string().replace(RECURSION, NESTED);
     let message = shortened(message.split(" at line ").next().unwrap_or_default(), 200);
     let hint = if error.is_eof() { "; expected one JSON object a line, or one array of objects" } else { "" };
     Err(Error::work(format!("{place} column {}: {message}{hint}", error.column() + skipped)))
