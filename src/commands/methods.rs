@@ -49,7 +49,8 @@ pub fn methods(_settings: &MethodsSettings) -> MethodsReport {
         pick: method.pick,
         cost: method.cost(),
     };
-    MethodsReport { methods: METHODS.iter().map(row).collect() }
+    // layers that are named come by --drop, not by a method
+    MethodsReport { methods: METHODS.iter().filter(|method| method.pick != "given").map(row).collect() }
 }
 
 impl fmt::Display for MethodsReport {
