@@ -40,6 +40,7 @@ mod windows;
 
 pub use documents::{Documents, PassedOver};
 pub use ends::end_tokens;
+pub(crate) use ends::repetition_penalty;
 pub use find::{Fetch, Purpose};
 pub(crate) use folder::names_below;
 pub use guard::is_fenced;

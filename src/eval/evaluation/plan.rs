@@ -101,6 +101,7 @@ impl Evaluation<'_> {
         digest.update(format!("{:?}", self.rounding()));
         if let Some(endings) = &self.endings {
             digest.update(format!("{:?}", endings.ids()));
+            digest.update(endings.penalty().map_or_else(String::new, |penalty| format!("penalty {penalty}")));
         }
         if self.options.device.is_cuda() {
             digest.update(format!("GPU {:?}", settings.dtype));
