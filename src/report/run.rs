@@ -12,7 +12,7 @@ pub struct RunData {
     /// A sentence to stand beside every figure.
     pub caveat: Option<String>,
     /// What was measured on each variant, in the order of the tables.
-    pub measures: Vec<Measure>,
+    pub measures: Vec<ScoreColumn>,
     /// The model before the cut.
     pub dense: Variant,
     /// What became of it, by strategy, layers dropped, unhealed before healed.
@@ -47,7 +47,7 @@ pub struct Difference {
 
 /// A column of scores: a task's accuracy, or a loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Measure {
+pub struct ScoreColumn {
     /// Task or group: `mmlu`, `mmlu_astronomy`, `boolq`, `c4`.
     pub task: String,
     /// Its name for people.
