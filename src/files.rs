@@ -176,9 +176,18 @@ pub(crate) fn json_text(path: &Path, bound: Bound) -> Result<Vec<u8>> {
 /// Work: not JSON, or not of the asked shape, or of too many values.
 pub fn parse<T: DeserializeOwned>(text: &[u8], bound: Bound) -> Result<T> {
     counted(text, bound)?;
-    serde_json::from_slice(text)
-        .map_err(|error| Error::work(if error.is_data() { error.to_string() } else { format!("not JSON: {error}") }))
+    serde_json::from_slice(text).map_err(|error| Error::work(json_fault(&error)))
 }
+
+/// What is wrong with a JSON text, for its user.
+pub(crate) fn json_fault(error: &serde_json::Error) -> String {
+    let fault = error.to_string().replace(RECURSION, NESTED);
+    if error.is_data() || fault.starts_with(NESTED) { fault } else { format!("not JSON: {fault}") }
+}
+
+/// What JSON's reader says of brackets inside each other, more than 127, and what a user is told.
+pub(crate) const RECURSION: &str = "recursion limit exceeded";
+pub(crate) const NESTED: &str = "lists and objects lie too deep in one another";
 
 fn counted(text: &[u8], bound: Bound) -> Result<()> {
     if values(text) > bound.values {
@@ -217,6 +226,9 @@ mod tests {
         assert_eq!(parse::<Vec<u8>>(b"[1,2,3]", bound).unwrap(), [1, 2, 3]);
         let error = parse::<Value>(b"[[],[],[]]", bound).unwrap_err().to_string();
         assert!(error.contains("more than 3 values"), "{error}");
+        let nested = format!("{{\"a\": {}", "[".repeat(200));
+        let error = parse::<Value>(nested.as_bytes(), Bound::RECORD).unwrap_err().to_string();
+        assert_eq!(error, "lists and objects lie too deep in one another at line 1 column 133");
     }
 
     #[test]

@@ -7,6 +7,9 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
 
 use crate::{Error, Result};
 
@@ -67,9 +70,40 @@ pub fn check() -> Result<()> {
     CURRENT.with_borrow(|current| current.as_ref().map_or(Ok(()), Interrupt::check))
 }
 
+/// How often a thread that waits for another looks whether it is to stop.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// Does `work`, which never looks whether it is to stop, on a thread of its own. Once that is asked for, it is left
+/// behind: it ends when it is done, or with the process.
+///
+/// # Errors
+/// [`Error::Interrupted`]; Work: no thread, or one that panicked.
+pub(crate) fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (done, waiting) = sync_channel(1);
+    let spawned = thread::Builder::new().spawn(move || drop(done.send(work())));
+    spawned.map_err(|error| Error::work(format!("no further thread: {error}")))?;
+    loop {
+        match waiting.recv_timeout(GLANCE) {
+            Ok(made) => return Ok(made),
+            Err(RecvTimeoutError::Timeout) => check()?,
+            Err(RecvTimeoutError::Disconnected) => return Err(Error::work("a thread ended before its work")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_that_never_looks_is_left_behind() {
+        assert_eq!(apart(|| 3).unwrap(), 3);
+        let interrupt = Interrupt::new();
+        interrupt.request();
+        let (kept, forever) = sync_channel::<()>(0);
+        assert!(matches!(interrupt.run(|| apart(move || forever.recv().is_err())), Err(Error::Interrupted)));
+        drop(kept);
+    }
 
     #[test]
     fn each_piece_of_work_has_its_own() {

@@ -14,5 +14,5 @@ use crate::{Error, Result};
 /// Those of [`files::json`].
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = files::json_text(path, Bound::CONFIG)?;
-    parse_json(&text).map_err(|error| Error::work(format!("{}: {error}", path.display())))
+    parse_json(&text).map_err(|error| Error::work(format!("{}: {}", path.display(), files::json_fault(&error))))
 }

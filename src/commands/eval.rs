@@ -8,7 +8,7 @@ use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Hub;
 use crate::eval::compare::Comparison;
-use crate::eval::evaluation::{Asked, Evaluation, PassReport, Scored, Tokenized};
+use crate::eval::evaluation::{Asked, Evaluation, PassReport, ScoredModel, Tokenized};
 use crate::eval::settings::EvalSettings;
 use crate::eval::source::Source;
 use crate::eval::table::{self, FigureReport};
@@ -103,7 +103,7 @@ fn evaluate(
 }
 
 /// The model, its adapter, and where they compute.
-fn scored(settings: &EvalSettings, progress: &dyn Progress) -> Result<Scored> {
+fn scored(settings: &EvalSettings, progress: &dyn Progress) -> Result<ScoredModel> {
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
@@ -111,5 +111,5 @@ fn scored(settings: &EvalSettings, progress: &dyn Progress) -> Result<Scored> {
     let adapters = settings.adapter.as_deref();
     let adapters = adapters.map(|dir| Adapters::open_for(dir, &checkpoint, &spec, &device)).transpose();
     let (adapters, host) = (adapters.context(|| "--adapter")?, open::host(budget, &device));
-    Ok(Scored { checkpoint, spec, adapters, device, budget, host })
+    Ok(ScoredModel { checkpoint, spec, adapters, device, budget, host })
 }

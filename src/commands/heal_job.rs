@@ -15,8 +15,8 @@ use crate::card::Kind;
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, Workplace, content_hash, create_dir, write_new};
 use crate::data::{Source, StreamOptions, Tokenizer, TrainStream};
 use crate::heal::{
-    Best, Estimate, Finished, HealSettings, Known, Line, Losses, Measured, Merge, MergeOnto, Run, TextSamples, Train,
-    Trainer, WorkDir, load_options,
+    Best, Estimate, HealOutcome, HealRun, HealSettings, Known, Line, Losses, Measured, Merge, MergeOnto, TextSamples,
+    Train, Trainer, WorkDir, load_options,
 };
 use crate::model::{Budget, LoadOptions, Loss, Model, ModelOptions, Residency};
 use crate::progress::Progress;
@@ -52,7 +52,7 @@ pub(super) struct Job<'a> {
 
 /// What training gave.
 struct Trained {
-    finished: Finished,
+    finished: HealOutcome,
     adapters: Option<Arc<Adapters>>,
     parameters: Vec<(String, Tensor)>,
 }
@@ -172,7 +172,7 @@ impl Job<'_> {
             })
             .transpose()?;
         let trainer = Trainer::new(&model, teacher.as_ref(), settings, self.plan.policy)?;
-        let mut run = Run { model: &model, trainer, settings, dir, validation };
+        let mut run = HealRun { model: &model, trainer, settings, dir, validation };
         let place = run.restore()?;
         let stream = StreamOptions { shape: settings.shape(), window: settings.shuffle_window, seed: settings.seed };
         let position = place.as_ref().map(|place| place.position.clone());
@@ -264,7 +264,7 @@ impl Job<'_> {
     }
 }
 
-fn result(settings: &HealSettings, finished: &Finished, measured: Option<Measured>) -> HealResult {
+fn result(settings: &HealSettings, finished: &HealOutcome, measured: Option<Measured>) -> HealResult {
     HealResult {
         steps: settings.steps,
         tokens: finished.tokens,

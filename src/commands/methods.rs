@@ -69,7 +69,9 @@ pub fn methods(_settings: &MethodsSettings) -> MethodsReport {
         let Repair { name, about, reference, opens_everywhere, .. } = *repair;
         RepairRow { name, about, reference, opens_everywhere }
     };
-    MethodsReport { methods: METHODS.iter().map(row).collect(), repairs: REPAIRS.iter().map(repair).collect() }
+    // layers that are named come by --drop, not by a method
+    let methods = METHODS.iter().filter(|method| method.pick != "given").map(row);
+    MethodsReport { methods: methods.collect(), repairs: REPAIRS.iter().map(repair).collect() }
 }
 
 impl fmt::Display for MethodsReport {

@@ -11,7 +11,7 @@ use csv::{ReaderBuilder, StringRecord};
 use serde_json::{Map, Value};
 
 use super::input::Input;
-use super::rows::{Place, ReadOptions, Row, RowIter, shortened};
+use super::rows::{ReadOptions, Row, RowIter, RowPlace, shortened};
 use super::value::MOST;
 use crate::{Error, Result, interrupt};
 
@@ -53,7 +53,7 @@ fn open_with(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>, delimite
         number += 1;
         left.refill(most);
         // the crate's own line numbers are one short after CR LF
-        let place = Place { path: Arc::clone(&path), unit: "row", number };
+        let place = RowPlace { path: Arc::clone(&path), unit: "row", number };
         match reader.read_record(&mut record) {
             Ok(true) => Some(Ok(row(&record, &names, &options, place))),
             Ok(false) => None,
@@ -63,7 +63,7 @@ fn open_with(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>, delimite
     })))
 }
 
-fn row(record: &StringRecord, names: &[String], options: &ReadOptions, place: Place) -> Result<Row> {
+fn row(record: &StringRecord, names: &[String], options: &ReadOptions, place: RowPlace) -> Result<Row> {
     if record.len() != names.len() {
         return Err(Error::work(format!("{place}: {} columns, expected {}", record.len(), names.len())));
     }

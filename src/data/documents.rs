@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::looks::advice;
-use super::rows::{self, Place, ReadOptions, Row, Rows, kind, listed};
+use super::rows::{self, ReadOptions, Row, RowPlace, Rows, kind, listed};
 use super::source::{BadRow, Document, Source};
 use crate::{Error, Result};
 
@@ -23,7 +23,7 @@ pub struct PassedOver {
     /// Rows without the field, which stand for empty documents as null does.
     pub lacking: u64,
     /// Where the first of them stands.
-    pub first_lacking: Option<Place>,
+    pub first_lacking: Option<RowPlace>,
 }
 
 impl PassedOver {
@@ -181,7 +181,7 @@ impl Documents {
     }
 
     /// The error for a file without the text field. Only that field was read, so the row is read once more.
-    fn missing(&self, path: &Path, place: &Place, field: &str) -> Error {
+    fn missing(&self, path: &Path, place: &RowPlace, field: &str) -> Error {
         let whole = ReadOptions { only: None, text: false, ..self.source.read.clone() };
         let row = rows::rows_with(path, &whole)
             .ok()

@@ -1,4 +1,4 @@
-//! The tokens with which a model says that its text is over.
+//! What the files of a model say of its texts: the tokens that end them, and how it is kept from repeating itself.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::Tokenizer;
 use crate::checkpoint::read_json;
 use crate::{Error, Result};
 
-/// Files that may name the tokens, the first that does decides: transformers' order.
+/// Files that may say it, the first that does decides: transformers' order.
 const FILES: [&str; 2] = ["generation_config.json", "config.json"];
 
 /// Ids after which a text of the model in `directory` ends: `eos_token_id`, one or a list, of `generation_config.json`
@@ -37,6 +37,27 @@ pub fn end_tokens(directory: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     Ok(tokenizer.eos().into_iter().collect())
 }
 
+/// What the logits of tokens that stand in the text already are divided by, where negative multiplied with:
+/// `repetition_penalty` of `generation_config.json`, or of `config.json` where there is no such file. transformers
+/// applies it whenever it generates, by the likeliest token too.
+///
+/// # Errors
+/// Work: a broken file, or a `repetition_penalty` that is no number above 0.
+pub(crate) fn repetition_penalty(directory: &Path) -> Result<Option<f64>> {
+    let Some(path) = FILES.iter().map(|name| directory.join(name)).find(|path| path.exists()) else { return Ok(None) };
+    let config: Map<String, Value> = read_json(&path)?;
+    match config.get("repetition_penalty") {
+        None | Some(Value::Null) => Ok(None),
+        Some(found) => match found.as_f64().filter(|penalty| *penalty > 0.0) {
+            Some(penalty) => Ok(Some(penalty).filter(|penalty| *penalty != 1.0)),
+            None => Err(Error::work(format!(
+                "{}: repetition_penalty is {found}, expected a number above 0",
+                path.display()
+            ))),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +79,13 @@ mod tests {
         write("generation_config.json", "{\"eos_token_id\": [3, -9]}");
         let error = ends().unwrap_err().to_string();
         assert!(error.contains("generation_config.json: eos_token_id is [3,-9]"), "{error}");
+        let penalty = || repetition_penalty(dir.path());
+        assert_eq!(penalty().unwrap(), None);
+        for (text, expected) in [("1.05", Some(1.05)), ("2", Some(2.0)), ("1.0", None), ("null", None)] {
+            write("generation_config.json", &format!("{{\"repetition_penalty\": {text}}}"));
+            assert_eq!(penalty().unwrap(), expected, "{text}");
+        }
+        write("generation_config.json", "{\"repetition_penalty\": -1}");
+        assert!(penalty().unwrap_err().to_string().contains("generation_config.json: repetition_penalty is -1"));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use super::input::{Input, Taken};
 use super::object::{object, streamed};
 use super::piece::{End, Scan, drain};
-use super::rows::{Place, ReadOptions, Row, RowIter};
+use super::rows::{ReadOptions, Row, RowIter, RowPlace};
 use crate::{Error, Result};
 
 /// Opens JSON lines or an array, told apart by the first character that is no space.
@@ -67,7 +67,7 @@ impl Lines {
             while taken == Taken::Beginning && self.buffer.trim_ascii().is_empty() {
                 taken = self.input.line(&mut self.buffer, BLOCK)?;
             }
-            let place = Place { path: Arc::clone(&self.input.path), unit: "line", number: self.number };
+            let place = RowPlace { path: Arc::clone(&self.input.path), unit: "line", number: self.number };
             if taken == Taken::Beginning {
                 let (row, last) = streamed(&mut self.buffer, &mut self.input, &mut End::Line, &self.options, place)?;
                 self.left = last.is_none();
@@ -132,8 +132,8 @@ impl Items {
         Ok(Some(object(item, &self.options, self.place())))
     }
 
-    fn place(&self) -> Place {
-        Place { path: Arc::clone(&self.input.path), unit: "item", number: self.number }
+    fn place(&self) -> RowPlace {
+        RowPlace { path: Arc::clone(&self.input.path), unit: "item", number: self.number }
     }
 
     /// Puts the text of the next item, without blanks in front, into the buffer; the byte behind it, 0 for the end of
@@ -274,7 +274,7 @@ mod tests {
         assert!(error("[{}] {}").contains("after the end"));
         assert!(error("[{}{}]").contains("item 1 column 3: trailing"));
         assert!(error(b"{\"a\":\"\xff\"}").contains("line 1 column"));
-        assert!(error("{\"a\":".to_owned() + &"[".repeat(1000)).contains("recursion limit"));
+        assert!(error("{\"a\":".to_owned() + &"[".repeat(1000)).contains("too deep in one another"));
     }
 
     /// One line of some megabytes, read as a stream.

@@ -40,6 +40,7 @@ mod windows;
 
 pub use documents::{Documents, PassedOver};
 pub use ends::end_tokens;
+pub(crate) use ends::repetition_penalty;
 pub use find::{Fetch, Purpose};
 pub(crate) use folder::names_below;
 pub use guard::is_fenced;
@@ -47,7 +48,7 @@ pub use longest::Longest;
 pub use pack::{Packing, Shape, Tally};
 pub use position::Position;
 pub(crate) use rows::is_of_format;
-pub use rows::{Place, ReadOptions, Row, Rows, TextSplit, endings, rows, rows_with};
+pub use rows::{ReadOptions, Row, RowPlace, Rows, TextSplit, endings, rows, rows_with};
 pub use separate::{Attention, Separator};
 pub use sequences::{SequenceOptions, Sequences};
 pub use source::{BadRow, Document, Source, SourceOptions};

@@ -9,15 +9,16 @@ use serde_json::{Map, Value};
 use super::input::Input;
 use super::non_finite;
 use super::piece::{End, Piece, Scan};
-use super::rows::{Place, ReadOptions, Row, shortened};
+use super::rows::{ReadOptions, Row, RowPlace, shortened};
 use super::value::{Build, MOST};
+use crate::files::{NESTED, RECURSION};
 use crate::{Error, Result};
 
 /// Bytes of the longest name of a field.
 const NAME: u64 = 1 << 20;
 
 /// One object from its text. What Python writes for numbers that are not finite is null where nobody asked for it.
-pub(super) fn object(text: &[u8], options: &ReadOptions, place: Place) -> Result<Row> {
+pub(super) fn object(text: &[u8], options: &ReadOptions, place: RowPlace) -> Result<Row> {
     let read = |text: &[u8]| {
         let fields = Fields { options, left: &Cell::new(None), values: &Cell::new(MOST) };
         fields.read(&mut serde_json::Deserializer::from_slice(text))
@@ -40,7 +41,7 @@ pub(super) fn streamed(
     input: &mut Input,
     end: &mut End,
     options: &ReadOptions,
-    place: Place,
+    place: RowPlace,
 ) -> Result<(Result<Row>, Option<u8>)> {
     let (last, left, fault, has_words) = (Cell::new(None), Cell::new(Some(NAME)), Cell::new(None), Cell::new(false));
     let skipped = Cell::new(0);
@@ -72,7 +73,7 @@ fn row(
     has_words: bool,
     skipped: usize,
     options: &ReadOptions,
-    place: Place,
+    place: RowPlace,
 ) -> Result<Row> {
     let error = match read {
         Ok(mut fields) => {
@@ -87,7 +88,7 @@ fn row(
         Err(error) => error,
     };
     // serde_json's own place is relative to this object
-    let message = error.to_string();
+    let message = error.to_string().replace(RECURSION, NESTED);
     let message = shortened(message.split(" at line ").next().unwrap_or_default(), 200);
     let hint = if error.is_eof() { "; expected one JSON object a line, or one array of objects" } else { "" };
     Err(Error::work(format!("{place} column {}: {message}{hint}", error.column() + skipped)))

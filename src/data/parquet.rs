@@ -13,7 +13,7 @@ use serde_json::{Map, Number, Value};
 
 use super::guard::fenced;
 use super::pages::{Group, Left, Watched};
-use super::rows::{Place, ReadOptions, Row, RowIter};
+use super::rows::{ReadOptions, Row, RowIter, RowPlace};
 use super::value::MOST;
 use crate::{Error, Result, files, interrupt};
 
@@ -71,7 +71,7 @@ impl Iterator for Groups {
 
     fn next(&mut self) -> Option<Self::Item> {
         let path = Arc::clone(&self.path);
-        let place = Place { path: Arc::clone(&path), unit: "row", number: self.number + 1 };
+        let place = RowPlace { path: Arc::clone(&path), unit: "row", number: self.number + 1 };
         match fenced(|| self.next_record().transpose()) {
             Ok(None) => None,
             Ok(Some(Ok(record))) => {

@@ -5,6 +5,7 @@ use std::io::{Error, Read, Result};
 
 use super::input::Input;
 use super::non_finite;
+use crate::files::NESTED;
 
 /// Lists and objects inside one another. JSON that is skipped takes a byte of memory for each.
 const DEEPEST: usize = 10_000;
@@ -88,7 +89,7 @@ impl Read for Piece<'_> {
         };
         self.open.ends(byte);
         if self.open.depth > DEEPEST {
-            return Err(Error::other("lists and objects lie too deep in one another"));
+            return Err(Error::other(NESTED));
         }
         if let Some(left) = self.left.get() {
             let Some(left) = left.checked_sub(1) else { return Err(Error::other(TOO_LONG)) };

@@ -16,7 +16,7 @@ use crate::{Error, Result, files, interrupt};
 
 /// Where a row stands: `file.jsonl line 17`, `file.parquet row 17`, both counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct RowPlace {
     /// The file.
     pub path: Arc<Path>,
     /// What is counted: `line`, `row` or `item`.
@@ -25,7 +25,7 @@ pub struct Place {
     pub number: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RowPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}", self.path.display(), self.unit, self.number)
     }
@@ -37,7 +37,7 @@ pub struct Row {
     /// Its fields, in the file's order.
     pub fields: Map<String, Value>,
     /// Where it stands.
-    pub place: Place,
+    pub place: RowPlace,
 }
 
 impl Row {
@@ -359,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_row_says_what_it_lacks() {
-        let place = Place { path: Path::new("a.jsonl").into(), unit: "line", number: 3 };
+        let place = RowPlace { path: Path::new("a.jsonl").into(), unit: "line", number: 3 };
         let fields = serde_json::json!({"text": 1, "url": "u"});
         let row = Row { fields: fields.as_object().unwrap().clone(), place };
         assert_eq!(row.text("body").unwrap_err().to_string(), "a.jsonl line 3: no field `body`, only `text`, `url`");

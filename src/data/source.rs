@@ -9,7 +9,7 @@ use super::documents::Documents;
 use super::find::Purpose;
 use super::folder::{self, Chosen};
 use super::longest::Longest;
-use super::rows::{self, Place, ReadOptions, TextSplit};
+use super::rows::{self, ReadOptions, RowPlace, TextSplit};
 use crate::{Error, Result};
 
 /// How documents are found in files.
@@ -70,7 +70,7 @@ pub struct Document {
     /// Its text; empty where the file has an empty string or null.
     pub text: String,
     /// Where it stands.
-    pub place: Place,
+    pub place: RowPlace,
 }
 
 impl Source {

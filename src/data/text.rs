@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::input::{CUT, Input, Taken};
 use super::longest::Longest;
 use super::piece::{End, drain};
-use super::rows::{Place, ReadOptions, Row, RowIter, TextSplit};
+use super::rows::{ReadOptions, Row, RowIter, RowPlace, TextSplit};
 use crate::{Error, Result};
 
 /// Opens a text file; its documents stand in the field asked for, `text` by default. CR LF is read as LF.
@@ -23,7 +23,7 @@ pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) ->
         Some(piece.map(|(number, bytes)| {
             let mut fields = Map::new();
             fields.insert(field.clone(), Value::from(utf8(bytes?, &pieces.input.path, number)?));
-            Ok(Row { fields, place: Place { path: Arc::clone(&pieces.input.path), unit: "line", number } })
+            Ok(Row { fields, place: RowPlace { path: Arc::clone(&pieces.input.path), unit: "line", number } })
         }))
     })))
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{Encoding, PostProcessor, PostProcessorWrapper, Tokenizer as Inner};
 
@@ -85,7 +84,7 @@ impl Tokenizer {
         }
         let bytes = files::json_text(&path, Bound::TOKENIZER)?;
         if rules == Rules::File {
-            return Self::new(&bytes, Declared::read(directory, None)?, path);
+            return Self::new(bytes, Declared::read(directory, None)?, path);
         }
         let mut file = match serde_json::from_slice(&bytes) {
             Ok(file @ serde_json::Value::Object(_)) => file,
@@ -96,15 +95,16 @@ impl Tokenizer {
         let declared = Declared::read(directory, Some(&mut file))?;
         let text = file.to_string();
         drop(file);
-        Self::new(text.as_bytes(), declared, path)
+        Self::new(text.into_bytes(), declared, path)
     }
 
-    fn new(json: &[u8], declared: Declared, path: PathBuf) -> Result<Self> {
+    fn new(json: Vec<u8>, declared: Declared, path: PathBuf) -> Result<Self> {
         let broken = |fault: String| {
             let fault: String = fault.lines().next().unwrap_or_default().chars().take(200).collect();
             Error::work(format!("{}: not a tokenizer that can be read: {fault}", path.display()))
         };
-        let built = fenced(|| -> tokenizers::Result<(Inner, Option<PostProcessorWrapper>)> {
+        type Built = (Inner, Option<PostProcessorWrapper>, Declared);
+        let build = move || -> tokenizers::Result<Built> {
             let mut inner = Inner::from_bytes(json)?;
             inner.with_truncation(None)?;
             inner.with_padding(None);
@@ -113,9 +113,11 @@ impl Tokenizer {
             declared.add_to(&mut inner)?;
             let around = inner.get_post_processor().cloned();
             inner.with_post_processor(None::<PostProcessorWrapper>);
-            Ok((inner, around))
-        });
-        let (inner, around) = built.map_err(broken)?.map_err(|error| broken(error.to_string()))?;
+            Ok((inner, around, declared))
+        };
+        // many long tokens take minutes
+        let built = interrupt::apart(|| fenced(build))?;
+        let (inner, around, declared) = built.map_err(broken)?.map_err(|error| broken(error.to_string()))?;
         let id = |content: &Option<String>, fallback| content.as_ref().and_then(|c| inner.token_to_id(c)).or(fallback);
         Ok(Self {
             bos: id(&declared.bos, declared.ids.bos),
@@ -181,15 +183,6 @@ impl Tokenizer {
             Some(around) => around.process(encoding, None, special),
             None => Ok(encoding),
         }
-    }
-
-    /// [`Tokenizer::encode`] for many texts, in parallel, in order.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`], for the first text that fails.
-    pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S], special: Special) -> Result<Vec<Vec<u32>>> {
-        let encoded: Vec<Result<Vec<u32>>> = texts.par_iter().map(|text| self.encode(text.as_ref(), special)).collect();
-        encoded.into_iter().collect()
     }
 
     /// The text of `ids`, without the special tokens if `skip_special`.
@@ -322,8 +315,7 @@ pub(super) mod tests {
         assert_eq!(tokenizer.encode("a</s>", Special::Always).unwrap(), [&[0], &plain[..]].concat());
         assert_eq!(tokenizer.decode(&[0, plain[0], 1], true).unwrap(), "a");
         assert_eq!(tokenizer.decode(&[0, plain[0], 1], false).unwrap(), "<s>a</s>");
-        let batch = tokenizer.encode_batch(&["a</s>", "é"], Special::None).unwrap();
-        assert_eq!((&batch[0], batch[1].len()), (&plain, 2));
+        assert_eq!(tokenizer.encode("é", Special::None).unwrap().len(), 2);
     }
 
     #[test]

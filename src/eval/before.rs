@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::finished::Finished;
 use super::job::{Job, Known};
 use super::journal::Journal;
-use super::results::{About, common};
+use super::results::{ModelFacts, common};
 use super::settings::EvalSettings;
 use crate::checkpoint::{Checkpoint, Workplace, made_by};
 use crate::weights::lora::ADAPTER_FILES;
@@ -67,7 +67,7 @@ impl Before {
     ///
     /// # Errors
     /// Request: results of another model, with other settings, or of other data.
-    pub(super) fn known(&self, job: &Job, about: &About, settings: &EvalSettings) -> Result<Known> {
+    pub(super) fn known(&self, job: &Job, about: &ModelFacts, settings: &EvalSettings) -> Result<Known> {
         let refuse = |what: &str| {
             let out = self.out.display();
             Err(Error::request(format!(

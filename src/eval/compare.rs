@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::degenerate::{Degenerate, judged};
 use super::metrics::{Metric, NO_FILTER, pooled, ratio};
-use super::side::{Measured, Side, Task};
+use super::side::{Side, SideFigure, SideTask};
 use crate::{Error, Result};
 
 /// One metric of one task or group in both runs.
@@ -122,24 +122,24 @@ pub fn compare(from: &Side, to: &Side, all: bool) -> Result<Vec<Comparison>> {
 }
 
 /// Places of the figures that both have and that are compared.
-fn matched<'a>(theirs: &'a Task, ours: &'a Task) -> impl Iterator<Item = (usize, usize)> + 'a {
+fn matched<'a>(theirs: &'a SideTask, ours: &'a SideTask) -> impl Iterator<Item = (usize, usize)> + 'a {
     ours.figures.iter().enumerate().filter(|(_, figure)| is_compared(figure)).filter_map(|(new, figure)| {
-        let same = |other: &Measured| (&other.metric, &other.filter) == (&figure.metric, &figure.filter);
+        let same = |other: &SideFigure| (&other.metric, &other.filter) == (&figure.metric, &figure.filter);
         Some((theirs.figures.iter().position(same)?, new))
     })
 }
 
 /// Perplexities are powers of what is compared anyway, losses by the vocabulary are multiples of it.
-fn is_compared(figure: &Measured) -> bool {
+fn is_compared(figure: &SideFigure) -> bool {
     Metric::named(&figure.metric).is_none_or(|metric| metric.compared.is_some())
 }
 
-fn filter(measured: &Measured) -> Option<String> {
+fn filter(measured: &SideFigure) -> Option<String> {
     Some(measured.filter.clone()).filter(|filter| filter != NO_FILTER)
 }
 
 /// Two figures of which no more is known, as those of independent samples.
-fn apart<'a>(theirs: &'a Task, ours: &'a Task) -> impl Iterator<Item = Comparison> + 'a {
+fn apart<'a>(theirs: &'a SideTask, ours: &'a SideTask) -> impl Iterator<Item = Comparison> + 'a {
     matched(theirs, ours).map(|(old, new)| {
         let (old, new) = (&theirs.figures[old], &ours.figures[new]);
         let comparison = Comparison {
@@ -163,7 +163,7 @@ fn apart<'a>(theirs: &'a Task, ours: &'a Task) -> impl Iterator<Item = Compariso
 }
 
 /// What `pairs` say; nothing where there are none, or texts were split into other tokens.
-fn paired(measured: &Measured, pairs: &[Pair]) -> Option<Comparison> {
+fn paired(measured: &SideFigure, pairs: &[Pair]) -> Option<Comparison> {
     if pairs.is_empty() || pairs.iter().any(|(theirs, ours)| ours.1 != theirs.1) {
         return None;
     }
@@ -237,7 +237,7 @@ fn together(found: &[Found]) -> Vec<Comparison> {
         if same.len() < 2 {
             return None;
         }
-        let measured = Measured {
+        let measured = SideFigure {
             metric: first.metric.clone(),
             filter: first.filter.clone().unwrap_or_else(|| NO_FILTER.to_owned()),
             value: 0.0,
@@ -283,9 +283,9 @@ mod tests {
         assert!(mcnemar(5000, 9000) < 1e-200);
     }
 
-    fn measured(metric: Metric) -> Measured {
+    fn measured(metric: Metric) -> SideFigure {
         let (metric, higher_is_better) = (metric.name.to_owned(), metric.higher_is_better);
-        Measured { metric, filter: "none".into(), value: 0.0, stderr: Some(0.3), higher_is_better }
+        SideFigure { metric, filter: "none".into(), value: 0.0, stderr: Some(0.3), higher_is_better }
     }
 
     #[test]
@@ -304,12 +304,12 @@ mod tests {
     }
 
     /// A task of `right` questions, or one whose questions are not known.
-    fn task(name: &str, right: &[u8], are_known: bool) -> Task {
+    fn task(name: &str, right: &[u8], are_known: bool) -> SideTask {
         let documents = right.iter().enumerate();
         let documents = documents.map(|(id, right)| (id, ("h".to_owned(), vec![Some((f64::from(*right), 1.0))])));
-        Task {
+        SideTask {
             name: name.into(),
-            figures: vec![Measured { value: 0.5, ..measured(Metric::ACC) }],
+            figures: vec![SideFigure { value: 0.5, ..measured(Metric::ACC) }],
             documents: are_known.then(|| documents.collect()),
             count: right.len(),
             majority: Vec::new(),

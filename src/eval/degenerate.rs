@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::compare::Comparison;
 use super::metrics::{Figure, Metric};
-use super::side::Task;
+use super::side::SideTask;
 
 /// Share of the questions with one answer from which on a model does not choose.
 const ONE_ANSWER: f64 = 0.99;
@@ -49,7 +49,7 @@ impl Degenerate {
 }
 
 /// `comparison` with what is wrong with the figures of `task`, whose figure it is.
-pub(super) fn judged(mut comparison: Comparison, task: &Task) -> Comparison {
+pub(super) fn judged(mut comparison: Comparison, task: &SideTask) -> Comparison {
     let figure = |name: &str| task.figures.iter().find(|figure| figure.metric == name).map(|figure| figure.value);
     comparison.degenerate = match Metric::named(&comparison.metric) {
         Some(metric) if metric.majority_key.is_some() => {

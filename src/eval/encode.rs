@@ -30,7 +30,7 @@ pub struct Encoder<'a> {
 
 /// The requests of one document.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct DocumentRequests {
     /// One a choice, or one a window of a text.
     pub requests: Vec<TokenRequest>,
     /// Whether the first request is a special token in front of a text: part of the reference's sum, not of the text.
@@ -41,7 +41,7 @@ pub struct Asked {
     taken: Taken,
 }
 
-impl Asked {
+impl DocumentRequests {
     fn new(taken: Taken) -> Self {
         Self { requests: Vec::new(), lead: false, truncated: 0, taken }
     }
@@ -101,8 +101,8 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// Tokens that leave nothing to score, an answer longer than the model's context, a tokenizer without a token to
     /// start from; requests that take more memory; an interruption.
-    pub fn document(&self, document: &Document, taken: Taken) -> Result<Asked> {
-        let mut asked = Asked::new(taken);
+    pub fn document(&self, document: &Document, taken: Taken) -> Result<DocumentRequests> {
+        let mut asked = DocumentRequests::new(taken);
         let mut last = None;
         for request in &document.requests {
             interrupt::check()?;
@@ -125,7 +125,7 @@ impl<'a> Encoder<'a> {
     /// `last` is the context before and its tokens, which the choices of a question share.
     fn continuation(
         &self,
-        asked: &mut Asked,
+        asked: &mut DocumentRequests,
         context: &str,
         continuation: &str,
         last: &mut Option<(String, Vec<u32>)>,
@@ -152,7 +152,7 @@ impl<'a> Encoder<'a> {
 
     /// The likeliest of the answers' own first words decides: each answer's last token, written with and without a
     /// space in front.
-    fn paper_continuation(&self, asked: &mut Asked, context: &Prompt, continuation: &str) -> Result<()> {
+    fn paper_continuation(&self, asked: &mut DocumentRequests, context: &Prompt, continuation: &str) -> Result<()> {
         let input = self.fit(asked, &self.tokens(&context.text())?, self.max_length)?;
         let answer = paper_answer(continuation);
         let mut ids = Vec::new();
@@ -169,7 +169,7 @@ impl<'a> Encoder<'a> {
     /// The end of the context, so that as many new tokens as may be have room behind it.
     fn generation(
         &self,
-        asked: &mut Asked,
+        asked: &mut DocumentRequests,
         context: &Prompt,
         until: &'static [&'static str],
         most: usize,
@@ -185,7 +185,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// One request: all but the last token go in, those from `context` on are scored.
-    fn push(&self, asked: &mut Asked, tokens: Vec<u32>, context: usize) -> Result<()> {
+    fn push(&self, asked: &mut DocumentRequests, tokens: Vec<u32>, context: usize) -> Result<()> {
         let scored = tokens.len().saturating_sub(context);
         if context == 0 || scored == 0 {
             let what = if context == 0 { "context" } else { "answer" };
@@ -204,7 +204,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// The last `most` tokens, in one piece of memory with the previous request's input where they are equal.
-    fn fit(&self, asked: &mut Asked, input: &[u32], most: usize) -> Result<Arc<[u32]>> {
+    fn fit(&self, asked: &mut DocumentRequests, input: &[u32], most: usize) -> Result<Arc<[u32]>> {
         let skipped = input.len().saturating_sub(most);
         asked.truncated = asked.truncated.max(skipped);
         let input = &input[skipped..];
@@ -218,7 +218,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// Disjoint windows; each but the first starts with the last token of the one before.
-    fn text(&self, asked: &mut Asked, text: &str) -> Result<()> {
+    fn text(&self, asked: &mut DocumentRequests, text: &str) -> Result<()> {
         let mut all = if self.paper { self.tokenizer.encode(text, Special::None)? } else { self.tokens(text)? };
         if all.is_empty() {
             return Ok(());

@@ -11,8 +11,8 @@ use super::job::judge;
 use super::metrics::{Metric, NO_FILTER};
 use super::outcome::{Outcome, first_greatest, majority};
 use super::request::{Answer, Request};
-use super::results::{About, samples_file};
-use super::side::{Measured, Parts, Side, Task};
+use super::results::{ModelFacts, samples_file};
+use super::side::{Parts, Side, SideFigure, SideTask};
 use crate::data::{Row, rows};
 use crate::files::{self, Bound};
 use crate::{Context, Error, Result};
@@ -68,7 +68,7 @@ impl Finished {
     ///
     /// # Errors
     /// Request: results of a model with another one.
-    pub(crate) fn same_tokenizer(&self, about: &About) -> Result<()> {
+    pub(crate) fn same_tokenizer(&self, about: &ModelFacts) -> Result<()> {
         let refuse = |what: &str| {
             Err(Error::request(format!(
                 "{}: these are results of {}, whose tokenizer is not this model's ({what}); compare models that were \
@@ -111,7 +111,7 @@ impl Finished {
             let told: Vec<(Metric, f64)> = Metric::ALL.iter().filter_map(share).collect();
             let counted = chosen.and_then(|chosen: Vec<usize>| majority(chosen.into_iter()));
             let count = entry.get("sample_len").and_then(Value::as_u64).map(|count| count as usize);
-            tasks.push(Task {
+            tasks.push(SideTask {
                 name: name.clone(),
                 majority: if told.is_empty() {
                     counted.map(|share| (Metric::ACC, share)).into_iter().collect()
@@ -155,7 +155,7 @@ impl Finished {
     }
 
     /// The documents of a task, and which choice each question got.
-    fn documents(&self, task: &str, figures: &[Measured]) -> Result<Option<Answered>> {
+    fn documents(&self, task: &str, figures: &[SideFigure]) -> Result<Option<Answered>> {
         let path = self.samples(task);
         if !path.exists() {
             return Ok(None);
@@ -164,7 +164,7 @@ impl Finished {
         for row in rows(&path)? {
             let row = row?;
             let filter = row.fields.get("filter").and_then(Value::as_str).unwrap_or(NO_FILTER);
-            let value = |figure: &Measured| pair(row.fields.get(&figure.metric)?).filter(|_| figure.filter == filter);
+            let value = |figure: &SideFigure| pair(row.fields.get(&figure.metric)?).filter(|_| figure.filter == filter);
             let parts: Vec<Option<(f64, f64)>> = figures.iter().map(value).collect();
             let prompt = row.fields.get("prompt_hash").and_then(Value::as_str).unwrap_or_default().to_owned();
             // one line for each filter
@@ -234,7 +234,7 @@ fn answers(line: &Map<String, Value>, requests: &[Request]) -> Option<Vec<Answer
 }
 
 /// Every figure of a task's entry in results.
-fn figures(entry: &Value, higher: Option<&Value>) -> Vec<Measured> {
+fn figures(entry: &Value, higher: Option<&Value>) -> Vec<SideFigure> {
     let entries = entry.as_object().into_iter().flatten();
     let figure = |(key, value): (&String, &Value)| {
         let (metric, filter) = key.split_once(',')?;
@@ -242,7 +242,7 @@ fn figures(entry: &Value, higher: Option<&Value>) -> Vec<Measured> {
         let value = value.as_f64().filter(|_| !metric.ends_with("_stderr"))?;
         let told = higher.and_then(|known| known.get(metric)).and_then(Value::as_bool);
         let higher_is_better = told.or_else(|| Metric::named(metric).map(|metric| metric.higher_is_better))?;
-        Some(Measured { metric: metric.to_owned(), filter: filter.to_owned(), value, stderr, higher_is_better })
+        Some(SideFigure { metric: metric.to_owned(), filter: filter.to_owned(), value, stderr, higher_is_better })
     };
     entries.filter_map(figure).collect()
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::passes::{Targets, TokenRequest};
 use crate::checkpoint::Checkpoint;
-use crate::data::{Tokenizer, end_tokens};
+use crate::data::{Tokenizer, end_tokens, repetition_penalty};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
@@ -50,6 +50,8 @@ pub struct Endings {
     ids: Vec<u32>,
     /// The text of the tokenizer's own, which the reference adds to a task's.
     text: Option<String>,
+    /// What keeps the model from repeating itself, where its files say so.
+    penalty: Option<f64>,
 }
 
 impl Endings {
@@ -61,12 +63,17 @@ impl Endings {
         let mut ids = end_tokens(&checkpoint.source.dir, &tokenizer)?;
         ids.extend(tokenizer.eos());
         let text = tokenizer.eos().map(|id| tokenizer.decode(&[id], false)).transpose()?;
-        Ok(Self { tokenizer, ids, text })
+        Ok(Self { tokenizer, ids, text, penalty: repetition_penalty(&checkpoint.source.dir)? })
     }
 
     /// The tokens that end every text.
     pub(super) fn ids(&self) -> &[u32] {
         &self.ids
+    }
+
+    /// What keeps the model from repeating itself.
+    pub(super) fn penalty(&self) -> Option<f64> {
+        self.penalty
     }
 
     fn stops<'a>(&'a self, until: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
@@ -86,8 +93,8 @@ impl Endings {
     }
 }
 
-/// What the model answers to `requests`, one of [`batches`], by the likeliest tokens. `name` says which document a
-/// request belongs to.
+/// What the model answers to `requests`, one of [`batches`], by the likeliest tokens, those that stand there already
+/// made less likely where the model's files say so. `name` says which document a request belongs to.
 ///
 /// # Errors
 /// The model's; a request of another kind.
@@ -106,7 +113,7 @@ pub fn generate(
         until.push(*texts);
         prompts.push((&*request.input, *most));
     }
-    let said = model.generate_each(&prompts, &endings.ids, &mut |index, ids| {
+    let said = model.generate_each(&prompts, &endings.ids, endings.penalty, &mut |index, ids| {
         progress.advance(1);
         Ok(!endings.is_over(ids, until[index])?)
     });
@@ -153,7 +160,7 @@ mod tests {
         });
         std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
         let tokenizer = Tokenizer::open(dir.path()).unwrap();
-        let endings = Endings { tokenizer, ids: Vec::new(), text: Some("w7".to_owned()) };
+        let endings = Endings { tokenizer, ids: Vec::new(), text: Some("w7".to_owned()), penalty: None };
         let until = ["w5 w6", ""];
         for (ids, over, answer) in [
             (&[1, 2, 5][..], false, "w1 w2 w5"),

@@ -21,7 +21,7 @@ pub const JOURNAL: &str = "journal.jsonl";
 
 /// Which run a journal belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
+pub struct RunId {
     /// Version of the program.
     pub version: String,
     /// The model, for the reader.
@@ -86,7 +86,7 @@ pub struct Journal {
 impl Journal {
     /// The run that the journal in `dir` belongs to, if there is one.
     #[must_use]
-    pub fn run(dir: &Path) -> Option<Run> {
+    pub fn run(dir: &Path) -> Option<RunId> {
         let (file, _) = files::open(&dir.join(JOURNAL)).ok()?;
         let mut first = Vec::new();
         BufReader::new(file.take(files::NOTE)).read_until(b'\n', &mut first).ok()?;
@@ -106,7 +106,7 @@ impl Journal {
     ///
     /// # Errors
     /// A journal of another run, a directory of somebody else's, or the file system's.
-    pub fn open(place: &Workplace, run: &Run, sizes: &[usize], force: bool) -> Result<Self> {
+    pub fn open(place: &Workplace, run: &RunId, sizes: &[usize], force: bool) -> Result<Self> {
         let dir = place.target();
         let path = dir.join(JOURNAL);
         // no token is longer than this
@@ -163,7 +163,7 @@ impl Journal {
 }
 
 /// The run, its finished passes, and the length of the whole lines.
-type Found = (Option<Run>, BTreeMap<usize, Vec<Answer>>, u64);
+type Found = (Option<RunId>, BTreeMap<usize, Vec<Answer>>, u64);
 
 /// What stands in a journal. Lines of other passes than there are count, and give nothing. A text takes `said` bytes at
 /// most.
@@ -202,8 +202,8 @@ mod tests {
     use super::*;
     use crate::checkpoint::Origin;
 
-    fn run(digest: &str) -> Run {
-        Run {
+    fn run(digest: &str) -> RunId {
+        RunId {
             version: "1".into(),
             model: "m".into(),
             digest: digest.into(),

@@ -4,7 +4,7 @@ use safetensors::Dtype;
 
 use super::generate::{Endings, generate};
 use super::job::Job;
-use super::journal::{Journal, Run};
+use super::journal::{Journal, RunId};
 use super::passes::{Pass, PassTokens};
 use super::request::Answer;
 use super::score;
@@ -45,7 +45,7 @@ impl Kept {
     pub(super) fn open(
         place: Option<&Workplace>,
         force: bool,
-        run: &Run,
+        run: &RunId,
         asked: &[&[usize]],
         requests: usize,
     ) -> Result<Self> {

@@ -15,14 +15,14 @@ use super::metrics::{Figure, Metric};
 use super::python::to_json_pretty;
 use super::samples::{self, Hashes};
 use super::settings::EvalSettings;
-use super::tasks::{About as AboutTask, Config, Sampler};
+use super::tasks::{About, Config, Sampler};
 use crate::checkpoint::{create_dir, create_file, write_new};
 use crate::data::TextSplit;
 use crate::{Error, Result};
 
 /// What the files say about the model.
 #[derive(Clone, Debug, Default)]
-pub struct About {
+pub struct ModelFacts {
     /// Directory or hub id, as the user gave it.
     pub model: String,
     /// Commit of the hub repository.
@@ -48,7 +48,13 @@ pub struct About {
 ///
 /// # Errors
 /// The file system's.
-pub fn write(dir: &Path, about: &About, settings: &EvalSettings, job: &Job, scores: &Scores) -> Result<Vec<PathBuf>> {
+pub fn write(
+    dir: &Path,
+    about: &ModelFacts,
+    settings: &EvalSettings,
+    job: &Job,
+    scores: &Scores,
+) -> Result<Vec<PathBuf>> {
     let folder = PathBuf::from(short(sanitized(&about.model), 255));
     let place = dir.join(&folder);
     create_dir(&place)?;
@@ -105,7 +111,7 @@ fn short(name: String, bytes: usize) -> String {
 }
 
 fn results(
-    about: &About,
+    about: &ModelFacts,
     settings: &EvalSettings,
     (job, parts): (&Job, &[(&Part, &TaskScore)]),
     hashes: &[Hashes],
@@ -175,7 +181,7 @@ fn results(
 }
 
 /// What this program says besides what the reference does, the same for every task.
-fn own(about: &About, settings: &EvalSettings) -> Map<String, Value> {
+fn own(about: &ModelFacts, settings: &EvalSettings) -> Map<String, Value> {
     let entries = [
         ("version", json!(env!("CARGO_PKG_VERSION"))),
         ("tokenizer_sha256", json!(about.tokenizer)),
@@ -190,7 +196,7 @@ fn own(about: &About, settings: &EvalSettings) -> Map<String, Value> {
 
 /// What results of all tasks have in common, section by section: tasks can be added where it is the same.
 #[must_use]
-pub fn common(about: &About, settings: &EvalSettings) -> [(&'static str, Map<String, Value>); 3] {
+pub fn common(about: &ModelFacts, settings: &EvalSettings) -> [(&'static str, Map<String, Value>); 3] {
     let Value::Object(config) = run_config(about, settings) else { return Default::default() };
     [("prune", own(about, settings)), ("config", config), ("", tokenizer_info(about))]
 }
@@ -235,7 +241,7 @@ fn figures(entry: &mut Map<String, Value>, figures: &[Figure]) {
 /// The task's definition with the reference's keys.
 fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
     let task = part.leaf.task;
-    let AboutTask { dataset, config, split, shots_split, sampler, output, metrics, version, definition, .. } =
+    let About { dataset, config, split, shots_split, sampler, output, metrics, version, definition, .. } =
         *task.about();
     let mut entry = Map::new();
     entry.insert("task".to_owned(), json!(score.name));
@@ -277,7 +283,7 @@ fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
     Value::Object(entry)
 }
 
-fn run_config(about: &About, settings: &EvalSettings) -> Value {
+fn run_config(about: &ModelFacts, settings: &EvalSettings) -> Value {
     let mut arguments = Map::new();
     arguments.insert("pretrained".to_owned(), json!(about.model));
     if let Some(adapter) = &settings.adapter {
@@ -310,7 +316,7 @@ fn run_config(about: &About, settings: &EvalSettings) -> Value {
     })
 }
 
-fn tokenizer_info(about: &About) -> Map<String, Value> {
+fn tokenizer_info(about: &ModelFacts) -> Map<String, Value> {
     let mut info = Map::new();
     info.insert("git_hash".to_owned(), Value::Null);
     // the version whose figures these are

@@ -173,7 +173,7 @@ fn in_family(name: &str, family: &str) -> bool {
 }
 
 fn unknown(name: &str) -> Error {
-    let near = task_names().into_iter().filter(|known| distance(name, known) <= 2).collect::<Vec<_>>();
+    let near = task_names().into_iter().filter(|known| strsim::levenshtein(name, known) <= 2).collect::<Vec<_>>();
     let hint = if near.is_empty() {
         let names: Vec<&str> = TASKS.iter().map(|task| task.about().name).collect();
         format!("there are {}, mmlu_<subject> and text:FILE", names.join(", "))
@@ -181,21 +181,6 @@ fn unknown(name: &str) -> Error {
         format!("did you mean {}?", near.join(" or "))
     };
     Error::request(format!("--tasks: there is no task {name:?}; {hint}"))
-}
-
-/// Edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j].min(diagonal) + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::scores::{Scores, TaskScore};
 
 /// A figure of a task or group.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Measured {
+pub struct SideFigure {
     /// `acc`.
     pub metric: String,
     /// Which answers it is of: `none` for all.
@@ -28,11 +28,11 @@ pub type Parts = (String, Vec<Option<(f64, f64)>>);
 
 /// A task or group of a run.
 #[derive(Clone, Debug)]
-pub struct Task {
+pub struct SideTask {
     /// Name in results.
     pub name: String,
     /// What was measured.
-    pub figures: Vec<Measured>,
+    pub figures: Vec<SideFigure>,
     /// Documents, where they are known.
     pub documents: Option<BTreeMap<usize, Parts>>,
     /// How many documents the results speak of.
@@ -45,7 +45,7 @@ pub struct Task {
 #[derive(Clone, Debug)]
 pub struct Side {
     /// Tasks and groups.
-    pub tasks: Vec<Task>,
+    pub tasks: Vec<SideTask>,
     /// The tasks of each group, those of its groups included.
     pub groups: Vec<(String, Vec<String>)>,
 }
@@ -63,7 +63,7 @@ impl Side {
             let documents = ids.zip(&score.outcomes).zip(hashes);
             let documents =
                 documents.map(|((id, outcome), hashes)| (id, (hashes[1].clone(), parts(outcome)))).collect();
-            Task {
+            SideTask {
                 name: score.name.clone(),
                 figures: score.figures.iter().map(measured).collect(),
                 documents: Some(documents),
@@ -71,11 +71,11 @@ impl Side {
                 majority: score.majorities(),
             }
         };
-        let mut tasks: Vec<Task> = job.parts.iter().zip(&scores.tasks).map(task).collect();
+        let mut tasks: Vec<SideTask> = job.parts.iter().zip(&scores.tasks).map(task).collect();
         let leaf = |leaf: &usize| scores.tasks[*leaf].name.clone();
         let groups = scores.groups.iter().map(|score| &score.group);
         let groups = groups.map(|group| (group.name.clone(), group.leaves.iter().map(leaf).collect())).collect();
-        tasks.extend(scores.groups.iter().map(|score| Task {
+        tasks.extend(scores.groups.iter().map(|score| SideTask {
             name: score.group.name.clone(),
             figures: score.figures.iter().map(measured).collect(),
             documents: None,
@@ -86,8 +86,8 @@ impl Side {
     }
 }
 
-fn measured(figure: &Figure) -> Measured {
-    Measured {
+fn measured(figure: &Figure) -> SideFigure {
+    SideFigure {
         metric: figure.metric.name.to_owned(),
         filter: figure.filter.to_owned(),
         value: figure.value,

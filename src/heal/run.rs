@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::journal::{Journal, Line};
 use super::samples::Samples;
 use super::settings::HealSettings;
-use super::state::{Best, Place, WorkDir};
+use super::state::{Best, TrainerState, WorkDir};
 use super::trainer::Trainer;
 use crate::model::{CheckpointingPolicy, Loss, Model, memory};
 use crate::progress::{Progress, Silent, Unit};
@@ -14,7 +14,7 @@ use crate::{Context, Error, Result, interrupt, ops};
 
 /// What came of a run.
 #[derive(Debug)]
-pub struct Finished {
+pub struct HealOutcome {
     /// The log.
     pub journal: Journal,
     /// The best validation.
@@ -28,7 +28,7 @@ pub struct Finished {
 }
 
 /// A run ready to start or go on.
-pub struct Run<'a> {
+pub struct HealRun<'a> {
     /// The model in training.
     pub model: &'a Model,
     /// Its trainer.
@@ -41,12 +41,12 @@ pub struct Run<'a> {
     pub validation: &'a [Vec<u32>],
 }
 
-impl Run<'_> {
+impl HealRun<'_> {
     /// How far an earlier run came, the parameters and the optimiser put where they were; `None` if there was none.
     ///
     /// # Errors
     /// Work: its state is broken.
-    pub fn restore(&mut self) -> Result<Option<Place>> {
+    pub fn restore(&mut self) -> Result<Option<TrainerState>> {
         let parameters = self.trainer.parameters().to_vec();
         let place = self.dir.restore(&parameters, self.trainer.optimizer_mut())?;
         match place.as_ref().map_or(0, |place| place.step) {
@@ -67,10 +67,10 @@ impl Run<'_> {
     /// Interrupted, the state saved.
     pub fn train(
         &mut self,
-        place: Option<Place>,
+        place: Option<TrainerState>,
         samples: &mut dyn Samples,
         progress: &dyn Progress,
-    ) -> Result<Finished> {
+    ) -> Result<HealOutcome> {
         let journal = Journal::open(self.dir.path(), place.as_ref().map(|place| place.step))?;
         let saved = place.as_ref().map(|place| place.step);
         if let Some(step) = saved.filter(|step| !journal.ends_at(*step)) {
@@ -108,7 +108,7 @@ impl Run<'_> {
             Line::Validation { step: 0, val_loss } => Some(*val_loss),
             _ => None,
         });
-        Ok(Finished { journal: at.journal, best, before, tokens: at.place.tokens, steps_before: saved.unwrap_or(0) })
+        Ok(HealOutcome { journal: at.journal, best, before, tokens: at.place.tokens, steps_before: saved.unwrap_or(0) })
     }
 
     /// Saves what can be saved of a run that ends with `error`, and says where it is.
@@ -213,7 +213,7 @@ impl Run<'_> {
 /// Where a run is.
 struct At {
     journal: Journal,
-    place: Place,
+    place: TrainerState,
     /// Step of the saved state.
     saved: Option<usize>,
 }

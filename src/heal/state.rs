@@ -37,12 +37,12 @@ const FURTHEST: usize = 1 << 53;
 const ENTRIES: &[&str] = &[SETTINGS, STATE, "state.safetensors.new", BEST, "best.safetensors.new", KNOWN, LOG];
 /// The log's file.
 pub(super) const LOG: &str = "log.jsonl";
-/// The tensor that holds [`Place`] as JSON.
+/// The tensor that holds [`TrainerState`] as JSON.
 const PLACE: &str = "place.json";
 
 /// How far a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Place {
+pub struct TrainerState {
     /// Steps done.
     pub step: usize,
     /// Tokens trained on.
@@ -58,7 +58,7 @@ pub struct Place {
     pub validation_tokens: Option<usize>,
 }
 
-impl Place {
+impl TrainerState {
     /// Refuses a place where no run can be: the file may be anyone's.
     fn check(&self) -> Result<()> {
         let wrong = |what: &str| Err(Error::work(format!("no run has {what}; --restart begins anew")));
@@ -178,7 +178,7 @@ impl WorkDir {
     ///
     /// # Errors
     /// Work: the disk is full, or a parameter cannot be read.
-    pub fn save(&self, place: &Place, parameters: &[(String, Tensor)], optimizer: &Optimizer) -> Result<()> {
+    pub fn save(&self, place: &TrainerState, parameters: &[(String, Tensor)], optimizer: &Optimizer) -> Result<()> {
         let place = serde_json::to_vec(place).map_err(|error| Error::work(error.to_string()))?;
         let mut slots = vec![Slot { name: PLACE.to_owned(), dtype: Dtype::U8, shape: vec![place.len()] }];
         for (name, tensor) in parameters {
@@ -207,7 +207,7 @@ impl WorkDir {
     ///
     /// # Errors
     /// Work: a state that is broken or of other parameters.
-    pub fn restore(&self, parameters: &[(String, Tensor)], optimizer: &mut Optimizer) -> Result<Option<Place>> {
+    pub fn restore(&self, parameters: &[(String, Tensor)], optimizer: &mut Optimizer) -> Result<Option<TrainerState>> {
         let path = self.path.join(STATE);
         if !path.exists() {
             return Ok(None);
@@ -228,7 +228,7 @@ impl WorkDir {
     ///
     /// # Errors
     /// Work: a state that is broken.
-    pub fn peek(out: &Path) -> Result<Option<Place>> {
+    pub fn peek(out: &Path) -> Result<Option<TrainerState>> {
         let path = Self::place(out).join(STATE);
         if !path.exists() {
             return Ok(None);
@@ -311,12 +311,12 @@ impl WorkDir {
     }
 }
 
-fn read_place(index: &Index) -> Result<Place> {
+fn read_place(index: &Index) -> Result<TrainerState> {
     let entry = index.entry(PLACE)?;
     if entry.len > Bound::RECORD.bytes {
         return Err(Error::work(format!("{PLACE} has {} bytes, more than the place of a run takes", entry.len)));
     }
-    let place: Place = files::parse(&index.read(entry)?, Bound::RECORD).context(|| PLACE)?;
+    let place: TrainerState = files::parse(&index.read(entry)?, Bound::RECORD).context(|| PLACE)?;
     place.check().context(|| PLACE)?;
     Ok(place)
 }

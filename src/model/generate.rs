@@ -1,5 +1,6 @@
 //! Text from a model, token after token.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use candle_core::{D, Tensor};
@@ -131,7 +132,8 @@ impl Model {
 
     /// Continues each of `prompts` by the likeliest tokens, as many as it says at most, until one of `ends`, or until
     /// `goes_on`, which sees a text's tokens after each new one, says that it is enough: the tokens after each prompt.
-    /// A token of `ends` is not among them.
+    /// A token of `ends` is not among them. `penalty` divides the logits of tokens that stand in the text already, and
+    /// multiplies those that are negative (arXiv 1909.05858).
     ///
     /// # Errors
     /// Request: an empty prompt, no tokens asked for. Work: logits that are not finite, what `goes_on` and
@@ -140,6 +142,7 @@ impl Model {
         &self,
         prompts: &[(&[u32], usize)],
         ends: &[u32],
+        penalty: Option<f64>,
         goes_on: &mut dyn FnMut(usize, &[u32]) -> Result<bool>,
     ) -> Result<Vec<Vec<u32>>> {
         if prompts.iter().any(|(prompt, most)| prompt.is_empty() || *most == 0) {
@@ -155,7 +158,15 @@ impl Model {
             let ids: Vec<&[u32]> = new.iter().map(Vec::as_slice).collect();
             let last = self.extend_each(&mut caches, &ids)?.into_iter().map(|x| x.narrow(0, x.dim(0)? - 1, 1));
             let last = Tensor::cat(&last.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
-            let tokens = self.logits(&last)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
+            let logits = self.logits(&last)?;
+            let tokens = match penalty {
+                None => logits.argmax(D::Minus1)?.to_vec1::<u32>()?,
+                Some(penalty) => {
+                    let texts = going.iter().map(|(index, _)| prompts[*index].0.iter().chain(&said[*index]));
+                    let logits = logits.to_vec2::<f32>()?.into_iter();
+                    logits.zip(texts).map(|(logits, text)| likeliest(logits, text, penalty as f32)).collect()
+                }
+            };
             let before = std::mem::take(&mut going);
             new.clear();
             for ((index, cache), token) in before.into_iter().zip(tokens) {
@@ -170,5 +181,30 @@ impl Model {
             }
         }
         Ok(said)
+    }
+}
+
+/// The token of the largest logit once those in `text` are penalized; the first of several.
+fn likeliest<'a>(mut logits: Vec<f32>, text: impl Iterator<Item = &'a u32>, penalty: f32) -> u32 {
+    for token in text.copied().collect::<BTreeSet<u32>>() {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+        }
+    }
+    (1..logits.len()).fold(0, |best, token| if logits[token] > logits[best] { token } else { best }) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_is_less_likely_once() {
+        let logits = vec![-1.0, 3.0, 2.5, 1.0, -0.5];
+        assert_eq!(likeliest(logits.clone(), [].iter(), 2.0), 1);
+        assert_eq!(likeliest(logits.clone(), [1, 9].iter(), 1.1), 1);
+        assert_eq!(likeliest(logits.clone(), [1, 1, 1, 4].iter(), 1.25), 2);
+        assert_eq!(likeliest(logits, [1, 2].iter(), 3.0), 1, "the first of 1.0, 0.83, 1.0");
+        assert_eq!(likeliest(vec![-1.0, -2.0], [0].iter(), 3.0), 1);
     }
 }

@@ -190,3 +190,17 @@ impl Placement {
         (tokens(TREE_CHUNKS), tokens(4 * TREE_CHUNKS))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_program_keeps_for_itself_pays_for_what_is_small() {
+        let budget = Budget::new(Some(10 * OVERHEAD));
+        for (beside, left) in [(0, 10), (OVERHEAD, 10), (3 * OVERHEAD, 8), (11 * OVERHEAD, 0), (u64::MAX, 0)] {
+            assert_eq!(budget.beside(beside).bytes(), left * OVERHEAD, "{beside} bytes");
+            assert_eq!(budget.beside(beside).usable(), (left * OVERHEAD).saturating_sub(OVERHEAD));
+        }
+    }
+}

@@ -334,30 +334,6 @@ impl Model {
         Ok(Loss::total(&self.losses(sequences, self.pass_tokens(0), what, progress)?))
     }
 
-    /// Negative log-likelihood of every token but the first of each sequence under each of `stacks`, the places of its
-    /// layers from the embedding up: `[stack][sequence]`. What stacks begin with alike is computed once, and a streamed
-    /// model is read once for all of them, unless memory asks for several rounds.
-    ///
-    /// # Errors
-    /// As [`Model::run`]; a place that is not there.
-    pub fn losses_of_stacks(
-        &self,
-        stacks: &[Vec<usize>],
-        sequences: &[Vec<u32>],
-        what: &str,
-        progress: &dyn Progress,
-    ) -> Result<Vec<Vec<Loss>>> {
-        let mut losses = vec![Vec::with_capacity(sequences.len()); stacks.len()];
-        let stacks = Stacks { unit: StackUnit::Layer, stacks, beside_the_first: false };
-        let mut score = |end: &EndOfStack<'_>| {
-            let found = end.losses()?;
-            end.stacks.iter().for_each(|stack| losses[*stack].extend(&found));
-            Ok(())
-        };
-        self.run_stacks(stacks, sequences, what, progress, &mut score)?;
-        Ok(losses)
-    }
-
     /// Batches that go through the stack together: one when the layers are resident, as many as the budget holds when
     /// each wave reads the model from disk.
     fn waves(&self, batches: &[Batch], streams_kept: usize) -> Vec<std::ops::Range<usize>> {

@@ -83,17 +83,18 @@ impl EndOfStack<'_> {
 pub(super) type See<'a> = dyn FnMut(&EndOfStack<'_>) -> Result<()> + 'a;
 
 impl Model {
-    /// Shows `see` what leaves each of `stacks`, batch by batch of `sequences`.
+    /// Shows `see` what leaves each of `stacks`, batch by batch of `sequences`. What stacks begin with alike is computed
+    /// once, and a streamed model is read once for all of them, unless memory asks for several rounds.
     ///
     /// # Errors
-    /// As [`Model::losses_of_stacks`], and those of `see`.
-    pub(crate) fn run_stacks(
+    /// As [`Model::run`]; a place that is not there; those of `see`.
+    pub fn run_stacks(
         &self,
         stacks: Stacks<'_>,
         sequences: &[Vec<u32>],
         what: &str,
         progress: &dyn Progress,
-        see: &mut See<'_>,
+        see: &mut dyn FnMut(&EndOfStack<'_>) -> Result<()>,
     ) -> Result<()> {
         let Stacks { unit, stacks, beside_the_first: whole } = stacks;
         let layers = stacks.iter().flatten().map(|own| own / unit.per_layer());

@@ -88,10 +88,9 @@ impl Repair {
     pub fn needs(&self, plan: &Plan, spec: &ModelSpec, source: &Checkpoint, tokens: Tokens) -> Result<Needs> {
         check(self, plan, spec, source)?;
         let units = units(plan, spec)?;
-        let behind = || units.iter().skip_while(|unit| !(unit.is_seam || !unit.is_copy));
-        let behind = || -> Box<dyn Iterator<Item = &Unit>> {
-            if lacks_the_bottom(&units, spec) { Box::new(units.iter()) } else { Box::new(behind()) }
-        };
+        let first = units.iter().position(|unit| unit.is_seam || !unit.is_copy).unwrap_or(units.len());
+        let first = if lacks_the_bottom(&units, spec) { 0 } else { first };
+        let behind = || units[first..].iter();
         let (d, all) = (spec.hidden_size, tokens.fitting + tokens.judging);
         let width = |unit: &Unit| spec.layer_tensor(unit.layer, role(unit.sublayer)).shape[1];
         let is_refit = matches!(self.how, How::Projections);

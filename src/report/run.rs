@@ -1,7 +1,6 @@
 //! What a report tells: a whole job's figures, gathered from the files its stages left.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::plan::Dropped;
 
@@ -15,7 +14,7 @@ pub struct RunData {
     /// A sentence to stand beside every figure.
     pub caveat: Option<String>,
     /// What was measured on each variant, in the order of the tables.
-    pub measures: Vec<Measure>,
+    pub measures: Vec<ScoreColumn>,
     /// The model before the cut.
     pub dense: Variant,
     /// What became of it, by strategy, layers dropped, unhealed before healed.
@@ -50,7 +49,7 @@ pub struct Difference {
 
 /// A column of scores: a task's accuracy, or a loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Measure {
+pub struct ScoreColumn {
     /// Task or group: `mmlu`, `mmlu_astronomy`, `boolq`, `c4`.
     pub task: String,
     /// Its name for people.
@@ -213,14 +212,5 @@ impl RunData {
             }
         }
         pairs
-    }
-
-    /// The same job without what differs from one run of it to the next: speed, and when it was.
-    #[must_use]
-    pub fn without_timings(&self) -> Value {
-        let mut data = self.clone();
-        data.dense.speed = None;
-        data.variants.iter_mut().for_each(|variant| variant.speed = None);
-        serde_json::to_value(data).unwrap_or_default()
     }
 }

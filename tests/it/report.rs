@@ -46,13 +46,3 @@ fn everything_is_there() {
         data.all().flat_map(|variant| variant.scores.iter().flatten().map(|score| score.value)).collect();
     assert_eq!(read, written);
 }
-
-#[test]
-fn timings_are_no_part_of_what_is_compared() {
-    let mut data = atlas();
-    let before = data.without_timings();
-    data.dense.speed = None;
-    data.variants.iter_mut().for_each(|variant| variant.speed = None);
-    assert_eq!(data.without_timings(), before);
-    assert_eq!(serde_json::to_value(&data).unwrap(), before);
-}

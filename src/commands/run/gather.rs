@@ -17,7 +17,7 @@ use crate::eval::tasks;
 use crate::heal::Line;
 use crate::importance::{Analysis, Order, metric};
 use crate::plan::Dropped;
-use crate::report::run::{Difference, Distances, Healing, Measure, RunData, Score, Variant};
+use crate::report::run::{Difference, Distances, Healing, RunData, Score, ScoreColumn, Variant};
 use crate::report::{self, Figure};
 use crate::{Context, Error, Result, files};
 
@@ -110,7 +110,7 @@ fn differences(data: &RunData, dir: &Path) -> Result<Vec<Difference>> {
     for (from, to) in data.pairs() {
         let (Some(before), Some(after)) = (sides.get(&places[from]), sides.get(&places[to])) else { continue };
         for found in compare(before, after, false)?.into_iter().filter(|found| found.paired) {
-            let is_it = |measure: &Measure| (&measure.task, &measure.metric) == (&found.task, &found.metric);
+            let is_it = |measure: &ScoreColumn| (&measure.task, &measure.metric) == (&found.task, &found.metric);
             let Some(measure) = data.measures.iter().position(is_it) else { continue };
             let Comparison { difference, stderr, p, .. } = found;
             differences.push(Difference { from, to, measure, difference, stderr, p });
@@ -124,8 +124,8 @@ fn numbers(entry: &Entry) -> u64 {
 }
 
 /// The columns: accuracies of questions, losses of texts, each once.
-fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<Measure> {
-    let mut measures: Vec<Measure> = Vec::new();
+fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<ScoreColumn> {
+    let mut measures: Vec<ScoreColumn> = Vec::new();
     for figure in figures {
         let known = measures.iter().any(|known| (&known.task, &known.metric) == (&figure.task, &figure.metric));
         let metric = Metric::named(figure.metric.split(',').next().unwrap_or_default());
@@ -133,7 +133,7 @@ fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<Measure>
         if known || !is_shown {
             continue;
         }
-        measures.push(Measure {
+        measures.push(ScoreColumn {
             task: figure.task.clone(),
             title: title(figure),
             metric: figure.metric.clone(),
@@ -154,7 +154,7 @@ fn title(figure: &FigureReport) -> String {
     }
 }
 
-fn score(measure: &Measure, figures: &[FigureReport]) -> Option<Score> {
+fn score(measure: &ScoreColumn, figures: &[FigureReport]) -> Option<Score> {
     let is_it = |figure: &&FigureReport| (&measure.task, &measure.metric) == (&figure.task, &figure.metric);
     let figure = figures.iter().find(is_it)?;
     Some(Score {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{RunReport, StageReport};
 use crate::checkpoint::ByteSize;
-use crate::report::run::{Measure, RunData, Score, Variant};
+use crate::report::run::{RunData, Score, ScoreColumn, Variant};
 use crate::report::{self, Column, table};
 
 /// Characters of a line at most, where the model's columns leave room for one measure.
@@ -79,7 +79,7 @@ fn models(data: &RunData) -> String {
 }
 
 /// `MMLU acc`, `held-out loss`.
-pub(super) fn title(measure: &Measure) -> String {
+pub(super) fn title(measure: &ScoreColumn) -> String {
     format!("{} {}", measure.title, measure.metric)
 }
 

@@ -11,7 +11,7 @@ use crate::eval::scores::Scores;
 use candle_core::Device;
 use safetensors::Dtype;
 
-pub use plan::{PassReport, Plan};
+pub use plan::{PassPlan, PassReport};
 
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Origin, OutputDir, Workplace, sha256};
@@ -24,7 +24,7 @@ use crate::eval::generate::{self, Endings};
 use crate::eval::job::{Job, Known};
 use crate::eval::kept::Kept;
 use crate::eval::request::Answer;
-use crate::eval::results::{self, About};
+use crate::eval::results::{self, ModelFacts};
 use crate::eval::room::Room;
 use crate::eval::select::{Selection, select};
 use crate::eval::settings::{Compat, EvalSettings};
@@ -80,7 +80,7 @@ impl Asked {
 
 /// The model that is scored, and where.
 #[derive(Debug)]
-pub struct Scored {
+pub struct ScoredModel {
     /// Its files.
     pub checkpoint: Arc<Checkpoint>,
     /// Its shape.
@@ -107,7 +107,7 @@ pub struct Evaluation<'a> {
     checkpoint: Arc<Checkpoint>,
     spec: ModelSpec,
     options: ModelOptions,
-    about: About,
+    about: ModelFacts,
     /// Where answers in the model's own words end, if there are any.
     endings: Option<Endings>,
     /// Tokens that those have room for.
@@ -126,12 +126,12 @@ impl<'a> Evaluation<'a> {
     /// Data that cannot be read, results there of another model or that cannot be compared with, too little memory.
     pub fn prepare(
         asked: Asked,
-        scored: Scored,
+        scored: ScoredModel,
         tokenized: &'a mut Tokenized,
         progress: &dyn Progress,
     ) -> Result<Self> {
         let Asked { settings, source, selection, place, before } = asked;
-        let Scored { checkpoint, spec, adapters, device, budget, host } = scored;
+        let ScoredModel { checkpoint, spec, adapters, device, budget, host } = scored;
         let rules = if settings.compat == Some(Compat::V0_4_13) { Rules::Transformers5 } else { Rules::File };
         let tokenizer = Tokenizer::open_as(&checkpoint.source.dir, rules)?;
         let promised = spec.max_positions;
@@ -143,7 +143,7 @@ impl<'a> Evaluation<'a> {
         }
         let computed = if device.is_cuda() { format!("GPU {:?}", settings.dtype) } else { String::new() };
         let weights = before::weights(&checkpoint, settings.adapter.as_deref(), &computed)?;
-        let about = About { weights, ..about(&checkpoint, &spec, &tokenizer, max_length)? };
+        let about = ModelFacts { weights, ..about(&checkpoint, &spec, &tokenizer, max_length)? };
         let other = settings.against.clone().map(|path| against(path, &about)).transpose()?;
         let encoder = Encoder::new(&tokenizer, settings.compat, settings.bos, max_length, settings.paper)?;
         let asked = questions(&settings, &selection, &about);
@@ -200,13 +200,13 @@ impl<'a> Evaluation<'a> {
     ///
     /// # Errors
     /// The model's and the file system's; a task without a token to predict, a figure that no number can hold.
-    pub fn run(&self, plan: &mut Plan, progress: &dyn Progress) -> Result<Scores> {
+    pub fn run(&self, plan: &mut PassPlan, progress: &dyn Progress) -> Result<Scores> {
         let answers = if self.is_found() { Vec::new() } else { self.answers(plan, progress)? };
         self.job.scores(&answers, self.known.clone(), self.spec.vocab_size)
     }
 
-    fn answers(&self, plan: &mut Plan, progress: &dyn Progress) -> Result<Vec<Answer>> {
-        let Plan { run, passes, batches, report } = plan;
+    fn answers(&self, plan: &mut PassPlan, progress: &dyn Progress) -> Result<Vec<Answer>> {
+        let PassPlan { run, passes, batches, report } = plan;
         let asked = passes.iter().map(|pass| &pass.requests).chain(&*batches);
         let asked: Vec<&[usize]> = asked.map(Vec::as_slice).collect();
         let mut kept = Kept::open(self.place.as_deref(), self.settings.force, run, &asked, self.job.requests.len())?;
@@ -261,16 +261,16 @@ impl<'a> Evaluation<'a> {
 }
 
 /// Results to compare with, opened before the model runs, so that what cannot be compared is refused early.
-fn against(path: PathBuf, about: &About) -> Result<(PathBuf, Finished)> {
+fn against(path: PathBuf, about: &ModelFacts) -> Result<(PathBuf, Finished)> {
     let opened = Finished::open(&path).and_then(|other| other.same_tokenizer(about).map(|()| other));
     Ok((path, opened.context(|| "--against")?))
 }
 
-fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_length: usize) -> Result<About> {
+fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_length: usize) -> Result<ModelFacts> {
     let token = |id: Option<u32>| id.and_then(|id| Some((tokenizer.token(id)?, id)));
     let file = checkpoint.source.dir.join("tokenizer.json");
     let numbers = |entry: &crate::checkpoint::Entry| entry.shape.iter().product::<usize>() as u64;
-    Ok(About {
+    Ok(ModelFacts {
         model: checkpoint.source.id.clone(),
         revision: checkpoint.source.revision.clone(),
         parameters: checkpoint.index.tensors.values().map(numbers).sum(),
@@ -284,7 +284,7 @@ fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_l
 }
 
 /// What the tokenised questions depend on: the tokenizer, and the settings that choose and shape them.
-fn questions(settings: &EvalSettings, selection: &Selection, about: &About) -> String {
+fn questions(settings: &EvalSettings, selection: &Selection, about: &ModelFacts) -> String {
     let EvalSettings { few_shot, data_dir, text_split, limit, compat, bos, paper, seed, .. } = settings;
     let leaf = |leaf: &crate::eval::select::Leaf| (leaf.name.clone(), leaf.file.clone());
     let tasks: Vec<_> = selection.leaves.iter().map(leaf).collect();

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::Evaluation;
 use crate::arch::ModelSpec;
 use crate::eval::generate;
-use crate::eval::journal::{Journal, Run};
+use crate::eval::journal::{Journal, RunId};
 use crate::eval::kept;
 use crate::eval::passes::{self, Pass, PassTokens};
 use crate::model::{Budget, Cache, Placement, Residency};
@@ -17,8 +17,8 @@ use crate::{Error, Result};
 
 /// Which passes answer what is left to ask.
 #[derive(Debug)]
-pub struct Plan {
-    pub(super) run: Run,
+pub struct PassPlan {
+    pub(super) run: RunId,
     pub(super) passes: Vec<Pass>,
     /// Requests that are answered together in the model's own words.
     pub(super) batches: Vec<Vec<usize>>,
@@ -57,7 +57,7 @@ impl Evaluation<'_> {
     ///
     /// # Errors
     /// Request: passes that do not fit into memory.
-    pub fn plan(&self) -> Result<Plan> {
+    pub fn plan(&self) -> Result<PassPlan> {
         let (settings, job, options) = (&self.settings, self.job, &self.options);
         let places: Vec<usize> = (0..self.spec.layers).collect();
         let fit = Placement::new(&self.checkpoint, &self.spec, &places, options)?;
@@ -90,17 +90,18 @@ impl Evaluation<'_> {
             resumed: 0,
             seconds: None,
         };
-        Ok(Plan { run, passes, batches, report })
+        Ok(PassPlan { run, passes, batches, report })
     }
 
     /// What has to be the same for a run to go on where another one stopped.
-    fn run_of(&self, pass_tokens: PassTokens) -> Result<Run> {
+    fn run_of(&self, pass_tokens: PassTokens) -> Result<RunId> {
         let (settings, checkpoint) = (&self.settings, &self.checkpoint);
         let mut digest = Sha256::new();
         digest.update(self.job.digest());
         digest.update(format!("{:?}", self.rounding()));
         if let Some(endings) = &self.endings {
             digest.update(format!("{:?}", endings.ids()));
+            digest.update(endings.penalty().map_or_else(String::new, |penalty| format!("penalty {penalty}")));
         }
         if self.options.device.is_cuda() {
             digest.update(format!("GPU {:?}", settings.dtype));
@@ -113,7 +114,7 @@ impl Evaluation<'_> {
             let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
             digest.update(format!("{} {} {changed:?}\n", path.display(), metadata.len()));
         }
-        let mut run = Run {
+        let mut run = RunId {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             model: checkpoint.source.id.clone(),
             digest: format!("{:x}", digest.finalize()),

@@ -1,6 +1,6 @@
 //! The variants of a run, sorted by what was cut.
 
-use super::super::run::{Measure, RunData, Score, Variant};
+use super::super::run::{RunData, Score, ScoreColumn, Variant};
 use crate::plan::Dropped;
 
 /// One cut: the model right after it, and healed.
@@ -53,7 +53,7 @@ pub(super) fn strategies(data: &RunData) -> Vec<Option<&str>> {
 }
 
 /// Measures that a summary shows, with their places.
-pub(super) fn shown(data: &RunData) -> impl Iterator<Item = (usize, &Measure)> {
+pub(super) fn shown(data: &RunData) -> impl Iterator<Item = (usize, &ScoreColumn)> {
     data.measures.iter().enumerate().filter(|(_, measure)| measure.depth == 0)
 }
 

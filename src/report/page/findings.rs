@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::run::{Measure, RunData, Variant};
+use super::super::run::{RunData, ScoreColumn, Variant};
 use super::cuts::{Cut, score, shown, strategies};
 use super::verdict::{Change, Verdict, change, is_chance};
 use super::words::{self, list, plural, upper_first};
@@ -75,7 +75,7 @@ pub(super) fn findings(data: &RunData, cuts: &[Cut]) -> Vec<Markup> {
 }
 
 /// What one cut cost in a measure, and what healing gave back.
-fn one_cut(data: &RunData, cut: &Cut, place: usize, measure: &Measure) -> Option<Markup> {
+fn one_cut(data: &RunData, cut: &Cut, place: usize, measure: &ScoreColumn) -> Option<Markup> {
     let dense = score(&data.dense, place)?;
     let value = |variant: &Variant| score(variant, place).map(|score| words::with_error(score.value, None));
     let guessing = |variant: &Variant| guessing(score(variant, place).and_then(|score| is_chance(measure, score)));
@@ -154,7 +154,7 @@ fn how_far(data: &RunData, cuts: &[Cut], strategy: Option<&str>) -> Option<Marku
 /// The largest size without a score that is worse than the uncut model's, and the next one's first that is. The
 /// smallest size that costs something ends it, whatever larger ones do.
 fn reach(data: &RunData, cuts: &[&Cut], is_healed: bool) -> Option<String> {
-    let mut judged: Vec<(DropSize, Vec<&Measure>)> = Vec::new();
+    let mut judged: Vec<(DropSize, Vec<&ScoreColumn>)> = Vec::new();
     let mut is_judged = true;
     for cut in cuts {
         let Some(model) = cut.state(is_healed) else { continue };

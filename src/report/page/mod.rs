@@ -92,7 +92,7 @@ pub fn page(data: &RunData) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::super::canvas::Figure;
-    use super::super::run::{Measure, Score};
+    use super::super::run::{Score, ScoreColumn};
     use super::sample::{one, sweep};
     use super::*;
 
@@ -212,7 +212,7 @@ mod tests {
     fn many_layers_and_subjects() {
         let mut data = sweep();
         let subject = data.measures[1].clone();
-        data.measures.extend((0..57).map(|index| Measure { title: format!("subject {index}"), ..subject.clone() }));
+        data.measures.extend((0..57).map(|index| ScoreColumn { title: format!("subject {index}"), ..subject.clone() }));
         let distances = data.distances.as_mut().unwrap();
         distances.mean = (1..=80).map(|n| (0..=80 - n).map(|l| (n * l % 7) as f64).collect()).collect();
         distances.stderr.clear();

@@ -1,9 +1,9 @@
 //! Runs for the tests of the page.
 
-use super::super::run::{Distances, Healing, Measure, RunData, Score, Speed, Variant};
+use super::super::run::{Distances, Healing, RunData, Score, ScoreColumn, Speed, Variant};
 
-fn measure(task: &str, title: &str, chance: Option<f64>, depth: usize) -> Measure {
-    Measure {
+fn measure(task: &str, title: &str, chance: Option<f64>, depth: usize) -> ScoreColumn {
+    ScoreColumn {
         task: task.into(),
         title: title.into(),
         metric: if chance.is_some() { "acc" } else { "loss" }.into(),

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::run::{Measure, RunData, Speed, Variant};
+use super::super::run::{RunData, ScoreColumn, Speed, Variant};
 use super::cuts::{score, shown};
 use super::figures::entry;
 use super::verdict::{Verdict, change};
@@ -103,7 +103,7 @@ pub(super) fn models(data: &RunData) -> Markup {
 
 /// Figures below the summary's: the subjects of a group.
 pub(super) fn subjects(data: &RunData) -> Markup {
-    let below: Vec<(usize, &Measure)> =
+    let below: Vec<(usize, &ScoreColumn)> =
         data.measures.iter().enumerate().filter(|(_, measure)| measure.depth > 0).collect();
     if below.is_empty() {
         return html! {};

@@ -1,6 +1,6 @@
 //! Whether two figures can be told apart.
 
-use super::super::run::{Measure, RunData, Score, Variant};
+use super::super::run::{RunData, Score, ScoreColumn, Variant};
 use super::cuts::score;
 
 /// What a difference says.
@@ -54,7 +54,7 @@ pub(super) fn change(data: &RunData, place: usize, from: &Variant, to: &Variant)
 }
 
 /// From one figure of a measure to another, both of documents of their own.
-fn apart(measure: &Measure, from: Score, to: Score) -> Change {
+fn apart(measure: &ScoreColumn, from: Score, to: Score) -> Change {
     let error = match (error(measure, from), error(measure, to)) {
         (Some(a), Some(b)) => Some(a.hypot(b)).filter(|error| error.is_finite()),
         _ => None,
@@ -62,7 +62,7 @@ fn apart(measure: &Measure, from: Score, to: Score) -> Change {
     judged(measure, to, to.value - from.value, error, None)
 }
 
-fn judged(measure: &Measure, to: Score, difference: f64, error: Option<f64>, p: Option<f64>) -> Change {
+fn judged(measure: &ScoreColumn, to: Score, difference: f64, error: Option<f64>, p: Option<f64>) -> Change {
     let error = error.filter(|error| error.is_finite());
     let is_gain = if measure.is_loss { difference < 0.0 } else { difference > 0.0 };
     let is_rare = p.is_none_or(|p| p < 0.05);
@@ -95,14 +95,14 @@ pub fn mark(data: &RunData, variant: &Variant, measure: usize) -> Option<char> {
 }
 
 /// Whether a score is less than two standard errors above guessing; unknown without an error.
-pub(super) fn is_chance(measure: &Measure, score: Score) -> Option<bool> {
+pub(super) fn is_chance(measure: &ScoreColumn, score: Score) -> Option<bool> {
     let (chance, error) = (measure.chance?, error(measure, score)?);
     score.value.is_finite().then_some(score.value - chance < 2.0 * error)
 }
 
 /// Standard error to judge with. That of documents that were all right, or all wrong, is zero by its formula, which is
 /// not what is known of it: taken is that of one more right and one more wrong answer.
-fn error(measure: &Measure, score: Score) -> Option<f64> {
+fn error(measure: &ScoreColumn, score: Score) -> Option<f64> {
     let is_at_an_end = !measure.is_loss && (score.value == 0.0 || score.value == 1.0);
     match score.stderr? {
         0.0 if is_at_an_end && score.documents > 0 => {
@@ -119,8 +119,8 @@ mod tests {
     use super::super::super::run::Difference;
     use super::*;
 
-    fn measure(is_loss: bool) -> Measure {
-        Measure {
+    fn measure(is_loss: bool) -> ScoreColumn {
+        ScoreColumn {
             task: "t".into(),
             title: "T".into(),
             metric: if is_loss { "loss" } else { "acc" }.into(),

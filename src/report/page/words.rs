@@ -1,6 +1,6 @@
 //! Numbers and names as the page writes them.
 
-use super::super::run::{Measure, Score, Variant};
+use super::super::run::{Score, ScoreColumn, Variant};
 use crate::plan::{DropSize, ranges};
 
 /// What stands where nothing was measured.
@@ -93,13 +93,13 @@ pub(super) fn list(parts: &[String]) -> String {
 }
 
 /// A measure's name and what it counts: `MMLU accuracy`.
-pub(super) fn measure(measure: &Measure) -> String {
+pub(super) fn measure(measure: &ScoreColumn) -> String {
     let metric = metric(measure);
     if measure.title.eq_ignore_ascii_case(&metric) { metric } else { format!("{} {metric}", measure.title) }
 }
 
 /// `acc` in words.
-pub(super) fn metric(measure: &Measure) -> String {
+pub(super) fn metric(measure: &ScoreColumn) -> String {
     match measure.metric.as_str() {
         "acc" => "accuracy".to_owned(),
         "acc_norm" => "normalised accuracy".to_owned(),

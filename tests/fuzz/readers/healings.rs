@@ -10,7 +10,7 @@ use prune::checkpoint::{Origin, Workplace};
 use prune::commands::heal::heal as run_healing;
 use prune::data::Packing;
 use prune::heal::optimizer::Optimizer;
-use prune::heal::{self, HealSettings, Line, Place, WorkDir};
+use prune::heal::{self, HealSettings, Line, TrainerState, WorkDir};
 use prune::progress::Silent;
 use rand::Rng as _;
 use safetensors::Dtype;
@@ -45,7 +45,7 @@ pub(super) fn state(dir: &Path) -> Feed {
     for (name, values) in parameters() {
         moved.update(&name, &values, &values.ones_like().unwrap(), 1e-3, 1.0).unwrap();
     }
-    work.save(&Place { step: 3, tokens: 70, ..Place::default() }, &parameters(), &moved).unwrap();
+    work.save(&TrainerState { step: 3, tokens: 70, ..TrainerState::default() }, &parameters(), &moved).unwrap();
     work.save_best(&parameters()).unwrap();
     work.save_known(&serde_json::from_value(json!({"a": []})).unwrap()).unwrap();
     let mut log = heal::Journal::open(work.path(), None).unwrap();

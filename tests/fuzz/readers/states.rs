@@ -5,7 +5,7 @@ use std::path::Path;
 
 use prune::checkpoint::{Origin, Workplace};
 use prune::commands::run::{RunSettings, run as run_recipe};
-use prune::eval::journal::{JOURNAL, Journal, Run};
+use prune::eval::journal::{JOURNAL, Journal, RunId};
 use prune::eval::passes::PassTokens;
 use prune::eval::request::Answer;
 use prune::progress::Silent;
@@ -19,7 +19,7 @@ pub(super) fn journal(dir: &Path) -> Feed {
     let out = dir.join("out");
     let tokens = PassTokens { usual: 8, most: 9 };
     let run =
-        Run { version: "1".into(), model: "m".into(), digest: "d".into(), pass_tokens: tokens, cached_tokens: None };
+        RunId { version: "1".into(), model: "m".into(), digest: "d".into(), pass_tokens: tokens, cached_tokens: None };
     let open = move |out: &Path, force: bool| {
         let place = Workplace::open(out, &Origin::program("eval"))?;
         Journal::open(&place, &run, &[1, 2, 3, 4, 5, 0, 0, 1], force)

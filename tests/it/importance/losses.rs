@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prune::checkpoint::Checkpoint;
 use prune::importance::{Measured, Protect, Removals, metric, without};
 use prune::methods::{Search, method};
-use prune::model::{Budget, Loss, Model, ModelOptions, Residency};
+use prune::model::{Budget, EndOfStack, Loss, Model, ModelOptions, Residency, StackUnit, Stacks};
 use prune::progress::Silent;
 use serde_json::Value;
 
@@ -25,6 +25,19 @@ fn ids() -> Vec<Vec<u32>> {
     (0..9).map(|s| (0..1 + 19 * s).map(|i| (i * 7 + s * 3) % 64).collect()).collect()
 }
 
+/// Of the sequences under each of `stacks`.
+fn losses(model: &Model, stacks: &[Vec<usize>]) -> prune::Result<Vec<Vec<Loss>>> {
+    let mut losses = vec![Vec::new(); stacks.len()];
+    let mut score = |end: &EndOfStack<'_>| {
+        let found = end.losses()?;
+        end.stacks.iter().for_each(|stack| losses[*stack].extend(&found));
+        Ok(())
+    };
+    let stacks = Stacks { unit: StackUnit::Layer, stacks, beside_the_first: false };
+    model.run_stacks(stacks, &ids(), "losses", &Silent, &mut score)?;
+    Ok(losses)
+}
+
 #[test]
 fn together_as_each_by_itself() {
     let dir = tempfile::tempdir().unwrap();
@@ -34,9 +47,7 @@ fn together_as_each_by_itself() {
         .flat_map(|n| (0..=layers - n).map(move |l| without(layers, l, n)))
         .chain([vec![0, 1, 1, 2, 3], vec![3, 0], without(layers, 0, 0)])
         .collect();
-    let together = |options: &ModelOptions| {
-        open(dir.path(), options).losses_of_stacks(&stacks, &ids(), "losses", &Silent).unwrap()
-    };
+    let together = |options: &ModelOptions| losses(&open(dir.path(), options), &stacks).unwrap();
     let resident = together(&options(Residency::Resident));
     for (stack, losses) in stacks.iter().zip(&resident) {
         let alone = open(dir.path(), &ModelOptions { places: Some(stack.clone()), ..ModelOptions::default() });
@@ -48,9 +59,7 @@ fn together_as_each_by_itself() {
     let tight = Budget::new(Some((64 << 20) + 600_000));
     let tight = ModelOptions { budget: tight, ..options(Residency::Streamed) };
     assert_eq!(together(&tight), resident);
-    let error = open(dir.path(), &options(Residency::Resident))
-        .losses_of_stacks(&[vec![0, layers]], &ids(), "losses", &Silent)
-        .unwrap_err();
+    let error = losses(&open(dir.path(), &options(Residency::Resident)), &[vec![0, layers]]).unwrap_err();
     assert!(error.to_string().contains("layers 0..=3"), "{error}");
 }
 

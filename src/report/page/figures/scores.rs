@@ -2,7 +2,7 @@
 
 use super::super::super::chart::{Dot, Errors, Level, LineChart, Look, Point, Series};
 use super::super::super::palette;
-use super::super::super::run::{Measure, RunData, Score, Variant};
+use super::super::super::run::{RunData, Score, ScoreColumn, Variant};
 use super::super::cuts::{fraction, score, shown, strategies};
 use super::super::words;
 use super::{Drawing, NamedFigure, Part};
@@ -32,7 +32,7 @@ fn groups(data: &RunData) -> Vec<(Option<&str>, usize, bool, Vec<&Variant>)> {
     groups
 }
 
-fn figure(data: &RunData, place: usize, measure: &Measure) -> NamedFigure {
+fn figure(data: &RunData, place: usize, measure: &ScoreColumn) -> NamedFigure {
     let mut series = Vec::new();
     let mut described = Vec::new();
     let mut missing = 0;
@@ -97,7 +97,7 @@ fn is_paired(data: &RunData, place: usize) -> bool {
 }
 
 /// How to read the chart: only what there is on it.
-fn caption(data: &RunData, place: usize, measure: &Measure, is_logarithmic: bool, missing: usize) -> String {
+fn caption(data: &RunData, place: usize, measure: &ScoreColumn, is_logarithmic: bool, missing: usize) -> String {
     let all = || data.all().filter_map(|variant| score(variant, place));
     let mut parts = Vec::new();
     let documents = all().map(|score| score.documents).max().unwrap_or(0);
