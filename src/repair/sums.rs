@@ -6,8 +6,8 @@ use crate::model::Batch;
 use crate::ops::{self, Cholesky, ProductSum, product64};
 use crate::{Error, Result};
 
-/// Sums in f64 over all tokens of a text. P is the update of the last sub-layer before the seam, Y the stream that it is
-/// added to, X = Y + P what leaves it, Z the whole model's stream behind the gap; each `[t, d]`.
+/// Sums in f64 over all tokens of a text. P is the update of the last sub-layer before the seam, Y the stream that it
+/// is added to, X = Y + P what leaves it, Z the whole model's stream behind the gap; each `[t, d]`.
 #[derive(Debug)]
 pub struct Sums {
     /// Numbers of a token, d.

@@ -164,8 +164,8 @@ impl Blueprint {
         })
     }
 
-    /// The same but for the tensors `changed`, which are made as they say of this checkpoint's own tensors, by the names
-    /// they have here, and stored in the types they have here.
+    /// The same but for the tensors `changed`, which are made as they say of this checkpoint's own tensors, by the
+    /// names they have here, and stored in the types they have here.
     ///
     /// # Errors
     /// Work: a tensor that is not there or is stored in codes, shapes that do not go together.

@@ -1,4 +1,4 @@
-//! Repaired cuts as the command writes them: what is said of them is true, they open as any, and memory changes nothing.
+//! Repaired cuts as the command writes them: what is said of them is true, they open as any, memory changes nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
