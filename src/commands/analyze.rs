@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::analyze_outputs::Outputs;
+use super::analyze_search::{Asked, Deciding, Kept};
 pub use super::analyze_settings::AnalyzeSettings;
-use super::{analysis_view, open};
+use super::open;
 use crate::arch::ModelSpec;
-use crate::checkpoint::{self, Checkpoint, Origin, OutputDir, OutputFile};
+use crate::checkpoint::Checkpoint;
 use crate::data::{Purpose, SequenceOptions, Sequences, Shape, SourceOptions, Tokenizer};
-use crate::importance::{self, Amount, Analysis, DataUsed, METRICS, Measured, Metric, Removals, Subject};
+use crate::importance::{self, Amount, Analysis, DataUsed, METRICS, Metric, Removals, Subject};
 use crate::methods::{self, METHODS, Search};
 use crate::model::{Budget, Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
@@ -48,8 +50,16 @@ pub struct PassReport {
     pub tokens: usize,
     /// Layers computed for each token where every candidate of a metric is; 0 where one pass gives all.
     pub layer_passes: usize,
+    /// Candidates that an earlier process measured, which this one went on from.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub recalled: usize,
     /// Seconds of the pass, loading not counted; absent in a dry run.
     pub seconds: Option<f64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Names that `--metric` takes.
@@ -90,7 +100,7 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
             methods::search(&mut analysis, &search)?;
             (analysis, None)
         }
-        None => match measure(settings, &search, amount, progress)? {
+        None => match measure(settings, &search, amount, &outputs, progress)? {
             (Some(analysis), pass) => (analysis, pass),
             (None, pass) => return Ok(AnalyzeReport { analysis: None, pass, written: Vec::new() }),
         },
@@ -98,77 +108,15 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
     if let Some(amount) = amount {
         analysis.mark(amount.of(analysis.model.layers)?)?;
     }
-    let written = outputs.write(settings, &analysis)?;
+    let written = outputs.write(settings, &analysis, progress)?;
     Ok(AnalyzeReport { analysis: Some(analysis), pass, written })
-}
-
-/// What is going to be written: what is in the way is said before the work, not after it.
-struct Outputs {
-    dir: Option<OutputDir>,
-    csv: Option<Csv>,
-}
-
-/// Where the scores go as CSV.
-enum Csv {
-    /// Into the directory, by this name.
-    Inside(PathBuf),
-    Alone(OutputFile),
-}
-
-impl Outputs {
-    fn open(settings: &AnalyzeSettings) -> Result<Self> {
-        let (origin, force) = (Origin::of("analyze", settings)?, settings.force);
-        let absolute = |path: &PathBuf| std::path::absolute(path).map_err(|error| Error::io(path, &error));
-        let (out, csv) = (settings.out.as_ref().map(absolute), settings.csv.as_ref().map(absolute));
-        let (out, csv) = (out.transpose()?, csv.transpose()?);
-        let inside = |csv: &PathBuf| csv.strip_prefix(out.as_ref()?).ok().map(PathBuf::from);
-        let csv = csv.map(|csv| match inside(&csv) {
-            Some(name) => Ok(Csv::Inside(name)),
-            None => OutputFile::create(&csv, force, &origin).map(Csv::Alone),
-        });
-        let dir = out.as_ref().map(|out| OutputDir::create(out, force, &origin)).transpose();
-        // the one clears what a killed run left before the other says what is in the way
-        Ok(Self { csv: csv.transpose()?, dir: dir? })
-    }
-
-    /// Both appear, or none: a run that is killed between the two is done again.
-    fn write(self, settings: &AnalyzeSettings, analysis: &Analysis) -> Result<Vec<PathBuf>> {
-        let mut written = Vec::new();
-        if settings.dry_run {
-            return Ok(written);
-        }
-        let Self { dir, csv } = self;
-        if let (Some(out), Some(target)) = (&dir, &settings.out) {
-            let json = ("analysis.json", analysis.to_json()?.into_bytes());
-            for (name, bytes) in std::iter::once(json).chain(analysis_view::figures(analysis)?) {
-                checkpoint::write_new(&out.path().join(name), bytes)?;
-                written.push(target.join(name));
-            }
-        }
-        let mut alone = None;
-        match (csv, &dir) {
-            (Some(Csv::Inside(name)), Some(out)) => {
-                let path = out.path().join(name);
-                path.parent().map_or(Ok(()), checkpoint::create_dir)?;
-                checkpoint::write_new(&path, analysis.to_csv())?;
-            }
-            (Some(Csv::Alone(file)), Some(out)) => {
-                alone.insert(file).place(analysis.to_csv().as_bytes(), out.target())?;
-            }
-            (Some(Csv::Alone(file)), None) => file.write(analysis.to_csv().as_bytes())?,
-            _ => {}
-        }
-        dir.map_or(Ok(()), OutputDir::commit)?;
-        alone.into_iter().for_each(OutputFile::commit);
-        written.extend(settings.csv.clone());
-        Ok(written)
-    }
 }
 
 fn measure(
     settings: &AnalyzeSettings,
     search: &Search,
     amount: Option<Amount>,
+    outputs: &Outputs,
     progress: &dyn Progress,
 ) -> Result<(Option<Analysis>, Option<PassReport>)> {
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
@@ -201,7 +149,7 @@ fn measure(
     let plain = fits(&options)?;
     let host = open::host(options.budget, &options.device);
     let sequences = read_text(settings, &checkpoint, seq_len, host, progress)?;
-    let measured = settings.measured()?;
+    let (measured, searches) = (settings.measured()?, settings.measures_candidates()?);
     let (tokens, longest) = (sequences.tally.tokens as usize, sequences.rows.iter().map(Vec::len).max().unwrap_or(0));
     options.reserved_bytes = importance::reserved_bytes(&measured, &spec, &options.device, (tokens, longest));
     let fit = match options.reserved_bytes {
@@ -221,30 +169,36 @@ fn measure(
         samples: sequences.rows.len(),
         tokens,
         layer_passes: if removals.is_empty() { 0 } else { spec.layers + removals.layer_passes() + searched },
+        recalled: 0,
         seconds: None,
     };
     if settings.dry_run {
         return Ok((None, Some(pass)));
     }
+    let resolved = resolved(settings, search, Some(seq_len))?;
+    let mut kept = match outputs.place().filter(|_| searches) {
+        Some(place) => {
+            let key = Deciding { settings: &resolved, checkpoint: &checkpoint, device: &options.device };
+            Some(Kept::open(place, key, &sequences.rows, progress)?)
+        }
+        None => None,
+    };
+    pass.recalled = kept.as_ref().map_or(0, Kept::candidates);
     let model = Model::open(checkpoint.clone(), &options, progress)?;
     let started = std::time::Instant::now();
-    let samples = sequences.rows.len();
-    let scores = importance::measure(&model, &measured, &sequences.rows, progress)?;
-    let planned_for = open::identity(&checkpoint, spec.layers);
+    let asked = Asked { search, measured: &measured, most: wanted, searches };
+    let found = asked.of(&model, &sequences.rows, kept.as_mut(), progress);
+    let (scores, searched) = found.inspect_err(|_| kept.into_iter().for_each(Kept::close))?;
     let data = DataUsed {
         source: settings.data.clone().unwrap_or_default(),
-        samples,
+        samples: sequences.rows.len(),
         tokens: sequences.tally.tokens,
         seq_len,
         seed: settings.seed.unwrap_or(0),
     };
-    let searched = match search.pick()?.measures() {
-        true => search.run_with(&mut Measured::new(&model, &sequences.rows, progress)?, &scores, wanted)?,
-        false => search.run(&scores, spec.layers)?,
-    };
     pass.seconds = Some(started.elapsed().as_secs_f64());
-    let settings = resolved(settings, search, Some(seq_len))?;
-    let analysis = Analysis::new(planned_for, spec.hidden_size, data, settings, scores, searched);
+    let planned_for = open::identity(&checkpoint, spec.layers);
+    let analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, scores, searched);
     Ok((Some(analysis), Some(pass)))
 }
 

@@ -123,6 +123,14 @@ impl AnalyzeSettings {
         Ok(search)
     }
 
+    /// Whether candidates are run one after the other, which takes long and is kept as it comes.
+    ///
+    /// # Errors
+    /// As [`AnalyzeSettings::search`].
+    pub fn measures_candidates(&self) -> Result<bool> {
+        Ok(self.from.is_none() && self.search()?.pick()?.measures())
+    }
+
     /// Name of the metric that the plan follows where no method says. Without text the first metric cannot be it, and
     /// unless another is named it is the first of the scores to measure.
     fn followed(&self) -> &str {

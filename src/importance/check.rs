@@ -47,7 +47,11 @@ pub(super) fn check(analysis: &Analysis) -> Result<()> {
     }
 }
 
-fn check_scores(scores: &Scores, lengths: &[usize]) -> Result<()> {
+/// Checks that the rows have these lengths, and numbers are numbers.
+///
+/// # Errors
+/// What is wrong and where.
+pub(super) fn check_scores(scores: &Scores, lengths: &[usize]) -> Result<()> {
     check_rows("mean", &scores.mean, lengths, &|value| value.is_finite())?;
     if let Some(rows) = &scores.stderr {
         check_rows("stderr", rows, lengths, &is_error)?;

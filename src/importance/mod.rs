@@ -42,6 +42,7 @@ mod check;
 mod choice;
 mod evidence;
 mod gram;
+mod journal;
 mod json;
 mod measure;
 mod metrics;
@@ -50,11 +51,13 @@ mod observer;
 mod probe;
 mod removals;
 mod streams;
+mod unfinished;
 
 pub use amount::{Amount, Protect};
 pub use analysis::{Analysis, DataUsed, Searched, scores_of};
 pub use choice::{Choice, RunnerUp};
 pub use evidence::{Evidence, Measured};
+pub use journal::{Journal, Recalled};
 pub use measure::{measure, measure_weights};
 pub(crate) use measure::{reserved_bytes, with_parts};
 pub use metrics::{
@@ -69,3 +72,4 @@ pub use probe::Probe;
 pub(crate) use removals::rises;
 pub use removals::{Removals, without};
 pub use streams::Streams;
+pub use unfinished::Unfinished;

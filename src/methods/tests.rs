@@ -115,13 +115,18 @@ impl Evidence for Losing {
         4
     }
 
-    fn costs(&mut self, _metric: &Metric, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>> {
+    fn sequences(&self) -> usize {
+        3
+    }
+
+    fn costs(&mut self, _metric: &Metric, dropped: &[Vec<usize>], on: Option<&[usize]>) -> Result<Vec<Vec<Loss>>> {
         self.1 += 1;
         let of = |dropped: &Vec<usize>, sample: usize| {
             let tokens = 3 + sample;
             Loss { sum: tokens as f64 * (2.0 + (self.0)(dropped)), tokens }
         };
-        Ok(dropped.iter().map(|dropped| (0..3).map(|sample| of(dropped, sample)).collect()).collect())
+        let on = on.map_or_else(|| vec![0, 1, 2], <[usize]>::to_vec);
+        Ok(dropped.iter().map(|dropped| on.iter().map(|sample| of(dropped, *sample)).collect()).collect())
     }
 
     fn reached(&self, _message: &str) {}

@@ -35,14 +35,14 @@ fn search(
     width: usize,
 ) -> Result<Vec<Choice>> {
     let measure = if matches!(metric.value, Evaluate::Loss) { "loss" } else { metric.name };
-    let whole = evidence.costs(metric, &[Vec::new()])?.pop().unwrap_or_default();
+    let whole = evidence.costs(metric, &[Vec::new()], None)?.pop().unwrap_or_default();
     let mut kept: Vec<Vec<usize>> = vec![Vec::new()];
     let mut best: Vec<Choice> = Vec::new();
     while best.len() < most {
         // of equals the later stands first: the lower layers, then, for they come last
         let sets: BTreeSet<Vec<usize>> = kept.iter().flat_map(|set| extended(set, allowed)).collect();
         let sets: Vec<Vec<usize>> = sets.into_iter().rev().collect();
-        let losses = evidence.costs(metric, &sets)?;
+        let losses = evidence.costs(metric, &sets, None)?;
         let scores = rises(&whole, &losses.iter().collect::<Vec<_>>(), vec![sets.len()], metric.name);
         if let Some(broken) = scores.mean[0].iter().position(|rise| !rise.is_finite()) {
             return Err(Error::work(format!("the {measure} without the layers {:?} is not finite", sets[broken])));

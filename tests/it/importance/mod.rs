@@ -2,6 +2,7 @@
 //! analysis files under mutation.
 
 mod goldens;
+mod killed;
 mod losses;
 
 use std::path::Path;
