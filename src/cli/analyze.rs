@@ -17,6 +17,7 @@ use super::compute::ComputeArgs;
   prune analyze ./llama --data c4.jsonl -o analysis                keep scores and figures
   prune analyze org/name --data allenai/c4 --samples 10000 -o a    hub model, hub text
   prune analyze ./llama --data c4.jsonl --method shortgpt --layers 8 -o a
+  prune analyze ./llama --data c4.jsonl --layers 8 --rerank 16     of the 16 best by score, the best by loss
   prune analyze ./llama --metrics magnitude,lamp                   weights alone, no text
   prune analyze --from analysis/analysis.json --layers 8 -o plan8  another plan, no pass")]
 pub(crate) struct AnalyzeArgs {
@@ -78,8 +79,11 @@ pub(crate) struct AnalyzeArgs {
     /// Last layers that must stay
     #[arg(long, value_name = "N")]
     protect_last: Option<usize>,
+    /// Measure the loss without each of the K best by score, and take the one that costs least
+    #[arg(long, value_name = "K")]
+    rerank: Option<usize>,
     /// Plan from an existing analysis.json, without a forward pass
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rerank", "model", "data", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics"])]
     from: Option<PathBuf>,
     /// Directory for analysis.json, heat map and curves (PNG and SVG)
     #[arg(long, short, value_name = "DIR")]

@@ -231,7 +231,7 @@ fn of_weights(
 ) -> Result<(Option<Analysis>, Option<PassReport>)> {
     let measured = settings.measured()?;
     let with_text: Vec<&Metric> = measured.iter().copied().filter(|metric| metric.value.needs_text()).collect();
-    if !with_text.is_empty() || search.pick()?.measures() {
+    if !with_text.is_empty() || search.measures()? {
         let of = names(if with_text.is_empty() { &measured } else { &with_text }).join(", ");
         return Err(Error::request(format!("which text? --data names it; {of} cannot do without")));
     }

@@ -102,7 +102,7 @@ pub(super) struct Deciding<'a> {
 }
 
 /// Settings that say how much goes, by which nothing that was measured changes.
-const HOW_MUCH: [&str; 2] = ["layers", "fraction"];
+const HOW_MUCH: [&str; 3] = ["layers", "fraction", "rerank"];
 
 impl Deciding<'_> {
     fn map(&self, sequences: &[Vec<u32>], progress: &dyn Progress) -> Result<Map<String, Value>> {

@@ -53,6 +53,9 @@ pub struct AnalyzeSettings {
     pub protect_first: usize,
     /// Last layers that must stay.
     pub protect_last: usize,
+    /// Length of the short list of the best by score whose measured loss decides; `None` leaves it to the score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerank: Option<usize>,
     /// Existing analysis to plan from, without a forward pass.
     pub from: Option<PathBuf>,
     /// Directory for `analysis.json` and the figures.
@@ -93,6 +96,7 @@ impl Default for AnalyzeSettings {
             fraction: None,
             protect_first: 0,
             protect_last: 0,
+            rerank: None,
             from: None,
             out: None,
             csv: None,
@@ -117,10 +121,19 @@ impl AnalyzeSettings {
                 return Err(Error::request("--method says what to follow: leave --metric and --strategy out"));
             }
             Some(method) => method.search(protect)?,
-            None => Search { metric: self.followed().to_owned(), strategy: self.strategy.clone(), protect },
+            None => {
+                let (metric, strategy) = (self.followed().to_owned(), self.strategy.clone());
+                Search { metric, strategy, protect, ..Search::default() }
+            }
         };
+        let search = Search { rerank: self.rerank, ..search };
         search.pick()?;
-        Ok(search)
+        match &self.from {
+            Some(_) if self.rerank.is_some() => {
+                Err(Error::request("--rerank measures: it goes with a model, not --from"))
+            }
+            _ => Ok(search),
+        }
     }
 
     /// Whether candidates are run one after the other, which takes long and is kept as it comes.
@@ -128,7 +141,7 @@ impl AnalyzeSettings {
     /// # Errors
     /// As [`AnalyzeSettings::search`].
     pub fn measures_candidates(&self) -> Result<bool> {
-        Ok(self.from.is_none() && self.search()?.pick()?.measures())
+        Ok(self.from.is_none() && self.search()?.measures()?)
     }
 
     /// Name of the metric that the plan follows where no method says. Without text the first metric cannot be it, and

@@ -55,7 +55,7 @@ mod unfinished;
 
 pub use amount::{Amount, Protect};
 pub use analysis::{Analysis, DataUsed, Searched, scores_of};
-pub use choice::{Choice, RunnerUp};
+pub use choice::{Choice, Listed, Rise, RunnerUp};
 pub use evidence::{Evidence, Measured};
 pub use journal::{Journal, Recalled};
 pub use measure::{measure, measure_weights};

@@ -16,6 +16,7 @@
 //! ```
 
 mod pick;
+mod rerank;
 mod search;
 mod table;
 
@@ -124,7 +125,8 @@ impl Method {
         })?;
         let Protect { first, last } = self.keeps;
         let protect = Protect { first: first.max(protect.first), last: last.max(protect.last) };
-        Ok(Search { metric: metric.name.to_owned(), strategy: Some(self.pick.to_owned()), protect })
+        let (metric, strategy) = (metric.name.to_owned(), Some(self.pick.to_owned()));
+        Ok(Search { metric, strategy, protect, ..Search::default() })
     }
 
     /// The `n` layers that go from `layers`, where their place alone decides.

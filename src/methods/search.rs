@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use super::pick::{Candidates, How, Pick, pick};
+use super::rerank;
 use crate::importance::{Analysis, Choice, Evidence, Metric, Protect, Scores, Searched, metric, scores_of};
-use crate::{Context, Result};
+use crate::{Context, Error, Result};
 
 /// What to follow.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Search {
     /// Name of a row of [`METRICS`](crate::importance::METRICS).
     pub metric: String,
@@ -15,6 +16,8 @@ pub struct Search {
     pub strategy: Option<String>,
     /// Layers that must stay.
     pub protect: Protect,
+    /// Length of a short list that is ranked again by its loss.
+    pub rerank: Option<usize>,
 }
 
 impl Search {
@@ -23,19 +26,45 @@ impl Search {
     /// # Errors
     /// Request: a metric or pick that is not there, or that do not go together.
     pub fn pick(&self) -> Result<&'static Pick> {
-        pick(self.strategy.as_deref(), metric(&self.metric)?)
+        let pick = pick(self.strategy.as_deref(), metric(&self.metric)?)?;
+        self.rerank.map_or(Ok(()), |length| rerank::check(length, pick))?;
+        Ok(pick)
+    }
+
+    /// Whether it runs candidates beside what the scores are made of, so that it needs the model.
+    ///
+    /// # Errors
+    /// As [`Search::pick`].
+    pub fn measures(&self) -> Result<bool> {
+        Ok(self.rerank.is_some() || self.pick()?.measures())
     }
 
     /// The best choice of every size from the `scores` of a model of `layers` layers.
     ///
     /// # Errors
-    /// As [`Search::pick`]; Request: nothing left to drop, no scores of that metric, a pick that measures as it goes.
+    /// As [`Search::pick`]; Request: nothing left to drop, no scores of that metric, a pick that measures as it goes,
+    /// or a short list.
     pub fn run(&self, scores: &[Scores], layers: usize) -> Result<Searched> {
+        if self.rerank.is_some() {
+            return Err(Error::request("a short list is measured: --rerank needs the model and text"));
+        }
+        self.by_scores(scores, layers, &mut |_, _| Ok(()))
+    }
+
+    /// The best choices by their scores, and what is made of them.
+    fn by_scores(
+        &self,
+        scores: &[Scores],
+        layers: usize,
+        then: &mut dyn FnMut(&Candidates<'_>, &mut [Choice]) -> Result<()>,
+    ) -> Result<Searched> {
         let (metric, pick) = (metric(&self.metric)?, self.pick()?);
         let allowed = in_units(&self.protect.allowed(layers), metric);
         self.protect.check(layers, None)?;
         let candidates = Candidates { metric, scores: scores_of(scores, metric.name)?, allowed: &allowed };
-        Ok(self.searched(pick.choose_all(&candidates)?, pick))
+        let mut best = pick.choose_all(&candidates)?;
+        then(&candidates, &mut best)?;
+        Ok(self.searched(best, pick))
     }
 
     /// [`Search::run`], measuring more where the pick asks for it: then up to `most` layers, or all that may go.
@@ -44,8 +73,16 @@ impl Search {
     /// As [`Search::run`], and those of the measurements.
     pub fn run_with(&self, evidence: &mut dyn Evidence, scores: &[Scores], most: Option<usize>) -> Result<Searched> {
         let (pick, layers) = (self.pick()?, evidence.layers());
-        let How::Search { search, .. } = pick.how else { return self.run(scores, layers) };
         self.protect.check(layers, most)?;
+        let How::Search { search, .. } = pick.how else {
+            let parts = metric(&self.metric)?.subject.unit().per_layer();
+            return self.by_scores(scores, layers, &mut |candidates, best| {
+                let Some(length) = self.rerank else { return Ok(()) };
+                // of the size that is asked for, or of all
+                let sizes = most.map_or(1..best.len() + 1, |n| n * parts..n * parts + 1);
+                rerank::rerank(evidence, (pick, candidates), best, length, sizes)
+            });
+        };
         let allowed = self.protect.allowed(layers);
         let most = most.unwrap_or_else(|| allowed.len().min(layers - 1));
         let metric = metric(&self.metric)?;
@@ -59,6 +96,7 @@ impl Search {
             strategy: pick.name.to_owned(),
             protect_first: self.protect.first,
             protect_last: self.protect.last,
+            rerank: self.rerank,
             best,
         }
     }
@@ -78,7 +116,7 @@ pub fn search(analysis: &mut Analysis, search: &Search) -> Result<()> {
     // what was measured as it was picked stands as it is
     let found = &analysis.search;
     let is_same = search.searched(Vec::new(), search.pick()?) == Searched { best: Vec::new(), ..found.clone() };
-    let searched = match is_same && search.pick()?.measures() {
+    let searched = match is_same && search.measures()? {
         true => found.clone(),
         false => search.run(&analysis.scores, analysis.model.layers)?,
     };

@@ -82,14 +82,17 @@ fn another_search_needs_no_pass() {
     let mut analysis = analysis(5);
     analysis.mark(1).unwrap();
     let protect = Protect { first: 1, last: 1 };
-    search(&mut analysis, &Search { metric: "block-influence".into(), strategy: None, protect }).unwrap();
+    search(&mut analysis, &Search { metric: "block-influence".into(), protect, ..Search::default() }).unwrap();
     assert_eq!((analysis.search.strategy.as_str(), analysis.search.best.len()), ("lowest", 3));
     assert!(analysis.plan.is_none());
     for choice in &analysis.search.best {
         assert!(choice.drop.iter().all(|layer| (1..4).contains(layer)));
     }
-    let by =
-        |metric: &str, first| Search { metric: metric.into(), strategy: None, protect: Protect { first, last: 0 } };
+    let by = |metric: &str, first| Search {
+        metric: metric.into(),
+        protect: Protect { first, last: 0 },
+        ..Search::default()
+    };
     assert_eq!(search(&mut analysis, &by("angulr", 0)).unwrap_err().exit_code(), 2);
     assert_eq!(search(&mut analysis, &by("angular", 5)).unwrap_err().exit_code(), 2);
     analysis.scores.retain(|scores| scores.metric != "cosine");
@@ -191,4 +194,44 @@ fn sublayers_become_a_plan() {
     let row = method("finercut").unwrap();
     assert_eq!(row.plan(&model(4), 2, Some(&analysis)).unwrap().gone().to_string(), "1, attention:0, mlp:2");
     assert!(row.dropped(4, 1, Some(&analysis)).unwrap_err().to_string().contains("sub-layers"));
+}
+
+/// Scores and losses that disagree: the short list's losses decide, of every size, and the file says both.
+#[test]
+fn the_best_of_a_short_list_is_by_loss() {
+    let mut analysis = analysis(4);
+    let cost: fn(&[usize]) -> f64 = |dropped| dropped.iter().map(|layer| 0.5 - 0.1 * *layer as f64).sum();
+    let plain = Search { metric: "angular".into(), ..Search::default() };
+    let listed = Search { rerank: Some(3), ..plain.clone() };
+    let (mut one, mut all) = (Losing(cost, 0), Losing(cost, 0));
+    let found = listed.run_with(&mut all, &analysis.scores, None).unwrap();
+    // all sizes in one pass; the last layers cost least
+    assert_eq!(all.1, 1);
+    for choice in &found.best {
+        let n = choice.layers();
+        let starts: Vec<usize> = choice.short_list.iter().map(|own| own.drop[0]).collect();
+        assert_eq!(choice.short_list.len(), (5 - n).min(3));
+        assert!(starts.is_sorted_by(|a, b| a > b), "{starts:?}");
+        assert_eq!(choice.loss, Some(choice.short_list[0].loss));
+    }
+    let same = listed.run_with(&mut one, &analysis.scores, Some(2)).unwrap();
+    assert_eq!((&same.best[1], &same.best[0]), (&found.best[1], &plain.run(&analysis.scores, 4).unwrap().best[0]));
+    analysis.follow(found);
+    analysis.mark(2).unwrap();
+    assert_eq!(analysis.plan.as_ref().unwrap().why["rerank"], 3);
+    let text = analysis.to_json().unwrap();
+    assert_eq!(Analysis::from_value(serde_json::from_str(&text).unwrap()).unwrap(), analysis);
+    for (at, broken) in [("/short_list/0/drop", json!([0, 1])), ("/loss/mean", json!(9.0)), ("/loss/stderr", json!(-1))]
+    {
+        let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        *value.pointer_mut(&format!("/search/best/1{at}")).unwrap() = broken;
+        assert!(Analysis::from_value(value).is_err(), "{at}");
+    }
+    assert!(listed.run(&analysis.scores, 4).unwrap_err().to_string().contains("needs the model"));
+    for (search, fault) in [
+        (Search { rerank: Some(1), ..plain.clone() }, "2 to 1000"),
+        (Search { rerank: Some(4), ..method("sleb").unwrap().search(Protect::default()).unwrap() }, "by scores"),
+    ] {
+        assert!(search.pick().unwrap_err().to_string().contains(fault));
+    }
 }

@@ -200,6 +200,7 @@ impl Candidates<'_> {
             stderr: self.scores.error(n, best),
             runner_up: others.first().map(against),
             rivals,
+            ..Choice::default()
         }
     }
 }
