@@ -54,7 +54,7 @@ pub(crate) struct AnalyzeArgs {
     /// [default: across]
     #[arg(long, value_name = "HOW", value_parser = ["across", "within"])]
     attention: Option<String>,
-    /// Take documents at random with this seed instead of the first ones
+    /// Take documents at random with this seed instead of the first ones; subsets of layers are drawn with it as well
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
     /// Score that the plan follows [default: angular; without --data the first of --metrics]
@@ -79,11 +79,17 @@ pub(crate) struct AnalyzeArgs {
     /// Last layers that must stay
     #[arg(long, value_name = "N")]
     protect_last: Option<usize>,
+    /// Subsets of the layers that each text is run with, for shapley [default: 10]
+    #[arg(long, value_name = "N")]
+    subsets: Option<usize>,
+    /// Steps in which --method policy learns each number of layers [default: 200]
+    #[arg(long, value_name = "N")]
+    policy_steps: Option<usize>,
     /// Measure the loss without each of the K best by score, and take the one that costs least
     #[arg(long, value_name = "K")]
     rerank: Option<usize>,
     /// Plan from an existing analysis.json, without a forward pass
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["rerank", "model", "data", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["subsets", "policy_steps", "rerank", "model", "data", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics"])]
     from: Option<PathBuf>,
     /// Directory for analysis.json, heat map and curves (PNG and SVG)
     #[arg(long, short, value_name = "DIR")]

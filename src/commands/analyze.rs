@@ -12,7 +12,7 @@ use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::data::{Purpose, SequenceOptions, Sequences, Shape, SourceOptions, Tokenizer};
-use crate::importance::{self, Amount, Analysis, DataUsed, METRICS, Metric, Removals, Subject};
+use crate::importance::{self, Amount, Analysis, DataUsed, Evaluate, METRICS, Metric, Removals, Subject};
 use crate::methods::{self, METHODS, Search};
 use crate::model::{Budget, Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
@@ -161,14 +161,21 @@ fn measure(
     };
     let removals = Removals::new(spec.layers, measured.iter().copied());
     let most = wanted.unwrap_or_else(|| search.protect.allowed(spec.layers).len().min(spec.layers - 1));
-    let searched = search.pick()?.passes(importance::metric(&search.metric)?, spec.layers, most);
+    let asked = measured.iter().filter_map(|metric| match metric.value {
+        Evaluate::Coalitions(how) => Some((how.passes)(spec.layers, &search.draws)),
+        _ => None,
+    });
+    let searched = search.passes(spec.layers, most, sequences.rows.len())? + asked.sum::<usize>();
     let mut pass = PassReport {
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
         memory_bytes: options.budget.bytes(),
         samples: sequences.rows.len(),
         tokens,
-        layer_passes: if removals.is_empty() { 0 } else { spec.layers + removals.layer_passes() + searched },
+        layer_passes: match removals.is_empty() && searched == 0 {
+            true => 0,
+            false => spec.layers + removals.layer_passes() + searched,
+        },
         recalled: 0,
         seconds: None,
     };

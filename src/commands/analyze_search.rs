@@ -32,9 +32,8 @@ impl Asked<'_> {
         kept: Option<&mut Kept>,
         progress: &dyn Progress,
     ) -> Result<(Vec<Scores>, Searched)> {
-        let scores = || importance::measure(model, self.measured, sequences, progress);
         if !self.searches {
-            let scores = scores()?;
+            let scores = importance::measure(model, self.measured, sequences, progress)?;
             let searched = self.search.run(&scores, model.layers())?;
             return Ok((scores, searched));
         }
@@ -50,7 +49,8 @@ impl Asked<'_> {
         let scores = match work.and_then(|work| work.scores(self.measured, model.layers())) {
             Some(scores) => scores,
             None => {
-                let scores = scores()?;
+                let by: (&mut dyn Evidence, _) = (&mut *evidence, &self.search.draws);
+                let scores = importance::measure_with(model, self.measured, sequences, by, progress)?;
                 work.map_or(Ok(()), |work| work.keep_scores(&scores))?;
                 scores
             }

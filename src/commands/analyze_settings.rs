@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
-use crate::importance::{METRICS, Metric, Protect, metric, with_parts};
+use crate::importance::{Draws, Evaluate, METRICS, Metric, Protect, metric, with_parts};
 use crate::methods::{Method, Search};
 use crate::{Error, Result};
+
+/// Subsets, or steps, at most.
+const MOST_DRAWN: usize = 1 << 20;
 
 /// Settings of `prune analyze`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,7 +36,7 @@ pub struct AnalyzeSettings {
     pub separator: Separator,
     /// Whether documents of a packed sequence see each other.
     pub attention: Attention,
-    /// Takes documents at random; `None` takes the first ones.
+    /// Takes documents at random, and draws subsets of layers; `None` takes the first ones, and draws as with 0.
     pub seed: Option<u64>,
     /// Score that the plan follows.
     pub metric: String,
@@ -53,6 +56,12 @@ pub struct AnalyzeSettings {
     pub protect_first: usize,
     /// Last layers that must stay.
     pub protect_last: usize,
+    /// Subsets of the layers that each text is run with, for shapley; `None` is 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subsets: Option<usize>,
+    /// Steps in which a policy learns each number of layers; `None` is 200.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_steps: Option<usize>,
     /// Length of the short list of the best by score whose measured loss decides; `None` leaves it to the score.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerank: Option<usize>,
@@ -96,6 +105,8 @@ impl Default for AnalyzeSettings {
             fraction: None,
             protect_first: 0,
             protect_last: 0,
+            subsets: None,
+            policy_steps: None,
             rerank: None,
             from: None,
             out: None,
@@ -126,7 +137,15 @@ impl AnalyzeSettings {
                 Search { metric, strategy, protect, ..Search::default() }
             }
         };
-        let search = Search { rerank: self.rerank, ..search };
+        let draws = Draws::default();
+        let (subsets, steps) = (self.subsets.unwrap_or(draws.subsets), self.policy_steps.unwrap_or(draws.steps));
+        for (flag, count) in [("subsets", subsets), ("policy-steps", steps)] {
+            if !(1..=MOST_DRAWN).contains(&count) {
+                return Err(Error::request(format!("--{flag} {count}: expected 1 to {MOST_DRAWN}")));
+            }
+        }
+        let draws = Draws { seed: self.seed.unwrap_or(draws.seed), subsets, steps };
+        let search = Search { rerank: self.rerank, draws, ..search };
         search.pick()?;
         match &self.from {
             Some(_) if self.rerank.is_some() => {
@@ -141,7 +160,8 @@ impl AnalyzeSettings {
     /// # Errors
     /// As [`AnalyzeSettings::search`].
     pub fn measures_candidates(&self) -> Result<bool> {
-        Ok(self.from.is_none() && self.search()?.measures()?)
+        let asks = |metric: &&Metric| matches!(metric.value, Evaluate::Coalitions(_));
+        Ok(self.from.is_none() && (self.search()?.measures()? || self.measured()?.iter().any(asks)))
     }
 
     /// Name of the metric that the plan follows where no method says. Without text the first metric cannot be it, and

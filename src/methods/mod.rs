@@ -25,7 +25,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use pick::{Candidates, PICKS, Pick, pick, scored};
+pub use pick::{Candidates, PICKS, Pick, Policy, Step, Work, pick, scored};
 pub use search::{Search, check, search};
 pub use table::METHODS;
 
@@ -234,10 +234,10 @@ impl Method {
     /// What it costs to know, in a few words.
     #[must_use]
     pub fn cost(&self) -> &'static str {
-        match self.metric() {
-            None => "nothing",
-            Some(_) if self.is_searched() => "a pass over every candidate's layers, for each layer that goes",
-            Some(metric) => metric.value.cost(),
+        match (self.how(), self.metric()) {
+            (_, None) => "nothing",
+            (How::Search { cost, .. }, _) => cost,
+            (_, Some(metric)) => metric.value.cost(),
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::pick::{Candidates, How, Pick, pick};
+use super::pick::{Candidates, How, Pick, Work, pick};
 use super::rerank;
-use crate::importance::{Analysis, Choice, Evidence, Metric, Protect, Scores, Searched, metric, scores_of};
+use crate::importance::{Analysis, Choice, Draws, Evidence, Metric, Protect, Scores, Searched, metric, scores_of};
 use crate::{Context, Error, Result};
 
 /// What to follow.
@@ -18,6 +18,8 @@ pub struct Search {
     pub protect: Protect,
     /// Length of a short list that is ranked again by its loss.
     pub rerank: Option<usize>,
+    /// What is drawn at random.
+    pub draws: Draws,
 }
 
 impl Search {
@@ -37,6 +39,17 @@ impl Search {
     /// As [`Search::pick`].
     pub fn measures(&self) -> Result<bool> {
         Ok(self.rerank.is_some() || self.pick()?.measures())
+    }
+
+    /// Layers that it computes for each token of `texts` sequences beside what the scores are made of, at most, for
+    /// choices of up to `most` layers of `layers`.
+    ///
+    /// # Errors
+    /// As [`Search::pick`].
+    pub fn passes(&self, layers: usize, most: usize, texts: usize) -> Result<usize> {
+        let work = Work { layers, most, texts, draws: &self.draws };
+        let listed = self.rerank.map_or(0, |length| layers + (1..=most).map(|n| length * (layers - n)).sum::<usize>());
+        Ok(listed + self.pick()?.passes(metric(&self.metric)?, &work))
     }
 
     /// The best choice of every size from the `scores` of a model of `layers` layers.
@@ -87,7 +100,7 @@ impl Search {
         let most = most.unwrap_or_else(|| allowed.len().min(layers - 1));
         let metric = metric(&self.metric)?;
         let most = most * metric.subject.unit().per_layer();
-        Ok(self.searched(search(evidence, metric, &in_units(&allowed, metric), most)?, pick))
+        Ok(self.searched(search(evidence, metric, &in_units(&allowed, metric), most, &self.draws)?, pick))
     }
 
     fn searched(&self, best: Vec<Choice>, pick: &Pick) -> Searched {

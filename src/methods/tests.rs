@@ -47,7 +47,8 @@ fn every_row_has_its_pick_and_its_metric() {
 #[test]
 fn every_method_makes_a_plan_of_its_size() {
     let analysis = analysis(10);
-    for row in METHODS.iter().filter(|row| row.name != "given" && !row.is_searched()) {
+    let whole = |row: &&Method| row.name != "given" && !row.is_searched() && row.unit != Unit::SubLayer;
+    for row in METHODS.iter().filter(whole) {
         let may_go = row.keeps.allowed(10);
         for n in 1..=may_go.len().min(9) {
             let plan = row.plan(&analysis.model, n, Some(&analysis)).unwrap();

@@ -4,6 +4,7 @@
 mod goldens;
 mod killed;
 mod losses;
+mod picks;
 
 use std::path::Path;
 use std::sync::Arc;
