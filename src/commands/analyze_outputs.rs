@@ -96,8 +96,8 @@ impl Outputs {
             (Some(Csv::Alone(file)), None) => file.write(analysis.to_csv().as_bytes())?,
             _ => {}
         }
-        if let Some(dir) = &dir {
-            Unfinished::note_done(dir.target(), &dir.path().join(ANALYSIS))?;
+        if let (Some(dir), Some(place)) = (&dir, &place) {
+            Unfinished::note_done(place, &dir.path().join(ANALYSIS))?;
         }
         dir.map_or(Ok(()), OutputDir::commit)?;
         alone.into_iter().for_each(OutputFile::commit);

@@ -103,12 +103,12 @@ impl Unfinished {
     ///
     /// # Errors
     /// Work: the disk is full.
-    pub fn note_done(out: &Path, known_by: &Path) -> Result<()> {
-        let path = Self::place(out);
-        if !path.exists() {
-            return Ok(());
+    pub fn note_done(place: &Workplace, known_by: &Path) -> Result<()> {
+        let path = Self::place(place.target());
+        match path.exists() && Self::check(place).is_ok() {
+            true => write_file(&path.join(DONE), true, sha256(known_by, &Silent)?.as_bytes()),
+            false => Ok(()),
         }
-        write_file(&path.join(DONE), true, sha256(known_by, &Silent)?.as_bytes())
     }
 
     /// Whether the output whose file `known_by` is came of what lies beside it, which a kill kept from being removed.
