@@ -12,7 +12,7 @@ use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::data::{Purpose, SequenceOptions, Sequences, Shape, SourceOptions, Tokenizer};
-use crate::importance::{self, Amount, Analysis, DataUsed, Evaluate, METRICS, Metric, Removals, Subject};
+use crate::importance::{self, Analysis, DataUsed, Evaluate, METRICS, Metric, Removals, Subject};
 use crate::methods::{self, METHODS, Search};
 use crate::model::{Budget, Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
@@ -85,47 +85,49 @@ pub fn method_names() -> Vec<&'static str> {
 /// # Errors
 /// Settings that do not fit together, a model or text that cannot be read, a forward pass that fails.
 pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<AnalyzeReport> {
-    let amount = match (settings.layers, settings.fraction) {
-        (Some(_), Some(_)) => return Err(Error::request("--layers and --fraction: give one of them")),
-        (Some(layers), None) => Some(Amount::Layers(layers)),
-        (None, Some(fraction)) => Some(Amount::Fraction(fraction)),
-        (None, None) => None,
-    };
+    settings.check_amount()?;
     let search = settings.search()?;
     settings.measured()?;
     let outputs = Outputs::open(settings)?;
-    let (mut analysis, pass) = match &settings.from {
+    let (analysis, pass) = match &settings.from {
         Some(path) => {
             let mut analysis = Analysis::read(path)?;
             methods::search(&mut analysis, &search)?;
+            let wanted = settings.wanted(analysis.model.layers, None)?;
+            mark(settings, &mut analysis, wanted)?;
             (analysis, None)
         }
-        None => match measure(settings, &search, amount, &outputs, progress)? {
+        None => match measure(settings, &search, &outputs, progress)? {
             (Some(analysis), pass) => (analysis, pass),
             (None, pass) => return Ok(AnalyzeReport { analysis: None, pass, written: Vec::new() }),
         },
     };
-    if let Some(amount) = amount {
-        analysis.mark(amount.of(analysis.model.layers)?)?;
-    }
     let written = outputs.write(settings, &analysis, progress)?;
     Ok(AnalyzeReport { analysis: Some(analysis), pass, written })
+}
+
+/// Marks the choice of `wanted` layers as the plan, or the largest whose loss is within what the settings allow.
+fn mark(settings: &AnalyzeSettings, analysis: &mut Analysis, wanted: Option<usize>) -> Result<()> {
+    let within = settings.max_loss.map(|most| methods::within(&analysis.search, most)).transpose()?;
+    within.or(wanted).map_or(Ok(()), |layers| analysis.mark(layers).map(drop))
 }
 
 fn measure(
     settings: &AnalyzeSettings,
     search: &Search,
-    amount: Option<Amount>,
     outputs: &Outputs,
     progress: &dyn Progress,
 ) -> Result<(Option<Analysis>, Option<PassReport>)> {
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
-    let wanted = amount.map(|amount| amount.of(spec.layers)).transpose()?;
+    let wanted = settings.wanted(spec.layers, Some(&checkpoint))?;
+    if let (Some(target), Some(layers)) = (&settings.target, wanted) {
+        progress.note(&format!("{target}: without {layers} of {} layers", spec.layers));
+    }
     search.protect.check(spec.layers, wanted)?;
     check_parts(settings, search, &spec)?;
     if settings.data.is_none() {
-        return of_weights(settings, search, &checkpoint, &spec, progress);
+        return of_weights(settings, search, (&checkpoint, &spec, wanted), progress);
     }
     let seq_len = settings.seq_len.unwrap_or(SEQ_LEN.min(spec.max_positions));
     if seq_len > spec.max_positions {
@@ -182,6 +184,7 @@ fn measure(
     if settings.dry_run {
         return Ok((None, Some(pass)));
     }
+    let model = Model::open(checkpoint.clone(), &options, progress)?;
     let resolved = resolved(settings, search, Some(seq_len))?;
     let mut kept = match outputs.place().filter(|_| searches) {
         Some(place) => {
@@ -191,7 +194,6 @@ fn measure(
         None => None,
     };
     pass.recalled = kept.as_ref().map_or(0, Kept::candidates);
-    let model = Model::open(checkpoint.clone(), &options, progress)?;
     let started = std::time::Instant::now();
     let asked = Asked { search, measured: &measured, most: wanted, searches };
     let found = asked.of(&model, &sequences.rows, kept.as_mut(), progress);
@@ -205,7 +207,8 @@ fn measure(
     };
     pass.seconds = Some(started.elapsed().as_secs_f64());
     let planned_for = open::identity(&checkpoint, spec.layers);
-    let analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, scores, searched);
+    let mut analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, scores, searched);
+    mark(settings, &mut analysis, wanted)?;
     Ok((Some(analysis), Some(pass)))
 }
 
@@ -232,8 +235,7 @@ fn names(metrics: &[&Metric]) -> Vec<&'static str> {
 fn of_weights(
     settings: &AnalyzeSettings,
     search: &Search,
-    checkpoint: &Checkpoint,
-    spec: &ModelSpec,
+    (checkpoint, spec, wanted): (&Checkpoint, &ModelSpec, Option<usize>),
     progress: &dyn Progress,
 ) -> Result<(Option<Analysis>, Option<PassReport>)> {
     let measured = settings.measured()?;
@@ -249,9 +251,11 @@ fn of_weights(
     let scores = importance::measure_weights(checkpoint, spec, &measured, progress)?;
     let searched = search.run(&scores, spec.layers)?;
     let data = DataUsed { source: String::new(), samples: 0, tokens: 0, seq_len: 0, seed: 0 };
-    let settings = resolved(settings, search, None)?;
+    let resolved = resolved(settings, search, None)?;
     let planned_for = open::identity(checkpoint, spec.layers);
-    Ok((Some(Analysis::new(planned_for, spec.hidden_size, data, settings, scores, searched)), None))
+    let mut analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, scores, searched);
+    mark(settings, &mut analysis, wanted)?;
+    Ok((Some(analysis), None))
 }
 
 fn read_text(

@@ -102,7 +102,7 @@ pub(super) struct Deciding<'a> {
 }
 
 /// Settings that say how much goes, by which nothing that was measured changes.
-const HOW_MUCH: [&str; 3] = ["layers", "fraction", "rerank"];
+const HOW_MUCH: [&str; 5] = ["layers", "fraction", "target", "max_loss", "rerank"];
 
 impl Deciding<'_> {
     fn map(&self, sequences: &[Vec<u32>], progress: &dyn Progress) -> Result<Map<String, Value>> {

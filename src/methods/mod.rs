@@ -26,7 +26,7 @@ use std::ops::Range;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use pick::{Candidates, PICKS, Pick, Policy, Step, Work, pick, scored};
-pub use search::{Search, check, search};
+pub use search::{Search, check, search, within};
 pub use table::METHODS;
 
 use crate::importance::{Analysis, METRICS, Metric, Protect, metric};

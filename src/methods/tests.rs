@@ -236,3 +236,30 @@ fn the_best_of_a_short_list_is_by_loss() {
         assert!(search.pick().unwrap_err().to_string().contains(fault));
     }
 }
+
+/// A larger cut may cost less than a smaller one: the largest within what is allowed counts.
+#[test]
+fn sizes_are_looked_at_one_by_one() {
+    let analysis = analysis(4);
+    let cost: fn(&[usize]) -> f64 = |dropped| [0.0, 0.3, 0.1, 0.7][dropped.len()];
+    for (name, metric, strategy, passes) in [
+        ("scores", "angular", "block", 1),
+        ("layers", "layer-loss", "lowest", 1),
+        ("search", "layer-loss", "greedy", 4),
+    ] {
+        let (metric, strategy) = (metric.to_owned(), Some(strategy.to_owned()));
+        let search = Search { metric, strategy, losses: true, ..Search::default() };
+        let mut evidence = Losing(cost, 0);
+        let found = search.run_with(&mut evidence, &analysis.scores, None).unwrap();
+        assert_eq!(evidence.1, passes, "{name}: the losses of all sizes take one pass, or are known");
+        for (most, layers) in [(0.05, None), (0.1, Some(2)), (0.2, Some(2)), (0.5, Some(2)), (0.7, Some(3))] {
+            match (super::within(&found, most + 1e-9), layers) {
+                (Ok(found), Some(layers)) => assert_eq!(found, layers, "{name} {most}"),
+                (Err(error), None) => assert!(error.to_string().contains("the least is +0.1"), "{name}: {error}"),
+                (found, _) => panic!("{name} {most}: {found:?}"),
+            }
+        }
+        let unknown = Search { losses: false, ..search }.run_with(&mut evidence, &analysis.scores, None).unwrap();
+        assert_eq!(super::within(&unknown, 1.0).unwrap_err().exit_code(), 2);
+    }
+}

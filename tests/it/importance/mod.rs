@@ -5,6 +5,7 @@ mod goldens;
 mod killed;
 mod losses;
 mod picks;
+mod sizes;
 
 use std::path::Path;
 use std::sync::Arc;
