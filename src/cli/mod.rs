@@ -77,7 +77,7 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
-    Analyze(analyze::AnalyzeArgs),
+    Analyze(Box<analyze::AnalyzeArgs>),
     Cut(cut::CutArgs),
     Heal(Box<heal::HealArgs>),
     Merge(merge::MergeArgs),
