@@ -17,6 +17,9 @@ use super::compute::ComputeArgs;
   prune analyze ./llama --data c4.jsonl -o analysis                keep scores and figures
   prune analyze org/name --data allenai/c4 --samples 10000 -o a    hub model, hub text
   prune analyze ./llama --data c4.jsonl --method shortgpt --layers 8 -o a
+  prune analyze ./llama --data c4.jsonl --layers 8 --rerank 16     of the 16 best by score, the best by loss
+  prune analyze ./llama --data c4.jsonl --target params=5B -o a    as few layers as that takes
+  prune analyze ./llama --data c4.jsonl --max-loss +0.1 -o a       as many as cost no more than that
   prune analyze ./llama --metrics magnitude,lamp                   weights alone, no text
   prune analyze --from analysis/analysis.json --layers 8 -o plan8  another plan, no pass")]
 pub(crate) struct AnalyzeArgs {
@@ -53,7 +56,7 @@ pub(crate) struct AnalyzeArgs {
     /// [default: across]
     #[arg(long, value_name = "HOW", value_parser = ["across", "within"])]
     attention: Option<String>,
-    /// Take documents at random with this seed instead of the first ones
+    /// Take documents at random with this seed instead of the first ones; subsets of layers are drawn with it as well
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
     /// Score that the plan follows [default: angular; without --data the first of --metrics]
@@ -67,19 +70,36 @@ pub(crate) struct AnalyzeArgs {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     metrics: Vec<String>,
     /// Layers to drop
-    #[arg(long, value_name = "N", conflicts_with = "fraction")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["fraction", "target", "max_loss"])]
     layers: Option<usize>,
     /// Share of the layers to drop, 0 to 1
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", conflicts_with_all = ["target", "max_loss"])]
     fraction: Option<f64>,
+    /// Drop as few layers as bring the model to params=5B, bytes=4GiB, or kv-bytes=64KiB (keys and values of a token in
+    /// 16 bits)
+    #[arg(long, value_name = "WHAT", conflicts_with = "max_loss")]
+    target: Option<String>,
+    /// Drop as many layers as the loss allows to rise by no more than this, nats a token: the loss of every size is
+    /// measured
+    #[arg(long, value_name = "RISE")]
+    max_loss: Option<f64>,
     /// First layers that must stay
     #[arg(long, value_name = "N")]
     protect_first: Option<usize>,
     /// Last layers that must stay
     #[arg(long, value_name = "N")]
     protect_last: Option<usize>,
+    /// Subsets of the layers that each text is run with, for shapley [default: 10]
+    #[arg(long, value_name = "N")]
+    subsets: Option<usize>,
+    /// Steps in which --method policy learns each number of layers [default: 200]
+    #[arg(long, value_name = "N")]
+    policy_steps: Option<usize>,
+    /// Measure the loss without each of the K best by score, and take the one that costs least
+    #[arg(long, value_name = "K")]
+    rerank: Option<usize>,
     /// Plan from an existing analysis.json, without a forward pass
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["subsets", "policy_steps", "rerank", "model", "data", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics"])]
     from: Option<PathBuf>,
     /// Directory for analysis.json, heat map and curves (PNG and SVG)
     #[arg(long, short, value_name = "DIR")]

@@ -20,6 +20,7 @@ use super::compute::ComputeArgs;
   prune cut ./llama --deepest 8 -o out                                    the deepest but the last
   prune cut ./llama --method tail --layers 8 -o out                       a method of prune methods
   prune cut ./llama --drop 21-28 --repair refit --data c4.jsonl -o out    fitted to the whole model, no training
+  prune cut ./llama --plan analysis/analysis.json --target bytes=4GiB -o out
   prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
 pub(crate) struct CutArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
@@ -45,11 +46,18 @@ pub(crate) struct CutArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["drop", "deepest", "tail"], value_parser = clap::builder::PossibleValuesParser::new(cut::method_names()))]
     method: Option<String>,
     /// Share of the layers to drop, 0 to 1: the analysis' best block of that size, or the deepest layers
-    #[arg(long, value_name = "F", conflicts_with_all = ["drop", "deepest", "tail"])]
+    #[arg(long, value_name = "F", conflicts_with_all = ["drop", "deepest", "tail", "target", "max_loss"])]
     fraction: Option<f64>,
     /// Number of layers to drop, with an analysis as --plan, its best choice of that size, or with --method
-    #[arg(long, value_name = "N", conflicts_with = "fraction")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["fraction", "target", "max_loss"])]
     layers: Option<usize>,
+    /// Drop as few layers as bring the model to params=5B, bytes=4GiB, or kv-bytes=64KiB (keys and values of a token in
+    /// 16 bits): with --plan or --method, or alone the deepest
+    #[arg(long, value_name = "WHAT", conflicts_with_all = ["drop", "deepest", "tail", "max_loss"])]
+    target: Option<String>,
+    /// With an analysis as --plan that measured losses, its largest choice that costs no more than this, nats a token
+    #[arg(long, value_name = "RISE", conflicts_with_all = ["drop", "deepest", "tail", "method"])]
+    max_loss: Option<f64>,
     /// Size of a shard at most [default: 5GB]
     #[arg(long, value_name = "SIZE")]
     max_shard_size: Option<String>,

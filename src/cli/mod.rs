@@ -77,7 +77,7 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
-    Analyze(analyze::AnalyzeArgs),
+    Analyze(Box<analyze::AnalyzeArgs>),
     Cut(cut::CutArgs),
     Heal(Box<heal::HealArgs>),
     Merge(merge::MergeArgs),
@@ -99,7 +99,8 @@ impl Command {
         match self {
             Self::Heal(_) | Self::Run(_) | Self::Demo(_) | Self::Fetch(_) => GOES_ON,
             Self::Eval(_) => "with an --out the same command goes on where it stopped, without one it begins anew",
-            Self::Analyze(_) | Self::Cut(_) | Self::Merge(_) => "nothing was written; the same command begins anew",
+            Self::Analyze(_) => SEARCH_GOES_ON,
+            Self::Cut(_) | Self::Merge(_) => "nothing was written; the same command begins anew",
             Self::Compare(_)
             | Self::Sample(_)
             | Self::Bench(_)
@@ -111,6 +112,8 @@ impl Command {
 }
 
 const GOES_ON: &str = "the same command goes on where it stopped";
+const SEARCH_GOES_ON: &str =
+    "a search with an --out goes on where it stopped when the same command is given again, all else begins anew";
 
 /// Runs the program and turns its end into an exit code: 0 done, 1 the work failed, 2 the request was wrong, 130
 /// interrupted.

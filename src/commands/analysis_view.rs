@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::analyze::{AnalyzeReport, PassReport};
 use crate::Result;
 use crate::checkpoint::ByteSize;
-use crate::importance::{Analysis, Order, Subject, metric};
+use crate::importance::{Analysis, Order, Rise, Subject, metric};
 use crate::plan::{Plan, SubLayer};
 use crate::report::{
     BestRow, Figure, Format, HeatMap, LineChart, Paint, Point, Series, Triangle, best_table, strip, triangle_map,
@@ -193,6 +193,9 @@ fn analysis_text(analysis: &Analysis, paint: Paint, text: &mut String) {
         })
         .collect();
     let _ = writeln!(text, "{}", best_table(&measure(analysis), &rows).trim_end());
+    if let Some(losses) = loss_table(analysis) {
+        let _ = writeln!(text, "\n{losses}");
+    }
     // they number layers
     if let (Ok(scores), false) = (triangle(analysis), is_fine(analysis)) {
         text.push('\n');
@@ -209,6 +212,27 @@ fn analysis_text(analysis: &Analysis, paint: Paint, text: &mut String) {
     if let Some(notations) = analysis.plan.as_ref().and_then(Plan::notations) {
         let _ = writeln!(text, "\n{notations}");
     }
+}
+
+/// What the loss rises by without each choice where that was measured, and what the scores alone would have chosen.
+fn loss_table(analysis: &Analysis) -> Option<String> {
+    let subject = metric(&analysis.search.metric).map_or(Subject::Block, |metric| metric.subject);
+    let rise = |rise: &Rise| {
+        let error = rise.stderr.map_or_else(String::new, |error| format!(" ± {error:.4}"));
+        format!("{:+.4}{error}", rise.mean)
+    };
+    let mut lines = Vec::new();
+    for choice in &analysis.search.best {
+        let Some(loss) = &choice.loss else { continue };
+        let mut line = format!("{:>3}  {:<20}  {}", choice.layers(), rise(loss), subject.gone(&choice.drop));
+        if let Some(first) = choice.short_list.iter().find(|listed| listed.rank == 1 && listed.drop != choice.drop) {
+            let _ = write!(line, "; by score alone {}, {}", subject.gone(&first.drop), rise(&first.loss));
+        }
+        lines.push(line);
+    }
+    let of =
+        analysis.search.rerank.map_or_else(String::new, |k| format!(", the best by loss of the {k} best by score"));
+    (!lines.is_empty()).then(|| format!("  n  rise of the loss      drop{of}\n{}", lines.join("\n")))
 }
 
 /// The scores that were asked for by name and are no blocks', a line a layer; columns of sub-layers are two.

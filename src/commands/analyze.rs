@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::analyze_outputs::Outputs;
+use super::analyze_search::{Asked, Deciding, Kept};
 pub use super::analyze_settings::AnalyzeSettings;
+use super::open;
 use super::sample_text::{self, SampleText};
-use super::{analysis_view, open};
 use crate::arch::ModelSpec;
-use crate::checkpoint::{self, Checkpoint, Origin, OutputDir, OutputFile};
+use crate::checkpoint::Checkpoint;
 use crate::data::Shape;
-use crate::importance::{self, Amount, Analysis, DataUsed, METRICS, Measured, Metric, Removals, Subject};
+use crate::importance::{self, Analysis, DataUsed, Evaluate, METRICS, Metric, Removals, Subject};
 use crate::methods::{self, METHODS, Search};
 use crate::model::{Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
@@ -46,8 +48,16 @@ pub struct PassReport {
     pub tokens: usize,
     /// Layers computed for each token where every candidate of a metric is; 0 where one pass gives all.
     pub layer_passes: usize,
+    /// Candidates that an earlier process measured, which this one went on from.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub recalled: usize,
     /// Seconds of the pass, loading not counted; absent in a dry run.
     pub seconds: Option<f64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Names that `--metric` takes.
@@ -73,109 +83,49 @@ pub fn method_names() -> Vec<&'static str> {
 /// # Errors
 /// Settings that do not fit together, a model or text that cannot be read, a forward pass that fails.
 pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<AnalyzeReport> {
-    let amount = match (settings.layers, settings.fraction) {
-        (Some(_), Some(_)) => return Err(Error::request("--layers and --fraction: give one of them")),
-        (Some(layers), None) => Some(Amount::Layers(layers)),
-        (None, Some(fraction)) => Some(Amount::Fraction(fraction)),
-        (None, None) => None,
-    };
+    settings.check_amount()?;
     let search = settings.search()?;
     settings.measured()?;
     let outputs = Outputs::open(settings)?;
-    let (mut analysis, pass) = match &settings.from {
+    let (analysis, pass) = match &settings.from {
         Some(path) => {
             let mut analysis = Analysis::read(path)?;
             methods::search(&mut analysis, &search)?;
+            let wanted = settings.wanted(analysis.model.layers, None)?;
+            mark(settings, &mut analysis, wanted)?;
             (analysis, None)
         }
-        None => match measure(settings, &search, amount, progress)? {
+        None => match measure(settings, &search, &outputs, progress)? {
             (Some(analysis), pass) => (analysis, pass),
             (None, pass) => return Ok(AnalyzeReport { analysis: None, pass, written: Vec::new() }),
         },
     };
-    if let Some(amount) = amount {
-        analysis.mark(amount.of(analysis.model.layers)?)?;
-    }
-    let written = outputs.write(settings, &analysis)?;
+    let written = outputs.write(settings, &analysis, progress)?;
     Ok(AnalyzeReport { analysis: Some(analysis), pass, written })
 }
 
-/// What is going to be written: what is in the way is said before the work, not after it.
-struct Outputs {
-    dir: Option<OutputDir>,
-    csv: Option<Csv>,
-}
-
-/// Where the scores go as CSV.
-enum Csv {
-    /// Into the directory, by this name.
-    Inside(PathBuf),
-    Alone(OutputFile),
-}
-
-impl Outputs {
-    fn open(settings: &AnalyzeSettings) -> Result<Self> {
-        let (origin, force) = (Origin::of("analyze", settings)?, settings.force);
-        let absolute = |path: &PathBuf| std::path::absolute(path).map_err(|error| Error::io(path, &error));
-        let (out, csv) = (settings.out.as_ref().map(absolute), settings.csv.as_ref().map(absolute));
-        let (out, csv) = (out.transpose()?, csv.transpose()?);
-        let inside = |csv: &PathBuf| csv.strip_prefix(out.as_ref()?).ok().map(PathBuf::from);
-        let csv = csv.map(|csv| match inside(&csv) {
-            Some(name) => Ok(Csv::Inside(name)),
-            None => OutputFile::create(&csv, force, &origin).map(Csv::Alone),
-        });
-        let dir = out.as_ref().map(|out| OutputDir::create(out, force, &origin)).transpose();
-        // the one clears what a killed run left before the other says what is in the way
-        Ok(Self { csv: csv.transpose()?, dir: dir? })
-    }
-
-    /// Both appear, or none: a run that is killed between the two is done again.
-    fn write(self, settings: &AnalyzeSettings, analysis: &Analysis) -> Result<Vec<PathBuf>> {
-        let mut written = Vec::new();
-        if settings.dry_run {
-            return Ok(written);
-        }
-        let Self { dir, csv } = self;
-        if let (Some(out), Some(target)) = (&dir, &settings.out) {
-            let json = ("analysis.json", analysis.to_json()?.into_bytes());
-            for (name, bytes) in std::iter::once(json).chain(analysis_view::figures(analysis)?) {
-                checkpoint::write_new(&out.path().join(name), bytes)?;
-                written.push(target.join(name));
-            }
-        }
-        let mut alone = None;
-        match (csv, &dir) {
-            (Some(Csv::Inside(name)), Some(out)) => {
-                let path = out.path().join(name);
-                path.parent().map_or(Ok(()), checkpoint::create_dir)?;
-                checkpoint::write_new(&path, analysis.to_csv())?;
-            }
-            (Some(Csv::Alone(file)), Some(out)) => {
-                alone.insert(file).place(analysis.to_csv().as_bytes(), out.target())?;
-            }
-            (Some(Csv::Alone(file)), None) => file.write(analysis.to_csv().as_bytes())?,
-            _ => {}
-        }
-        dir.map_or(Ok(()), OutputDir::commit)?;
-        alone.into_iter().for_each(OutputFile::commit);
-        written.extend(settings.csv.clone());
-        Ok(written)
-    }
+/// Marks the choice of `wanted` layers as the plan, or the largest whose loss is within what the settings allow.
+fn mark(settings: &AnalyzeSettings, analysis: &mut Analysis, wanted: Option<usize>) -> Result<()> {
+    let within = settings.max_loss.map(|most| methods::within(&analysis.search, most)).transpose()?;
+    within.or(wanted).map_or(Ok(()), |layers| analysis.mark(layers).map(drop))
 }
 
 fn measure(
     settings: &AnalyzeSettings,
     search: &Search,
-    amount: Option<Amount>,
+    outputs: &Outputs,
     progress: &dyn Progress,
 ) -> Result<(Option<Analysis>, Option<PassReport>)> {
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
-    let wanted = amount.map(|amount| amount.of(spec.layers)).transpose()?;
+    let wanted = settings.wanted(spec.layers, Some(&checkpoint))?;
+    if let (Some(target), Some(layers)) = (&settings.target, wanted) {
+        progress.note(&format!("{target}: without {layers} of {} layers", spec.layers));
+    }
     search.protect.check(spec.layers, wanted)?;
     check_parts(settings, search, &spec)?;
     if settings.data.is_none() {
-        return of_weights(settings, search, &checkpoint, &spec, progress);
+        return of_weights(settings, search, (&checkpoint, &spec, wanted), progress);
     }
     let seq_len = sample_text::seq_len(settings.seq_len, &spec, progress);
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
@@ -193,7 +143,7 @@ fn measure(
     let plain = fits(&options)?;
     let host = open::host(options.budget, &options.device);
     let sequences = text(settings, seq_len).read(&checkpoint, host, progress)?;
-    let measured = settings.measured()?;
+    let (measured, searches) = (settings.measured()?, settings.measures_candidates()?);
     let (tokens, longest) = (sequences.tally.tokens as usize, sequences.rows.iter().map(Vec::len).max().unwrap_or(0));
     options.reserved_bytes = importance::reserved_bytes(&measured, &spec, &options.device, (tokens, longest));
     let fit = match options.reserved_bytes {
@@ -205,38 +155,52 @@ fn measure(
     };
     let removals = Removals::new(spec.layers, measured.iter().copied());
     let most = wanted.unwrap_or_else(|| search.protect.allowed(spec.layers).len().min(spec.layers - 1));
-    let searched = search.pick()?.passes(importance::metric(&search.metric)?, spec.layers, most);
+    let asked = measured.iter().filter_map(|metric| match metric.value {
+        Evaluate::Coalitions(how) => Some((how.passes)(spec.layers, &search.draws)),
+        _ => None,
+    });
+    let searched = search.passes(spec.layers, most, sequences.rows.len())? + asked.sum::<usize>();
     let mut pass = PassReport {
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
         memory_bytes: options.budget.bytes(),
         samples: sequences.rows.len(),
         tokens,
-        layer_passes: if removals.is_empty() { 0 } else { spec.layers + removals.layer_passes() + searched },
+        layer_passes: match removals.is_empty() && searched == 0 {
+            true => 0,
+            false => spec.layers + removals.layer_passes() + searched,
+        },
+        recalled: 0,
         seconds: None,
     };
     if settings.dry_run {
         return Ok((None, Some(pass)));
     }
     let model = Model::open(checkpoint.clone(), &options, progress)?;
+    let resolved = resolved(settings, search, Some(seq_len))?;
+    let mut kept = match outputs.place().filter(|_| searches) {
+        Some(place) => {
+            let key = Deciding { settings: &resolved, checkpoint: &checkpoint, device: &options.device };
+            Some(Kept::open(place, key, &sequences.rows, progress)?)
+        }
+        None => None,
+    };
+    pass.recalled = kept.as_ref().map_or(0, Kept::candidates);
     let started = std::time::Instant::now();
-    let samples = sequences.rows.len();
-    let scores = importance::measure(&model, &measured, &sequences.rows, progress)?;
-    let planned_for = open::identity(&checkpoint, spec.layers);
+    let asked = Asked { search, measured: &measured, most: wanted, searches };
+    let found = asked.of(&model, &sequences.rows, kept.as_mut(), progress);
+    let (scores, searched) = found.inspect_err(|_| kept.into_iter().for_each(Kept::close))?;
     let data = DataUsed {
         source: settings.data.clone().unwrap_or_default(),
-        samples,
+        samples: sequences.rows.len(),
         tokens: sequences.tally.tokens,
         seq_len,
         seed: settings.seed.unwrap_or(0),
     };
-    let searched = match search.pick()?.measures() {
-        true => search.run_with(&mut Measured::new(&model, &sequences.rows, progress)?, &scores, wanted)?,
-        false => search.run(&scores, spec.layers)?,
-    };
     pass.seconds = Some(started.elapsed().as_secs_f64());
-    let settings = resolved(settings, search, Some(seq_len))?;
-    let analysis = Analysis::new(planned_for, spec.hidden_size, data, settings, scores, searched);
+    let planned_for = open::identity(&checkpoint, spec.layers);
+    let mut analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, scores, searched);
+    mark(settings, &mut analysis, wanted)?;
     Ok((Some(analysis), Some(pass)))
 }
 
@@ -263,13 +227,12 @@ fn names(metrics: &[&Metric]) -> Vec<&'static str> {
 fn of_weights(
     settings: &AnalyzeSettings,
     search: &Search,
-    checkpoint: &Checkpoint,
-    spec: &ModelSpec,
+    (checkpoint, spec, wanted): (&Checkpoint, &ModelSpec, Option<usize>),
     progress: &dyn Progress,
 ) -> Result<(Option<Analysis>, Option<PassReport>)> {
     let measured = settings.measured()?;
     let with_text: Vec<&Metric> = measured.iter().copied().filter(|metric| metric.value.needs_text()).collect();
-    if !with_text.is_empty() || search.pick()?.measures() {
+    if !with_text.is_empty() || search.measures()? {
         let of = names(if with_text.is_empty() { &measured } else { &with_text }).join(", ");
         return Err(Error::request(format!("which text? --data names it; {of} cannot do without")));
     }
@@ -280,9 +243,11 @@ fn of_weights(
     let scores = importance::measure_weights(checkpoint, spec, &measured, progress)?;
     let searched = search.run(&scores, spec.layers)?;
     let data = DataUsed { source: String::new(), samples: 0, tokens: 0, seq_len: 0, seed: 0 };
-    let settings = resolved(settings, search, None)?;
+    let resolved = resolved(settings, search, None)?;
     let planned_for = open::identity(checkpoint, spec.layers);
-    Ok((Some(Analysis::new(planned_for, spec.hidden_size, data, settings, scores, searched)), None))
+    let mut analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, scores, searched);
+    mark(settings, &mut analysis, wanted)?;
+    Ok((Some(analysis), None))
 }
 
 /// The text of a measurement.

@@ -4,10 +4,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Checkpoint;
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
-use crate::importance::{METRICS, Metric, Protect, metric, with_parts};
+use crate::importance::{Amount, Draws, Evaluate, METRICS, Metric, Protect, Subject, metric, with_parts};
 use crate::methods::{Method, Search};
-use crate::{Error, Result};
+use crate::surgery::Target;
+use crate::{Context, Error, Result};
+
+/// Subsets, or steps, at most.
+const MOST_DRAWN: usize = 1 << 20;
 
 /// Settings of `prune analyze`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,7 +38,7 @@ pub struct AnalyzeSettings {
     pub separator: Separator,
     /// Whether documents of a packed sequence see each other.
     pub attention: Attention,
-    /// Takes documents at random; `None` takes the first ones.
+    /// Takes documents at random, and draws subsets of layers; `None` takes the first ones, and draws as with 0.
     pub seed: Option<u64>,
     /// Score that the plan follows.
     pub metric: String,
@@ -49,10 +54,25 @@ pub struct AnalyzeSettings {
     pub layers: Option<usize>,
     /// Share of the layers to drop.
     pub fraction: Option<f64>,
+    /// What the model may have at most: as many layers go as that takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// What the loss may rise by, nats a token: as many layers go as that allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_loss: Option<f64>,
     /// First layers that must stay.
     pub protect_first: usize,
     /// Last layers that must stay.
     pub protect_last: usize,
+    /// Subsets of the layers that each text is run with, for shapley; `None` is 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subsets: Option<usize>,
+    /// Steps in which a policy learns each number of layers; `None` is 200.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_steps: Option<usize>,
+    /// Length of the short list of the best by score whose measured loss decides; `None` leaves it to the score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerank: Option<usize>,
     /// Existing analysis to plan from, without a forward pass.
     pub from: Option<PathBuf>,
     /// Directory for `analysis.json` and the figures.
@@ -91,8 +111,13 @@ impl Default for AnalyzeSettings {
             metrics: Vec::new(),
             layers: None,
             fraction: None,
+            target: None,
+            max_loss: None,
             protect_first: 0,
             protect_last: 0,
+            subsets: None,
+            policy_steps: None,
+            rerank: None,
             from: None,
             out: None,
             csv: None,
@@ -117,10 +142,77 @@ impl AnalyzeSettings {
                 return Err(Error::request("--method says what to follow: leave --metric and --strategy out"));
             }
             Some(method) => method.search(protect)?,
-            None => Search { metric: self.followed().to_owned(), strategy: self.strategy.clone(), protect },
+            None => {
+                let (metric, strategy) = (self.followed().to_owned(), self.strategy.clone());
+                Search { metric, strategy, protect, ..Search::default() }
+            }
         };
+        let draws = Draws::default();
+        let (subsets, steps) = (self.subsets.unwrap_or(draws.subsets), self.policy_steps.unwrap_or(draws.steps));
+        for (flag, count) in [("subsets", subsets), ("policy-steps", steps)] {
+            if !(1..=MOST_DRAWN).contains(&count) {
+                return Err(Error::request(format!("--{flag} {count}: expected 1 to {MOST_DRAWN}")));
+            }
+        }
+        let draws = Draws { seed: self.seed.unwrap_or(draws.seed), subsets, steps };
+        let losses = self.max_loss.is_some() && self.from.is_none();
+        let search = Search { rerank: self.rerank, draws, losses, ..search };
         search.pick()?;
-        Ok(search)
+        match &self.from {
+            Some(_) if self.rerank.is_some() => {
+                Err(Error::request("--rerank measures: it goes with a model, not --from"))
+            }
+            _ => Ok(search),
+        }
+    }
+
+    /// Whether candidates are run one after the other, which takes long and is kept as it comes.
+    ///
+    /// # Errors
+    /// As [`AnalyzeSettings::search`].
+    pub fn measures_candidates(&self) -> Result<bool> {
+        let asks = |metric: &&Metric| matches!(metric.value, Evaluate::Coalitions(_));
+        Ok(self.from.is_none() && (self.search()?.measures()? || self.measured()?.iter().any(asks)))
+    }
+
+    /// Refuses two ways to say how much goes.
+    ///
+    /// # Errors
+    /// Request: names them; a loss that may not rise.
+    pub(super) fn check_amount(&self) -> Result<()> {
+        let ways = [
+            ("--layers", self.layers.is_some()),
+            ("--fraction", self.fraction.is_some()),
+            ("--target", self.target.is_some()),
+            ("--max-loss", self.max_loss.is_some()),
+        ];
+        let given: Vec<&str> = ways.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect();
+        match self.max_loss {
+            _ if given.len() > 1 => Err(Error::request(format!("{}: give one of them", given.join(" and ")))),
+            Some(most) if !(most >= 0.0 && most.is_finite()) => {
+                Err(Error::request(format!("--max-loss {most}: expected nats a token from 0 up, such as +0.1")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How many of `layers` layers go, where that is known before anything is measured; sizes are those of `model`.
+    ///
+    /// # Errors
+    /// Request: nothing to drop or nothing left, a target that cannot be met, one without a model.
+    pub(super) fn wanted(&self, layers: usize, model: Option<&Checkpoint>) -> Result<Option<usize>> {
+        let amount = self.layers.map(Amount::Layers).or(self.fraction.map(Amount::Fraction));
+        let (Some(target), search) = (&self.target, self.search()?) else {
+            return amount.map(|amount| amount.of(layers)).transpose();
+        };
+        let Some(model) = model else {
+            return Err(Error::request("--target needs the model: give it to prune cut, with the analysis as --plan"));
+        };
+        if metric(&search.metric)?.subject == Subject::SubLayer {
+            let metric = &search.metric;
+            return Err(Error::request(format!("--target counts whole layers, {metric} single sub-layers: --layers")));
+        }
+        target.layers(model, &search.protect.allowed(layers)).context(|| "--target").map(Some)
     }
 
     /// Name of the metric that the plan follows where no method says. Without text the first metric cannot be it, and

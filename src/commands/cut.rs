@@ -14,7 +14,7 @@ use super::seam::Seam;
 use super::{open, seam};
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
 use crate::files::{self, Bound};
-use crate::importance::Analysis;
+use crate::importance::{Analysis, Protect, Subject, metric};
 use crate::methods::{self, METHODS, method};
 use crate::plan::{Dropped, Notations, Plan, PlannedFor, SubLayers, layers_for_fraction, parse_drop};
 use crate::progress::Progress;
@@ -110,7 +110,7 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let layers = layer_count(&checkpoint.config).context(|| checkpoint.source.dir.display())?;
     let planned_for = open::identity(&checkpoint, layers);
-    let plan = plan(settings, &planned_for)?;
+    let plan = plan(settings, &planned_for, &checkpoint)?;
     let format = settings.format.as_deref().map(format).transpose().context(|| "--format")?;
     let options = CutOptions { max_shard_size, allow_unsliced: &settings.allow_unsliced, format };
     let cut = Cut::new(&checkpoint, &planned_for, plan, &options)?;
@@ -165,21 +165,24 @@ fn one_choice(settings: &CutSettings) -> Result<()> {
         ("--method", settings.method.is_some()),
         ("--fraction", settings.fraction.is_some()),
         ("--layers", settings.layers.is_some()),
+        ("--target", settings.target.is_some()),
+        ("--max-loss", settings.max_loss.is_some()),
     ];
     let named: Vec<&str> = named.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect();
     match named[..] {
         [] => Err(Error::request("which layers? give --plan, --drop, --deepest, --tail, --method or --fraction")),
+        ["--max-loss"] => Err(Error::request("--max-loss goes with an analysis that measured losses: give --plan")),
         ["--layers"] => Err(Error::request("--layers goes with an analysis or a method: give --plan or --method")),
         ["--method"] | ["--plan", "--method"] => {
-            Err(Error::request("how many layers? --method goes with --layers or --fraction"))
+            Err(Error::request("how many layers? --method goes with --layers, --fraction or --target"))
         }
-        [_] | ["--plan" | "--method", "--fraction" | "--layers"] => Ok(()),
-        ["--plan", "--method", "--fraction" | "--layers"] => Ok(()),
+        [_] | ["--plan" | "--method", "--fraction" | "--layers" | "--target"] | ["--plan", "--max-loss"] => Ok(()),
+        ["--plan", "--method", "--fraction" | "--layers" | "--target"] => Ok(()),
         _ => Err(Error::request(format!("{} say different things; give one of them", named.join(" and ")))),
     }
 }
 
-fn plan(settings: &CutSettings, model: &PlannedFor) -> Result<Plan> {
+fn plan(settings: &CutSettings, model: &PlannedFor, checkpoint: &Checkpoint) -> Result<Plan> {
     if let Some(text) = &settings.drop {
         let dropped = parse_drop(text, model.layers).context(|| "--drop")?;
         return Plan::drop_named(model.clone(), &dropped);
@@ -190,15 +193,31 @@ fn plan(settings: &CutSettings, model: &PlannedFor) -> Result<Plan> {
         }
     }
     let share = settings.fraction.map(|fraction| layers_for_fraction(fraction, model.layers)).transpose();
-    let share = share.context(|| "--fraction")?.or(settings.layers);
+    let mut share = share.context(|| "--fraction")?.or(settings.layers);
+    if let Some(target) = &settings.target {
+        let keeps = settings.method.map_or_else(Protect::default, |method| method.keeps);
+        share = Some(target.layers(checkpoint, &keeps.allowed(model.layers)).context(|| "--target")?);
+    }
     let plan = match (&settings.plan, share) {
-        (Some(path), None) => Plan::read(path)?,
+        (Some(path), None) => match settings.max_loss {
+            None => Plan::read(path)?,
+            Some(most) => {
+                let analysis = analysis(path)?;
+                let layers = methods::within(&analysis.search, most).context(|| path.display())?;
+                METHODS[0].plan(model, layers, Some(&analysis)).context(|| path.display())?
+            }
+        },
         (Some(path), Some(layers)) => {
             let method = settings.method.unwrap_or(&METHODS[0]);
             if !method.needs_scores() {
                 return Err(Error::request(format!("--method {} looks at no scores: leave --plan out", method.name)));
             }
-            method.plan(model, layers, Some(&analysis(path)?)).context(|| path.display())?
+            let analysis = analysis(path)?;
+            let is_fine = metric(&analysis.search.metric)?.subject == Subject::SubLayer;
+            if settings.target.is_some() && is_fine {
+                return Err(Error::request("--target counts whole layers, the analysis single sub-layers: --layers"));
+            }
+            method.plan(model, layers, Some(&analysis)).context(|| path.display())?
         }
         (None, Some(layers)) => settings.method.map_or_else(|| method("deepest"), Ok)?.plan(model, layers, None)?,
         (None, None) => return Err(Error::request("no plan")),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
 use crate::methods::Method;
 use crate::repair::Repair;
+use crate::surgery::Target;
 use crate::{Error, Result};
 
 /// Settings of `prune cut`.
@@ -31,6 +32,10 @@ pub struct CutSettings {
     pub fraction: Option<f64>,
     /// Layers to drop: with an analysis as `plan`, its best choice of so many, or what `method` says.
     pub layers: Option<usize>,
+    /// What the model may have at most: as many layers go as that takes, as with `layers`, or alone the deepest.
+    pub target: Option<Target>,
+    /// What the loss may rise by: with an analysis as `plan` that measured it, its largest choice within that.
+    pub max_loss: Option<f64>,
     /// Tensors of one weight file take no more than this, unless one alone does: `5GB`, `2GiB`.
     pub max_shard_size: String,
     /// How missing sub-layers are written: `per-layer`, `nas` or `zeros`; needed where some are left out.
@@ -87,6 +92,8 @@ impl Default for CutSettings {
             method: None,
             fraction: None,
             layers: None,
+            target: None,
+            max_loss: None,
             max_shard_size: "5GB".to_owned(),
             format: None,
             allow_unsliced: Vec::new(),

@@ -2,6 +2,8 @@
 
 mod analysis_view;
 pub mod analyze;
+mod analyze_outputs;
+mod analyze_search;
 mod analyze_settings;
 pub mod bench;
 mod bench_view;

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::measure::Known;
 use super::optimizer::{Moments, Optimizer};
 use crate::checkpoint::{
-    Index, Shard, Slot, Workplace, adopt, made_by, read_json, refuse_strangers, write_file, write_tensor,
+    Index, Shard, Slot, Workplace, adopt, read_json, refuse_other_work, unfinished, write_file, write_tensor,
 };
 use crate::data::Position;
 use crate::files::{self, Bound};
@@ -94,9 +94,7 @@ impl WorkDir {
     /// Where the unfinished run of an output lies.
     #[must_use]
     pub fn place(out: &Path) -> PathBuf {
-        let mut name = out.as_os_str().to_owned();
-        name.push(".healing");
-        PathBuf::from(name)
+        unfinished(out, "healing")
     }
 
     /// Refuses a directory of that name that is no unfinished run.
@@ -104,16 +102,7 @@ impl WorkDir {
     /// # Errors
     /// Request: as said.
     pub fn check(place: &Workplace) -> Result<()> {
-        let path = Self::place(place.target());
-        if path.symlink_metadata().is_err() {
-            return Ok(());
-        }
-        if path.is_symlink() || made_by(&path).as_deref() != Some("heal") {
-            let fault = "is in the way and no unfinished healing: it stays; move it, or name another output";
-            return Err(Error::request(format!("{} {fault}", from_here(&path))));
-        }
-        // which would keep the directory when the healing is done
-        refuse_strangers(&path)
+        refuse_other_work(&Self::place(place.target()), "heal", "healing")
     }
 
     /// Opens or makes the directory of the run whose output `place` is for. `deciding` are the settings that decide the

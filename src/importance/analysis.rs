@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::amount::Protect;
-use super::choice::Choice;
+use super::choice::{Choice, Rise};
 use super::metrics::{Subject, metric};
 use super::moments::Scores;
 use super::{check, json};
@@ -48,6 +48,9 @@ pub struct Searched {
     pub protect_first: usize,
     /// The last layers that must stay.
     pub protect_last: usize,
+    /// Length of the short lists that were ranked again by their loss, where there are such.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rerank: Option<usize>,
     /// The best choice for n = 1, 2, ...
     pub best: Vec<Choice>,
 }
@@ -196,7 +199,7 @@ impl Analysis {
     /// # Errors
     /// More layers than may go; a choice that leaves no layer its attention.
     pub fn mark(&mut self, n: usize) -> Result<&Choice> {
-        let Searched { metric, strategy, .. } = &self.search;
+        let Searched { metric, strategy, rerank, .. } = &self.search;
         let (choice, gone) = self.search.choice(n, self.model.layers)?;
         let Value::Object(mut why) = json!({
             "strategy": strategy,
@@ -213,6 +216,11 @@ impl Analysis {
         }
         if let Some(stderr) = choice.stderr {
             why.insert("stderr".to_owned(), json!(stderr));
+        }
+        if let Some(Rise { mean, stderr }) = choice.loss {
+            why.extend(rerank.filter(|_| !choice.short_list.is_empty()).map(|k| ("rerank".to_owned(), json!(k))));
+            why.insert("loss_rise".to_owned(), json!(mean));
+            why.extend(stderr.map(|stderr| ("loss_rise_stderr".to_owned(), json!(stderr))));
         }
         self.plan = Some(Plan { why, ..Plan::drop_named(self.model.clone(), &gone)? });
         Ok(choice)
@@ -267,14 +275,15 @@ mod tests {
             drop: (4 - n..4).collect(),
             score: 0.1,
             stderr: Some(0.01),
-            runner_up: None,
             rivals: vec![1],
+            ..Choice::default()
         };
         let search = Searched {
             metric: "angular".into(),
             strategy: "block".into(),
             protect_first: 0,
             protect_last: 0,
+            rerank: None,
             best: (1..layers).map(choice).collect(),
         };
         let settings = Map::from_iter([("samples".to_owned(), json!(7))]);

@@ -47,7 +47,11 @@ pub(super) fn check(analysis: &Analysis) -> Result<()> {
     }
 }
 
-fn check_scores(scores: &Scores, lengths: &[usize]) -> Result<()> {
+/// Checks that the rows have these lengths, and numbers are numbers.
+///
+/// # Errors
+/// What is wrong and where.
+pub(super) fn check_scores(scores: &Scores, lengths: &[usize]) -> Result<()> {
     check_rows("mean", &scores.mean, lengths, &|value| value.is_finite())?;
     if let Some(rows) = &scores.stderr {
         check_rows("stderr", rows, lengths, &is_error)?;
@@ -85,11 +89,19 @@ fn check_rows(what: &str, rows: &[Vec<f64>], lengths: &[usize], is_good: &dyn Fn
 
 fn check_choice(choice: &Choice, n: usize, layers: usize) -> Result<()> {
     let runner_up = choice.runner_up.iter().map(|runner_up| &runner_up.drop);
-    for drop in runner_up.chain([&choice.drop]) {
+    let listed = choice.short_list.iter().map(|listed| &listed.drop);
+    for drop in runner_up.chain(listed).chain([&choice.drop]) {
         let ascending = drop.windows(2).all(|pair| pair[0] < pair[1]);
         if drop.len() != n || !ascending || drop.last().is_none_or(|last| *last >= layers) {
             return Err(Error::work(format!("drops {drop:?}, which are not {n} ascending layers of {layers}")));
         }
+    }
+    if choice.short_list.first().is_some_and(|first| first.drop != choice.drop || Some(first.loss) != choice.loss) {
+        return Err(Error::work("\"short_list\" does not begin with what is dropped"));
+    }
+    let rises = choice.short_list.iter().map(|listed| listed.loss).chain(choice.loss);
+    if let Some(odd) = rises.into_iter().find(|rise| !rise.stderr.is_none_or(is_error)) {
+        return Err(Error::work(format!("a rise of the loss has the error {:?}", odd.stderr)));
     }
     match choice.rivals.iter().all(|rival| *rival < layers) {
         true => Ok(()),

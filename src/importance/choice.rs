@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 const ERRORS_APART: f64 = 2.0;
 
 /// The layers to drop for one n, and how sure that is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Choice {
     /// The layers to drop, ascending.
@@ -22,6 +22,37 @@ pub struct Choice {
     /// First layers of the other blocks that cannot be told from this one: their difference is at most two standard
     /// errors of that difference. For single layers, the kept ones that cannot be told from the worst dropped.
     pub rivals: Vec<usize>,
+    /// What the loss rises by without these layers, where that was measured beside the score.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub loss: Option<Rise>,
+    /// The best by score, where their loss decides: the one that costs least, which this choice drops, first.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub short_list: Vec<Listed>,
+}
+
+/// What the loss rises by, in nats a token.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rise {
+    /// The mean over predicted tokens.
+    pub mean: f64,
+    /// Its standard error over the samples; absent with a single one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stderr: Option<f64>,
+}
+
+/// A choice on a short list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listed {
+    /// Its place by score, from 1.
+    pub rank: usize,
+    /// The layers it drops, ascending.
+    pub drop: Vec<usize>,
+    /// Its score, as [`Choice::score`].
+    pub score: f64,
+    /// What the loss rises by without those layers.
+    pub loss: Rise,
 }
 
 impl Choice {

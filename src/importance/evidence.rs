@@ -11,13 +11,16 @@ pub trait Evidence {
     /// Layers of the model, L.
     fn layers(&self) -> usize;
 
+    /// Sequences of the text.
+    fn sequences(&self) -> usize;
+
     /// By `metric`, the value of each sequence without each of these sets of layers, or of sub-layers where the metric
     /// is about those, and how much it weighs: `[set][sequence]`. Sets that begin alike share what they begin with, and
-    /// each weight is read once for all of them.
+    /// each weight is read once for all of them. `on` numbers the sequences to measure on; without it all are.
     ///
     /// # Errors
     /// As [`Model::run`]; a metric that does not run candidates by themselves.
-    fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>>;
+    fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>], on: Option<&[usize]>) -> Result<Vec<Vec<Loss>>>;
 
     /// Tells how far a search is.
     fn reached(&self, message: &str);
@@ -48,7 +51,11 @@ impl Evidence for Measured<'_> {
         self.model.layers()
     }
 
-    fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>> {
+    fn sequences(&self) -> usize {
+        self.sequences.len()
+    }
+
+    fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>], on: Option<&[usize]>) -> Result<Vec<Vec<Loss>>> {
         let unit = metric.subject.unit();
         let units = self.layers() * unit.per_layer();
         let distance = match metric.value {
@@ -76,7 +83,8 @@ impl Evidence for Measured<'_> {
         };
         let what = if first == 0 { "measuring losses" } else { "measuring distances" };
         let stacks = Stacks { unit, stacks: &stacks, beside_the_first: first == 1 };
-        model.run_stacks(stacks, self.sequences, what, self.progress, &mut see)?;
+        let some: Option<Vec<Vec<u32>>> = on.map(|on| on.iter().map(|at| self.sequences[*at].clone()).collect());
+        model.run_stacks(stacks, some.as_deref().unwrap_or(self.sequences), what, self.progress, &mut see)?;
         Ok(found)
     }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
+use super::draws::Draws;
+use super::evidence::{Evidence, Measured};
 use super::metrics::{Evaluate, METRICS, Metric, Needs, OfWeights, Sizes, Subject, Weight};
 use super::moments::{Moments, Scores};
 use super::observer::Watch;
@@ -61,6 +63,36 @@ pub fn measure(
     sequences: &[Vec<u32>],
     progress: &dyn Progress,
 ) -> Result<Vec<Scores>> {
+    match metrics.iter().any(|metric| matches!(metric.value, Evaluate::Coalitions(_))) {
+        false => all(model, metrics, sequences, None, progress),
+        true => {
+            let mut evidence = Measured::new(model, sequences, progress)?;
+            measure_with(model, metrics, sequences, (&mut evidence, &Draws::default()), progress)
+        }
+    }
+}
+
+/// [`measure`], where what metrics ask for themselves comes from this evidence, with these draws.
+///
+/// # Errors
+/// As [`measure`], and those of the evidence.
+pub fn measure_with(
+    model: &Model,
+    metrics: &[&'static Metric],
+    sequences: &[Vec<u32>],
+    (evidence, draws): (&mut dyn Evidence, &Draws),
+    progress: &dyn Progress,
+) -> Result<Vec<Scores>> {
+    all(model, metrics, sequences, Some((evidence, draws)), progress)
+}
+
+fn all(
+    model: &Model,
+    metrics: &[&'static Metric],
+    sequences: &[Vec<u32>],
+    asked: Option<(&mut dyn Evidence, &Draws)>,
+    progress: &dyn Progress,
+) -> Result<Vec<Scores>> {
     let metrics = with_parts(metrics);
     let (spec, layers) = (model.spec(), model.layers());
     let mut scores = Vec::new();
@@ -77,6 +109,13 @@ pub fn measure(
     let removals = Removals::new(layers, metrics.iter().copied());
     if !removals.is_empty() {
         scores.extend(removals.measure(model, sequences, progress)?);
+    }
+    if let Some((evidence, draws)) = asked {
+        for metric in &metrics {
+            if let Evaluate::Coalitions(how) = metric.value {
+                scores.push((how.scores)(metric, how.value, evidence, draws)?);
+            }
+        }
     }
     for metric in &metrics {
         let Evaluate::Scores(parts, make) = metric.value else { continue };
@@ -111,6 +150,7 @@ pub(crate) fn reserved_bytes(
         .map(|compare| compare.bytes(spec.hidden_size))
         .sum();
     let of = |metric: &&Metric| match metric.value {
+        Evaluate::Coalitions(how) if matches!(how.value.value, Evaluate::Logits(_)) => 32 << 20,
         Evaluate::Weights(Needs::Gradients, _) | Evaluate::Gates(_) => {
             Model::gradient_bytes(spec, device, (tokens, longest)) + 8 * layer
         }

@@ -13,7 +13,8 @@
 //! * [`Evaluate::Scores`]: a function of other metrics' scores;
 //! * [`Evaluate::Weights`]: an [`OfWeights`], which sees the weights of each layer, alone or with gradients or inputs;
 //! * [`Evaluate::Gates`]: a function of the gradient to a factor before an update;
-//! * [`Evaluate::Logits`], [`Evaluate::Outputs`]: what the model gives without the layers, against what it gives whole.
+//! * [`Evaluate::Logits`], [`Evaluate::Outputs`]: what the model gives without the layers, against what it gives whole;
+//! * [`Evaluate::Coalitions`]: a function that asks an [`Evidence`] for the stacks it needs.
 //!
 //! ```
 //! use prune::importance::{Evaluate, METRICS, Metric, Order, Pair, Subject, Tokens, metric};
@@ -40,8 +41,10 @@ mod amount;
 mod analysis;
 mod check;
 mod choice;
+mod draws;
 mod evidence;
 mod gram;
+mod journal;
 mod json;
 mod measure;
 mod metrics;
@@ -50,16 +53,19 @@ mod observer;
 mod probe;
 mod removals;
 mod streams;
+mod unfinished;
 
 pub use amount::{Amount, Protect};
 pub use analysis::{Analysis, DataUsed, Searched, scores_of};
-pub use choice::{Choice, RunnerUp};
+pub use choice::{Choice, Listed, Rise, RunnerUp};
+pub use draws::{Drawing, Draws};
 pub use evidence::{Evidence, Measured};
-pub use measure::{measure, measure_weights};
+pub use journal::{Journal, Recalled};
+pub use measure::{measure, measure_weights, measure_with};
 pub(crate) use measure::{reserved_bytes, with_parts};
 pub use metrics::{
-    Evaluate, LogitDistance, METRICS, Metric, Needs, OfOutputs, OfWeights, Order, Pair, Sizes, Subject, TokenLogits,
-    Tokens, Weight, metric,
+    Coalitions, Drawn, Evaluate, LogitDistance, METRICS, Metric, Needs, OfOutputs, OfWeights, Order, Pair, Sizes,
+    Subject, TokenLogits, Tokens, Weight, metric, of_subsets,
 };
 #[cfg(test)]
 pub(crate) use moments::Moments;
@@ -69,3 +75,4 @@ pub use probe::Probe;
 pub(crate) use removals::rises;
 pub use removals::{Removals, without};
 pub use streams::Streams;
+pub use unfinished::Unfinished;

@@ -202,8 +202,9 @@ pub(super) fn logit_distances(
     let of = |(at, distance): (usize, &LogitDistance)| {
         let segments = end.batch().layout.segments().iter();
         let sequences = segments.map(|segment| {
-            let own = &tokens[segment.start..segment.start + segment.len];
-            let (sum, tokens) = (distance.of_sequence)(own.iter().map(|values| values[at]).sum(), segment.len);
+            let len = segment.len - usize::from(!distance.last);
+            let own = &tokens[segment.start..segment.start + len];
+            let (sum, tokens) = (distance.of_sequence)(own.iter().map(|values| values[at]).sum(), len);
             Loss { sum, tokens }
         });
         sequences.collect()

@@ -16,6 +16,7 @@
 //! ```
 
 mod pick;
+mod rerank;
 mod search;
 mod table;
 
@@ -24,8 +25,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use pick::{Candidates, PICKS, Pick, pick, scored};
-pub use search::{Search, check, search};
+pub use pick::{Candidates, PICKS, Pick, Policy, Step, Work, pick, scored};
+pub use search::{Search, check, search, within};
 pub use table::METHODS;
 
 use crate::importance::{Analysis, METRICS, Metric, Protect, metric};
@@ -124,7 +125,8 @@ impl Method {
         })?;
         let Protect { first, last } = self.keeps;
         let protect = Protect { first: first.max(protect.first), last: last.max(protect.last) };
-        Ok(Search { metric: metric.name.to_owned(), strategy: Some(self.pick.to_owned()), protect })
+        let (metric, strategy) = (metric.name.to_owned(), Some(self.pick.to_owned()));
+        Ok(Search { metric, strategy, protect, ..Search::default() })
     }
 
     /// The `n` layers that go from `layers`, where their place alone decides.
@@ -223,10 +225,10 @@ impl Method {
     /// What it costs to know, in a few words.
     #[must_use]
     pub fn cost(&self) -> &'static str {
-        match self.metric() {
-            None => "nothing",
-            Some(_) if self.is_searched() => "a pass over every candidate's layers, for each layer that goes",
-            Some(metric) => metric.value.cost(),
+        match (self.how(), self.metric()) {
+            (_, None) => "nothing",
+            (How::Search { cost, .. }, _) => cost,
+            (_, Some(metric)) => metric.value.cost(),
         }
     }
 }

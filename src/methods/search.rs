@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 
-use super::pick::{Candidates, How, Pick, pick};
-use crate::importance::{Analysis, Choice, Evidence, Metric, Protect, Scores, Searched, metric, scores_of};
-use crate::{Context, Result};
+use super::pick::{Candidates, How, Pick, Work, pick};
+use super::rerank;
+use crate::importance::{
+    Analysis, Choice, Draws, Evaluate, Evidence, Metric, Protect, Rise, Scores, Searched, metric, scores_of,
+};
+use crate::{Context, Error, Result};
 
 /// What to follow.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Search {
     /// Name of a row of [`METRICS`](crate::importance::METRICS).
     pub metric: String,
@@ -15,6 +18,12 @@ pub struct Search {
     pub strategy: Option<String>,
     /// Layers that must stay.
     pub protect: Protect,
+    /// Length of a short list that is ranked again by its loss.
+    pub rerank: Option<usize>,
+    /// What is drawn at random.
+    pub draws: Draws,
+    /// Whether what the loss rises by is measured of the choice of every size.
+    pub losses: bool,
 }
 
 impl Search {
@@ -31,19 +40,57 @@ impl Search {
     /// # Errors
     /// Request: a metric or pick that is not there, or that do not go together.
     pub fn pick(&self) -> Result<&'static Pick> {
-        pick(self.strategy.as_deref(), metric(&self.metric)?)
+        let pick = pick(self.strategy.as_deref(), metric(&self.metric)?)?;
+        self.rerank.map_or(Ok(()), |length| rerank::check(length, pick))?;
+        Ok(pick)
+    }
+
+    /// Whether it runs candidates beside what the scores are made of, so that it needs the model.
+    ///
+    /// # Errors
+    /// As [`Search::pick`].
+    pub fn measures(&self) -> Result<bool> {
+        Ok(self.rerank.is_some() || self.losses || self.pick()?.measures())
+    }
+
+    /// Layers that it computes for each token of `texts` sequences beside what the scores are made of, at most, for
+    /// choices of up to `most` layers of `layers`.
+    ///
+    /// # Errors
+    /// As [`Search::pick`].
+    pub fn passes(&self, layers: usize, most: usize, texts: usize) -> Result<usize> {
+        let work = Work { layers, most, texts, draws: &self.draws };
+        let listed = self.rerank.map_or(0, |length| layers + (1..=most).map(|n| length * (layers - n)).sum::<usize>());
+        let losses = if self.losses { layers + (1..=most).map(|n| layers - n).sum::<usize>() } else { 0 };
+        Ok(listed + losses + self.pick()?.passes(metric(&self.metric)?, &work))
     }
 
     /// The best choice of every size from the `scores` of a model of `layers` layers.
     ///
     /// # Errors
-    /// As [`Search::pick`]; Request: nothing left to drop, no scores of that metric, a pick that measures as it goes.
+    /// As [`Search::pick`]; Request: nothing left to drop, no scores of that metric, a pick that measures as it goes,
+    /// or a short list.
     pub fn run(&self, scores: &[Scores], layers: usize) -> Result<Searched> {
+        if self.rerank.is_some() || self.losses {
+            return Err(Error::request("losses of choices are measured: that needs the model and text"));
+        }
+        self.by_scores(scores, layers, &mut |_, _| Ok(()))
+    }
+
+    /// The best choices by their scores, and what is made of them.
+    fn by_scores(
+        &self,
+        scores: &[Scores],
+        layers: usize,
+        then: &mut dyn FnMut(&Candidates<'_>, &mut [Choice]) -> Result<()>,
+    ) -> Result<Searched> {
         let (metric, pick) = (metric(&self.metric)?, self.pick()?);
         let allowed = in_units(&self.protect.allowed(layers), metric);
         self.protect.check(layers, None)?;
         let candidates = Candidates { metric, scores: scores_of(scores, metric.name)?, allowed: &allowed };
-        Ok(self.searched(pick.choose_all(&candidates)?, pick))
+        let mut best = pick.choose_all(&candidates)?;
+        then(&candidates, &mut best)?;
+        Ok(self.searched(best, pick))
     }
 
     /// [`Search::run`], measuring more where the pick asks for it: then up to `most` layers, or all that may go.
@@ -52,13 +99,44 @@ impl Search {
     /// As [`Search::run`], and those of the measurements.
     pub fn run_with(&self, evidence: &mut dyn Evidence, scores: &[Scores], most: Option<usize>) -> Result<Searched> {
         let (pick, layers) = (self.pick()?, evidence.layers());
-        let How::Search { search, .. } = pick.how else { return self.run(scores, layers) };
         self.protect.check(layers, most)?;
+        let How::Search { search, .. } = pick.how else {
+            let metric = metric(&self.metric)?;
+            let parts = metric.subject.unit().per_layer();
+            return self.by_scores(scores, layers, &mut |candidates, best| {
+                // of the size that is asked for, or of all
+                let sizes = most.map_or(1..best.len() + 1, |n| n * parts..n * parts + 1);
+                if let Some(length) = self.rerank {
+                    rerank::rerank(evidence, (pick, candidates), best, length, sizes)?;
+                }
+                self.measure_losses(evidence, best)
+            });
+        };
         let allowed = self.protect.allowed(layers);
         let most = most.unwrap_or_else(|| allowed.len().min(layers - 1));
         let metric = metric(&self.metric)?;
         let most = most * metric.subject.unit().per_layer();
-        Ok(self.searched(search(evidence, metric, &in_units(&allowed, metric), most)?, pick))
+        let mut best = search(evidence, metric, &in_units(&allowed, metric), most, &self.draws)?;
+        self.measure_losses(evidence, &mut best)?;
+        Ok(self.searched(best, pick))
+    }
+
+    /// Measures what the loss rises by without each choice, in one pass, where that is asked for and not known.
+    fn measure_losses(&self, evidence: &mut dyn Evidence, best: &mut [Choice]) -> Result<()> {
+        if !self.losses {
+            return Ok(());
+        }
+        let (metric, pick) = (metric(&self.metric)?, self.pick()?);
+        // the score of such a choice is what the loss rises by without it
+        let is_known = matches!(metric.value, Evaluate::Loss) && !matches!(pick.how, How::Layers(_));
+        if is_known {
+            best.iter_mut().for_each(|choice| choice.loss = Some(Rise { mean: choice.score, stderr: choice.stderr }));
+        }
+        let mut unknown: Vec<&mut Choice> = best.iter_mut().filter(|choice| choice.loss.is_none()).collect();
+        let sets: Vec<Vec<usize>> = unknown.iter().map(|choice| choice.drop.clone()).collect();
+        let found = if sets.is_empty() { Vec::new() } else { rerank::losses(evidence, metric, &sets)? };
+        unknown.iter_mut().zip(found).for_each(|(choice, rise)| choice.loss = Some(rise));
+        Ok(())
     }
 
     fn searched(&self, best: Vec<Choice>, pick: &Pick) -> Searched {
@@ -67,6 +145,7 @@ impl Search {
             strategy: pick.name.to_owned(),
             protect_first: self.protect.first,
             protect_last: self.protect.last,
+            rerank: self.rerank,
             best,
         }
     }
@@ -78,6 +157,33 @@ fn in_units(layers: &Range<usize>, metric: &Metric) -> Range<usize> {
     layers.start * parts..layers.end * parts
 }
 
+/// The most layers that can go so that the loss rises by no more than `most_loss`, by the choices of `searched` whose
+/// loss is known; sizes are measured one by one, for a larger cut may cost less than a smaller one.
+///
+/// # Errors
+/// Request: losses that were not measured. Work: no choice is within it; says the least.
+pub fn within(searched: &Searched, most_loss: f64) -> Result<usize> {
+    let parts = metric(&searched.metric)?.subject.unit().per_layer();
+    // whole layers' worth
+    let sizes = searched.best.iter().skip(parts - 1).step_by(parts).enumerate();
+    let known = sizes.map(|(place, choice)| choice.loss.map(|loss| (place + 1, loss)));
+    let Some(known) = known.collect::<Option<Vec<_>>>() else {
+        return Err(Error::request(
+            "the analysis has not measured the loss of every size: --max-loss with a model does",
+        ));
+    };
+    if let Some((layers, _)) = known.iter().rev().find(|(_, loss)| loss.mean <= most_loss) {
+        return Ok(*layers);
+    }
+    let least = known.iter().min_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
+    let (layers, least) = least.ok_or_else(|| Error::work("an analysis without choices"))?;
+    let error = least.stderr.map_or_else(String::new, |error| format!(" ± {error:.4}"));
+    Err(Error::work(format!(
+        "--max-loss {most_loss:+}: cannot be met; the least is {:+.4}{error}, without {layers} of the layers",
+        least.mean
+    )))
+}
+
 /// Searches an analysis again, by another metric, pick or protection. A plan from before is gone.
 ///
 /// # Errors
@@ -86,7 +192,8 @@ pub fn search(analysis: &mut Analysis, search: &Search) -> Result<()> {
     // what was measured as it was picked stands as it is
     let found = &analysis.search;
     let is_same = search.searched(Vec::new(), search.pick()?) == Searched { best: Vec::new(), ..found.clone() };
-    let searched = match is_same && search.pick()?.measures() {
+    let is_measured = search.measures()? || found.best.iter().any(|choice| choice.loss.is_some());
+    let searched = match is_same && is_measured {
         true => found.clone(),
         false => search.run(&analysis.scores, analysis.model.layers)?,
     };

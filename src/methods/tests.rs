@@ -47,7 +47,8 @@ fn every_row_has_its_pick_and_its_metric() {
 #[test]
 fn every_method_makes_a_plan_of_its_size() {
     let analysis = analysis(10);
-    for row in METHODS.iter().filter(|row| row.name != "given" && !row.is_searched()) {
+    let whole = |row: &&Method| row.name != "given" && !row.is_searched() && row.unit != Unit::SubLayer;
+    for row in METHODS.iter().filter(whole) {
         let may_go = row.keeps.allowed(10);
         for n in 1..=may_go.len().min(9) {
             let plan = row.plan(&analysis.model, n, Some(&analysis)).unwrap();
@@ -82,14 +83,17 @@ fn another_search_needs_no_pass() {
     let mut analysis = analysis(5);
     analysis.mark(1).unwrap();
     let protect = Protect { first: 1, last: 1 };
-    search(&mut analysis, &Search { metric: "block-influence".into(), strategy: None, protect }).unwrap();
+    search(&mut analysis, &Search { metric: "block-influence".into(), protect, ..Search::default() }).unwrap();
     assert_eq!((analysis.search.strategy.as_str(), analysis.search.best.len()), ("lowest", 3));
     assert!(analysis.plan.is_none());
     for choice in &analysis.search.best {
         assert!(choice.drop.iter().all(|layer| (1..4).contains(layer)));
     }
-    let by =
-        |metric: &str, first| Search { metric: metric.into(), strategy: None, protect: Protect { first, last: 0 } };
+    let by = |metric: &str, first| Search {
+        metric: metric.into(),
+        protect: Protect { first, last: 0 },
+        ..Search::default()
+    };
     assert_eq!(search(&mut analysis, &by("angulr", 0)).unwrap_err().exit_code(), 2);
     assert_eq!(search(&mut analysis, &by("angular", 5)).unwrap_err().exit_code(), 2);
     analysis.scores.retain(|scores| scores.metric != "cosine");
@@ -115,13 +119,18 @@ impl Evidence for Losing {
         4
     }
 
-    fn costs(&mut self, _metric: &Metric, dropped: &[Vec<usize>]) -> Result<Vec<Vec<Loss>>> {
+    fn sequences(&self) -> usize {
+        3
+    }
+
+    fn costs(&mut self, _metric: &Metric, dropped: &[Vec<usize>], on: Option<&[usize]>) -> Result<Vec<Vec<Loss>>> {
         self.1 += 1;
         let of = |dropped: &Vec<usize>, sample: usize| {
             let tokens = 3 + sample;
             Loss { sum: tokens as f64 * (2.0 + (self.0)(dropped)), tokens }
         };
-        Ok(dropped.iter().map(|dropped| (0..3).map(|sample| of(dropped, sample)).collect()).collect())
+        let on = on.map_or_else(|| vec![0, 1, 2], <[usize]>::to_vec);
+        Ok(dropped.iter().map(|dropped| on.iter().map(|sample| of(dropped, *sample)).collect()).collect())
     }
 
     fn reached(&self, _message: &str) {}
@@ -186,4 +195,71 @@ fn sublayers_become_a_plan() {
     let row = method("finercut").unwrap();
     assert_eq!(row.plan(&model(4), 2, Some(&analysis)).unwrap().gone().to_string(), "1, attention:0, mlp:2");
     assert_eq!(row.dropped(4, 1, Some(&analysis)).unwrap().to_string(), "attention:1, mlp:2");
+}
+
+/// Scores and losses that disagree: the short list's losses decide, of every size, and the file says both.
+#[test]
+fn the_best_of_a_short_list_is_by_loss() {
+    let mut analysis = analysis(4);
+    let cost: fn(&[usize]) -> f64 = |dropped| dropped.iter().map(|layer| 0.5 - 0.1 * *layer as f64).sum();
+    let plain = Search { metric: "angular".into(), ..Search::default() };
+    let listed = Search { rerank: Some(3), ..plain.clone() };
+    let (mut one, mut all) = (Losing(cost, 0), Losing(cost, 0));
+    let found = listed.run_with(&mut all, &analysis.scores, None).unwrap();
+    // all sizes in one pass; the last layers cost least
+    assert_eq!(all.1, 1);
+    for choice in &found.best {
+        let n = choice.layers();
+        let starts: Vec<usize> = choice.short_list.iter().map(|own| own.drop[0]).collect();
+        assert_eq!(choice.short_list.len(), (5 - n).min(3));
+        assert!(starts.is_sorted_by(|a, b| a > b), "{starts:?}");
+        assert_eq!(choice.loss, Some(choice.short_list[0].loss));
+    }
+    let same = listed.run_with(&mut one, &analysis.scores, Some(2)).unwrap();
+    assert_eq!((&same.best[1], &same.best[0]), (&found.best[1], &plain.run(&analysis.scores, 4).unwrap().best[0]));
+    analysis.follow(found);
+    analysis.mark(2).unwrap();
+    assert_eq!(analysis.plan.as_ref().unwrap().why["rerank"], 3);
+    let text = analysis.to_json().unwrap();
+    assert_eq!(Analysis::from_value(serde_json::from_str(&text).unwrap()).unwrap(), analysis);
+    for (at, broken) in [("/short_list/0/drop", json!([0, 1])), ("/loss/mean", json!(9.0)), ("/loss/stderr", json!(-1))]
+    {
+        let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        *value.pointer_mut(&format!("/search/best/1{at}")).unwrap() = broken;
+        assert!(Analysis::from_value(value).is_err(), "{at}");
+    }
+    assert!(listed.run(&analysis.scores, 4).unwrap_err().to_string().contains("needs the model"));
+    for (search, fault) in [
+        (Search { rerank: Some(1), ..plain.clone() }, "2 to 1000"),
+        (Search { rerank: Some(4), ..method("sleb").unwrap().search(Protect::default()).unwrap() }, "by scores"),
+    ] {
+        assert!(search.pick().unwrap_err().to_string().contains(fault));
+    }
+}
+
+/// A larger cut may cost less than a smaller one: the largest within what is allowed counts.
+#[test]
+fn sizes_are_looked_at_one_by_one() {
+    let analysis = analysis(4);
+    let cost: fn(&[usize]) -> f64 = |dropped| [0.0, 0.3, 0.1, 0.7][dropped.len()];
+    for (name, metric, strategy, passes) in [
+        ("scores", "angular", "block", 1),
+        ("layers", "layer-loss", "lowest", 1),
+        ("search", "layer-loss", "greedy", 4),
+    ] {
+        let (metric, strategy) = (metric.to_owned(), Some(strategy.to_owned()));
+        let search = Search { metric, strategy, losses: true, ..Search::default() };
+        let mut evidence = Losing(cost, 0);
+        let found = search.run_with(&mut evidence, &analysis.scores, None).unwrap();
+        assert_eq!(evidence.1, passes, "{name}: the losses of all sizes take one pass, or are known");
+        for (most, layers) in [(0.05, None), (0.1, Some(2)), (0.2, Some(2)), (0.5, Some(2)), (0.7, Some(3))] {
+            match (super::within(&found, most + 1e-9), layers) {
+                (Ok(found), Some(layers)) => assert_eq!(found, layers, "{name} {most}"),
+                (Err(error), None) => assert!(error.to_string().contains("the least is +0.1"), "{name}: {error}"),
+                (found, _) => panic!("{name} {most}: {found:?}"),
+            }
+        }
+        let unknown = Search { losses: false, ..search }.run_with(&mut evidence, &analysis.scores, None).unwrap();
+        assert_eq!(super::within(&unknown, 1.0).unwrap_err().exit_code(), 2);
+    }
 }

@@ -17,6 +17,7 @@ mod places;
 mod sources;
 mod stack_config;
 mod stack_shape;
+mod target;
 mod tensors;
 mod write;
 
@@ -26,3 +27,4 @@ pub use cut::{Cut, CutOptions, Shrunk};
 pub use format::{FORMATS, Format, format};
 pub use names::Stack;
 pub use stack_config::layer_count;
+pub use target::Target;

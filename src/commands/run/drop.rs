@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::arch::ModelSpec;
+use crate::checkpoint::Checkpoint;
 use crate::importance::Analysis;
 use crate::methods::{METHODS, Method};
 use crate::plan::{Dropped, SubLayers, layers_for_fraction, parse_drop};
+use crate::surgery::Target;
 use crate::{Context, Error, Result};
 
 /// `[drop]`: every method with every number of layers, and the layers that are named.
@@ -22,6 +24,8 @@ pub struct Drop {
     pub layers: Vec<usize>,
     /// How many, as shares of all layers.
     pub fractions: Vec<f64>,
+    /// How many, as few as bring the model to this: `params=5B`, `bytes=4GiB`, `kv-bytes=64KiB`.
+    pub targets: Vec<Target>,
     /// Layers by number, such as `21-28,30`, and sub-layers, `attn:7`; one entry for each cut.
     pub given: Vec<String>,
     /// Scores cuts that are not healed as well, where there is a healing.
@@ -36,6 +40,7 @@ impl Default for Drop {
             methods: vec![&METHODS[0]],
             layers: Vec::new(),
             fractions: Vec::new(),
+            targets: Vec::new(),
             given: Vec::new(),
             unhealed: true,
             keep: Keep::Models,
@@ -114,7 +119,19 @@ impl Which {
 }
 
 impl Drop {
-    /// The cuts of a model of `layers` layers, each once.
+    /// With the numbers of layers that bring `model`, which has `layers`, to the targets.
+    ///
+    /// # Errors
+    /// Request: a target that cannot be met.
+    pub fn settled(&self, model: &Checkpoint, layers: usize) -> Result<Self> {
+        let mut settled = self.clone();
+        for target in settled.targets.drain(..) {
+            settled.layers.push(target.layers(model, &(0..layers)).context(|| "[drop] targets")?);
+        }
+        Ok(settled)
+    }
+
+    /// The cuts of a model of `layers` layers, each once, but for [targets](Self::settled).
     ///
     /// # Errors
     /// Request: more layers than there are.

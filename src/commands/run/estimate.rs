@@ -95,7 +95,8 @@ pub(super) fn estimate(
 ) -> Result<RunReport> {
     let checkpoint = open::checkpoint(Some(&recipe.model), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
-    let wanted = recipe.drop.wanted(spec.layers)?;
+    let wanted = recipe.drop.settled(&checkpoint, spec.layers)?.wanted(spec.layers)?;
+    let is_dense_alone = wanted.is_empty();
     let state = State::look(out)?;
     let keys = Keys::new(recipe, &checkpoint)?;
     let checked = Checked { recipe, checkpoint: &checkpoint, spec: &spec };
@@ -118,7 +119,7 @@ pub(super) fn estimate(
         }
         ahead.cut(&wanted, known, dense.as_ref(), progress)?;
     }
-    if recipe.drop.wanted(ahead.spec.layers)?.is_empty() {
+    if is_dense_alone {
         ahead.speed("dense/speed", &json!(ahead.keys.model), &Dropped::default())?;
     }
     Ok(RunReport { stages: ahead.stages, data: None, page: None })

@@ -87,7 +87,7 @@ pub(super) struct Size {
 pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Result<(Done, State)> {
     let checkpoint = open::checkpoint(Some(&recipe.model), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
-    let wanted = recipe.drop.wanted(spec.layers)?;
+    let wanted = recipe.drop.settled(&checkpoint, spec.layers)?.wanted(spec.layers)?;
     let keys = Keys::new(recipe, &checkpoint)?;
     let mut tokenized = None;
     let scored = keys.is_scored(&State::look(Some(out))?)?;

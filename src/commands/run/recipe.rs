@@ -45,12 +45,12 @@ pub struct Recipe {
 
 /// Settings of each section that are not the recipe's to make.
 const OWN: [(&str, &[&str]); 5] = [
-    ("analyze", &["model", "layers", "fraction", "from", "out", "csv", "force", "dry_run"]),
+    ("analyze", &["model", "layers", "fraction", "target", "max_loss", "from", "out", "csv", "force", "dry_run"]),
     (
         "cut",
         &[
-            "model", "plan", "drop", "deepest", "tail", "method", "fraction", "layers", "repair", "out", "force",
-            "dry_run",
+            "model", "plan", "drop", "deepest", "tail", "method", "fraction", "layers", "target", "max_loss", "repair",
+            "out", "force", "dry_run",
         ],
     ),
     ("heal", &["model", "out", "restart", "force", "dry_run"]),
@@ -111,10 +111,11 @@ impl Recipe {
     }
 
     fn check(&self) -> Result<()> {
-        let Drop { methods, layers, fractions, given, .. } = &self.drop;
-        if layers.is_empty() && fractions.is_empty() && given.is_empty() {
+        let Drop { methods, layers, fractions, targets, given, .. } = &self.drop;
+        let is_counted = !(layers.is_empty() && fractions.is_empty() && targets.is_empty());
+        if !is_counted && given.is_empty() {
             return Err(Error::request(
-                "[drop]: how many layers? give layers, fractions or given, such as layers = [4]",
+                "[drop]: how many layers? give layers, fractions, targets or given, such as layers = [4]",
             ));
         }
         if given.is_empty() && methods.is_empty() {
@@ -127,7 +128,7 @@ impl Recipe {
             )));
         }
         let needs_scores = methods.iter().find(|method| method.needs_scores());
-        if let Some(method) = needs_scores.filter(|_| !(layers.is_empty() && fractions.is_empty())) {
+        if let Some(method) = needs_scores.filter(|_| is_counted) {
             let Some(analyze) = self.analyze.as_ref().filter(|analyze| analyze.data.is_some()) else {
                 return Err(Error::request(format!(
                     "[analyze] data: the {} method has to see text; name some",
@@ -253,6 +254,27 @@ mod tests {
         let expected = "similarity-2 similarity-4 similarity-8 deepest-2 deepest-4 deepest-8 given-1+3-5";
         assert_eq!(names.join(" "), expected);
         assert!(recipe.drop.wanted(4).unwrap_err().to_string().contains("4 of 4"));
+    }
+
+    #[test]
+    fn targets_become_numbers_of_layers() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::pico::write(dir.path()).unwrap();
+        let model = crate::checkpoint::Checkpoint::open_dir(dir.path()).unwrap();
+        let numbers = model.index.tensors.values().map(|entry| entry.shape.iter().product::<usize>()).sum::<usize>();
+        let only = |target: &str| {
+            let set = [format!("drop.targets=[{target:?}]"), "drop.layers=[]".to_owned(), "drop.given=[]".to_owned()];
+            read(GOOD, &set.each_ref().map(String::as_str)).unwrap().drop
+        };
+        let drop = only(&format!("params={}", numbers - 1));
+        let names: Vec<String> =
+            drop.settled(&model, 4).unwrap().wanted(4).unwrap().into_iter().map(|wanted| wanted.name).collect();
+        assert_eq!(names, ["similarity-1", "deepest-1"]);
+        let error = only("params=1").settled(&model, 4).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("[drop] targets"), "{error}");
+        let error = read(GOOD, &["drop.targets=[\"5B\"]"]).unwrap_err().to_string();
+        assert!(error.contains("params=5B"), "{error}");
+        assert!(read(GOOD, &["analyze.target=\"params=5B\""]).unwrap_err().to_string().contains("sets this itself"));
     }
 
     #[test]

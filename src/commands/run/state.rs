@@ -17,6 +17,7 @@ use crate::checkpoint::{
 };
 use crate::files::{self, Bound};
 use crate::heal::WorkDir;
+use crate::importance::Unfinished;
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
@@ -166,7 +167,7 @@ impl State {
             claim(&out)?;
             claim(&WorkDir::place(&out))?;
             let place = Workplace::open(&out, &Origin::program("run"))?;
-            for left in [out.clone(), WorkDir::place(&out)] {
+            for left in [out.clone(), WorkDir::place(&out), Unfinished::place(&out)] {
                 place.discard(&left)?;
             }
         }

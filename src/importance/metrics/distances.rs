@@ -41,6 +41,13 @@ pub struct LogitDistance {
     pub of_token: fn(&TokenLogits<'_>) -> f64,
     /// From the sum over the tokens of a sequence, and their number, to its value and how much it weighs.
     pub of_sequence: fn(f64, usize) -> (f64, usize),
+    /// Whether the last token counts, which predicts nothing that is known.
+    pub last: bool,
+}
+
+/// A mean over all tokens.
+const fn of_tokens(of_token: fn(&TokenLogits<'_>) -> f64) -> Evaluate {
+    Evaluate::Logits(LogitDistance { of_token, of_sequence: over_tokens, last: true })
 }
 
 fn over_tokens(sum: f64, tokens: usize) -> (f64, usize) {
@@ -94,7 +101,7 @@ pub(super) const JS: Metric = Metric {
     subject: Subject::Layer,
     tokens: Tokens::All,
     order: Order::Lowest,
-    value: Evaluate::Logits(LogitDistance { of_token: js, of_sequence: over_tokens }),
+    value: of_tokens(js),
     usual: false,
 };
 
@@ -102,7 +109,7 @@ pub(super) const JS_REVERSED: Metric = Metric {
     name: "js-reversed",
     about: "the same with the mean and the predictions the other way round, as FinerCut's code computes it",
     reference: "FinerCut, arXiv 2405.18218, as its code computes it",
-    value: Evaluate::Logits(LogitDistance { of_token: js_reversed, of_sequence: over_tokens }),
+    value: of_tokens(js_reversed),
     ..JS
 };
 
@@ -124,7 +131,7 @@ pub(super) const KL: Metric = Metric {
     name: "kl",
     about: "divergence KL(whole ‖ without the layer) of the predictions, nats; drops single layers",
     reference: "FinerCut, arXiv 2405.18218",
-    value: Evaluate::Logits(LogitDistance { of_token: kl, of_sequence: over_tokens }),
+    value: of_tokens(kl),
     ..JS
 };
 
@@ -132,7 +139,7 @@ pub(super) const ANGULAR: Metric = Metric {
     name: "logit-angular",
     about: "angle between the logits with and without the layer, radians; drops single layers",
     reference: "FinerCut, arXiv 2405.18218",
-    value: Evaluate::Logits(LogitDistance { of_token: angular, of_sequence: over_tokens }),
+    value: of_tokens(angular),
     ..JS
 };
 
@@ -140,7 +147,19 @@ pub(super) const NORM: Metric = Metric {
     name: "logit-norm",
     about: "norm of the difference of all logits of a sequence with and without the layer; drops single layers",
     reference: "FinerCut, arXiv 2405.18218",
-    value: Evaluate::Logits(LogitDistance { of_token: square, of_sequence: |sum, _| (sum.sqrt(), 1) }),
+    value: Evaluate::Logits(LogitDistance { of_token: square, of_sequence: |sum, _| (sum.sqrt(), 1), last: true }),
+    ..JS
+};
+
+pub(super) const NORM_OF_TOKENS: Metric = Metric {
+    name: "token-logit-norm",
+    about: "norm of the difference of a token's logits with and without the layer; drops single layers",
+    reference: "Siddiqui et al., A deeper look at depth pruning, arXiv 2407.16286",
+    value: Evaluate::Logits(LogitDistance {
+        of_token: |logits| square(logits).sqrt(),
+        of_sequence: over_tokens,
+        last: false,
+    }),
     ..JS
 };
 

@@ -19,12 +19,17 @@ mod outliers;
 mod pair;
 mod quiet;
 mod relative_magnitude;
+mod shapley;
 mod taylor;
 
 pub use distances::{LogitDistance, TokenLogits};
 pub use of_weights::{Needs, OfWeights, Sizes, Weight};
 pub use pair::Pair;
+pub use shapley::{Drawn, of_subsets};
 
+use super::draws::Draws;
+use super::evidence::Evidence;
+use super::moments::Scores;
 use crate::model::{EndOfStack, StackUnit};
 use crate::plan::{Dropped, SubLayer};
 use crate::{Error, Result};
@@ -133,6 +138,19 @@ pub enum Evaluate {
     /// The streams that leave the last layer with and without those layers; the argument is the number of
     /// candidates.
     Outputs(fn(usize) -> Box<dyn OfOutputs>),
+    /// Stacks that the metric asks for itself.
+    Coalitions(Coalitions),
+}
+
+/// How a metric asks for stacks, one after the other or many at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Coalitions {
+    /// What is measured of a stack.
+    pub value: &'static Metric,
+    /// Layers computed for each token, at most, of a model of so many.
+    pub passes: fn(usize, &Draws) -> usize,
+    /// The scores of the metric that this is, from `value` of what it asks for.
+    pub scores: fn(&Metric, &'static Metric, &mut dyn Evidence, &Draws) -> Result<Scores>,
 }
 
 impl Evaluate {
@@ -151,6 +169,7 @@ impl Evaluate {
             Self::Weights(Needs::Inputs, _) => "one pass, and the weights read once",
             Self::Weights(Needs::Gradients, _) | Self::Gates(_) => "one pass forward and one back",
             Self::Loss | Self::Logits(_) | Self::Outputs(_) => "a pass over every candidate's layers",
+            Self::Coalitions(_) => "a pass over the layers of every subset or window",
         }
     }
 
@@ -233,6 +252,10 @@ pub const METRICS: &[Metric] = &[
     distances::KL,
     distances::ANGULAR,
     distances::NORM,
+    distances::NORM_OF_TOKENS,
+    shapley::BY_LOSS,
+    shapley::BY_LOGITS,
+    shapley::WINDOWED,
     distances::JS_OF_SUBLAYERS,
     distances::JS_REVERSED_OF_SUBLAYERS,
 ];

@@ -6,16 +6,19 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::{Candidates, How, Pick};
+use super::{Candidates, How, Pick, Work};
 use crate::importance::{Choice, Evaluate, Evidence, Metric, Subject, rises};
 use crate::{Error, Result};
+
+const COST: &str = "a pass over every candidate's layers, for each layer that goes";
 
 pub(super) const GREEDY: Pick = Pick {
     name: "greedy",
     about: "one layer after the other, the loss measured anew each time",
     how: How::Search {
-        search: |evidence, metric, allowed, most| search(evidence, metric, (allowed, most), 1),
-        passes: |layers, most| passes(layers, most, 1),
+        search: |evidence, metric, allowed, most, _| search(evidence, metric, (allowed, most), 1),
+        passes: |work| passes(work, 1),
+        cost: COST,
     },
 };
 
@@ -23,8 +26,9 @@ pub(super) const BEAM: Pick = Pick {
     name: "beam",
     about: "the same with the four best sets of every size",
     how: How::Search {
-        search: |evidence, metric, allowed, most| search(evidence, metric, (allowed, most), 4),
-        passes: |layers, most| passes(layers, most, 4),
+        search: |evidence, metric, allowed, most, _| search(evidence, metric, (allowed, most), 4),
+        passes: |work| passes(work, 4),
+        cost: COST,
     },
 };
 
@@ -35,14 +39,14 @@ fn search(
     width: usize,
 ) -> Result<Vec<Choice>> {
     let measure = if matches!(metric.value, Evaluate::Loss) { "loss" } else { metric.name };
-    let whole = evidence.costs(metric, &[Vec::new()])?.pop().unwrap_or_default();
+    let whole = evidence.costs(metric, &[Vec::new()], None)?.pop().unwrap_or_default();
     let mut kept: Vec<Vec<usize>> = vec![Vec::new()];
     let mut best: Vec<Choice> = Vec::new();
     while best.len() < most {
         // of equals the later stands first: the lower layers, then, for they come last
         let sets: BTreeSet<Vec<usize>> = kept.iter().flat_map(|set| extended(set, allowed)).collect();
         let sets: Vec<Vec<usize>> = sets.into_iter().rev().collect();
-        let losses = evidence.costs(metric, &sets)?;
+        let losses = evidence.costs(metric, &sets, None)?;
         let scores = rises(&whole, &losses.iter().collect::<Vec<_>>(), vec![sets.len()], metric.name);
         if let Some(broken) = scores.mean[0].iter().position(|rise| !rise.is_finite()) {
             return Err(Error::work(format!("the {measure} without the layers {:?} is not finite", sets[broken])));
@@ -66,7 +70,7 @@ fn search(
 }
 
 /// The whole model, and for each size every stack of one layer fewer from the stacks before it: m(m+1)/2 for one of m.
-fn passes(layers: usize, most: usize, width: usize) -> usize {
+fn passes(&Work { layers, most, .. }: &Work<'_>, width: usize) -> usize {
     let sizes = (0..most).map(|gone| (layers - gone, if gone == 0 { 1 } else { width }));
     layers + sizes.map(|(m, width)| width * m * (m + 1) / 2).sum::<usize>()
 }

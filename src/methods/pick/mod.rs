@@ -8,11 +8,12 @@ mod block;
 mod deepest;
 mod greedy;
 mod lowest;
+mod policy;
 mod tail;
 
 use std::ops::Range;
 
-use crate::importance::{Choice, Evaluate, Evidence, METRICS, Metric, RunnerUp, Scores, Subject};
+use crate::importance::{Choice, Draws, Evaluate, Evidence, METRICS, Metric, RunnerUp, Scores, Subject};
 use crate::{Error, Result};
 
 /// What a pick over scores chooses from.
@@ -26,8 +27,23 @@ pub struct Candidates<'a> {
     pub allowed: &'a Range<usize>,
 }
 
-/// By which metric, layers allowed, and the largest size.
-type Searching = fn(&mut dyn Evidence, &'static Metric, &Range<usize>, usize) -> Result<Vec<Choice>>;
+pub use policy::{Policy, Step};
+
+/// By which metric, layers allowed, the largest size, and what is drawn.
+type Searching = fn(&mut dyn Evidence, &'static Metric, &Range<usize>, usize, &Draws) -> Result<Vec<Choice>>;
+
+/// What measuring takes depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    /// Layers, or sub-layers, of the model.
+    pub layers: usize,
+    /// The largest choice.
+    pub most: usize,
+    /// Sequences of the text.
+    pub texts: usize,
+    /// What is drawn.
+    pub draws: &'a Draws,
+}
 
 /// How a pick comes to its layers.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +56,10 @@ pub(crate) enum How {
     Search {
         /// The best choice of every size up to the last argument, of the layers allowed.
         search: Searching,
-        /// Layers it computes for each token, at most, of a model of so many layers, for choices up to a size.
-        passes: fn(usize, usize) -> usize,
+        /// Layers it computes for each token, at most.
+        passes: fn(&Work<'_>) -> usize,
+        /// What that is, in a few words.
+        cost: &'static str,
     },
     /// By their place alone: `n` of so many layers.
     Place(fn(usize, usize) -> Result<Range<usize>>),
@@ -61,7 +79,8 @@ pub struct Pick {
 }
 
 /// Every way to choose.
-pub const PICKS: &[Pick] = &[block::PICK, lowest::PICK, greedy::GREEDY, greedy::BEAM, deepest::PICK, tail::PICK, GIVEN];
+pub const PICKS: &[Pick] =
+    &[block::PICK, lowest::PICK, greedy::GREEDY, greedy::BEAM, policy::PICK, deepest::PICK, tail::PICK, GIVEN];
 
 const GIVEN: Pick = Pick { name: "given", about: "the layers that are named", how: How::Given };
 
@@ -123,13 +142,13 @@ impl Pick {
         matches!(self.how, How::Search { .. })
     }
 
-    /// Layers that measuring while it picks computes for each token, at most, for choices by `metric` of up to `most`
-    /// of `layers`.
+    /// Layers that measuring while it picks by `metric` computes for each token, at most.
     #[must_use]
-    pub fn passes(&self, metric: &Metric, layers: usize, most: usize) -> usize {
+    pub fn passes(&self, metric: &Metric, work: &Work<'_>) -> usize {
         let parts = metric.subject.unit().per_layer();
+        let work = Work { layers: parts * work.layers, most: parts * work.most, ..*work };
         match self.how {
-            How::Search { passes, .. } => passes(parts * layers, parts * most).div_ceil(parts),
+            How::Search { passes, .. } => passes(&work).div_ceil(parts),
             _ => 0,
         }
     }
@@ -200,6 +219,7 @@ impl Candidates<'_> {
             stderr: self.scores.error(n, best),
             runner_up: others.first().map(against),
             rivals,
+            ..Choice::default()
         }
     }
 }

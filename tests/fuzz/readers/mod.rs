@@ -47,6 +47,7 @@ const TABLE: &[Row] = &[
     ("heal state", 16, healings::state),
     ("healed", 1, healings::healed),
     ("resumed", 1, healings::resumed),
+    ("search state", 4, states::search),
     ("run state", 4, states::run),
     ("marks", 16, marks::marks),
     ("jsonl", 40, rows::jsonl),

@@ -1,18 +1,23 @@
-//! What unfinished work left behind: an evaluation's journal, a run's state.
+//! What unfinished work left behind: an evaluation's journal, a search's, a run's state.
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use prune::checkpoint::{Origin, Workplace};
+use prune::checkpoint::{MARK, Origin, Workplace};
+use prune::commands::analyze::{AnalyzeSettings, analyze};
 use prune::commands::run::{RunSettings, run as run_recipe};
 use prune::eval::journal::{JOURNAL, Journal, RunId};
 use prune::eval::passes::PassTokens;
 use prune::eval::request::Answer;
-use prune::progress::Silent;
+use prune::importance::Unfinished;
+use prune::interrupt::Interrupt;
+use prune::progress::{Progress, Silent, Unit};
 use rand::Rng as _;
 
 use super::super::json as values;
 use super::{Feed, Files, small};
+use crate::fixture::Llama;
 
 /// `journal.jsonl`.
 pub(super) fn journal(dir: &Path) -> Feed {
@@ -42,6 +47,70 @@ pub(super) fn journal(dir: &Path) -> Feed {
         drop(journal);
         if case.heard(open(&out, false)).is_none_or(|journal| journal.answers(7) != Some(&kept[..])) {
             case.fault("what was kept is gone");
+        }
+    })
+}
+
+/// Stops a search in its second step: after the scores, the whole model and the first step.
+#[derive(Default)]
+struct Stopping {
+    interrupt: Interrupt,
+    passes: AtomicUsize,
+}
+
+impl Progress for Stopping {
+    fn begin(&self, what: &str, _total: u64, _unit: Unit) {
+        if what == "measuring losses" && self.passes.fetch_add(1, Ordering::Relaxed) == 3 {
+            self.interrupt.request();
+        }
+    }
+    fn advance(&self, _units: u64) {}
+    fn end(&self) {}
+    fn warn(&self, _message: &str) {}
+}
+
+/// What an unfinished search left: settings, scores, and the journal of its candidates.
+pub(super) fn search(dir: &Path) -> Feed {
+    let (model, text) = (dir.join("model"), dir.join("text.jsonl"));
+    Llama { layers: 3, ..small() }.write(&model);
+    fs::write(&text, "{\"text\": \"w3 w4 w5 w6\"}\n{\"text\": \"w7 w3 w9\"}\n").unwrap();
+    let out = dir.join("out");
+    let settings = AnalyzeSettings {
+        model: Some(model.display().to_string()),
+        data: Some(text.display().to_string()),
+        method: Some(prune::methods::method("sleb").unwrap()),
+        out: Some(out.clone()),
+        force: true,
+        ..AnalyzeSettings::default()
+    };
+    // stopped when the first candidates are in the journal
+    let stopping = Stopping::default();
+    stopping.interrupt.run(|| analyze(&settings, &stopping).unwrap_err());
+    let (work, whole) = (Unfinished::place(&out), dir.join("whole"));
+    let files = Files::of(&work);
+    let known = analyze(&AnalyzeSettings { out: Some(whole), ..settings.clone() }, &Silent).unwrap().analysis;
+    fs::rename(&work, dir.join("kept")).unwrap();
+    let kept = dir.join("kept");
+    Box::new(move |case| {
+        let _ = fs::remove_dir_all(&work);
+        fs::create_dir(&work).unwrap();
+        for (name, bytes) in &files.good {
+            fs::write(work.join(name), bytes).unwrap();
+        }
+        fs::copy(kept.join(MARK), work.join(MARK)).unwrap();
+        let name = case.pick(&["journal.jsonl", "scores.json", "settings.json"]);
+        let broken = match name {
+            "journal.jsonl" => values::lines(&mut case.rng, &files.good[name]),
+            _ => values::changed(&mut case.rng, &files.json(name)),
+        };
+        fs::write(work.join(name), broken).unwrap();
+        let report = case.listen(|progress| analyze(&settings, progress));
+        if let Some(analysis) = report.and_then(|report| report.analysis) {
+            let is_same = Some(&analysis) == known.as_ref();
+            // numbers in the place of others may be believed, settings of another are not
+            if name == "settings.json" && !is_same || analysis.search.best.len() != 2 {
+                case.fault("what came of it is no search of this model");
+            }
         }
     })
 }

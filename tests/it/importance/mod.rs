@@ -2,7 +2,10 @@
 //! analysis files under mutation.
 
 mod goldens;
+mod killed;
 mod losses;
+mod picks;
+mod sizes;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use prune::checkpoint::Checkpoint;
-use prune::importance::{Analysis, DataUsed, METRICS, Metric, Probe, Protect, Scores, Streams, Watch, metric};
+use prune::importance::{Analysis, DataUsed, METRICS, Metric, Probe, Scores, Streams, Watch, metric};
 use prune::methods::{Search, search};
 use prune::model::{Batch, Model, ModelOptions, Residency};
 use prune::ops::Layout;
@@ -101,7 +104,7 @@ fn distances_of_recorded_streams_equal_the_golden_ones() {
 fn analysis(layers: usize, samples: usize, scores: Vec<Scores>) -> Analysis {
     let model = PlannedFor { id: "model".into(), revision: None, fingerprint: "00".into(), layers };
     let data = DataUsed { source: "text".into(), samples, tokens: 1, seq_len: 1, seed: 0 };
-    let search = Search { metric: "angular".into(), strategy: None, protect: Protect::default() };
+    let search = Search { metric: "angular".into(), ..Search::default() };
     let searched = search.run(&scores, layers).unwrap();
     Analysis::new(model, 1, data, serde_json::Map::new(), scores, searched)
 }
@@ -224,7 +227,7 @@ proptest! {
             let text = analysis.to_json().unwrap();
             prop_assert_eq!(Analysis::from_value(serde_json::from_str(&text).unwrap()).unwrap(), analysis.clone());
             for metric in METRICS {
-                let by = Search { metric: metric.name.to_owned(), strategy: None, protect: Protect::default() };
+                let by = Search { metric: metric.name.to_owned(), ..Search::default() };
                 if search(&mut analysis, &by).is_ok() {
                     let _ = analysis.mark(analysis.search.best.len());
                 }

@@ -35,6 +35,14 @@ pub(crate) const COMMANDS: &[Making] = &[
         failing: &["--text-field nothing", "--layers 9", "--memory 1KiB"],
     },
     Making {
+        name: "search",
+        line: "analyze model --data text.jsonl --samples 3 --seq-len 16 --method sleb -o out",
+        other: ("--samples 3", "--samples 2"),
+        is_whole: true,
+        forces: &["--force"],
+        failing: &["--text-field nothing", "--layers 9", "--memory 1KiB"],
+    },
+    Making {
         name: "cut",
         line: "cut model --drop 1 --max-shard-size 4KB -o out",
         other: ("--drop 1", "--drop 2"),

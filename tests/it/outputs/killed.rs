@@ -93,7 +93,8 @@ impl<'a> Case<'a> {
 /// What is the command's: its output, its work and its table.
 fn is_output(name: &str) -> bool {
     let top = name.split('/').next().unwrap();
-    ["out", "out.csv", "out.healing", ".out.prune", ".out.csv.prune", ".out.healing.prune"].contains(&top)
+    let work = ["out.healing", ".out.healing.prune", "out.analyzing", ".out.analyzing.prune"];
+    ["out", "out.csv", ".out.prune", ".out.csv.prune"].contains(&top) || work.contains(&top)
 }
 
 fn below(tree: &Tree) -> Tree {
@@ -192,6 +193,11 @@ fn finishes(name: &str) {
 #[test]
 fn analyze() {
     finishes("analyze");
+}
+
+#[test]
+fn search() {
+    finishes("search");
 }
 
 #[test]

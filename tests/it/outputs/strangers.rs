@@ -57,6 +57,7 @@ const AROUND: &[(&str, Put)] = &[
         }
     }),
     ("work beside it", |desk| file(desk, "out.healing/photos/a")),
+    ("a search's work beside it", |desk| file(desk, "out.analyzing/settings.json")),
     ("a file for work beside it", |desk| file(desk, "out.healing")),
     ("files called as work is", |desk| {
         for name in ["settings.json", "best.safetensors", "log.jsonl", "state.safetensors"] {

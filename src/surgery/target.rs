@@ -1,0 +1,229 @@
+//! How small a model is to become, and how many layers that takes: known from names and shapes, before any work.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::names::Stack;
+use super::stack_config::layer_count;
+use crate::arch::ModelSpec;
+use crate::checkpoint::{ByteSize, Checkpoint};
+use crate::{Context, Error, Result};
+
+/// What is counted of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Quantity {
+    /// Numbers stored.
+    Parameters,
+    /// Bytes of tensors.
+    Bytes,
+    /// Bytes of the keys and values of one token, two for each number.
+    KvBytes,
+}
+
+/// Every quantity by its name, with an example.
+const QUANTITIES: [(&str, Quantity, &str); 3] = [
+    ("params", Quantity::Parameters, "params=5B"),
+    ("bytes", Quantity::Bytes, "bytes=4GiB"),
+    ("kv-bytes", Quantity::KvBytes, "kv-bytes=64KiB"),
+];
+
+/// The most that a model may have of something: `params=5B`, `bytes=4GiB`, `kv-bytes=64KiB`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    text: String,
+    quantity: Quantity,
+    most: u64,
+}
+
+impl Target {
+    /// The smallest number of layers without which `model` is within the target, whichever of the layers `allowed` they
+    /// are.
+    ///
+    /// # Errors
+    /// Request: the model is within it as it is, or cannot come within it; says what can be reached. Keys and values of
+    /// a family that is not known.
+    pub fn layers(&self, model: &Checkpoint, allowed: &Range<usize>) -> Result<usize> {
+        let sizes = self.quantity.sizes(model).context(|| self.text.clone())?;
+        let whole: u64 = sizes.beside + sizes.layers.iter().sum::<u64>();
+        if whole <= self.most {
+            let has = self.quantity.told(whole);
+            return Err(Error::request(format!(
+                "{}: the model has {has} as it is, there is nothing to drop",
+                self.text
+            )));
+        }
+        let mut own = sizes.layers[allowed.clone()].to_vec();
+        // the largest stay, at worst
+        own.sort_unstable();
+        let may_go = own.len().min(sizes.layers.len().saturating_sub(1));
+        let mut left = whole;
+        for (gone, size) in own[..may_go].iter().enumerate() {
+            left -= size;
+            if left <= self.most {
+                return Ok(gone + 1);
+            }
+        }
+        Err(Error::request(format!(
+            "{}: cannot be met; the least that can is {}, without {may_go} of {} layers",
+            self.text,
+            self.quantity.told(left),
+            sizes.layers.len()
+        )))
+    }
+}
+
+/// What the layers have of a quantity, and all else.
+struct Sizes {
+    layers: Vec<u64>,
+    beside: u64,
+}
+
+impl Quantity {
+    fn sizes(self, model: &Checkpoint) -> Result<Sizes> {
+        let layers = layer_count(&model.config)?;
+        if self == Self::KvBytes {
+            let spec = ModelSpec::from_config(&model.config)?;
+            let token = 2 * 2 * (spec.kv_heads * spec.head_dim) as u64;
+            let of = |layer| if spec.has_attention(layer) { token } else { 0 };
+            return Ok(Sizes { layers: (0..layers).map(of).collect(), beside: 0 });
+        }
+        let extra = model.config.get("num_nextn_predict_layers").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let names = model.index.tensors.keys().map(String::as_str);
+        let stack = Stack::find(names, layers, usize::try_from(extra).unwrap_or(0))?;
+        let mut sizes = Sizes { layers: vec![0; layers], beside: 0 };
+        for entry in model.index.tensors.values() {
+            let size = match self {
+                Self::Parameters => entry.shape.iter().map(|size| *size as u64).product(),
+                _ => entry.len,
+            };
+            match stack.within(&entry.name) {
+                Some((layer, _)) => sizes.layers[layer] += size,
+                None => sizes.beside += size,
+            }
+        }
+        Ok(sizes)
+    }
+
+    /// As a target says it.
+    fn told(self, size: u64) -> String {
+        let name = QUANTITIES.iter().find(|(_, own, _)| *own == self).map_or("", |(name, ..)| name);
+        format!("{name}={size}")
+    }
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let known = QUANTITIES.map(|(.., example)| example).join(", ");
+        let fault = || Error::request(format!("target {text:?}: expected one of {known}"));
+        let (name, size) = text.split_once('=').ok_or_else(fault)?;
+        let found = QUANTITIES.iter().find(|(known, ..)| *known == name.trim());
+        let (_, quantity, _) = found.ok_or_else(fault)?;
+        let most = match quantity {
+            Quantity::Parameters => count(size.trim()).ok_or_else(fault)?,
+            _ => size.parse::<ByteSize>().context(|| format!("target {name}"))?.0,
+        };
+        Ok(Self { text: text.to_owned(), quantity: *quantity, most })
+    }
+}
+
+/// `5B`, `1.5B`, `100M`, `20k`, or all digits.
+fn count(text: &str) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" => 1,
+        "k" => 1000,
+        "m" => 1_000_000,
+        "b" | "g" => 1_000_000_000,
+        "t" => 1_000_000_000_000,
+        _ => return None,
+    };
+    let count = match number.parse::<u64>() {
+        Ok(whole) => whole.checked_mul(factor)?,
+        Err(_) => (number.parse::<f64>().ok()? * factor as f64) as u64,
+    };
+    (1..u64::MAX).contains(&count).then_some(count)
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Serialize for Target {
+    /// As it was written.
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written() {
+        for (text, most) in [
+            ("params=5B", 5_000_000_000),
+            ("params=1.5b", 1_500_000_000),
+            ("params=100M", 100_000_000),
+            ("params=12345", 12345),
+            ("bytes=4GiB", 4 << 30),
+            ("bytes=500MB", 500_000_000),
+            ("kv-bytes=64KiB", 64 << 10),
+        ] {
+            let target: Target = text.parse().unwrap();
+            assert_eq!((target.most, target.to_string()), (most, text.to_owned()));
+            let json = serde_json::to_string(&target).unwrap();
+            assert_eq!(serde_json::from_str::<Target>(&json).unwrap(), target);
+        }
+        for text in
+            ["", "5B", "params", "params=", "params=0", "params=5X", "params=-1", "bytes=1e3", "speed=2", "kv=1"]
+        {
+            let error = text.parse::<Target>().unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_fewest_layers_that_reach_it() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::pico::write(dir.path()).unwrap();
+        let model = Checkpoint::open_dir(dir.path()).unwrap();
+        let sizes = Quantity::Parameters.sizes(&model).unwrap();
+        let (layer, whole) = (sizes.layers[0], sizes.beside + sizes.layers.iter().sum::<u64>());
+        assert!(sizes.layers.iter().all(|own| *own == layer) && sizes.layers.len() == 4);
+        let layers = |most: u64, allowed: Range<usize>| {
+            format!("params={most}").parse::<Target>().unwrap().layers(&model, &allowed)
+        };
+        for (most, expected) in [(whole - 1, 1), (whole - layer, 1), (whole - layer - 1, 2), (whole - 3 * layer, 3)] {
+            assert_eq!(layers(most, 0..4).unwrap(), expected, "{most}");
+        }
+        let error = layers(whole, 0..4).unwrap_err().to_string();
+        assert!(error.contains("nothing to drop"), "{error}");
+        for (most, allowed, least) in [(whole - 3 * layer - 1, 0..4, whole - 3 * layer), (1, 1..3, whole - 2 * layer)] {
+            let error = layers(most, allowed).unwrap_err();
+            let can = error.to_string().contains(&format!("params={least},"));
+            assert!(error.exit_code() == 2 && can, "{error}");
+            // what it says can be reached
+            layers(least, 0..4).unwrap();
+        }
+        // keys and values go with the layers alone
+        let spec = ModelSpec::from_config(&model.config).unwrap();
+        let token = 4 * spec.kv_heads * spec.head_dim;
+        let target: Target = format!("kv-bytes={}", 3 * token).parse().unwrap();
+        assert_eq!(target.layers(&model, &(0..4)).unwrap(), 1);
+    }
+}
