@@ -13,8 +13,8 @@ use super::rows::{Held, by_rows, filled, with_rows};
 use super::simd::prefetch;
 use crate::{Error, Result};
 
-/// x·Wᵀ: `x` is `[t, i]` f32, `weight` is `[o, i]` f32, bf16 or f16, the product `[t, o]` f32. Narrow weights are widened
-/// in cache and stay narrow in memory.
+/// x·Wᵀ: `x` is `[t, i]` f32, `weight` is `[o, i]` f32, bf16 or f16, the product `[t, o]` f32. Narrow weights are
+/// widened in cache and stay narrow in memory.
 ///
 /// # Errors
 /// Shapes that do not fit, or a device without this kernel.

@@ -145,7 +145,8 @@ pub(crate) fn filled_rows<const N: usize>(
         let mut parts = buffers.each_mut().map(|buffer| buffer.spare_capacity_mut()[..len].chunks_mut(rows * width));
         let blocks: Vec<[NewRow; N]> =
             (0..count.div_ceil(rows)).map(|_| parts.each_mut().map(|parts| parts.next().unwrap_or_default())).collect();
-        let fill = |(block, mut parts): (usize, [NewRow; N])| {
+        // behind a reference, so that the threads' machinery is compiled once, not for every `write`
+        let fill: &(dyn Fn((usize, [NewRow; N])) + Sync) = &|(block, mut parts)| {
             vectorized(
                 #[inline(always)]
                 || {

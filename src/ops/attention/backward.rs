@@ -1,9 +1,7 @@
 //! Gradients: probabilities are computed again from the saved normaliser, block by block.
 
-use rayon::prelude::*;
-
 use super::super::exp::exp;
-use super::super::matmul::{Matrix, Target, multiply, with_scratch};
+use super::super::matmul::{Matrix, Target, in_parallel, multiply, with_scratch};
 use super::super::rows::{Rows, filled};
 use super::super::simd::{dot, vectorized};
 use super::forward::hide;
@@ -44,7 +42,7 @@ pub(super) fn backward(layout: &Layout, heads: &Heads, inputs: &Inputs) -> (Vec<
             k: Target::over(&mut dk, t, kv_width, kv_width),
             v: Target::over(&mut dv, t, kv_width, kv_width),
         };
-        (0..trees.len() * heads.kv_heads).into_par_iter().with_max_len(1).for_each(|task| {
+        in_parallel(trees.len() * heads.kv_heads, &|task| {
             let kv_head = task % heads.kv_heads;
             for block in &trees[task / heads.kv_heads] {
                 for head in heads.group(kv_head) {

@@ -1,9 +1,7 @@
 //! Scores, softmax and weighted values, block by block.
 
-use rayon::prelude::*;
-
 use super::super::exp::exp;
-use super::super::matmul::{Matrix, Target, multiply, with_scratch};
+use super::super::matmul::{Matrix, Target, in_parallel, multiply, with_scratch};
 use super::super::rows::{Rows, filled};
 use super::super::simd::vectorized;
 use super::{Block, Heads, KEYS, Keys, QUERIES, by_lanes};
@@ -16,7 +14,7 @@ pub(super) fn forward(blocks: &[Block], heads: &Heads, q: Rows, k: Rows, v: Rows
         normalizer = filled(t, heads.heads, |normalizer| {
             let targets = (&*out, &*normalizer);
             // The longest rows first: the tasks left at the end are the short ones.
-            (0..blocks.len() * heads.kv_heads).into_par_iter().with_max_len(1).for_each(|task| {
+            in_parallel(blocks.len() * heads.kv_heads, &|task| {
                 let (block, kv_head) = (&blocks[blocks.len() - 1 - task / heads.kv_heads], task % heads.kv_heads);
                 let pass = Pass { heads, block, q, k, v, kv_head };
                 match block.lanes() {

@@ -6,7 +6,9 @@ mod views;
 mod weights;
 
 pub(crate) use views::{Matrix, Target};
-pub(crate) use weights::{DEPTH, LowRank, SKEW, Weight, blocks, each, product, product_back, widen_part, with_scratch};
+pub(crate) use weights::{
+    DEPTH, LowRank, SKEW, Weight, blocks, each, in_parallel, product, product_back, widen_part, with_scratch,
+};
 
 /// out = left · right, or out += left · right, on the calling thread. What is added to has to be set.
 pub(crate) fn multiply(out: &mut Target, left: Matrix, right: Matrix, add: bool) {

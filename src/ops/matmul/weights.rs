@@ -85,8 +85,14 @@ pub(crate) fn each(
     if work < WORTH_THREADS || pairs < 2 {
         (0..pairs).for_each(pair);
     } else {
-        (0..pairs).into_par_iter().with_max_len(1).for_each(pair);
+        in_parallel(pairs, &pair);
     }
+}
+
+/// Runs `task` for 0..`count`, each as soon as a thread is free. Behind a reference, so that the threads' machinery is
+/// compiled once, not for every task.
+pub(crate) fn in_parallel(count: usize, task: &(dyn Fn(usize) + Sync)) {
+    (0..count).into_par_iter().with_max_len(1).for_each(task);
 }
 
 thread_local! {

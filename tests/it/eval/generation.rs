@@ -7,7 +7,7 @@ use prune::checkpoint::{Checkpoint, Hub};
 use prune::commands::eval::eval;
 use prune::data::{Special, Tokenizer, end_tokens};
 use prune::eval::settings::{Compat, EvalSettings};
-use prune::model::{Choice, Model, ModelOptions};
+use prune::model::{Cache, Choice, Model, ModelOptions};
 use prune::progress::Silent;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -32,6 +32,11 @@ pub(crate) fn generation(small: &Small, out: &str) -> EvalSettings {
     EvalSettings { tasks: vec!["gsm8k".into()], few_shot: Some(1), max_length: Some(300), ..settings }
 }
 
+fn opened(settings: &EvalSettings) -> Model {
+    let checkpoint = Checkpoint::open(settings.model.as_deref().unwrap(), &Hub::from_env().unwrap(), &Silent).unwrap();
+    Model::open(checkpoint.into(), &ModelOptions::default(), &Silent).unwrap()
+}
+
 fn lines<'a>(samples: &'a [Value], filter: &str) -> Vec<&'a Value> {
     samples.iter().filter(|line| line["filter"] == filter).collect()
 }
@@ -50,8 +55,7 @@ fn answers_together_are_those_of_each_alone() {
     let (strict, flexible) = (lines(samples, "strict-match"), lines(samples, "flexible-extract"));
     assert_eq!((strict.len(), flexible.len(), samples.len()), (20, 20, 40));
 
-    let checkpoint = Checkpoint::open(settings.model.as_deref().unwrap(), &Hub::from_env().unwrap(), &Silent).unwrap();
-    let model = Model::open(checkpoint.into(), &ModelOptions::default(), &Silent).unwrap();
+    let model = opened(&settings);
     let tokenizer = Tokenizer::open(small.path("model")).unwrap();
     for line in &strict {
         let arguments = &line["arguments"]["gen_args_0"];
@@ -76,6 +80,46 @@ fn answers_together_are_those_of_each_alone() {
     assert_eq!((got, number(&flexible[3]["exact_match"])), (json!(1.0), 0.0));
     let figure = |results: &Value| number(&results["results"]["gsm8k"]["exact_match,flexible-extract"]);
     assert!((figure(&right) - figure(&results) - 0.05).abs() < 1e-12);
+}
+
+/// What stands in the prompt or was said is less likely where the model's files say so, as transformers has it.
+#[test]
+fn a_repetition_penalty_is_obeyed() {
+    let small = Small::new();
+    problems(&small, 2);
+    let path = small.path("model/generation_config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["repetition_penalty"] = json!(1.25);
+    fs::write(&path, config.to_string()).unwrap();
+    let settings = generation(&small, "out");
+    eval(&settings, &Silent).unwrap();
+    let (_, samples) = read(&small.path("out"));
+    let model = opened(&settings);
+    let tokenizer = Tokenizer::open(small.path("model")).unwrap();
+    let ends = end_tokens(&small.path("model"), &tokenizer).unwrap();
+    for line in lines(&samples["gsm8k"], "strict-match") {
+        let text = line["arguments"]["gen_args_0"]["arg_0"].as_str().unwrap();
+        let prompt = tokenizer.encode(text, Special::Default).unwrap();
+        let mut ids = prompt[prompt.len().saturating_sub(300 - 256)..].to_vec();
+        let (read, mut cache) = (ids.len(), Cache::new(&model, 300).unwrap());
+        let mut stream = model.extend(&mut cache, &ids).unwrap();
+        while ids.len() < read + 256 {
+            let last = stream.narrow(0, stream.dim(0).unwrap() - 1, 1).unwrap();
+            let mut logits = model.logits(&last).unwrap().to_vec2::<f32>().unwrap().remove(0);
+            for (_, logit) in logits.iter_mut().enumerate().filter(|(token, _)| ids.contains(&(*token as u32))) {
+                *logit = if *logit < 0.0 { *logit * 1.25 } else { *logit / 1.25 };
+            }
+            let best = (0..logits.len()).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32;
+            if ends.contains(&best) {
+                break;
+            }
+            ids.push(best);
+            stream = model.extend(&mut cache, &[best]).unwrap();
+        }
+        let said = tokenizer.decode(&ids[read..], true).unwrap();
+        let said = said.split("</s>").next().unwrap().to_owned();
+        assert_eq!(line["resps"], json!([[said]]), "{}", line["doc_id"]);
+    }
 }
 
 #[test]
