@@ -78,7 +78,7 @@ struct Global {
 #[derive(Subcommand)]
 enum Command {
     Analyze(Box<analyze::AnalyzeArgs>),
-    Cut(cut::CutArgs),
+    Cut(Box<cut::CutArgs>),
     Heal(Box<heal::HealArgs>),
     Merge(merge::MergeArgs),
     Eval(eval::EvalArgs),

@@ -11,6 +11,7 @@ mod documents;
 mod ends;
 mod find;
 mod folder;
+mod footer;
 mod guard;
 mod input;
 mod json;

@@ -18,7 +18,7 @@ use super::longest::Longest;
 use crate::interrupt;
 
 /// Bytes of the footer, where all row groups and columns are described.
-const FOOTER: u64 = 16 << 20;
+pub(super) const FOOTER: u64 = 16 << 20;
 
 /// Values of lists that are read for one row; flat columns have one a row.
 const VALUES: u64 = 500_000;

@@ -11,6 +11,7 @@ use parquet::record::{Field, Row as Record};
 use parquet::schema::types::{ColumnPath, SchemaDescPtr, SchemaDescriptor, Type};
 use serde_json::{Map, Number, Value};
 
+use super::footer;
 use super::guard::fenced;
 use super::pages::{Group, Left, Watched};
 use super::rows::{ReadOptions, Row, RowIter, RowPlace};
@@ -33,6 +34,7 @@ pub(super) fn open(path: &Path, options: &ReadOptions, bytes: Arc<AtomicU64>) ->
     let path: Arc<Path> = path.into();
     let watched = Watched { file, left: Arc::clone(&left) };
     let opened = fenced(|| -> parquet::errors::Result<_> {
+        footer::check(&watched.file)?;
         let reader = SerializedFileReader::new(watched)?;
         let schema = projected(&reader, options)?;
         Ok((reader, schema))

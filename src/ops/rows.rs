@@ -146,6 +146,7 @@ pub(crate) fn filled_rows<const N: usize>(
         let blocks: Vec<[NewRow; N]> =
             (0..count.div_ceil(rows)).map(|_| parts.each_mut().map(|parts| parts.next().unwrap_or_default())).collect();
         // behind a reference, so that the threads' machinery is compiled once, not for every `write`
+        #[expect(clippy::type_complexity, reason = "it is named once, here")]
         let fill: &(dyn Fn((usize, [NewRow; N])) + Sync) = &|(block, mut parts)| {
             vectorized(
                 #[inline(always)]
