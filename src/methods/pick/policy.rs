@@ -1,12 +1,12 @@
-//! Policy gradient over masks ("Bypass Back-propagation", arXiv 2406.10576): each layer stays with a probability that is
-//! learnt from the losses of random masks, forward passes alone; the n least likely go.
+//! Policy gradient over masks ("Bypass Back-propagation", arXiv 2406.10576): each layer stays with a probability that
+//! is learnt from the losses of random masks, forward passes alone; the n least likely go.
 //!
 //! The mask keeps layer u where a uniform number lies below s_u. A step runs two masks on a few texts, takes their mean
-//! loss into a moving baseline δ, and moves s against g_u = Σ_k (l_k - δ) (m_ku - s_u) / √(s_u (1 - s_u)) / (K - 1); then
-//! the least v ≥ 0 is taken from all of s that keeps as many layers as are to stay on the average. The start is what
-//! each layer costs alone, as a sigmoid of its standard score (the repository's `sigmap`). The repository solves for v
-//! by twenty halvings, to 1e-3, and lets the rate fall along a cosine over thousands of steps; with some dozen layers
-//! the rate is larger, and stays.
+//! loss into a moving baseline δ, and moves s against g_u = Σ_k (l_k - δ) (m_ku - s_u) / √(s_u (1 - s_u)) / (K - 1);
+//! then the least v ≥ 0 is taken from all of s that keeps as many layers as are to stay on the average. The start is
+//! what each layer costs alone, as a sigmoid of its standard score (the repository's `sigmap`). The repository solves
+//! for v by twenty halvings, to 1e-3, and lets the rate fall along a cosine over thousands of steps; with some dozen
+//! layers the rate is larger, and stays.
 
 use std::ops::Range;
 
