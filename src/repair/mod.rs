@@ -63,7 +63,7 @@
 //! let copied = cut.blueprint().copied().count();
 //! let cut = cut.repaired(repaired.changes(repaired.step), serde_json::json!({"name": LOUDER.name}))?;
 //! assert_eq!(cut.blueprint().copied().count(), copied - 1);
-//! # Ok::<(), prune::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod bias;
