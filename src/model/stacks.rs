@@ -83,8 +83,8 @@ impl EndOfStack<'_> {
 pub(super) type See<'a> = dyn FnMut(&EndOfStack<'_>) -> Result<()> + 'a;
 
 impl Model {
-    /// Shows `see` what leaves each of `stacks`, batch by batch of `sequences`. What stacks begin with alike is computed
-    /// once, and a streamed model is read once for all of them, unless memory asks for several rounds.
+    /// Shows `see` what leaves each of `stacks`, batch by batch of `sequences`. What stacks begin with alike is
+    /// computed once, and a streamed model is read once for all of them, unless memory asks for several rounds.
     ///
     /// # Errors
     /// As [`Model::run`]; a place that is not there; those of `see`.
