@@ -106,7 +106,8 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
 
 /// Marks the choice of `wanted` layers as the plan, or the largest whose loss is within what the settings allow.
 fn mark(settings: &AnalyzeSettings, analysis: &mut Analysis, wanted: Option<usize>) -> Result<()> {
-    let within = settings.max_loss.map(|most| methods::within(&analysis.search, most)).transpose()?;
+    let within =
+        settings.max_loss.map(|most| methods::within(&analysis.search, analysis.model.layers, most)).transpose()?;
     within.or(wanted).map_or(Ok(()), |layers| analysis.mark(layers).map(drop))
 }
 

@@ -203,7 +203,8 @@ fn plan(settings: &CutSettings, model: &PlannedFor, checkpoint: &Checkpoint) -> 
             None => Plan::read(path)?,
             Some(most) => {
                 let analysis = analysis(path)?;
-                let layers = methods::within(&analysis.search, most).context(|| path.display())?;
+                let layers =
+                    methods::within(&analysis.search, analysis.model.layers, most).context(|| path.display())?;
                 METHODS[0].plan(model, layers, Some(&analysis)).context(|| path.display())?
             }
         },

@@ -157,16 +157,25 @@ fn in_units(layers: &Range<usize>, metric: &Metric) -> Range<usize> {
     layers.start * parts..layers.end * parts
 }
 
-/// The most layers that can go so that the loss rises by no more than `most_loss`, by the choices of `searched` whose
-/// loss is known; sizes are measured one by one, for a larger cut may cost less than a smaller one.
+/// The most of `layers` layers that can go so that the loss rises by no more than `most_loss`, by the choices of
+/// `searched` whose loss is known; sizes are measured one by one, for a larger cut may cost less than a smaller one. A
+/// choice that leaves no layer its attention is none.
 ///
 /// # Errors
 /// Request: losses that were not measured. Work: no choice is within it; says the least.
-pub fn within(searched: &Searched, most_loss: f64) -> Result<usize> {
-    let parts = metric(&searched.metric)?.subject.unit().per_layer();
+pub fn within(searched: &Searched, layers: usize, most_loss: f64) -> Result<usize> {
+    let subject = metric(&searched.metric)?.subject;
+    let parts = subject.unit().per_layer();
+    let attends = |choice: &Choice| {
+        let gone = subject.gone(&choice.drop);
+        let lacks =
+            |layer: usize| gone.layers.contains(&layer) || gone.sublayers.get(&layer).is_some_and(|of| of.attention);
+        !(0..layers).all(lacks)
+    };
     // whole layers' worth
     let sizes = searched.best.iter().skip(parts - 1).step_by(parts).enumerate();
-    let known = sizes.map(|(place, choice)| choice.loss.map(|loss| (place + 1, loss)));
+    let known = sizes.filter(|(_, choice)| attends(choice));
+    let known = known.map(|(place, choice)| choice.loss.map(|loss| (place + 1, loss)));
     let Some(known) = known.collect::<Option<Vec<_>>>() else {
         return Err(Error::request(
             "the analysis has not measured the loss of every size: --max-loss with a model does",

@@ -253,13 +253,13 @@ fn sizes_are_looked_at_one_by_one() {
         let found = search.run_with(&mut evidence, &analysis.scores, None).unwrap();
         assert_eq!(evidence.1, passes, "{name}: the losses of all sizes take one pass, or are known");
         for (most, layers) in [(0.05, None), (0.1, Some(2)), (0.2, Some(2)), (0.5, Some(2)), (0.7, Some(3))] {
-            match (super::within(&found, most + 1e-9), layers) {
+            match (super::within(&found, 4, most + 1e-9), layers) {
                 (Ok(found), Some(layers)) => assert_eq!(found, layers, "{name} {most}"),
                 (Err(error), None) => assert!(error.to_string().contains("the least is +0.1"), "{name}: {error}"),
                 (found, _) => panic!("{name} {most}: {found:?}"),
             }
         }
         let unknown = Search { losses: false, ..search }.run_with(&mut evidence, &analysis.scores, None).unwrap();
-        assert_eq!(super::within(&unknown, 1.0).unwrap_err().exit_code(), 2);
+        assert_eq!(super::within(&unknown, 4, 1.0).unwrap_err().exit_code(), 2);
     }
 }
