@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What is not a module and used everywhere; `material` is the tests'.
-const COMMON: &[&str] = &["Context", "Error", "Result", "material"];
+/// What is not a module and used everywhere; `material` and `reference` are the tests'.
+const COMMON: &[&str] = &["Context", "Error", "Result", "material", "reference"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
