@@ -57,15 +57,15 @@
 //! data         checkpoint
 //! report       checkpoint
 //! demo         checkpoint
+//! pico         arch checkpoint
 //! weights      arch checkpoint ops
 //! model        arch checkpoint data ops weights
-//! surgery      arch checkpoint model weights
+//! surgery      arch checkpoint model pico weights
 //! importance   arch checkpoint data model ops
 //! methods      importance model
 //! repair       arch checkpoint model ops weights
 //! heal         arch checkpoint data model ops weights
 //! eval         arch checkpoint data model ops weights
-//! pico         arch checkpoint
 //!
 //! foundations  card error files interrupt plan progress provenance settings shown
 //! ```
