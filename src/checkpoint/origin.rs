@@ -11,6 +11,9 @@ use crate::{Error, Result};
 /// Settings that say where something goes.
 const OUTPUTS: &[&str] = &["out", "csv", "extract"];
 
+/// Settings that name a row of a table: a directory may be called the same.
+const NAMES: &[&str] = &["format", "method", "methods", "metric", "metrics", "repair", "strategies", "strategy"];
+
 /// Which command makes an output, and what from.
 #[derive(Clone, Debug)]
 pub struct Origin {
@@ -20,7 +23,7 @@ pub struct Origin {
 
 impl Origin {
     /// Made by `command` from what `settings` name: every text in them that is the path of something that exists, alone
-    /// or behind a `:` (`text:FILE`), is an input, so that no command can forget one.
+    /// or behind a `:` (`text:FILE`), is an input, so that no command can forget one; but for names of rows of tables.
     ///
     /// # Errors
     /// Request: settings that are no text, as paths may be.
@@ -74,8 +77,30 @@ fn gather(value: &Value, inputs: &mut Vec<PathBuf>) {
         }
         Value::Array(values) => values.iter().for_each(|value| gather(value, inputs)),
         Value::Object(map) => {
-            map.iter().filter(|(key, _)| !OUTPUTS.contains(&key.as_str())).for_each(|(_, value)| gather(value, inputs));
+            let is_input = |key: &str| !OUTPUTS.contains(&key) && !NAMES.contains(&key);
+            map.iter().filter(|(key, _)| is_input(key)).for_each(|(_, value)| gather(value, inputs));
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Whatever names something that exists is a source, wherever it stands; a repair is none that a directory is
+    /// called after.
+    #[test]
+    fn paths_are_inputs_and_names_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, target) = (dir.path().display().to_string(), dir.path().canonicalize().unwrap());
+        let kept = |settings| Origin::of("cut", &settings).unwrap().keep_inputs(&target).is_err();
+        assert!(kept(json!({"data": path})) && kept(json!({"tasks": [format!("text:{path}")]})));
+        assert!(kept(json!({"cut": {"plan": path}})));
+        for own in [json!({"out": path}), json!({"repair": path}), json!({"metrics": [path]}), json!({"samples": 3})] {
+            assert!(!kept(own.clone()), "{own}");
+        }
     }
 }
