@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::compute::ComputeArgs;
+use super::text::TextArgs;
 
 /// Scores every block of layers and finds the one whose removal hurts least
 #[derive(Args, Serialize)]
@@ -30,32 +31,12 @@ pub(crate) struct AnalyzeArgs {
     /// split), or a hub data set
     #[arg(long, value_name = "SRC")]
     data: Option<String>,
-    /// Field of the rows that holds the text; several are joined: prompt+completion [default: text]
-    #[arg(long, value_name = "NAME")]
-    text_field: Option<String>,
-    /// How a plain text file is cut into documents [default: document, the whole file]
-    #[arg(long, value_name = "HOW", value_parser = ["document", "lines", "paragraphs"])]
-    text_split: Option<String>,
-    /// A row that cannot be read is an error, or passed over and counted [default: error]
-    #[arg(long, value_name = "WHAT", value_parser = ["error", "skip"])]
-    on_bad_row: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    text: TextArgs,
     /// Sequences to measure [default: 1000]
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
-    /// Tokens of a sequence at most [default: 2048, or the model's context]
-    #[arg(long, value_name = "T")]
-    seq_len: Option<usize>,
-    /// Sequences: one a document, or documents joined and cut [default: document]
-    #[arg(long, value_name = "HOW", value_parser = ["document", "packed"])]
-    packing: Option<String>,
-    /// What stands between documents; auto: EOS between packed ones where the tokenizer adds neither BOS nor EOS
-    /// [default: auto]
-    #[arg(long, value_name = "WHICH", value_parser = ["auto", "eos", "bos", "none"])]
-    separator: Option<String>,
-    /// Whether a packed document sees those before it in its sequence, or itself only, its positions from 0
-    /// [default: across]
-    #[arg(long, value_name = "HOW", value_parser = ["across", "within"])]
-    attention: Option<String>,
     /// Take documents at random with this seed instead of the first ones; subsets of layers are drawn with it as well
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,

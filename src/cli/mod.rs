@@ -23,6 +23,7 @@ mod run;
 mod sample;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
