@@ -1,14 +1,15 @@
 //! The same bytes whatever a pass holds and however often a run is killed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use prune::commands::eval::eval;
 use prune::eval::settings::EvalSettings;
-use prune::progress::{Progress, Silent, Unit};
+use prune::progress::Silent;
 
 use crate::eval::generation::{generation, problems};
 use crate::eval::shared::{Small, tree};
+use crate::fixture::killer::Killer;
 
 #[test]
 fn the_same_run_gives_the_same_bytes_whatever_a_pass_holds() {
@@ -23,23 +24,6 @@ fn the_same_run_gives_the_same_bytes_whatever_a_pass_holds() {
     for (few, many) in c.figures.iter().zip(&a.figures) {
         assert!((few.value - many.value).abs() < 1e-5 * few.value.abs().max(1.0), "{few:?} {many:?}");
     }
-}
-
-/// Ends the process, as a kill would, once so many lines are in the journal.
-struct Killer {
-    journal: PathBuf,
-    lines: usize,
-}
-
-impl Progress for Killer {
-    fn begin(&self, _what: &str, _total: u64, _unit: Unit) {}
-    fn advance(&self, _units: u64) {
-        if fs::read_to_string(&self.journal).is_ok_and(|text| text.lines().count() >= self.lines) {
-            std::process::abort();
-        }
-    }
-    fn end(&self) {}
-    fn warn(&self, _message: &str) {}
 }
 
 #[test]

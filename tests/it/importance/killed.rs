@@ -12,23 +12,7 @@ use prune::progress::{Progress, Silent, Unit};
 
 use crate::fixture::Llama;
 use crate::fixture::desk::Desk;
-
-/// Ends the process, as a kill would, once so many lines are in the journal.
-struct Killer {
-    journal: PathBuf,
-    lines: usize,
-}
-
-impl Progress for Killer {
-    fn begin(&self, _what: &str, _total: u64, _unit: Unit) {}
-    fn advance(&self, _units: u64) {
-        if fs::read_to_string(&self.journal).is_ok_and(|text| text.lines().count() >= self.lines) {
-            std::process::abort();
-        }
-    }
-    fn end(&self) {}
-    fn warn(&self, _message: &str) {}
-}
+use crate::fixture::killer::Killer;
 
 /// Counts the tokens that are measured without layers.
 #[derive(Default)]
