@@ -85,6 +85,10 @@ pub(crate) struct CutArgs {
     /// Take documents at random with this seed instead of the first ones
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
+    /// Leave the first token of each sequence out of the fit of a repair; refit then no longer brings back the massive
+    /// activations of first tokens that the dropped layers made
+    #[arg(long)]
+    leave_out_first: bool,
     /// Also hash the source's weight files whole for prune.json, which reads them once more
     #[arg(long)]
     hash: bool,

@@ -64,6 +64,8 @@ pub struct CutSettings {
     pub attention: Attention,
     /// Takes documents at random; `None` takes the first ones.
     pub seed: Option<u64>,
+    /// The first token of each sequence takes no part in the fit of a repair.
+    pub leave_out_first: bool,
     /// Where a repair is computed: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: Option<String>,
     /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
@@ -108,6 +110,7 @@ impl Default for CutSettings {
             separator: Separator::default(),
             attention: Attention::default(),
             seed: None,
+            leave_out_first: false,
             device: None,
             dtype: None,
             memory: None,
@@ -143,6 +146,7 @@ impl CutSettings {
             ("--separator", self.separator != default.separator),
             ("--attention", self.attention != default.attention),
             ("--seed", self.seed.is_some()),
+            ("--leave-out-first", self.leave_out_first),
             ("--device", self.device.is_some()),
             ("--dtype", self.dtype.is_some()),
             ("--memory", self.memory.is_some()),

@@ -95,6 +95,8 @@ pub(super) struct Repairing {
     source: Arc<Checkpoint>,
     sequences: Vec<Vec<u32>>,
     judging: Vec<bool>,
+    /// Whether first tokens take part in the fit.
+    first: bool,
     fitted_on: TextSize,
     judged_by: TextSize,
     needs: Needs,
@@ -141,12 +143,11 @@ impl Repairing {
         let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
         let tokens = Tokens { fitting: fitted_on.tokens, judging: judged_by.tokens, longest };
         let needs = repair.needs(cut.plan(), &spec, &source, tokens)?;
-        // first tokens are left out of equations
-        let usable = fitted_on.tokens - fitted_on.sequences;
+        let usable = fitted_on.tokens - if settings.leave_out_first { fitted_on.sequences } else { 0 };
         if usable < needs.tokens {
             return Err(Error::request(format!(
                 "--repair {}: {usable} tokens to fit on, and the equations need {} at least: give more text, --samples or \
-                 --seq-len (every {JUDGES}th sequence judges, and first tokens do not count)",
+                 --seq-len (every {JUDGES}th sequence judges)",
                 repair.name, needs.tokens
             )));
         }
@@ -167,8 +168,21 @@ impl Repairing {
         let memory_bytes = fits.pass_bytes(&spec, 0) + needs.bytes;
         let keeps = memory_bytes + needs.bytes_to_keep <= budget.usable();
         let memory_bytes = memory_bytes + if keeps { needs.bytes_to_keep } else { 0 };
-        let text = said(settings);
-        Ok(Self { repair, source, sequences, judging, fitted_on, judged_by, needs, keeps, options, memory_bytes, text })
+        let (text, first) = (said(settings), !settings.leave_out_first);
+        Ok(Self {
+            repair,
+            source,
+            sequences,
+            judging,
+            first,
+            fitted_on,
+            judged_by,
+            needs,
+            keeps,
+            options,
+            memory_bytes,
+            text,
+        })
     }
 
     /// What is known before it is done; `timed`: how long it may take as well.
@@ -194,12 +208,19 @@ impl Repairing {
     /// As [`fit`].
     pub(super) fn repair(self, cut: Cut, progress: &dyn Progress) -> Result<(Cut, RepairReport)> {
         let mut report = self.report(false)?;
-        let Self { repair, source, sequences, judging, keeps, options, text, .. } = self;
+        let Self { repair, source, sequences, judging, first, keeps, options, text, .. } = self;
         let started = Instant::now();
         let whole = Model::open(source, &options, progress)?;
         let pruned = Model::open(Arc::new(cut.blueprint().open()?), &options, progress)?;
-        let task =
-            Task { whole: &whole, cut: &pruned, plan: cut.plan(), sequences: &sequences, judging: &judging, keeps };
+        let task = Task {
+            whole: &whole,
+            cut: &pruned,
+            plan: cut.plan(),
+            sequences: &sequences,
+            judging: &judging,
+            first,
+            keeps,
+        };
         let repaired = fit(repair, &task, progress)?;
         let changes = repaired.changes(repaired.step);
         let seconds = started.elapsed().as_secs_f64();
@@ -261,6 +282,7 @@ fn said(settings: &CutSettings) -> Value {
         ("packing", json!(settings.packing), settings.packing != default.packing),
         ("separator", json!(settings.separator), settings.separator != default.separator),
         ("attention", json!(settings.attention), settings.attention != default.attention),
+        ("leave_out_first", json!(true), settings.leave_out_first),
     ];
     let given = all.into_iter().filter(|(.., given)| *given);
     Value::Object(given.map(|(key, value, _)| (key.to_owned(), value)).collect())
@@ -314,6 +336,13 @@ impl fmt::Display for RepairReport {
             let steps: Vec<String> = result.steps.iter().map(|(step, loss)| format!("{step}: {loss:.4}")).collect();
             writeln!(f, "step         {} of the fit; losses by step {}", result.step, steps.join(", "))?;
             writeln!(f, "ridges       {}", ridges(&result.projections))?;
+            let clipped = result.projections.iter().map(|step| step.clipped).max().unwrap_or(0);
+            if clipped > 0 {
+                writeln!(
+                    f,
+                    "clipped      up to {clipped} tokens with massive activations, so that they do not rule the fit"
+                )?;
+            }
         }
         for seam in &result.seams {
             let part = if seam.sublayer == SubLayer::Mlp { "MLP" } else { "attention" };

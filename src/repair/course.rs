@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::units::Unit;
 use crate::model::{Batch, Block, ForwardContext, Model};
@@ -77,6 +77,11 @@ impl<'a> Course<'a> {
             whole_model.check_stream(0, x, &|row| course.named(index, row))?;
         }
         Ok(course)
+    }
+
+    /// Where the streams are.
+    pub(super) fn device(&self) -> &Device {
+        self.whole_model.device()
     }
 
     /// Leads the whole model's stream up to the sub-layer `to`.

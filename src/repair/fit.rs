@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::change::{Change, Projection};
 use super::check;
@@ -33,6 +33,8 @@ pub struct Task<'a> {
     pub sequences: &'a [Vec<u32>],
     /// Which of the sequences judge; the others fit.
     pub judging: &'a [bool],
+    /// Whether the first token of each sequence takes part in the fit.
+    pub first: bool,
     /// Whether what enters a projection stays in memory while it is fitted. Without, it is computed once more; the
     /// numbers are the same.
     pub keeps: bool,
@@ -77,6 +79,10 @@ impl Repaired {
 
 /// What a fit is shown of a sub-layer, for the tokens of a batch.
 pub(super) struct Seen<'a> {
+    /// The batch.
+    pub(super) batch: &'a Batch,
+    /// Whether it judges.
+    pub(super) judges: bool,
     /// What enters the output projection, `[t, i]`.
     pub(super) input: &'a Tensor,
     /// The cut model's stream that enters the sub-layer, `[t, d]`.
@@ -100,11 +106,11 @@ pub(super) trait Fitter {
     /// Whether something is fitted at this sub-layer.
     fn looks(&self, unit: &Unit) -> bool;
 
-    /// A sub-layer whose projection is from `n` to `d` numbers comes.
-    fn begin(&mut self, sizes: (usize, usize), device: &Device) -> Result<()>;
+    /// A sub-layer whose projection is from `n` to `d` numbers comes, which both streams are about to enter.
+    fn begin(&mut self, sizes: (usize, usize), course: &Course<'_>) -> Result<()>;
 
     /// Some tokens of it.
-    fn see(&mut self, judges: bool, batch: &Batch, seen: &Seen<'_>) -> Result<()>;
+    fn see(&mut self, seen: &Seen<'_>) -> Result<()>;
 
     /// What becomes of its projection; `None` where it stays.
     fn solve(&mut self, unit: &Unit, projection: &Projection, cut: &Model) -> Result<Option<Change>>;
@@ -119,13 +125,13 @@ pub(super) trait Fitter {
 /// Request: a plan or a text that the repair cannot work with. Work: weights that cannot be read, a stream that is not
 /// finite, equations without a solution. Interrupted.
 pub fn fit(repair: &Repair, task: &Task<'_>, progress: &dyn Progress) -> Result<Repaired> {
-    let Task { whole, cut, plan, sequences, judging, keeps } = *task;
+    let Task { whole, cut, plan, sequences, judging, first, keeps } = *task;
     check::check(repair, plan, whole.spec(), whole.checkpoint())?;
     let units = units(plan, whole.spec())?;
     let mut course = Course::begin((whole, cut), sequences, judging)?;
     let mut fitter: Box<dyn Fitter> = match repair.how {
-        How::Projections => Box::new(Refit::default()),
-        How::Seams(estimate) | How::BiasAtSeams(estimate) => Box::new(SeamFitter::new(estimate)),
+        How::Projections => Box::new(Refit::new(first)),
+        How::Seams(estimate) | How::BiasAtSeams(estimate) => Box::new(SeamFitter::new(estimate, first)),
     };
     let mut walk = Walk { cut, keeps, trials: Trials::new(fitter.steps()), block: None, changes: Vec::new() };
     progress.begin(&format!("fitting {}", repair.name), units.len() as u64, progress::Unit::Items);
@@ -205,14 +211,15 @@ impl Walk<'_> {
         let mut inputs: Vec<Option<Tensor>> = vec![None; course.batches.len()];
         if fitter.looks(unit) {
             let (d, n) = plain.weight.shape()?;
-            fitter.begin((n, d), self.cut.device())?;
+            fitter.begin((n, d), course)?;
             for (index, kept) in inputs.iter_mut().enumerate() {
                 interrupt::check()?;
                 let (stream, context) = (&course.cut[index], &course.contexts[index]);
                 let input = block.before_output(unit.sublayer, stream, context)?;
                 let (update, target) = (linear.forward(&input)?, &course.whole[index]);
-                let seen = Seen { input: &input, stream, update: &update, target };
-                fitter.see(index < course.judging, &course.batches[index], &seen)?;
+                let (batch, judges) = (&course.batches[index], index < course.judging);
+                let seen = Seen { batch, judges, input: &input, stream, update: &update, target };
+                fitter.see(&seen)?;
                 *kept = self.keeps.then_some(input);
             }
             interrupt::check()?;

@@ -5,11 +5,13 @@ use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
 use super::change::{Change, Projection};
+use super::counted::Counting;
+use super::course::Course;
 use super::fit::{Fitter, Found, Seen};
 use super::normal::{Normal, NormalSums, square};
 use super::units::Unit;
 use super::{How, Repair};
-use crate::model::{Batch, Model};
+use crate::model::Model;
 use crate::ops::Cholesky;
 use crate::plan::SubLayer;
 use crate::{Error, Result};
@@ -18,11 +20,11 @@ use crate::{Error, Result};
 ///
 /// x is the stream that enters a sub-layer of the cut model, with everything below repaired; a, `[t, i]`, what enters
 /// its output projection W and y the update that comes out; z the stream of the whole model that enters the sub-layer
-/// which comes next in the new stack. With r = z - x - y over all tokens but the first of each sequence, G = aᵀa,
-/// R = aᵀr and D = diag(G)^(-1/2), the difference is dW = D (D·G·D + α·I)⁻¹ D·R, with the α of 0.001, 0.01, 0.1, 1, 10
-/// that leaves least of r on the judging text; where that is no 0.1 % less than without, W stays. The stream goes on
-/// with the W + dW that is written. In the end all differences are taken η times, with the η of 0, 0.25, 0.5, 0.75 and
-/// 1 under which the judging text has the least loss.
+/// which comes next in the new stack. With r = z - x - y, G = aᵀa, R = aᵀr and D = diag(G)^(-1/2), sums over tokens as
+/// they are [`Counting`], the difference is dW = D (D·G·D + α·I)⁻¹ D·R, with the α of 0.001, 0.01, 0.1, 1, 10 that
+/// leaves least of r on the judging text; where that is no 0.1 % less than without, W stays. The stream goes on with
+/// the W + dW that is written. In the end all differences are taken η times, with the η of 0, 0.25, 0.5, 0.75 and 1
+/// under which the judging text has the least loss.
 pub(super) const REFIT: Repair = Repair {
     name: "refit",
     about: "fits every output projection behind a seam so that the stream follows the whole model's",
@@ -58,15 +60,29 @@ pub struct RefitStep {
     pub ridge: Option<f64>,
     /// Sum of squares of the best difference.
     pub difference: f64,
+    /// Tokens that count for less than they would: those with massive activations.
+    pub clipped: usize,
 }
 
 /// Fits one projection after the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Refit {
+    /// Whether first tokens count.
+    first: bool,
+    counting: Counting,
+    /// Tokens that count for less at this sub-layer.
+    clipped: usize,
     sums: Option<(NormalSums, NormalSums)>,
     /// Sum of squares of the targets of the judging text.
     target: f64,
     steps: Vec<RefitStep>,
+}
+
+impl Refit {
+    pub(super) fn new(first: bool) -> Self {
+        let counting = Counting::default();
+        Self { first, counting, clipped: 0, sums: None, target: 0.0, steps: Vec::new() }
+    }
 }
 
 impl Fitter for Refit {
@@ -78,26 +94,22 @@ impl Fitter for Refit {
         true
     }
 
-    fn begin(&mut self, (n, d): (usize, usize), device: &Device) -> Result<()> {
-        self.target = 0.0;
-        self.sums = Some((NormalSums::new(n, d, device)?, NormalSums::new(n, d, device)?));
+    fn begin(&mut self, (n, d): (usize, usize), course: &Course<'_>) -> Result<()> {
+        (self.target, self.clipped) = (0.0, 0);
+        self.counting = Counting::of(course, self.first)?;
+        self.sums = Some((NormalSums::new(n, d, course.device())?, NormalSums::new(n, d, course.device())?));
         Ok(())
     }
 
-    fn see(&mut self, judges: bool, batch: &Batch, seen: &Seen<'_>) -> Result<()> {
+    fn see(&mut self, seen: &Seen<'_>) -> Result<()> {
         let Some((fit, judge)) = &mut self.sums else { return Err(Error::work("a fit that was not begun")) };
-        let rows = batch.layout.segments().iter().flat_map(|segment| segment.start + 1..segment.start + segment.len);
-        let rows: Vec<u32> = rows.map(|row| row as u32).collect();
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let rows = Tensor::from_slice(&rows, rows.len(), seen.input.device())?;
         let missing = ((seen.target - seen.stream)? - seen.update.to_dtype(DType::F32)?)?;
-        let (input, missing) = (seen.input.index_select(&rows, 0)?, missing.index_select(&rows, 0)?);
-        if judges {
-            self.target += square(&seen.target.index_select(&rows, 0)?)?;
+        let Some(counted) = self.counting.counted(seen.batch, &missing)? else { return Ok(()) };
+        self.clipped += counted.clipped;
+        if seen.judges {
+            self.target += square(&counted.of(seen.target)?)?;
         }
-        (if judges { judge } else { fit }).add(&input.to_dtype(DType::F32)?, &missing)
+        (if seen.judges { judge } else { fit }).add(&counted.of(seen.input)?, &counted.of(&missing)?)
     }
 
     fn solve(&mut self, unit: &Unit, _projection: &Projection, _cut: &Model) -> Result<Option<Change>> {
@@ -126,6 +138,7 @@ impl Fitter for Refit {
             after,
             ridge: takes.then_some(ridge),
             difference: map.iter().map(|x| x * x).sum(),
+            clipped: self.clipped,
         });
         takes.then(|| difference(&map, (fit.n, fit.d)).map(Change::Added)).transpose()
     }

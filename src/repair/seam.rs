@@ -4,10 +4,11 @@ use candle_core::{Device, Tensor};
 use serde::Serialize;
 
 use super::change::{Change, Projection};
+use super::course::Course;
 use super::fit::{Fitter, Found, Seen};
 use super::sums::{Estimate, Map, Summing, Sums};
 use super::units::Unit;
-use crate::model::{Batch, Model};
+use crate::model::Model;
 use crate::plan::SubLayer;
 use crate::weights::Expr;
 use crate::{Context, Error, Result};
@@ -30,6 +31,8 @@ pub struct SeamFit {
 /// Fits what a function says of the sums at each seam.
 pub(super) struct SeamFitter {
     estimate: fn(&Sums) -> Result<Estimate>,
+    /// Whether first tokens count.
+    first: bool,
     sums: Option<(Summing, Summing)>,
     /// What output projections are divided by from here on.
     scale: f64,
@@ -37,8 +40,8 @@ pub(super) struct SeamFitter {
 }
 
 impl SeamFitter {
-    pub(super) fn new(estimate: fn(&Sums) -> Result<Estimate>) -> Self {
-        Self { estimate, sums: None, scale: 1.0, found: Vec::new() }
+    pub(super) fn new(estimate: fn(&Sums) -> Result<Estimate>, first: bool) -> Self {
+        Self { estimate, first, sums: None, scale: 1.0, found: Vec::new() }
     }
 }
 
@@ -55,14 +58,15 @@ impl Fitter for SeamFitter {
         unit.is_seam
     }
 
-    fn begin(&mut self, (_, d): (usize, usize), device: &Device) -> Result<()> {
-        self.sums = Some((Summing::new(d, device)?, Summing::new(d, device)?));
+    fn begin(&mut self, (_, d): (usize, usize), course: &Course<'_>) -> Result<()> {
+        let summing = || Summing::new(d, self.first, course.device());
+        self.sums = Some((summing()?, summing()?));
         Ok(())
     }
 
-    fn see(&mut self, judges: bool, batch: &Batch, seen: &Seen<'_>) -> Result<()> {
+    fn see(&mut self, seen: &Seen<'_>) -> Result<()> {
         let Some((fit, judge)) = &mut self.sums else { return Err(Error::work("a fit that was not begun")) };
-        (if judges { judge } else { fit }).add(batch, [seen.update, seen.stream, seen.target])
+        (if seen.judges { judge } else { fit }).add(seen.batch, [seen.update, seen.stream, seen.target])
     }
 
     fn solve(&mut self, unit: &Unit, projection: &Projection, cut: &Model) -> Result<Option<Change>> {

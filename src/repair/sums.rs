@@ -127,6 +127,8 @@ impl Sums {
 #[derive(Debug)]
 pub(super) struct Summing {
     d: usize,
+    /// Tokens at the start of each sequence that are passed over.
+    passed: usize,
     tokens: usize,
     gram: ProductSum,
     with_stream: ProductSum,
@@ -139,10 +141,12 @@ pub(super) struct Summing {
 }
 
 impl Summing {
-    pub(super) fn new(d: usize, device: &Device) -> Result<Self> {
+    /// `first`: whether first tokens of sequences count.
+    pub(super) fn new(d: usize, first: bool, device: &Device) -> Result<Self> {
         let sum = || ProductSum::new(d, d, device);
         Ok(Self {
             d,
+            passed: usize::from(!first),
             tokens: 0,
             gram: sum()?,
             with_stream: sum()?,
@@ -157,15 +161,23 @@ impl Summing {
     /// Adds the tokens of a batch: P, Y and Z.
     pub(super) fn add(&mut self, batch: &Batch, [p, y, z]: [&Tensor; 3]) -> Result<()> {
         let p = &p.to_dtype(DType::F32)?;
-        self.gram.add(p, None)?;
-        self.with_stream.add(p, Some(y))?;
-        self.with_target.add(p, Some(z))?;
+        let parts = match self.passed {
+            0 => vec![(0, batch.tokens())],
+            passed => batch.layout.segments().iter().map(|own| (own.start + passed, own.len - passed)).collect(),
+        };
+        for (start, len) in parts {
+            let of = |x: &Tensor| x.narrow(0, start, len);
+            let p = of(p)?;
+            self.gram.add(&p, None)?;
+            self.with_stream.add(&p, Some(&of(y)?))?;
+            self.with_target.add(&p, Some(&of(z)?))?;
+        }
         let numbers = |x: &Tensor| ops::numbers(&x.contiguous()?, <[f32]>::to_vec);
         let (p, y, z) = (numbers(p)?, numbers(y)?, numbers(z)?);
         for segment in batch.layout.segments() {
             // |X| and |Z|, summed over the tokens of a sequence
             let (mut entered, mut left) = (vec![0.0; self.d], vec![0.0; self.d]);
-            for token in segment.start..segment.start + segment.len {
+            for token in segment.start + self.passed..segment.start + segment.len {
                 for channel in 0..self.d {
                     let at = token * self.d + channel;
                     let x = f64::from(y[at] + p[at]);
@@ -177,11 +189,14 @@ impl Summing {
                     left[channel] += z.abs();
                 }
             }
+            if segment.len == self.passed {
+                continue;
+            }
             let ratios = left.iter().zip(&entered).map(|(left, entered)| left / entered);
             self.ratios += ratios.sum::<f64>() / self.d as f64;
             self.sequences += 1;
         }
-        self.tokens += batch.tokens();
+        self.tokens += batch.tokens() - self.passed * batch.layout.segments().len();
         Ok(())
     }
 
@@ -214,7 +229,7 @@ mod tests {
         let (t, d) = (30, 4);
         let [p, y, z] = [1, 2, 3].map(|seed| random(seed, t, d));
         let batch = Batch::sequences(&[vec![0; 11], vec![0; 19]]).unwrap();
-        let mut summing = Summing::new(d, &Device::Cpu).unwrap();
+        let mut summing = Summing::new(d, true, &Device::Cpu).unwrap();
         summing.add(&batch, [&p, &y, &z]).unwrap();
         let sums = summing.finish().unwrap();
         let [p, y, z] = [&p, &y, &z].map(numbers);
