@@ -16,6 +16,7 @@ fn flags_that_do_not_go_together() {
     desk.refused(&format!("{line} --repair refit"), 2, &["--data"]);
     desk.refused(&format!("{line} --data text.jsonl"), 2, &["--data goes with --repair"]);
     desk.refused(&format!("{line} --memory 1GiB"), 2, &["--memory goes with --repair"]);
+    desk.refused(&format!("{line} --leave-out-first"), 2, &["--leave-out-first goes with --repair"]);
     desk.refused(&format!("{line} --repair refit --data nowhere.jsonl"), 2, &["nowhere.jsonl"]);
     let unknown = desk.run(&format!("{line} --repair refitt --data text.jsonl"));
     let said = String::from_utf8_lossy(&unknown.stderr);
@@ -29,11 +30,9 @@ fn texts_and_plans_that_will_not_do() {
     let desk = Desk::new();
     let text = "--data text.jsonl";
     // nine of twelve lines fit, and the widest projection has 24 inputs
-    desk.refused(
-        &format!("cut model --drop 1 -o out --repair refit {text} --samples 3"),
-        2,
-        &["19 tokens to fit on", "the equations need 24 at least"],
-    );
+    let few = format!("cut model --drop 1 -o out --repair refit {text} --samples 3");
+    desk.refused(&few, 2, &["21 tokens to fit on", "the equations need 24 at least"]);
+    desk.refused(&format!("{few} --leave-out-first"), 2, &["19 tokens to fit on"]);
     desk.refused(&format!("cut model --drop 1 -o out --repair bias {text}"), 2, &["down_proj.weight has no bias"]);
     desk.refused(&format!("cut model --drop 0 -o out --repair fold {text}"), 2, &["first layers", "refit"]);
     let plan = |stack: serde_json::Value| {
