@@ -212,8 +212,20 @@ fn toml_fault(text: &str, error: &toml::de::Error) -> String {
 }
 
 /// Settings that name what is read.
-const INPUTS: [&str; 11] =
-    ["model", "data", "eval_data", "data_dir", "adapter", "teacher", "reference", "plan", "from", "to", "against"];
+const INPUTS: [&str; 12] = [
+    "model",
+    "data",
+    "eval_data",
+    "data_dir",
+    "adapter",
+    "teacher",
+    "reference",
+    "chat_template",
+    "plan",
+    "from",
+    "to",
+    "against",
+];
 
 /// Relative paths to inputs that exist in the directory of their file, `near`, mean those; others are left as they are,
 /// to be found from the current directory or the hub. Tables in the table included.

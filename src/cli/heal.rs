@@ -7,12 +7,16 @@ use clap::Args;
 use prune::Result;
 use prune::checkpoint::ByteSize;
 use prune::commands::heal::{self, HealReport, HealResult};
+use prune::data::chat::{LossOn, Survey};
 use prune::heal::{Measured, Paired, Quant};
 use serde::Serialize;
 
 use super::Context;
 use super::compute::ComputeArgs;
 use super::progress::time;
+
+/// What rows may hold.
+const FORMS: [&str; 6] = ["auto", "text", "messages", "sharegpt", "alpaca", "prompt-completion"];
 
 /// Fine-tunes a cut model with QLoRA: frozen four-bit weights, LoRA adapters
 #[derive(Args, Serialize)]
@@ -23,6 +27,8 @@ use super::progress::time;
                                                                      nothing lost to four bits
   prune heal ./llama-24 --data c4.jsonl --train lm-head+last3 --quant none -o healed
   prune heal ./llama-24 --data c4.jsonl --teacher ./llama -o healed  learn from the uncut model
+  prune heal ./llama-24 --data chat.jsonl --eval-data val.jsonl -o healed
+                                                                     conversations: learns the answers
   prune heal ./llama-24 --data c4.jsonl --dry-run                    memory, disk and time
 With --eval-data the uncut model, the cut one and the one that is written are measured on the same tokens.
 A run that was stopped goes on when the same command is given again.
@@ -48,10 +54,21 @@ pub(crate) struct HealArgs {
     /// A row that cannot be read is an error, or passed over and counted [default: error]
     #[arg(long, value_name = "WHAT", value_parser = ["error", "skip"], help_heading = "Text")]
     on_bad_row: Option<String>,
+    /// What rows hold: a text, or conversations [default: auto, told by the first rows; a text where they have its
+    /// field]
+    #[arg(long, value_name = "FORM", value_parser = FORMS, help_heading = "Text")]
+    form: Option<String>,
+    /// Which tokens of conversations are learned and measured [default: answers]
+    #[arg(long, value_name = "WHICH", value_parser = ["answers", "all"], help_heading = "Text")]
+    loss_on: Option<String>,
+    /// Chat template, a file of Jinja [default: the model's own]
+    #[arg(long, value_name = "FILE", help_heading = "Text")]
+    chat_template: Option<PathBuf>,
     /// Tokens of a sequence at most [default: 2048, or the model's positions if fewer]
     #[arg(long, value_name = "T", help_heading = "Text")]
     seq_len: Option<usize>,
-    /// Sequences, to train and to validate: documents joined and cut, or one a document [default: packed]
+    /// Sequences, to train and to validate: documents joined and cut, or one a document [default: packed,
+    /// conversations one each]
     #[arg(long, value_name = "HOW", value_parser = ["document", "packed"], help_heading = "Text")]
     packing: Option<String>,
     /// What stands between documents; auto: EOS between packed ones where the tokenizer adds neither BOS nor EOS
@@ -192,6 +209,9 @@ fn text(report: &HealReport) -> String {
     let seconds = report.estimate.get("seconds").and_then(serde_json::Value::as_f64).unwrap_or(0.0);
     let on_host = report.estimate.get("inputs_on_host").and_then(serde_json::Value::as_bool).unwrap_or(false);
     let inputs = if on_host { format!(", in main memory {}", bytes("inputs")) } else { String::new() };
+    if let Some(chat) = &report.chat {
+        let _ = writeln!(text, "{}", conversations(chat));
+    }
     let _ = writeln!(text, "computed  memory {}{inputs}, disk {}", bytes("memory"), bytes("disk"));
     let Some(result) = &report.result else {
         let _ = writeln!(
@@ -219,6 +239,15 @@ fn text(report: &HealReport) -> String {
         let _ = write!(text, "{word} {}", out.display());
     }
     text
+}
+
+/// What the rows hold, and how much of it is learned.
+fn conversations(chat: &Survey) -> String {
+    let Survey { form, template, loss_on, rows, whole, tokens, answer_tokens, .. } = chat;
+    let template = template.as_ref().map(|name| format!(", template {name}")).unwrap_or_default();
+    let learned = if *loss_on == LossOn::Answers { "answers are learned" } else { "all is learned" };
+    let rows = if *whole { format!("{rows} rows") } else { format!("the first {rows} rows") };
+    format!("rows      {}{template}, {learned}: {rows}, {tokens} tokens, {answer_tokens} of them learned", form.name())
 }
 
 /// What the models themselves lose, and beside it what was seen while training.

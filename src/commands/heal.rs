@@ -7,13 +7,14 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::heal_job::{Job, Models, Texts};
+use super::heal_job::{Job, Models};
 use super::heal_measure::Uncut;
 use super::heal_record::{Inputs, Record};
+use super::heal_rows::Texts;
 use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, Workplace};
-use crate::data::{Purpose, Source};
+use crate::data::chat::Survey;
 use crate::heal::{HealSettings, Known, Measured, Quant, WorkDir, estimate};
 use crate::progress::Progress;
 use crate::provenance::Provenance;
@@ -35,6 +36,9 @@ pub struct HealReport {
     pub out: Option<PathBuf>,
     /// Whether an earlier run had done all this.
     pub found: bool,
+    /// What the conversations come to; absent for plain text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<Survey>,
 }
 
 /// What came of a healing.
@@ -83,8 +87,7 @@ pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress:
     let teacher = teacher.context(|| "--teacher")?;
     let adapter = settings.adapter.as_deref().map(|dir| trainable(dir, &checkpoint, &spec, &device)).transpose();
     let adapter = adapter.context(|| "--adapter")?;
-    let (settings, said) = settled(settings, adapter.as_ref()).settled(spec.max_positions);
-    let settings = &settings;
+    let (mut settings, said) = settled(settings, adapter.as_ref()).settled(spec.max_positions);
     said.iter().for_each(|warning| progress.warn(warning));
     let history = Provenance::read(&checkpoint.source.dir, spec.layers).ok().flatten();
     if let Some(history) = history.filter(|history| history.format() == Some("zeros")) {
@@ -98,27 +101,27 @@ pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress:
     let unfinished = place.as_deref().filter(|place| !settings.restart && WorkDir::check(place).is_ok());
     let held = unfinished.map(|place| WorkDir::peek(place.target())).transpose()?.flatten();
     let held = held.and_then(|held| held.policy);
-    let plan = estimate(&checkpoint, &spec, settings, (&device, budget), teacher_bytes, held)?;
-    let data =
-        settings.data.as_deref().ok_or_else(|| Error::request("which text? name a file or directory with --data"))?;
-    let options = settings.source();
-    let host = open::host(budget, &device);
-    let source = open::text(data, Purpose::Train, &options, host, progress)?;
-    source.check()?;
-    let eval_data = settings.eval_data.as_deref();
-    let eval_data = eval_data.map(|data| open::text(data, Purpose::Measure, &options, host, progress)).transpose()?;
-    eval_data.iter().try_for_each(Source::check)?;
+    let plan = estimate(&checkpoint, &spec, &settings, (&device, budget), teacher_bytes, held)?;
+    let text = Texts::open(&mut settings, &checkpoint, open::host(budget, &device), progress)?;
+    let settings = &settings;
     let uncut = Uncut::find(settings, teacher.as_ref(), (&checkpoint, &spec), progress)?;
     let estimate = to_value(&plan)?;
-    let mut report =
-        HealReport { estimate, quant: settings.quant, result: None, steps_before: 0, out: None, found: false };
+    let mut report = HealReport {
+        estimate,
+        quant: settings.quant,
+        result: None,
+        steps_before: 0,
+        out: None,
+        found: false,
+        chat: text.survey.clone(),
+    };
     let (Some(place), Some(out), false) = (place, settings.out.as_deref(), settings.dry_run) else {
         return Ok(report);
     };
     let inputs = Inputs {
         model: &checkpoint,
-        data: &source,
-        eval_data: eval_data.as_ref(),
+        data: &text.training,
+        eval_data: text.validation.as_ref(),
         teacher: teacher.as_deref(),
         adapter: settings.adapter.as_deref(),
         reference: uncut.as_ref().map(|uncut| &*uncut.checkpoint),
@@ -128,7 +131,6 @@ pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress:
     report.result = finished_before(out, &place, &record, settings)?;
     report.found = report.result.is_some();
     if !report.found {
-        let text = Texts { training: source, validation: eval_data };
         let models = Models { checkpoint: &checkpoint, spec: &spec, uncut, device, budget };
         let job = Job { models, settings, plan, text, place, max_shard, progress, record };
         let (result, steps_before) = job.run(adapter, teacher, known)?;

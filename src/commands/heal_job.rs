@@ -9,11 +9,12 @@ use super::heal::HealResult;
 use super::heal_figure;
 use super::heal_measure::{Gauge, Uncut};
 use super::heal_record::{Record, pretty};
+use super::heal_rows::Texts;
 use super::made::Described;
 use crate::arch::ModelSpec;
 use crate::card::Kind;
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, Workplace, content_hash, create_dir, write_new};
-use crate::data::{Source, StreamOptions, Tokenizer, TrainStream};
+use crate::data::{StreamOptions, Tokenizer, TrainStream};
 use crate::heal::{
     Best, Estimate, HealOutcome, HealRun, HealSettings, Known, Line, Losses, Measured, Merge, MergeOnto, TextSamples,
     Train, Trainer, WorkDir, load_options,
@@ -22,12 +23,6 @@ use crate::model::{Budget, LoadOptions, Loss, Model, ModelOptions, Residency};
 use crate::progress::Progress;
 use crate::weights::lora::Adapters;
 use crate::{Error, Result};
-
-/// What is trained and measured on.
-pub(super) struct Texts {
-    pub(super) training: Source,
-    pub(super) validation: Option<Source>,
-}
 
 /// The models of a healing, and where they compute.
 pub(super) struct Models<'a> {
@@ -211,7 +206,8 @@ impl Job<'_> {
         }
         let measured = measured.map(|(gauge, before)| self.measure_healed(gauge, before, adapters, out.path()));
         let result = result(settings, finished, measured.transpose()?);
-        let made = Described::healed(checkpoint, spec.layers, settings, &result, progress)?;
+        let chat = self.text.training.chat();
+        let made = Described::healed(checkpoint, spec.layers, (settings, chat), &result, progress)?;
         if adapters.is_some() {
             made.write(&out.path().join("adapter"), Kind::Adapter)?;
         }

@@ -7,6 +7,7 @@ use candle_core::Device;
 use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
+use crate::data::marked::learned;
 use crate::data::{SequenceOptions, Sequences, Source, Tokenizer};
 use crate::heal::{HealSettings, Known, Text, measurement};
 use crate::model::{Budget, LoadOptions, Loss, Model, ModelOptions};
@@ -90,6 +91,7 @@ impl<'a> Gauge<'a> {
             seq_len: shape.seq_len,
             packing: shape.packing,
             tokens: rows.iter().map(Vec::len).sum(),
+            answer_tokens: source.chat().map(|_| rows.iter().map(|row| learned(row)).sum()),
         };
         if rows.iter().all(|row| row.len() < 2) {
             return Err(Error::work(format!("{}: no sequence has a second token to predict", text.source)));

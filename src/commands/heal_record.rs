@@ -54,6 +54,9 @@ impl Record {
             deciding.insert("teacher_is".to_owned(), json!(sample_hash(teacher)?));
         }
         deciding.insert("data_bytes".to_owned(), json!(inputs.data.bytes()));
+        if let Some(template) = inputs.data.chat().and_then(|chat| chat.template.as_ref()) {
+            deciding.insert("chat_template_sha256".to_owned(), json!(template.sha256()));
+        }
         deciding.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
         let adapter: Option<Vec<PathBuf>> = inputs.adapter.map(|dir| ADAPTER_FILES.map(|file| dir.join(file)).into());
         for (key, files) in CONTENTS.iter().zip([

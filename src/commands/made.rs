@@ -9,6 +9,7 @@ use super::open;
 use crate::Result;
 use crate::card::{self, Kind, Made, called, linked, placeless};
 use crate::checkpoint::{Checkpoint, sha256, write_new};
+use crate::data::chat::{Chat, LossOn};
 use crate::files::{self, Bound};
 use crate::heal::{HealSettings, Measured, MergeOnto, Paired, Quant, Text, Train};
 use crate::plan::PlannedFor;
@@ -42,7 +43,7 @@ impl Described {
     pub(super) fn healed(
         checkpoint: &Checkpoint,
         layers: usize,
-        settings: &HealSettings,
+        (settings, chat): (&HealSettings, Option<&Chat>),
         result: &HealResult,
         progress: &dyn Progress,
     ) -> Result<Self> {
@@ -68,8 +69,9 @@ impl Described {
             }
             Train::Last(count) => format!("the head, the final norm and the last {count} layers trained whole"),
         };
+        let rows = chat.map(conversations).unwrap_or_default();
         described.what = format!(
-            "Healed on {text}: {trained}; {} steps of {} sequences of up to {} tokens, {} tokens in all.",
+            "Healed on {text}{rows}: {trained}; {} steps of {} sequences of up to {} tokens, {} tokens in all.",
             result.steps,
             settings.batch,
             settings.seq_len(),
@@ -177,6 +179,14 @@ impl Described {
         }
         text.trim_end().to_owned() + "\n"
     }
+}
+
+/// What the rows of a healing's text were.
+fn conversations(chat: &Chat) -> String {
+    let template = chat.template.as_ref().map(|template| placeless(template.name()));
+    let template = template.map(|name| format!(", chat template `{name}`")).unwrap_or_default();
+    let learned = if chat.loss_on == LossOn::Answers { ", the answers learned" } else { "" };
+    format!(" (conversations, {}{template}{learned})", chat.form.name())
 }
 
 /// The section with the losses that a healing measured.

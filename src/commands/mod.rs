@@ -22,6 +22,7 @@ mod heal_figure;
 mod heal_job;
 mod heal_measure;
 mod heal_record;
+mod heal_rows;
 mod made;
 pub mod merge;
 pub mod methods;

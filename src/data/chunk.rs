@@ -1,6 +1,8 @@
 //! Documents read and tokenised by the handful, so that tokenising runs on all threads.
 
+use super::chat::{Learned, Told};
 use super::documents::Documents;
+use super::marked::given;
 use super::separate::Ends;
 use super::source::Document;
 use super::tokenizer::{Special, Tokenizer};
@@ -48,12 +50,38 @@ pub(super) fn encode(
             return Ok(Vec::new());
         }
         interrupt::check()?;
-        let mut tokens = tokenizer.encode(&document.text, Special::Default).context(|| &document.place)?;
+        let tokens = match &document.told {
+            None => tokenizer.encode(&document.text, Special::Default),
+            Some(told) => encode_told(tokenizer, &document.text, told),
+        };
+        let mut tokens = tokens.context(|| &document.place)?;
         ends.put(&mut tokens);
         Ok(tokens)
     };
     let encoded: Vec<Result<Vec<u32>>> = chunk.par_iter().map(encode).collect();
     encoded.into_iter().collect()
+}
+
+/// The tokens of a conversation, those that are not learned marked as given.
+fn encode_told(tokenizer: &Tokenizer, text: &str, told: &Told) -> Result<Vec<u32>> {
+    let mut tokens = match &told.learned {
+        Learned::Parts(parts) => {
+            let (mut tokens, learned) = tokenizer.encode_parts(text, parts)?;
+            tokens
+                .iter_mut()
+                .zip(learned)
+                .filter(|(_, learned)| !learned)
+                .for_each(|(token, _)| *token = given(*token));
+            return Ok(tokens);
+        }
+        Learned::All | Learned::After(_) => tokenizer.encode(text, told.special)?,
+    };
+    if let Learned::After(prompt) = &told.learned {
+        let before = tokenizer.encode(prompt, told.special)?;
+        let same = tokens.iter().zip(&before).take_while(|(token, before)| token == before).count();
+        tokens[..same].iter_mut().for_each(|token| *token = given(*token));
+    }
+    Ok(tokens)
 }
 
 /// Whether there is any text in a document.

@@ -119,6 +119,10 @@ impl Documents {
     /// # Errors
     /// What is wrong with the file.
     fn document(&mut self, source: &Source, path: &Path, mut row: Row) -> Result<Result<Document>> {
+        if let Some(chat) = source.chat() {
+            let told = chat.tell(&mut row);
+            return Ok(told.map(|(text, told)| Document { text, place: row.place, told: Some(told) }));
+        }
         let (mut text, mut lacks) = (String::new(), false);
         for field in source.fields(&row.fields) {
             match row.fields.get_mut(field).map(Value::take) {
@@ -162,7 +166,7 @@ impl Documents {
             let message = format!("{}: a document of {length} MiB, expected at most {most}", row.place);
             return Ok(Err(Error::request(format!("{message}: make several rows of it"))));
         }
-        Ok(Ok(Document { text, place: row.place }))
+        Ok(Ok(Document { text, place: row.place, told: None }))
     }
 
     /// Whether any of the file's first rows has `field`: a row without it is then one that says nothing, not a sign
@@ -300,7 +304,7 @@ mod tests {
         let messages = b"{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}";
         for name in ["text", "messages"] {
             let error = read("x.jsonl", messages, &field(name)).2;
-            assert!(error.contains("line 1: ") && error.contains("conversations are not read yet"), "{error}");
+            assert!(error.contains("line 1: ") && error.contains("only `prune heal` reads those"), "{error}");
         }
     }
 

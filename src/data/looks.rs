@@ -7,7 +7,7 @@ pub(super) fn advice(fields: &Map<String, Value>) -> Option<String> {
     const TEMPLATE: &str = "tokenizer.apply_chat_template(..., tokenize=False) gives it";
     if let Some((name, _)) = fields.iter().find(|(_, value)| is_conversation(value)) {
         return Some(format!(
-            "`{name}` holds a conversation, and conversations are not read yet; write each as one string in a field of its own ({TEMPLATE})"
+            "`{name}` holds a conversation, and only `prune heal` reads those; for a text write each as one string in a field of its own ({TEMPLATE})"
         ));
     }
     let has = |names: &[&str]| names.iter().all(|name| fields.contains_key(*name));
@@ -20,7 +20,7 @@ pub(super) fn advice(fields: &Map<String, Value>) -> Option<String> {
     for [question, answer] in [["instruction", "output"], ["instruction", "response"], ["question", "answer"]] {
         if has(&[question, answer]) {
             return Some(format!(
-                "instructions with their answers, which need the template of the model and are not read yet; write each row as one string in a field of its own ({TEMPLATE})"
+                "instructions with their answers, and only `prune heal` reads those; for a text write each row as one string in a field of its own ({TEMPLATE})"
             ));
         }
     }

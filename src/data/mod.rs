@@ -3,8 +3,10 @@
 //! A data file is read as [`rows()`]: JSON objects one after the other, whatever the file's format. A [`Source`] is one
 //! or several such files seen as documents (one field of each row). [`Sequences`] are documents turned into token
 //! sequences for a measurement, [`TrainStream`] is an endless, resumable stream of them for training. [`Tokenizer`]
-//! gives the ids that the checkpoint's `tokenizer.json` gives.
+//! gives the ids that the checkpoint's `tokenizer.json` gives. Rows may hold conversations: [`chat`] makes text of them,
+//! and [`marked`] is how what is not learned of it is told from what is.
 
+pub mod chat;
 mod chunk;
 mod csv;
 mod documents;
@@ -17,11 +19,13 @@ mod input;
 mod json;
 mod longest;
 mod looks;
+pub mod marked;
 mod non_finite;
 mod object;
 mod pack;
 mod pages;
 mod parquet;
+mod parts;
 mod piece;
 mod position;
 mod rebuilt;
@@ -39,6 +43,7 @@ mod unpack;
 mod value;
 mod windows;
 
+pub(crate) use chat::python_float;
 pub use documents::{Documents, PassedOver};
 pub use ends::end_tokens;
 pub(crate) use ends::repetition_penalty;

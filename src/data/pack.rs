@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::marked::{is_given, learned};
 use super::separate::{Attention, Separator};
 use crate::{Error, Result};
 
@@ -84,6 +85,9 @@ pub struct Tally {
     pub empty: u64,
     /// Documents passed over because they have too few tokens.
     pub short: u64,
+    /// Conversations passed over because no token of an answer is left in them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unanswered: u64,
     /// Documents cut off at the sequence length.
     pub truncated: u64,
     /// Sequences made.
@@ -94,6 +98,10 @@ pub struct Tally {
     pub dropped_tokens: u64,
     /// Tokens of the longest sequence.
     pub longest: usize,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A sequence: one run of tokens, or, where its documents do not see each other, a run for each.
@@ -142,6 +150,11 @@ impl Packer {
     /// Takes one document of `length` tokens: all of them, or where no sequence needs more the first `seq_len`.
     pub(super) fn take_beginning(&mut self, mut tokens: Vec<u32>, length: usize) {
         self.taken += 1;
+        let kept = if self.shape.packing == Packing::Document { self.shape.seq_len } else { usize::MAX };
+        if tokens.first().is_some_and(|token| is_given(*token)) && learned(&tokens[..tokens.len().min(kept)]) == 0 {
+            self.tally.unanswered += 1;
+            return;
+        }
         if self.shape.packing == Packing::Document {
             if length < self.shape.min_tokens {
                 self.tally.short += 1;
@@ -183,7 +196,7 @@ impl Packer {
     fn give(&mut self, mut sequence: Sequence) {
         let least = self.shape.min_tokens;
         sequence.retain(|run| {
-            let short = run.len() < least;
+            let short = run.len() < least || (run.len() > 1 && learned(run) == 0);
             self.tally.dropped_tokens += if short { run.len() as u64 } else { 0 };
             !short
         });

@@ -1,5 +1,6 @@
 //! Where a training run stands in its text.
 
+use super::marked;
 use super::pack::{Packing, Shape};
 use super::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -27,7 +28,7 @@ impl Position {
         let has_most = if shape.packing == Packing::Document { 0 } else { most };
         let is_sound = self.epoch < u64::from(u32::MAX)
             && self.carry.len() <= has_most
-            && self.carry.iter().all(|id| tokenizer.has_embedding(*id))
+            && self.carry.iter().all(|token| tokenizer.has_embedding(marked::id(*token)))
             && self.cuts.is_sorted()
             && self.cuts.iter().all(|cut| ends.contains(cut));
         match is_sound {

@@ -39,11 +39,11 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// What `shape` asks for, in the tokens of `tokenizer`.
+    /// What `shape` asks for, in the tokens of `tokenizer`. A conversation (`is_chat`) ends as its template ends it.
     ///
     /// # Errors
     /// [`Error::Request`] for a token that the tokenizer or the model does not have.
-    pub(super) fn new(shape: &Shape, tokenizer: &Tokenizer) -> Result<Self> {
+    pub(super) fn new(shape: &Shape, tokenizer: &Tokenizer, is_chat: bool) -> Result<Self> {
         let known = |name: &str, id: Option<u32>| {
             id.filter(|id| tokenizer.has_embedding(*id)).ok_or_else(|| {
                 Error::request(format!(
@@ -53,7 +53,7 @@ impl Ends {
             })
         };
         let ends = match shape.separator {
-            Separator::Auto if shape.packing == Packing::Packed && !adds_tokens(tokenizer)? => {
+            Separator::Auto if !is_chat && shape.packing == Packing::Packed && !adds_tokens(tokenizer)? => {
                 Self { before: None, after: known("eos", tokenizer.eos()).ok() }
             }
             Separator::Auto | Separator::None => Self::default(),
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     fn ends(tokenizer: &Tokenizer, separator: Separator, packing: Packing) -> Result<Ends> {
-        Ends::new(&Shape { separator, packing, ..Shape::default() }, tokenizer)
+        Ends::new(&Shape { separator, packing, ..Shape::default() }, tokenizer, false)
     }
 
     fn put(ends: Ends, tokens: &[u32]) -> Vec<u32> {

@@ -6,6 +6,7 @@ use rand::RngCore;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use super::chat::unanswered;
 use super::chunk;
 use super::documents::Documents;
 use super::pack::{Carry, Packer, Packing, Sequence, Shape, Tally, length};
@@ -56,7 +57,7 @@ impl Sequences {
             return Err(Error::request("0 samples were asked for, expected 1 or more"));
         }
         progress.begin(&format!("reading {}", source.name()), source.bytes(), Unit::Bytes);
-        let ends = Ends::new(&options.shape, tokenizer)?;
+        let ends = Ends::new(&options.shape, tokenizer, source.chat().is_some())?;
         let mut reading = Reading { documents: source.documents(), tokenizer, ends, options, progress, shown: 0 };
         let packer = match options.seed {
             None => reading.in_order(),
@@ -66,6 +67,9 @@ impl Sequences {
         reading.documents.passed_over().notes().iter().for_each(|note| progress.warn(note));
         let sequences = Self::collect(packer, options.samples);
         let tally = &sequences.tally;
+        if sequences.rows.is_empty() && tally.unanswered > 0 {
+            return Err(unanswered(source, options.shape.seq_len));
+        }
         if sequences.rows.is_empty() {
             return Err(Error::work(format!(
                 "{}: too little text: {} documents, {} of them empty, {} shorter than {} tokens, {} tokens in all for sequences of {}",

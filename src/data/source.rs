@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::chat::{Chat, Form, Told, recognized};
 use super::documents::Documents;
 use super::find::Purpose;
 use super::folder::{self, Chosen};
@@ -62,6 +63,7 @@ pub struct Source {
     /// The field, or its parts: fields that are joined.
     field: Arc<[String]>,
     bytes: u64,
+    chat: Option<Arc<Chat>>,
 }
 
 /// One document.
@@ -71,6 +73,8 @@ pub struct Document {
     pub text: String,
     /// Where it stands.
     pub place: RowPlace,
+    /// How it is tokenized and learned, where it was a conversation.
+    pub(super) told: Option<Told>,
 }
 
 impl Source {
@@ -113,7 +117,35 @@ impl Source {
             bytes += std::fs::metadata(file).map_err(|e| Error::io(file, &e))?.len();
         }
         let on_bad_row = options.on_bad_row;
-        Ok(Self { name, revision: None, files: files.into(), note: None, read, on_bad_row, field, bytes })
+        Ok(Self { name, revision: None, files: files.into(), note: None, read, on_bad_row, field, bytes, chat: None })
+    }
+
+    /// What the rows hold, told by the first ones of the first file: plain text where any of them has its field.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn form(&self) -> Result<Form> {
+        const ROWS: usize = 100;
+        let Some(file) = self.files.first() else { return Ok(Form::Text) };
+        let read = ReadOptions { only: None, text: true, ..self.read.clone() };
+        let mut rows = rows::rows_with(file, &read)?;
+        let first = std::iter::from_fn(|| rows.next_or_fault()).take(ROWS).map_while(Result::ok);
+        let rows: Vec<Map<String, Value>> = first.flatten().map(|row| row.fields).collect();
+        Ok(recognized(rows.iter(), &self.field))
+    }
+
+    /// The same, its rows read as conversations.
+    #[must_use]
+    pub fn talking(self, chat: Arc<Chat>) -> Self {
+        let only = chat.form.fields().iter().map(|name| (*name).to_owned()).collect();
+        let read = ReadOptions { only: Some(only), text: false, ..self.read.clone() };
+        Self { read, chat: Some(chat), ..self }
+    }
+
+    /// How its rows are read as conversations, where they are.
+    #[must_use]
+    pub fn chat(&self) -> Option<&Chat> {
+        self.chat.as_deref()
     }
 
     /// Reads the first rows of every file, so that what is wrong with them is told before any work is done: some

@@ -26,6 +26,8 @@ pub(super) struct Declared {
     pub(super) eos: Option<String>,
     /// The token that fills up batches.
     pub(super) pad: Option<String>,
+    /// The named special tokens, by name: `bos_token` and its like.
+    pub(super) named: Map<String, Value>,
     /// Ids of `config.json`, for a directory whose tokenizer files name no tokens at all.
     pub(super) ids: Ids,
     /// Rows of the model's embedding, where `config.json` says.
@@ -90,8 +92,10 @@ impl Declared {
         };
         let special = special_values(&settings).into_iter().filter_map(|value| token(value, true)).map(known).collect();
         let content = |name: &str| content_of(settings.get(name)).map(str::to_owned);
+        let named = NAMED.iter().filter_map(|name| Some(((*name).to_owned(), content(name)?.into()))).collect();
         Ok(Self {
             special,
+            named,
             bos: content("bos_token"),
             eos: content("eos_token"),
             pad: content("pad_token"),

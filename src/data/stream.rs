@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::chat::unanswered;
 use super::chunk;
 use super::documents::{Documents, PassedOver};
 use super::pack::{Carry, Packer, Sequence, Shape, Tally};
@@ -93,7 +94,7 @@ impl TrainStream {
         let mut stream = Self {
             source: source.clone(),
             options,
-            ends: Ends::new(&options.shape, tokenizer)?,
+            ends: Ends::new(&options.shape, tokenizer, source.chat().is_some())?,
             documents: source.documents(),
             ahead: VecDeque::new(),
             window: Vec::new(),
@@ -178,6 +179,9 @@ impl TrainStream {
                 self.shuffle();
                 return Ok(());
             }
+            if self.position.document == 0 && self.tally.unanswered > 0 {
+                return Err(unanswered(&self.source, self.options.shape.seq_len));
+            }
             if self.position.document == 0 {
                 return Err(Error::work(format!(
                     "{}: too little text for one sequence of {} tokens; give more text or a shorter seq_len",
@@ -225,6 +229,7 @@ impl TrainStream {
         self.tally.documents += more.documents;
         self.tally.empty += more.empty;
         self.tally.short += more.short;
+        self.tally.unanswered += more.unanswered;
         self.tally.truncated += more.truncated;
         self.tally.sequences += more.sequences;
         self.tally.tokens += more.tokens;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
 use tokenizers::models::ModelWrapper;
 use tokenizers::{Encoding, PostProcessor, PostProcessorWrapper, Tokenizer as Inner};
 
@@ -46,7 +47,7 @@ pub enum Rules {
 /// over from somebody's training.
 pub struct Tokenizer {
     /// All of it but what puts special tokens around a text.
-    inner: Inner,
+    pub(super) inner: Inner,
     around: Option<PostProcessorWrapper>,
     neighbors: Neighbors,
     path: PathBuf,
@@ -55,6 +56,7 @@ pub struct Tokenizer {
     pad: Option<u32>,
     vocabulary: Option<u64>,
     max_length: Option<usize>,
+    named: Map<String, Value>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -87,7 +89,7 @@ impl Tokenizer {
             return Self::new(bytes, Declared::read(directory, None)?, path);
         }
         let mut file = match serde_json::from_slice(&bytes) {
-            Ok(file @ serde_json::Value::Object(_)) => file,
+            Ok(file @ Value::Object(_)) => file,
             Ok(_) => return Err(Error::work(format!("{}: not a tokenizer: no JSON object", path.display()))),
             Err(error) => return Err(Error::work(format!("{}: not a tokenizer: {error}", path.display()))),
         };
@@ -125,6 +127,7 @@ impl Tokenizer {
             pad: id(&declared.pad, declared.ids.pad),
             vocabulary: declared.vocabulary,
             max_length: declared.max_length,
+            named: declared.named,
             inner,
             around,
             neighbors: Neighbors::default(),
@@ -148,6 +151,11 @@ impl Tokenizer {
                 ids.insert(0, bos);
             }
         }
+        self.within_vocabulary(ids)
+    }
+
+    /// Refuses an id that the model has no embedding for.
+    pub(super) fn within_vocabulary(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
         match ids.iter().find(|id| self.vocabulary.is_some_and(|size| u64::from(**id) >= size)) {
             None => Ok(ids),
             Some(id) => {
@@ -194,6 +202,11 @@ impl Tokenizer {
         decoded.map_err(|fault| self.fault(&fault))?.map_err(|error| self.fault(&error.to_string()))
     }
 
+    /// The named special tokens, by name: `bos_token` and its like.
+    pub(super) fn special_tokens(&self) -> &Map<String, Value> {
+        &self.named
+    }
+
     /// The token that starts a text, if the tokenizer has one.
     pub fn bos(&self) -> Option<u32> {
         self.bos
@@ -229,7 +242,7 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    fn fault(&self, message: &str) -> Error {
+    pub(super) fn fault(&self, message: &str) -> Error {
         Error::work(format!("{}: {message}", self.path.display()))
     }
 }

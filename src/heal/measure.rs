@@ -27,16 +27,23 @@ pub struct Text {
     pub packing: Packing,
     /// Tokens in all; each but the first of a sequence is predicted.
     pub tokens: usize,
+    /// Of conversations, the tokens that are learned and measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_tokens: Option<usize>,
 }
 
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { source, sequences, seq_len, packing, tokens } = self;
+        let Self { source, sequences, seq_len, packing, tokens, answer_tokens } = self;
         let size = match packing {
+            Packing::Document if answer_tokens.is_some() => {
+                format!("conversations, up to {seq_len} tokens of each,")
+            }
             Packing::Document => format!("documents, up to {seq_len} tokens of each,"),
             Packing::Packed | Packing::RunClm => format!("sequences x {seq_len} tokens"),
         };
-        write!(f, "{sequences} {size} of {source} ({tokens} tokens)")
+        let answers = answer_tokens.map(|count| format!(", {count} of them measured")).unwrap_or_default();
+        write!(f, "{sequences} {size} of {source} ({tokens} tokens{answers})")
     }
 }
 
@@ -173,7 +180,14 @@ mod tests {
     }
 
     fn text() -> Text {
-        Text { source: "a.jsonl".into(), sequences: 3, seq_len: 21, packing: Packing::Document, tokens: 43 }
+        Text {
+            source: "a.jsonl".into(),
+            sequences: 3,
+            seq_len: 21,
+            packing: Packing::Document,
+            tokens: 43,
+            answer_tokens: None,
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::choices::{MergeOnto, Quant, Train};
 use super::optimizer::AdamW;
 use super::schedule::{Decay, Schedule, warmup_steps};
+use super::settled::{is_default, settled_packing};
+use crate::data::chat::{Form, LossOn};
 use crate::data::{Attention, BadRow, Packing, Separator, Shape, SourceOptions, TextSplit};
 use crate::weights::lora::{LoraSettings, Patterns, Targets};
 use crate::{Error, Result};
@@ -29,10 +31,20 @@ pub struct HealSettings {
     pub text_split: TextSplit,
     /// What is done about a row that cannot be read.
     pub on_bad_row: BadRow,
+    /// What rows hold: a text, or conversations in one of several forms; told by the rows where it is left open.
+    #[serde(skip_serializing_if = "is_default")]
+    pub form: Form,
+    /// Which tokens of conversations are learned; those of the answers by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_on: Option<LossOn>,
+    /// A chat template to use in the place of the model's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<PathBuf>,
     /// Tokens of a sequence, at most; 2048, or the model's positions where those are fewer.
     pub seq_len: Option<usize>,
-    /// How documents become sequences.
-    pub packing: Packing,
+    /// How documents become sequences: packed, and one a conversation.
+    #[serde(serialize_with = "settled_packing")]
+    pub packing: Option<Packing>,
     /// What stands between documents.
     pub separator: Separator,
     /// Whether documents of a packed sequence see each other.
@@ -147,8 +159,11 @@ impl Default for HealSettings {
             text_field: "text".to_owned(),
             text_split: TextSplit::default(),
             on_bad_row: BadRow::default(),
+            form: Form::default(),
+            loss_on: None,
+            chat_template: None,
             seq_len: None,
-            packing: Packing::Packed,
+            packing: None,
             separator: Separator::default(),
             attention: Attention::default(),
             shuffle_window: 8192,
@@ -296,7 +311,7 @@ impl HealSettings {
     pub fn shape(&self) -> Shape {
         Shape {
             seq_len: self.seq_len(),
-            packing: self.packing,
+            packing: self.packing(),
             separator: self.separator,
             attention: self.attention,
             ..Shape::default()

@@ -1,6 +1,9 @@
 //! What the user left open, decided for the model and the length of the run.
 
+use serde::{Serialize, Serializer};
+
 use super::settings::HealSettings;
+use crate::data::Packing;
 
 /// Tokens of a sequence where neither the user nor the model says less.
 const SEQ_LEN: usize = 2048;
@@ -9,11 +12,30 @@ const SEQ_LEN: usize = 2048;
 const WARMUP: usize = 100;
 const WARMUP_SHARE: usize = 10;
 
+/// How plain texts become sequences.
+const PACKING: Packing = Packing::Packed;
+
+/// Whether a setting says nothing: records of plain healings are what they were before it came.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A record says what was done, not what was left open.
+pub(super) fn settled_packing<S: Serializer>(packing: &Option<Packing>, serializer: S) -> Result<S::Ok, S::Error> {
+    packing.unwrap_or(PACKING).serialize(serializer)
+}
+
 impl HealSettings {
     /// Tokens of a sequence, at most.
     #[must_use]
     pub fn seq_len(&self) -> usize {
         self.seq_len.unwrap_or(SEQ_LEN)
+    }
+
+    /// How documents become sequences, where nobody said otherwise of plain text.
+    #[must_use]
+    pub fn packing(&self) -> Packing {
+        self.packing.unwrap_or(PACKING)
     }
 
     /// Steps of the warm-up, or its share.

@@ -159,7 +159,7 @@ impl<'a> Trainer<'a> {
     /// What this process's micro-batches of `rows` give, for [`Collective::sum`]; the targets of all rows.
     fn parts(&self, rows: &[Vec<u32>]) -> Result<(Vec<Sums>, usize)> {
         let batches = Batch::pack(rows, self.pass_tokens)?;
-        let targets: usize = rows.iter().map(|row| row.len() - 1).sum();
+        let targets: usize = batches.iter().map(|batch| batch.targets().iter().flatten().count()).sum();
         if targets == 0 {
             return Err(Error::work("no sequence of this step has a second token"));
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::Result;
+use crate::data::marked::{self, is_given};
 use crate::ops::Layout;
 
 /// A flat list of tokens and how they hang together.
@@ -12,17 +13,20 @@ pub struct Batch {
     pub ids: Vec<u32>,
     /// Which tokens form a sequence.
     pub layout: Arc<Layout>,
+    /// Which tokens are given, so that the loss does not count them, `[t]`; empty where none is.
+    pub given: Vec<bool>,
 }
 
 impl Batch {
-    /// Independent sequences, one after the other.
+    /// Independent sequences of tokens ([`marked`]), one after the other.
     ///
     /// # Errors
     /// An empty sequence.
     pub fn sequences<S: AsRef<[u32]>>(sequences: &[S]) -> Result<Self> {
         let layout = Layout::sequences(sequences.iter().map(|sequence| sequence.as_ref().len()))?;
-        let ids = sequences.iter().flat_map(|sequence| sequence.as_ref()).copied().collect();
-        Ok(Self { ids, layout: Arc::new(layout) })
+        let tokens = || sequences.iter().flat_map(|sequence| sequence.as_ref()).copied();
+        let given = if tokens().any(is_given) { tokens().map(is_given).collect() } else { Vec::new() };
+        Ok(Self { ids: tokens().map(marked::id).collect(), layout: Arc::new(layout), given })
     }
 
     /// Sequences in order, as many to a batch as fit `max_tokens`; one that is longer has a batch of its own.
@@ -56,14 +60,15 @@ impl Batch {
         format!("text {}, token {position} (from 0)", before + own)
     }
 
-    /// For each token, the next of its sequence.
+    /// For each token, the next of its sequence, if the loss counts that.
     #[must_use]
     pub fn targets(&self) -> Vec<Option<u32>> {
         let mut targets = vec![None; self.tokens()];
+        let is_given = |token: usize| self.given.get(token).copied().unwrap_or(false);
         for segment in self.layout.segments() {
             let (first, end) = (segment.start, segment.start + segment.len);
-            for (target, next) in targets[first..end - 1].iter_mut().zip(&self.ids[first + 1..end]) {
-                *target = Some(*next);
+            for next in (first + 1..end).filter(|next| !is_given(*next)) {
+                targets[next - 1] = Some(self.ids[next]);
             }
         }
         targets

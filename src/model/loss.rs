@@ -11,7 +11,7 @@ use crate::progress::Progress;
 pub struct Loss {
     /// Sum over tokens, nats.
     pub sum: f64,
-    /// Predicted tokens: all but the first of each sequence.
+    /// Predicted tokens: all but the first of each sequence, and those that are given.
     pub tokens: usize,
 }
 
@@ -34,18 +34,20 @@ impl Loss {
 pub(super) fn score(model: &Model, batches: &[Batch], index: usize, x: &Tensor) -> Result<Vec<Loss>> {
     let batch = &batches[index];
     let segments = batch.layout.segments();
-    let rows: Vec<u32> = segments.iter().flat_map(|s| s.start..s.start + s.len - 1).map(|row| row as u32).collect();
+    let targets = batch.targets();
+    let rows: Vec<u32> = (0..targets.len()).filter(|row| targets[*row].is_some()).map(|row| row as u32).collect();
     let mut scored = Vec::new();
     if !rows.is_empty() {
-        let targets: Vec<&[u32]> = rows.iter().map(|row| &batch.ids[*row as usize + 1..*row as usize + 2]).collect();
+        let candidates: Vec<&[u32]> = rows.iter().map(|row| &batch.ids[*row as usize + 1..*row as usize + 2]).collect();
         let x = x.index_select(&Tensor::from_slice(&rows, rows.len(), x.device())?, 0)?;
         let place = |row: usize| Batch::place(batches, index, rows[row] as usize);
-        scored = model.score(&x, &targets, &place)?;
+        scored = model.score(&x, &candidates, &place)?;
     }
     let mut scored = scored.iter().flatten();
     let losses = segments.iter().map(|segment| {
-        let own = scored.by_ref().take(segment.len - 1).map(|scored| f64::from(scored.log_likelihood));
-        Loss { sum: -own.sum::<f64>(), tokens: segment.len - 1 }
+        let tokens = targets[segment.start..segment.start + segment.len].iter().flatten().count();
+        let own = scored.by_ref().take(tokens).map(|scored| f64::from(scored.log_likelihood));
+        Loss { sum: -own.sum::<f64>(), tokens }
     });
     Ok(losses.collect())
 }

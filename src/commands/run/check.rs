@@ -11,8 +11,9 @@ use crate::commands::analyze::{self, AnalyzeSettings};
 use crate::commands::cut::{self, CutSettings};
 use crate::commands::eval::{self, EvalReport};
 use crate::commands::heal::settled;
+use crate::commands::heal_rows::Texts;
 use crate::commands::open;
-use crate::data::{Purpose, SequenceOptions, Sequences, StreamOptions, Tokenizer, TrainStream};
+use crate::data::{SequenceOptions, Sequences, StreamOptions, Tokenizer, TrainStream};
 use crate::eval::evaluation::Tokenized;
 use crate::eval::settings::EvalSettings;
 use crate::heal::{self, HealSettings};
@@ -133,20 +134,14 @@ impl Checked<'_> {
             let (settings, _) = settled(settings, adapter.as_ref()).settled(spec.max_positions);
             heal::estimate(self.checkpoint, &spec, &settings, (&device, budget), teacher, None)?;
         }
-        let (settings, _) = settings.settled(self.spec.max_positions);
-        let host = open::host(budget, &device);
-        let (tokenizer, options) = (Tokenizer::open(&self.checkpoint.source.dir)?, settings.source());
-        if let Some(data) = settings.data.as_deref() {
-            let source = open::text(data, Purpose::Train, &options, host, progress)?;
-            source.check()?;
-            let options = StreamOptions { shape: settings.shape(), window: 1, seed: settings.seed };
-            TrainStream::new(&source, &tokenizer, options, None)?;
-        }
-        if let Some(data) = settings.eval_data.as_deref() {
-            let source = open::text(data, Purpose::Measure, &options, host, progress)?;
-            source.check()?;
+        let (mut settings, _) = settings.settled(self.spec.max_positions);
+        let tokenizer = Tokenizer::open(&self.checkpoint.source.dir)?;
+        let text = Texts::open(&mut settings, self.checkpoint, open::host(budget, &device), progress)?;
+        let options = StreamOptions { shape: settings.shape(), window: 1, seed: settings.seed };
+        TrainStream::new(&text.training, &tokenizer, options, None)?;
+        if let Some(source) = &text.validation {
             let options = SequenceOptions { samples: Some(1), shape: settings.shape(), seed: None };
-            Sequences::read(&source, &tokenizer, &options, progress)?;
+            Sequences::read(source, &tokenizer, &options, progress)?;
         }
         Ok(())
     }

@@ -81,7 +81,8 @@ impl<'a> Keys<'a> {
         let Some(settings) = &self.recipe.heal else { return Ok(None) };
         let settings = &settings.settled(self.positions).0;
         let adapter = settings.adapter.as_ref().map(|path| path.display().to_string());
-        let read = [&settings.data, &settings.eval_data, &settings.teacher, &adapter];
+        let template = settings.chat_template.as_ref().map(|path| path.display().to_string());
+        let read = [&settings.data, &settings.eval_data, &settings.teacher, &adapter, &template];
         let read: Vec<Value> = read.into_iter().flatten().map(|name| named(name)).collect::<Result<_>>()?;
         // what came later counts where it is not left at what was always done
         let mut new = Vec::new();

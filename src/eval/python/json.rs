@@ -5,26 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
-/// `repr(x)` of a Python float: the shortest digits, an exponent below 1e-4 and from 1e16 on.
-pub(in crate::eval) fn repr(x: f64) -> String {
-    if !x.is_finite() {
-        return if x.is_nan() {
-            "nan"
-        } else if x > 0.0 {
-            "inf"
-        } else {
-            "-inf"
-        }
-        .to_owned();
-    }
-    if x == 0.0 || (1e-4..1e16).contains(&x.abs()) {
-        return format!("{x:?}");
-    }
-    let text = format!("{x:e}");
-    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
-    format!("{digits}e{sign}{exponent:0>2}")
-}
+pub(in crate::eval) use crate::data::python_float as repr;
 
 /// `json.dumps(value, ensure_ascii=False)`.
 pub(in crate::eval) fn to_json(value: &impl Serialize) -> String {

@@ -129,7 +129,7 @@ pub(super) fn resumed(dir: &Path) -> Feed {
     let settings = HealSettings {
         model: Some(model.display().to_string()),
         data: Some(text.display().to_string()),
-        packing: Packing::Packed,
+        packing: Some(Packing::Packed),
         steps: 3,
         batch: 1,
         seq_len: Some(4),

@@ -2,6 +2,8 @@
 
 mod adapters;
 mod cards;
+mod chat;
+mod chat_trl;
 mod four_bit;
 mod gradients;
 mod identity;

@@ -34,7 +34,7 @@ fn a_place_where_no_run_can_be_is_refused() {
     let settings = HealSettings {
         model: text("model"),
         data: text("text.jsonl"),
-        packing: Packing::Packed,
+        packing: Some(Packing::Packed),
         steps: 4,
         batch: 1,
         seq_len: Some(8),

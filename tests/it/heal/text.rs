@@ -155,14 +155,14 @@ fn what_can_be_known_is_told_before_the_first_step() {
         }
     }
     for (rows, words) in [
-        ("{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}\n", "conversations are not read yet"),
-        ("{\"conversations\": [{\"from\": \"human\", \"value\": \"hi\"}]}\n", "conversations are not read yet"),
+        ("{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}\n", "only `prune heal` reads those"),
+        ("{\"conversations\": [{\"from\": \"human\", \"value\": \"hi\"}]}\n", "only `prune heal` reads those"),
         ("{\"instruction\": \"a\", \"input\": \"\", \"output\": \"b\"}\n", "template"),
         ("{\"prompt\": \"w3 w4\", \"completion\": \" w5 w6\"}\n", "--text-field prompt+completion"),
         ("{\"body\": \"a\"}\n", "name the text's with --text-field"),
     ] {
         fs::write(desk.path("x.jsonl"), rows).unwrap();
-        desk.refused(&format!("{HEAL} --data x.jsonl --dry-run"), 2, &["x.jsonl line 1", words]);
+        desk.refused(&format!("{HEAL} --data x.jsonl --form text --dry-run"), 2, &["x.jsonl line 1", words]);
         desk.refused("analyze model --data x.jsonl --dry-run", 2, &["x.jsonl line 1", words]);
     }
     fs::write(desk.path("x.jsonl"), "{\"prompt\": \"w3 w4\", \"completion\": \" w5 w6\"}\n").unwrap();

@@ -1,0 +1,77 @@
+//! The Jinja that chat templates are written in, as transformers sets it up.
+
+use std::sync::LazyLock;
+
+use chrono::Local;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, Error, ErrorKind, Output, State};
+use regex::Regex;
+
+use super::python;
+
+/// The template's name in its environment.
+pub(super) const NAME: &str = "chat template";
+
+/// Around what a `{% generation %}` block gives. Neither is a character that a text may hold.
+pub(super) const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
+
+/// Steps that one rendering may take: templates are anybody's.
+const FUEL: u64 = 50_000_000;
+
+/// An environment with the template `source` in it.
+///
+/// # Errors
+/// A template that is none.
+pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_fuel(Some(FUEL));
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_formatter(print);
+    environment.add_filter("tojson", |value: &Value, options: Kwargs| python::tojson(value, &options));
+    environment.add_filter("string", |value: &Value| python::text(value));
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", |format: &str| now(format));
+    let [begin, end] = MARKS;
+    environment.add_filter("prune_generation", move |text: &str| format!("{begin}{text}{end}"));
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    environment.add_template_owned(NAME, with_filters(source))?;
+    Ok(environment)
+}
+
+/// Prints as Python does: `None`, `True`, lists and objects in Python's words.
+fn print(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
+    match value.as_str() {
+        Some(text) => out.write_str(text),
+        None => out.write_str(&python::text(value)?),
+    }
+    .map_err(Error::from)
+}
+
+/// `{% generation %}` as a filter, which sees what the block gives.
+fn with_filters(source: &str) -> String {
+    static BLOCK: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok());
+    let Some(block) = BLOCK.as_ref() else { return source.to_owned() };
+    let replaced = block.replace_all(source, |found: &regex::Captures<'_>| {
+        let filter = if found.get(2).is_some() { "endfilter" } else { "filter prune_generation" };
+        format!("{{%{} {filter} {}%}}", &found[1], &found[3])
+    });
+    replaced.into_owned()
+}
+
+/// Whether a template says which parts are the assistant's.
+pub(super) fn has_generation(source: &str) -> bool {
+    with_filters(source) != source
+}
+
+/// `datetime.now().strftime(format)`.
+fn now(format: &str) -> Result<String, Error> {
+    let mut text = String::new();
+    let written = std::fmt::Write::write_fmt(&mut text, format_args!("{}", Local::now().format(format)));
+    let fault = |_| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {format:?} is no format of a date"));
+    written.map_err(fault).map(|()| text)
+}
