@@ -16,6 +16,7 @@ use crate::commands::cut::CutSettings;
 use crate::commands::demo::DemoSettings;
 use crate::commands::fetch::FetchSettings;
 use crate::commands::merge::MergeSettings;
+use crate::commands::methods::MethodsSettings;
 use crate::commands::sample::SampleSettings;
 use crate::eval::settings::EvalSettings;
 use crate::heal::HealSettings;
@@ -214,12 +215,13 @@ impl Compute {
 type Check = fn(&Table, &str) -> Result<()>;
 
 /// Sections that a recipe may have for single commands; `prune run` does not use them.
-const OTHERS: [(&str, Check); 5] = [
+const OTHERS: [(&str, Check); 6] = [
     ("compare", well_formed::<CompareSettings>),
     ("merge", well_formed::<MergeSettings>),
     ("sample", well_formed::<SampleSettings>),
     ("fetch", well_formed::<FetchSettings>),
     ("demo", well_formed::<DemoSettings>),
+    ("methods", well_formed::<MethodsSettings>),
 ];
 
 fn well_formed<T: DeserializeOwned>(table: &Table, name: &str) -> Result<()> {
