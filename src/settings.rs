@@ -11,9 +11,11 @@ use toml::{Table, Value};
 
 use crate::{Context, Error, Result, files};
 
-/// Sections that a file may have: one for each command that has settings, and what `prune run` drops.
-pub const SECTIONS: [&str; 11] =
-    ["drop", "analyze", "cut", "heal", "merge", "eval", "compare", "sample", "bench", "fetch", "demo"];
+/// Sections that a file may have: one for each command that has settings, and what `prune run` drops and repairs by.
+pub const SECTIONS: [&str; 13] = [
+    "drop", "repair", "analyze", "cut", "heal", "merge", "eval", "compare", "sample", "bench", "fetch", "demo",
+    "methods",
+];
 /// Keys above the sections: they belong to `prune run`.
 pub(crate) const ABOVE: [&str; 2] = ["model", "caveat"];
 /// More than there is of anything that is counted: layers, tokens, documents, steps.

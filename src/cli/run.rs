@@ -17,10 +17,12 @@ use super::compute::ComputeArgs;
   prune run recipe.toml -o job --dry-run           its stages, with memory, disk and time
   prune run recipe.toml -o job --set heal.steps=200 --set drop.layers=[2,4]
   prune run configs/llama-2-7b.toml -o llama-2-7b  the paper's recipe
+  prune run recipe.toml -o job --set 'repair.methods=[\"none\",\"refit\"]' --set repair.data=c4.jsonl
+                                                   each cut as it is, and repaired without training
 A run that was stopped goes on when the same command is given again; after a change to the recipe
 only what it touches is done again. Paths in a recipe are looked for beside it, then from here.")]
 pub(crate) struct RunArgs {
-    /// The recipe: model, [drop], and a section for each command with its settings
+    /// The recipe: model, [drop], [repair], and a section for each command with its settings
     #[arg(value_name = "RECIPE.toml")]
     recipe: PathBuf,
     /// Directory of everything that is made

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 pub use super::cut_settings::CutSettings;
-use super::repair::{RepairReport, Repairing};
+use super::repair::{RepairReport, Repairing, Shared};
 use super::seam::Seam;
 use super::{open, seam};
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
@@ -104,6 +104,14 @@ pub fn format_names() -> Vec<&'static str> {
 /// not understood. Work: a broken checkpoint, a full disk, a difference found by `verify`. Interrupted. Nothing is left
 /// behind.
 pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport> {
+    cut_sharing(settings, &mut Shared::default(), progress)
+}
+
+/// [`cut`], with what its repair has in common with those of other cuts.
+///
+/// # Errors
+/// As [`cut`].
+pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress: &dyn Progress) -> Result<CutReport> {
     one_choice(settings)?;
     settings.check_repair()?;
     let max_shard_size: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
@@ -121,8 +129,10 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
         progress.note(&format!("not computed here ({}): its layers are cut by names and bytes", shown_message(why)));
     }
     let mut report = report(settings, &cut);
-    let repairing = settings.repair.map(|repair| Repairing::prepare(repair, settings, &cut, progress)).transpose()?;
-    report.repair = repairing.as_ref().map(|repairing| repairing.report(settings.dry_run)).transpose()?;
+    let prepare = |repair| Repairing::prepare(repair, settings, &cut, shared, progress);
+    let repairing = settings.repair.map(prepare).transpose()?;
+    let told = repairing.as_ref().map(|repairing| repairing.report(settings.dry_run.then_some(shared)));
+    report.repair = told.transpose()?;
     let Some(target) = &settings.out else {
         return match settings.dry_run {
             true => Ok(report),

@@ -2,15 +2,12 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+pub use super::methods_settings::MethodsSettings;
+use crate::Result;
 use crate::methods::{METHODS, Method, Unit};
 use crate::repair::{REPAIRS, Repair};
-
-/// Settings of `prune methods`: none.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MethodsSettings {}
 
 /// The tables.
 #[derive(Clone, Debug, Serialize)]
@@ -53,9 +50,12 @@ pub struct MethodReport {
     pub cost: &'static str,
 }
 
-/// Runs `prune methods`.
-#[must_use]
-pub fn methods(_settings: &MethodsSettings) -> MethodsReport {
+/// Runs `prune methods` without a model.
+///
+/// # Errors
+/// Request: settings that go with a model.
+pub fn methods(settings: &MethodsSettings) -> Result<MethodsReport> {
+    settings.check_table()?;
     let row = |method: &Method| MethodReport {
         name: method.name,
         about: method.about,
@@ -71,7 +71,7 @@ pub fn methods(_settings: &MethodsSettings) -> MethodsReport {
     };
     // layers that are named come by --drop, not by a method
     let methods = METHODS.iter().filter(|method| method.pick != "given").map(row);
-    MethodsReport { methods: methods.collect(), repairs: REPAIRS.iter().map(repair).collect() }
+    Ok(MethodsReport { methods: methods.collect(), repairs: REPAIRS.iter().map(repair).collect() })
 }
 
 impl fmt::Display for MethodsReport {

@@ -89,11 +89,20 @@ pub struct RepairResult {
     pub seconds: f64,
 }
 
+/// What repairs of several cuts by the same settings have in common.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// The text.
+    sequences: Option<Arc<Vec<Vec<u32>>>>,
+    /// Floating point operations a second.
+    speed: Option<f64>,
+}
+
 /// A repair that is ready to be done.
 pub(super) struct Repairing {
     repair: &'static Repair,
     source: Arc<Checkpoint>,
-    sequences: Vec<Vec<u32>>,
+    sequences: Arc<Vec<Vec<u32>>>,
     judging: Vec<bool>,
     /// Whether first tokens take part in the fit.
     first: bool,
@@ -108,7 +117,7 @@ pub(super) struct Repairing {
 }
 
 impl Repairing {
-    /// Reads the text and looks whether it will do.
+    /// Reads the text, unless it is `shared` already, and looks whether it will do.
     ///
     /// # Errors
     /// Request: a model that is not computed or a plan that cannot be repaired so, too little text or memory. Work: a
@@ -117,6 +126,7 @@ impl Repairing {
         repair: &'static Repair,
         settings: &CutSettings,
         cut: &Cut,
+        shared: &mut Shared,
         progress: &dyn Progress,
     ) -> Result<Self> {
         let source = cut.blueprint().source().clone();
@@ -130,7 +140,11 @@ impl Repairing {
         let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &source)?;
         let seq_len = sample_text::seq_len(settings.seq_len, &spec, progress);
         let host = open::host(budget, &device);
-        let sequences = text(settings, seq_len).read(&source, host, progress)?.rows;
+        let sequences = match &shared.sequences {
+            Some(known) => known.clone(),
+            None => Arc::new(text(settings, seq_len).read(&source, host, progress)?.rows),
+        };
+        shared.sequences = Some(sequences.clone());
         let judging: Vec<bool> = (0..sequences.len()).map(|index| index % JUDGES == 0).collect();
         let size = |judges: bool| {
             let own = sequences.iter().zip(&judging).filter(|(_, own)| **own == judges).map(|(ids, _)| ids.len());
@@ -185,19 +199,25 @@ impl Repairing {
         })
     }
 
-    /// What is known before it is done; `timed`: how long it may take as well.
+    /// What is known before it is done; where it is `timed`, how long it may take as well.
     ///
     /// # Errors
     /// The device's.
-    pub(super) fn report(&self, timed: bool) -> Result<RepairReport> {
-        let speed = || Ok::<_, Error>(EFFICIENCY * 2.0 * ops::multiply_adds(&self.options.device)?);
+    pub(super) fn report(&self, timed: Option<&mut Shared>) -> Result<RepairReport> {
+        let speed = |shared: &mut Shared| match shared.speed {
+            Some(speed) => Ok::<_, Error>(speed),
+            None => {
+                let speed = EFFICIENCY * 2.0 * ops::multiply_adds(&self.options.device)?;
+                Ok(*shared.speed.insert(speed))
+            }
+        };
         Ok(RepairReport {
             name: self.repair.name,
             fitted_on: self.fitted_on,
             judged_by: self.judged_by,
             memory_bytes: self.memory_bytes,
             memory_cap: self.options.budget.bytes(),
-            expected_seconds: timed.then(speed).transpose()?.map(|speed| self.needs.flops / speed),
+            expected_seconds: timed.map(speed).transpose()?.map(|speed| self.needs.flops / speed),
             result: None,
         })
     }
@@ -207,7 +227,7 @@ impl Repairing {
     /// # Errors
     /// As [`fit`].
     pub(super) fn repair(self, cut: Cut, progress: &dyn Progress) -> Result<(Cut, RepairReport)> {
-        let mut report = self.report(false)?;
+        let mut report = self.report(None)?;
         let Self { repair, source, sequences, judging, first, keeps, options, text, .. } = self;
         let started = Instant::now();
         let whole = Model::open(source, &options, progress)?;

@@ -95,6 +95,16 @@ impl Searched {
     }
 }
 
+impl Searched {
+    /// What goes with the best choice of `n` of the `layers` layers, or of 2n sub-layers.
+    ///
+    /// # Errors
+    /// Request: more layers than may go.
+    pub fn gone(&self, n: usize, layers: usize) -> Result<Dropped> {
+        self.choice(n, layers).map(|(_, gone)| gone)
+    }
+}
+
 impl Analysis {
     /// From the scores of a pass and what was searched in them, without a plan yet.
     #[must_use]
@@ -231,7 +241,7 @@ impl Analysis {
     /// # Errors
     /// More layers than may go.
     pub fn best(&self, n: usize) -> Result<Dropped> {
-        self.search.choice(n, self.model.layers).map(|(_, gone)| gone)
+        self.search.gone(n, self.model.layers)
     }
 
     /// Lengths of the rows of scores about `subject`.

@@ -29,7 +29,7 @@ pub use pick::{Candidates, PICKS, Pick, Policy, Step, Work, pick, scored};
 pub use search::{Search, check, search, within};
 pub use table::METHODS;
 
-use crate::importance::{Analysis, METRICS, Metric, Protect, metric};
+use crate::importance::{Analysis, Evaluate, METRICS, Metric, Protect, metric};
 use crate::plan::{Dropped, Plan, PlannedFor};
 use crate::{Error, Result};
 
@@ -113,6 +113,13 @@ impl Method {
     #[must_use]
     pub fn is_searched(&self) -> bool {
         matches!(self.how(), How::Search { .. })
+    }
+
+    /// Whether a pass or a few tell what it looks at, not one for each candidate.
+    #[must_use]
+    pub fn is_cheap(&self) -> bool {
+        let asks = |metric: &Metric| metric.value.removes() || matches!(metric.value, Evaluate::Coalitions(_));
+        !self.is_searched() && !self.takes_names() && !self.metric().is_some_and(asks)
     }
 
     /// What to search an analysis for.

@@ -146,6 +146,14 @@ impl Serialize for Repair {
     }
 }
 
+impl PartialEq for Repair {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Repair {}
+
 impl<'de> Deserialize<'de> for &'static Repair {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;

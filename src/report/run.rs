@@ -17,7 +17,7 @@ pub struct RunData {
     pub measures: Vec<ScoreColumn>,
     /// The model before the cut.
     pub dense: Variant,
-    /// What became of it, by strategy, layers dropped, unhealed before healed.
+    /// What became of it, by strategy, layers dropped, repair, unhealed before healed.
     pub variants: Vec<Variant>,
     /// Scores of all blocks; absent where no strategy asked for them.
     pub distances: Option<Distances>,
@@ -71,6 +71,9 @@ pub struct Variant {
     pub dir: String,
     /// Which search chose what to drop: `similarity`, `deepest`; absent for the dense model.
     pub strategy: Option<String>,
+    /// What it was repaired by, without training: `refit`; absent where it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<String>,
     /// Layers and sub-layers dropped, 0-based.
     pub dropped: Dropped,
     /// Whether it was fine-tuned after the cut.
@@ -195,18 +198,21 @@ impl RunData {
     }
 
     /// Pairs of models that a report compares, as places in [`RunData::all`]: each with the dense one, healed with not
-    /// healed, and strategies with each other where they drop as many layers.
+    /// healed, repaired with otherwise repaired, and strategies with each other where they drop as many layers.
     #[must_use]
     pub fn pairs(&self) -> Vec<(usize, usize)> {
         let mut pairs: Vec<(usize, usize)> = (1..=self.variants.len()).map(|to| (0, to)).collect();
         let all = self.variants.iter().zip(1..);
         for (from, a) in all.clone() {
             for (to, b) in all.clone().filter(|(_, place)| *place != a) {
-                let is_healing =
-                    (&from.strategy, &from.dropped) == (&to.strategy, &to.dropped) && !from.is_healed && to.is_healed;
+                let is_same_cut = (&from.strategy, &from.dropped) == (&to.strategy, &to.dropped);
+                let are_repaired_alike = from.repair == to.repair;
+                let is_healing = is_same_cut && are_repaired_alike && !from.is_healed && to.is_healed;
+                let is_repair = is_same_cut && !are_repaired_alike && a < b;
                 let (sizes, are_healed) = ((from.dropped.size(), to.dropped.size()), (from.is_healed, to.is_healed));
-                let is_rival = from.strategy != to.strategy && sizes.0 == sizes.1 && are_healed.0 == are_healed.1;
-                if is_healing || is_rival {
+                let is_rival = from.strategy != to.strategy && are_repaired_alike && sizes.0 == sizes.1;
+                let is_rival = is_rival && are_healed.0 == are_healed.1;
+                if is_healing || is_repair || is_rival {
                     pairs.push((a, b));
                 }
             }

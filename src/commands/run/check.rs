@@ -8,17 +8,19 @@ use super::recipe::Recipe;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::commands::analyze::{self, AnalyzeSettings};
-use crate::commands::cut::{self, CutSettings};
+use crate::commands::cut::{self, CutReport, CutSettings};
 use crate::commands::eval::{self, EvalReport};
 use crate::commands::heal::settled;
 use crate::commands::heal_rows::Texts;
 use crate::commands::open;
+use crate::commands::repair::Shared;
 use crate::data::{SequenceOptions, Sequences, StreamOptions, Tokenizer, TrainStream};
 use crate::eval::evaluation::Tokenized;
 use crate::eval::settings::EvalSettings;
 use crate::heal::{self, HealSettings};
-use crate::importance::{Protect, Subject};
+use crate::importance::{Analysis, Protect, Subject};
 use crate::methods::{Follows, Method};
+use crate::plan::Dropped;
 use crate::progress::{Progress, Unit};
 use crate::weights::lora::Adapters;
 use crate::{Context, Result};
@@ -46,8 +48,9 @@ impl Checked<'_> {
         // the stages say it all again when they run
         let quiet = &BarsOnly(progress);
         self.analysis(wanted, quiet)?;
+        let mut shared = Shared::default();
         for wanted in wanted {
-            self.cut(wanted, quiet).context(|| format!("{}/model", wanted.name))?;
+            self.cut(wanted, None, &mut shared, quiet)?;
         }
         if let Some(bench) = &self.recipe.bench {
             let checked = bench.check().and_then(|()| {
@@ -92,20 +95,55 @@ impl Checked<'_> {
         analyze::analyze(&settings, progress).context(|| "analysis").map(drop)
     }
 
-    /// A cut as large as the one that is wanted, where the analysis has to say which.
-    fn cut(&self, wanted: &Wanted, progress: &dyn Progress) -> Result<()> {
+    /// Checks the repairs of what `analysis` chose: only now is it known whether a repair takes it.
+    ///
+    /// # Errors
+    /// Request: as a cut's, the stage's name in front.
+    pub(super) fn repairs(
+        &self,
+        wanted: &[Wanted],
+        analysis: Option<&Analysis>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let mut shared = Shared::default();
+        for wanted in wanted.iter().filter(|wanted| wanted.repair.is_some() && wanted.which.needs_scores()) {
+            let dropped = wanted.which.dropped(self.spec.layers, analysis)?;
+            self.cut(wanted, Some(&dropped), &mut shared, &BarsOnly(progress))?;
+        }
+        Ok(())
+    }
+
+    /// What a cut would be: of what is `known` to go, or one as large, where the analysis has to say which.
+    ///
+    /// # Errors
+    /// As a cut, the stage's name in front.
+    pub(super) fn cut(
+        &self,
+        wanted: &Wanted,
+        known: Option<&Dropped>,
+        shared: &mut Shared,
+        progress: &dyn Progress,
+    ) -> Result<CutReport> {
         let model = Some(self.recipe.model.clone());
-        let settings = CutSettings { model, dry_run: true, ..self.recipe.cut.clone() };
-        let settings = match &wanted.which {
-            Which::Method(method, layers) if method.needs_scores() => {
+        let settings = CutSettings { model, dry_run: true, ..self.recipe.cut_by(wanted.repair) };
+        let settings = match (&wanted.which, known) {
+            (_, Some(dropped)) => CutSettings { drop: Some(dropped.to_string()), ..settings },
+            (Which::Method(method, layers), None) if method.needs_scores() => {
+                // a repair wants something before the seam
+                let first = usize::from(wanted.repair.is_some());
                 // whole layers need no format, parts of them do
-                let drop = if self.drops_parts(method)? { "attn:0".to_owned() } else { format!("0-{}", layers - 1) };
+                let drop = match self.drops_parts(method)? {
+                    true => format!("attn:{first}"),
+                    false => format!("{first}-{}", first + layers - 1),
+                };
                 CutSettings { drop: Some(drop), ..settings }
             }
-            Which::Method(method, layers) => CutSettings { method: Some(method), layers: Some(*layers), ..settings },
-            Which::Given(text) => CutSettings { drop: Some(text.clone()), ..settings },
+            (Which::Method(method, layers), None) => {
+                CutSettings { method: Some(method), layers: Some(*layers), ..settings }
+            }
+            (Which::Given(text), None) => CutSettings { drop: Some(text.clone()), ..settings },
         };
-        cut::cut(&settings, progress).map(drop)
+        cut::cut_sharing(&settings, shared, progress).context(|| format!("{}/model", wanted.name))
     }
 
     /// Whether what goes by `method` are attentions and MLPs.

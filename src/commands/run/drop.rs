@@ -10,6 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::importance::Analysis;
 use crate::methods::{METHODS, Method};
 use crate::plan::{Dropped, SubLayers, layers_for_fraction, parse_drop};
+use crate::repair::Repair;
 use crate::surgery::Target;
 use crate::{Context, Error, Result};
 
@@ -61,12 +62,23 @@ pub enum Keep {
 /// One cut that the recipe asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Its directory: `similarity-4`.
+    /// Its directory: `similarity-4`, `similarity-4-refit`.
     pub name: String,
     /// What it is called in figures: `similarity`.
     pub strategy: String,
     /// How the layers are found.
     pub which: Which,
+    /// What it is repaired by.
+    pub repair: Option<&'static Repair>,
+}
+
+impl Wanted {
+    /// The same cut, repaired.
+    #[must_use]
+    pub fn repaired(&self, repair: Option<&'static Repair>) -> Self {
+        let name = repair.map_or_else(|| self.name.clone(), |repair| format!("{}-{}", self.name, repair.name));
+        Self { name, repair, ..self.clone() }
+    }
 }
 
 /// What `spec` becomes without what is `dropped`, as far as memory and time go by it.
@@ -152,12 +164,14 @@ impl Drop {
         for method in &self.methods {
             for size in &sizes {
                 let name = format!("{}-{size}", method.name);
-                wanted.push(Wanted { name, strategy: method.name.to_owned(), which: Which::Method(method, *size) });
+                let (strategy, which) = (method.name.to_owned(), Which::Method(method, *size));
+                wanted.push(Wanted { name, strategy, which, repair: None });
             }
         }
         for text in &self.given {
             let name = format!("given-{}", text.replace(' ', "").replace(',', "+").replace(':', ""));
-            wanted.push(Wanted { name, strategy: "given".to_owned(), which: Which::Given(text.clone()) });
+            let which = Which::Given(text.clone());
+            wanted.push(Wanted { name, strategy: "given".to_owned(), which, repair: None });
         }
         let mut names = BTreeSet::new();
         wanted.retain(|wanted| names.insert(wanted.name.clone()));

@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -17,6 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::commands::analyze::{self, AnalyzeSettings};
 use crate::commands::eval::EvalReport;
 use crate::commands::open;
+use crate::commands::repair::Shared;
 use crate::heal;
 use crate::importance::Analysis;
 use crate::model::memory::transient_bytes_per_token;
@@ -95,29 +97,43 @@ pub(super) fn estimate(
 ) -> Result<RunReport> {
     let checkpoint = open::checkpoint(Some(&recipe.model), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
-    let wanted = recipe.drop.settled(&checkpoint, spec.layers)?.wanted(spec.layers)?;
+    let wanted = recipe.wanted(&checkpoint, spec.layers)?;
     let is_dense_alone = wanted.is_empty();
     let state = State::look(out)?;
     let keys = Keys::new(recipe, &checkpoint)?;
     let checked = Checked { recipe, checkpoint: &checkpoint, spec: &spec };
     let dense = checked.check(&wanted, &mut None, false, progress)?;
     let machines = Machines::of(recipe, measure)?;
-    let mut ahead = Ahead { recipe, checkpoint: &checkpoint, spec, state, keys, machines, stages: Vec::new() };
+    let mut ahead = Ahead {
+        recipe,
+        checkpoint: &checkpoint,
+        spec,
+        state,
+        keys,
+        machines,
+        repairing: Shared::default(),
+        stages: Vec::new(),
+    };
     let analysis = ahead.analysis(progress)?;
     ahead.scores("dense/scores", &json!(ahead.keys.model), dense.as_ref(), DropSize::default())?;
-    let mut seen: Vec<Dropped> = Vec::new();
+    let mut seen: Vec<(Dropped, Option<&str>)> = Vec::new();
+    let first = recipe.repairs().first().copied().flatten();
     for wanted in wanted {
         let known = match (&wanted.which, &analysis) {
             (which, None) if which.needs_scores() => None,
             (which, analysis) => Some(which.dropped(ahead.spec.layers, analysis.as_ref())?),
         };
+        // as fast as one that is repaired otherwise
+        let mut is_timed = wanted.repair == first;
         if let Some(dropped) = &known {
-            if seen.contains(dropped) {
+            let repair = wanted.repair.map(|repair| repair.name);
+            if seen.iter().any(|(known, by)| known == dropped && *by == repair) {
                 continue;
             }
-            seen.push(dropped.clone());
+            is_timed = seen.iter().all(|(known, _)| known != dropped);
+            seen.push((dropped.clone(), repair));
         }
-        ahead.cut(&wanted, known, dense.as_ref(), progress)?;
+        ahead.cut(&wanted, known, (dense.as_ref(), is_timed), progress)?;
     }
     if is_dense_alone {
         ahead.speed("dense/speed", &json!(ahead.keys.model), &Dropped::default())?;
@@ -128,11 +144,12 @@ pub(super) fn estimate(
 /// A run that is looked at.
 struct Ahead<'a> {
     recipe: &'a Recipe,
-    checkpoint: &'a Checkpoint,
+    checkpoint: &'a Arc<Checkpoint>,
     spec: ModelSpec,
     state: State,
     keys: Keys<'a>,
     machines: Machines,
+    repairing: Shared,
     stages: Vec<StageReport>,
 }
 
@@ -213,28 +230,37 @@ impl Ahead<'_> {
         &mut self,
         wanted: &Wanted,
         known: Option<Dropped>,
-        dense: Option<&EvalReport>,
+        (dense, is_timed): (Option<&EvalReport>, bool),
         progress: &dyn Progress,
     ) -> Result<()> {
         let dropped = known.clone().map_or_else(|| wanted.which.as_much(self.spec.layers), Ok)?;
         let name = |part: &str| format!("{}/{part}", wanted.name);
         let (model, healed) = (name("model"), name("healed"));
-        let identity = self.keys.cut_model(&dropped);
+        let identity = self.keys.cut_model(&dropped, wanted.repair)?;
+        let checked = Checked { recipe: self.recipe, checkpoint: self.checkpoint, spec: &self.spec };
+        let repair = match wanted.repair {
+            Some(_) => checked.cut(wanted, known.as_ref(), &mut self.repairing, &Silent)?.repair,
+            None => None,
+        };
         let bytes = self.bytes_without(&dropped);
         let is_done = |state: &State, name: &str, key: String| {
             known.is_some() && state.is_done(&Stage { name, key, needed: None })
         };
         self.stages.push(StageReport {
-            is_done: is_done(&self.state, &model, self.keys.cut(wanted, &dropped)),
+            is_done: is_done(&self.state, &model, self.keys.cut(wanted, &dropped)?),
             name: model,
-            memory: None,
+            memory: repair.as_ref().map(|repair| repair.memory_bytes),
             disk: Some(bytes),
-            seconds: Some(2.0 * bytes as f64 / COPIED),
+            seconds: Some(
+                2.0 * bytes as f64 / COPIED + repair.and_then(|repair| repair.expected_seconds).unwrap_or(0.0),
+            ),
         });
         if self.recipe.heal.is_none() || self.recipe.drop.unhealed {
             self.scores(&name("scores"), &identity, dense, dropped.size())?;
         }
-        self.speed(&name("speed"), &identity, &dropped)?;
+        if is_timed {
+            self.speed(&name("speed"), &self.keys.cut_model(&dropped, None)?, &dropped)?;
+        }
         let (Some(settings), Some(key)) = (&self.recipe.heal, self.keys.healing(&identity)?) else { return Ok(()) };
         let settings = &settings.settled(self.spec.max_positions).0;
         let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;

@@ -36,6 +36,7 @@ pub(super) fn data(recipe: &Recipe, done: &Done, dir: &Path) -> Result<RunData> 
     let dense = Variant {
         dir: "dense".to_owned(),
         strategy: None,
+        repair: None,
         dropped: Dropped::default(),
         is_healed: false,
         layers,
@@ -50,6 +51,7 @@ pub(super) fn data(recipe: &Recipe, done: &Done, dir: &Path) -> Result<RunData> 
         let variant = Variant {
             dir: cut.dir.clone(),
             strategy: Some(cut.wanted.strategy.clone()),
+            repair: cut.wanted.repair.map(|repair| repair.name.to_owned()),
             dropped: cut.dropped.clone(),
             is_healed: false,
             layers: layers - cut.dropped.layers.len(),

@@ -15,6 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::eval::settings::EvalSettings;
 use crate::heal::MergeOnto;
 use crate::plan::Dropped;
+use crate::repair::Repair;
 use crate::{Error, Result};
 
 /// The keys of a recipe's stages.
@@ -32,13 +33,24 @@ impl<'a> Keys<'a> {
         Ok(Self { recipe, model: model(checkpoint)?, positions })
     }
 
-    /// What the dense model without what is `dropped` is.
-    pub(super) fn cut_model(&self, dropped: &Dropped) -> Value {
-        match dropped.are_layers() {
+    /// What the dense model without what is `dropped` is, repaired.
+    pub(super) fn cut_model(&self, dropped: &Dropped, repair: Option<&Repair>) -> Result<Value> {
+        let cut = match dropped.are_layers() {
             true => json!([self.model, dropped]),
             // what healing finds in the place of a part goes by how it is written
             false => json!([self.model, dropped, self.recipe.cut.format]),
-        }
+        };
+        Ok(match self.repair(repair)? {
+            None => cut,
+            Some(repair) => json!([cut, repair]),
+        })
+    }
+
+    /// What a repair is: its name, what it is fitted on and how.
+    fn repair(&self, repair: Option<&Repair>) -> Result<Option<Value>> {
+        let (Some(settings), Some(repair)) = (&self.recipe.repair, repair) else { return Ok(None) };
+        let deciding = without(settings, &["methods", "memory", "device"])?;
+        Ok(Some(json!([repair, deciding, settings.data.as_deref().map(named).transpose()?])))
     }
 
     /// Absent where there is no analysis.
@@ -67,13 +79,17 @@ impl<'a> Keys<'a> {
         settings.map(|settings| Ok(key(&json!(["speed in turns", identity, without(settings, &[])?])))).transpose()
     }
 
-    pub(super) fn cut(&self, wanted: &Wanted, dropped: &Dropped) -> String {
+    pub(super) fn cut(&self, wanted: &Wanted, dropped: &Dropped) -> Result<String> {
         let settings = &self.recipe.cut;
         let deciding = json!([settings.max_shard_size, settings.allow_unsliced, settings.hash]);
-        key(&match dropped.are_layers() {
+        let cut = match dropped.are_layers() {
             true => json!([self.model, dropped, deciding, wanted.strategy]),
             false => json!([self.model, dropped, deciding, wanted.strategy, settings.format]),
-        })
+        };
+        Ok(key(&match self.repair(wanted.repair)? {
+            None => cut,
+            Some(repair) => json!([cut, repair]),
+        }))
     }
 
     /// The healing of the cut that `identity` says; absent where nothing is healed.

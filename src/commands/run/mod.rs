@@ -9,6 +9,7 @@ mod gather;
 mod inputs;
 mod pipeline;
 mod recipe;
+mod repairs;
 mod speeds;
 mod state;
 mod told;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use drop::{Drop, Keep};
 pub use recipe::{Compute, Recipe};
+pub use repairs::{Choice, Repairs};
 pub(super) use state::forget;
 
 use crate::progress::Progress;

@@ -23,6 +23,7 @@ use crate::commands::eval;
 use crate::commands::heal::{self, HealResult};
 use crate::commands::merge::{self, MergeSettings};
 use crate::commands::open;
+use crate::commands::repair::Shared;
 use crate::eval::evaluation::Tokenized;
 use crate::eval::settings::EvalSettings;
 use crate::eval::table::FigureReport;
@@ -87,7 +88,7 @@ pub(super) struct Size {
 pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Result<(Done, State)> {
     let checkpoint = open::checkpoint(Some(&recipe.model), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
-    let wanted = recipe.drop.settled(&checkpoint, spec.layers)?.wanted(spec.layers)?;
+    let wanted = recipe.wanted(&checkpoint, spec.layers)?;
     let keys = Keys::new(recipe, &checkpoint)?;
     let mut tokenized = None;
     let scored = keys.is_scored(&State::look(Some(out))?)?;
@@ -99,24 +100,32 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
         state,
         keys,
         progress,
-        count: Count::new(progress, stages(recipe, wanted.len())),
+        count: Count::new(progress, stages(recipe, wanted.len(), wanted.len() / recipe.repairs().len())),
         tokenized,
+        repairing: Shared::default(),
         measured: Known::new(),
         stages: Vec::new(),
         made: Vec::new(),
     };
     let analysis = line.analyze()?;
-    let layers = |wanted: &Wanted| wanted.which.dropped(spec.layers, analysis.as_ref());
-    let different: BTreeSet<Dropped> = wanted.iter().map(layers).collect::<Result<_>>()?;
-    line.count.expect(stages(recipe, different.len()));
+    checked.repairs(&wanted, analysis.as_ref(), progress)?;
+    let of = |wanted: &Wanted| {
+        let dropped = wanted.which.dropped(spec.layers, analysis.as_ref())?;
+        Ok((dropped, wanted.repair.map(|repair| repair.name)))
+    };
+    let different: BTreeSet<(Dropped, Option<&str>)> = wanted.iter().map(of).collect::<Result<_>>()?;
+    let unrepaired: BTreeSet<&Dropped> = different.iter().map(|(dropped, _)| dropped).collect();
+    line.count.expect(stages(recipe, different.len(), unrepaired.len()));
     let dense =
         line.score("dense/scores", Scored { path: recipe.model.clone(), adapter: None }, &line.keys.model.clone())?;
     let mut cuts: Vec<CutDone> = Vec::new();
     for wanted in wanted {
         let dropped = wanted.which.dropped(spec.layers, analysis.as_ref())?;
-        let cut = match cuts.iter().find(|cut| cut.dropped == dropped) {
+        let alike = || cuts.iter().filter(|cut| cut.dropped == dropped);
+        let timed = alike().map(|cut| cut.speed).next();
+        let cut = match alike().find(|cut| cut.wanted.repair == wanted.repair) {
             Some(same) => same.again(wanted),
-            None => line.cut(wanted, dropped)?,
+            None => line.cut(wanted, dropped, timed)?,
         };
         cuts.push(cut);
     }
@@ -131,13 +140,15 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
     Ok((Done { checkpoint, layers: spec.layers, analysis, dense, speed, cuts, stages, made }, state))
 }
 
-/// Stages of a run with so many different cuts.
-fn stages(recipe: &Recipe, cuts: usize) -> usize {
+/// Stages of a run with so many different cuts, and so many that are not the same but for their repair: one of those is
+/// as fast as the other.
+fn stages(recipe: &Recipe, cuts: usize, unrepaired: usize) -> usize {
     let has = usize::from;
     let (scores, heals) = (recipe.eval.is_some(), recipe.heal.is_some());
     let bare = scores && (!heals || recipe.drop.unhealed);
-    let each = 1 + has(bare) + has(recipe.bench.is_some()) + has(heals) + has(heals && scores);
-    has(recipe.analyze.as_ref().is_some_and(|analyze| analyze.data.is_some())) + has(scores) + cuts * each
+    let each = 1 + has(bare) + has(heals) + has(heals && scores);
+    let timed = has(recipe.bench.is_some()) * unrepaired;
+    has(recipe.analyze.as_ref().is_some_and(|analyze| analyze.data.is_some())) + has(scores) + cuts * each + timed
 }
 
 impl CutDone {
@@ -177,6 +188,8 @@ struct Line<'a> {
     progress: &'a dyn Progress,
     count: Count<'a>,
     tokenized: Tokenized,
+    /// The text of repairs.
+    repairing: Shared,
     /// Losses of models as they lie on disk: the dense one is measured once.
     measured: Known,
     stages: Vec<String>,
@@ -235,18 +248,20 @@ impl<'a> Line<'a> {
         speed.map(Some)
     }
 
-    fn cut(&mut self, wanted: Wanted, dropped: Dropped) -> Result<CutDone> {
+    /// The cut and all that is made of it; `timed`: the speed of one that was repaired otherwise.
+    fn cut(&mut self, wanted: Wanted, dropped: Dropped, timed: Option<Option<Speeds>>) -> Result<CutDone> {
         let dir = wanted.name.clone();
         let place = |part: &str| format!("{dir}/{part}");
         let [model, scores, speed, healed, healed_scores] =
             ["model", "scores", "speed", "healed", "healed-scores"].map(place);
-        let identity = self.keys.cut_model(&dropped);
+        let identity = self.keys.cut_model(&dropped, wanted.repair)?;
+        let shape = self.keys.cut_model(&dropped, None)?;
         let healing = self.recipe.heal.clone().zip(self.keys.healing(&identity)?);
 
         // what is missing decides whether the cut has to be there
         let is_scored = healing.is_none() || self.recipe.drop.unhealed;
         let mut missing = is_scored && self.unscored(&scores, &identity)?;
-        if let Some(key) = self.keys.speed(&identity)? {
+        if let (Some(key), None) = (self.keys.speed(&shape)?, timed) {
             missing |= !self.state.is_done(&Stage { name: &speed, key, needed: None });
         }
         if let Some((_, key)) = &healing {
@@ -257,7 +272,7 @@ impl<'a> Line<'a> {
 
         let cut = Scored { path: self.path(&model), adapter: None };
         let scores = if is_scored { self.score(&scores, cut, &identity)? } else { None };
-        let speed = self.speed(&speed, &self.path(&model), &identity)?;
+        let speed = timed.map_or_else(|| self.speed(&speed, &self.path(&model), &shape), Ok)?;
         let mut done = CutDone { wanted, dir: dir.clone(), dropped, size, scores, speed, healing: None, healed: None };
         if let Some((settings, key)) = healing {
             let identity = json!(key);
@@ -334,10 +349,10 @@ impl<'a> Line<'a> {
     }
 
     fn write_cut(&mut self, wanted: &Wanted, dropped: &Dropped, name: &str, needed: bool) -> Result<Size> {
-        let settings = &self.recipe.cut;
-        let stage = Stage { name, key: self.keys.cut(wanted, dropped), needed: needed.then_some(name) };
+        let stage = Stage { name, key: self.keys.cut(wanted, dropped)?, needed: needed.then_some(name) };
         let told = self.begin(&stage);
-        let mut settings = CutSettings { model: Some(self.recipe.model.clone()), force: true, ..settings.clone() };
+        let settings = self.recipe.cut_by(wanted.repair);
+        let mut settings = CutSettings { model: Some(self.recipe.model.clone()), force: true, ..settings };
         match &wanted.which {
             Which::Method(method, n) => {
                 let analysis = self.state.dir().join("analysis/analysis.json");
@@ -351,8 +366,10 @@ impl<'a> Line<'a> {
             // a recipe says it for the cuts that need it
             settings.format = None;
         }
+        let shared = &mut self.repairing;
         self.state.run(&stage, &told, |out, progress| {
-            let report = cut::cut(&CutSettings { out: Some(out.to_owned()), ..settings }, progress)?;
+            let settings = CutSettings { out: Some(out.to_owned()), ..settings };
+            let report = cut::cut_sharing(&settings, shared, progress)?;
             Ok(Size { parameters: report.parameters.after, bytes: report.bytes.after })
         })
     }

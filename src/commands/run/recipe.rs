@@ -6,7 +6,9 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::drop::{self, Drop};
+use super::drop::{self, Drop, Wanted};
+use super::repairs::Repairs;
+use crate::checkpoint::Checkpoint;
 use crate::commands::analyze::AnalyzeSettings;
 use crate::commands::bench::BenchSettings;
 use crate::commands::compare::CompareSettings;
@@ -14,9 +16,11 @@ use crate::commands::cut::CutSettings;
 use crate::commands::demo::DemoSettings;
 use crate::commands::fetch::FetchSettings;
 use crate::commands::merge::MergeSettings;
+use crate::commands::methods::MethodsSettings;
 use crate::commands::sample::SampleSettings;
 use crate::eval::settings::EvalSettings;
 use crate::heal::HealSettings;
+use crate::repair::Repair;
 use crate::settings;
 use crate::{Context, Error, Result};
 
@@ -29,6 +33,8 @@ pub struct Recipe {
     pub caveat: Option<String>,
     /// What to drop.
     pub drop: Drop,
+    /// What cuts are repaired by; absent: they are not.
+    pub repair: Option<Repairs>,
     /// How layers are scored; absent where no method asks for scores.
     pub analyze: Option<AnalyzeSettings>,
     /// How cuts are written.
@@ -49,8 +55,8 @@ const OWN: [(&str, &[&str]); 5] = [
     (
         "cut",
         &[
-            "model", "plan", "drop", "deepest", "tail", "method", "fraction", "layers", "target", "max_loss", "repair",
-            "out", "force", "dry_run",
+            "model", "plan", "drop", "deepest", "tail", "method", "fraction", "layers", "target", "max_loss", "out",
+            "force", "dry_run",
         ],
     ),
     ("heal", &["model", "out", "restart", "force", "dry_run"]),
@@ -84,12 +90,13 @@ impl Recipe {
         for (section, own) in OWN {
             let keys = table.get(section).and_then(Value::as_table).map(Table::keys);
             if let Some(key) = keys.into_iter().flatten().find(|key| own.contains(&key.as_str())) {
-                let why = match key.as_str() {
-                    "repair" => "prune run repairs no cuts, prune cut --repair does",
-                    _ => "prune run sets this itself; leave it out",
-                };
-                return Err(Error::request(format!("[{section}] {key}: {why}")));
+                return Err(Error::request(format!("[{section}] {key}: prune run sets this itself; leave it out")));
             }
+        }
+        let cut = table.get("cut").and_then(Value::as_table).map(Table::keys);
+        if let Some(key) = cut.into_iter().flatten().find(|key| *key == "repair" || Repairs::names(key)) {
+            let instead = if key == "repair" { "methods = [\"none\", \"refit\"]" } else { key };
+            return Err(Error::request(format!("[cut] {key}: what recipes repair by stands in [repair]: {instead}")));
         }
         // sections that only single commands read
         for (name, check) in OTHERS {
@@ -99,6 +106,7 @@ impl Recipe {
             model: word(table, "model")?.ok_or_else(|| Error::request("model = \"...\": which model?"))?,
             caveat: word(table, "caveat")?,
             drop: section(table, "drop")?.unwrap_or_default(),
+            repair: section(table, "repair")?,
             analyze: section(table, "analyze")?,
             cut: section(table, "cut")?.unwrap_or_default(),
             heal: section(table, "heal")?,
@@ -141,6 +149,7 @@ impl Recipe {
                     .context(|| "[drop] methods")?;
             }
         }
+        self.repair.as_ref().map_or(Ok(()), Repairs::check)?;
         if let Some(heal) = &self.heal {
             heal.check().context(|| "[heal]")?;
             if heal.data.is_none() {
@@ -151,6 +160,31 @@ impl Recipe {
             Some(eval) if eval.tasks.is_empty() => Err(Error::request("[eval] tasks: which? such as [\"mmlu\"]")),
             Some(eval) => eval.check().context(|| "[eval]"),
             None => Ok(()),
+        }
+    }
+}
+
+impl Recipe {
+    /// What each cut is repaired by, in turn: `None` for the plain cut.
+    pub(super) fn repairs(&self) -> Vec<Option<&'static Repair>> {
+        self.repair.as_ref().map_or_else(|| vec![None], Repairs::each)
+    }
+
+    /// The cuts of `model`, which has `layers`, each once, and each once for every repair.
+    ///
+    /// # Errors
+    /// Request: a target that cannot be met, more layers than there are.
+    pub fn wanted(&self, model: &Checkpoint, layers: usize) -> Result<Vec<Wanted>> {
+        let repairs = self.repairs();
+        let cuts = self.drop.settled(model, layers)?.wanted(layers)?;
+        Ok(cuts.iter().flat_map(|cut| repairs.iter().map(|repair| cut.repaired(*repair))).collect())
+    }
+
+    /// How a cut is written that is repaired so.
+    pub(super) fn cut_by(&self, repair: Option<&'static Repair>) -> CutSettings {
+        match (&self.repair, repair) {
+            (Some(section), Some(repair)) => section.put(repair, &self.cut),
+            _ => self.cut.clone(),
         }
     }
 }
@@ -169,7 +203,7 @@ pub struct Compute {
 impl Compute {
     fn put(&self, table: &mut Table) {
         let said = [("device", &self.device), ("dtype", &self.dtype), ("memory", &self.memory)];
-        for section in ["analyze", "heal", "eval", "bench"] {
+        for section in ["repair", "analyze", "heal", "eval", "bench"] {
             let Some(Value::Table(section)) = table.get_mut(section) else { continue };
             for (key, value) in said {
                 section.extend(value.clone().map(|value| (key.to_owned(), Value::String(value))));
@@ -181,12 +215,13 @@ impl Compute {
 type Check = fn(&Table, &str) -> Result<()>;
 
 /// Sections that a recipe may have for single commands; `prune run` does not use them.
-const OTHERS: [(&str, Check); 5] = [
+const OTHERS: [(&str, Check); 6] = [
     ("compare", well_formed::<CompareSettings>),
     ("merge", well_formed::<MergeSettings>),
     ("sample", well_formed::<SampleSettings>),
     ("fetch", well_formed::<FetchSettings>),
     ("demo", well_formed::<DemoSettings>),
+    ("methods", well_formed::<MethodsSettings>),
 ];
 
 fn well_formed<T: DeserializeOwned>(table: &Table, name: &str) -> Result<()> {
@@ -278,6 +313,23 @@ mod tests {
     }
 
     #[test]
+    fn every_cut_comes_once_a_repair() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::pico::write(dir.path()).unwrap();
+        let model = Checkpoint::open_dir(dir.path()).unwrap();
+        let repair = ["drop.given=[]", "drop.layers=[1]", "repair.methods=[\"none\",\"refit\",\"none\"]"];
+        let error = read(GOOD, &repair).unwrap_err();
+        assert!(error.to_string().contains("[repair] data: which text is refit fitted on?"), "{error}");
+        let recipe = read(GOOD, &[&repair[..], &["repair.data=text.jsonl", "repair.samples=8"]].concat()).unwrap();
+        let names: Vec<String> = recipe.wanted(&model, 4).unwrap().into_iter().map(|wanted| wanted.name).collect();
+        assert_eq!(names, ["similarity-1", "similarity-1-refit", "deepest-1", "deepest-1-refit"]);
+        let [none, refit] = recipe.repairs()[..] else { panic!() };
+        assert_eq!((recipe.cut_by(none).data, recipe.cut_by(refit).samples), (None, Some(8)));
+        // a text that nothing is fitted on is no fault
+        read(GOOD, &["repair.methods=[\"none\"]"]).unwrap();
+    }
+
+    #[test]
     fn methods_have_an_old_name() {
         let old = GOOD.replace("methods", "strategies");
         assert_eq!(read(&old, &[]).unwrap().drop, read(GOOD, &[]).unwrap().drop);
@@ -317,6 +369,16 @@ mod tests {
             ("[drop]\nlayers = [1]", "", "which model"),
             (GOOD, "heal.model=x", "[heal] model: prune run sets"),
             (GOOD, "cut.plan=x", "[cut] plan"),
+            (GOOD, "cut.repair=refit", "[cut] repair: what recipes repair by stands in [repair]: methods"),
+            (GOOD, "cut.samples=3", "[repair]: samples"),
+            (
+                GOOD,
+                "repair.methods=[\"refitt\"]",
+                "[repair] methods: no repair is called \"refitt\", did you mean refit?",
+            ),
+            (GOOD, "repair.methods=[\"refitt\"]", "or none, the plain cut"),
+            (GOOD, "repair.samples=3", "[repair] methods: which?"),
+            (GOOD, "repair.sample=3", "did you mean samples?"),
             (GOOD, "eval.task=x", "[eval] task: unknown, did you mean tasks?"),
             (GOOD, "evaluate.tasks=x", "[evaluate]: unknown, did you mean eval?"),
             (GOOD, "heal.steps=0", "[heal]: steps is 0"),

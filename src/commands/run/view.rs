@@ -32,10 +32,13 @@ impl fmt::Display for RunReport {
 fn models(data: &RunData) -> String {
     let shown: Vec<usize> = (0..data.measures.len()).filter(|index| data.measures[*index].depth == 0).collect();
     let below = data.measures.len() - shown.len();
-    let name = |variant: &Variant| match (&variant.strategy, variant.is_healed) {
-        (None, _) => "dense".to_owned(),
-        (Some(strategy), false) => format!("{strategy}-{}", variant.dropped.size()),
-        (Some(strategy), true) => format!("{strategy}-{} healed", variant.dropped.size()),
+    let name = |variant: &Variant| match &variant.strategy {
+        None => "dense".to_owned(),
+        Some(strategy) => {
+            let repair = variant.repair.as_ref().map_or_else(String::new, |repair| format!(" + {repair}"));
+            let healed = if variant.is_healed { " healed" } else { "" };
+            format!("{strategy}-{}{repair}{healed}", variant.dropped.size())
+        }
     };
     let mut text = String::new();
     let mut left = &shown[..];

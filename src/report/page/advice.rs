@@ -96,7 +96,14 @@ fn lower_first(text: &str) -> String {
 fn named(model: &Variant) -> String {
     let strategy = model.strategy.as_deref().map(|strategy| format!(" by {strategy}")).unwrap_or_default();
     let layers = words::layers(model.dropped.size());
-    format!("Drop {layers}{strategy} ({}){}", model.dropped, if model.is_healed { " and heal" } else { "" })
+    let repair = model.repair.as_deref();
+    let then = match (repair, model.is_healed) {
+        (None, false) => String::new(),
+        (None, true) => " and heal".to_owned(),
+        (Some(repair), false) => format!(" and repair by {repair}"),
+        (Some(repair), true) => format!(", repair by {repair} and heal"),
+    };
+    format!("Drop {layers}{strategy} ({}){then}", model.dropped)
 }
 
 fn is_fine(verdict: Verdict) -> bool {
@@ -131,7 +138,7 @@ fn judge<'a>(data: &RunData, model: &'a Variant) -> Option<Judged<'a>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{one, sweep};
+    use super::super::sample::{one, repaired, sweep};
     use super::*;
 
     #[test]
@@ -141,6 +148,15 @@ mod tests {
             text.starts_with("Drop 2 layers by similarity (") && text.contains("and heal: the largest cut whose"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_repair_is_part_of_it() {
+        let mut data = repaired();
+        let text = advice(&data).unwrap();
+        assert!(text.starts_with("Drop 2 layers by similarity (9..=10), repair by refit and heal: "), "{text}");
+        data.variants.retain(|variant| !variant.is_healed && variant.repair.is_some());
+        assert!(advice(&data).unwrap().contains(" and repair by refit: "));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::run::{RunData, Variant};
-use super::cuts::{fraction, score};
+use super::cuts::{fraction, has_repairs, score};
 use crate::{Error, Result};
 
 /// A table for other programs.
@@ -24,10 +24,10 @@ pub struct NamedTable {
 /// Work: a table cannot be written.
 pub fn tables(data: &RunData) -> Result<Vec<NamedTable>> {
     let tables = [
-        table("models", "every model: layers, size, speed, healing", MODELS, models(data))?,
-        table("scores", "every score of every model", SCORES, scores(data))?,
+        table("models", "every model: layers, size, speed, healing", &head(data, MODELS), models(data))?,
+        table("scores", "every score of every model", &head(data, SCORES), scores(data))?,
         table("distances", "the score of every block", DISTANCES, distances(data))?,
-        table("losses", "losses while healing", LOSSES, losses(data))?,
+        table("losses", "losses while healing", &head(data, LOSSES), losses(data))?,
     ];
     Ok(tables.into_iter().flatten().collect())
 }
@@ -54,14 +54,25 @@ fn some(number: Option<impl ToString>) -> String {
 
 /// What tells a model from the others.
 fn names(data: &RunData, variant: &Variant) -> Row {
-    vec![
+    let mut names = vec![
         variant.dir.clone(),
         variant.strategy.clone().unwrap_or_default(),
         variant.dropped.to_string(),
         variant.dropped.size().to_string(),
         fraction(data, variant).to_string(),
-        variant.is_healed.to_string(),
-    ]
+    ];
+    names.extend(has_repairs(data).then(|| variant.repair.clone().unwrap_or_default()));
+    names.push(variant.is_healed.to_string());
+    names
+}
+
+/// The head of a table of models: where there are repairs, they stand before the healing.
+fn head<'a>(data: &RunData, columns: &[&'a str]) -> Vec<&'a str> {
+    let mut head = columns.to_vec();
+    if let (true, Some(place)) = (has_repairs(data), columns.iter().position(|column| *column == "healed")) {
+        head.insert(place, "repair");
+    }
+    head
 }
 
 const MODELS: &[&str] = &[
@@ -227,7 +238,7 @@ pub(super) fn downloads(tables: &[NamedTable]) -> Markup {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::sweep;
+    use super::super::sample::{repaired, sweep};
     use super::*;
 
     /// The lines of a table, each field by its name.
@@ -267,6 +278,17 @@ mod tests {
         }
         assert_eq!(losses.len(), 10 * 45);
         assert_eq!((losses[0]["kind"].as_str(), losses[0]["step"].as_str()), ("training", "1"));
+    }
+
+    #[test]
+    fn repairs_have_a_column_where_there_are_any() {
+        let has = |data: &RunData| {
+            tables(data).unwrap().iter().filter(|table| table.text.contains(",repair,healed,")).count()
+        };
+        assert_eq!((has(&sweep()), has(&repaired())), (0, 3));
+        for row in tables(&repaired()).unwrap().iter().filter(|table| table.name != "distances").flat_map(read) {
+            assert_eq!(row["repair"], if row["model"].ends_with("-refit") { "refit" } else { "" });
+        }
     }
 
     #[test]

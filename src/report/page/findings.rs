@@ -3,7 +3,8 @@
 use maud::{Markup, html};
 
 use super::super::run::{RunData, ScoreColumn, Variant};
-use super::cuts::{Cut, score, shown, strategies};
+use super::comparisons::{against, healing, repairing};
+use super::cuts::{Cut, Way, repairs, score, shown, strategies, ways};
 use super::verdict::{Change, Verdict, change, is_chance};
 use super::words::{self, list, plural, upper_first};
 use crate::plan::DropSize;
@@ -14,7 +15,8 @@ pub(super) fn sentence_of(data: &RunData, cuts: &[Cut]) -> String {
     match cuts {
         [] => format!("Nothing was cut: this is the model as it came, {} deep.", plural(layers, "layer")),
         [cut] => {
-            let chosen = cut.strategy.map(|strategy| format!(", chosen by {strategy}")).unwrap_or_default();
+            let chosen = cut.way.strategy.map(|strategy| format!(", chosen by {strategy}")).unwrap_or_default();
+            let mended = cut.way.repair.map(|repair| format!(", repaired by {repair}")).unwrap_or_default();
             let what = match (cut.dropped.layers.len(), cut.dropped.are_layers()) {
                 (0, true) => return format!("No layer of the {layers} was dropped."),
                 (1, true) => format!("Layer {} of the {layers} was dropped", cut.dropped),
@@ -26,7 +28,7 @@ pub(super) fn sentence_of(data: &RunData, cuts: &[Cut]) -> String {
                 format!(" {} and {share:.0} % of the parameters are left.", plural(model.layers, "layer"))
             });
             let healed = cut.healed.map(healed_by).unwrap_or_default();
-            format!("{what} (numbered from 0, ends included){chosen}.{}{healed}", left.unwrap_or_default())
+            format!("{what} (numbered from 0, ends included){chosen}{mended}.{}{healed}", left.unwrap_or_default())
         }
         _ => {
             let sizes = || cuts.iter().map(|cut| cut.dropped.size());
@@ -40,13 +42,27 @@ pub(super) fn sentence_of(data: &RunData, cuts: &[Cut]) -> String {
                 healed if healed == cuts.len() => "Each was healed.".to_owned(),
                 healed => format!("{healed} of them were healed."),
             };
+            let mended = repairs(data);
+            let each = cuts.len() / mended.len().max(1);
             format!(
-                "{} of the {layers} layers were dropped{by}, in {}. {healed}",
+                "{} of the {layers} layers were dropped{by}, in {}{}. {healed}",
                 upper_first(&sizes),
-                plural(cuts.len(), "cut")
+                plural(each, "cut"),
+                told_repairs(&mended, each)
             )
         }
     }
+}
+
+/// `, each as it is and repaired by refit`; nothing where nothing was repaired.
+fn told_repairs(repairs: &[Option<&str>], cuts: usize) -> String {
+    let by: Vec<String> = repairs.iter().flatten().map(|repair| (*repair).to_owned()).collect();
+    if by.is_empty() {
+        return String::new();
+    }
+    let each = if cuts == 1 { "" } else { "each " };
+    let plain = if by.len() < repairs.len() { "as it is and " } else { "" };
+    format!(", {each}{plain}repaired by {}", list(&by))
 }
 
 /// How the one healed model was healed.
@@ -65,9 +81,9 @@ pub(super) fn findings(data: &RunData, cuts: &[Cut]) -> Vec<Markup> {
         [] => Vec::new(),
         [cut] => shown(data).filter_map(|(place, measure)| one_cut(data, cut, place, measure)).collect(),
         _ => {
-            let mut findings: Vec<Markup> =
-                strategies(data).into_iter().filter_map(|strategy| how_far(data, cuts, strategy)).collect();
+            let mut findings: Vec<Markup> = ways(data).into_iter().filter_map(|way| how_far(data, cuts, way)).collect();
             findings.extend(healing(data, cuts));
+            findings.extend(repairing(data, cuts));
             findings.extend(against(data, cuts));
             findings
         }
@@ -83,7 +99,8 @@ fn one_cut(data: &RunData, cut: &Cut, place: usize, measure: &ScoreColumn) -> Op
     let cost = cut.bare.and_then(|bare| change(data, place, &data.dense, bare));
     if let Some((bare, cost)) = cut.bare.zip(cost) {
         let (before, now) = (words::with_error(dense.value, None), value(bare)?);
-        said.push(format!("{} after the cut ({before} → {now}{}){}", told(cost), by(cost), guessing(bare)));
+        let after = if cut.way.repair.is_some() { "cut and repair" } else { "the cut" };
+        said.push(format!("{} after {after} ({before} → {now}{}){}", told(cost), by(cost), guessing(bare)));
     }
     if let Some(healed) = cut.healed {
         let gain = cut.bare.and_then(|bare| change(data, place, bare, healed));
@@ -137,17 +154,18 @@ fn share(cost: Option<Change>, gain: Change) -> String {
     }
 }
 
-/// Up to which size the cuts of a strategy cost nothing that shows, only cut and healed.
-fn how_far(data: &RunData, cuts: &[Cut], strategy: Option<&str>) -> Option<Markup> {
-    let ours: Vec<&Cut> = cuts.iter().filter(|cut| cut.strategy == strategy).collect();
+/// Up to which size the cuts of one way cost nothing that shows, only cut and healed.
+fn how_far(data: &RunData, cuts: &[Cut], way: Way<'_>) -> Option<Markup> {
+    let ours: Vec<&Cut> = cuts.iter().filter(|cut| cut.way == way).collect();
+    let only = if way.repair.is_some() { "Not healed" } else { "Only cut" };
     let said = match [false, true].map(|is_healed| reach(data, &ours, is_healed)) {
-        [Some(bare), Some(healed)] if bare == healed => format!("Only cut or healed, {bare}."),
-        [Some(bare), Some(healed)] => format!("Only cut, {bare}. Healed, {healed}."),
-        [Some(bare), None] => format!("Only cut, {bare}."),
+        [Some(bare), Some(healed)] if bare == healed => format!("{only} or healed, {bare}."),
+        [Some(bare), Some(healed)] => format!("{only}, {bare}. Healed, {healed}."),
+        [Some(bare), None] => format!("{only}, {bare}."),
         [None, Some(healed)] => format!("Healed, {healed}."),
         [None, None] => return None,
     };
-    let name = strategy.map_or_else(|| "Cut".to_owned(), |strategy| format!("By {strategy}"));
+    let name = way.strategy.map_or_else(|| "Cut".to_owned(), |_| format!("By {}", words::way(way)));
     Some(html! { b { (name) } ": " (said) })
 }
 
@@ -183,82 +201,10 @@ fn reach(data: &RunData, cuts: &[&Cut], is_healed: bool) -> Option<String> {
     })
 }
 
-/// What comparing many pairs in a measure comes to.
-enum Outcome {
-    /// `better in 3 of 10`, `better in 3 and worse in 1 of 10`.
-    Told(String),
-    /// None of them is told apart.
-    Alike,
-}
-
-/// Nothing where nothing could be told apart for want of errors.
-fn tally(verdicts: &[Verdict]) -> Option<Outcome> {
-    let all = verdicts.len();
-    let count = |verdict: Verdict| verdicts.iter().filter(|known| **known == verdict).count();
-    if count(Verdict::Unjudged) == all {
-        return None;
-    }
-    let told = [(Verdict::Better, "better"), (Verdict::Worse, "worse"), (Verdict::Degenerate, "degenerate")];
-    let parts = told.map(|(verdict, name)| (count(verdict), name)).into_iter().filter(|(count, _)| *count > 0);
-    let parts: Vec<(usize, &str)> = parts.collect();
-    Some(match parts[..] {
-        [] => Outcome::Alike,
-        [(count, name)] if count == all => Outcome::Told(format!("{name} in all {all}")),
-        _ => {
-            let parts: Vec<String> = parts.iter().map(|(count, name)| format!("{name} in {count}")).collect();
-            Outcome::Told(format!("{} of {all}", list(&parts)))
-        }
-    })
-}
-
-/// Pairs of models compared in every measure that can be judged: what differs first, then what does not.
-fn compared(data: &RunData, name: &str, pairs: &[(&Variant, &Variant)]) -> Option<Markup> {
-    let (mut said, mut alike) = (Vec::new(), Vec::new());
-    for (place, measure) in shown(data) {
-        let verdicts: Vec<Verdict> =
-            pairs.iter().filter_map(|(from, to)| Some(change(data, place, from, to)?.verdict)).collect();
-        match tally(&verdicts) {
-            Some(Outcome::Told(what)) => said.push(format!("{} is {what}", words::measure(measure))),
-            Some(Outcome::Alike) => alike.push(words::measure(measure)),
-            None => {}
-        }
-    }
-    if !alike.is_empty() {
-        said.push(format!("no difference beyond the error in {}", list(&alike)));
-    }
-    (!said.is_empty()).then(|| html! { b { (name) } ": " (said.join("; ")) "." })
-}
-
-/// Healed against unhealed, over all cuts.
-fn healing(data: &RunData, cuts: &[Cut]) -> Option<Markup> {
-    let pairs: Vec<_> = cuts.iter().filter_map(|cut| cut.bare.zip(cut.healed)).collect();
-    compared(data, "Healing", &pairs)
-}
-
-/// The first strategy against each other one, at the same number of layers dropped.
-fn against(data: &RunData, cuts: &[Cut]) -> Vec<Markup> {
-    let strategies: Vec<&str> = strategies(data).into_iter().flatten().collect();
-    let Some((first, others)) = strategies.split_first() else { return Vec::new() };
-    let mut findings = Vec::new();
-    for other in others {
-        for (state, is_healed) in [("only cut", false), ("healed", true)] {
-            let mut pairs = Vec::new();
-            for ours in cuts.iter().filter(|cut| cut.strategy == Some(first)) {
-                let theirs =
-                    cuts.iter().find(|cut| cut.strategy == Some(other) && cut.dropped.size() == ours.dropped.size());
-                pairs.extend(theirs.and_then(|theirs| theirs.state(is_healed)).zip(ours.state(is_healed)));
-            }
-            let name = format!("{} against {other} at the same size, {state}", upper_first(first));
-            findings.extend(compared(data, &name, &pairs));
-        }
-    }
-    findings
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::cuts::cuts;
-    use super::super::sample::{one, sweep};
+    use super::super::sample::{one, repaired, sweep};
     use super::*;
     use crate::report::run::Score;
 
@@ -350,6 +296,33 @@ mod tests {
         assert!(told[2].contains(" of 10"), "{}", told[2]);
         assert!(told[3].starts_with("Similarity against deepest at the same size, only cut: "), "{}", told[3]);
         assert_eq!(told.len(), 5);
+    }
+
+    #[test]
+    fn repairs_are_told_from_cuts_and_healings() {
+        let data = repaired();
+        assert!(sentence_of(&data, &cuts(&data)).starts_with(
+            "1 to 8 of the 16 layers were dropped, chosen by similarity and deepest, in 10 cuts, each as it is and \
+             repaired by refit. Each was healed."
+        ));
+        let told = told(&data);
+        let start = |start: &str| told.iter().find(|told| told.starts_with(start)).unwrap();
+        assert!(start("By similarity + refit: ").starts_with("By similarity + refit: Not healed, every score"));
+        assert!(start("Refit against the plain cut, not healed: ").contains("held-out text loss is better in "));
+        start("Refit against the plain cut, healed: ");
+        start("Refit without healing against healing alone: ");
+        start("Similarity against deepest at the same size, only cut: ");
+        start("Similarity against deepest at the same size, repaired by refit and healed: ");
+        let mut data = one();
+        data.variants.iter_mut().for_each(|variant| variant.repair = Some("refit".to_owned()));
+        assert!(sentence_of(&data, &cuts(&data)).contains("chosen by similarity, repaired by refit. 12 layers"));
+        assert!(findings(&data, &cuts(&data))[0].clone().into_string().contains(" after cut and repair ("));
+        // pairs: each with the dense one, and in a cut every two models
+        let mut data = repaired();
+        let is_in =
+            |variant: &Variant| variant.dropped.layers.len() == 4 && variant.strategy.as_deref() == Some("similarity");
+        data.variants.retain(is_in);
+        assert_eq!(data.pairs(), [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The report of a whole job: one page that needs no other file, no network and no script.
 
 mod advice;
+mod comparisons;
 mod cuts;
 mod data;
 mod figures;
@@ -93,7 +94,7 @@ pub fn page(data: &RunData) -> Result<String> {
 mod tests {
     use super::super::canvas::Figure;
     use super::super::run::{Score, ScoreColumn};
-    use super::sample::{one, sweep};
+    use super::sample::{one, repaired, sweep};
     use super::*;
 
     /// The page has what it must, whatever the run; every figure can be seen.
@@ -187,6 +188,19 @@ mod tests {
         assert!(text.contains("Layers 9..=12 of the 16 were dropped"));
         // the cut is the block that the distances chose
         assert!(text.contains("dropped: 9..=12"));
+    }
+
+    #[test]
+    fn repairs_have_their_columns_and_curves() {
+        let text = look(&repaired());
+        for words in
+            ["repaired by", "similarity + refit, healed", "dashed: not healed", "similarity 9..=12 + refit, healed"]
+        {
+            assert!(text.contains(words), "{words}");
+        }
+        let names: Vec<String> = figures(&repaired()).into_iter().map(|figure| figure.name).collect();
+        assert!(names.iter().any(|name| name == "healing-deepest-refit"), "{names:?}");
+        assert!(!look(&sweep()).contains("repaired"));
     }
 
     #[test]

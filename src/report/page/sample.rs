@@ -40,6 +40,7 @@ fn variant(strategy: Option<&str>, dropped: Vec<usize>, is_healed: bool, cost: f
     Variant {
         dir: format!("{}-{}{}", strategy.unwrap_or("dense"), dropped.len(), if is_healed { "-healed" } else { "" }),
         strategy: strategy.map(str::to_owned),
+        repair: None,
         is_healed,
         layers,
         parameters: 270_000 + 184_320 * layers as u64,
@@ -103,6 +104,26 @@ pub(in super::super) fn sweep() -> RunData {
         differences: Vec::new(),
         provenance: vec![("program".into(), "prune 0.1.0".into())],
     }
+}
+
+/// The sweep with every cut once more, repaired: three quarters of the cost.
+pub(in super::super) fn repaired() -> RunData {
+    let mut data = sweep();
+    let mut variants = Vec::new();
+    for cut in data.variants.chunks(2) {
+        variants.extend_from_slice(cut);
+        variants.extend(cut.iter().cloned().map(|mut variant| {
+            variant.dir += "-refit";
+            variant.repair = Some("refit".to_owned());
+            for (score, dense) in variant.scores.iter_mut().zip(&data.dense.scores) {
+                let (Some(score), Some(dense)) = (score, dense) else { continue };
+                score.value += 0.25 * (dense.value - score.value);
+            }
+            variant
+        }));
+    }
+    data.variants = variants;
+    data
 }
 
 /// One cut of four layers by similarity, and the same healed.

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::super::run::{RunData, Speed, Variant};
 use super::advice::{advice, course};
-use super::cuts::{Cut, cuts, score, shown};
+use super::cuts::{Cut, cuts, has_repairs, score, shown};
 use super::findings::{findings, sentence_of};
 use super::verdict::change;
 use super::words::{self, ABSENT, upper_first};
@@ -139,7 +139,8 @@ fn tiles(data: &RunData) -> Markup {
 
 /// Every summary measure before and after one cut.
 fn one_cut(data: &RunData, cut: &Cut) -> Markup {
-    let states: Vec<(&str, &Variant)> = [("after the cut", cut.bare), ("healed", cut.healed)]
+    let bare = if cut.way.repair.is_some() { "cut and repaired" } else { "after the cut" };
+    let states: Vec<(&str, &Variant)> = [(bare, cut.bare), ("healed", cut.healed)]
         .into_iter()
         .filter_map(|(name, variant)| Some((name, variant?)))
         .collect();
@@ -190,7 +191,9 @@ fn one_cut(data: &RunData, cut: &Cut) -> Markup {
 fn all_cuts(data: &RunData, cuts: &[Cut]) -> Markup {
     let is_healed = cuts.iter().any(|cut| cut.healed.is_some());
     let is_bare = cuts.iter().any(|cut| cut.bare.is_some());
-    let states: Vec<(&str, bool)> = [("cut", false, is_bare), ("healed", true, is_healed)]
+    let has_repairs = has_repairs(data);
+    let bare = if has_repairs { "not healed" } else { "cut" };
+    let states: Vec<(&str, bool)> = [(bare, false, is_bare), ("healed", true, is_healed)]
         .into_iter()
         .filter(|state| state.2)
         .map(|state| (state.0, state.1))
@@ -203,6 +206,7 @@ fn all_cuts(data: &RunData, cuts: &[Cut]) -> Markup {
                     tr {
                         th scope="col" rowspan="2" { "dropped" }
                         th scope="col" rowspan="2" { "chosen by" }
+                        @if has_repairs { th scope="col" rowspan="2" { "repaired by" } }
                         @for (_, measure) in shown(data) {
                             th.group scope="colgroup" colspan=(states.len().max(1)) {
                                 (words::measure(measure))
@@ -216,12 +220,14 @@ fn all_cuts(data: &RunData, cuts: &[Cut]) -> Markup {
                     tr {
                         th scope="row" { "none" }
                         td.text { "uncut" }
+                        @if has_repairs { td.text { (ABSENT) } }
                         @for (place, _) in shown(data) { td.middle colspan=(states.len().max(1)) { (words::score(score(&data.dense, place))) } }
                     }
                     @for cut in cuts {
                         tr {
                             th scope="row" { (cut.dropped.to_string()) }
-                            td.text { (cut.strategy.unwrap_or(ABSENT)) }
+                            td.text { (cut.way.strategy.unwrap_or(ABSENT)) }
+                            @if has_repairs { td.text { (cut.way.repair.unwrap_or(ABSENT)) } }
                             @for (place, _) in shown(data) {
                                 @for (_, is_healed) in &states {
                                     @let now = cut.state(*is_healed);

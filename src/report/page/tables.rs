@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::super::run::{RunData, ScoreColumn, Speed, Variant};
-use super::cuts::{score, shown};
+use super::cuts::{has_repairs, score, shown};
 use super::figures::entry;
 use super::verdict::{Verdict, change};
 use super::words::{self, ABSENT};
@@ -54,12 +54,14 @@ fn timed(measured: Option<(f64, (f64, f64))>) -> Markup {
 
 /// Every model with its size, figures and speed.
 pub(super) fn models(data: &RunData) -> Markup {
+    let has_repairs = has_repairs(data);
     let has_speed = data.all().any(|variant| variant.speed.is_some());
     let table = html! {
         thead {
             tr {
                 th scope="col" { "dropped" }
                 th.text scope="col" { "chosen by" }
+                @if has_repairs { th.text scope="col" { "repaired by" } }
                 th.text scope="col" { "healed" }
                 th scope="col" { "layers" }
                 th scope="col" { "parameters" }
@@ -80,6 +82,7 @@ pub(super) fn models(data: &RunData) -> Markup {
                 tr class=[is_dense.then_some("first")] {
                     th scope="row" { @if variant.dropped.is_empty() { "none" } @else { (variant.dropped.to_string()) } }
                     td.text { @if is_dense { "uncut" } @else { (variant.strategy.as_deref().unwrap_or(ABSENT)) } }
+                    @if has_repairs { td.text { (variant.repair.as_deref().unwrap_or(ABSENT)) } }
                     td.text { @if variant.is_healed { "healed" } @else { (ABSENT) } }
                     td { (variant.layers) }
                     td { (words::count(variant.parameters)) }
@@ -172,7 +175,7 @@ pub(super) fn healings(data: &RunData) -> Option<Markup> {
                 th scope="col" { "steps" }
                 th scope="col" { "tokens" }
                 th scope="col" { "uncut" }
-                th scope="col" { "cut" }
+                th scope="col" { @if has_repairs(data) { "before healing" } @else { "cut" } }
                 th scope="col" { "healed, as written" }
                 th scope="col" { "damage undone" }
                 th scope="col" { "while training, before" }

@@ -1,6 +1,7 @@
 //! Numbers and names as the page writes them.
 
 use super::super::run::{Score, ScoreColumn, Variant};
+use super::cuts::Way;
 use crate::plan::{DropSize, ranges};
 
 /// What stands where nothing was measured.
@@ -117,17 +118,38 @@ pub(super) fn layers(size: DropSize) -> String {
     format!("{size} layer{}", if size == DropSize::of_layers(1) { "" } else { "s" })
 }
 
-/// `similarity, healed`; the dense model's `uncut`.
-pub(super) fn kind(strategy: Option<&str>, is_healed: bool) -> String {
-    format!("{}{}", strategy.unwrap_or("uncut"), if is_healed { ", healed" } else { "" })
+/// `similarity`, `similarity + refit`; the dense model's `uncut`.
+pub(super) fn way(way: Way<'_>) -> String {
+    repaired(way.strategy.unwrap_or("uncut").to_owned(), way.repair)
 }
 
-/// `similarity 9..=12, healed`.
+/// `similarity, healed`, `similarity + refit, healed`.
+pub(super) fn kind(of: Way<'_>, is_healed: bool) -> String {
+    way(of) + if is_healed { ", healed" } else { "" }
+}
+
+/// The name of a cut, and of what repaired it.
+fn repaired(name: String, repair: Option<&str>) -> String {
+    repair.map_or(name.clone(), |repair| format!("{name} + {repair}"))
+}
+
+/// What is said of a model that was only cut, or repaired, healed, or both.
+pub(super) fn state(repair: Option<&str>, is_healed: bool) -> String {
+    match (repair, is_healed) {
+        (None, false) => "only cut".to_owned(),
+        (None, true) => "healed".to_owned(),
+        (Some(repair), false) => format!("repaired by {repair}"),
+        (Some(repair), true) => format!("repaired by {repair} and healed"),
+    }
+}
+
+/// `similarity 9..=12, healed`, `similarity 9..=12 + refit, healed`.
 pub(super) fn variant(variant: &Variant) -> String {
     let mut name = variant.strategy.clone().unwrap_or_else(|| "uncut".to_owned());
     if !variant.dropped.is_empty() {
         name = format!("{name} {}", variant.dropped);
     }
+    let name = repaired(name, variant.repair.as_deref());
     if variant.is_healed { name + ", healed" } else { name }
 }
 

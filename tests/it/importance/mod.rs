@@ -5,6 +5,7 @@ mod goldens;
 mod killed;
 mod losses;
 mod picks;
+mod ranking;
 mod sizes;
 
 use std::path::Path;

@@ -43,6 +43,14 @@ pub(crate) const COMMANDS: &[Making] = &[
         failing: &["--text-field nothing", "--layers 9", "--memory 1KiB"],
     },
     Making {
+        name: "methods",
+        line: "methods model --data text.jsonl --samples 3 --seq-len 16 --layers 1 -o out",
+        other: ("--samples 3", "--samples 2"),
+        is_whole: true,
+        forces: &["--force"],
+        failing: &["--text-field nothing", "--layers 9", "--memory 1KiB"],
+    },
+    Making {
         name: "cut",
         line: "cut model --drop 1 --max-shard-size 4KB -o out",
         other: ("--drop 1", "--drop 2"),
@@ -100,6 +108,8 @@ pub(crate) const READING: &[&str] = &[
     "completions bash",
     "analyze model --data text.jsonl --samples 3 --seq-len 16",
     "analyze model --data text.jsonl --samples 3 --seq-len 16 -o out --csv out.csv --dry-run",
+    "methods model --data text.jsonl --samples 3 --seq-len 16 --layers 1",
+    "methods model --data text.jsonl --samples 3 --seq-len 16 --layers 1 -o out --dry-run",
     "cut model --drop 1 --dry-run",
     "cut model --drop 1 -o out --dry-run",
     "cut model --drop 1 --repair refit --data text.jsonl --seq-len 16 -o out --dry-run",

@@ -1,7 +1,9 @@
-//! Repairs without training: against independent code on the demo's model, and as `prune cut` does them.
+//! Repairs without training: against independent code on the demo's model, and as `prune cut` and
+//! recipes do them.
 
 mod cuts;
 mod goldens;
+mod recipes;
 mod refused;
 
 use std::path::Path;

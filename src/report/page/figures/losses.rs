@@ -3,28 +3,28 @@
 use super::super::super::chart::{Dot, Level, LineChart, Look, Point, Series, means};
 use super::super::super::palette;
 use super::super::super::run::{Healing, RunData, Variant};
-use super::super::cuts::strategies;
+use super::super::cuts::{Way, ways};
 use super::super::words;
 use super::{Drawing, NamedFigure, Part};
 
 /// Points of a curve, at most.
 const POINTS: usize = 100;
 
-/// A chart for each strategy that was healed.
+/// A chart for each way to cut that was healed.
 pub(super) fn figures(data: &RunData) -> Vec<NamedFigure> {
-    let several = strategies(data).len() > 1;
-    let of = |strategy: Option<&str>| {
-        let healed = data.variants.iter().filter(|variant| variant.strategy.as_deref() == strategy);
+    let several = ways(data).len() > 1;
+    let of = |way: Way<'_>| {
+        let healed = data.variants.iter().filter(|variant| Way::of(variant) == way);
         let healed = healed.filter_map(|variant| Some((variant, variant.healing.as_ref()?)));
         let mut healed: Vec<(&Variant, &Healing)> =
             healed.filter(|(_, healing)| !healing.training.is_empty() || !healing.validation.is_empty()).collect();
         healed.sort_by_key(|(variant, _)| variant.dropped.size());
-        (!healed.is_empty()).then(|| figure(strategy.filter(|_| several), &healed))
+        (!healed.is_empty()).then(|| figure(way.strategy.and(several.then_some(way)), &healed))
     };
-    strategies(data).into_iter().filter_map(of).collect()
+    ways(data).into_iter().filter_map(of).collect()
 }
 
-fn figure(strategy: Option<&str>, healed: &[(&Variant, &Healing)]) -> NamedFigure {
+fn figure(way: Option<Way<'_>>, healed: &[(&Variant, &Healing)]) -> NamedFigure {
     let (series, caption) = match healed {
         [(_, healing)] => (one(healing), "loss while training, ring: best validation"),
         _ => (
@@ -35,10 +35,11 @@ fn figure(strategy: Option<&str>, healed: &[(&Variant, &Healing)]) -> NamedFigur
     let described = healed.iter().map(|(variant, healing)| {
         let step = healing.best_step.map(|step| format!(" after step {step}")).unwrap_or_default();
         format!(
-            "{}: loss {} uncut, {} cut, {} healed as written; while training {} before, {} at best{step}, {}.",
+            "{}: loss {} uncut, {} {}, {} healed as written; while training {} before, {} at best{step}, {}.",
             words::variant(variant),
             number(healing.uncut),
             number(healing.cut),
+            before(variant),
             number(healing.healed),
             number(healing.loss_before),
             number(healing.best_loss),
@@ -46,13 +47,13 @@ fn figure(strategy: Option<&str>, healed: &[(&Variant, &Healing)]) -> NamedFigur
         )
     });
     NamedFigure {
-        name: format!("healing{}", strategy.map(|strategy| format!("-{strategy}")).unwrap_or_default()),
-        title: format!("Healing{}", strategy.map(|strategy| format!(", {strategy}")).unwrap_or_default()),
+        name: ways_name(way),
+        title: format!("Healing{}", way.map(|way| format!(", {}", words::way(way))).unwrap_or_default()),
         description: described.collect::<Vec<_>>().join(" "),
         part: Part::Healing,
         drawing: Drawing::Curves(LineChart {
             levels: match healed {
-                [(_, healing)] => levels(healing),
+                [(variant, healing)] => levels(variant, healing),
                 _ => Vec::new(),
             },
             subtitle: caption.to_owned(),
@@ -66,9 +67,20 @@ fn figure(strategy: Option<&str>, healed: &[(&Variant, &Healing)]) -> NamedFigur
     }
 }
 
+/// `healing-similarity-refit`.
+fn ways_name(way: Option<Way<'_>>) -> String {
+    let parts = way.into_iter().flat_map(|way| way.strategy.into_iter().chain(way.repair));
+    std::iter::once("healing").chain(parts).collect::<Vec<_>>().join("-")
+}
+
+/// What a model is before it is healed.
+fn before(variant: &Variant) -> &'static str {
+    if variant.repair.is_some() { "repaired" } else { "cut" }
+}
+
 /// What the curves of one fine-tuning lie between: the models themselves.
-fn levels(healing: &Healing) -> Vec<Level> {
-    let levels = [("uncut", healing.uncut), ("cut", healing.cut), ("healed, as written", healing.healed)];
+fn levels(variant: &Variant, healing: &Healing) -> Vec<Level> {
+    let levels = [("uncut", healing.uncut), (before(variant), healing.cut), ("healed, as written", healing.healed)];
     levels.into_iter().filter_map(|(name, y)| Some(Level { name: name.to_owned(), y: y? })).collect()
 }
 

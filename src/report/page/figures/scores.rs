@@ -3,7 +3,7 @@
 use super::super::super::chart::{Dot, Errors, Level, LineChart, Look, Point, Series};
 use super::super::super::palette;
 use super::super::super::run::{RunData, Score, ScoreColumn, Variant};
-use super::super::cuts::{fraction, score, shown, strategies};
+use super::super::cuts::{Way, fraction, has_repairs, score, shown, ways};
 use super::super::words;
 use super::{Drawing, NamedFigure, Part};
 
@@ -16,16 +16,16 @@ pub(super) fn figures(data: &RunData) -> Vec<NamedFigure> {
     shown(data).filter(|(place, _)| measured(*place)).map(|(place, measure)| figure(data, place, measure)).collect()
 }
 
-/// What is drawn as one curve: the variants of one strategy, healed or not, after the dense model.
-fn groups(data: &RunData) -> Vec<(Option<&str>, usize, bool, Vec<&Variant>)> {
+/// What is drawn as one curve: the variants of one way, healed or not, after the dense model.
+fn groups(data: &RunData) -> Vec<(Way<'_>, usize, bool, Vec<&Variant>)> {
     let mut groups = Vec::new();
-    for (index, strategy) in strategies(data).into_iter().enumerate() {
+    for (index, way) in ways(data).into_iter().enumerate() {
         for is_healed in [true, false] {
-            let is_in = |variant: &&Variant| variant.strategy.as_deref() == strategy && variant.is_healed == is_healed;
+            let is_in = |variant: &&Variant| Way::of(variant) == way && variant.is_healed == is_healed;
             let mut variants: Vec<&Variant> = data.variants.iter().filter(is_in).collect();
             variants.sort_by_key(|variant| variant.dropped.size());
             if !variants.is_empty() {
-                groups.push((strategy, index, is_healed, variants));
+                groups.push((way, index, is_healed, variants));
             }
         }
     }
@@ -36,13 +36,13 @@ fn figure(data: &RunData, place: usize, measure: &ScoreColumn) -> NamedFigure {
     let mut series = Vec::new();
     let mut described = Vec::new();
     let mut missing = 0;
-    for (strategy, index, is_healed, variants) in groups(data) {
+    for (way, index, is_healed, variants) in groups(data) {
         let scores = std::iter::once(&data.dense).chain(variants.iter().copied());
         let scores: Vec<(f64, Score)> =
             scores.filter_map(|variant| Some((fraction(data, variant), to_dense(data, variant, place)?))).collect();
         missing += scores.iter().filter(|(_, score)| !score.value.is_finite()).count();
         let look = Look { ink: palette::kind(index).light, is_dashed: !is_healed, dot: Dot::of(index) };
-        let name = words::kind(strategy, is_healed);
+        let name = words::kind(way, is_healed);
         let own = std::iter::once(&data.dense).chain(variants.iter().copied());
         let own = own.filter_map(|variant| Some((fraction(data, variant), score(variant, place)?)));
         let said =
@@ -105,7 +105,7 @@ fn caption(data: &RunData, place: usize, measure: &ScoreColumn, is_logarithmic: 
         parts.push(words::plural(documents, "document"));
     }
     if data.variants.iter().any(|variant| variant.is_healed) {
-        parts.push("solid: healed, dashed: cut only".to_owned());
+        parts.push(format!("solid: healed, dashed: {}", if has_repairs(data) { "not healed" } else { "cut only" }));
     }
     if all().any(|score| score.stderr.is_some_and(|error| error > 0.0)) {
         let of = if is_paired(data, place) { " of the difference to the uncut model" } else { "" };
