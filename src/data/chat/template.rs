@@ -126,11 +126,7 @@ fn unmarked(marked: &str) -> Result<(String, Vec<std::ops::Range<usize>>)> {
     for part in marked.split_inclusive(MARKS) {
         text.push_str(part.trim_end_matches(MARKS));
         match part.chars().next_back() {
-            Some(mark) if mark == MARKS[0] => {
-                if begun.replace(text.len()).is_some() {
-                    return Err(fault());
-                }
-            }
+            Some(mark) if mark == MARKS[0] && begun.replace(text.len()).is_some() => return Err(fault()),
             Some(mark) if mark == MARKS[1] => parts.push(begun.take().ok_or_else(fault)?..text.len()),
             _ => {}
         }

@@ -35,8 +35,11 @@ fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// Token ids and labels of each row.
+type Labeled = Vec<(Vec<i64>, Vec<i64>)>;
+
 /// Ids of each row, and the ids that are learned, -100 for the others.
-fn labeled(case: &Path) -> (Form, Vec<(Vec<i64>, Vec<i64>)>) {
+fn labeled(case: &Path) -> (Form, Labeled) {
     let tokenizer = Tokenizer::open(case.join("model")).unwrap();
     let template = Template::open(&case.join("model"), None, &tokenizer).unwrap();
     let source = Source::open(case.join("data.jsonl"), &SourceOptions::default()).unwrap();
