@@ -45,8 +45,9 @@ pub struct RankingReport {
     pub residency: Residency,
     /// Bytes of weights in memory at once.
     pub weight_bytes: u64,
-    /// Cap on memory, bytes.
-    pub memory_bytes: u64,
+    /// Cap on memory, bytes; not in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
     /// Loss of the whole model, nats a token; absent in a dry run.
     pub whole: Option<f64>,
     /// The methods, the least loss first; in a dry run in the order of the table.
@@ -160,7 +161,7 @@ pub fn rank(settings: &MethodsSettings, progress: &dyn Progress) -> Result<Ranki
         tokens,
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
-        memory_bytes: options.budget.bytes(),
+        memory_bytes: Some(options.budget.bytes()),
         whole: None,
         methods: Vec::new(),
         left_out,
@@ -186,7 +187,13 @@ pub fn rank(settings: &MethodsSettings, progress: &dyn Progress) -> Result<Ranki
     ranked(&mut report, choices, &mut measured)?;
     if let Some(out) = out {
         let rows = report.methods.iter().map(|row| RankedMethod { seconds: None, ..row.clone() });
-        let kept = RankingReport { methods: rows.collect(), loss_seconds: None, out: None, ..report.clone() };
+        let kept = RankingReport {
+            methods: rows.collect(),
+            loss_seconds: None,
+            out: None,
+            memory_bytes: None,
+            ..report.clone()
+        };
         let text = serde_json::to_string_pretty(&kept).map_err(|error| Error::work(error.to_string()))?;
         write_new(&out.path().join(FILE), text + "\n")?;
         out.commit()?;

@@ -56,7 +56,7 @@ impl fmt::Display for RankingReport {
         let Self { model, layers, dropped_layers, data, samples, tokens, .. } = self;
         writeln!(f, "{}: {dropped_layers} of {layers} layers go", shown(model))?;
         writeln!(f, "{samples} sequences ({tokens} tokens) of {}", shown(data))?;
-        let (weights, cap) = (ByteSize(self.weight_bytes), ByteSize(self.memory_bytes));
+        let (weights, cap) = (ByteSize(self.weight_bytes), ByteSize(self.memory_bytes.unwrap_or_default()));
         let place = match self.residency {
             Residency::Resident => "in memory",
             Residency::Streamed => "streamed from disk",

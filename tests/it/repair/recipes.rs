@@ -81,7 +81,12 @@ fn none_is_the_plain_cut_and_a_repair_is_its_own() {
     let report = desk.json(&format!("run recipe.toml -o job {REPAIRED} --json"));
     for part in ["model", "healed/merged"] {
         for cut in ["similarity-1", "deepest-1"] {
-            let of = |run: &str| files(&desk.path(run).join(cut).join(part));
+            let of = |run: &str| {
+                let mut files = files(&desk.path(run).join(cut).join(part));
+                // it says what was healed by its place
+                assert!(part == "model" || files.remove("prune.json").is_some());
+                files
+            };
             assert!(of("plain").len() > 3 && of("plain") == of("none") && of("plain") == of("job"), "{cut}/{part}");
         }
     }
