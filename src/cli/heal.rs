@@ -27,7 +27,7 @@ const FORMS: [&str; 6] = ["auto", "text", "messages", "sharegpt", "alpaca", "pro
                                                                      nothing lost to four bits
   prune heal ./llama-24 --data c4.jsonl --train lm-head+last3 --quant none -o healed
   prune heal ./llama-24 --data c4.jsonl --teacher ./llama -o healed  learn from the uncut model
-  prune heal ./llama-24 --data chat.jsonl --eval-data val.jsonl -o healed
+  prune heal ./llama-24 --data chat.jsonl --eval-data chat-val.jsonl -o healed
                                                                      conversations: learns the answers
   prune heal ./llama-24 --data c4.jsonl --dry-run                    memory, disk and time
 With --eval-data the uncut model, the cut one and the one that is written are measured on the same tokens.

@@ -24,8 +24,9 @@ const FLOATS: [&str; 5] = ["inf", "nan", "1e308", "-1e308", "5e-324"];
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// A small request of each command, its numeric flags apart, in a directory with the embedded model.
-const REQUESTS: [(&str, &str); 6] = [
+const REQUESTS: [(&str, &str); 7] = [
     ("analyze", "analyze model --data text/validation.jsonl -o OUT"),
+    ("methods", "methods model --data text/validation.jsonl -o OUT"),
     ("cut", "cut model -o OUT"),
     ("heal", "heal model --data text/validation.jsonl --eval-data text/validation.jsonl --teacher model -o OUT"),
     ("eval", "eval model --tasks text:text/validation.jsonl,boolq --data-dir . -o OUT"),
@@ -33,9 +34,12 @@ const REQUESTS: [(&str, &str); 6] = [
     ("bench", "bench model"),
 ];
 /// Numbers that make the request small where they are not the ones under test.
-const SMALL: [(&str, &str, &str); 15] = [
+const SMALL: [(&str, &str, &str); 18] = [
     ("analyze", "samples", "2"),
     ("analyze", "seq_len", "16"),
+    ("methods", "samples", "2"),
+    ("methods", "seq_len", "16"),
+    ("methods", "layers", "1"),
     ("cut", "deepest", "1"),
     ("heal", "seq_len", "16"),
     ("heal", "steps", "1"),

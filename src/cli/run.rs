@@ -17,7 +17,7 @@ use super::compute::ComputeArgs;
   prune run recipe.toml -o job --dry-run           its stages, with memory, disk and time
   prune run recipe.toml -o job --set heal.steps=200 --set drop.layers=[2,4]
   prune run configs/llama-2-7b.toml -o llama-2-7b  the paper's recipe
-  prune run recipe.toml -o job --set 'repair.methods=[\"none\",\"refit\"]' --set repair.data=c4.jsonl
+  prune run recipe.toml -o job --set \"repair.methods=['none','refit']\" --set repair.data=c4.jsonl
                                                    each cut as it is, and repaired without training
 A run that was stopped goes on when the same command is given again; after a change to the recipe
 only what it touches is done again. Paths in a recipe are looked for beside it, then from here.")]
