@@ -307,8 +307,8 @@ mod tests {
         ));
         let told = told(&data);
         let start = |start: &str| told.iter().find(|told| told.starts_with(start)).unwrap();
-        let repaired = start("By similarity + refit: ");
-        assert!(repaired.starts_with("By similarity + refit: Not healed or healed, every score"), "{repaired}");
+        let told = start("By similarity + refit: ");
+        assert!(told.starts_with("By similarity + refit: Not healed or healed, every score"), "{told}");
         assert!(start("Refit against the plain cut, not healed: ").contains("held-out text loss is better in "));
         start("Refit against the plain cut, healed: ");
         start("Refit without healing against healing alone: ");
