@@ -3,8 +3,8 @@
 //! A data file is read as [`rows()`]: JSON objects one after the other, whatever the file's format. A [`Source`] is one
 //! or several such files seen as documents (one field of each row). [`Sequences`] are documents turned into token
 //! sequences for a measurement, [`TrainStream`] is an endless, resumable stream of them for training. [`Tokenizer`]
-//! gives the ids that the checkpoint's `tokenizer.json` gives. Rows may hold conversations: [`chat`] makes text of them,
-//! and [`marked`] is how what is not learned of it is told from what is.
+//! gives the ids that the checkpoint's `tokenizer.json` gives. Rows may hold conversations: [`chat`] makes text of
+//! them, and [`marked`] is how what is not learned of it is told from what is.
 
 pub mod chat;
 mod chunk;

@@ -54,8 +54,8 @@
 //! let (whole, pruned) = (open(source.clone())?, open(Arc::new(cut.blueprint().open()?))?);
 //! let text: Vec<Vec<u32>> = (0..12).map(|row| (0..30).map(|at| (at * 7 + row * 3) % 64).collect()).collect();
 //! let judging: Vec<bool> = (0..12).map(|row| row % 4 == 0).collect();
-//! let task =
-//!     Task { whole: &whole, cut: &pruned, plan: &plan, sequences: &text, judging: &judging, first: true, keeps: true };
+//! let (first, keeps) = (true, true);
+//! let task = Task { whole: &whole, cut: &pruned, plan: &plan, sequences: &text, judging: &judging, first, keeps };
 //! let repaired = fit(&LOUDER, &task, &Silent)?;
 //!
 //! let Found::Seams(seams) = &repaired.found else { unreachable!() };

@@ -70,7 +70,7 @@ fn ids_labels_and_texts_are_those_of_trl_and_transformers() {
         assert_eq!(found, expected, "{}", case.display());
         *seen.entry(form.name()).or_default() += found.len();
     }
-    assert!(seen["messages"] >= 20 && seen["alpaca"] >= 10 && seen["prompt-completion"] >= 20, "{seen:?}");
+    assert!(seen["messages"] >= 15 && seen["alpaca"] >= 10 && seen["prompt-completion"] >= 20, "{seen:?}");
     texts(out.path());
 }
 
