@@ -105,7 +105,9 @@ fn desk() -> Desk {
         fs::write(desk.path(name), text(40)).unwrap();
     }
     let chat = rows(40, |row| json!({"prompt": format!("w{} w6", 3 + row), "completion": "w7 w8 w9"}));
-    ["chat.jsonl", "chat-val.jsonl"].map(|name| fs::write(desk.path(name), &chat).unwrap());
+    for name in ["chat.jsonl", "chat-val.jsonl"] {
+        fs::write(desk.path(name), &chat).unwrap();
+    }
     fs::write(desk.path("prompt.txt"), "w5 w6\n").unwrap();
     for folder in [".local/share/bash-completion/completions", ".zfunc", ".config/fish/completions"] {
         fs::create_dir_all(desk.path("home").join(folder)).unwrap();
