@@ -124,7 +124,7 @@ fn none_is_the_plain_cut_and_a_repair_is_its_own() {
     let head = fs::read_to_string(desk.path("job/tables/models.csv")).unwrap();
     assert!(head.contains(",fraction_dropped,repair,healed,") && head.contains(",0.25,refit,true,"), "{head}");
     let told = String::from_utf8(desk.run(&format!("run recipe.toml -o job {REPAIRED}")).stdout).unwrap();
-    assert!(told.contains(" deepest-1 + refit healed ") && told.contains(" deepest-1 + refit "), "{told}");
+    assert!(told.contains("\ndeepest-1 + refit healed ") && told.contains("\ndeepest-1 + refit  "), "{told}");
 }
 
 #[test]
