@@ -16,8 +16,11 @@ pub(super) const NAME: &str = "chat template";
 /// Around what a `{% generation %}` block gives. Neither is a character that a text may hold.
 pub(super) const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
 
-/// Steps that one rendering may take: templates are anybody's.
-const FUEL: u64 = 50_000_000;
+/// Steps that one rendering may take, each of them or 64 bytes that it makes: templates are anybody's.
+const FUEL: u64 = 400_000;
+
+/// Digits of the largest width that a format may ask for.
+const WIDTH_DIGITS: usize = 4;
 
 /// An environment with the template `source` in it.
 ///
@@ -27,7 +30,7 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(method);
     environment.set_formatter(print);
     environment.add_filter("tojson", |value: &Value, options: Kwargs| python::tojson(value, &options));
     environment.add_filter("string", |value: &Value| python::text(value));
@@ -40,6 +43,24 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_template_owned(NAME, with_filters(source))?;
     Ok(environment)
+}
+
+/// Python's methods. What `format` and `join` make is paid for when it is there, so that is bounded before.
+fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+    match (name, value.as_str()) {
+        ("join", Some(_)) if arguments.len() == 1 => state.apply_filter("join", &[arguments[0].clone(), value.clone()]),
+        ("format", Some(format)) if has_wide_field(format) => {
+            Err(Error::new(ErrorKind::InvalidOperation, "format: a field is too wide"))
+        }
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments),
+    }
+}
+
+/// Whether a number in braces has more digits than a width needs.
+fn has_wide_field(format: &str) -> bool {
+    let fields = format.split('{').skip(1).map(|field| field.split_once('}').map_or(field, |(field, _)| field));
+    let mut numbers = fields.flat_map(|field| field.split(|letter: char| !letter.is_ascii_digit()));
+    numbers.any(|digits| digits.len() > WIDTH_DIGITS)
 }
 
 /// Prints as Python does: `None`, `True`, lists and objects in Python's words.

@@ -9,6 +9,7 @@
 mod environment;
 mod form;
 mod python;
+mod stack;
 mod survey;
 mod template;
 #[cfg(test)]

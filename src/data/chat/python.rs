@@ -27,6 +27,21 @@ pub(crate) fn float(x: f64) -> String {
     format!("{digits}e{sign}{exponent:0>2}")
 }
 
+/// Bytes that a value is written in, and lists and maps in each other: a template can make a list of a million times the
+/// same text, and lists of lists without end.
+const LONGEST: usize = 16 << 20;
+const DEEPEST: usize = 200;
+
+/// Whether one may go on.
+fn allowed(depth: usize, out: &str) -> Result<(), Error> {
+    let fault = match (depth > DEEPEST, out.len() > LONGEST) {
+        (true, _) => "a value lies too deep in others to be written",
+        (_, true) => "a value is too long to be written",
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::InvalidOperation, fault))
+}
+
 /// `str(value)`; nothing of what is not defined.
 pub(super) fn text(value: &Value) -> Result<String, Error> {
     match value.as_str() {
@@ -34,13 +49,14 @@ pub(super) fn text(value: &Value) -> Result<String, Error> {
         None if value.is_undefined() => Ok(String::new()),
         None => {
             let mut out = String::new();
-            representation(value, &mut out).map(|()| out)
+            representation(value, 0, &mut out).map(|()| out)
         }
     }
 }
 
 /// `repr(value)`.
-fn representation(value: &Value, out: &mut String) -> Result<(), Error> {
+fn representation(value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+    allowed(depth, out)?;
     match value.kind() {
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
@@ -50,18 +66,18 @@ fn representation(value: &Value, out: &mut String) -> Result<(), Error> {
             let mut before = "{";
             for key in value.try_iter()? {
                 out.push_str(before);
-                representation(&key, out)?;
+                representation(&key, depth + 1, out)?;
                 out.push_str(": ");
-                representation(&value.get_item(&key)?, out)?;
+                representation(&value.get_item(&key)?, depth + 1, out)?;
                 before = ", ";
             }
             out.push_str(if before == "{" { "{}" } else { "}" });
         }
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             let mut before = "[";
             for item in value.try_iter()? {
                 out.push_str(before);
-                representation(&item, out)?;
+                representation(&item, depth + 1, out)?;
                 before = ", ";
             }
             out.push_str(if before == "[" { "[]" } else { "]" });
@@ -128,6 +144,7 @@ pub(super) fn tojson(value: &Value, options: &Kwargs) -> Result<String, Error> {
 }
 
 fn dump(value: &Value, style: &Style, depth: usize, out: &mut String) -> Result<(), Error> {
+    allowed(depth, out)?;
     match value.kind() {
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),

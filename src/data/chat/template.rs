@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::environment::{MARKS, NAME, environment, has_generation};
+use super::stack::on_deep_stack;
 use crate::checkpoint::read_json;
 use crate::data::Tokenizer;
 use crate::files::{self, Bound};
@@ -21,6 +22,9 @@ const OTHERS: &str = "additional_chat_templates";
 
 /// The template that is taken where a row names tools, if there is one of that name.
 const FOR_TOOLS: &str = "tool_use";
+
+/// Bytes of a template: those of models have some thousands.
+const LONGEST: usize = 64 << 10;
 
 /// A chat template as `apply_chat_template` of transformers uses it.
 #[derive(Debug)]
@@ -55,7 +59,12 @@ impl Template {
             return Err(Error::request(format!("{fault}: name a file with one by --chat-template")));
         };
         let build = |source: &String| {
-            environment(source).map_err(|error| Error::work(format!("{name}: no chat template: {}", said(&error))))
+            if source.len() > LONGEST {
+                let (length, most) = (source.len() >> 10, LONGEST >> 10);
+                return Err(Error::work(format!("{name}: a chat template of {length} KiB, expected at most {most}")));
+            }
+            let fault = |error| Error::work(format!("{name}: no chat template: {}", said(&error)));
+            on_deep_stack(|| environment(source))?.map_err(fault)
         };
         let mut hash = Sha256::new();
         let for_tools = of(FOR_TOOLS).map(build).transpose()?;
@@ -112,8 +121,10 @@ impl Template {
         ]);
         names.extend(more.clone());
         let environment = self.for_tools.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.plain);
-        let names = minijinja::Value::from(Serde(&names));
-        let rendered = environment.get_template(NAME).and_then(|template| template.render(names));
+        let rendered = on_deep_stack(|| {
+            let names = minijinja::Value::from(Serde(&names));
+            environment.get_template(NAME).and_then(|template| template.render(names))
+        })?;
         let marked = rendered.map_err(|error| Error::work(format!("the chat template says: {}", said(&error))))?;
         if self.says_answers { unmarked(&marked) } else { Ok((marked, Vec::new())) }
     }
