@@ -214,13 +214,16 @@ fn analysis_text(analysis: &Analysis, paint: Paint, text: &mut String) {
     }
 }
 
+/// A difference and its error: `+0.1234 ± 0.0056`.
+pub(super) fn signed(value: f64, error: Option<f64>) -> String {
+    let error = error.map(|error| format!(" ± {error:.4}")).unwrap_or_default();
+    format!("{value:+.4}{error}")
+}
+
 /// What the loss rises by without each choice where that was measured, and what the scores alone would have chosen.
 fn loss_table(analysis: &Analysis) -> Option<String> {
     let subject = metric(&analysis.search.metric).map_or(Subject::Block, |metric| metric.subject);
-    let rise = |rise: &Rise| {
-        let error = rise.stderr.map_or_else(String::new, |error| format!(" ± {error:.4}"));
-        format!("{:+.4}{error}", rise.mean)
-    };
+    let rise = |rise: &Rise| signed(rise.mean, rise.stderr);
     let mut lines = Vec::new();
     for choice in &analysis.search.best {
         let Some(loss) = &choice.loss else { continue };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
 use crate::importance::Amount;
@@ -91,19 +92,13 @@ impl MethodsSettings {
     /// # Errors
     /// Request: as said.
     pub(super) fn check_table(&self) -> Result<()> {
-        let given = [
-            ("--data", self.data.is_some()),
-            ("--layers", self.layers.is_some()),
-            ("--fraction", self.fraction.is_some()),
-            ("--methods", !self.methods.is_empty()),
-            ("--all", self.all),
-            ("--out", self.out.is_some()),
-            ("--samples", self.samples.is_some()),
-            ("--dry-run", self.dry_run),
-        ];
-        match given.into_iter().find(|(_, given)| *given) {
-            Some((flag, _)) => {
-                Err(Error::request(format!("{flag} goes with a model: prune methods MODEL --data TEXT")))
+        // a flag that would do nothing is none
+        let [given, default] = [self, &Self::default()].map(serde_json::to_value);
+        let (Ok(Value::Object(given)), Ok(default)) = (given, default) else { return Ok(()) };
+        match given.iter().find(|(name, value)| default.get(name) != Some(value)) {
+            Some((name, _)) => {
+                let flag = name.replace('_', "-");
+                Err(Error::request(format!("--{flag} goes with a model: prune methods MODEL --data TEXT")))
             }
             None => Ok(()),
         }

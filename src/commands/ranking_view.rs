@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::analysis_view::signed;
 use super::ranking::{Ranked, RankedMethod, RankingReport};
 use crate::checkpoint::ByteSize;
 use crate::model::Residency;
@@ -12,12 +13,6 @@ use crate::shown::shown;
 /// Seconds with what digits they are worth.
 fn seconds(seconds: f64) -> String {
     if seconds < 9.95 { format!("{seconds:.1}") } else { format!("{seconds:.0}") }
-}
-
-/// `+0.1234 ± 0.0056`.
-fn signed(value: f64, error: Option<f64>) -> String {
-    let error = error.map(|error| format!(" ± {error:.4}")).unwrap_or_default();
-    format!("{value:+.4}{error}")
 }
 
 /// A character a layer: `·` stays, `x` goes, `a` and `m` for its attention or MLP alone.

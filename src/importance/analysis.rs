@@ -93,9 +93,7 @@ impl Searched {
         })?;
         Ok((choice, subject.gone(&choice.drop)))
     }
-}
 
-impl Searched {
     /// What goes with the best choice of `n` of the `layers` layers, or of 2n sub-layers.
     ///
     /// # Errors

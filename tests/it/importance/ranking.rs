@@ -102,6 +102,7 @@ fn named_methods_and_what_is_wrong() {
     assert_eq!(names, ["sleb", "tail"]);
     desk.refused("methods --data text.jsonl", 2, &["--data goes with a model"]);
     desk.refused("methods --layers 2", 2, &["--layers goes with a model"]);
+    desk.refused("methods --seq-len 5", 2, &["--seq-len goes with a model"]);
     desk.refused("methods model --layers 2", 2, &["--data"]);
     desk.refused(RANK, 2, &["--layers or --fraction"]);
     desk.refused(&format!("{RANK} --layers 4"), 2, &["at most 3"]);
