@@ -12,6 +12,7 @@ use super::stack::on_deep_stack;
 use crate::checkpoint::read_json;
 use crate::data::Tokenizer;
 use crate::files::{self, Bound};
+use crate::shown::shown_message;
 use crate::{Error, Result};
 
 /// The file that has the template.
@@ -193,5 +194,5 @@ fn said(error: &minijinja::Error) -> String {
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     let line = error.line().map(|line| format!(" (line {line} of it)")).unwrap_or_default();
     let detail: String = detail.lines().next().unwrap_or_default().chars().take(200).collect();
-    format!("{detail}{line}")
+    format!("{}{line}", shown_message(&detail))
 }

@@ -1,6 +1,7 @@
 //! Everything that reads what others wrote, and how each is fed. A new reader is a row in [`TABLE`].
 
 mod adapters;
+mod chats;
 mod checkpoints;
 mod healings;
 mod hub;
@@ -60,6 +61,7 @@ const TABLE: &[Row] = &[
     ("settings", 24, settings::settings),
     ("recipe", 20, settings::recipe),
     ("tokenizer", 24, tokenizers::tokenizer),
+    ("chats", 24, chats::chats),
     ("task data", 6, tasks::tasks),
     // by itself: it takes its time
     ("hub", 0, hub::hub),
