@@ -34,6 +34,7 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
     environment.set_formatter(print);
     environment.add_filter("tojson", |value: &Value, options: Kwargs| python::tojson(value, &options));
     environment.add_filter("string", |value: &Value| python::text(value));
+    environment.add_filter("join", join);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -48,12 +49,41 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
 /// Python's methods. What `format` and `join` make is paid for when it is there, so that is bounded before.
 fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     match (name, value.as_str()) {
-        ("join", Some(_)) if arguments.len() == 1 => state.apply_filter("join", &[arguments[0].clone(), value.clone()]),
+        ("join", Some(between)) if arguments.len() == 1 => joined(state, &arguments[0], between, None).map(Value::from),
         ("format", Some(format)) if has_wide_field(format) => {
             Err(Error::new(ErrorKind::InvalidOperation, "format: a field is too wide"))
         }
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments),
     }
+}
+
+/// The filter `join`.
+fn join(
+    state: &mut State,
+    value: &Value,
+    between: Option<&str>,
+    attribute: Option<&str>,
+    options: Kwargs,
+) -> Result<String, Error> {
+    let between = between.map_or_else(|| options.get::<Option<&str>>("d"), |between| Ok(Some(between)))?;
+    let attribute = attribute.map_or_else(|| options.get::<Option<&str>>("attribute"), |own| Ok(Some(own)))?;
+    options.assert_all_used()?;
+    joined(state, value, between.unwrap_or_default(), attribute)
+}
+
+/// The items, or an attribute of each, as Python writes them; what comes of it is paid for as it grows, as the engine's
+/// own filter does not: a list can have the same long text many times.
+fn joined(state: &State, value: &Value, between: &str, attribute: Option<&str>) -> Result<String, Error> {
+    let mut all = String::new();
+    for (place, item) in value.try_iter()?.enumerate() {
+        let path = attribute.into_iter().flat_map(|path| path.split('.'));
+        let item = path.into_iter().try_fold(item, |item, name| item.get_attr(name))?;
+        let text = python::text(&item)?;
+        let between = if place > 0 { between } else { "" };
+        state.consume_fuel(1 + ((between.len() + text.len()) / 64) as u64)?;
+        all.extend([between, &text]);
+    }
+    Ok(all)
 }
 
 /// Whether a number in braces has more digits than a width needs.

@@ -27,8 +27,8 @@ pub(crate) fn float(x: f64) -> String {
     format!("{digits}e{sign}{exponent:0>2}")
 }
 
-/// Bytes that a value is written in, and lists and maps in each other: a template can make a list of a million times the
-/// same text, and lists of lists without end.
+/// Bytes that a value is written in, and lists and maps in each other: a template can make a list of a million times
+/// the same text, and lists of lists without end.
 const LONGEST: usize = 16 << 20;
 const DEEPEST: usize = 200;
 

@@ -1,6 +1,7 @@
 //! Data: the ids that transformers gives, the rows that pyarrow wrote, real corpora, and files that are none.
 
 mod long_texts;
+mod templates;
 
 use std::fs;
 use std::io::{Read, Write};
