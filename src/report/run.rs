@@ -1,5 +1,7 @@
 //! What a report tells: a whole job's figures, gathered from the files its stages left.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Dropped;
@@ -28,6 +30,9 @@ pub struct RunData {
     /// How far models are apart that are compared, document by document.
     #[serde(default)]
     pub differences: Vec<Difference>,
+    /// What each strategy's choice takes, in a few words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub costs: BTreeMap<String, String>,
 }
 
 /// A figure of one model less that of another, both on the same documents.

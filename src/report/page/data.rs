@@ -4,6 +4,7 @@ use maud::{Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::run::{RunData, Variant};
+use super::choices::{Choice, agreement, choices, pairs};
 use super::cuts::{fraction, has_repairs, score};
 use crate::{Error, Result};
 
@@ -27,6 +28,7 @@ pub fn tables(data: &RunData) -> Result<Vec<NamedTable>> {
         table("models", "every model: layers, size, speed, healing", &head(data, MODELS), models(data))?,
         table("scores", "every score of every model", &head(data, SCORES), scores(data))?,
         table("distances", "the score of every block", DISTANCES, distances(data))?,
+        table("choices", "how far the choices of one size agree", CHOICES, agreements(data))?,
         table("losses", "losses while healing", &head(data, LOSSES), losses(data))?,
     ];
     Ok(tables.into_iter().flatten().collect())
@@ -198,6 +200,23 @@ fn distances(data: &RunData) -> Vec<Row> {
         })
     });
     rows.collect()
+}
+
+const CHOICES: &[&str] = &["layers_dropped", "strategy", "dropped", "other_strategy", "other_dropped", "agreement"];
+
+fn agreements(data: &RunData) -> Vec<Row> {
+    let choices = choices(data);
+    let row = |(one, other): (Choice<'_>, Choice<'_>)| {
+        vec![
+            one.dropped.size().to_string(),
+            one.strategy.to_owned(),
+            one.dropped.to_string(),
+            other.strategy.to_owned(),
+            other.dropped.to_string(),
+            agreement(one.dropped, other.dropped).to_string(),
+        ]
+    };
+    pairs(&choices).map(row).collect()
 }
 
 const LOSSES: &[&str] =

@@ -1,6 +1,7 @@
 //! The report of a whole job: one page that needs no other file, no network and no script.
 
 mod advice;
+mod choices;
 mod comparisons;
 mod cuts;
 mod data;
@@ -41,10 +42,25 @@ pub fn page(data: &RunData) -> Result<String> {
     };
     let (scores, blocks, healing) = (part(Part::Scores)?, part(Part::Blocks)?, part(Part::Healing)?);
     let downloads = tables(data)?;
+    let choices = choices::table(data);
+    let of_blocks = html! { @if !blocks.is_empty() { @for figure in blocks.iter().take(1) { (figure) } div.pair { @for figure in blocks.iter().skip(1) { (figure) } (tables::best_blocks(data)) } } };
     let sections = [
-        ("scores", "Scores against layers dropped", (!scores.is_empty()).then(|| html! { div.pair { @for figure in &scores { (figure) } } })),
-        ("layers", "Which layers", (!blocks.is_empty()).then(|| html! { @for figure in blocks.iter().take(1) { (figure) } div.pair { @for figure in blocks.iter().skip(1) { (figure) } (tables::best_blocks(data)) } })),
-        ("healing", "Healing", tables::healings(data).map(|table| html! { (table) div.pair { @for figure in &healing { (figure) } } })),
+        (
+            "scores",
+            "Scores against layers dropped",
+            (!scores.is_empty()).then(|| html! { div.pair { @for figure in &scores { (figure) } } }),
+        ),
+        (
+            "layers",
+            "Which layers",
+            (!blocks.is_empty() || choices.is_some())
+                .then(|| html! { @if let Some(choices) = &choices { (choices) } (of_blocks) }),
+        ),
+        (
+            "healing",
+            "Healing",
+            tables::healings(data).map(|table| html! { (table) div.pair { @for figure in &healing { (figure) } } }),
+        ),
         ("models", "Every model", Some(html! { (tables::models(data)) (tables::subjects(data)) })),
         ("origin", "Settings and origin", Some(html! { (tables::origin(data)) (data::downloads(&downloads)) })),
     ];

@@ -102,6 +102,7 @@ pub(in super::super) fn sweep() -> RunData {
         }),
         recipe: "model = \"atlas/model\"\n".into(),
         differences: Vec::new(),
+        costs: std::collections::BTreeMap::new(),
         provenance: vec![("program".into(), "prune 0.1.0".into())],
     }
 }

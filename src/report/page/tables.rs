@@ -28,7 +28,7 @@ pub(super) fn mark(data: &RunData, place: usize, now: Option<&Variant>) -> Marku
 }
 
 /// A table that scrolls inside itself.
-fn scrolling(name: &str, table: Markup) -> Markup {
+pub(super) fn scrolling(name: &str, table: Markup) -> Markup {
     html! { div.scroll tabindex="0" role="region" aria-label=(name) { table { caption { (name) } (table) } } }
 }
 
