@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::names::Stack;
 use super::stack_config::layer_count;
-use crate::arch::ModelSpec;
+use crate::arch::{EMBEDDING, ModelSpec};
 use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::{Context, Error, Result};
 
@@ -21,21 +21,47 @@ enum Quantity {
     Bytes,
     /// Bytes of the keys and values of one token, two for each number.
     KvBytes,
+    /// Bytes of weights that a generated token reads, of which there are so many times fewer: what bounds its speed.
+    Speed,
 }
 
 /// Every quantity by its name, with an example.
-const QUANTITIES: [(&str, Quantity, &str); 3] = [
+const QUANTITIES: [(&str, Quantity, &str); 4] = [
     ("params", Quantity::Parameters, "params=5B"),
     ("bytes", Quantity::Bytes, "bytes=4GiB"),
     ("kv-bytes", Quantity::KvBytes, "kv-bytes=64KiB"),
+    ("speed", Quantity::Speed, "speed=1.5"),
 ];
 
-/// The most that a model may have of something: `params=5B`, `bytes=4GiB`, `kv-bytes=64KiB`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The fastest that a model can be asked to be; with one layer left hardly any is so fast.
+const FASTEST: f64 = 1e4;
+
+/// The most that a model may have of something: `params=5B`, `bytes=4GiB`, `kv-bytes=64KiB`; or how many times faster
+/// it is to generate, `speed=1.5`, as far as the weights that a token reads tell.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     text: String,
     quantity: Quantity,
-    most: u64,
+    limit: Limit,
+}
+
+/// How much there may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Limit {
+    /// So many.
+    Most(u64),
+    /// The whole model's, so many times less.
+    Times(f64),
+}
+
+impl Limit {
+    /// Of a model that has `whole` as it is.
+    fn most(self, whole: u64) -> u64 {
+        match self {
+            Self::Most(most) => most,
+            Self::Times(times) => (whole as f64 / times) as u64,
+        }
+    }
 }
 
 impl Target {
@@ -48,8 +74,9 @@ impl Target {
     pub fn layers(&self, model: &Checkpoint, allowed: &Range<usize>) -> Result<usize> {
         let sizes = self.quantity.sizes(model).context(|| self.text.clone())?;
         let whole: u64 = sizes.beside + sizes.layers.iter().sum::<u64>();
-        if whole <= self.most {
-            let has = self.quantity.told(whole);
+        let most = self.limit.most(whole);
+        if whole <= most {
+            let has = self.quantity.told(whole, whole);
             return Err(Error::request(format!(
                 "{}: the model has {has} as it is, there is nothing to drop",
                 self.text
@@ -62,14 +89,14 @@ impl Target {
         let mut left = whole;
         for (gone, size) in own[..may_go].iter().enumerate() {
             left -= size;
-            if left <= self.most {
+            if left <= most {
                 return Ok(gone + 1);
             }
         }
         Err(Error::request(format!(
-            "{}: cannot be met; the least that can is {}, without {may_go} of {} layers",
+            "{}: cannot be met; what comes nearest is {}, without {may_go} of {} layers",
             self.text,
-            self.quantity.told(left),
+            self.quantity.told(left, whole),
             sizes.layers.len()
         )))
     }
@@ -101,17 +128,29 @@ impl Quantity {
             };
             match stack.within(&entry.name) {
                 Some((layer, _)) => sizes.layers[layer] += size,
+                // of a table of its own a token reads a row
+                None if self == Self::Speed && entry.name.ends_with(EMBEDDING) && !is_tied(model)? => {}
                 None => sizes.beside += size,
             }
         }
         Ok(sizes)
     }
 
-    /// As a target says it.
-    fn told(self, size: u64) -> String {
+    /// As a target says it, of a model that has `whole` as it is.
+    fn told(self, size: u64, whole: u64) -> String {
         let name = QUANTITIES.iter().find(|(_, own, _)| *own == self).map_or("", |(name, ..)| name);
-        format!("{name}={size}")
+        match self {
+            // so that what is said can be asked for
+            Self::Speed => format!("{name}={}", (1e4 * whole as f64 / size.max(1) as f64).floor() / 1e4),
+            _ => format!("{name}={size}"),
+        }
     }
+}
+
+/// Whether the embedding is the head as well.
+fn is_tied(model: &Checkpoint) -> Result<bool> {
+    let spec = ModelSpec::from_config(&model.config)?;
+    Ok(spec.head_tensor(&model.index).ends_with(EMBEDDING))
 }
 
 impl FromStr for Target {
@@ -123,11 +162,15 @@ impl FromStr for Target {
         let (name, size) = text.split_once('=').ok_or_else(fault)?;
         let found = QUANTITIES.iter().find(|(known, ..)| *known == name.trim());
         let (_, quantity, _) = found.ok_or_else(fault)?;
-        let most = match quantity {
-            Quantity::Parameters => count(size.trim()).ok_or_else(fault)?,
-            _ => size.parse::<ByteSize>().context(|| format!("target {name}"))?.0,
+        let limit = match quantity {
+            Quantity::Parameters => Limit::Most(count(size.trim()).ok_or_else(fault)?),
+            Quantity::Speed => match size.trim().parse::<f64>() {
+                Ok(times) if times > 1.0 && times <= FASTEST => Limit::Times(times),
+                _ => return Err(Error::request(format!("target {text:?}: expected more than 1, such as speed=1.5"))),
+            },
+            _ => Limit::Most(size.parse::<ByteSize>().context(|| format!("target {name}"))?.0),
         };
-        Ok(Self { text: text.to_owned(), quantity: *quantity, most })
+        Ok(Self { text: text.to_owned(), quantity: *quantity, limit })
     }
 }
 
@@ -185,13 +228,24 @@ mod tests {
             ("kv-bytes=64KiB", 64 << 10),
         ] {
             let target: Target = text.parse().unwrap();
-            assert_eq!((target.most, target.to_string()), (most, text.to_owned()));
+            assert_eq!((target.limit, target.to_string()), (Limit::Most(most), text.to_owned()));
             let json = serde_json::to_string(&target).unwrap();
             assert_eq!(serde_json::from_str::<Target>(&json).unwrap(), target);
         }
-        for text in
-            ["", "5B", "params", "params=", "params=0", "params=5X", "params=-1", "bytes=1e3", "speed=2", "kv=1"]
-        {
+        for text in [
+            "",
+            "5B",
+            "params",
+            "params=",
+            "params=0",
+            "params=5X",
+            "params=-1",
+            "bytes=1e3",
+            "speed=1",
+            "speed=nan",
+            "speed=x",
+            "kv=1",
+        ] {
             let error = text.parse::<Target>().unwrap_err();
             assert_eq!(error.exit_code(), 2, "{text}: {error}");
         }
@@ -225,5 +279,26 @@ mod tests {
         let token = 4 * spec.kv_heads * spec.head_dim;
         let target: Target = format!("kv-bytes={}", 3 * token).parse().unwrap();
         assert_eq!(target.layers(&model, &(0..4)).unwrap(), 1);
+    }
+
+    #[test]
+    fn as_much_faster_as_a_token_reads_less() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::pico::write(dir.path()).unwrap();
+        let model = Checkpoint::open_dir(dir.path()).unwrap();
+        let sizes = Quantity::Speed.sizes(&model).unwrap();
+        let spec = ModelSpec::from_config(&model.config).unwrap();
+        // the head and the final norm, not the table of the embedding
+        assert_eq!(sizes.beside, 4 * (spec.vocab_size * spec.hidden_size + spec.hidden_size) as u64);
+        let whole = sizes.beside + sizes.layers.iter().sum::<u64>();
+        let of = |times: f64| format!("speed={times}").parse::<Target>().unwrap().layers(&model, &(0..4));
+        let without = |n: u64| whole as f64 / (whole - n * sizes.layers[0]) as f64;
+        for n in 1..4 {
+            assert_eq!(of(without(n) - 1e-6).unwrap(), n as usize);
+        }
+        assert_eq!(of(without(1) + 1e-6).unwrap(), 2);
+        let error = of(1000.0).unwrap_err().to_string();
+        let nearest = error.split("nearest is speed=").nth(1).unwrap().split(',').next().unwrap();
+        assert_eq!(of(nearest.parse().unwrap()).unwrap(), 3, "{error}");
     }
 }

@@ -25,7 +25,7 @@ pub struct Drop {
     pub layers: Vec<usize>,
     /// How many, as shares of all layers.
     pub fractions: Vec<f64>,
-    /// How many, as few as bring the model to this: `params=5B`, `bytes=4GiB`, `kv-bytes=64KiB`.
+    /// How many, as few as bring the model to this: `params=5B`, `bytes=4GiB`, `kv-bytes=64KiB`, `speed=1.5`.
     pub targets: Vec<Target>,
     /// Layers by number, such as `21-28,30`, and sub-layers, `attn:7`; one entry for each cut.
     pub given: Vec<String>,
