@@ -1,5 +1,10 @@
-//! Whole passes and cuts: a forward pass against candle-transformers' Llama, a cut against copying the same bytes.
-#![allow(clippy::unwrap_used, reason = "a benchmark fails where it unwraps")]
+//! Whole passes and cuts: a forward pass against candle-transformers' Llama, the losses without each layer against a pass
+//! for each, a cut against copying the same bytes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark fails where it unwraps, and says what it found"
+)]
 
 #[path = "../tests/fixture/mod.rs"]
 #[allow(dead_code, reason = "the tests use the rest of it")]
@@ -18,7 +23,8 @@ use fixture::Llama;
 use pairs::pair;
 use prune::checkpoint::Checkpoint;
 use prune::commands::cut::{CutSettings, cut};
-use prune::model::{Batch, Model, ModelOptions, Observer};
+use prune::importance::without;
+use prune::model::{Batch, EndOfStack, Model, ModelOptions, Observer, StackUnit, Stacks, Trie};
 use prune::progress::Silent;
 
 const TOKENS: usize = 256;
@@ -60,6 +66,36 @@ fn forward(criterion: &mut Criterion, dir: &Path) {
     pair(criterion, ("forward pass, 256 tokens", "candle-transformers"), ours, theirs);
 }
 
+/// The losses without each layer in one pass, against a pass for each.
+fn leave_one_out(criterion: &mut Criterion, dir: &Path) {
+    let model = Model::open(Arc::new(Checkpoint::open_dir(dir).unwrap()), &ModelOptions::default(), &Silent).unwrap();
+    let (layers, spec) = (model.layers(), model.spec());
+    let sequences: Vec<Vec<u32>> = vec![(0..TOKENS as u32).map(|place| 3 + place * 7 % 500).collect()];
+    let stacks: Vec<Vec<usize>> =
+        [without(layers, 0, 0)].into_iter().chain((0..layers).map(|l| without(layers, l, 1))).collect();
+    let losses = |stacks: &[Vec<usize>]| {
+        let mut found = vec![f64::NAN; stacks.len()];
+        let mut see = |end: &EndOfStack<'_>| {
+            let loss = end.losses()?[0].mean();
+            end.stacks.iter().for_each(|stack| found[*stack] = loss);
+            Ok(())
+        };
+        let stacks = Stacks { unit: StackUnit::Layer, stacks, beside_the_first: false };
+        model.run_stacks(stacks, &sequences, "losses", &Silent, &mut see).unwrap();
+        found
+    };
+    let together = || losses(&stacks);
+    let one_by_one = || stacks.iter().flat_map(|stack| losses(std::slice::from_ref(stack))).collect::<Vec<f64>>();
+    assert_eq!(together(), one_by_one(), "both compute the same");
+    // layers and heads that each computes, a head in units of a layer
+    let numbers: usize = spec.layer_tensors(0).iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    let heads = stacks.len() as f64 * (spec.vocab_size * spec.hidden_size) as f64 / numbers as f64;
+    let alone: usize = stacks.iter().map(Vec::len).sum();
+    let counted = (alone as f64 + heads) / (Trie::new(&stacks).layer_passes() as f64 + heads);
+    println!("leave one out: counting layers and heads allows {counted:.2}");
+    pair(criterion, ("leave one out", "a pass a candidate"), together, one_by_one);
+}
+
 fn cuts(criterion: &mut Criterion, dir: &Path) {
     let out = tempfile::tempdir().unwrap();
     let settings = CutSettings {
@@ -88,6 +124,7 @@ fn main() {
         .write(dir.path());
     let mut criterion = Criterion::default().configure_from_args();
     forward(&mut criterion, dir.path());
+    leave_one_out(&mut criterion, dir.path());
     cuts(&mut criterion, dir.path());
     criterion.final_summary();
 }
