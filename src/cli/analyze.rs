@@ -21,6 +21,8 @@ use super::text::TextArgs;
   prune analyze ./llama --data c4.jsonl --layers 8 --rerank 16     of the 16 best by score, the best by loss
   prune analyze ./llama --data c4.jsonl --target params=5B -o a    as few layers as that takes
   prune analyze ./llama --data c4.jsonl --max-loss +0.1 -o a       as many as cost no more than that
+  prune analyze ./llama --data c4.jsonl --keep boolq=0.95 --limit 500 -o a   as many as leave 95 % of the accuracy
+  prune analyze ./llama --tasks mmlu --metrics layer-accuracy,margin,probe   what layers do for questions, no text
   prune analyze ./llama --metrics magnitude,lamp                   weights alone, no text
   prune analyze --from analysis/analysis.json --layers 8 -o plan8  another plan, no pass")]
 pub(crate) struct AnalyzeArgs {
@@ -51,19 +53,37 @@ pub(crate) struct AnalyzeArgs {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     metrics: Vec<String>,
     /// Layers to drop
-    #[arg(long, value_name = "N", conflicts_with_all = ["fraction", "target", "max_loss"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["fraction", "target", "max_loss", "keep"])]
     layers: Option<usize>,
     /// Share of the layers to drop, 0 to 1
-    #[arg(long, value_name = "F", conflicts_with_all = ["target", "max_loss"])]
+    #[arg(long, value_name = "F", conflicts_with_all = ["target", "max_loss", "keep"])]
     fraction: Option<f64>,
-    /// Drop as few layers as bring the model to params=5B, bytes=4GiB, or kv-bytes=64KiB (keys and values of a token in
-    /// 16 bits)
-    #[arg(long, value_name = "WHAT", conflicts_with = "max_loss")]
+    /// Drop as few layers as bring the model to params=5B, bytes=4GiB, kv-bytes=64KiB (keys and values of a token in
+    /// 16 bits) or speed=1.5 (times fewer weights read for a generated token)
+    #[arg(long, value_name = "WHAT", conflicts_with_all = ["max_loss", "keep"])]
     target: Option<String>,
     /// Drop as many layers as the loss allows to rise by no more than this, nats a token: the loss of every size is
     /// measured
-    #[arg(long, value_name = "RISE")]
+    #[arg(long, value_name = "RISE", conflicts_with = "keep")]
     max_loss: Option<f64>,
+    /// Drop as many layers as leave this share of the accuracy on a task, such as boolq=0.95: the questions are asked
+    /// without the choice of every size
+    #[arg(long, value_name = "TASK=SHARE")]
+    keep: Option<String>,
+    /// Tasks whose questions are asked, for --keep and for scores such as layer-accuracy, margin and probe; as prune
+    /// eval names them
+    #[arg(long, value_name = "TASK,..", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tasks: Vec<String>,
+    /// Folder with their data, or for a single task the file [default: the hub and its cache]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Examples in front of each question [default: the task's own: 5 for MMLU, else 0]
+    #[arg(long, value_name = "N")]
+    few_shot: Option<usize>,
+    /// First questions of each task: a number, or a share when below 1
+    #[arg(long, value_name = "N")]
+    limit: Option<f64>,
     /// First layers that must stay
     #[arg(long, value_name = "N")]
     protect_first: Option<usize>,
@@ -80,7 +100,7 @@ pub(crate) struct AnalyzeArgs {
     #[arg(long, value_name = "K")]
     rerank: Option<usize>,
     /// Plan from an existing analysis.json, without a forward pass
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["subsets", "policy_steps", "rerank", "model", "data", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["subsets", "policy_steps", "rerank", "model", "data", "tasks", "data_dir", "few_shot", "limit", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics"])]
     from: Option<PathBuf>,
     /// Directory for analysis.json, heat map and curves (PNG and SVG)
     #[arg(long, short, value_name = "DIR")]

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::analyze::{AnalyzeReport, PassReport};
+use super::analyze::{AnalyzeReport, AskedReport, PassReport};
 use crate::Result;
 use crate::checkpoint::ByteSize;
-use crate::importance::{Analysis, Order, Rise, Subject, metric};
+use crate::importance::{Analysis, Kept, Order, Rise, Subject, metric};
 use crate::plan::{Plan, SubLayer};
 use crate::report::{
     BestRow, Figure, Format, HeatMap, LineChart, Paint, Point, Series, Triangle, best_table, strip, triangle_map,
@@ -63,6 +63,7 @@ pub(super) fn measure(analysis: &Analysis) -> String {
     match analysis.search.metric.as_str() {
         "angular" => "angular distance".to_owned(),
         "loss" | "layer-loss" => "rise of the loss".to_owned(),
+        "accuracy" | "layer-accuracy" | "sublayer-accuracy" => "lost accuracy".to_owned(),
         "cka" => "CKA".to_owned(),
         other => other.replace('-', " "),
     }
@@ -70,10 +71,12 @@ pub(super) fn measure(analysis: &Analysis) -> String {
 
 fn subtitle(analysis: &Analysis) -> String {
     let data = &analysis.data;
-    if data.samples == 0 {
-        return "weights alone".to_owned();
+    let of_questions = metric(&analysis.search.metric).is_ok_and(|metric| metric.value.asks_questions());
+    match &data.asked {
+        Some(asked) if of_questions => format!("{} questions of {}", asked.questions, asked.tasks.join(", ")),
+        _ if data.samples == 0 => "weights alone".to_owned(),
+        _ => format!("{} samples, {} tokens of {}", data.samples, data.tokens, data.source),
     }
-    format!("{} samples, {} tokens of {}", data.samples, data.tokens, data.source)
 }
 
 /// Files of the figures: heat map and curves.
@@ -147,7 +150,9 @@ impl AnalyzeReport {
 }
 
 fn pass_text(pass: &PassReport, text: &mut String) {
-    let _ = write!(text, "{} samples, {} tokens; ", pass.samples, pass.tokens);
+    if pass.samples > 0 {
+        let _ = write!(text, "{} samples, {} tokens; ", pass.samples, pass.tokens);
+    }
     let place = match pass.residency {
         crate::model::Residency::Resident => "layers in memory",
         crate::model::Residency::Streamed => "layers streamed from disk",
@@ -162,7 +167,14 @@ fn pass_text(pass: &PassReport, text: &mut String) {
         ByteSize(pass.weight_bytes),
         ByteSize(pass.memory_bytes)
     );
+    if let Some(asked) = &pass.questions {
+        let (tasks, AskedReport { questions, tokens, layer_passes, .. }) = (asked.tasks.join(", "), asked);
+        let _ = write!(text, "; {questions} questions of {tasks}, {tokens} tokens, {layer_passes} layers a token");
+    }
     match pass.seconds {
+        Some(seconds) if pass.questions.is_some() => {
+            let _ = writeln!(text, "; {seconds:.1} s\n");
+        }
         Some(seconds) => {
             let _ = writeln!(text, "; {seconds:.1} s, {:.0} tokens/s\n", pass.tokens as f64 / seconds);
         }
@@ -193,8 +205,8 @@ fn analysis_text(analysis: &Analysis, paint: Paint, text: &mut String) {
         })
         .collect();
     let _ = writeln!(text, "{}", best_table(&measure(analysis), &rows).trim_end());
-    if let Some(losses) = loss_table(analysis) {
-        let _ = writeln!(text, "\n{losses}");
+    for table in [loss_table(analysis), accuracy_table(analysis)].into_iter().flatten() {
+        let _ = writeln!(text, "\n{table}");
     }
     // they number layers
     if let (Ok(scores), false) = (triangle(analysis), is_fine(analysis)) {
@@ -236,6 +248,21 @@ fn loss_table(analysis: &Analysis) -> Option<String> {
     let of =
         analysis.search.rerank.map_or_else(String::new, |k| format!(", the best by loss of the {k} best by score"));
     (!lines.is_empty()).then(|| format!("  n  rise of the loss      drop{of}\n{}", lines.join("\n")))
+}
+
+/// The accuracy without each choice, where questions were asked.
+fn accuracy_table(analysis: &Analysis) -> Option<String> {
+    let subject = metric(&analysis.search.metric).map_or(Subject::Block, |metric| metric.subject);
+    let known = analysis.search.best.iter().filter_map(|choice| Some((choice, choice.accuracy?)));
+    let lines: Vec<String> = known
+        .map(|(choice, Kept { whole, without, difference_stderr })| {
+            let lost = signed(without - whole, difference_stderr);
+            format!("{:>3}  {without:<8.4}  {lost:<18}  {}", choice.layers(), subject.gone(&choice.drop))
+        })
+        .collect();
+    let (whole, asked) = (analysis.search.best.iter().find_map(|choice| choice.accuracy)?.whole, &analysis.data.asked);
+    let tasks = asked.as_ref().map_or_else(String::new, |asked| asked.tasks.join(", "));
+    Some(format!("  n  accuracy  of {whole:.4}           drop; {tasks}\n{}", lines.join("\n")))
 }
 
 /// The scores that were asked for by name and are no blocks', a line a layer; columns of sub-layers are two.

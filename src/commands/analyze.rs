@@ -9,13 +9,14 @@ use super::analyze_outputs::Outputs;
 use super::analyze_search::{Asked, Deciding, Kept};
 pub use super::analyze_settings::AnalyzeSettings;
 use super::open;
+use super::questions::Asks;
 use super::sample_text::{self, SampleText};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
-use crate::data::Shape;
+use crate::data::{Sequences, Shape};
 use crate::importance::{self, Analysis, DataUsed, Evaluate, METRICS, Metric, Removals, Subject};
-use crate::methods::{self, METHODS, Search};
-use crate::model::{Model, ModelOptions, Placement, Residency};
+use crate::methods::{self, Goal, METHODS, Search};
+use crate::model::{Batch, Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
@@ -48,11 +49,27 @@ pub struct PassReport {
     pub tokens: usize,
     /// Layers computed for each token where every candidate of a metric is; 0 where one pass gives all.
     pub layer_passes: usize,
+    /// Questions that are asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questions: Option<AskedReport>,
     /// Candidates that an earlier process measured, which this one went on from.
     #[serde(skip_serializing_if = "is_zero")]
     pub recalled: usize,
     /// Seconds of the pass, loading not counted; absent in a dry run.
     pub seconds: Option<f64>,
+}
+
+/// Questions and what asking them takes.
+#[derive(Debug, Serialize)]
+pub struct AskedReport {
+    /// Names of the tasks.
+    pub tasks: Vec<String>,
+    /// How many questions.
+    pub questions: usize,
+    /// Tokens that are run, shared beginnings counted once a pass.
+    pub tokens: usize,
+    /// Layers computed for each of them.
+    pub layer_passes: usize,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -85,7 +102,9 @@ pub fn method_names() -> Vec<&'static str> {
 pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<AnalyzeReport> {
     settings.check_amount()?;
     let search = settings.search()?;
-    settings.measured()?;
+    settings.check_questions()?;
+    let asked = settings.asked();
+    asks(settings, &asked).check()?;
     let outputs = Outputs::open(settings)?;
     let (analysis, pass) = match &settings.from {
         Some(path) => {
@@ -106,8 +125,8 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
 
 /// Marks the choice of `wanted` layers as the plan, or the largest whose loss is within what the settings allow.
 fn mark(settings: &AnalyzeSettings, analysis: &mut Analysis, wanted: Option<usize>) -> Result<()> {
-    let within =
-        settings.max_loss.map(|most| methods::within(&analysis.search, analysis.model.layers, most)).transpose()?;
+    let goal = Goal::of(settings.max_loss, settings.keep.as_ref(), analysis.data.asked.as_ref())?;
+    let within = goal.map(|goal| methods::within(&analysis.search, analysis.model.layers, goal)).transpose()?;
     within.or(wanted).map_or(Ok(()), |layers| analysis.mark(layers).map(drop))
 }
 
@@ -125,8 +144,13 @@ fn measure(
     }
     search.protect.check(spec.layers, wanted)?;
     check_parts(settings, search, &spec)?;
-    if settings.data.is_none() {
+    let tasks = settings.asked();
+    if settings.data.is_none() && tasks.is_empty() {
         return of_weights(settings, search, (&checkpoint, &spec, wanted), progress);
+    }
+    let of_text = settings.of_text()?;
+    if settings.data.is_none() && !of_text.is_empty() {
+        return Err(Error::request(format!("which text? --data names it; {} cannot do without", of_text.join(", "))));
     }
     let seq_len = sample_text::seq_len(settings.seq_len, &spec, progress);
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
@@ -143,15 +167,33 @@ fn measure(
     let fits = |options: &ModelOptions| Placement::new(&checkpoint, &spec, &places, options);
     let plain = fits(&options)?;
     let host = open::host(options.budget, &options.device);
-    let sequences = text(settings, seq_len).read(&checkpoint, host, progress)?;
+    let sequences = match settings.data {
+        Some(_) => text(settings, seq_len).read(&checkpoint, host, progress)?,
+        None => Sequences::default(),
+    };
+    let questions = asks(settings, &tasks).read(&checkpoint, &spec, host, progress)?;
     let (measured, searches) = (settings.measured()?, settings.measures_candidates()?);
+    if measured.iter().any(|metric| matches!(metric.value, Evaluate::Probe(_))) {
+        questions.as_ref().map_or(Ok(()), |questions| questions.ends().map(drop)).context(|| "probe")?;
+    }
     let (tokens, longest) = (sequences.tally.tokens as usize, sequences.rows.iter().map(Vec::len).max().unwrap_or(0));
     options.reserved_bytes = importance::reserved_bytes(&measured, &spec, &options.device, (tokens, longest));
+    let number = questions.as_ref().map_or(0, |questions| questions.choices().len());
+    if let Some(questions) = &questions {
+        let kept = if options.device.is_cpu() { questions.bytes() } else { 0 };
+        let sizes = (number, questions.requests());
+        options.reserved_bytes += kept + importance::question_bytes(&measured, sizes, &spec);
+    }
     let fit = match options.reserved_bytes {
         0 => plain,
         _ => fits(&options).context(|| {
             let names = names(&measured).join(", ");
-            format!("{names} of {tokens} tokens, which --samples and --seq-len make fewer")
+            match number {
+                0 => format!("{names} of {tokens} tokens, which --samples and --seq-len make fewer"),
+                _ => {
+                    format!("{names} of {number} questions and {tokens} tokens, which --limit and --samples make fewer")
+                }
+            }
         })?,
     };
     let removals = Removals::new(spec.layers, measured.iter().copied());
@@ -160,17 +202,30 @@ fn measure(
         Evaluate::Coalitions(how) => Some((how.passes)(spec.layers, &search.draws)),
         _ => None,
     });
-    let searched = search.passes(spec.layers, most, sequences.rows.len())? + asked.sum::<usize>();
+    let searched = search.passes(spec.layers, most, (sequences.rows.len(), number))?;
+    let of_candidates = searched.text + asked.sum::<usize>();
     let mut pass = PassReport {
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
         memory_bytes: options.budget.bytes(),
         samples: sequences.rows.len(),
         tokens,
-        layer_passes: match removals.is_empty() && searched == 0 {
+        layer_passes: match removals.is_empty() && of_candidates == 0 {
             true => 0,
-            false => spec.layers + removals.layer_passes() + searched,
+            false => spec.layers + removals.layer_passes() + of_candidates,
         },
+        questions: questions.as_ref().map(|questions| {
+            let removals = Removals::of_questions(spec.layers, measured.iter().copied());
+            let looks = |metric: &&&Metric| metric.value.asks_questions() && !metric.value.removes();
+            let whole = if measured.iter().any(|metric| looks(&metric)) { spec.layers } else { 0 };
+            let removed = if removals.is_empty() { 0 } else { removals.layer_passes() };
+            AskedReport {
+                tasks: questions.tasks().into_iter().map(str::to_owned).collect(),
+                questions: number,
+                tokens: questions.batches().iter().map(Batch::tokens).sum(),
+                layer_passes: whole + removed + searched.questions,
+            }
+        }),
         recalled: 0,
         seconds: None,
     };
@@ -182,21 +237,25 @@ fn measure(
     let mut kept = match outputs.place().filter(|_| searches) {
         Some(place) => {
             let key = Deciding { settings: &resolved, checkpoint: &checkpoint, device: &options.device };
-            Some(Kept::open(place, key, &sequences.rows, progress)?)
+            Some(Kept::open(place, key, (&sequences.rows, questions.as_ref()), progress)?)
         }
         None => None,
     };
     pass.recalled = kept.as_ref().map_or(0, Kept::candidates);
     let started = std::time::Instant::now();
     let asked = Asked { search, measured: &measured, most: wanted, searches };
-    let found = asked.of(&model, &sequences.rows, kept.as_mut(), progress);
+    let found = asked.of(&model, (&sequences.rows, questions.as_ref()), kept.as_mut(), progress);
     let (scores, searched) = found.inspect_err(|_| kept.into_iter().for_each(Kept::close))?;
     let data = DataUsed {
         source: settings.data.clone().unwrap_or_default(),
         samples: sequences.rows.len(),
         tokens: sequences.tally.tokens,
-        seq_len,
+        seq_len: if settings.data.is_some() { seq_len } else { 0 },
         seed: settings.seed.unwrap_or(0),
+        asked: pass
+            .questions
+            .as_ref()
+            .map(|asked| importance::Asked { tasks: asked.tasks.clone(), questions: asked.questions }),
     };
     pass.seconds = Some(started.elapsed().as_secs_f64());
     let planned_for = open::identity(&checkpoint, spec.layers);
@@ -243,7 +302,7 @@ fn of_weights(
     }
     let scores = importance::measure_weights(checkpoint, spec, &measured, progress)?;
     let searched = search.run(&scores, spec.layers)?;
-    let data = DataUsed { source: String::new(), samples: 0, tokens: 0, seq_len: 0, seed: 0 };
+    let data = DataUsed { source: String::new(), samples: 0, tokens: 0, seq_len: 0, seed: 0, asked: None };
     let resolved = resolved(settings, search, None)?;
     let planned_for = open::identity(checkpoint, spec.layers);
     let mut analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, scores, searched);
@@ -263,6 +322,12 @@ fn text(settings: &AnalyzeSettings, seq_len: usize) -> SampleText<'_> {
         shape: Shape { seq_len, packing, separator, attention, ..Shape::default() },
         seed: settings.seed,
     }
+}
+
+/// The questions of a measurement.
+fn asks<'a>(settings: &'a AnalyzeSettings, tasks: &'a [String]) -> Asks<'a> {
+    let AnalyzeSettings { data_dir, few_shot, limit, .. } = settings;
+    Asks { tasks, data_dir, few_shot: *few_shot, limit: *limit }
 }
 
 /// The settings that made the numbers, none of those that say where they went.

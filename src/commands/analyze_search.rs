@@ -7,7 +7,10 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, Workplace, content_hash};
-use crate::importance::{self, Evidence, Journal, Measured, Metric, Recalled, Scores, Searched, Unfinished};
+use crate::eval::questions::TaskQuestions;
+use crate::importance::{
+    self, Evidence, Journal, Measured, MeasuredOn, Metric, Recalled, Scores, Searched, Unfinished,
+};
 use crate::methods::Search;
 use crate::model::Model;
 use crate::progress::Progress;
@@ -28,16 +31,20 @@ impl Asked<'_> {
     pub(super) fn of(
         &self,
         model: &Model,
-        sequences: &[Vec<u32>],
+        (sequences, questions): (&[Vec<u32>], Option<&TaskQuestions>),
         kept: Option<&mut Kept>,
         progress: &dyn Progress,
     ) -> Result<(Vec<Scores>, Searched)> {
         if !self.searches {
             let scores = importance::measure(model, self.measured, sequences, progress)?;
+            let scores = self.with_questions(scores, model, questions, progress)?;
             let searched = self.search.run(&scores, model.layers())?;
             return Ok((scores, searched));
         }
-        let mut measured = Measured::new(model, sequences, progress)?;
+        let mut measured = match questions {
+            Some(questions) => Measured::asking(model, sequences, questions, progress)?,
+            None => Measured::new(model, sequences, progress)?,
+        };
         let mut recalled;
         let (evidence, work): (&mut dyn Evidence, _) = match kept {
             None => (&mut measured, None),
@@ -51,12 +58,28 @@ impl Asked<'_> {
             None => {
                 let by: (&mut dyn Evidence, _) = (&mut *evidence, &self.search.draws);
                 let scores = importance::measure_with(model, self.measured, sequences, by, progress)?;
+                let scores = self.with_questions(scores, model, questions, progress)?;
                 work.map_or(Ok(()), |work| work.keep_scores(&scores))?;
                 scores
             }
         };
         let searched = self.search.run_with(evidence, &scores, self.most)?;
         Ok((scores, searched))
+    }
+
+    /// `scores` with those of questions, in the order of the table.
+    fn with_questions(
+        &self,
+        mut scores: Vec<Scores>,
+        model: &Model,
+        questions: Option<&TaskQuestions>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Scores>> {
+        if let Some(questions) = questions {
+            scores.extend(importance::measure_questions(model, self.measured, questions, progress)?);
+            scores.sort_by_key(|scores| self.measured.iter().position(|metric| metric.name == scores.metric));
+        }
+        Ok(scores)
     }
 }
 
@@ -71,11 +94,13 @@ impl Kept {
     pub(super) fn open(
         place: &Arc<Workplace>,
         deciding: Deciding<'_>,
-        sequences: &[Vec<u32>],
+        (sequences, questions): (&[Vec<u32>], Option<&TaskQuestions>),
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let work = Unfinished::open(place.clone(), &deciding.map(sequences, progress)?, progress)?;
-        let kept = Self { journal: work.journal(sequences.iter().map(Vec::len).collect())?, work };
+        let work = Unfinished::open(place.clone(), &deciding.map((sequences, questions), progress)?, progress)?;
+        let lengths = sequences.iter().map(Vec::len).collect();
+        let questions = questions.map_or(0, |questions| questions.choices().len());
+        let kept = Self { journal: work.journal(MeasuredOn { lengths, questions })?, work };
         if kept.candidates() > 0 {
             let known = kept.candidates();
             progress.note(&format!("going on where an earlier run stopped: {known} candidates are measured"));
@@ -102,10 +127,14 @@ pub(super) struct Deciding<'a> {
 }
 
 /// Settings that say how much goes, by which nothing that was measured changes.
-const HOW_MUCH: [&str; 5] = ["layers", "fraction", "target", "max_loss", "rerank"];
+const HOW_MUCH: [&str; 6] = ["layers", "fraction", "target", "max_loss", "keep", "rerank"];
 
 impl Deciding<'_> {
-    fn map(&self, sequences: &[Vec<u32>], progress: &dyn Progress) -> Result<Map<String, Value>> {
+    fn map(
+        &self,
+        (sequences, questions): (&[Vec<u32>], Option<&TaskQuestions>),
+        progress: &dyn Progress,
+    ) -> Result<Map<String, Value>> {
         let mut deciding = self.settings.clone();
         deciding.retain(|key, _| !HOW_MUCH.contains(&key.as_str()));
         let mut text = Sha256::new();
@@ -120,6 +149,7 @@ impl Deciding<'_> {
             ("text_is", format!("{:x}", text.finalize())),
         ];
         deciding.extend(more.map(|(key, value)| (key.to_owned(), value.into())));
+        deciding.extend(questions.map(|questions| ("questions_are".to_owned(), questions.digest().into())));
         Ok(deciding)
     }
 }

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
-use crate::importance::{Amount, Draws, Evaluate, METRICS, Metric, Protect, Subject, metric, with_parts};
-use crate::methods::{Method, Search};
+use crate::importance::{
+    Amount, Draws, Evaluate, METRICS, Metric, Protect, Subject, check_questions, metric, with_parts,
+};
+use crate::methods::{Keep, Method, Search};
 use crate::surgery::Target;
 use crate::{Context, Error, Result};
 
@@ -60,6 +62,21 @@ pub struct AnalyzeSettings {
     /// What the loss may rise by, nats a token: as many layers go as that allows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_loss: Option<f64>,
+    /// The share of the whole model's accuracy that is to stay: as many layers go as that allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
+    /// Tasks whose questions are asked, as `prune eval` names them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<String>,
+    /// Folder, or for a single task file, with their data; the hub and its cache when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Examples in front of each question; each task's own number when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub few_shot: Option<usize>,
+    /// First questions of each task: a number, or a share when below 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<f64>,
     /// First layers that must stay.
     pub protect_first: usize,
     /// Last layers that must stay.
@@ -113,6 +130,11 @@ impl Default for AnalyzeSettings {
             fraction: None,
             target: None,
             max_loss: None,
+            keep: None,
+            tasks: Vec::new(),
+            data_dir: None,
+            few_shot: None,
+            limit: None,
             protect_first: 0,
             protect_last: 0,
             subsets: None,
@@ -156,7 +178,8 @@ impl AnalyzeSettings {
         }
         let draws = Draws { seed: self.seed.unwrap_or(draws.seed), subsets, steps };
         let losses = self.max_loss.is_some() && self.from.is_none();
-        let search = Search { rerank: self.rerank, draws, losses, ..search };
+        let accuracies = self.keep.is_some() && self.from.is_none();
+        let search = Search { rerank: self.rerank, draws, losses, accuracies, ..search };
         search.pick()?;
         match &self.from {
             Some(_) if self.rerank.is_some() => {
@@ -185,6 +208,7 @@ impl AnalyzeSettings {
             ("--fraction", self.fraction.is_some()),
             ("--target", self.target.is_some()),
             ("--max-loss", self.max_loss.is_some()),
+            ("--keep", self.keep.is_some()),
         ];
         let given: Vec<&str> = ways.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect();
         match self.max_loss {
@@ -215,10 +239,53 @@ impl AnalyzeSettings {
         target.layers(model, &search.protect.allowed(layers)).context(|| "--target").map(Some)
     }
 
+    /// The tasks whose questions are asked: those that are named, or the one whose accuracy is to stay.
+    #[must_use]
+    pub fn asked(&self) -> Vec<String> {
+        let kept = self.keep.as_ref().and_then(|keep| keep.task.clone());
+        if self.tasks.is_empty() && self.from.is_none() { kept.into_iter().collect() } else { self.tasks.clone() }
+    }
+
+    /// Refuses questions that nobody looks at, and scores and goals without the questions or the text they need.
+    ///
+    /// # Errors
+    /// Request: as said.
+    pub(super) fn check_questions(&self) -> Result<()> {
+        let (search, measured, asked) = (self.search()?, self.measured()?, self.asked());
+        if let Some(Keep { task: Some(task), .. }) = &self.keep
+            && asked != [task.clone()]
+            && self.from.is_none()
+        {
+            return Err(Error::request(format!("--keep {task} and --tasks {} name different tasks", asked.join(","))));
+        }
+        if search.accuracies {
+            return match asked.is_empty() {
+                true => Err(Error::request("--keep: of which task? such as --keep boolq=0.95, or with --tasks")),
+                false => Ok(()),
+            };
+        }
+        if self.from.is_some() {
+            return Ok(());
+        }
+        check_questions(&measured, !asked.is_empty())
+    }
+
+    /// What is measured of text.
+    ///
+    /// # Errors
+    /// As [`AnalyzeSettings::measured`].
+    pub(super) fn of_text(&self) -> Result<Vec<&'static str>> {
+        let (search, measured) = (self.search()?, self.measured()?);
+        let scores = measured.iter().filter(|metric| metric.value.needs_text()).map(|metric| metric.name);
+        let flags = [("--rerank", search.rerank.is_some()), ("--max-loss", search.losses)];
+        Ok(scores.chain(flags.into_iter().filter_map(|(flag, given)| given.then_some(flag))).collect())
+    }
+
     /// Name of the metric that the plan follows where no method says. Without text the first metric cannot be it, and
     /// unless another is named it is the first of the scores to measure.
     fn followed(&self) -> &str {
-        let first = self.metrics.first().filter(|_| self.data.is_none() && self.from.is_none());
+        let scores_layers = |name: &&String| metric(name).is_ok_and(|metric| metric.subject != Subject::Depth);
+        let first = self.metrics.iter().find(scores_layers).filter(|_| self.data.is_none() && self.from.is_none());
         match first {
             Some(first) if self.metric == METRICS[0].name => first,
             _ => &self.metric,

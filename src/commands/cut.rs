@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 
 pub use super::cut_settings::CutSettings;
 use super::repair::{RepairReport, Repairing, Shared};
+use super::rounds::Round;
 use super::seam::Seam;
-use super::{open, seam};
+use super::{open, rounds, seam};
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
 use crate::files::{self, Bound};
 use crate::importance::{Analysis, Protect, Subject, metric};
-use crate::methods::{self, METHODS, method};
+use crate::methods::{self, Goal, METHODS, method};
 use crate::plan::{Dropped, Notations, Plan, PlannedFor, SubLayers, layers_for_fraction, parse_drop};
 use crate::progress::Progress;
 use crate::repair::REPAIRS;
@@ -62,6 +63,9 @@ pub struct CutReport {
     pub identical: Option<Identical>,
     /// The joints, after `verify` ran both models over them; absent when it was not asked for, or could not be done.
     pub seams: Option<Vec<Seam>>,
+    /// The rounds in which layers went one at a time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rounds: Vec<Round>,
     /// How it was repaired, or would be; absent where nothing was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repair: Option<RepairReport>,
@@ -114,13 +118,23 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
 pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress: &dyn Progress) -> Result<CutReport> {
     one_choice(settings)?;
     settings.check_repair()?;
+    rounds::check(settings)?;
     let max_shard_size: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let layers = layer_count(&checkpoint.config).context(|| checkpoint.source.dir.display())?;
     let planned_for = open::identity(&checkpoint, layers);
-    let plan = plan(settings, &planned_for, &checkpoint)?;
     let format = settings.format.as_deref().map(format).transpose().context(|| "--format")?;
     let options = CutOptions { max_shard_size, allow_unsliced: &settings.allow_unsliced, format };
+    let opened = |target: &PathBuf| OutputDir::create(target, settings.force, &Origin::of("cut", settings)?);
+    // what is in the way is said before the work
+    let mut early = settings.out.as_ref().filter(|_| settings.one_at_a_time).map(opened).transpose()?;
+    let (plan, rounds) = match amount(settings, &planned_for, &checkpoint)? {
+        Some(n) if settings.one_at_a_time => {
+            let of = (&checkpoint, &planned_for, &options);
+            rounds::choose(settings, of, n, shared, progress)?
+        }
+        share => (plan(settings, &planned_for, share)?, Vec::new()),
+    };
     let cut = Cut::new(&checkpoint, &planned_for, plan, &options)?;
     if let (Some(format), None) = (&settings.format, cut.format()) {
         progress.note(&format!("--format {format} changes nothing: the plan leaves no sub-layers out"));
@@ -128,7 +142,7 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
     if let Some(why) = cut.not_computed() {
         progress.note(&format!("not computed here ({}): its layers are cut by names and bytes", shown_message(why)));
     }
-    let mut report = report(settings, &cut);
+    let mut report = CutReport { rounds, ..report(settings, &cut) };
     let prepare = |repair| Repairing::prepare(repair, settings, &cut, shared, progress);
     let repairing = settings.repair.map(prepare).transpose()?;
     let told = repairing.as_ref().map(|repairing| repairing.report(settings.dry_run.then_some(shared)));
@@ -139,7 +153,7 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
             false => Err(Error::request("where to? name the directory of the new checkpoint with --out")),
         };
     };
-    let out = OutputDir::create(target, settings.force, &Origin::of("cut", settings)?)?;
+    let out = early.take().map_or_else(|| opened(target), Ok)?;
     report.disk_free = Some(fs4::available_space(out.path()).map_err(|error| Error::io(target, &error))?);
     if settings.dry_run {
         return Ok(report);
@@ -177,22 +191,35 @@ fn one_choice(settings: &CutSettings) -> Result<()> {
         ("--layers", settings.layers.is_some()),
         ("--target", settings.target.is_some()),
         ("--max-loss", settings.max_loss.is_some()),
+        ("--keep", settings.keep.is_some()),
     ];
     let named: Vec<&str> = named.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect();
     match named[..] {
         [] => Err(Error::request("which layers? give --plan, --drop, --deepest, --tail, --method or --fraction")),
         ["--max-loss"] => Err(Error::request("--max-loss goes with an analysis that measured losses: give --plan")),
+        ["--keep"] => Err(Error::request("--keep goes with an analysis that asked questions: give --plan")),
         ["--layers"] => Err(Error::request("--layers goes with an analysis or a method: give --plan or --method")),
         ["--method"] | ["--plan", "--method"] => {
             Err(Error::request("how many layers? --method goes with --layers, --fraction or --target"))
         }
-        [_] | ["--plan" | "--method", "--fraction" | "--layers" | "--target"] | ["--plan", "--max-loss"] => Ok(()),
+        [_] | ["--plan" | "--method", "--fraction" | "--layers" | "--target"] | ["--plan", "--max-loss" | "--keep"] => {
+            Ok(())
+        }
         ["--plan", "--method", "--fraction" | "--layers" | "--target"] => Ok(()),
         _ => Err(Error::request(format!("{} say different things; give one of them", named.join(" and ")))),
     }
 }
 
-fn plan(settings: &CutSettings, model: &PlannedFor, checkpoint: &Checkpoint) -> Result<Plan> {
+/// How many layers go, where the settings say that.
+fn amount(settings: &CutSettings, model: &PlannedFor, checkpoint: &Checkpoint) -> Result<Option<usize>> {
+    let share = settings.fraction.map(|fraction| layers_for_fraction(fraction, model.layers)).transpose();
+    let share = share.context(|| "--fraction")?.or(settings.layers);
+    let Some(target) = &settings.target else { return Ok(share) };
+    let keeps = settings.method.map_or_else(Protect::default, |method| method.keeps);
+    target.layers(checkpoint, &keeps.allowed(model.layers)).context(|| "--target").map(Some)
+}
+
+fn plan(settings: &CutSettings, model: &PlannedFor, share: Option<usize>) -> Result<Plan> {
     if let Some(text) = &settings.drop {
         let dropped = parse_drop(text, model.layers).context(|| "--drop")?;
         return Plan::drop_named(model.clone(), &dropped);
@@ -202,19 +229,15 @@ fn plan(settings: &CutSettings, model: &PlannedFor, checkpoint: &Checkpoint) -> 
             return method(name)?.plan(model, layers, None).context(|| format!("--{name}"));
         }
     }
-    let share = settings.fraction.map(|fraction| layers_for_fraction(fraction, model.layers)).transpose();
-    let mut share = share.context(|| "--fraction")?.or(settings.layers);
-    if let Some(target) = &settings.target {
-        let keeps = settings.method.map_or_else(Protect::default, |method| method.keeps);
-        share = Some(target.layers(checkpoint, &keeps.allowed(model.layers)).context(|| "--target")?);
-    }
     let plan = match (&settings.plan, share) {
-        (Some(path), None) => match settings.max_loss {
-            None => Plan::read(path)?,
-            Some(most) => {
+        (Some(path), None) => match settings.max_loss.is_some() || settings.keep.is_some() {
+            false => Plan::read(path)?,
+            true => {
                 let analysis = analysis(path)?;
+                let goal = Goal::of(settings.max_loss, settings.keep.as_ref(), analysis.data.asked.as_ref())?;
+                let goal = goal.ok_or_else(|| Error::work("a goal that is none"))?;
                 let layers =
-                    methods::within(&analysis.search, analysis.model.layers, most).context(|| path.display())?;
+                    methods::within(&analysis.search, analysis.model.layers, goal).context(|| path.display())?;
                 METHODS[0].plan(model, layers, Some(&analysis)).context(|| path.display())?
             }
         },
@@ -280,6 +303,10 @@ impl fmt::Display for CutReport {
         match &self.stack {
             None => writeln!(f, "dropped      {dropped} (0-based, inclusive)")?,
             Some(stack) => writeln!(f, "stack        {stack}")?,
+        }
+        if !self.rounds.is_empty() {
+            let order: Vec<String> = self.rounds.iter().map(|round| round.layer.to_string()).collect();
+            writeln!(f, "one by one   {}", order.join(", "))?;
         }
         writeln!(f, "parameters   {}", shrunk(self.parameters, &short_count))?;
         writeln!(
@@ -353,6 +380,7 @@ fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
         disk_free: None,
         identical: None,
         seams: None,
+        rounds: Vec::new(),
         repair: None,
         not_computed: cut.not_computed().map(str::to_owned),
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
-use crate::methods::Method;
+use crate::methods::{Keep, Method};
 use crate::repair::Repair;
 use crate::surgery::Target;
 use crate::{Error, Result};
@@ -36,6 +36,9 @@ pub struct CutSettings {
     pub target: Option<Target>,
     /// What the loss may rise by: with an analysis as `plan` that measured it, its largest choice within that.
     pub max_loss: Option<f64>,
+    /// The share of the accuracy that is to stay: with an analysis as `plan` that measured it, its largest choice that
+    /// holds it.
+    pub keep: Option<Keep>,
     /// Tensors of one weight file take no more than this, unless one alone does: `5GB`, `2GiB`.
     pub max_shard_size: String,
     /// How missing sub-layers are written: `per-layer`, `nas` or `zeros`; needed where some are left out.
@@ -44,7 +47,9 @@ pub struct CutSettings {
     pub allow_unsliced: Vec<String>,
     /// What is put at the seams without training; it takes `data`.
     pub repair: Option<&'static Repair>,
-    /// Where the text is that a repair is fitted on.
+    /// Whether layers go one after the other, the model repaired and scored anew between them.
+    pub one_at_a_time: bool,
+    /// Where the text is that a repair is fitted on, and layers that go one at a time are scored on.
     pub data: Option<String>,
     /// Field of the rows that holds the text.
     pub text_field: String,
@@ -96,10 +101,12 @@ impl Default for CutSettings {
             layers: None,
             target: None,
             max_loss: None,
+            keep: None,
             max_shard_size: "5GB".to_owned(),
             format: None,
             allow_unsliced: Vec::new(),
             repair: None,
+            one_at_a_time: false,
             data: None,
             text_field: "text".to_owned(),
             text_split: TextSplit::default(),
@@ -151,7 +158,9 @@ impl CutSettings {
             ("--dtype", self.dtype.is_some()),
             ("--memory", self.memory.is_some()),
         ];
-        match given.into_iter().find(|(_, given)| *given && self.repair.is_none()) {
+        // what scores layers between the rounds reads the same text
+        let is_free = |flag: &str| self.repair.is_some() || self.one_at_a_time && flag != "--leave-out-first";
+        match given.into_iter().find(|(flag, given)| *given && !is_free(flag)) {
             Some((flag, _)) => Err(Error::request(format!("{flag} goes with --repair: a cut alone reads no text"))),
             None => Ok(()),
         }

@@ -254,7 +254,7 @@ impl Group {
     fn passes(&self, layers: usize, (n, texts): (usize, usize), draws: &Draws) -> Result<usize> {
         let [method, ..] = self.methods[..] else { return Ok(0) };
         if method.is_searched() {
-            return searching(method, draws)?.passes(layers, n, texts);
+            return Ok(searching(method, draws)?.passes(layers, n, (texts, 0))?.text);
         }
         let metrics = self.metrics();
         let removals = Removals::new(layers, metrics.iter().copied());

@@ -17,7 +17,7 @@ use crate::data::Shape;
 use crate::importance::rises;
 use crate::model::{Loss, Model, ModelOptions, Placement, Residency};
 use crate::plan::SubLayer;
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::repair::{Found, Needs, RefitStep, Repair, Repaired, SeamFit, Task, Tokens, fit};
 use crate::surgery::Cut;
 use crate::{Context, Error, Result, ops};
@@ -138,13 +138,7 @@ impl Repairing {
         repair.needs(cut.plan(), &spec, &source, Tokens::default())?;
         let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
         let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &source)?;
-        let seq_len = sample_text::seq_len(settings.seq_len, &spec, progress);
-        let host = open::host(budget, &device);
-        let sequences = match &shared.sequences {
-            Some(known) => known.clone(),
-            None => Arc::new(text(settings, seq_len).read(&source, host, progress)?.rows),
-        };
-        shared.sequences = Some(sequences.clone());
+        let sequences = sequences(settings, &source, shared, progress)?;
         let judging: Vec<bool> = (0..sequences.len()).map(|index| index % JUDGES == 0).collect();
         let size = |judges: bool| {
             let own = sequences.iter().zip(&judging).filter(|(_, own)| **own == judges).map(|(ids, _)| ids.len());
@@ -271,6 +265,27 @@ impl Repairing {
         report.result = Some(result);
         Ok((cut.repaired(changes, record)?, report))
     }
+}
+
+/// The text of a repair, unless it is `shared` already.
+///
+/// # Errors
+/// Work: it cannot be read.
+pub(super) fn sequences(
+    settings: &CutSettings,
+    source: &Checkpoint,
+    shared: &mut Shared,
+    progress: &dyn Progress,
+) -> Result<Arc<Vec<Vec<u32>>>> {
+    if let Some(known) = &shared.sequences {
+        return Ok(known.clone());
+    }
+    let spec = ModelSpec::from_config(&source.config)?;
+    let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), &Silent)?;
+    let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, source)?;
+    let seq_len = sample_text::seq_len(settings.seq_len, &spec, progress);
+    let read = text(settings, seq_len).read(source, open::host(budget, &device), progress)?;
+    Ok(shared.sequences.insert(Arc::new(read.rows)).clone())
 }
 
 /// The text that a repair is fitted on.

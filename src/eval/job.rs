@@ -160,6 +160,32 @@ impl Job {
         self.parts.iter().map(|part| samples::hashes(part, paper).task).collect()
     }
 
+    /// What came out for every document, in order.
+    ///
+    /// # Errors
+    /// A document that its task cannot judge.
+    pub(super) fn outcomes(&self, answers: &[Answer]) -> Result<Vec<Outcome>> {
+        let parts = self.parts.iter().map(|part| part.outcomes(&self.requests, answers));
+        Ok(parts.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// Of each document the requests that are its choices, and which of those is right.
+    ///
+    /// # Errors
+    /// Work: one without choices.
+    pub(super) fn choices(&self) -> Result<Vec<(Range<usize>, usize)>> {
+        let of = |part: &Part| {
+            let documents = part.prompts.documents.iter().zip(&part.asked);
+            let choices = documents.map(|(document, asked)| {
+                let gold = part.leaf.task.gold(&document.row).context(|| place(&part.leaf, document))?;
+                let gold = gold.filter(|gold| *gold < asked.len());
+                Ok((asked.clone(), gold.ok_or_else(|| Error::work(place(&part.leaf, document) + ": no choices"))?))
+            });
+            choices.collect::<Result<Vec<_>>>()
+        };
+        Ok(self.parts.iter().map(of).collect::<Result<Vec<_>>>()?.concat())
+    }
+
     /// What the answers to all requests amount to. `vocabulary` is the number of tokens the model knows; `known` has
     /// the outcomes of parts that were scored before.
     ///

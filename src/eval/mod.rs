@@ -31,6 +31,7 @@ pub mod outcome;
 pub mod passes;
 pub mod prompts;
 mod python;
+pub mod questions;
 pub mod request;
 pub mod results;
 pub mod room;

@@ -46,33 +46,45 @@ impl Observer for Reader<'_> {
             return Ok(());
         }
         let (number, pass) = self.passes[batch];
-        let x = x.index_select(&Tensor::from_slice(&pass.rows, pass.rows.len(), x.device())?, 0)?;
-        let candidates: Vec<&[u32]> = pass.candidates.iter().map(Vec::as_slice).collect();
-        let place = |row: usize| self.named(pass, pass.rows[row] as usize);
-        let scored = self.model.score(&x, &candidates, &place)?;
-        let answers = answers(self.requests, pass, &scored, self.round);
-        if let Some(broken) = answers.iter().position(|answer| !answer.log_likelihood().is_some_and(f64::is_finite)) {
-            return Err(Error::work(format!(
-                "{}: the log-likelihood is too large a number for {}, to which --compat rounds it as the reference does",
-                (self.name)(pass.requests[broken]),
-                self.round
-            )));
-        }
+        let answers = read(self.model, (self.requests, self.name), pass, x, self.round)?;
         (self.keep)(number, &answers)
     }
 
     fn place(&self, batch: usize, token: usize) -> Option<String> {
-        Some(self.named(self.passes[batch].1, token))
+        Some(named(self.name, self.passes[batch].1, token))
     }
 }
 
-impl Reader<'_> {
-    /// The document and the position of a token of `pass`.
-    fn named(&self, pass: &Pass, token: usize) -> String {
-        match pass.place(token) {
-            Some((request, position)) => format!("{}, token {position} (from 0)", (self.name)(request)),
-            None => format!("token {token} of a pass"),
-        }
+/// The answers to the requests of `pass`, in their order, from the stream `x` `[t, d]` that final norm and head see.
+///
+/// # Errors
+/// As [`score`].
+pub(super) fn read(
+    model: &Model,
+    (requests, name): (&[TokenRequest], &dyn Fn(usize) -> String),
+    pass: &Pass,
+    x: &Tensor,
+    round: Dtype,
+) -> Result<Vec<Answer>> {
+    let x = x.index_select(&Tensor::from_slice(&pass.rows, pass.rows.len(), x.device())?, 0)?;
+    let candidates: Vec<&[u32]> = pass.candidates.iter().map(Vec::as_slice).collect();
+    let place = |row: usize| named(name, pass, pass.rows[row] as usize);
+    let scored = model.score(&x, &candidates, &place)?;
+    let answers = answers(requests, pass, &scored, round);
+    if let Some(broken) = answers.iter().position(|answer| !answer.log_likelihood().is_some_and(f64::is_finite)) {
+        return Err(Error::work(format!(
+            "{}: the log-likelihood is too large a number for {round}, to which --compat rounds it as the reference does",
+            name(pass.requests[broken]),
+        )));
+    }
+    Ok(answers)
+}
+
+/// The document and the position of a token of `pass`.
+fn named(name: &dyn Fn(usize) -> String, pass: &Pass, token: usize) -> String {
+    match pass.place(token) {
+        Some((request, position)) => format!("{}, token {position} (from 0)", name(request)),
+        None => format!("token {token} of a pass"),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::amount::Protect;
-use super::choice::{Choice, Rise};
+use super::choice::{Choice, Kept, Rise};
 use super::metrics::{Subject, metric};
 use super::moments::Scores;
 use super::{check, json};
@@ -34,6 +34,19 @@ pub struct DataUsed {
     pub seq_len: usize,
     /// Seed of the choice of samples.
     pub seed: u64,
+    /// The questions, where some were asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub asked: Option<Asked>,
+}
+
+/// The questions that scores were taken on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// Names of the tasks.
+    pub tasks: Vec<String>,
+    /// How many questions.
+    pub questions: usize,
 }
 
 /// What was followed, and the best choice for every n, n-1 in the list.
@@ -222,6 +235,10 @@ impl Analysis {
             why.insert("samples".to_owned(), json!(self.data.samples));
             why.insert("data".to_owned(), json!(self.data.source));
         }
+        if let Some(Asked { tasks, questions }) = &self.data.asked {
+            why.insert("tasks".to_owned(), json!(tasks));
+            why.insert("questions".to_owned(), json!(questions));
+        }
         if let Some(stderr) = choice.stderr {
             why.insert("stderr".to_owned(), json!(stderr));
         }
@@ -229,6 +246,10 @@ impl Analysis {
             why.extend(rerank.filter(|_| !choice.short_list.is_empty()).map(|k| ("rerank".to_owned(), json!(k))));
             why.insert("loss_rise".to_owned(), json!(mean));
             why.extend(stderr.map(|stderr| ("loss_rise_stderr".to_owned(), json!(stderr))));
+        }
+        if let Some(Kept { whole, without, .. }) = choice.accuracy {
+            why.insert("accuracy".to_owned(), json!(without));
+            why.insert("accuracy_of_the_whole".to_owned(), json!(whole));
         }
         self.plan = Some(Plan { why, ..Plan::drop_named(self.model.clone(), &gone)? });
         Ok(choice)
@@ -278,7 +299,9 @@ mod tests {
         });
         let model =
             PlannedFor { id: "org/name".into(), revision: Some("abc".into()), fingerprint: "00ff".into(), layers };
-        let data = DataUsed { source: "text.jsonl".into(), samples: 7, tokens: 28, seq_len: 64, seed: 1 };
+        let asked = Asked { tasks: vec!["boolq".into()], questions: 7 };
+        let data =
+            DataUsed { source: "text.jsonl".into(), samples: 7, tokens: 28, seq_len: 64, seed: 1, asked: Some(asked) };
         let choice = |n: usize| Choice {
             drop: (4 - n..4).collect(),
             score: 0.1,

@@ -2,7 +2,7 @@
 
 use super::amount::Protect;
 use super::analysis::Analysis;
-use super::choice::Choice;
+use super::choice::{Choice, Kept};
 use super::metrics::metric;
 use super::moments::Scores;
 use crate::plan::MOST_LAYERS;
@@ -18,8 +18,12 @@ pub(super) fn check(analysis: &Analysis) -> Result<()> {
         return Err(Error::work(format!("\"model\" has {layers} layers instead of 1 to {MOST_LAYERS}")));
     }
     let needs_text = |scores: &Scores| metric(&scores.metric).is_ok_and(|metric| metric.value.needs_text());
+    let asks = |scores: &Scores| metric(&scores.metric).is_ok_and(|metric| metric.value.asks_questions());
     if analysis.data.samples == 0 && (analysis.scores.is_empty() || analysis.scores.iter().any(needs_text)) {
         return Err(Error::work("\"data\" has no samples"));
+    }
+    if analysis.data.asked.is_none() && analysis.scores.iter().any(asks) {
+        return Err(Error::work("\"data\" has no questions"));
     }
     for (index, scores) in analysis.scores.iter().enumerate() {
         let place = || format!("scores of {:?}", scores.metric);
@@ -102,6 +106,12 @@ fn check_choice(choice: &Choice, n: usize, layers: usize) -> Result<()> {
     let rises = choice.short_list.iter().map(|listed| listed.loss).chain(choice.loss);
     if let Some(odd) = rises.into_iter().find(|rise| !rise.stderr.is_none_or(is_error)) {
         return Err(Error::work(format!("a rise of the loss has the error {:?}", odd.stderr)));
+    }
+    if let Some(Kept { whole, without, difference_stderr }) = choice.accuracy {
+        let is_share = |share: f64| (0.0..=1.0).contains(&share);
+        if !is_share(whole) || !is_share(without) || !difference_stderr.is_none_or(is_error) {
+            return Err(Error::work(format!("\"accuracy\" is {without} of {whole}, which are no shares")));
+        }
     }
     match choice.rivals.iter().all(|rival| *rival < layers) {
         true => Ok(()),

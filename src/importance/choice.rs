@@ -25,6 +25,9 @@ pub struct Choice {
     /// What the loss rises by without these layers, where that was measured beside the score.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub loss: Option<Rise>,
+    /// What of a task's questions is answered rightly without these layers, where that was measured beside the score.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub accuracy: Option<Kept>,
     /// The best by score, where their loss decides: the one that costs least, which this choice drops, first.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub short_list: Vec<Listed>,
@@ -39,6 +42,19 @@ pub struct Rise {
     /// Its standard error over the samples; absent with a single one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub stderr: Option<f64>,
+}
+
+/// Shares of a task's questions that are answered rightly.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// By the whole model.
+    pub whole: f64,
+    /// Without some layers.
+    pub without: f64,
+    /// Standard error of the difference, question by question; absent with a single question.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub difference_stderr: Option<f64>,
 }
 
 /// A choice on a short list.

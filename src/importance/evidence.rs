@@ -1,6 +1,7 @@
 //! What can be measured of a model while layers are being picked.
 
 use super::metrics::{Evaluate, Metric};
+use super::questions::{self, Questions};
 use super::removals::{logit_distances, without_all};
 use crate::model::{EndOfStack, Loss, Model, Stacks};
 use crate::progress::Progress;
@@ -14,9 +15,10 @@ pub trait Evidence {
     /// Sequences of the text.
     fn sequences(&self) -> usize;
 
-    /// By `metric`, the value of each sequence without each of these sets of layers, or of sub-layers where the metric
+    /// By `metric`, the value of each sequence, or each question, without each of these sets of layers, or of sub-layers where the metric
     /// is about those, and how much it weighs: `[set][sequence]`. Sets that begin alike share what they begin with, and
-    /// each weight is read once for all of them. `on` numbers the sequences to measure on; without it all are.
+    /// each weight is read once for all of them. `on` numbers the sequences or questions to measure on; without it all
+    /// are.
     ///
     /// # Errors
     /// As [`Model::run`]; a metric that does not run candidates by themselves.
@@ -30,6 +32,7 @@ pub trait Evidence {
 pub struct Measured<'a> {
     model: &'a Model,
     sequences: &'a [Vec<u32>],
+    questions: Option<&'a dyn Questions>,
     progress: &'a dyn Progress,
 }
 
@@ -42,7 +45,40 @@ impl<'a> Measured<'a> {
         if sequences.iter().all(|sequence| sequence.len() < 2) {
             return Err(Error::work("no sample has two tokens: there is nothing to predict"));
         }
-        Ok(Self { model, sequences, progress })
+        Ok(Self { model, sequences, questions: None, progress })
+    }
+
+    /// Measurements of `model` on questions, and on `sequences`, of which there may be none then.
+    ///
+    /// # Errors
+    /// As [`Measured::new`], where there are sequences.
+    pub fn asking(
+        model: &'a Model,
+        sequences: &'a [Vec<u32>],
+        questions: &'a dyn Questions,
+        progress: &'a dyn Progress,
+    ) -> Result<Self> {
+        let asking = Self { model, sequences, questions: Some(questions), progress };
+        if sequences.is_empty() {
+            Ok(asking)
+        } else {
+            Ok(Self { questions: Some(questions), ..Self::new(model, sequences, progress)? })
+        }
+    }
+
+    /// The value of each question without each of these sets.
+    fn wrong(&self, metric: &Metric, dropped: &[Vec<usize>], on: Option<&[usize]>) -> Result<Vec<Vec<Loss>>> {
+        let questions =
+            self.questions.ok_or_else(|| Error::request(format!("{} asks questions: --tasks", metric.name)))?;
+        let unit = metric.subject.unit();
+        let units = self.model.layers() * unit.per_layer();
+        let stacks: Vec<Vec<usize>> = dropped.iter().map(|dropped| without_all(units, dropped)).collect();
+        let stacks = Stacks { unit, stacks: &stacks, beside_the_first: false };
+        let wrong = questions::wrong(self.model, stacks, questions, self.progress)?;
+        Ok(match on {
+            None => wrong,
+            Some(on) => wrong.iter().map(|all| on.iter().map(|at| all[*at]).collect()).collect(),
+        })
     }
 }
 
@@ -61,12 +97,16 @@ impl Evidence for Measured<'_> {
         let distance = match metric.value {
             Evaluate::Loss => None,
             Evaluate::Logits(distance) => Some(distance),
+            Evaluate::Accuracy => return self.wrong(metric, dropped, on),
             _ => return Err(Error::work(format!("{} cannot be measured of single candidates", metric.name))),
         };
         // a distance is from the whole model, which then stands before the candidates
         let first = usize::from(distance.is_some());
         let candidates = dropped.iter().map(|dropped| without_all(units, dropped));
         let stacks: Vec<Vec<usize>> = (0..first).map(|_| (0..units).collect()).chain(candidates).collect();
+        if self.sequences.is_empty() {
+            return Err(Error::request(format!("which text? --data names it; {} cannot do without", metric.name)));
+        }
         let mut found = vec![Vec::new(); dropped.len()];
         let model = self.model;
         let mut see = |end: &EndOfStack<'_>| {

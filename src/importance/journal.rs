@@ -36,26 +36,46 @@ fn key(metric: &str, dropped: &[usize], on: Option<&[usize]>) -> String {
     format!("{metric} {dropped:?} {on:?}")
 }
 
+/// What candidates are measured on.
+#[derive(Clone, Debug, Default)]
+pub struct MeasuredOn {
+    /// Tokens of each sequence.
+    pub lengths: Vec<usize>,
+    /// Questions.
+    pub questions: usize,
+}
+
+impl MeasuredOn {
+    /// The most that each sequence, or each question, weighs by `metric`.
+    fn weights(&self, metric: &Metric) -> Vec<usize> {
+        if metric.value.asks_questions() { vec![1; self.questions] } else { self.lengths.clone() }
+    }
+
+    /// Values of a candidate, at most.
+    fn most(&self) -> usize {
+        self.lengths.len().max(self.questions)
+    }
+}
+
 /// An open journal. Values stay on disk, what is in memory is where they lie.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
-    /// Tokens of each sequence.
-    lengths: Vec<usize>,
+    measured_on: MeasuredOn,
     places: BTreeMap<String, (u64, usize)>,
     end: u64,
 }
 
 impl Journal {
-    /// Takes up the journal at `path`, or begins it, of measurements on sequences of these lengths.
+    /// Takes up the journal at `path`, or begins it, of measurements on `measured_on`.
     ///
     /// # Errors
     /// The file system's.
-    pub fn open(path: &Path, lengths: Vec<usize>) -> Result<Self> {
+    pub fn open(path: &Path, measured_on: MeasuredOn) -> Result<Self> {
         let at = |error: std::io::Error| Error::io(path, &error);
         let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(at)?;
-        let mut journal = Self { path: path.to_owned(), file, lengths, places: BTreeMap::new(), end: 0 };
+        let mut journal = Self { path: path.to_owned(), file, measured_on, places: BTreeMap::new(), end: 0 };
         journal.read().map_err(at)?;
         Ok(journal)
     }
@@ -73,12 +93,12 @@ impl Journal {
     }
 
     fn read(&mut self) -> std::io::Result<()> {
-        let longest = files::NOTE + VALUE * self.lengths.len() as u64;
+        let longest = files::NOTE + VALUE * self.measured_on.most() as u64;
         let (mut reader, mut text) = (BufReader::new(&self.file), Vec::new());
         loop {
             text.clear();
             (&mut reader).take(longest).read_until(b'\n', &mut text)?;
-            let line = text.strip_suffix(b"\n").and_then(|text| parse(text, &self.lengths));
+            let line = text.strip_suffix(b"\n").and_then(|text| parse(text, &self.measured_on));
             let Some(line) = line else { break };
             let place = (self.end, text.len());
             self.places.insert(key(&line.metric, &line.dropped, line.on.as_deref()), place);
@@ -97,7 +117,7 @@ impl Journal {
         let mut text = vec![0; len];
         let read = self.file.seek(SeekFrom::Start(start)).and_then(|_| self.file.read_exact(&mut text));
         read.map_err(|error| Error::io(&self.path, &error))?;
-        let line = parse(&text[..len - 1], &self.lengths).filter(|line| line.dropped == dropped);
+        let line = parse(&text[..len - 1], &self.measured_on).filter(|line| line.dropped == dropped);
         let line = line.ok_or_else(|| Error::work(format!("{}: changed while it was read", self.path.display())))?;
         Ok(Some(line.values.into_iter().map(|(sum, tokens)| Loss { sum, tokens }).collect()))
     }
@@ -136,12 +156,12 @@ impl Journal {
     }
 }
 
-/// A line that a search can have written, of sequences of these lengths.
-fn parse(text: &[u8], lengths: &[usize]) -> Option<Line> {
+/// A line that a search can have written, of what was measured on `measured_on`.
+fn parse(text: &[u8], measured_on: &MeasuredOn) -> Option<Line> {
     let line: Line = serde_json::from_slice(text).ok()?;
-    metric(&line.metric).ok()?;
+    let lengths = measured_on.weights(metric(&line.metric).ok()?);
     let own = |of: &[usize]| -> Option<Vec<usize>> { of.iter().map(|at| lengths.get(*at).copied()).collect() };
-    let lengths = line.on.as_deref().map_or_else(|| Some(lengths.to_vec()), own)?;
+    let lengths = line.on.as_deref().map_or_else(|| Some(lengths.clone()), own)?;
     let sound = |((sum, weight), length): (&(f64, usize), &usize)| sum.is_finite() && weight <= length;
     (line.values.len() == lengths.len() && line.values.iter().zip(&lengths).all(sound)).then_some(line)
 }
@@ -219,8 +239,8 @@ mod tests {
         fn reached(&self, _message: &str) {}
     }
 
-    fn lengths() -> Vec<usize> {
-        vec![5, 6, 7]
+    fn measured_on() -> MeasuredOn {
+        MeasuredOn { lengths: vec![5, 6, 7], questions: 2 }
     }
 
     #[test]
@@ -232,7 +252,7 @@ mod tests {
         let mut counting = Counting(Vec::new());
         let plain = counting.costs(loss, &sets, None).unwrap();
         let run = |sets: &[Vec<usize>], on: Option<&[usize]>, metric: &Metric| {
-            let (mut counting, mut journal) = (Counting(Vec::new()), Journal::open(&path, lengths()).unwrap());
+            let (mut counting, mut journal) = (Counting(Vec::new()), Journal::open(&path, measured_on()).unwrap());
             let found = Recalled::new(&mut counting, &mut journal).costs(metric, sets, on).unwrap();
             (found, counting.0.len())
         };
@@ -250,7 +270,7 @@ mod tests {
         let (found, measured) = run(&sets, Some(&[2, 0]), loss);
         assert_eq!((found[0].len(), found[1][0].tokens, measured), (2, 5, 3));
         assert_eq!(run(&sets, None, metric("js").unwrap()).1, 3);
-        assert_eq!(Journal::open(&path, lengths()).unwrap().len(), 9);
+        assert_eq!(Journal::open(&path, measured_on()).unwrap().len(), 9);
     }
 
     #[test]
@@ -269,10 +289,16 @@ mod tests {
             &format!("{{\"metric\":\"{}\"}}\n", "x".repeat(1 << 20)),
         ] {
             std::fs::write(&path, format!("{good}{odd}{good}")).unwrap();
-            assert_eq!(Journal::open(&path, lengths()).unwrap().len(), 1, "{odd:.80}");
+            assert_eq!(Journal::open(&path, measured_on()).unwrap().len(), 1, "{odd:.80}");
             assert_eq!(std::fs::read_to_string(&path).unwrap(), good);
         }
-        let mut journal = Journal::open(&path, lengths()).unwrap();
+        // questions are counted by themselves, and each weighs one
+        for (values, known) in [("[0,1],[1,1]", 2), ("[0,1],[1,2]", 1), ("[0,1],[1,1],[1,1]", 1)] {
+            let line = format!("{{\"metric\":\"layer-accuracy\",\"dropped\":[2],\"values\":[{values}]}}\n");
+            std::fs::write(&path, format!("{good}{line}")).unwrap();
+            assert_eq!(Journal::open(&path, measured_on()).unwrap().len(), known, "{values}");
+        }
+        let mut journal = Journal::open(&path, measured_on()).unwrap();
         let loss = metric("layer-loss").unwrap();
         let broken = [vec![Loss { sum: f64::NAN, tokens: 1 }; 3], vec![Loss { sum: 1.0, tokens: 1 }; 3]];
         journal.keep(loss, &[vec![3], vec![4]], None, &broken).unwrap();

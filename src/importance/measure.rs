@@ -8,7 +8,7 @@ use super::draws::Draws;
 use super::evidence::{Evidence, Measured};
 use super::metrics::{Evaluate, METRICS, Metric, Needs, OfWeights, Sizes, Subject, Weight};
 use super::moments::{Moments, Scores};
-use super::observer::Watch;
+use super::observer::{ChannelWatch, Watch};
 use super::probe::Probe;
 use super::removals::Removals;
 use crate::arch::{LayerTensor, ModelSpec, Role};
@@ -101,6 +101,13 @@ fn all(
         let batches = Batch::pack(sequences, model.pass_tokens(layers + 1))?;
         model.run(&batches, &mut Watch::new(&mut probe, &batches), "measuring", progress)?;
         scores.extend(probe.finish()?);
+    }
+    let mut channels = Probe::of_channels(layers, metrics.iter().copied());
+    if !channels.is_empty() {
+        // a batch of its own each, so that little is turned at a time
+        let batches = Batch::pack(sequences, 1)?;
+        model.run(&batches, &mut ChannelWatch::new(&mut channels, &batches), "measuring channels", progress)?;
+        scores.extend(channels.finish()?);
     }
     scores.extend(measure_weights(model.checkpoint(), spec, &metrics, progress)?);
     scores.extend(of_gradients(model, &metrics, sequences, progress)?);

@@ -10,10 +10,12 @@
 //! each kind serves all metrics of the kind.
 //!
 //! * [`Evaluate::Pair`]: a function of lengths and angle of one token's stream where it enters and where it leaves;
+//! * [`Evaluate::Channels`]: the same of one channel over the tokens of a sample;
 //! * [`Evaluate::Scores`]: a function of other metrics' scores;
 //! * [`Evaluate::Weights`]: an [`OfWeights`], which sees the weights of each layer, alone or with gradients or inputs;
 //! * [`Evaluate::Gates`]: a function of the gradient to a factor before an update;
 //! * [`Evaluate::Logits`], [`Evaluate::Outputs`]: what the model gives without the layers, against what it gives whole;
+//! * [`Evaluate::Accuracy`], [`Evaluate::Choices`], [`Evaluate::Probe`]: what the model makes of [`Questions`];
 //! * [`Evaluate::Coalitions`]: a function that asks an [`Evidence`] for the stacks it needs.
 //!
 //! ```
@@ -51,16 +53,17 @@ mod metrics;
 mod moments;
 mod observer;
 mod probe;
+mod questions;
 mod removals;
 mod streams;
 mod unfinished;
 
 pub use amount::{Amount, Protect};
-pub use analysis::{Analysis, DataUsed, Searched, scores_of};
-pub use choice::{Choice, Listed, Rise, RunnerUp};
+pub use analysis::{Analysis, Asked, DataUsed, Searched, scores_of};
+pub use choice::{Choice, Kept, Listed, Rise, RunnerUp};
 pub use draws::{Drawing, Draws};
 pub use evidence::{Evidence, Measured};
-pub use journal::{Journal, Recalled};
+pub use journal::{Journal, MeasuredOn, Recalled};
 pub use measure::{measure, measure_weights, measure_with};
 pub(crate) use measure::{reserved_bytes, with_parts};
 pub use metrics::{
@@ -72,6 +75,8 @@ pub(crate) use moments::Moments;
 pub use moments::Scores;
 pub use observer::Watch;
 pub use probe::Probe;
+pub use questions::{Questions, measure_questions};
+pub(crate) use questions::{check_questions, question_bytes};
 pub(crate) use removals::rises;
 pub use removals::{Removals, without};
 pub use streams::Streams;

@@ -57,20 +57,67 @@ impl Observer for Watch<'_> {
             self.score_pending(Some((inner_products(&streams)?, layout.clone())))?;
             return if batch + 1 == self.batches.len() { self.score_pending(None) } else { Ok(()) };
         }
-        let guards: Vec<_> = streams.iter().map(Tensor::storage_and_layout).collect();
-        let states = guards.iter().map(|(storage, strides)| match storage.deref() {
-            Storage::Cpu(CpuStorage::F32(numbers)) => {
-                let start = strides.start_offset();
-                Ok(&numbers[start..start + strides.shape().elem_count()])
-            }
-            _ => Err(Error::work("scores need residual streams in f32")),
-        });
-        let states = states.collect::<Result<Vec<&[f32]>>>()?;
-        self.probe.observe_batch(&Streams::Numbers { states: &states, d: x.dim(1)? }, layout)
+        observe(self.probe, &streams, x.dim(1)?, layout)
     }
 
     fn streams_kept(&self) -> usize {
         if self.probe.wants_all_tokens() { self.probe.layers() } else { 0 }
+    }
+}
+
+/// Shows `probe` streams `[t, d]` that lie in main memory.
+fn observe(probe: &mut Probe, streams: &[Tensor], d: usize, layout: &Layout) -> Result<()> {
+    let guards: Vec<_> = streams.iter().map(Tensor::storage_and_layout).collect();
+    let states = guards.iter().map(|(storage, strides)| match storage.deref() {
+        Storage::Cpu(CpuStorage::F32(numbers)) => {
+            let start = strides.start_offset();
+            Ok(&numbers[start..start + strides.shape().elem_count()])
+        }
+        _ => Err(Error::work("scores need residual streams in f32")),
+    });
+    let states = states.collect::<Result<Vec<&[f32]>>>()?;
+    probe.observe_batch(&Streams::Numbers { states: &states, d }, layout)
+}
+
+/// Feeds a [`Probe::of_channels`] from a pass over `batches`: what it takes for tokens are the channels of a sample,
+/// each with the numbers of all its tokens.
+pub(super) struct ChannelWatch<'a> {
+    probe: &'a mut Probe,
+    batches: &'a [Batch],
+    streams: BTreeMap<usize, Vec<Tensor>>,
+}
+
+impl<'a> ChannelWatch<'a> {
+    /// Watches a pass over `batches`.
+    pub(super) fn new(probe: &'a mut Probe, batches: &'a [Batch]) -> Self {
+        Self { probe, batches, streams: BTreeMap::new() }
+    }
+}
+
+impl Observer for ChannelWatch<'_> {
+    fn residual(&mut self, batch: usize, place: usize, x: &Tensor) -> Result<()> {
+        self.streams.entry(batch).or_default().push(x.clone());
+        if place < self.probe.layers() {
+            return Ok(());
+        }
+        let streams = self.streams.remove(&batch).unwrap_or_default();
+        let channels = Layout::sequences([x.dim(1)?])?;
+        for sample in self.batches[batch].layout.segments() {
+            let turned = streams.iter().map(|x| x.narrow(0, sample.start, sample.len)?.t()?.contiguous());
+            let turned = turned.collect::<candle_core::Result<Vec<Tensor>>>()?;
+            if x.device().is_cuda() {
+                let products = inner_products(&turned)?;
+                self.probe.observe_batch(&Streams::Products(products.numbers()?), &channels)?;
+            } else {
+                observe(self.probe, &turned, sample.len, &channels)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn streams_kept(&self) -> usize {
+        // those of a batch, and of one sample turned
+        2 * self.probe.layers() + 1
     }
 }
 

@@ -25,8 +25,11 @@ pub struct Probe {
     samples: usize,
 }
 
+/// The value of a token.
+type OfPair = fn(&Pair) -> f64;
+
 /// A metric, its value of a token, and the sums of it.
-type Row = (&'static Metric, fn(&Pair) -> f64, Moments);
+type Row = (&'static Metric, OfPair, Moments);
 
 /// A run of tokens of one sample.
 struct Piece {
@@ -46,12 +49,29 @@ impl Probe {
     /// A probe of those of `metrics` that are a function of [`Pair`]s, for a model of `layers` layers, L ≥ 1.
     #[must_use]
     pub fn new(layers: usize, metrics: impl IntoIterator<Item = &'static Metric>) -> Self {
-        let of_pairs = |metric: &'static Metric| match metric.value {
-            Evaluate::Pair(value) => Some((metric, value, Moments::new(metric.subject.rows(layers)))),
-            _ => None,
-        };
-        let metrics = metrics.into_iter().filter_map(of_pairs).collect();
-        Self { layers, metrics, samples: 0 }
+        Self::of(layers, metrics, |value| if let Evaluate::Pair(value) = value { Some(value) } else { None })
+    }
+
+    /// A probe of those that are a function of the channels' pairs: it sees a channel where others see a token.
+    #[must_use]
+    pub(super) fn of_channels(layers: usize, metrics: impl IntoIterator<Item = &'static Metric>) -> Self {
+        Self::of(layers, metrics, |value| if let Evaluate::Channels(value) = value { Some(value) } else { None })
+    }
+
+    fn of(
+        layers: usize,
+        metrics: impl IntoIterator<Item = &'static Metric>,
+        value: fn(Evaluate) -> Option<OfPair>,
+    ) -> Self {
+        let row =
+            |metric: &'static Metric| Some((metric, value(metric.value)?, Moments::new(metric.subject.rows(layers))));
+        Self { layers, metrics: metrics.into_iter().filter_map(row).collect(), samples: 0 }
+    }
+
+    /// Whether no metric is among them.
+    #[must_use]
+    pub(super) fn is_empty(&self) -> bool {
+        self.metrics.is_empty()
     }
 
     /// Layers of the model, L.

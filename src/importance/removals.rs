@@ -2,6 +2,7 @@
 
 use super::metrics::{Evaluate, LogitDistance, Metric, OfOutputs, Subject, TokenLogits};
 use super::moments::{Moments, Scores};
+use super::questions::{self, Questions};
 use crate::model::{EndOfStack, Loss, Model, StackUnit, Stacks, Trie};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
@@ -37,11 +38,22 @@ pub struct Removals {
 }
 
 impl Removals {
-    /// Those of `metrics` that run every candidate, for a model of `layers` layers.
+    /// Those of `metrics` that run every candidate over text, for a model of `layers` layers.
     #[must_use]
     pub fn new(layers: usize, metrics: impl IntoIterator<Item = &'static Metric>) -> Self {
-        let removing = metrics.into_iter().filter(|metric| metric.value.removes());
-        let metrics: Vec<_> = removing.map(|metric| (metric, metric.subject.rows(layers))).collect();
+        let removing = metrics.into_iter().filter(|metric| metric.value.removes() && !metric.value.asks_questions());
+        Self::of(layers, removing)
+    }
+
+    /// Those of `metrics` that ask questions of every candidate.
+    #[must_use]
+    pub fn of_questions(layers: usize, metrics: impl IntoIterator<Item = &'static Metric>) -> Self {
+        let removing = metrics.into_iter().filter(|metric| metric.value.removes() && metric.value.asks_questions());
+        Self::of(layers, removing)
+    }
+
+    fn of(layers: usize, metrics: impl Iterator<Item = &'static Metric>) -> Self {
+        let metrics: Vec<_> = metrics.map(|metric| (metric, metric.subject.rows(layers))).collect();
         let is_fine = metrics.iter().any(|(metric, _)| metric.subject == Subject::SubLayer);
         let unit = if is_fine { StackUnit::SubLayer } else { StackUnit::Layer };
         let mut stacks = vec![in_units(&without(layers, 0, 0), unit)];
@@ -67,6 +79,23 @@ impl Removals {
     #[must_use]
     pub fn layer_passes(&self) -> usize {
         Trie::new(&self.stacks).layer_passes().div_ceil(self.unit.per_layer())
+    }
+
+    /// Asks the `questions` of every candidate, and gives the shares that are lost, in the order of the metrics. Errors
+    /// are those of the differences to the whole model, question by question.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn ask(self, model: &Model, questions: &dyn Questions, progress: &dyn Progress) -> Result<Vec<Scores>> {
+        let stacks = Stacks { unit: self.unit, stacks: &self.stacks, beside_the_first: false };
+        let wrong = questions::wrong(model, stacks, questions, progress)?;
+        let (whole, mut rest) = wrong.split_at(1);
+        let scores = self.metrics.iter().map(|(metric, rows)| {
+            let own;
+            (own, rest) = rest.split_at(rows.iter().sum());
+            rises(&whole[0], &own.iter().collect::<Vec<_>>(), rows.clone(), metric.name)
+        });
+        Ok(scores.collect())
     }
 
     /// Runs every candidate over `sequences`, and gives the means over tokens, in the order of the metrics. Errors are

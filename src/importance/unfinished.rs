@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::check::check_scores;
-use super::journal::Journal;
+use super::journal::{Journal, MeasuredOn};
 use super::metrics::Metric;
 use super::moments::Scores;
 use crate::checkpoint::{Workplace, claim, refuse_other_work, sha256, unfinished, write_file};
@@ -91,12 +91,12 @@ impl Unfinished {
         write(&self.path.join(SCORES), scores)
     }
 
-    /// The journal of what is measured on sequences of these lengths.
+    /// The journal of what is measured on `measured_on`.
     ///
     /// # Errors
     /// As [`Journal::open`].
-    pub fn journal(&self, lengths: Vec<usize>) -> Result<Journal> {
-        Journal::open(&self.path.join(JOURNAL), lengths)
+    pub fn journal(&self, measured_on: MeasuredOn) -> Result<Journal> {
+        Journal::open(&self.path.join(JOURNAL), measured_on)
     }
 
     /// Says that the output comes next, whose file `known_by` is made.

@@ -15,6 +15,7 @@
 //! # Ok::<(), prune::Error>(())
 //! ```
 
+mod goal;
 mod pick;
 mod rerank;
 mod search;
@@ -25,8 +26,9 @@ use std::ops::Range;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use goal::{Goal, Keep, within};
 pub use pick::{Candidates, PICKS, Pick, Policy, Step, Work, pick, scored};
-pub use search::{Search, check, search, within};
+pub use search::{Search, SearchPasses, check, search};
 pub use table::METHODS;
 
 use crate::importance::{Analysis, Evaluate, METRICS, Metric, Protect, metric};

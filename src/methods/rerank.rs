@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::pick::{Candidates, How, Pick};
-use crate::importance::{Choice, Evidence, Listed, Metric, Rise, Subject, metric, rises};
+use crate::importance::{Choice, Evidence, Kept, Listed, Metric, Rise, Subject, metric, rises};
+use crate::model::Loss;
 use crate::{Error, Result};
 
 /// The longest short list.
@@ -46,6 +47,26 @@ pub(super) fn losses(evidence: &mut dyn Evidence, of: &Metric, sets: &[Vec<usize
         _ => Err(Error::work(format!("the loss without {} is not finite", of.subject.gone(set)))),
     };
     sets.iter().enumerate().map(rise).collect()
+}
+
+/// The shares of questions that are answered rightly by the whole model and without each of `sets`, all in one pass.
+///
+/// # Errors
+/// Those of the evidence.
+pub(super) fn accuracies(evidence: &mut dyn Evidence, of: &Metric, sets: &[Vec<usize>]) -> Result<Vec<Kept>> {
+    let accuracy = metric(if of.subject == Subject::SubLayer { "sublayer-accuracy" } else { "layer-accuracy" })?;
+    let mut all = vec![Vec::new()];
+    all.extend_from_slice(sets);
+    let wrong = evidence.costs(accuracy, &all, None)?;
+    let scores = rises(&wrong[0], &wrong[1..].iter().collect::<Vec<_>>(), vec![sets.len()], accuracy.name);
+    let right = |wrong: &Vec<Loss>| 1.0 - wrong.iter().map(|own| own.sum).sum::<f64>() / wrong.len() as f64;
+    let whole = right(&wrong[0]);
+    let kept = wrong[1..].iter().enumerate().map(|(place, own)| Kept {
+        whole,
+        without: right(own),
+        difference_stderr: scores.error(1, place),
+    });
+    Ok(kept.collect())
 }
 
 /// Ranks the first `length` choices by score of each of these `sizes` by their loss, and puts the best in its place in

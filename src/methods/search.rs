@@ -24,6 +24,17 @@ pub struct Search {
     pub draws: Draws,
     /// Whether what the loss rises by is measured of the choice of every size.
     pub losses: bool,
+    /// Whether questions are asked of the choice of every size.
+    pub accuracies: bool,
+}
+
+/// Layers that a search computes for each token, at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SearchPasses {
+    /// Of text.
+    pub text: usize,
+    /// Of questions.
+    pub questions: usize,
 }
 
 impl Search {
@@ -50,19 +61,26 @@ impl Search {
     /// # Errors
     /// As [`Search::pick`].
     pub fn measures(&self) -> Result<bool> {
-        Ok(self.rerank.is_some() || self.losses || self.pick()?.measures())
+        Ok(self.rerank.is_some() || self.losses || self.accuracies || self.pick()?.measures())
     }
 
-    /// Layers that it computes for each token of `texts` sequences beside what the scores are made of, at most, for
-    /// choices of up to `most` layers of `layers`.
+    /// Layers that it computes for each token of `texts` sequences and of `questions` questions beside what the scores
+    /// are made of, at most, for choices of up to `most` layers of `layers`.
     ///
     /// # Errors
     /// As [`Search::pick`].
-    pub fn passes(&self, layers: usize, most: usize, texts: usize) -> Result<usize> {
-        let work = Work { layers, most, texts, draws: &self.draws };
+    pub fn passes(&self, layers: usize, most: usize, (texts, questions): (usize, usize)) -> Result<SearchPasses> {
+        let metric = self.metric()?;
+        let asks = metric.value.asks_questions();
+        let work = Work { layers, most, texts: if asks { questions } else { texts }, draws: &self.draws };
         let listed = self.rerank.map_or(0, |length| layers + (1..=most).map(|n| length * (layers - n)).sum::<usize>());
-        let losses = if self.losses { layers + (1..=most).map(|n| layers - n).sum::<usize>() } else { 0 };
-        Ok(listed + losses + self.pick()?.passes(metric(&self.metric)?, &work))
+        let all = layers + (1..=most).map(|n| layers - n).sum::<usize>();
+        let picked = self.pick()?.passes(metric, &work);
+        let (of_text, of_questions) = if asks { (0, picked) } else { (picked, 0) };
+        Ok(SearchPasses {
+            text: listed + if self.losses { all } else { 0 } + of_text,
+            questions: of_questions + if self.accuracies { all } else { 0 },
+        })
     }
 
     /// The best choice of every size from the `scores` of a model of `layers` layers.
@@ -71,8 +89,8 @@ impl Search {
     /// As [`Search::pick`]; Request: nothing left to drop, no scores of that metric, a pick that measures as it goes,
     /// or a short list.
     pub fn run(&self, scores: &[Scores], layers: usize) -> Result<Searched> {
-        if self.rerank.is_some() || self.losses {
-            return Err(Error::request("losses of choices are measured: that needs the model and text"));
+        if self.rerank.is_some() || self.losses || self.accuracies {
+            return Err(Error::request("choices are measured: that needs the model, and text or questions"));
         }
         self.by_scores(scores, layers, &mut |_, _| Ok(()))
     }
@@ -109,7 +127,7 @@ impl Search {
                 if let Some(length) = self.rerank {
                     rerank::rerank(evidence, (pick, candidates), best, length, sizes)?;
                 }
-                self.measure_losses(evidence, best)
+                self.measure_choices(evidence, best)
             });
         };
         let allowed = self.protect.allowed(layers);
@@ -117,8 +135,20 @@ impl Search {
         let metric = metric(&self.metric)?;
         let most = most * metric.subject.unit().per_layer();
         let mut best = search(evidence, metric, &in_units(&allowed, metric), most, &self.draws)?;
-        self.measure_losses(evidence, &mut best)?;
+        self.measure_choices(evidence, &mut best)?;
         Ok(self.searched(best, pick))
+    }
+
+    /// What is measured of each choice beside its score.
+    fn measure_choices(&self, evidence: &mut dyn Evidence, best: &mut [Choice]) -> Result<()> {
+        self.measure_losses(evidence, best)?;
+        if !self.accuracies {
+            return Ok(());
+        }
+        let sets: Vec<Vec<usize>> = best.iter().map(|choice| choice.drop.clone()).collect();
+        let found = rerank::accuracies(evidence, metric(&self.metric)?, &sets)?;
+        best.iter_mut().zip(found).for_each(|(choice, kept)| choice.accuracy = Some(kept));
+        Ok(())
     }
 
     /// Measures what the loss rises by without each choice, in one pass, where that is asked for and not known.
@@ -157,42 +187,6 @@ fn in_units(layers: &Range<usize>, metric: &Metric) -> Range<usize> {
     layers.start * parts..layers.end * parts
 }
 
-/// The most of `layers` layers that can go so that the loss rises by no more than `most_loss`, by the choices of
-/// `searched` whose loss is known; sizes are measured one by one, for a larger cut may cost less than a smaller one. A
-/// choice that leaves no layer its attention is none.
-///
-/// # Errors
-/// Request: losses that were not measured. Work: no choice is within it; says the least.
-pub fn within(searched: &Searched, layers: usize, most_loss: f64) -> Result<usize> {
-    let subject = metric(&searched.metric)?.subject;
-    let parts = subject.unit().per_layer();
-    let attends = |choice: &Choice| {
-        let gone = subject.gone(&choice.drop);
-        let lacks =
-            |layer: usize| gone.layers.contains(&layer) || gone.sublayers.get(&layer).is_some_and(|of| of.attention);
-        !(0..layers).all(lacks)
-    };
-    // whole layers' worth
-    let sizes = searched.best.iter().skip(parts - 1).step_by(parts).enumerate();
-    let known = sizes.filter(|(_, choice)| attends(choice));
-    let known = known.map(|(place, choice)| choice.loss.map(|loss| (place + 1, loss)));
-    let Some(known) = known.collect::<Option<Vec<_>>>() else {
-        return Err(Error::request(
-            "the analysis has not measured the loss of every size: --max-loss with a model does",
-        ));
-    };
-    if let Some((layers, _)) = known.iter().rev().find(|(_, loss)| loss.mean <= most_loss) {
-        return Ok(*layers);
-    }
-    let least = known.iter().min_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
-    let (layers, least) = least.ok_or_else(|| Error::work("an analysis without choices"))?;
-    let error = least.stderr.map_or_else(String::new, |error| format!(" ± {error:.4}"));
-    Err(Error::work(format!(
-        "--max-loss {most_loss:+}: cannot be met; the least is {:+.4}{error}, without {layers} of the layers",
-        least.mean
-    )))
-}
-
 /// Searches an analysis again, by another metric, pick or protection. A plan from before is gone.
 ///
 /// # Errors
@@ -201,7 +195,8 @@ pub fn search(analysis: &mut Analysis, search: &Search) -> Result<()> {
     // what was measured as it was picked stands as it is
     let found = &analysis.search;
     let is_same = search.searched(Vec::new(), search.pick()?) == Searched { best: Vec::new(), ..found.clone() };
-    let is_measured = search.measures()? || found.best.iter().any(|choice| choice.loss.is_some());
+    let is_beside = |choice: &Choice| choice.loss.is_some() || choice.accuracy.is_some();
+    let is_measured = search.measures()? || found.best.iter().any(is_beside);
     let searched = match is_same && is_measured {
         true => found.clone(),
         false => search.run(&analysis.scores, analysis.model.layers)?,

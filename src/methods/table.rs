@@ -20,6 +20,15 @@ pub const METHODS: &[Method] = &[
         keeps: NONE_KEPT,
     },
     Method {
+        name: "channel-cosine",
+        about: "the block whose ends are most alike channel by channel, the first and the last layer kept",
+        reference: "Prune&Comp (CosSim CL), arXiv 2507.18212; LinearPatch, arXiv 2505.24680: their choice of a block",
+        unit: Unit::Block,
+        follows: Follows::Scores("channel-cosine"),
+        pick: "block",
+        keeps: Protect { first: 1, last: 1 },
+    },
+    Method {
         name: "deepest",
         about: "the deepest layers but the last, without any measurement",
         reference: "Gromov et al., arXiv 2403.17887, section 4.4",

@@ -3,7 +3,7 @@
 use serde_json::{Map, json};
 
 use super::*;
-use crate::importance::{DataUsed, Evidence, Metric, Moments};
+use crate::importance::{Asked, DataUsed, Evidence, Metric, Moments};
 use crate::model::Loss;
 
 fn model(layers: usize) -> PlannedFor {
@@ -22,7 +22,9 @@ fn analysis(layers: usize) -> Analysis {
             moments.finish(metric.name)
         })
         .collect();
-    let data = DataUsed { source: "text.jsonl".into(), samples: 7, tokens: 28, seq_len: 64, seed: 1 };
+    let asked = Asked { tasks: vec!["boolq".into()], questions: 7 };
+    let data =
+        DataUsed { source: "text.jsonl".into(), samples: 7, tokens: 28, seq_len: 64, seed: 1, asked: Some(asked) };
     let searched = METHODS[0].search(Protect::default()).unwrap().run(&scores, layers).unwrap();
     Analysis::new(model(layers), 16, data, Map::new(), scores, searched)
 }
@@ -41,7 +43,12 @@ fn every_row_has_its_pick_and_its_metric() {
         let text = serde_json::to_string(row).unwrap();
         assert_eq!(serde_json::from_str::<&Method>(&text).unwrap(), row);
     }
-    assert!(serde_json::from_str::<&Method>("\"best\"").unwrap_err().to_string().contains("similarity, deepest, tail"));
+    assert!(
+        serde_json::from_str::<&Method>("\"best\"")
+            .unwrap_err()
+            .to_string()
+            .contains("similarity, channel-cosine, deepest")
+    );
 }
 
 #[test]
@@ -253,13 +260,13 @@ fn sizes_are_looked_at_one_by_one() {
         let found = search.run_with(&mut evidence, &analysis.scores, None).unwrap();
         assert_eq!(evidence.1, passes, "{name}: the losses of all sizes take one pass, or are known");
         for (most, layers) in [(0.05, None), (0.1, Some(2)), (0.2, Some(2)), (0.5, Some(2)), (0.7, Some(3))] {
-            match (super::within(&found, 4, most + 1e-9), layers) {
+            match (super::within(&found, 4, Goal::Loss(most + 1e-9)), layers) {
                 (Ok(found), Some(layers)) => assert_eq!(found, layers, "{name} {most}"),
                 (Err(error), None) => assert!(error.to_string().contains("the least is +0.1"), "{name}: {error}"),
                 (found, _) => panic!("{name} {most}: {found:?}"),
             }
         }
         let unknown = Search { losses: false, ..search }.run_with(&mut evidence, &analysis.scores, None).unwrap();
-        assert_eq!(super::within(&unknown, 4, 1.0).unwrap_err().exit_code(), 2);
+        assert_eq!(super::within(&unknown, 4, Goal::Loss(1.0)).unwrap_err().exit_code(), 2);
     }
 }

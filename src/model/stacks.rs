@@ -64,6 +64,12 @@ pub struct EndOfStack<'a> {
 }
 
 impl EndOfStack<'_> {
+    /// Number of the batch.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.batch
+    }
+
     /// The tokens.
     #[must_use]
     pub fn batch(&self) -> &Batch {
@@ -96,22 +102,37 @@ impl Model {
         progress: &dyn Progress,
         see: &mut dyn FnMut(&EndOfStack<'_>) -> Result<()>,
     ) -> Result<()> {
+        let batches = Batch::pack(sequences, tokens_of_a_batch(&self.device))?;
+        self.run_stacks_on(stacks, &batches, what, progress, see)
+    }
+
+    /// [`Model::run_stacks`] over `batches`, in which sequences may share what they begin with.
+    ///
+    /// # Errors
+    /// As [`Model::run_stacks`].
+    pub fn run_stacks_on(
+        &self,
+        stacks: Stacks<'_>,
+        batches: &[Batch],
+        what: &str,
+        progress: &dyn Progress,
+        see: &mut dyn FnMut(&EndOfStack<'_>) -> Result<()>,
+    ) -> Result<()> {
         let Stacks { unit, stacks, beside_the_first: whole } = stacks;
         let layers = stacks.iter().flatten().map(|own| own / unit.per_layer());
         if let Some(layer) = layers.into_iter().find(|layer| *layer >= self.layers()) {
             let last = self.layers().saturating_sub(1);
             return Err(Error::request(format!("layer {layer} is not there: the model has layers 0..={last}")));
         }
-        let tokens: usize = sequences.iter().map(Vec::len).sum();
-        let batches = Batch::pack(sequences, tokens_of_a_batch(&self.device))?;
-        let groups = groups(self, (stacks, whole), &batches);
+        let tokens: usize = batches.iter().map(Batch::tokens).sum();
+        let groups = groups(self, (stacks, whole), batches);
         let passes: usize = groups.iter().map(|group| group.trie(stacks).layer_passes()).sum();
         let units = unit.per_layer() * self.layers().max(1);
         progress.begin(what, (tokens * passes / units) as u64, Unit::Tokens);
         let mut work = Work { done: 0, shown: 0, units, progress };
         for group in groups {
             let trie = group.trie(stacks);
-            let search = Search { model: self, unit, trie, numbers: &group.numbers, whole, batches: &batches, see };
+            let search = Search { model: self, unit, trie, numbers: &group.numbers, whole, batches, see };
             search.run(&mut work)?;
         }
         progress.end();

@@ -51,12 +51,28 @@ pub struct Recipe {
 
 /// Settings of each section that are not the recipe's to make.
 const OWN: [(&str, &[&str]); 5] = [
-    ("analyze", &["model", "layers", "fraction", "target", "max_loss", "from", "out", "csv", "force", "dry_run"]),
+    (
+        "analyze",
+        &["model", "layers", "fraction", "target", "max_loss", "keep", "from", "out", "csv", "force", "dry_run"],
+    ),
     (
         "cut",
         &[
-            "model", "plan", "drop", "deepest", "tail", "method", "fraction", "layers", "target", "max_loss", "out",
-            "force", "dry_run",
+            "model",
+            "plan",
+            "drop",
+            "deepest",
+            "tail",
+            "method",
+            "fraction",
+            "layers",
+            "target",
+            "max_loss",
+            "keep",
+            "one_at_a_time",
+            "out",
+            "force",
+            "dry_run",
         ],
     ),
     ("heal", &["model", "out", "restart", "force", "dry_run"]),

@@ -62,6 +62,10 @@ impl Task for MultipleChoice {
         Ok((0..question.choices()).map(request).collect())
     }
 
+    fn gold(&self, document: &Fields) -> Result<Option<usize>> {
+        Ok(Some((self.question)(document)?.gold))
+    }
+
     fn judge(&self, document: &Fields, answers: &[Answer]) -> Result<Vec<Measure>> {
         let question = (self.question)(document)?;
         let likelihoods: Vec<f64> = answers.iter().filter_map(Answer::log_likelihood).collect();

@@ -127,6 +127,14 @@ pub trait Task: Debug + Sync {
     /// See [`Task::prepare`].
     fn requests(&self, document: &Fields, shots: &Arc<str>) -> Result<Vec<Request>>;
 
+    /// Number of the right one among the requests, where each is a choice.
+    ///
+    /// # Errors
+    /// See [`Task::prepare`].
+    fn gold(&self, _document: &Fields) -> Result<Option<usize>> {
+        Ok(None)
+    }
+
     /// What the answers to all requests of a document say: one measure for each of the task's metrics. Each filter's
     /// answers are judged on their own.
     ///

@@ -23,3 +23,12 @@ pub(super) const BLOCK_INFLUENCE: Metric = Metric {
     value: Evaluate::Pair(|pair| 1.0 - pair.cosine()),
     usual: true,
 };
+
+pub(super) const CHANNELS: Metric = Metric {
+    name: "channel-cosine",
+    about: "cosine similarity of each channel over the tokens of a sample, mean over channels and samples",
+    reference: "LinearPatch, arXiv 2505.24680, and Prune&Comp, arXiv 2507.18212: cosine_similarity along the sequence",
+    value: Evaluate::Channels(Pair::cosine),
+    usual: false,
+    ..COSINE
+};

@@ -3,6 +3,7 @@
 //! What a score is computed from is its [`Evaluate`]; `importance::measure` makes one pass for each kind that is asked
 //! for, whatever the number of scores.
 
+mod accuracy;
 mod angular;
 mod cka;
 mod cosine;
@@ -11,9 +12,11 @@ mod gates;
 mod ggr;
 mod gradient;
 mod lamp;
+mod linear_probe;
 mod logit_lens;
 mod loss;
 mod magnitude;
+mod margin;
 mod of_weights;
 mod outliers;
 mod pair;
@@ -121,6 +124,9 @@ impl Order {
 pub enum Evaluate {
     /// The residual streams of one token at the two ends; the metric is the mean over tokens. One pass gives them all.
     Pair(fn(&Pair) -> f64),
+    /// The numbers of one channel, over the tokens of a sample, at the two ends; the metric is the mean over channels,
+    /// then over samples. One pass gives them all.
+    Channels(fn(&Pair) -> f64),
     /// Scores of other metrics of the same subject, each a row of values.
     Scores(&'static [&'static Metric], fn(&[&[f64]]) -> Vec<f64>),
     /// The loss of what final norm and head make of the stream at each depth, in nats a token.
@@ -140,6 +146,14 @@ pub enum Evaluate {
     Outputs(fn(usize) -> Box<dyn OfOutputs>),
     /// Stacks that the metric asks for itself.
     Coalitions(Coalitions),
+    /// The share of a task's questions that is answered wrongly without those layers, less that of the whole model.
+    Accuracy,
+    /// Of a question, the log-likelihoods of its choices by what final norm and head make of the stream at each depth,
+    /// and which of them is right; the metric is the mean over questions. One pass gives all depths.
+    Choices(fn(&[f32], usize) -> f64),
+    /// Of all questions, the streams after which they are to be answered, `[question, d]` of one depth, and which
+    /// choice of each is right: whether each is told. One pass gives all depths.
+    Probe(fn(&[f32], &[usize]) -> Result<Vec<bool>>),
 }
 
 /// How a metric asks for stacks, one after the other or many at once.
@@ -157,7 +171,13 @@ impl Evaluate {
     /// Whether it asks for text.
     #[must_use]
     pub fn needs_text(self) -> bool {
-        !matches!(self, Self::Weights(Needs::Nothing, _))
+        !matches!(self, Self::Weights(Needs::Nothing, _)) && !self.asks_questions()
+    }
+
+    /// Whether it asks for questions with choices.
+    #[must_use]
+    pub fn asks_questions(self) -> bool {
+        matches!(self, Self::Accuracy | Self::Choices(_) | Self::Probe(_))
     }
 
     /// What has to be computed, in a few words.
@@ -165,9 +185,12 @@ impl Evaluate {
     pub fn cost(self) -> &'static str {
         match self {
             Self::Pair(_) | Self::Scores(..) | Self::Lens => "one pass",
+            Self::Channels(_) => "one pass, channel by channel",
             Self::Weights(Needs::Nothing, _) => "the weights read once, no text",
             Self::Weights(Needs::Inputs, _) => "one pass, and the weights read once",
             Self::Weights(Needs::Gradients, _) | Self::Gates(_) => "one pass forward and one back",
+            Self::Choices(_) | Self::Probe(_) => "one pass over questions",
+            Self::Accuracy => "a pass over questions, for every candidate's layers",
             Self::Loss | Self::Logits(_) | Self::Outputs(_) => "a pass over every candidate's layers",
             Self::Coalitions(_) => "a pass over the layers of every subset or window",
         }
@@ -176,7 +199,7 @@ impl Evaluate {
     /// Whether every candidate is run.
     #[must_use]
     pub fn removes(self) -> bool {
-        matches!(self, Self::Loss | Self::Logits(_) | Self::Outputs(_))
+        matches!(self, Self::Loss | Self::Logits(_) | Self::Outputs(_) | Self::Accuracy)
     }
 }
 
@@ -258,6 +281,13 @@ pub const METRICS: &[Metric] = &[
     shapley::WINDOWED,
     distances::JS_OF_SUBLAYERS,
     distances::JS_REVERSED_OF_SUBLAYERS,
+    cosine::CHANNELS,
+    accuracy::BLOCKS,
+    accuracy::LAYERS,
+    accuracy::SUBLAYERS,
+    margin::MARGIN,
+    margin::ACCURACY,
+    linear_probe::PROBE,
 ];
 
 /// The row called `name`.

@@ -127,7 +127,7 @@ pub fn pick(name: Option<&str>, metric: &Metric) -> Result<&'static Pick> {
 
 fn is_measured_alone(metric: &Metric) -> bool {
     matches!(metric.subject, Subject::Layer | Subject::SubLayer)
-        && matches!(metric.value, Evaluate::Loss | Evaluate::Logits(_))
+        && matches!(metric.value, Evaluate::Loss | Evaluate::Logits(_) | Evaluate::Accuracy)
 }
 
 /// The picks that choose by what is measured.

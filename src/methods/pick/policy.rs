@@ -151,7 +151,7 @@ fn search(
         false => Err(Error::work(format!("the {} without {} is not finite", metric.name, metric.subject.gone(set)))),
     };
     alone.mean[0].iter().zip(&sets[1..]).try_for_each(|(value, set)| finite(value, set))?;
-    let texts: Vec<usize> = (0..evidence.sequences()).filter(|text| costs[0][*text].tokens > 0).collect();
+    let texts: Vec<usize> = (0..costs[0].len()).filter(|text| costs[0][*text].tokens > 0).collect();
     let mut chosen: Vec<Vec<usize>> = Vec::new();
     for n in 1..=most {
         let mut policy = Policy::from_costs(allowed.clone(), allowed.len() - n, &alone.mean[0]);

@@ -28,8 +28,8 @@ pub fn tables(data: &RunData) -> Result<Vec<NamedTable>> {
         table("models", "every model: layers, size, speed, healing", &head(data, MODELS), models(data))?,
         table("scores", "every score of every model", &head(data, SCORES), scores(data))?,
         table("distances", "the score of every block", DISTANCES, distances(data))?,
-        table("choices", "how far the choices of one size agree", CHOICES, agreements(data))?,
         table("losses", "losses while healing", &head(data, LOSSES), losses(data))?,
+        table("choices", "how far the choices of one size agree", CHOICES, agreements(data))?,
     ];
     Ok(tables.into_iter().flatten().collect())
 }
@@ -275,8 +275,11 @@ mod tests {
         let tables = tables(&data).unwrap();
         assert_eq!(
             tables.iter().map(|table| table.name).collect::<Vec<_>>(),
-            ["models", "scores", "distances", "losses"]
+            ["models", "scores", "distances", "losses", "choices"]
         );
+        let choices = read(&tables[4]);
+        assert!(choices.iter().all(|line| (0.0..=1.0).contains(&line["agreement"].parse::<f64>().unwrap())));
+        assert!(!choices.is_empty() && choices.iter().all(|line| line["strategy"] != line["other_strategy"]));
         let (models, scores, distances, losses) =
             (read(&tables[0]), read(&tables[1]), read(&tables[2]), read(&tables[3]));
         assert_eq!(models.len(), 21);
@@ -305,7 +308,8 @@ mod tests {
             tables(data).unwrap().iter().filter(|table| table.text.contains(",repair,healed,")).count()
         };
         assert_eq!((has(&sweep()), has(&repaired())), (0, 3));
-        for row in tables(&repaired()).unwrap().iter().filter(|table| table.name != "distances").flat_map(read) {
+        let of_models = |table: &&NamedTable| !["distances", "choices"].contains(&table.name);
+        for row in tables(&repaired()).unwrap().iter().filter(of_models).flat_map(read) {
             assert_eq!(row["repair"], if row["model"].ends_with("-refit") { "refit" } else { "" });
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use prune::commands::analyze::{AnalyzeReport, AnalyzeSettings, analyze};
 use prune::progress::{Progress, Silent, Unit};
+use serde_json::json;
 
 use crate::fixture::Llama;
 use crate::fixture::desk::Desk;
@@ -20,7 +21,7 @@ struct Counter(AtomicU64);
 
 impl Progress for Counter {
     fn begin(&self, what: &str, total: u64, _unit: Unit) {
-        if what.starts_with("measuring") {
+        if what.starts_with("measuring") || what.starts_with("asking") {
             self.0.fetch_add(total, Ordering::Relaxed);
         }
     }
@@ -90,8 +91,12 @@ fn bytes(dir: &Path) -> Vec<u8> {
 fn goes_on(method: &str, lines: usize) {
     let desk = desk();
     let settings = settings(&desk, "killed", method);
+    goes_on_with(&desk, settings, lines);
+}
+
+fn goes_on_with(desk: &Desk, settings: AnalyzeSettings, lines: usize) {
     let (whole, all) = counted(&AnalyzeSettings { out: Some(desk.path("whole")), ..settings.clone() });
-    let kept = killed(&desk, &settings, lines);
+    let kept = killed(desk, &settings, lines);
     let known = kept.lines().count();
     assert!(known >= lines, "{known}");
     // the last line may have been cut short
@@ -101,7 +106,8 @@ fn goes_on(method: &str, lines: usize) {
     assert_eq!(bytes(&desk.path("killed")), bytes(&desk.path("whole")));
     assert_eq!(report.analysis, whole.analysis);
     assert!(rest < all, "{rest} of {all} tokens were measured after the kill");
-    assert_eq!(desk.names(), ["killed", "model", "settings.json", "text.jsonl", "whole"]);
+    let left: Vec<String> = desk.names().into_iter().filter(|name| name != "questions.jsonl").collect();
+    assert_eq!(left, ["killed", "model", "settings.json", "text.jsonl", "whole"]);
 }
 
 #[test]
@@ -109,6 +115,28 @@ fn a_killed_search_goes_on_with_what_it_had_measured() {
     goes_on("sleb", 8);
     goes_on("beam", 20);
     goes_on("finercut", 14);
+}
+
+/// The same of what a model answers.
+#[test]
+fn a_killed_search_among_questions_goes_on() {
+    let desk = desk();
+    let row = |at: usize| {
+        let word = |by: usize| format!("w{}", 3 + (at * by) % 13);
+        let choices = json!({"text": [word(2), word(5), word(7)], "label": ["A", "B", "C"]});
+        json!({"question_stem": format!("w{} w{}", at % 5, at % 7), "choices": choices, "answerKey": "B"}).to_string()
+    };
+    fs::write(desk.path("questions.jsonl"), (0..9).map(|at| row(at) + "\n").collect::<String>()).unwrap();
+    let settings = AnalyzeSettings {
+        data: None,
+        method: None,
+        metric: "layer-accuracy".to_owned(),
+        strategy: Some("greedy".to_owned()),
+        tasks: vec!["openbookqa".to_owned()],
+        data_dir: Some(desk.path("questions.jsonl")),
+        ..settings(&desk, "killed", "sleb")
+    };
+    goes_on_with(&desk, settings, 8);
 }
 
 /// Every candidate is measured once, by whichever process: the tokens of a killed run and of the one that finishes are

@@ -1,10 +1,12 @@
 //! Scores against the reference implementations' numbers, from recorded residual streams and through the model;
 //! analysis files under mutation.
 
+mod channels;
 mod goldens;
 mod killed;
 mod losses;
 mod picks;
+mod questions;
 mod ranking;
 mod sizes;
 
@@ -104,7 +106,7 @@ fn distances_of_recorded_streams_equal_the_golden_ones() {
 
 fn analysis(layers: usize, samples: usize, scores: Vec<Scores>) -> Analysis {
     let model = PlannedFor { id: "model".into(), revision: None, fingerprint: "00".into(), layers };
-    let data = DataUsed { source: "text".into(), samples, tokens: 1, seq_len: 1, seed: 0 };
+    let data = DataUsed { source: "text".into(), samples, tokens: 1, seq_len: 1, seed: 0, asked: None };
     let search = Search { metric: "angular".into(), ..Search::default() };
     let searched = search.run(&scores, layers).unwrap();
     Analysis::new(model, 1, data, serde_json::Map::new(), scores, searched)

@@ -69,9 +69,12 @@ fn the_usual_ones_take_a_pass_or_a_few() {
     let desk = Desk::new();
     let ahead = desk.json(&format!("{RANK} --layers 2 --dry-run -o out --json"));
     let names: Vec<&str> = rows(&ahead).iter().map(|row| row["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["similarity", "deepest", "tail", "shortgpt", "relative-magnitude", "ggr", "quiet"]);
+    assert_eq!(
+        names,
+        ["similarity", "channel-cosine", "deepest", "tail", "shortgpt", "relative-magnitude", "ggr", "quiet"]
+    );
     let passes: Vec<u64> = rows(&ahead).iter().map(|row| row["layer_passes"].as_u64().unwrap()).collect();
-    assert_eq!(passes, [4, 0, 0, 4, 4, 12, 4]);
+    assert_eq!(passes, [4, 4, 0, 0, 4, 4, 12, 4]);
     assert!(!desk.path("out").exists() && ahead["whole"].is_null());
 
     let report = desk.json(&format!("{RANK} --layers 2 -o out --json"));

@@ -5,6 +5,7 @@ mod cuts;
 mod goldens;
 mod recipes;
 mod refused;
+mod rounds;
 
 use std::path::Path;
 use std::sync::Arc;
