@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::analyze::{AnalyzeReport, AskedReport, PassReport};
+use super::barrier_view;
 use crate::Result;
 use crate::checkpoint::ByteSize;
 use crate::importance::{Analysis, Kept, Order, Rise, Subject, metric};
@@ -69,7 +70,7 @@ pub(super) fn measure(analysis: &Analysis) -> String {
     }
 }
 
-fn subtitle(analysis: &Analysis) -> String {
+pub(super) fn subtitle(analysis: &Analysis) -> String {
     let data = &analysis.data;
     let of_questions = metric(&analysis.search.metric).is_ok_and(|metric| metric.value.asks_questions());
     match &data.asked {
@@ -79,7 +80,7 @@ fn subtitle(analysis: &Analysis) -> String {
     }
 }
 
-/// Files of the figures: heat map and curves.
+/// Files of the figures: heat map and curves, and what lies between two models.
 pub(super) fn figures(analysis: &Analysis) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let scores = triangle(analysis)?;
     let measure = measure(analysis);
@@ -94,12 +95,17 @@ pub(super) fn figures(analysis: &Analysis) -> Result<Vec<(&'static str, Vec<u8>)
         format: Format::Sheet,
     };
     let curves = curves(analysis, &scores, &measure)?;
-    Ok(vec![
+    let mut files = vec![
         ("heatmap.svg", heat_map.svg()?.into_bytes()),
         ("heatmap.png", heat_map.png()?),
         ("curves.svg", curves.svg()?.into_bytes()),
         ("curves.png", curves.png()?),
-    ])
+    ];
+    if let Some(barriers) = barrier_view::chart(analysis) {
+        files.push(("barriers.svg", barriers.svg()?.into_bytes()));
+        files.push(("barriers.png", barriers.png()?));
+    }
+    Ok(files)
 }
 
 /// The score against l for a few n, the plan's among them.
@@ -170,6 +176,9 @@ fn pass_text(pass: &PassReport, text: &mut String) {
     if let Some(asked) = &pass.questions {
         let (tasks, AskedReport { questions, tokens, layer_passes, .. }) = (asked.tasks.join(", "), asked);
         let _ = write!(text, "; {questions} questions of {tasks}, {tokens} tokens, {layer_passes} layers a token");
+    }
+    if let Some(against) = &pass.against {
+        let _ = write!(text, "\n{}", against.text());
     }
     match pass.seconds {
         Some(seconds) if pass.questions.is_some() => {
@@ -304,6 +313,9 @@ fn layer_table(analysis: &Analysis) -> Option<String> {
     }
     if columns.iter().any(|(name, _)| name.ends_with('*')) {
         text.push_str("\n* the highest go first; of all others the lowest");
+    }
+    if let Some(note) = barrier_view::note(analysis) {
+        let _ = write!(text, "\n{note}");
     }
     Some(text)
 }

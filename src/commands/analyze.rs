@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::against::Against;
+pub use super::against::AgainstReport;
 use super::analyze_outputs::Outputs;
 use super::analyze_search::{Asked, Deciding, Kept};
 pub use super::analyze_settings::AnalyzeSettings;
@@ -52,6 +54,9 @@ pub struct PassReport {
     /// Questions that are asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub questions: Option<AskedReport>,
+    /// The passes of the other model and of both together, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<AgainstReport>,
     /// Candidates that an earlier process measured, which this one went on from.
     #[serde(skip_serializing_if = "is_zero")]
     pub recalled: usize,
@@ -101,6 +106,7 @@ pub fn method_names() -> Vec<&'static str> {
 /// Settings that do not fit together, a model or text that cannot be read, a forward pass that fails.
 pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<AnalyzeReport> {
     settings.check_amount()?;
+    settings.check_against()?;
     let search = settings.search()?;
     settings.check_questions()?;
     let asked = settings.asked();
@@ -163,6 +169,13 @@ fn measure(
             progress.warn(&format!("the model does not use its tensor {first} and {} more", rest.len()));
         }
     }
+    let (mixing, measured): (Vec<_>, Vec<_>) =
+        settings.measured()?.into_iter().partition(|metric| metric.mixture().is_some());
+    let other = settings.against.as_deref();
+    let against = other.map(|name| Against::open(name, (&checkpoint, &spec), &mixing, &options.device, progress));
+    let against = against.transpose().context(|| "--against")?;
+    let compared = against.as_ref().map(|against| against.report(options.budget, &options.device));
+    let compared = compared.transpose().context(|| "--against")?;
     let places: Vec<usize> = (0..spec.layers).collect();
     let fits = |options: &ModelOptions| Placement::new(&checkpoint, &spec, &places, options);
     let plain = fits(&options)?;
@@ -172,12 +185,13 @@ fn measure(
         None => Sequences::default(),
     };
     let questions = asks(settings, &tasks).read(&checkpoint, &spec, host, progress)?;
-    let (measured, searches) = (settings.measured()?, settings.measures_candidates()?);
+    let searches = settings.measures_candidates()?;
     if measured.iter().any(|metric| matches!(metric.value, Evaluate::Probe(_))) {
         questions.as_ref().map_or(Ok(()), |questions| questions.ends().map(drop)).context(|| "probe")?;
     }
     let (tokens, longest) = (sequences.tally.tokens as usize, sequences.rows.iter().map(Vec::len).max().unwrap_or(0));
-    options.reserved_bytes = importance::reserved_bytes(&measured, &spec, &options.device, (tokens, longest));
+    options.reserved_bytes = importance::reserved_bytes(&measured, &spec, &options.device, (tokens, longest))
+        + against.as_ref().map_or(0, Against::bytes);
     let number = questions.as_ref().map_or(0, |questions| questions.choices().len());
     if let Some(questions) = &questions {
         let kept = if options.device.is_cpu() { questions.bytes() } else { 0 };
@@ -203,7 +217,7 @@ fn measure(
         _ => None,
     });
     let searched = search.passes(spec.layers, most, (sequences.rows.len(), number))?;
-    let of_candidates = searched.text + asked.sum::<usize>();
+    let of_candidates = searched.text + asked.sum::<usize>() + against.as_ref().map_or(0, Against::layer_passes);
     let mut pass = PassReport {
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
@@ -226,6 +240,7 @@ fn measure(
                 layer_passes: whole + removed + searched.questions,
             }
         }),
+        against: compared,
         recalled: 0,
         seconds: None,
     };
@@ -245,7 +260,18 @@ fn measure(
     let started = std::time::Instant::now();
     let asked = Asked { search, measured: &measured, most: wanted, searches };
     let found = asked.of(&model, (&sequences.rows, questions.as_ref()), kept.as_mut(), progress);
-    let (scores, searched) = found.inspect_err(|_| kept.into_iter().for_each(Kept::close))?;
+    let mut seconds = started.elapsed().as_secs_f64();
+    // one model in memory after the other
+    drop(model);
+    let found = found.and_then(|(mut scores, searched)| {
+        let Some(against) = against else { return Ok((scores, searched, None)) };
+        let place = (options.budget, &options.device);
+        let (compared, more, took) = against.measure(place, &sequences.rows, progress).context(|| "--against")?;
+        scores.extend(more);
+        seconds += took;
+        Ok((scores, searched, Some(compared)))
+    });
+    let (scores, searched, compared) = found.inspect_err(|_| kept.into_iter().for_each(Kept::close))?;
     let data = DataUsed {
         source: settings.data.clone().unwrap_or_default(),
         samples: sequences.rows.len(),
@@ -257,9 +283,10 @@ fn measure(
             .as_ref()
             .map(|asked| importance::Asked { tasks: asked.tasks.clone(), questions: asked.questions }),
     };
-    pass.seconds = Some(started.elapsed().as_secs_f64());
+    pass.seconds = Some(seconds);
     let planned_for = open::identity(&checkpoint, spec.layers);
     let mut analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, scores, searched);
+    analysis.against = compared;
     mark(settings, &mut analysis, wanted)?;
     Ok((Some(analysis), Some(pass)))
 }

@@ -5,6 +5,7 @@
 
 mod accuracy;
 mod angular;
+mod barrier;
 mod cka;
 mod cosine;
 mod distances;
@@ -154,6 +155,18 @@ pub enum Evaluate {
     /// Of all questions, the streams after which they are to be answered, `[question, d]` of one depth, and which
     /// choice of each is right: whether each is told. One pass gives all depths.
     Probe(fn(&[f32], &[usize]) -> Result<Vec<bool>>),
+    /// The loss with layers mixed with those of another model, less the mean of what both models lose, in nats a
+    /// token. It speaks of the way between two models, not of what the layer is worth, so that no plan follows it.
+    Mixed(Mixture),
+}
+
+/// Which layers are mixed with another model's, and how far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mixture {
+    /// The other model's part p: a layer's tensors are (1-p) times its own plus p times the other's.
+    pub part: f64,
+    /// Whether all layers below are mixed as well.
+    pub below: bool,
 }
 
 /// How a metric asks for stacks, one after the other or many at once.
@@ -193,6 +206,7 @@ impl Evaluate {
             Self::Accuracy => "a pass over questions, for every candidate's layers",
             Self::Loss | Self::Logits(_) | Self::Outputs(_) => "a pass over every candidate's layers",
             Self::Coalitions(_) => "a pass over the layers of every subset or window",
+            Self::Mixed(_) => "a pass of the other model, and one over every mixed stack's layers",
         }
     }
 
@@ -242,6 +256,20 @@ pub struct Metric {
     pub usual: bool,
 }
 
+impl Metric {
+    /// Whether it says of a layer or sub-layer what dropping it means, so that a plan can follow it.
+    #[must_use]
+    pub fn speaks_of_dropping(&self) -> bool {
+        self.subject != Subject::Depth && self.mixture().is_none()
+    }
+
+    /// Which layers it mixes with another model's, where it does.
+    #[must_use]
+    pub fn mixture(&self) -> Option<Mixture> {
+        if let Evaluate::Mixed(mixture) = self.value { Some(mixture) } else { None }
+    }
+}
+
 /// Every score, the paper's own first.
 pub const METRICS: &[Metric] = &[
     angular::LAST,
@@ -288,6 +316,9 @@ pub const METRICS: &[Metric] = &[
     margin::MARGIN,
     margin::ACCURACY,
     linear_probe::PROBE,
+    barrier::HALFWAY,
+    barrier::SWAPPED,
+    barrier::CUMULATIVE,
 ];
 
 /// The row called `name`.
