@@ -35,6 +35,7 @@ mod questions;
 pub mod ranking;
 mod ranking_view;
 mod repair;
+mod repair_view;
 mod rounds;
 pub mod run;
 pub mod sample;
