@@ -53,7 +53,7 @@ pub(super) fn analysis(dir: &Path) -> Feed {
     fs::write(&text, "{\"text\": \"w3 w4 w5 w6\"}\n{\"text\": \"w7 w3 w9\"}\n").unwrap();
     let settings = AnalyzeSettings {
         model: Some(place.display().to_string()),
-        data: Some(text.display().to_string()),
+        data: vec![text.display().to_string()],
         layers: Some(2),
         out: Some(dir.join("analysis")),
         ..AnalyzeSettings::default()
