@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::analyze::{AnalyzeReport, AskedReport, PassReport};
-use super::barrier_view;
+use super::{barrier_view, texts_view};
 use crate::Result;
 use crate::checkpoint::ByteSize;
 use crate::importance::{Analysis, Kept, Order, Rise, Subject, metric};
@@ -76,7 +76,13 @@ pub(super) fn subtitle(analysis: &Analysis) -> String {
     match &data.asked {
         Some(asked) if of_questions => format!("{} questions of {}", asked.questions, asked.tasks.join(", ")),
         _ if data.samples == 0 => "weights alone".to_owned(),
-        _ => format!("{} samples, {} tokens of {}", data.samples, data.tokens, data.source),
+        _ => {
+            let of = match analysis.texts.len() {
+                0 => data.source.clone(),
+                several => format!("{several} texts"),
+            };
+            format!("{} samples, {} tokens of {of}", data.samples, data.tokens)
+        }
     }
 }
 
@@ -156,6 +162,9 @@ impl AnalyzeReport {
 }
 
 fn pass_text(pass: &PassReport, text: &mut String) {
+    if pass.seconds.is_none() && !pass.texts.is_empty() {
+        let _ = writeln!(text, "{}", texts_view::used(&pass.texts));
+    }
     if pass.samples > 0 {
         let _ = write!(text, "{} samples, {} tokens; ", pass.samples, pass.tokens);
     }
@@ -229,6 +238,9 @@ fn analysis_text(analysis: &Analysis, paint: Paint, text: &mut String) {
     }
     if let Some(table) = layer_table(analysis) {
         let _ = writeln!(text, "\n{}", table.trim_end());
+    }
+    if let Some(texts) = texts_view::texts(analysis, chosen) {
+        let _ = writeln!(text, "\n{}", texts.trim_end());
     }
     if let Some(notations) = analysis.plan.as_ref().and_then(Plan::notations) {
         let _ = writeln!(text, "\n{notations}");

@@ -10,20 +10,16 @@ pub use super::against::AgainstReport;
 use super::analyze_outputs::Outputs;
 use super::analyze_search::{Asked, Deciding, Kept};
 pub use super::analyze_settings::AnalyzeSettings;
-use super::open;
+use super::analyze_texts::Texts;
 use super::questions::Asks;
-use super::sample_text::{self, SampleText};
+use super::{open, sample_text};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
-use crate::data::{Sequences, Shape};
 use crate::importance::{self, Analysis, DataUsed, Evaluate, METRICS, Metric, Removals, Subject};
 use crate::methods::{self, Goal, METHODS, Search};
 use crate::model::{Batch, Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
-
-/// Sequences where the user does not say. The paper took 10,000; the standard errors say whether fewer will do.
-const SAMPLES: usize = 1000;
 
 /// What the command did.
 #[derive(Debug, Serialize)]
@@ -49,6 +45,9 @@ pub struct PassReport {
     pub samples: usize,
     /// Tokens.
     pub tokens: usize,
+    /// Where there are several texts, what of each is used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub texts: Vec<DataUsed>,
     /// Layers computed for each token where every candidate of a metric is; 0 where one pass gives all.
     pub layer_passes: usize,
     /// Questions that are asked.
@@ -108,6 +107,7 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
     settings.check_amount()?;
     settings.check_against()?;
     let search = settings.search()?;
+    settings.check_texts()?;
     settings.check_questions()?;
     let asked = settings.asked();
     asks(settings, &asked).check()?;
@@ -151,11 +151,11 @@ fn measure(
     search.protect.check(spec.layers, wanted)?;
     check_parts(settings, search, &spec)?;
     let tasks = settings.asked();
-    if settings.data.is_none() && tasks.is_empty() {
+    if settings.data.is_empty() && tasks.is_empty() {
         return of_weights(settings, search, (&checkpoint, &spec, wanted), progress);
     }
     let of_text = settings.of_text()?;
-    if settings.data.is_none() && !of_text.is_empty() {
+    if settings.data.is_empty() && !of_text.is_empty() {
         return Err(Error::request(format!("which text? --data names it; {} cannot do without", of_text.join(", "))));
     }
     let seq_len = sample_text::seq_len(settings.seq_len, &spec, progress);
@@ -180,16 +180,17 @@ fn measure(
     let fits = |options: &ModelOptions| Placement::new(&checkpoint, &spec, &places, options);
     let plain = fits(&options)?;
     let host = open::host(options.budget, &options.device);
-    let sequences = match settings.data {
-        Some(_) => text(settings, seq_len).read(&checkpoint, host, progress)?,
-        None => Sequences::default(),
-    };
-    let questions = asks(settings, &tasks).read(&checkpoint, &spec, host, progress)?;
     let searches = settings.measures_candidates()?;
+    importance::check_size(settings.data.len(), &measured, spec.layers)?;
+    let texts = Texts::read(settings, seq_len, &checkpoint, host, progress)?;
+    if searches {
+        texts.check_predictable()?;
+    }
+    let questions = asks(settings, &tasks).read(&checkpoint, &spec, host, progress)?;
     if measured.iter().any(|metric| matches!(metric.value, Evaluate::Probe(_))) {
         questions.as_ref().map_or(Ok(()), |questions| questions.ends().map(drop)).context(|| "probe")?;
     }
-    let (tokens, longest) = (sequences.tally.tokens as usize, sequences.rows.iter().map(Vec::len).max().unwrap_or(0));
+    let ((tokens, longest), together) = (texts.largest(), texts.together());
     options.reserved_bytes = importance::reserved_bytes(&measured, &spec, &options.device, (tokens, longest))
         + against.as_ref().map_or(0, Against::bytes);
     let number = questions.as_ref().map_or(0, |questions| questions.choices().len());
@@ -216,14 +217,15 @@ fn measure(
         Evaluate::Coalitions(how) => Some((how.passes)(spec.layers, &search.draws)),
         _ => None,
     });
-    let searched = search.passes(spec.layers, most, (sequences.rows.len(), number))?;
+    let searched = texts.passes(search, spec.layers, (most, number))?;
     let of_candidates = searched.text + asked.sum::<usize>() + against.as_ref().map_or(0, Against::layer_passes);
     let mut pass = PassReport {
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
         memory_bytes: options.budget.bytes(),
-        samples: sequences.rows.len(),
-        tokens,
+        samples: together.samples,
+        tokens: together.tokens as usize,
+        texts: if texts.are_several() { texts.used.clone() } else { Vec::new() },
         layer_passes: match removals.is_empty() && of_candidates == 0 {
             true => 0,
             false => spec.layers + removals.layer_passes() + of_candidates,
@@ -252,40 +254,33 @@ fn measure(
     let mut kept = match outputs.place().filter(|_| searches) {
         Some(place) => {
             let key = Deciding { settings: &resolved, checkpoint: &checkpoint, device: &options.device };
-            Some(Kept::open(place, key, (&sequences.rows, questions.as_ref()), progress)?)
+            Some(Kept::open(place, key, (&texts, questions.as_ref()), progress)?)
         }
         None => None,
     };
     pass.recalled = kept.as_ref().map_or(0, Kept::candidates);
     let started = std::time::Instant::now();
     let asked = Asked { search, measured: &measured, most: wanted, searches };
-    let found = asked.of(&model, (&sequences.rows, questions.as_ref()), kept.as_mut(), progress);
+    let found = asked.of(&model, (&texts, questions.as_ref()), kept.as_mut(), progress);
     let mut seconds = started.elapsed().as_secs_f64();
     // one model in memory after the other
     drop(model);
-    let found = found.and_then(|(mut scores, searched)| {
-        let Some(against) = against else { return Ok((scores, searched, None)) };
+    let found = found.and_then(|mut found| {
+        let Some(against) = against else { return Ok((found, None)) };
         let place = (options.budget, &options.device);
-        let (compared, more, took) = against.measure(place, &sequences.rows, progress).context(|| "--against")?;
-        scores.extend(more);
+        let (compared, more, took) = against.measure(place, &texts.rows, progress).context(|| "--against")?;
+        found.scores.extend(more);
         seconds += took;
-        Ok((scores, searched, Some(compared)))
+        Ok((found, Some(compared)))
     });
-    let (scores, searched, compared) = found.inspect_err(|_| kept.into_iter().for_each(Kept::close))?;
-    let data = DataUsed {
-        source: settings.data.clone().unwrap_or_default(),
-        samples: sequences.rows.len(),
-        tokens: sequences.tally.tokens,
-        seq_len: if settings.data.is_some() { seq_len } else { 0 },
-        seed: settings.seed.unwrap_or(0),
-        asked: pass
-            .questions
-            .as_ref()
-            .map(|asked| importance::Asked { tasks: asked.tasks.clone(), questions: asked.questions }),
-    };
+    let (found, compared) = found.inspect_err(|_| kept.into_iter().for_each(Kept::close))?;
     pass.seconds = Some(seconds);
+    let asked = pass.questions.as_ref();
+    let asked = asked.map(|asked| importance::Asked { tasks: asked.tasks.clone(), questions: asked.questions });
+    let data = DataUsed { asked, ..together };
     let planned_for = open::identity(&checkpoint, spec.layers);
-    let mut analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, scores, searched);
+    let mut analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, found.scores, found.searched);
+    (analysis.texts, analysis.agreement) = (found.texts, found.agreement);
     analysis.against = compared;
     mark(settings, &mut analysis, wanted)?;
     Ok((Some(analysis), Some(pass)))
@@ -337,20 +332,6 @@ fn of_weights(
     Ok((Some(analysis), None))
 }
 
-/// The text of a measurement.
-fn text(settings: &AnalyzeSettings, seq_len: usize) -> SampleText<'_> {
-    let AnalyzeSettings { packing, separator, attention, .. } = *settings;
-    SampleText {
-        data: settings.data.as_deref(),
-        field: &settings.text_field,
-        split: settings.text_split,
-        on_bad_row: settings.on_bad_row,
-        samples: (settings.samples, SAMPLES),
-        shape: Shape { seq_len, packing, separator, attention, ..Shape::default() },
-        seed: settings.seed,
-    }
-}
-
 /// The questions of a measurement.
 fn asks<'a>(settings: &'a AnalyzeSettings, tasks: &'a [String]) -> Asks<'a> {
     let AnalyzeSettings { data_dir, few_shot, limit, .. } = settings;
@@ -360,7 +341,7 @@ fn asks<'a>(settings: &'a AnalyzeSettings, tasks: &'a [String]) -> Asks<'a> {
 /// The settings that made the numbers, none of those that say where they went.
 fn resolved(settings: &AnalyzeSettings, search: &Search, seq_len: Option<usize>) -> Result<Map<String, Value>> {
     let mut settings = AnalyzeSettings { seq_len, ..settings.clone() };
-    if settings.data.is_none() {
+    if settings.data.is_empty() {
         settings.metric.clone_from(&search.metric);
     }
     if settings.method.take().is_some() {

@@ -20,6 +20,7 @@ mod pick;
 mod rerank;
 mod search;
 mod table;
+mod texts;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -30,6 +31,7 @@ pub use goal::{Goal, Keep, within};
 pub use pick::{Candidates, PICKS, Pick, Policy, Step, Work, pick, scored};
 pub use search::{Search, SearchPasses, check, search};
 pub use table::METHODS;
+pub use texts::{OverTexts, Running};
 
 use crate::importance::{Analysis, Evaluate, METRICS, Metric, Protect, metric};
 use crate::plan::{Dropped, Plan, PlannedFor};

@@ -83,6 +83,27 @@ impl Search {
         })
     }
 
+    /// [`Search::passes`] over several texts, of `sequences` in all: each searches by itself, all do together, and what
+    /// was found is run on every text.
+    ///
+    /// # Errors
+    /// As [`Search::pick`].
+    pub fn passes_over(
+        &self,
+        texts: usize,
+        layers: usize,
+        most: usize,
+        (sequences, questions): (usize, usize),
+    ) -> Result<SearchPasses> {
+        let once = self.passes(layers, most, (sequences, questions))?;
+        if texts < 2 || !(self.rerank.is_some() || self.pick()?.measures()) {
+            return Ok(SearchPasses { text: once.text * texts.clamp(1, 2), ..once });
+        }
+        let parts = metric(&self.metric)?.subject.unit().per_layer();
+        let found: usize = (1..=most * parts).map(|n| (texts + 1) * (layers * parts - n)).sum();
+        Ok(SearchPasses { text: 2 * once.text + layers + found.div_ceil(parts), ..once })
+    }
+
     /// The best choice of every size from the `scores` of a model of `layers` layers.
     ///
     /// # Errors
@@ -197,11 +218,18 @@ pub fn search(analysis: &mut Analysis, search: &Search) -> Result<()> {
     let is_same = search.searched(Vec::new(), search.pick()?) == Searched { best: Vec::new(), ..found.clone() };
     let is_beside = |choice: &Choice| choice.loss.is_some() || choice.accuracy.is_some();
     let is_measured = search.measures()? || found.best.iter().any(is_beside);
-    let searched = match is_same && is_measured {
-        true => found.clone(),
-        false => search.run(&analysis.scores, analysis.model.layers)?,
-    };
-    analysis.follow(searched);
+    let layers = analysis.model.layers;
+    if is_same && is_measured {
+        analysis.follow(found.clone());
+    } else if analysis.texts.is_empty() {
+        analysis.follow(search.run(&analysis.scores, layers)?);
+    } else {
+        let texts: Vec<&[Scores]> = analysis.texts.iter().map(|text| &text.scores[..]).collect();
+        let found = search.over_texts(&texts, &analysis.scores, layers, None, None)?;
+        analysis.follow(found.together);
+        analysis.agreement = found.agreement;
+        analysis.texts.iter_mut().zip(found.each).for_each(|(text, own)| text.best = own.best);
+    }
     Ok(())
 }
 

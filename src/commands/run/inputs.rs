@@ -56,12 +56,14 @@ impl<'a> Keys<'a> {
     /// Absent where there is no analysis.
     pub(super) fn analysis(&self) -> Result<Option<String>> {
         let Some(settings) = &self.recipe.analyze else { return Ok(None) };
-        let Some(data) = &settings.data else { return Ok(None) };
+        let data: Vec<Value> = settings.data.iter().map(|name| named(name)).collect::<Result<_>>()?;
         let deciding = without(settings, &["memory", "device"])?;
-        Ok(Some(key(&match &settings.against {
-            None => json!([self.model, deciding, named(data)?]),
-            Some(other) => json!([self.model, deciding, named(data)?, named(other)?]),
-        })))
+        Ok(match (&data[..], &settings.against) {
+            ([], _) => None,
+            ([only], None) => Some(key(&json!([self.model, deciding, only]))),
+            ([only], Some(other)) => Some(key(&json!([self.model, deciding, only, named(other)?]))),
+            (several, _) => Some(key(&json!([self.model, deciding, several]))),
+        })
     }
 
     /// The scores of the model that `identity` says; absent where nothing is scored.

@@ -118,7 +118,7 @@ impl Recipe {
         for (name, check) in OTHERS {
             check(table, name)?;
         }
-        let recipe = Self {
+        let mut recipe = Self {
             model: word(table, "model")?.ok_or_else(|| Error::request("model = \"...\": which model?"))?,
             caveat: word(table, "caveat")?,
             drop: section(table, "drop")?.unwrap_or_default(),
@@ -131,15 +131,16 @@ impl Recipe {
             text,
         };
         recipe.check()?;
+        recipe.analyze.iter_mut().for_each(|analyze| analyze.max_loss = recipe.drop.max_loss);
         Ok(recipe)
     }
 
     fn check(&self) -> Result<()> {
-        let Drop { methods, layers, fractions, targets, given, .. } = &self.drop;
-        let is_counted = !(layers.is_empty() && fractions.is_empty() && targets.is_empty());
+        let Drop { methods, layers, fractions, targets, max_loss, given, .. } = &self.drop;
+        let is_counted = !(layers.is_empty() && fractions.is_empty() && targets.is_empty() && max_loss.is_none());
         if !is_counted && given.is_empty() {
             return Err(Error::request(
-                "[drop]: how many layers? give layers, fractions, targets or given, such as layers = [4]",
+                "[drop]: how many layers? give layers, fractions, targets, max_loss or given, such as layers = [4]",
             ));
         }
         if given.is_empty() && methods.is_empty() {
@@ -153,7 +154,7 @@ impl Recipe {
         }
         let needs_scores = methods.iter().find(|method| method.needs_scores());
         if let Some(method) = needs_scores.filter(|_| is_counted) {
-            let Some(analyze) = self.analyze.as_ref().filter(|analyze| analyze.data.is_some()) else {
+            let Some(analyze) = self.analyze.as_ref().filter(|analyze| !analyze.data.is_empty()) else {
                 return Err(Error::request(format!(
                     "[analyze] data: the {} method has to see text; name some",
                     method.name
@@ -165,6 +166,7 @@ impl Recipe {
                     .context(|| "[drop] methods")?;
             }
         }
+        self.drop.check_loss(self.analyze.as_ref())?;
         self.repair.as_ref().map_or(Ok(()), Repairs::check)?;
         if let Some(heal) = &self.heal {
             heal.check().context(|| "[heal]")?;
@@ -296,7 +298,7 @@ mod tests {
     fn paths_are_looked_for_beside_the_recipe() {
         let recipe = read(GOOD, &["eval.limit=3", "drop.fractions=[0.5]", "heal.data=c4"]).unwrap();
         assert_eq!(recipe.model, "org/name");
-        let data = recipe.analyze.as_ref().unwrap().data.clone().unwrap();
+        let data = recipe.analyze.as_ref().unwrap().data[0].clone();
         assert!(Path::new(&data).is_absolute() && data.ends_with("text.jsonl"), "{data}");
         assert_eq!(recipe.eval.as_ref().unwrap().limit, Some(3.0));
         assert_eq!(recipe.heal.as_ref().unwrap().data.as_deref(), Some("c4"));

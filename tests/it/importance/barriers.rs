@@ -263,7 +263,7 @@ fn the_references_barriers() {
         let settings = AnalyzeSettings {
             model: name(own),
             against: name(other),
-            data: name(&text),
+            data: name(&text).into_iter().collect(),
             samples: Some(24),
             seq_len: Some(128),
             metrics: names.iter().map(ToString::to_string).collect(),

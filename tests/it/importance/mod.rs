@@ -10,6 +10,7 @@ mod picks;
 mod questions;
 mod ranking;
 mod sizes;
+mod texts;
 
 use std::path::Path;
 use std::sync::Arc;
