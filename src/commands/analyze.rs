@@ -276,7 +276,7 @@ fn measure(
     let (found, compared) = found.inspect_err(|_| kept.into_iter().for_each(Kept::close))?;
     pass.seconds = Some(seconds);
     let asked = pass.questions.as_ref();
-    let asked = asked.map(|asked| importance::Asked { tasks: asked.tasks.clone(), questions: asked.questions });
+    let asked = asked.map(|asked| importance::QuestionsUsed { tasks: asked.tasks.clone(), questions: asked.questions });
     let data = DataUsed { asked, ..together };
     let planned_for = open::identity(&checkpoint, spec.layers);
     let mut analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, found.scores, found.searched);

@@ -19,6 +19,9 @@ use crate::model::Model;
 use crate::progress::Progress;
 use crate::{Context, Result, ops};
 
+/// The scores of one text: which of the sequences are its, and these.
+type MeasureText<'a> = dyn FnMut(Range<usize>, &[Vec<u32>]) -> Result<Vec<Scores>> + 'a;
+
 /// What is to be measured of a model.
 pub(super) struct Asked<'a> {
     pub(super) search: &'a Search,
@@ -98,12 +101,7 @@ impl Asked<'_> {
     }
 
     /// What `measure` makes of each text, whose name is told where there are several.
-    fn each(
-        &self,
-        texts: &Texts,
-        progress: &dyn Progress,
-        measure: &mut dyn FnMut(Range<usize>, &[Vec<u32>]) -> Result<Vec<Scores>>,
-    ) -> Result<Vec<Vec<Scores>>> {
+    fn each(&self, texts: &Texts, progress: &dyn Progress, measure: &mut MeasureText<'_>) -> Result<Vec<Vec<Scores>>> {
         if texts.used.is_empty() {
             // the weights, and what is asked
             return Ok(vec![measure(0..0, &[])?]);

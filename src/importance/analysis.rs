@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::amount::Protect;
 use super::choice::{Choice, Kept, Rise};
+use super::data_used::{DataUsed, QuestionsUsed};
 use super::metrics::{Subject, metric};
 use super::mixtures::Against;
 use super::moments::Scores;
@@ -21,35 +22,6 @@ use crate::{Context, Error, Result};
 pub(super) const FORMAT: &str = "prune-analysis";
 /// Version of the format; another one is refused.
 pub(super) const VERSION: u32 = 1;
-
-/// The text the scores were taken on; no samples where they come from weights alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataUsed {
-    /// File, directory or data set, as the user gave it.
-    pub source: String,
-    /// Samples, each a sequence of tokens.
-    pub samples: usize,
-    /// Tokens of all samples.
-    pub tokens: u64,
-    /// Longest sample allowed, in tokens.
-    pub seq_len: usize,
-    /// Seed of the choice of samples.
-    pub seed: u64,
-    /// The questions, where some were asked.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub asked: Option<Asked>,
-}
-
-/// The questions that scores were taken on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Asked {
-    /// Names of the tasks.
-    pub tasks: Vec<String>,
-    /// How many questions.
-    pub questions: usize,
-}
 
 /// What was followed, and the best choice for every n, n-1 in the list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -258,7 +230,7 @@ impl Analysis {
             let sources: Vec<&String> = self.texts.iter().map(|text| &text.data.source).collect();
             why.insert("data".to_owned(), if sources.is_empty() { json!(self.data.source) } else { json!(sources) });
         }
-        if let Some(Asked { tasks, questions }) = &self.data.asked {
+        if let Some(QuestionsUsed { tasks, questions }) = &self.data.asked {
             why.insert("tasks".to_owned(), json!(tasks));
             why.insert("questions".to_owned(), json!(questions));
         }
@@ -322,7 +294,7 @@ mod tests {
         });
         let model =
             PlannedFor { id: "org/name".into(), revision: Some("abc".into()), fingerprint: "00ff".into(), layers };
-        let asked = Asked { tasks: vec!["boolq".into()], questions: 7 };
+        let asked = QuestionsUsed { tasks: vec!["boolq".into()], questions: 7 };
         let data =
             DataUsed { source: "text.jsonl".into(), samples: 7, tokens: 28, seq_len: 64, seed: 1, asked: Some(asked) };
         let choice = |n: usize| Choice {

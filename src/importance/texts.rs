@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::analysis::DataUsed;
 use super::check::{check_choice, check_scores, is_error};
 use super::choice::Choice;
+use super::data_used::DataUsed;
 use super::metrics::{Metric, metric};
 use super::moments::{Scores, four_digits};
 use crate::files::Bound;

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::importance::{Asked, Choice, Kept, Searched, metric};
+use crate::importance::{Choice, Kept, QuestionsUsed, Searched, metric};
 use crate::{Error, Result};
 
 /// A share of the whole model's accuracy, with the task that it is measured on where that is named: `0.95`,
@@ -82,8 +82,8 @@ impl Goal {
     ///
     /// # Errors
     /// Request: a task that it did not ask.
-    pub fn of(max_loss: Option<f64>, keep: Option<&Keep>, asked: Option<&Asked>) -> Result<Option<Self>> {
-        if let (Some(Keep { task: Some(task), .. }), Some(Asked { tasks, .. })) = (keep, asked) {
+    pub fn of(max_loss: Option<f64>, keep: Option<&Keep>, asked: Option<&QuestionsUsed>) -> Result<Option<Self>> {
+        if let (Some(Keep { task: Some(task), .. }), Some(QuestionsUsed { tasks, .. })) = (keep, asked) {
             // the tasks of a group begin with its name
             let is_of = |own: &String| own == task || own.strip_prefix(task).is_some_and(|rest| rest.starts_with('_'));
             if !tasks.iter().all(is_of) {

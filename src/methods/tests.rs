@@ -3,7 +3,7 @@
 use serde_json::{Map, json};
 
 use super::*;
-use crate::importance::{Asked, DataUsed, Evidence, Metric, Moments};
+use crate::importance::{DataUsed, Evidence, Metric, Moments, QuestionsUsed};
 use crate::model::Loss;
 
 fn model(layers: usize) -> PlannedFor {
@@ -22,7 +22,7 @@ fn analysis(layers: usize) -> Analysis {
             moments.finish(metric.name)
         })
         .collect();
-    let asked = Asked { tasks: vec!["boolq".into()], questions: 7 };
+    let asked = QuestionsUsed { tasks: vec!["boolq".into()], questions: 7 };
     let data =
         DataUsed { source: "text.jsonl".into(), samples: 7, tokens: 28, seq_len: 64, seed: 1, asked: Some(asked) };
     let searched = METHODS[0].search(Protect::default()).unwrap().run(&scores, layers).unwrap();
