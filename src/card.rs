@@ -27,7 +27,7 @@ pub enum Kind {
 
 /// A model and the one it was made from.
 #[derive(Clone, Copy, Debug)]
-pub struct Made<'a> {
+pub struct MadeFrom<'a> {
     /// What the card is of.
     pub kind: Kind,
     /// From the first model on; the last step made this one.
@@ -38,7 +38,7 @@ pub struct Made<'a> {
     pub parent_card: Option<&'a str>,
 }
 
-impl Made<'_> {
+impl MadeFrom<'_> {
     /// Whether it is another stack than the first model's.
     #[must_use]
     pub fn is_cut(&self) -> bool {
@@ -312,7 +312,7 @@ mod tests {
         history.push_stack(serde_json::Map::new(), &[0, 1, 3].map(crate::plan::Place::of));
         let cut = model("/home/me/cut", None, 3);
         let head = |kind, parent: &PlannedFor| {
-            let made = Made {
+            let made = MadeFrom {
                 kind,
                 history: &history,
                 parent,
@@ -348,7 +348,7 @@ mod tests {
             assert_eq!((called(&local).as_str(), pinned(&local).as_str()), (name, exact));
             let history = Provenance::new(local.clone());
             for kind in [Kind::Model, Kind::FourBit, Kind::Adapter] {
-                let made = Made { kind, history: &history, parent: &local, parent_card: None };
+                let made = MadeFrom { kind, history: &history, parent: &local, parent_card: None };
                 let text = made.head("", &[]) + &made.lost() + &made.usage() + &made.again("DIR").unwrap();
                 assert!(!text.contains("/home") && !text.contains("../"), "{text}");
                 assert_eq!(text.contains("base_model:"), id == cached, "{text}");

@@ -8,7 +8,7 @@ use prune::Result;
 use prune::checkpoint::ByteSize;
 use prune::commands::heal::{self, HealReport, HealResult};
 use prune::data::chat::{LossOn, Survey};
-use prune::heal::{Measured, Paired, Quant};
+use prune::heal::{MeasuredLosses, Paired, Quant};
 use serde::Serialize;
 
 use super::Context;
@@ -251,7 +251,7 @@ fn conversations(chat: &Survey) -> String {
 }
 
 /// What the models themselves lose, and beside it what was seen while training.
-fn losses(result: &HealResult, measured: &Measured, quant: Quant) -> String {
+fn losses(result: &HealResult, measured: &MeasuredLosses, quant: Quant) -> String {
     let mut text = format!("loss on {}, nats a token\n  ", measured.text);
     if let Some(uncut) = measured.uncut {
         let _ = write!(text, "uncut {uncut:.4}   ");

@@ -9,7 +9,7 @@ use crate::checkpoint::ByteSize;
 use crate::importance::{Analysis, Kept, Order, Rise, Subject, metric};
 use crate::plan::{Plan, SubLayer};
 use crate::report::{
-    BestRow, Figure, Format, HeatMap, LineChart, Paint, Point, Series, Triangle, best_table, strip, triangle_map,
+    BestRow, Figure, HeatMap, LineChart, Paint, PictureFormat, Point, Series, Triangle, best_table, strip, triangle_map,
 };
 
 /// Curves of the distance chart at most; more would not be told apart.
@@ -98,7 +98,7 @@ pub(super) fn figures(analysis: &Analysis) -> Result<Vec<(&'static str, Vec<u8>)
         plan: plan.unwrap_or_default(),
         scores: scores.clone(),
         note: String::new(),
-        format: Format::Sheet,
+        format: PictureFormat::Sheet,
     };
     let curves = curves(analysis, &scores, &measure)?;
     let mut files = vec![

@@ -9,7 +9,7 @@ use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
 use crate::importance::{
     Amount, Draws, Evaluate, METRICS, Metric, Protect, Subject, check_questions, metric, with_parts,
 };
-use crate::methods::{Keep, Method, Search};
+use crate::methods::{KeepShare, Method, Search};
 use crate::surgery::Target;
 use crate::{Context, Error, Result};
 
@@ -68,7 +68,7 @@ pub struct AnalyzeSettings {
     pub max_loss: Option<f64>,
     /// The share of the whole model's accuracy that is to stay: as many layers go as that allows.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub keep: Option<Keep>,
+    pub keep: Option<KeepShare>,
     /// Tasks whose questions are asked, as `prune eval` names them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<String>,
@@ -299,7 +299,7 @@ impl AnalyzeSettings {
     /// Request: as said.
     pub(super) fn check_questions(&self) -> Result<()> {
         let (search, measured, asked) = (self.search()?, self.measured()?, self.asked());
-        if let Some(Keep { task: Some(task), .. }) = &self.keep
+        if let Some(KeepShare { task: Some(task), .. }) = &self.keep
             && asked != [task.clone()]
             && self.from.is_none()
         {

@@ -8,7 +8,7 @@ use super::neighbors::Neighbors;
 use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Entry};
-use crate::model::{Cache, Choice, LoadOptions, Residency, memory, peak};
+use crate::model::{Cache, LoadOptions, Residency, SamplingParams, memory, peak};
 use crate::progress::{Progress, Silent, Unit};
 use crate::{Context, Error, Result, interrupt};
 
@@ -253,8 +253,9 @@ impl Runner {
             open::speaker(&self.checkpoint, &self.spec, LoadOptions::default(), device, budget, longest, &warnings)?;
         let vocabulary = self.spec.vocab_size as u64;
         let prompt: Vec<u32> = (0..prompt_tokens as u64).map(|i| (i * 2_654_435_761 % vocabulary) as u32).collect();
-        let speak =
-            |prompt: &[u32], tokens: usize| model.generate(prompt, tokens, &[], &Choice::default(), &mut |_| Ok(()));
+        let speak = |prompt: &[u32], tokens: usize| {
+            model.generate(prompt, tokens, &[], &SamplingParams::default(), &mut |_| Ok(()))
+        };
         // the head is read when it is first used, threads wake, caches fill
         speak(&prompt[..1], 2)?;
         let spoken = speak(&prompt, settings.tokens)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
-use crate::methods::{Keep, Method};
+use crate::methods::{KeepShare, Method};
 use crate::repair::Repair;
 use crate::surgery::Target;
 use crate::{Error, Result};
@@ -38,7 +38,7 @@ pub struct CutSettings {
     pub max_loss: Option<f64>,
     /// The share of the accuracy that is to stay: with an analysis as `plan` that measured it, its largest choice that
     /// holds it.
-    pub keep: Option<Keep>,
+    pub keep: Option<KeepShare>,
     /// Tensors of one weight file take no more than this, unless one alone does: `5GB`, `2GiB`.
     pub max_shard_size: String,
     /// How missing sub-layers are written: `per-layer`, `nas` or `zeros`; needed where some are left out.

@@ -10,7 +10,7 @@ use crate::checkpoint::Hub;
 use crate::eval::compare::Comparison;
 use crate::eval::evaluation::{Asked, Evaluation, PassReport, ScoredModel, Tokenized};
 use crate::eval::settings::EvalSettings;
-use crate::eval::source::Source;
+use crate::eval::source::TaskSource;
 use crate::eval::table::{self, FigureReport};
 use crate::eval::tasks::Task;
 use crate::progress::Progress;
@@ -75,8 +75,8 @@ fn evaluate(
     progress: &dyn Progress,
 ) -> Result<EvalReport> {
     let source = || match &settings.data_dir {
-        Some(path) => Source::open(path),
-        None => Ok(Source::hub(Hub::from_env()?)),
+        Some(path) => TaskSource::open(path),
+        None => Ok(TaskSource::hub(Hub::from_env()?)),
     };
     let asked = Asked::open(settings, task, &source, progress)?;
     let evaluation = Evaluation::prepare(asked, scored(settings, progress)?, tokenized, progress)?;

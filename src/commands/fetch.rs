@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{ByteSize, Checkpoint, Hub, Needed};
-use crate::data::Source;
+use crate::data::TextSource;
 use crate::eval;
 use crate::progress::Progress;
 use crate::shown::shown;
@@ -68,7 +68,7 @@ pub fn fetch(settings: &FetchSettings, progress: &dyn Progress) -> Result<FetchR
     if let Some(local) = models.iter().find(|model| Path::new(model).exists() || model.starts_with(['.', '/', '~'])) {
         return Err(Error::request(format!("{local}: on this machine already; a model on the hub is org/name")));
     }
-    let texts: Vec<String> = data.iter().map(|data| Source::hub_files(data)).collect::<Result<Vec<_>>>()?.concat();
+    let texts: Vec<String> = data.iter().map(|data| TextSource::hub_files(data)).collect::<Result<Vec<_>>>()?.concat();
     let hub = Hub::from_env()?;
     let mut needed = Vec::new();
     for model in models {

@@ -15,7 +15,7 @@ use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, Workplace};
 use crate::data::chat::Survey;
-use crate::heal::{HealSettings, Known, Measured, Quant, WorkDir, estimate};
+use crate::heal::{HealSettings, KnownLosses, MeasuredLosses, Quant, WorkDir, estimate};
 use crate::progress::Progress;
 use crate::provenance::Provenance;
 use crate::weights::lora::Adapters;
@@ -56,7 +56,7 @@ pub struct HealResult {
     pub best_loss: Option<f64>,
     /// Losses of the models themselves: uncut, cut, as written; absent without a validation text.
     #[serde(default)]
-    pub measured: Option<Measured>,
+    pub measured: Option<MeasuredLosses>,
 }
 
 /// Runs `prune heal`. A run that was stopped goes on when the same settings are given again; of one that is finished
@@ -67,14 +67,18 @@ pub struct HealResult {
 /// output that exists, a healing that does not fit in memory. Work: broken files, values that are not finite.
 /// Interrupted; the state is saved.
 pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealReport> {
-    heal_sharing(settings, &mut Known::new(), progress)
+    heal_sharing(settings, &mut KnownLosses::new(), progress)
 }
 
 /// Runs `prune heal`; with the losses of models as they lie on disk that an earlier healing took.
 ///
 /// # Errors
 /// As [`heal`].
-pub(super) fn heal_sharing(settings: &HealSettings, known: &mut Known, progress: &dyn Progress) -> Result<HealReport> {
+pub(super) fn heal_sharing(
+    settings: &HealSettings,
+    known: &mut KnownLosses,
+    progress: &dyn Progress,
+) -> Result<HealReport> {
     settings.check()?;
     let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
     let place = place(settings)?;

@@ -16,8 +16,8 @@ use crate::card::Kind;
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, Workplace, content_hash, create_dir, write_new};
 use crate::data::{StreamOptions, Tokenizer, TrainStream};
 use crate::heal::{
-    Best, Estimate, HealOutcome, HealRun, HealSettings, Known, Line, Losses, Measured, Merge, MergeOnto, TextSamples,
-    Train, Trainer, WorkDir, load_options,
+    Best, Estimate, HealOutcome, HealRun, HealSettings, KnownLosses, Line, Losses, MeasuredLosses, Merge, MergeOnto,
+    TextSamples, Train, Trainer, WorkDir, load_options,
 };
 use crate::model::{Budget, LoadOptions, Loss, Model, ModelOptions, Residency};
 use crate::progress::Progress;
@@ -64,7 +64,7 @@ impl Job<'_> {
         &self,
         adapter: Option<Adapters>,
         teacher: Option<Arc<Checkpoint>>,
-        known: &mut Known,
+        known: &mut KnownLosses,
     ) -> Result<(HealResult, usize)> {
         let Self { place, settings, .. } = self;
         place.refuse_taken(settings.force)?;
@@ -96,7 +96,7 @@ impl Job<'_> {
         dir: &WorkDir,
         adapter: Option<Adapters>,
         teacher: Option<Arc<Checkpoint>>,
-        known: &mut Known,
+        known: &mut KnownLosses,
     ) -> Result<(HealResult, usize)> {
         let Models { checkpoint, device, budget, .. } = &self.models;
         let tokenizer = Tokenizer::open(&checkpoint.source.dir)?;
@@ -112,7 +112,7 @@ impl Job<'_> {
     }
 
     /// The uncut model, where it is known, and the cut one. What an earlier process found is not measured again.
-    fn measure(&self, gauge: &Gauge<'_>, dir: &WorkDir, known: &mut Known) -> Result<Before> {
+    fn measure(&self, gauge: &Gauge<'_>, dir: &WorkDir, known: &mut KnownLosses) -> Result<Before> {
         let Models { checkpoint, uncut, .. } = &self.models;
         known.append(&mut dir.known()?);
         let mut reference = None;
@@ -217,7 +217,8 @@ impl Job<'_> {
         if settings.save_4bit {
             made.in_four_bits(adapters.is_none()).write(&out.path().join("base-4bit"), Kind::FourBit)?;
         }
-        let lines = result.measured.iter().flat_map(Measured::lines).chain(finished.journal.lines().iter().cloned());
+        let lines =
+            result.measured.iter().flat_map(MeasuredLosses::lines).chain(finished.journal.lines().iter().cloned());
         let lines: Vec<Line> = lines.collect();
         let figure = heal_figure::losses(&lines, &result);
         for (name, bytes) in [
@@ -239,7 +240,7 @@ impl Job<'_> {
         before: Before,
         adapters: Option<&Arc<Adapters>>,
         out: &Path,
-    ) -> Result<Measured> {
+    ) -> Result<MeasuredLosses> {
         let (settings, checkpoint) = (self.settings, self.models.checkpoint);
         let onto = (settings.merge_onto == MergeOnto::Quantized).then_some(!settings.plain_scales);
         let unmerged = adapters.map(|adapters| {
@@ -251,16 +252,16 @@ impl Job<'_> {
         let Before { uncut, cut } = &before;
         let uncut = uncut.as_ref().map(|(name, losses)| (name.as_str(), &losses[..]));
         if let Some(healed) = unmerged.as_ref().filter(|_| settings.adapter_only) {
-            return Ok(Measured::new(gauge.text.clone(), Losses { uncut, cut, healed, unmerged: None }));
+            return Ok(MeasuredLosses::new(gauge.text.clone(), Losses { uncut, cut, healed, unmerged: None }));
         }
         let merged = Arc::new(Checkpoint::open_dir(&out.join("merged"))?);
         let healed = gauge.losses(&merged, LoadOptions::default(), "healed")?;
         let losses = Losses { uncut, cut, healed: &healed, unmerged: unmerged.as_deref() };
-        Ok(Measured::new(gauge.text.clone(), losses))
+        Ok(MeasuredLosses::new(gauge.text.clone(), losses))
     }
 }
 
-fn result(settings: &HealSettings, finished: &HealOutcome, measured: Option<Measured>) -> HealResult {
+fn result(settings: &HealSettings, finished: &HealOutcome, measured: Option<MeasuredLosses>) -> HealResult {
     HealResult {
         steps: settings.steps,
         tokens: finished.tokens,

@@ -8,8 +8,8 @@ use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::data::marked::learned;
-use crate::data::{SequenceOptions, Sequences, Source, Tokenizer};
-use crate::heal::{HealSettings, Known, Text, measurement};
+use crate::data::{SequenceOptions, Sequences, TextSource, Tokenizer};
+use crate::heal::{HealSettings, KnownLosses, Text, measurement};
 use crate::model::{Budget, LoadOptions, Loss, Model, ModelOptions};
 use crate::progress::Progress;
 use crate::provenance::Provenance;
@@ -76,7 +76,7 @@ impl<'a> Gauge<'a> {
     /// # Errors
     /// Work: too little text, or a broken file.
     pub(super) fn new(
-        source: &Source,
+        source: &TextSource,
         tokenizer: &Tokenizer,
         settings: &HealSettings,
         (device, budget): (Device, Budget),
@@ -125,7 +125,7 @@ impl<'a> Gauge<'a> {
         checkpoint: &Arc<Checkpoint>,
         identity: &str,
         what: &str,
-        known: &mut Known,
+        known: &mut KnownLosses,
     ) -> Result<Vec<Loss>> {
         let name = measurement(identity, &self.rows);
         if let Some(losses) = known.get(&name) {

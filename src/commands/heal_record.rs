@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::heal::HealResult;
 use crate::checkpoint::{Checkpoint, content_hash, read_json};
-use crate::data::Source;
+use crate::data::TextSource;
 use crate::heal::{HealSettings, Train, differences};
 use crate::progress::Progress;
 use crate::weights::lora::ADAPTER_FILES;
@@ -30,8 +30,8 @@ pub(super) struct Record {
 /// What a healing reads.
 pub(super) struct Inputs<'a> {
     pub(super) model: &'a Checkpoint,
-    pub(super) data: &'a Source,
-    pub(super) eval_data: Option<&'a Source>,
+    pub(super) data: &'a TextSource,
+    pub(super) eval_data: Option<&'a TextSource>,
     pub(super) teacher: Option<&'a Checkpoint>,
     pub(super) adapter: Option<&'a Path>,
     pub(super) reference: Option<&'a Checkpoint>,

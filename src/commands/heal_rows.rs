@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::open;
 use crate::checkpoint::Checkpoint;
 use crate::data::chat::{Chat, Form, Survey, Template};
-use crate::data::{Packing, Purpose, Source, Tokenizer};
+use crate::data::{Packing, Purpose, TextSource, Tokenizer};
 use crate::heal::HealSettings;
 use crate::model::Budget;
 use crate::progress::Progress;
@@ -13,8 +13,8 @@ use crate::{Context, Error, Result};
 
 /// What is trained and measured on.
 pub(super) struct Texts {
-    pub(super) training: Source,
-    pub(super) validation: Option<Source>,
+    pub(super) training: TextSource,
+    pub(super) validation: Option<TextSource>,
     /// What the first conversations come to; absent for plain text.
     pub(super) survey: Option<Survey>,
 }
@@ -49,7 +49,7 @@ impl Texts {
         let eval_data =
             eval_data.map(|data| open::text(&data, Purpose::Measure, &options, host, progress)).transpose()?;
         let validation = eval_data.map(|source| talking(source, settings, checkpoint, &mut tokenizer)).transpose()?;
-        validation.iter().try_for_each(Source::check)?;
+        validation.iter().try_for_each(TextSource::check)?;
         let survey = tokenizer.as_ref().map(|tokenizer| Survey::of(&training, tokenizer, &settings.shape()));
         let survey = survey.transpose()?.flatten();
         if let Some(Survey { rows, whole, unanswered: unanswered @ 1.., .. }) = &survey {
@@ -66,11 +66,11 @@ impl Texts {
 
 /// `source` with its rows read as conversations, where they are.
 fn talking(
-    source: Source,
+    source: TextSource,
     settings: &HealSettings,
     checkpoint: &Checkpoint,
     tokenizer: &mut Option<Tokenizer>,
-) -> Result<Source> {
+) -> Result<TextSource> {
     let form = if settings.form == Form::Auto { source.form()? } else { settings.form };
     if form == Form::Text {
         return Ok(source);
@@ -88,7 +88,7 @@ fn talking(
 }
 
 /// Settings of conversations say nothing of plain text.
-fn refuse_chat_settings(settings: &HealSettings, source: &Source) -> Result<()> {
+fn refuse_chat_settings(settings: &HealSettings, source: &TextSource) -> Result<()> {
     let given = [("loss_on", settings.loss_on.is_some()), ("chat_template", settings.chat_template.is_some())];
     match given.into_iter().find(|(_, given)| *given) {
         None => Ok(()),

@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 use super::heal::HealResult;
 use super::open;
 use crate::Result;
-use crate::card::{self, Kind, Made, called, linked, placeless};
+use crate::card::{self, Kind, MadeFrom, called, linked, placeless};
 use crate::checkpoint::{Checkpoint, sha256, write_new};
 use crate::data::chat::{Chat, LossOn};
 use crate::files::{self, Bound};
-use crate::heal::{HealSettings, Measured, MergeOnto, Paired, Quant, Text, Train};
+use crate::heal::{HealSettings, MeasuredLosses, MergeOnto, Paired, Quant, Text, Train};
 use crate::plan::PlannedFor;
 use crate::progress::{Progress, Silent};
 use crate::provenance::{self, Provenance};
@@ -153,7 +153,7 @@ impl Described {
 
     fn card(&self, kind: Kind) -> String {
         let Self { history, parent, parent_card, what, healing } = self;
-        let made = Made { kind, history, parent, parent_card: parent_card.as_deref() };
+        let made = MadeFrom { kind, history, parent, parent_card: parent_card.as_deref() };
         let is_cut = made.is_cut();
         let tags: &[&str] = match (is_cut, healing.is_some()) {
             (true, true) => &["layer-pruning", "pruned", "healed"],
@@ -193,14 +193,14 @@ fn conversations(chat: &Chat) -> String {
 const HEALING: &str = "Healing";
 
 /// The same without directories of this machine.
-fn placed_nowhere(measured: &Measured) -> Measured {
+fn placed_nowhere(measured: &MeasuredLosses) -> MeasuredLosses {
     let Text { source, .. } = &measured.text;
     let text = Text { source: placeless(source).to_owned(), ..measured.text.clone() };
     let reference = measured.reference.as_deref().map(|name| placeless(name).to_owned());
-    Measured { text, reference, ..measured.clone() }
+    MeasuredLosses { text, reference, ..measured.clone() }
 }
 
-fn healing(measured: &Measured) -> String {
+fn healing(measured: &MeasuredLosses) -> String {
     let Paired { difference, stderr } = measured.gain;
     let error = stderr.map(|stderr| format!(" ± {stderr:.4}")).unwrap_or_default();
     let mut rows = Vec::new();

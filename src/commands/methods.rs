@@ -6,7 +6,7 @@ use serde::Serialize;
 
 pub use super::methods_settings::MethodsSettings;
 use crate::Result;
-use crate::methods::{METHODS, Method, Unit};
+use crate::methods::{METHODS, Method, RemovalUnit};
 use crate::repair::{REPAIRS, Repair};
 
 /// The tables.
@@ -41,7 +41,7 @@ pub struct MethodReport {
     /// Where it comes from.
     pub reference: &'static str,
     /// What goes at a time.
-    pub unit: Unit,
+    pub unit: RemovalUnit,
     /// The metric it follows; absent where it looks at no scores.
     pub metric: Option<&'static str>,
     /// How it picks.
@@ -80,9 +80,9 @@ impl fmt::Display for MethodsReport {
         for (place, method) in self.methods.iter().enumerate() {
             let MethodReport { name, about, reference, unit, metric, pick, cost } = method;
             let unit = match unit {
-                Unit::Block => "a block",
-                Unit::Layer => "single layers",
-                Unit::SubLayer => "single sub-layers",
+                RemovalUnit::Block => "a block",
+                RemovalUnit::Layer => "single layers",
+                RemovalUnit::SubLayer => "single sub-layers",
             };
             let seen = metric.map_or_else(String::new, |metric| format!(" by {metric}"));
             let line = if place == 0 { "" } else { "\n" };

@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Hub};
-use crate::data::{Longest, Purpose, Source, SourceOptions, tokenizer_memory};
+use crate::data::{Longest, Purpose, SourceOptions, TextSource, tokenizer_memory};
 use crate::model::{Budget, Cache, LoadOptions, Model, ModelOptions, Residency};
 use crate::plan::PlannedFor;
 use crate::progress::{Progress, Silent};
@@ -91,9 +91,9 @@ pub(super) fn text(
     options: &SourceOptions,
     host: Budget,
     progress: &dyn Progress,
-) -> Result<Source> {
+) -> Result<TextSource> {
     let options = SourceOptions { longest: Longest::within(host.usable()), ..options.clone() };
-    let source = Source::find(data, purpose, &options, &|id| Hub::from_env()?.dataset_file(id, progress))?;
+    let source = TextSource::find(data, purpose, &options, &|id| Hub::from_env()?.dataset_file(id, progress))?;
     if let Some(note) = source.note() {
         progress.note(note);
     }

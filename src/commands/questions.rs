@@ -9,7 +9,7 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Hub};
 use crate::eval::questions::TaskQuestions;
 use crate::eval::settings::EvalSettings;
-use crate::eval::source::Source;
+use crate::eval::source::TaskSource;
 use crate::importance::Questions;
 use crate::model::{Batch, Budget, Model};
 use crate::progress::Progress;
@@ -55,8 +55,8 @@ impl Asks<'_> {
             return Ok(None);
         }
         let source = match self.data_dir {
-            Some(path) => Source::open(path)?,
-            None => Source::hub(Hub::from_env()?),
+            Some(path) => TaskSource::open(path)?,
+            None => TaskSource::hub(Hub::from_env()?),
         };
         TaskQuestions::open(&self.settings(), &source, (checkpoint, spec, host), progress).map(Some)
     }

@@ -16,7 +16,7 @@ use crate::data::Shape;
 use crate::importance::rises;
 use crate::model::{Loss, Model, ModelOptions, Placement, Residency};
 use crate::progress::{Progress, Silent};
-use crate::repair::{Found, Needs, RefitStep, Repair, Repaired, SeamFit, Task, Tokens, fit};
+use crate::repair::{Found, RefitStep, Repair, RepairNeeds, RepairTask, Repaired, SeamFit, TextTokens, fit};
 use crate::surgery::Cut;
 use crate::{Context, Error, Result, ops};
 
@@ -106,7 +106,7 @@ pub(super) struct Repairing {
     first: bool,
     fitted_on: TextSize,
     judged_by: TextSize,
-    needs: Needs,
+    needs: RepairNeeds,
     keeps: bool,
     options: ModelOptions,
     memory_bytes: u64,
@@ -133,7 +133,7 @@ impl Repairing {
         }
         let spec = ModelSpec::from_config(&source.config)?;
         // what the plan does not allow is said before any text is read
-        repair.needs(cut.plan(), &spec, &source, Tokens::default())?;
+        repair.needs(cut.plan(), &spec, &source, TextTokens::default())?;
         let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
         let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &source)?;
         let sequences = sequences(settings, &source, shared, progress)?;
@@ -147,7 +147,7 @@ impl Repairing {
         };
         let (fitted_on, judged_by) = (size(false), size(true));
         let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
-        let tokens = Tokens { fitting: fitted_on.tokens, judging: judged_by.tokens, longest };
+        let tokens = TextTokens { fitting: fitted_on.tokens, judging: judged_by.tokens, longest };
         let needs = repair.needs(cut.plan(), &spec, &source, tokens)?;
         let usable = fitted_on.tokens - if settings.leave_out_first { fitted_on.sequences } else { 0 };
         if usable < needs.tokens {
@@ -224,7 +224,7 @@ impl Repairing {
         let started = Instant::now();
         let whole = Model::open(source, &options, progress)?;
         let pruned = Model::open(Arc::new(cut.blueprint().open()?), &options, progress)?;
-        let task = Task {
+        let task = RepairTask {
             whole: &whole,
             cut: &pruned,
             plan: cut.plan(),

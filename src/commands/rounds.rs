@@ -12,7 +12,7 @@ use super::repair::{Repairing, Shared, sequences};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::importance::{self, Metric, Protect, metric};
-use crate::methods::{METHODS, Method, Unit};
+use crate::methods::{METHODS, Method, RemovalUnit};
 use crate::model::{Model, ModelOptions};
 use crate::plan::{Dropped, Plan, PlannedFor};
 use crate::progress::Progress;
@@ -30,7 +30,7 @@ pub struct Round {
 
 /// Whether layers can go one at a time by `method`: by the scores of single layers.
 fn is_suited(method: &Method) -> bool {
-    method.unit == Unit::Layer && method.needs_scores() && !method.is_searched()
+    method.unit == RemovalUnit::Layer && method.needs_scores() && !method.is_searched()
 }
 
 /// Refuses what layers cannot go one at a time by.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::open;
 use crate::arch::ModelSpec;
 use crate::data::{Special, Spoken, Tokenizer, end_tokens};
-use crate::model::{Choice, Ended, LoadOptions};
+use crate::model::{Ended, LoadOptions, SamplingParams};
 use crate::progress::Progress;
 use crate::weights::lora::Adapters;
 use crate::{Context, Error, Result};
@@ -165,7 +165,7 @@ fn continuation(
     let load_options = LoadOptions { adapters: adapters.map(Arc::new), ..LoadOptions::default() };
     let model = open::speaker(&checkpoint, &spec, load_options, device, budget, longest, progress)?;
     let SampleSettings { temperature, top_k, top_p, seed, .. } = *settings;
-    let choice = Choice { temperature, top_k, top_p, seed };
+    let choice = SamplingParams { temperature, top_k, top_p, seed };
     let (mut spoken, mut text) = (Spoken::after(&tokenizer, &ids), String::new());
     let mut say = |part: String| {
         text.push_str(&part);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::looks::advice;
 use super::rows::{self, ReadOptions, Row, RowPlace, Rows, kind, listed};
-use super::source::{BadRow, Document, Source};
+use super::source::{BadRow, Document, TextSource};
 use crate::{Error, Result};
 
 /// Rows of a file that are looked through for a field before it is said to have none.
@@ -42,9 +42,9 @@ impl PassedOver {
     }
 }
 
-/// The documents of a [`Source`]. Ends after the first error.
+/// The documents of a [`TextSource`]. Ends after the first error.
 pub struct Documents {
-    source: Source,
+    source: TextSource,
     file: usize,
     rows: Option<Rows>,
     bytes_before: u64,
@@ -56,7 +56,7 @@ pub struct Documents {
 
 impl Documents {
     /// From the first of `source`.
-    pub(super) fn new(source: Source) -> Self {
+    pub(super) fn new(source: TextSource) -> Self {
         Self {
             source,
             file: 0,
@@ -68,7 +68,7 @@ impl Documents {
         }
     }
 
-    /// Bytes of the files read so far, never more than [`Source::bytes`].
+    /// Bytes of the files read so far, never more than [`TextSource::bytes`].
     pub fn bytes_read(&self) -> u64 {
         let now = self.rows.as_ref().map_or(0, Rows::bytes_read);
         (self.bytes_before + now).min(self.source.bytes())
@@ -118,7 +118,7 @@ impl Documents {
     ///
     /// # Errors
     /// What is wrong with the file.
-    fn document(&mut self, source: &Source, path: &Path, mut row: Row) -> Result<Result<Document>> {
+    fn document(&mut self, source: &TextSource, path: &Path, mut row: Row) -> Result<Result<Document>> {
         if let Some(chat) = source.chat() {
             let told = chat.tell(&mut row);
             return Ok(told.map(|(text, told)| Document { text, place: row.place, told: Some(told) }));
@@ -223,7 +223,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let mut documents = match Source::open(&path, options) {
+        let mut documents = match TextSource::open(&path, options) {
             Ok(source) => source.documents(),
             Err(error) => return (Vec::new(), PassedOver::default(), error.to_string()),
         };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::source::{Source, SourceOptions};
+use super::source::{SourceOptions, TextSource};
 use crate::checkpoint::HubFile;
 use crate::files::meant;
 use crate::{Error, Result};
@@ -33,8 +33,8 @@ const KNOWN: &[Known] = &[Known {
 /// Brings a hub file, `datasets/org/name/path/in/repo[@revision]`, onto this machine: `Hub::dataset_file`.
 pub type Fetch<'a> = &'a dyn Fn(&str) -> Result<HubFile>;
 
-impl Source {
-    /// Names on the hub, `datasets/org/name/path/in/repo[@revision]`, of all files that [`Source::find`] may take for
+impl TextSource {
+    /// Names on the hub, `datasets/org/name/path/in/repo[@revision]`, of all files that [`TextSource::find`] may take for
     /// `spec`, whatever it is for.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Source {
     /// or a known data set (`allenai/c4`), of which the file for `purpose` is taken. What exists locally is local.
     ///
     /// # Errors
-    /// As [`Source::open`] and `fetch`; [`Error::Request`] for a name that is none of these.
+    /// As [`TextSource::open`] and `fetch`; [`Error::Request`] for a name that is none of these.
     pub fn find(spec: &str, purpose: Purpose, options: &SourceOptions, fetch: Fetch) -> Result<Self> {
         let path = Path::new(spec);
         if path.exists() {
@@ -118,9 +118,9 @@ mod tests {
         assert!(id("allenai/c4").unwrap().contains("validation"));
         assert!(hub_id("allenai/c4", Purpose::Train).unwrap().unwrap().contains("train.00000"));
         assert_eq!((id("org/name"), id("a.jsonl")), (None, None));
-        assert_eq!(Source::hub_files("allenai/c4").unwrap().len(), 2);
-        assert_eq!(Source::hub_files("hub:datasets/org/name/a.json").unwrap(), ["datasets/org/name/a.json"]);
-        assert!(Source::hub_files("org/name").is_err());
+        assert_eq!(TextSource::hub_files("allenai/c4").unwrap().len(), 2);
+        assert_eq!(TextSource::hub_files("hub:datasets/org/name/a.json").unwrap(), ["datasets/org/name/a.json"]);
+        assert!(TextSource::hub_files("org/name").is_err());
         for wrong in ["hf://datasets/org", "hf://datasets/org/name", "hf://datasets/org/name@v1", "hf://a@b/c/d"] {
             assert!(hub_id(wrong, Purpose::Train).is_err(), "{wrong}");
         }
@@ -136,7 +136,7 @@ mod tests {
                 assert_eq!(id, "datasets/org/name/a.jsonl");
                 Ok(HubFile { path: path.clone(), revision: "c0ffee".to_owned() })
             };
-            Source::find(spec, Purpose::Measure, &SourceOptions::default(), &fetch)
+            TextSource::find(spec, Purpose::Measure, &SourceOptions::default(), &fetch)
         };
         let local = find(path.to_str().unwrap()).unwrap();
         assert_eq!((local.revision(), local.files()), (None, &[path.clone()][..]));

@@ -1,6 +1,6 @@
 //! Text in, token sequences out; the same from the same seed, whatever the number of threads.
 //!
-//! A data file is read as [`rows()`]: JSON objects one after the other, whatever the file's format. A [`Source`] is one
+//! A data file is read as [`rows()`]: JSON objects one after the other, whatever the file's format. A [`TextSource`] is one
 //! or several such files seen as documents (one field of each row). [`Sequences`] are documents turned into token
 //! sequences for a measurement, [`TrainStream`] is an endless, resumable stream of them for training. [`Tokenizer`]
 //! gives the ids that the checkpoint's `tokenizer.json` gives. Rows may hold conversations: [`chat`] makes text of
@@ -57,7 +57,7 @@ pub(crate) use rows::is_of_format;
 pub use rows::{ReadOptions, Row, RowPlace, Rows, TextSplit, endings, rows, rows_with};
 pub use separate::{Attention, Separator};
 pub use sequences::{SequenceOptions, Sequences};
-pub use source::{BadRow, Document, Source, SourceOptions};
+pub use source::{BadRow, Document, SourceOptions, TextSource};
 pub use spoken::Spoken;
 pub use stream::{StreamOptions, TrainStream};
 pub use tokenizer::{Rules, Special, Tokenizer};

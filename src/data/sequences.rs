@@ -11,7 +11,7 @@ use super::chunk;
 use super::documents::Documents;
 use super::pack::{Carry, Packer, Packing, Sequence, Shape, Tally, length};
 use super::separate::Ends;
-use super::source::{Document, Source};
+use super::source::{Document, TextSource};
 use super::tokenizer::Tokenizer;
 use crate::progress::{Progress, Unit};
 use crate::{Error, Result};
@@ -47,7 +47,7 @@ impl Sequences {
     /// [`Error::Request`] for options that contradict each other; [`Error::Work`] when the source is broken or makes
     /// no sequence at all; [`Error::Interrupted`].
     pub fn read(
-        source: &Source,
+        source: &TextSource,
         tokenizer: &Tokenizer,
         options: &SequenceOptions,
         progress: &dyn Progress,
@@ -254,12 +254,12 @@ mod tests {
     use crate::progress::Silent;
 
     /// A source of these documents, and the tokenizer that makes every byte a token after one BOS.
-    fn source(texts: &[String]) -> (tempfile::TempDir, Source) {
+    fn source(texts: &[String]) -> (tempfile::TempDir, TextSource) {
         let directory = tempfile::tempdir().unwrap();
         let lines: Vec<String> = texts.iter().map(|text| serde_json::json!({ "text": text }).to_string()).collect();
         let path = directory.path().join("a.jsonl");
         std::fs::write(&path, lines.join("\n")).unwrap();
-        let source = Source::open(&path, &SourceOptions::default()).unwrap();
+        let source = TextSource::open(&path, &SourceOptions::default()).unwrap();
         (directory, source)
     }
 

@@ -53,7 +53,7 @@ pub enum BadRow {
 
 /// Text to measure or train on. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct TextSource {
     name: String,
     revision: Option<String>,
     files: Arc<[PathBuf]>,
@@ -77,8 +77,8 @@ pub struct Document {
     pub(super) told: Option<Told>,
 }
 
-impl Source {
-    /// A local file, or the files of a directory that are to be trained on: [`Source::find`] says which.
+impl TextSource {
+    /// A local file, or the files of a directory that are to be trained on: [`TextSource::find`] says which.
     ///
     /// # Errors
     /// [`Error::Request`] when there is nothing at `path`, its name tells no format, or the directory holds no data
@@ -87,7 +87,7 @@ impl Source {
         Self::open_for(path.as_ref(), Purpose::Train, options)
     }
 
-    /// [`Source::open`] for a purpose.
+    /// [`TextSource::open`] for a purpose.
     pub(super) fn open_for(path: &Path, purpose: Purpose, options: &SourceOptions) -> Result<Self> {
         let name = path.display().to_string();
         if !path.is_dir() {
@@ -100,7 +100,7 @@ impl Source {
     /// The given files, in their order; `name` is what messages and results call them.
     ///
     /// # Errors
-    /// As [`Source::open`].
+    /// As [`TextSource::open`].
     pub(crate) fn of_files(name: String, files: Vec<PathBuf>, options: &SourceOptions) -> Result<Self> {
         let mut field = vec![options.field.clone()];
         if options.field.contains('+') {
@@ -220,7 +220,7 @@ impl Source {
 mod tests {
     use super::*;
 
-    fn texts(source: &Source) -> Result<Vec<String>> {
+    fn texts(source: &TextSource) -> Result<Vec<String>> {
         source.documents().map(|document| document.map(|d| d.text)).collect()
     }
 
@@ -229,14 +229,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
         assert!(
-            Source::open(directory.path(), &SourceOptions::default()).unwrap_err().to_string().contains("no data file")
+            TextSource::open(directory.path(), &SourceOptions::default())
+                .unwrap_err()
+                .to_string()
+                .contains("no data file")
         );
         write("b.jsonl", "{\"text\":\"two\",\"n\":1}\n{\"text\":null}\n");
         write("a.json", "{\"text\":\"one\"}\n");
         write("README.md", "no");
         write(".hidden.txt", "no");
         std::fs::create_dir(directory.path().join("c.txt")).unwrap();
-        let source = Source::open(directory.path(), &SourceOptions::default()).unwrap();
+        let source = TextSource::open(directory.path(), &SourceOptions::default()).unwrap();
         assert_eq!(texts(&source).unwrap(), ["one", "two", ""]);
         let mut documents = source.documents();
         while documents.next().is_some() {}
@@ -248,7 +251,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, rows: &str| std::fs::write(directory.path().join(name), rows).unwrap();
         let good = "{\"text\":\"x\"}\n";
-        let check = || Source::open(directory.path(), &SourceOptions::default()).unwrap().check();
+        let check = || TextSource::open(directory.path(), &SourceOptions::default()).unwrap().check();
         write("a.jsonl", &good.repeat(5000));
         write("b.jsonl", good);
         check().unwrap();
@@ -271,6 +274,6 @@ mod tests {
         std::fs::write(&path, "x\n\ny\n").unwrap();
         let options =
             SourceOptions { field: "body".to_owned(), split: TextSplit::Paragraphs, ..SourceOptions::default() };
-        assert_eq!(texts(&Source::open(&path, &options).unwrap()).unwrap(), ["x", "y"]);
+        assert_eq!(texts(&TextSource::open(&path, &options).unwrap()).unwrap(), ["x", "y"]);
     }
 }

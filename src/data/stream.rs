@@ -11,7 +11,7 @@ use super::documents::{Documents, PassedOver};
 use super::pack::{Carry, Packer, Sequence, Shape, Tally};
 use super::position::Position;
 use super::separate::Ends;
-use super::source::Source;
+use super::source::TextSource;
 use super::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -36,7 +36,7 @@ impl Default for StreamOptions {
 
 /// Token sequences without end: when the source is over, the next epoch begins.
 pub struct TrainStream {
-    source: Source,
+    source: TextSource,
     options: StreamOptions,
     ends: Ends,
     documents: Documents,
@@ -56,7 +56,7 @@ impl TrainStream {
     /// # Errors
     /// [`Error::Request`] for an impossible shape; [`Error::Work`] when the source is broken or has too little text.
     pub fn new(
-        source: &Source,
+        source: &TextSource,
         tokenizer: &Tokenizer,
         options: StreamOptions,
         position: Option<Position>,
@@ -70,7 +70,7 @@ impl TrainStream {
     /// # Errors
     /// As [`TrainStream::new`], but for what a change leads to.
     pub(crate) fn on_changed(
-        source: &Source,
+        source: &TextSource,
         tokenizer: &Tokenizer,
         options: StreamOptions,
         position: Option<Position>,
@@ -79,7 +79,7 @@ impl TrainStream {
     }
 
     fn at(
-        source: &Source,
+        source: &TextSource,
         tokenizer: &Tokenizer,
         options: StreamOptions,
         position: Option<Position>,
@@ -246,7 +246,7 @@ mod tests {
     use super::super::tokenizer::tests::{bytes, without_bos};
     use super::*;
 
-    fn source(documents: usize) -> (tempfile::TempDir, Source) {
+    fn source(documents: usize) -> (tempfile::TempDir, TextSource) {
         let directory = tempfile::tempdir().unwrap();
         for (file, name) in ["a.jsonl", "b.jsonl"].iter().enumerate() {
             let lines: Vec<String> = (0..documents)
@@ -258,7 +258,7 @@ mod tests {
                 .collect();
             std::fs::write(directory.path().join(name), lines.join("\n")).unwrap();
         }
-        let source = Source::open(directory.path(), &SourceOptions::default()).unwrap();
+        let source = TextSource::open(directory.path(), &SourceOptions::default()).unwrap();
         (directory, source)
     }
 

@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use super::degenerate::{Degenerate, judged};
-use super::metrics::{Metric, NO_FILTER, pooled, ratio};
+use super::metrics::{NO_FILTER, TaskMetric, pooled, ratio};
 use super::side::{Side, SideFigure, SideTask};
 use crate::{Error, Result};
 
@@ -131,7 +131,7 @@ fn matched<'a>(theirs: &'a SideTask, ours: &'a SideTask) -> impl Iterator<Item =
 
 /// Perplexities are powers of what is compared anyway, losses by the vocabulary are multiples of it.
 fn is_compared(figure: &SideFigure) -> bool {
-    Metric::named(&figure.metric).is_none_or(|metric| metric.compared.is_some())
+    TaskMetric::named(&figure.metric).is_none_or(|metric| metric.compared.is_some())
 }
 
 fn filter(measured: &SideFigure) -> Option<String> {
@@ -168,8 +168,8 @@ fn paired(measured: &SideFigure, pairs: &[Pair]) -> Option<Comparison> {
         return None;
     }
     // a metric of its own is a mean over documents; bits a byte are nats a byte in another unit
-    let known = Metric::named(&measured.metric);
-    let scale = known.unwrap_or(Metric::MEAN).compared?;
+    let known = TaskMetric::named(&measured.metric);
+    let scale = known.unwrap_or(TaskMetric::MEAN).compared?;
     let of = |part: &dyn Fn(&Pair) -> (f64, f64)| ratio(&pairs.iter().map(part).collect::<Vec<_>>());
     let (difference, stderr) = of(&|(theirs, ours)| (ours.0 - theirs.0, ours.1));
     let is_question = known.is_some_and(|metric| metric.higher_is_better);
@@ -196,13 +196,13 @@ fn paired(measured: &SideFigure, pairs: &[Pair]) -> Option<Comparison> {
 /// A group's difference in accuracy, as its figures are pooled; `None` unless both runs have all its tasks' documents.
 fn pool(leaves: &[String], found: &[Found]) -> Option<Comparison> {
     let members = leaves.iter().map(|leaf| {
-        let is_it = |found: &&Found| found.comparison.task == *leaf && found.comparison.metric == Metric::ACC.name;
+        let is_it = |found: &&Found| found.comparison.task == *leaf && found.comparison.metric == TaskMetric::ACC.name;
         found.iter().find(is_it).map(|found| &found.comparison).filter(|comparison| comparison.paired)
     });
     let members: Vec<&Comparison> = members.collect::<Option<_>>()?;
     let of = |value: &dyn Fn(&Comparison) -> f64| {
         let parts: Vec<_> = members.iter().map(|member| (value(member), member.stderr, member.documents)).collect();
-        pooled(Metric::ACC, &parts)
+        pooled(TaskMetric::ACC, &parts)
     };
     let sum = |count: &dyn Fn(&Comparison) -> Option<usize>| members.iter().filter_map(|member| count(member)).sum();
     let (gained, lost): (usize, usize) = (sum(&|member| member.gained), sum(&|member| member.lost));
@@ -283,7 +283,7 @@ mod tests {
         assert!(mcnemar(5000, 9000) < 1e-200);
     }
 
-    fn measured(metric: Metric) -> SideFigure {
+    fn measured(metric: TaskMetric) -> SideFigure {
         let (metric, higher_is_better) = (metric.name.to_owned(), metric.higher_is_better);
         SideFigure { metric, filter: "none".into(), value: 0.0, stderr: Some(0.3), higher_is_better }
     }
@@ -292,15 +292,15 @@ mod tests {
     fn the_error_is_that_of_the_paired_differences() {
         let pairs: Vec<Pair> =
             [(1.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)].map(|(a, b)| ((b, 1.0), (a, 1.0))).into();
-        let comparison = paired(&measured(Metric::ACC), &pairs).unwrap();
+        let comparison = paired(&measured(TaskMetric::ACC), &pairs).unwrap();
         assert_eq!((comparison.difference, comparison.gained, comparison.lost), (0.25, Some(2), Some(1)));
         assert_eq!((comparison.from, comparison.to), (0.5, 0.75));
         // differences 1, 0, -1, 1: sample deviation sqrt(11/12), over sqrt(4)
         assert!((comparison.stderr.unwrap() - (11.0f64 / 12.0).sqrt() / 2.0).abs() < 1e-15);
         let texts = [((-1.0, 4.0), (-2.0, 4.0)), ((-3.0, 6.0), (-3.0, 6.0))];
-        let bits = paired(&measured(Metric::BITS_PER_BYTE), &texts).unwrap();
+        let bits = paired(&measured(TaskMetric::BITS_PER_BYTE), &texts).unwrap();
         assert!((bits.difference - 0.1 / 2f64.ln()).abs() < 1e-15 && bits.p.is_none());
-        assert!(paired(&measured(Metric::LOSS), &[((-1.0, 5.0), (-2.0, 4.0))]).is_none(), "another tokenisation");
+        assert!(paired(&measured(TaskMetric::LOSS), &[((-1.0, 5.0), (-2.0, 4.0))]).is_none(), "another tokenisation");
     }
 
     /// A task of `right` questions, or one whose questions are not known.
@@ -309,7 +309,7 @@ mod tests {
         let documents = documents.map(|(id, right)| (id, ("h".to_owned(), vec![Some((f64::from(*right), 1.0))])));
         SideTask {
             name: name.into(),
-            figures: vec![SideFigure { value: 0.5, ..measured(Metric::ACC) }],
+            figures: vec![SideFigure { value: 0.5, ..measured(TaskMetric::ACC) }],
             documents: are_known.then(|| documents.collect()),
             count: right.len(),
             majority: Vec::new(),

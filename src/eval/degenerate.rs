@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::compare::Comparison;
-use super::metrics::{Figure, Metric};
+use super::metrics::{TaskFigure, TaskMetric};
 use super::side::SideTask;
 
 /// Share of the questions with one answer from which on a model does not choose.
@@ -33,8 +33,8 @@ impl Degenerate {
 
     /// Of a figure of a text, given all of the text's.
     #[must_use]
-    pub(crate) fn of_loss(figures: &[Figure]) -> Option<Self> {
-        let ratio = figures.iter().find(|figure| figure.metric == Metric::LOSS_PER_LOG_VOCAB)?.value;
+    pub(crate) fn of_loss(figures: &[TaskFigure]) -> Option<Self> {
+        let ratio = figures.iter().find(|figure| figure.metric == TaskMetric::LOSS_PER_LOG_VOCAB)?.value;
         (ratio > 1.0).then_some(Self::AboveGuessing)
     }
 
@@ -51,13 +51,13 @@ impl Degenerate {
 /// `comparison` with what is wrong with the figures of `task`, whose figure it is.
 pub(super) fn judged(mut comparison: Comparison, task: &SideTask) -> Comparison {
     let figure = |name: &str| task.figures.iter().find(|figure| figure.metric == name).map(|figure| figure.value);
-    comparison.degenerate = match Metric::named(&comparison.metric) {
+    comparison.degenerate = match TaskMetric::named(&comparison.metric) {
         Some(metric) if metric.majority_key.is_some() => {
             let share = task.majority.iter().find(|(of, _)| *of == metric);
             share.and_then(|(_, share)| Degenerate::of_answers(*share, comparison.to, task.count))
         }
         Some(metric) if !metric.higher_is_better => {
-            let ratio = figure(Metric::LOSS_PER_LOG_VOCAB.name);
+            let ratio = figure(TaskMetric::LOSS_PER_LOG_VOCAB.name);
             ratio.filter(|ratio| *ratio > 1.0).map(|_| Degenerate::AboveGuessing)
         }
         _ => None,

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::passes::{Targets, TokenRequest};
-use super::prompts::Document;
+use super::passes::{ScoredTargets, TokenRequest};
+use super::prompts::AskedDocument;
 use super::python::rstrip;
 use super::request::{MAX_GEN_TOKS, Prompt, Request};
 use super::room::{Taken, size};
@@ -101,7 +101,7 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// Tokens that leave nothing to score, an answer longer than the model's context, a tokenizer without a token to
     /// start from; requests that take more memory; an interruption.
-    pub fn document(&self, document: &Document, taken: Taken) -> Result<DocumentRequests> {
+    pub fn document(&self, document: &AskedDocument, taken: Taken) -> Result<DocumentRequests> {
         let mut asked = DocumentRequests::new(taken);
         let mut last = None;
         for request in &document.requests {
@@ -163,7 +163,7 @@ impl<'a> Encoder<'a> {
                 ids.push(id);
             }
         }
-        asked.add(TokenRequest { from: input.len() - 1, input, targets: Targets::AnyOf(ids) })
+        asked.add(TokenRequest { from: input.len() - 1, input, targets: ScoredTargets::AnyOf(ids) })
     }
 
     /// The end of the context, so that as many new tokens as may be have room behind it.
@@ -181,7 +181,7 @@ impl<'a> Encoder<'a> {
             )));
         };
         let input = self.fit(asked, &self.tokens(&context.text())?, longest)?;
-        asked.add(TokenRequest { from: input.len() - 1, input, targets: Targets::Until { until, most } })
+        asked.add(TokenRequest { from: input.len() - 1, input, targets: ScoredTargets::Until { until, most } })
     }
 
     /// One request: all but the last token go in, those from `context` on are scored.
@@ -200,7 +200,7 @@ impl<'a> Encoder<'a> {
         let targets = tokens[context..].to_vec();
         let input = self.fit(asked, &tokens[..tokens.len() - 1], self.max_length)?;
         let from = input.len() - targets.len();
-        asked.add(TokenRequest { input, from, targets: Targets::Sequence(targets) })
+        asked.add(TokenRequest { input, from, targets: ScoredTargets::Sequence(targets) })
     }
 
     /// The last `most` tokens, in one piece of memory with the previous request's input where they are equal.
@@ -235,12 +235,12 @@ impl<'a> Encoder<'a> {
             let mut predicts = window.predicts.clone();
             let from = predicts.start - window.reads.start;
             if window.predicts.start == 0 && asked.lead {
-                let targets = Targets::Sequence(vec![tokens[0]]);
+                let targets = ScoredTargets::Sequence(vec![tokens[0]]);
                 asked.add(TokenRequest { input: input.clone(), from, targets })?;
                 predicts.start += 1;
             }
             if !predicts.is_empty() {
-                let targets = Targets::Sequence(tokens[predicts.clone()].to_vec());
+                let targets = ScoredTargets::Sequence(tokens[predicts.clone()].to_vec());
                 let from = predicts.start - window.reads.start;
                 asked.add(TokenRequest { input, from, targets })?;
             }

@@ -5,7 +5,7 @@ use super::python::Random;
 use super::room::Room;
 use super::select::Leaf;
 use super::settings::EvalSettings;
-use super::source::Source;
+use super::source::TaskSource;
 use super::tasks::Sampler;
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
@@ -22,7 +22,7 @@ pub(super) struct Examples<'a> {
 impl<'a> Examples<'a> {
     pub(super) fn open(
         leaf: &'a Leaf,
-        source: &Source,
+        source: &TaskSource,
         settings: &EvalSettings,
         room: &Room,
         progress: &dyn Progress,

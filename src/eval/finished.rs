@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::job::Part;
 use super::job::judge;
-use super::metrics::{Metric, NO_FILTER};
+use super::metrics::{NO_FILTER, TaskMetric};
 use super::outcome::{Outcome, first_greatest, majority};
 use super::request::{Answer, Request};
 use super::results::{ModelFacts, samples_file};
@@ -107,14 +107,14 @@ impl Finished {
             let figures = figures(entry, self.results.get("higher_is_better").and_then(|known| known.get(name)));
             let read = wanted(name) && self.children(name).is_none();
             let (documents, chosen) = if read { self.documents(name, &figures)?.unzip() } else { (None, None) };
-            let share = |metric: &Metric| Some((*metric, entry.get(metric.majority_key?)?.as_f64()?));
-            let told: Vec<(Metric, f64)> = Metric::ALL.iter().filter_map(share).collect();
+            let share = |metric: &TaskMetric| Some((*metric, entry.get(metric.majority_key?)?.as_f64()?));
+            let told: Vec<(TaskMetric, f64)> = TaskMetric::ALL.iter().filter_map(share).collect();
             let counted = chosen.and_then(|chosen: Vec<usize>| majority(chosen.into_iter()));
             let count = entry.get("sample_len").and_then(Value::as_u64).map(|count| count as usize);
             tasks.push(SideTask {
                 name: name.clone(),
                 majority: if told.is_empty() {
-                    counted.map(|share| (Metric::ACC, share)).into_iter().collect()
+                    counted.map(|share| (TaskMetric::ACC, share)).into_iter().collect()
                 } else {
                     told
                 },
@@ -224,7 +224,7 @@ fn answers(line: &Map<String, Value>, requests: &[Request]) -> Option<Vec<Answer
             Some(Answer::LogLikelihood { log_likelihood, greedy })
         }
         Request::LogLikelihoodRolling { .. } => {
-            let (own, tokens) = pair(line.get(Metric::LOSS.name)?)?;
+            let (own, tokens) = pair(line.get(TaskMetric::LOSS.name)?)?;
             Some(Answer::Rolling { log_likelihood: number(response)?, own, tokens: tokens as usize })
         }
         Request::GenerateUntil { .. } => Some(Answer::Text(response.as_str()?.to_owned())),
@@ -241,7 +241,7 @@ fn figures(entry: &Value, higher: Option<&Value>) -> Vec<SideFigure> {
         let stderr = entry.get(format!("{metric}_stderr,{filter}")).and_then(Value::as_f64);
         let value = value.as_f64().filter(|_| !metric.ends_with("_stderr"))?;
         let told = higher.and_then(|known| known.get(metric)).and_then(Value::as_bool);
-        let higher_is_better = told.or_else(|| Metric::named(metric).map(|metric| metric.higher_is_better))?;
+        let higher_is_better = told.or_else(|| TaskMetric::named(metric).map(|metric| metric.higher_is_better))?;
         Some(SideFigure { metric: metric.to_owned(), filter: filter.to_owned(), value, stderr, higher_is_better })
     };
     entries.filter_map(figure).collect()

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::passes::{Targets, TokenRequest};
+use super::passes::{ScoredTargets, TokenRequest};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Tokenizer, end_tokens, repetition_penalty};
 use crate::model::Model;
@@ -17,8 +17,8 @@ pub(super) const CACHED: usize = 16 * 1024;
 /// Tokens that a request needs room for: those it reads, and those it may be answered with.
 pub(super) fn room(request: &TokenRequest) -> Option<usize> {
     match request.targets {
-        Targets::Until { most, .. } => Some(request.input.len() + most),
-        Targets::Sequence(_) | Targets::AnyOf(_) => None,
+        ScoredTargets::Until { most, .. } => Some(request.input.len() + most),
+        ScoredTargets::Sequence(_) | ScoredTargets::AnyOf(_) => None,
     }
 }
 
@@ -107,7 +107,7 @@ pub fn generate(
 ) -> Result<Vec<String>> {
     let (mut until, mut prompts) = (Vec::new(), Vec::new());
     for request in requests {
-        let Targets::Until { until: texts, most } = &request.targets else {
+        let ScoredTargets::Until { until: texts, most } = &request.targets else {
             return Err(Error::work("a request that is scored, not answered"));
         };
         until.push(*texts);
@@ -132,13 +132,17 @@ mod tests {
 
     fn request(input: usize, most: usize) -> TokenRequest {
         let until: &[&str] = &["w9"];
-        TokenRequest { input: Arc::from(vec![1; input]), from: input - 1, targets: Targets::Until { until, most } }
+        TokenRequest {
+            input: Arc::from(vec![1; input]),
+            from: input - 1,
+            targets: ScoredTargets::Until { until, most },
+        }
     }
 
     #[test]
     #[allow(clippy::single_range_in_vec_init, reason = "groups of requests are ranges")]
     fn the_longest_first_and_no_more_than_fits() {
-        let scored = TokenRequest { targets: Targets::Sequence(vec![2]), ..request(3, 1) };
+        let scored = TokenRequest { targets: ScoredTargets::Sequence(vec![2]), ..request(3, 1) };
         let all = [request(10, 5), request(40, 5), scored, request(20, 5), request(10, 5)];
         assert_eq!(batches(&all, &[0..5], 50), [vec![1], vec![3, 0], vec![4]]);
         assert_eq!(batches(&all, &[0..3], 1), [[1], [0]], "one alone whatever it takes");

@@ -9,15 +9,15 @@ use sha2::{Digest, Sha256};
 use super::encode::Encoder;
 use super::metrics::figure;
 use super::outcome::Outcome;
-use super::passes::{Targets, TokenRequest};
-use super::prompts::{Document, Prompts, prompts};
+use super::passes::{ScoredTargets, TokenRequest};
+use super::prompts::{AskedDocument, Prompts, prompts};
 use super::request::{Answer, Request};
 use super::room::Room;
 use super::samples;
-use super::scores::{GroupScore, Scores, TaskScore};
+use super::scores::{EvalScores, GroupScore, TaskScore};
 use super::select::{Group, Leaf, Selection};
 use super::settings::EvalSettings;
-use super::source::Source;
+use super::source::TaskSource;
 use super::tasks::{OutputType, Task};
 use crate::progress::{Progress, Unit};
 use crate::{Context, Error, Result, interrupt};
@@ -61,7 +61,7 @@ impl Job {
     /// Data that are not there or malformed, a prompt that cannot be scored; each names its place.
     pub fn prepare(
         selection: Selection,
-        source: &Source,
+        source: &TaskSource,
         encoder: &Encoder<'_>,
         settings: &EvalSettings,
         room: &Room,
@@ -85,8 +85,9 @@ impl Job {
                 let documents;
                 (documents, left) = left.split_at(chunk(left));
                 let taken = room.taken();
-                let encode =
-                    |document: &Document| encoder.document(document, taken).context(|| place(&part.leaf, document));
+                let encode = |document: &AskedDocument| {
+                    encoder.document(document, taken).context(|| place(&part.leaf, document))
+                };
                 let asked: Vec<_> = documents.par_iter().map(encode).collect();
                 for asked in asked {
                     let asked = asked?;
@@ -191,7 +192,7 @@ impl Job {
     ///
     /// # Errors
     /// A task without a token to predict, or a figure that no number can hold: a perplexity of hundreds of nats.
-    pub fn scores(&self, answers: &[Answer], mut known: Known, vocabulary: usize) -> Result<Scores> {
+    pub fn scores(&self, answers: &[Answer], mut known: Known, vocabulary: usize) -> Result<EvalScores> {
         let score = |(place, part): (usize, &Part)| {
             let outcomes = match known.remove(&place) {
                 Some(outcomes) => outcomes,
@@ -202,7 +203,7 @@ impl Job {
         let tasks: Vec<TaskScore> = self.parts.iter().enumerate().map(score).collect::<Result<_>>()?;
         tasks.iter().try_for_each(TaskScore::check)?;
         let groups = self.groups.iter().map(|group| GroupScore::new(group, &tasks)).collect();
-        Ok(Scores { tasks, groups })
+        Ok(EvalScores { tasks, groups })
     }
 }
 
@@ -241,7 +242,7 @@ impl Part {
 }
 
 /// How many of `documents` are tokenised at a time.
-fn chunk(documents: &[Document]) -> usize {
+fn chunk(documents: &[AskedDocument]) -> usize {
     let (most, bytes) = CHUNK;
     let mut sum = 0;
     let fitting = documents.iter().take(most).take_while(|document| {
@@ -261,9 +262,9 @@ fn digest(requests: &[TokenRequest]) -> String {
     for TokenRequest { input, from, targets } in requests {
         numbers(input);
         match targets {
-            Targets::Sequence(tokens) => numbers(&[&[*from as u32, 0], tokens.as_slice()].concat()),
-            Targets::AnyOf(tokens) => numbers(&[&[*from as u32, 1], tokens.as_slice()].concat()),
-            Targets::Until { until, most } => {
+            ScoredTargets::Sequence(tokens) => numbers(&[&[*from as u32, 0], tokens.as_slice()].concat()),
+            ScoredTargets::AnyOf(tokens) => numbers(&[&[*from as u32, 1], tokens.as_slice()].concat()),
+            ScoredTargets::Until { until, most } => {
                 numbers(&[*from as u32, 2, *most as u32]);
                 until.iter().for_each(|text| numbers(&text.bytes().map(u32::from).collect::<Vec<_>>()));
             }
@@ -273,12 +274,12 @@ fn digest(requests: &[TokenRequest]) -> String {
 }
 
 /// Which document it is, for messages.
-fn place(leaf: &Leaf, document: &Document) -> String {
+fn place(leaf: &Leaf, document: &AskedDocument) -> String {
     format!("{}, document {}", leaf.name, document.id)
 }
 
 /// The answers to a document's requests, of the answers to its token requests: a text's windows are one.
-fn answered(document: &Document, requests: &[TokenRequest], answers: &[Answer], lead: bool) -> Vec<Answer> {
+fn answered(document: &AskedDocument, requests: &[TokenRequest], answers: &[Answer], lead: bool) -> Vec<Answer> {
     if matches!(document.requests[..], [Request::LogLikelihoodRolling { .. }]) {
         vec![rolled(requests, answers, lead)]
     } else {
@@ -300,7 +301,7 @@ fn rolled(requests: &[TokenRequest], answers: &[Answer], lead: bool) -> Answer {
 }
 
 /// What `answers` to the requests of `document` amount to.
-pub(super) fn judge(task: &dyn Task, document: &Document, answers: Vec<Answer>) -> Result<Outcome> {
+pub(super) fn judge(task: &dyn Task, document: &AskedDocument, answers: Vec<Answer>) -> Result<Outcome> {
     let mut measures = Vec::new();
     for filter in task.about().filters {
         let filtered: Vec<Answer> = answers.iter().map(|answer| filter.apply(answer)).collect();

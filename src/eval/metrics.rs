@@ -31,7 +31,7 @@ pub struct TextSums {
 
 /// A metric: its name, what it takes from a document, how a task's documents add up. Two are equal by name.
 #[derive(Clone, Copy)]
-pub struct Metric {
+pub struct TaskMetric {
     /// Name in results.
     pub name: &'static str,
     /// Whether more is better.
@@ -48,7 +48,7 @@ pub struct Metric {
     pub(super) majority_key: Option<&'static str>,
 }
 
-impl Metric {
+impl TaskMetric {
     /// Share of questions whose likeliest choice is right.
     pub const ACC: Self = Self {
         name: "acc",
@@ -97,7 +97,7 @@ impl Metric {
     pub const LOSS: Self =
         Self { name: "loss", stderr: Some(|stderr, _| stderr), compared: Some(-1.0), ..Self::OF_TEXT };
 
-    /// [`Metric::LOSS`] divided by the logarithm of the vocabulary size: guessing is 1 (arXiv 2403.17887, figure 3).
+    /// [`TaskMetric::LOSS`] divided by the logarithm of the vocabulary size: guessing is 1 (arXiv 2403.17887, figure 3).
     pub const LOSS_PER_LOG_VOCAB: Self = Self {
         name: "loss_per_log_vocab",
         aggregate: |ratio, vocabulary| -ratio / (vocabulary as f64).ln(),
@@ -146,15 +146,15 @@ impl Metric {
     }
 }
 
-impl PartialEq for Metric {
+impl PartialEq for TaskMetric {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
     }
 }
 
-impl Eq for Metric {}
+impl Eq for TaskMetric {}
 
-impl fmt::Debug for Metric {
+impl fmt::Debug for TaskMetric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
@@ -162,9 +162,9 @@ impl fmt::Debug for Metric {
 
 /// A figure and its standard error.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Figure {
+pub struct TaskFigure {
     /// What.
-    pub metric: Metric,
+    pub metric: TaskMetric,
     /// Of which part of the answers: `none` for all of them.
     pub filter: &'static str,
     /// How much.
@@ -173,7 +173,7 @@ pub struct Figure {
     pub stderr: Option<f64>,
 }
 
-impl Figure {
+impl TaskFigure {
     /// Name in tables: the metric's, and the filter's where there is one.
     #[must_use]
     pub fn name(&self) -> String {
@@ -192,10 +192,10 @@ pub const NO_FILTER: &str = "none";
 /// The figure of `metric` over documents, given numerator and denominator of each one. `vocabulary` is the number of
 /// tokens the model knows.
 #[must_use]
-pub fn figure(metric: Metric, filter: &'static str, parts: &[(f64, f64)], vocabulary: usize) -> Figure {
+pub fn figure(metric: TaskMetric, filter: &'static str, parts: &[(f64, f64)], vocabulary: usize) -> TaskFigure {
     let (ratio, spread) = ratio(parts);
     let stderr = metric.stderr.and_then(|stderr| Some(stderr(spread?, vocabulary)));
-    Figure { metric, filter, value: (metric.aggregate)(ratio, vocabulary), stderr }
+    TaskFigure { metric, filter, value: (metric.aggregate)(ratio, vocabulary), stderr }
 }
 
 /// The ratio of sums over documents, and its standard error: for questions, whose denominators are 1, a mean and its.
@@ -210,7 +210,7 @@ pub(super) fn ratio(parts: &[(f64, f64)]) -> (f64, Option<f64>) {
 /// Mean of members' means weighted by their sizes, with the pooled standard error: the reference's group figure.
 /// Members are value, standard error and size.
 #[must_use]
-pub fn pooled(metric: Metric, members: &[(f64, Option<f64>, usize)]) -> Figure {
+pub fn pooled(metric: TaskMetric, members: &[(f64, Option<f64>, usize)]) -> TaskFigure {
     let total: usize = members.iter().map(|(_, _, size)| size).sum();
     let sum: f64 = members.iter().map(|(value, _, size)| value * *size as f64).sum();
     let variance = members.iter().try_fold(0.0, |sum, (_, stderr, size)| {
@@ -218,7 +218,7 @@ pub fn pooled(metric: Metric, members: &[(f64, Option<f64>, usize)]) -> Figure {
         stderr.map(|stderr| sum + (size - 1.0) * stderr.powi(2) * size)
     });
     let stderr = variance.map(|sum| (sum / (total - members.len()) as f64 / total as f64).sqrt());
-    Figure { metric, filter: NO_FILTER, value: sum / total as f64, stderr }
+    TaskFigure { metric, filter: NO_FILTER, value: sum / total as f64, stderr }
 }
 
 #[cfg(test)]
@@ -227,10 +227,10 @@ mod tests {
 
     #[test]
     fn accuracy_and_its_error() {
-        let figure = figure(Metric::ACC, NO_FILTER, &[(1.0, 1.0), (0.0, 1.0), (0.0, 1.0)], 10);
+        let figure = figure(TaskMetric::ACC, NO_FILTER, &[(1.0, 1.0), (0.0, 1.0), (0.0, 1.0)], 10);
         assert_eq!(figure.value, 1.0 / 3.0);
         assert_eq!(figure.stderr, Some(0.333_333_333_333_333_37));
-        assert_eq!(super::figure(Metric::ACC, NO_FILTER, &[(1.0, 1.0)], 10).stderr, None);
+        assert_eq!(super::figure(TaskMetric::ACC, NO_FILTER, &[(1.0, 1.0)], 10).stderr, None);
     }
 
     #[test]
@@ -241,13 +241,13 @@ mod tests {
             assert!((figure.value / expected - 1.0).abs() < 1e-12, "{figure:?}");
             figure.stderr
         };
-        assert_eq!(close(Metric::WORD_PERPLEXITY, (324.200_439_453_125_f64 / 20.0).exp()), None);
-        assert_eq!(close(Metric::BITS_PER_BYTE, 324.200_439_453_125 / 20.0 / 2f64.ln()), None);
+        assert_eq!(close(TaskMetric::WORD_PERPLEXITY, (324.200_439_453_125_f64 / 20.0).exp()), None);
+        assert_eq!(close(TaskMetric::BITS_PER_BYTE, 324.200_439_453_125 / 20.0 / 2f64.ln()), None);
         // ratio estimator, by hand: residuals are opposite
         let residual: f64 = 224.200_439_453_125 - 14.0 * 324.200_439_453_125 / 20.0;
         let expected = (2.0 * residual * residual).sqrt() / 2f64.sqrt() / 10.0;
-        assert!((close(Metric::LOSS, 324.200_439_453_125 / 20.0).unwrap() / expected - 1.0).abs() < 1e-12);
-        close(Metric::LOSS_PER_LOG_VOCAB, 324.200_439_453_125 / 20.0 / 32000f64.ln());
+        assert!((close(TaskMetric::LOSS, 324.200_439_453_125 / 20.0).unwrap() / expected - 1.0).abs() < 1e-12);
+        close(TaskMetric::LOSS_PER_LOG_VOCAB, 324.200_439_453_125 / 20.0 / 32000f64.ln());
     }
 
     #[test]
@@ -258,9 +258,9 @@ mod tests {
             (0.0, Some(0.0), 3),
             (third, Some(0.333_333_333_333_333_37), 3),
         ];
-        let figure = pooled(Metric::ACC, &members);
+        let figure = pooled(TaskMetric::ACC, &members);
         assert!((figure.value - 0.222_222_222_222_222_2).abs() < 1e-15);
         assert!((figure.stderr.unwrap() - 0.157_134_840_263_677_24).abs() < 1e-15);
-        assert_eq!(pooled(Metric::ACC, &[(1.0, None, 1), (0.0, Some(0.0), 3)]).stderr, None);
+        assert_eq!(pooled(TaskMetric::ACC, &[(1.0, None, 1), (0.0, Some(0.0), 3)]).stderr, None);
     }
 }

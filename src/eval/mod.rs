@@ -3,7 +3,7 @@
 //! A [`Task`](tasks::Task), a row of the table [`TASKS`](tasks::TASKS), makes documents of rows, asks
 //! [requests](request::Request) of three types about them and judges the [answers](request::Answer). An
 //! [`Evaluation`](evaluation::Evaluation) does the rest, in the order of these files: [`select`](select::select) turns
-//! names into tasks; a [`Source`](source::Source) has their data; [`prompts`](prompts::prompts) puts examples in front;
+//! names into tasks; a [`TaskSource`](source::Source) has their data; [`prompts`](prompts::prompts) puts examples in front;
 //! an [`Encoder`](encode::Encoder) makes tokens of requests; [`plan`](passes::plan) packs those so that every distinct
 //! beginning is run once a pass; [`score`](score::score) runs the model and reads the answers, [`generate`] lets it
 //! answer in its own words; a [`Job`](job::Job)

@@ -21,12 +21,12 @@ pub struct TokenRequest {
     /// Position in `input` whose next token is the first one scored.
     pub from: usize,
     /// What is scored there and at the positions that follow.
-    pub targets: Targets,
+    pub targets: ScoredTargets,
 }
 
 /// What is scored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Targets {
+pub enum ScoredTargets {
     /// A continuation: its tokens one after the other.
     Sequence(Vec<u32>),
     /// Tokens that would each stand for the same answer: the likeliest counts.
@@ -40,7 +40,7 @@ pub enum Targets {
     },
 }
 
-impl Targets {
+impl ScoredTargets {
     /// How many tokens are scored, or said at most.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "there is always one")]
@@ -131,7 +131,7 @@ impl PassTokens {
 pub fn plan(requests: &[TokenRequest], groups: &[Range<usize>], budget: PassTokens) -> Result<Vec<Pass>> {
     let mut sequences: Vec<Sequence> = Vec::new();
     for group in groups {
-        let is_scored = |index: &usize| !matches!(requests[*index].targets, Targets::Until { .. });
+        let is_scored = |index: &usize| !matches!(requests[*index].targets, ScoredTargets::Until { .. });
         let mut order: Vec<usize> = group.clone().filter(is_scored).collect();
         order.sort_by(|a, b| requests[*a].input.cmp(&requests[*b].input).then(a.cmp(b)));
         let first = sequences.len();

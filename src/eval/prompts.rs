@@ -8,7 +8,7 @@ use super::request::Request;
 use super::room::Room;
 use super::select::Leaf;
 use super::settings::EvalSettings;
-use super::source::Source;
+use super::source::TaskSource;
 use super::tasks::Task;
 use crate::data::Row;
 use crate::progress::Progress;
@@ -16,7 +16,7 @@ use crate::{Context, Result};
 
 /// A document and what is asked about it.
 #[derive(Clone, Debug)]
-pub struct Document {
+pub struct AskedDocument {
     /// Position in its split.
     pub id: usize,
     /// The prepared row, part of the reference's hashes.
@@ -27,7 +27,7 @@ pub struct Document {
     pub requests: Vec<Request>,
 }
 
-impl Document {
+impl AskedDocument {
     /// Bytes of text that are tokenised, about.
     pub(super) fn bytes(&self) -> usize {
         self.requests.iter().map(Request::bytes).sum()
@@ -42,7 +42,7 @@ pub struct Prompts {
     /// Documents of the split, before any limit; unknown where a limit ended the reading before the split did.
     pub total: Option<usize>,
     /// Documents that are scored.
-    pub documents: Vec<Document>,
+    pub documents: Vec<AskedDocument>,
 }
 
 /// Rows beyond a limit that are counted, at most: a small file may say that it has millions.
@@ -56,7 +56,7 @@ const COUNTED: usize = 1_000_000;
 /// room.
 pub fn prompts(
     leaf: &Leaf,
-    source: &Source,
+    source: &TaskSource,
     settings: &EvalSettings,
     room: &Room,
     progress: &dyn Progress,
@@ -108,7 +108,7 @@ struct Asker<'a> {
 impl<'a> Asker<'a> {
     fn open(
         leaf: &'a Leaf,
-        source: &Source,
+        source: &TaskSource,
         settings: &EvalSettings,
         room: &Room,
         progress: &dyn Progress,
@@ -119,7 +119,7 @@ impl<'a> Asker<'a> {
     }
 
     /// The document of a row that stands at `place`, in `room`.
-    fn document(&mut self, id: usize, row: Row, room: &Room) -> Result<Document> {
+    fn document(&mut self, id: usize, row: Row, room: &Room) -> Result<AskedDocument> {
         let Row { fields, place } = row;
         let row = self.task.prepare(fields).context(|| &place)?;
         let shots = self.description.clone() + &self.examples.pick(&row, room)?;
@@ -129,7 +129,7 @@ impl<'a> Asker<'a> {
         }
         let target = self.task.target(&row).context(|| &place)?;
         let requests = self.task.requests(&row, &self.shared).context(|| &place)?;
-        let document = Document { id, row, target, requests };
+        let document = AskedDocument { id, row, target, requests };
         room.document(&document)?;
         Ok(document)
     }
@@ -186,7 +186,7 @@ pub(super) mod tests {
 
     pub(in crate::eval) fn golden_prompts(folder: &Path, task: &str, shots: usize) -> Prompts {
         let selection = select(&[task.to_owned()], &[]).unwrap();
-        prompts(&selection.leaves[0], &Source::open(folder).unwrap(), &with(shots), &Room::new(u64::MAX), &Silent)
+        prompts(&selection.leaves[0], &TaskSource::open(folder).unwrap(), &with(shots), &Room::new(u64::MAX), &Silent)
             .unwrap()
     }
 
@@ -283,7 +283,7 @@ pub(super) mod tests {
         let selection = select(&[task.to_owned()], &[]).unwrap();
         prompts(
             &selection.leaves[0],
-            &Source::open(folder.path()).unwrap(),
+            &TaskSource::open(folder.path()).unwrap(),
             &with(shots),
             &Room::new(u64::MAX),
             &Silent,

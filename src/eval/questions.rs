@@ -13,7 +13,7 @@ use super::room::Room;
 use super::score;
 use super::select::select;
 use super::settings::EvalSettings;
-use super::source::Source;
+use super::source::TaskSource;
 use super::tasks::{OutputType, TASKS};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
@@ -42,7 +42,7 @@ impl TaskQuestions {
     /// be read, or without a question.
     pub fn open(
         settings: &EvalSettings,
-        source: &Source,
+        source: &TaskSource,
         (checkpoint, spec, host): (&Checkpoint, &ModelSpec, Budget),
         progress: &dyn Progress,
     ) -> Result<Self> {

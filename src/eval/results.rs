@@ -6,12 +6,12 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::scores::{GroupScore, Scores, TaskScore};
+use super::scores::{EvalScores, GroupScore, TaskScore};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::job::{Job, Part};
-use super::metrics::{Figure, Metric};
+use super::metrics::{TaskFigure, TaskMetric};
 use super::python::to_json_pretty;
 use super::samples::{self, Hashes};
 use super::settings::EvalSettings;
@@ -53,7 +53,7 @@ pub fn write(
     about: &ModelFacts,
     settings: &EvalSettings,
     job: &Job,
-    scores: &Scores,
+    scores: &EvalScores,
 ) -> Result<Vec<PathBuf>> {
     let folder = PathBuf::from(short(sanitized(&about.model), 255));
     let place = dir.join(&folder);
@@ -115,7 +115,7 @@ fn results(
     settings: &EvalSettings,
     (job, parts): (&Job, &[(&Part, &TaskScore)]),
     hashes: &[Hashes],
-    scores: &Scores,
+    scores: &EvalScores,
 ) -> Value {
     let mut top = Map::new();
     let mut results: Map<String, Value> =
@@ -140,7 +140,7 @@ fn results(
     let shots = scores.tasks.iter().map(|task| (task.name.clone(), json!(task.shots)));
     let group_shots = groups().filter_map(|group| Some((group.group.name.clone(), json!(group.shots?))));
     top.insert("n-shot".to_owned(), sorted(shots.chain(group_shots)));
-    let better = |figures: &[Figure]| {
+    let better = |figures: &[TaskFigure]| {
         let figures =
             figures.iter().map(|figure| (figure.metric.name.to_owned(), json!(figure.metric.higher_is_better)));
         Value::Object(figures.collect())
@@ -213,7 +213,7 @@ fn task_entry(task: &TaskScore) -> Value {
     entry.insert("alias".to_owned(), json!(task.alias));
     entry.insert("sample_len".to_owned(), json!(task.outcomes.len()));
     figures(&mut entry, &task.figures);
-    let share = |(metric, share): (Metric, f64)| Some((metric.majority_key?.to_owned(), json!(share)));
+    let share = |(metric, share): (TaskMetric, f64)| Some((metric.majority_key?.to_owned(), json!(share)));
     entry.extend(task.majorities().into_iter().filter_map(share));
     Value::Object(entry)
 }
@@ -226,12 +226,12 @@ fn group_entry(score: &GroupScore) -> Value {
     figures(&mut entry, &score.figures);
     let counts = score.figures.iter().map(|figure| (figure.key(""), json!(score.size)));
     entry.insert("sample_count".to_owned(), Value::Object(counts.collect()));
-    let majority = Metric::ACC.majority_key.zip(score.majority);
+    let majority = TaskMetric::ACC.majority_key.zip(score.majority);
     entry.extend(majority.map(|(key, share)| (key.to_owned(), json!(share))));
     Value::Object(entry)
 }
 
-fn figures(entry: &mut Map<String, Value>, figures: &[Figure]) {
+fn figures(entry: &mut Map<String, Value>, figures: &[TaskFigure]) {
     for figure in figures {
         entry.insert(figure.key(""), json!(figure.value));
         entry.insert(figure.key("_stderr"), figure.stderr.map_or_else(|| json!("N/A"), |stderr| json!(stderr)));

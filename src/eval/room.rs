@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::fields::Fields;
 use super::passes::TokenRequest;
-use super::prompts::Document;
+use super::prompts::AskedDocument;
 use super::request::{Prompt, Request};
 use super::settings::EvalSettings;
 use crate::checkpoint::ByteSize;
@@ -94,7 +94,7 @@ impl Room {
     ///
     /// # Errors
     /// Request: there is not as much.
-    pub(super) fn document(&self, document: &Document) -> Result<()> {
+    pub(super) fn document(&self, document: &AskedDocument) -> Result<()> {
         let mut before: Option<&Prompt> = None;
         let mut texts = heap(document.target.len()) + heap(size_of::<Request>() * document.requests.len());
         for request in &document.requests {
@@ -108,7 +108,7 @@ impl Room {
             texts += own + context.filter(is_new).map_or(0, |context| heap(context.own.len()));
             before = context;
         }
-        self.take(size_of::<Document>() + OUTCOME + object(&document.row) + texts)
+        self.take(size_of::<AskedDocument>() + OUTCOME + object(&document.row) + texts)
     }
 
     /// Takes room for the requests of a document. Those that stand side by side may have one input.
@@ -169,7 +169,7 @@ fn value(field: &Value) -> usize {
 mod tests {
     use serde_json::json;
 
-    use super::super::passes::Targets;
+    use super::super::passes::ScoredTargets;
     use super::*;
 
     #[test]
@@ -178,8 +178,11 @@ mod tests {
         let Value::Object(row) = json!({"text": "x".repeat(200)}) else { panic!() };
         room.row(&row).unwrap();
         assert!((500..900).contains(&room.bytes()), "{}", room.bytes());
-        let request =
-            |input: &Arc<[u32]>| TokenRequest { input: input.clone(), from: 9, targets: Targets::Sequence(vec![1]) };
+        let request = |input: &Arc<[u32]>| TokenRequest {
+            input: input.clone(),
+            from: 9,
+            targets: ScoredTargets::Sequence(vec![1]),
+        };
         let (one, other): (Arc<[u32]>, Arc<[u32]>) = (vec![0; 10_000].into(), vec![0; 10_000].into());
         let taken = |requests: &[TokenRequest]| {
             let room = Room::new(u64::MAX);

@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::encode::paper_answer;
 use super::job::Part;
-use super::metrics::{Metric, Takes};
-use super::prompts::Document;
+use super::metrics::{Takes, TaskMetric};
+use super::prompts::AskedDocument;
 use super::python::{repr, to_json, to_json_pretty};
 use super::request::{Answer, Request};
 use super::tasks::{About, Filter};
@@ -29,7 +29,7 @@ fn sha(text: &str) -> String {
 
 /// Hashes of all documents of a task.
 pub(super) fn hashes(part: &Part, paper: bool) -> Hashes {
-    let hash = |document: &Document| {
+    let hash = |document: &AskedDocument| {
         let prompt = document.requests.first().and_then(|request| arguments(request, paper).into_iter().next());
         let prompt = prompt.as_ref().and_then(Value::as_str).unwrap_or_default();
         [sha(&to_json_pretty(&document.row)), sha(prompt), sha(&document.target)]
@@ -98,10 +98,10 @@ pub(super) fn write(
 
 /// A document's line without its figures.
 fn line(
-    document: &Document,
+    document: &AskedDocument,
     answers: &[Answer],
     filter: &Filter,
-    metrics: &[Metric],
+    metrics: &[TaskMetric],
     hashes: &[String; 3],
     paper: bool,
 ) -> Map<String, Value> {

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-use super::passes::{Pass, Targets, TokenRequest};
+use super::passes::{Pass, ScoredTargets, TokenRequest};
 use super::request::Answer;
 use crate::model::{Batch, Model, Observer};
 use crate::ops::Scored;
@@ -95,7 +95,7 @@ fn answers(requests: &[TokenRequest], pass: &Pass, scored: &[Vec<Scored>], round
         let Scored { log_likelihood, greedy } = scored[want.row][want.candidate];
         let log_likelihood = f64::from(rounded(log_likelihood, round));
         let place = pass.requests.partition_point(|request| *request < want.request);
-        let any = matches!(requests[want.request].targets, Targets::AnyOf(_));
+        let any = matches!(requests[want.request].targets, ScoredTargets::AnyOf(_));
         found[place] = Some(match found[place] {
             None => (log_likelihood, greedy),
             Some((best, was)) if any => (log_likelihood.max(best), greedy || was),

@@ -1,6 +1,6 @@
 //! Figures of tasks and groups.
 
-use super::metrics::{Figure, Metric, pooled};
+use super::metrics::{TaskFigure, TaskMetric, pooled};
 use super::outcome::{Outcome, majority};
 use super::select::Group;
 use crate::{Error, Result};
@@ -17,14 +17,14 @@ pub struct TaskScore {
     /// Accuracy of guessing; absent where there are no choices.
     pub chance: Option<f64>,
     /// What was measured.
-    pub figures: Vec<Figure>,
+    pub figures: Vec<TaskFigure>,
     /// Document by document.
     pub outcomes: Vec<Outcome>,
 }
 
 impl TaskScore {
     /// The choices that `metric` takes.
-    fn chosen(&self, metric: Metric) -> impl Iterator<Item = usize> {
+    fn chosen(&self, metric: TaskMetric) -> impl Iterator<Item = usize> {
         let place = self.figures.iter().position(|figure| figure.metric == metric);
         self.outcomes.iter().filter_map(move |outcome| outcome.measures[place?].chosen)
     }
@@ -32,12 +32,12 @@ impl TaskScore {
     /// Share of the questions that got the commonest answer, as `metric` judges them; absent where there are no
     /// choices.
     #[must_use]
-    pub fn majority(&self, metric: Metric) -> Option<f64> {
+    pub fn majority(&self, metric: TaskMetric) -> Option<f64> {
         majority(self.chosen(metric))
     }
 
     /// The same for each metric that has choices.
-    pub(super) fn majorities(&self) -> Vec<(Metric, f64)> {
+    pub(super) fn majorities(&self) -> Vec<(TaskMetric, f64)> {
         let metrics = self.figures.iter().map(|figure| figure.metric);
         metrics.filter_map(|metric| Some((metric, self.majority(metric)?))).collect()
     }
@@ -48,7 +48,7 @@ impl TaskScore {
             return Err(Error::work(format!("{}: no document has a token to predict", self.name)));
         }
         let Some(figure) = self.figures.iter().find(|figure| !figure.value.is_finite()) else { return Ok(()) };
-        let loss = self.figure(Metric::LOSS).map(|loss| format!(", at a loss of {:.1} nats a token", loss.value));
+        let loss = self.figure(TaskMetric::LOSS).map(|loss| format!(", at a loss of {:.1} nats a token", loss.value));
         Err(Error::work(format!(
             "{}: {} is larger than a number can be{}: the model is broken",
             self.name,
@@ -59,7 +59,7 @@ impl TaskScore {
 
     /// The figure of a metric.
     #[must_use]
-    pub fn figure(&self, metric: Metric) -> Option<&Figure> {
+    pub fn figure(&self, metric: TaskMetric) -> Option<&TaskFigure> {
         self.figures.iter().find(|figure| figure.metric == metric)
     }
 }
@@ -76,7 +76,7 @@ pub struct GroupScore {
     /// Accuracy of guessing; absent where a task has texts.
     pub chance: Option<f64>,
     /// What was measured.
-    pub figures: Vec<Figure>,
+    pub figures: Vec<TaskFigure>,
     /// Share of the questions of all its tasks that got the commonest answer.
     pub majority: Option<f64>,
 }
@@ -85,7 +85,7 @@ impl GroupScore {
     pub(super) fn new(group: &Group, tasks: &[TaskScore]) -> Self {
         let members: Vec<&TaskScore> = group.leaves.iter().filter_map(|leaf| tasks.get(*leaf)).collect();
         let accuracy = members.iter().filter_map(|task| {
-            let figure = task.figure(Metric::ACC)?;
+            let figure = task.figure(TaskMetric::ACC)?;
             Some((figure.value, figure.stderr, task.outcomes.len()))
         });
         let shots =
@@ -98,15 +98,15 @@ impl GroupScore {
             size,
             shots,
             chance: weighted.filter(|_| size > 0).map(|all| all.iter().sum::<f64>() / size as f64),
-            figures: vec![pooled(Metric::ACC, &accuracy.collect::<Vec<_>>())],
-            majority: majority(members.iter().flat_map(|task| task.chosen(Metric::ACC))),
+            figures: vec![pooled(TaskMetric::ACC, &accuracy.collect::<Vec<_>>())],
+            majority: majority(members.iter().flat_map(|task| task.chosen(TaskMetric::ACC))),
         }
     }
 }
 
 /// Figures of all tasks and groups.
 #[derive(Clone, Debug)]
-pub struct Scores {
+pub struct EvalScores {
     /// In the order they were asked for.
     pub tasks: Vec<TaskScore>,
     /// Children before their parents.

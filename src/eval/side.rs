@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::job::{Job, Part};
-use super::metrics::{Figure, Metric};
+use super::metrics::{TaskFigure, TaskMetric};
 use super::outcome::{Measure, Outcome};
 use super::samples;
-use super::scores::{Scores, TaskScore};
+use super::scores::{EvalScores, TaskScore};
 
 /// A figure of a task or group.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +38,7 @@ pub struct SideTask {
     /// How many documents the results speak of.
     pub count: usize,
     /// For each metric of questions, the share of them that got the commonest answer.
-    pub majority: Vec<(Metric, f64)>,
+    pub majority: Vec<(TaskMetric, f64)>,
 }
 
 /// A run that is compared.
@@ -53,7 +53,7 @@ pub struct Side {
 impl Side {
     /// What a run that was just made has to say.
     #[must_use]
-    pub fn of(job: &Job, scores: &Scores, paper: bool) -> Self {
+    pub fn of(job: &Job, scores: &EvalScores, paper: bool) -> Self {
         let task = |(part, score): (&Part, &TaskScore)| {
             let hashes = samples::hashes(part, paper).documents;
             let parts = |outcome: &Outcome| -> Vec<Option<(f64, f64)>> {
@@ -80,13 +80,13 @@ impl Side {
             figures: score.figures.iter().map(measured).collect(),
             documents: None,
             count: score.size,
-            majority: score.majority.map(|share| (Metric::ACC, share)).into_iter().collect(),
+            majority: score.majority.map(|share| (TaskMetric::ACC, share)).into_iter().collect(),
         }));
         Self { tasks, groups }
     }
 }
 
-fn measured(figure: &Figure) -> SideFigure {
+fn measured(figure: &TaskFigure) -> SideFigure {
     SideFigure {
         metric: figure.metric.name.to_owned(),
         filter: figure.filter.to_owned(),

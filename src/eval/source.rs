@@ -16,7 +16,7 @@ use crate::{Context, Error, Result};
 
 /// Where data come from.
 #[derive(Debug)]
-pub enum Source {
+pub enum TaskSource {
     /// A folder: its files, relative to it.
     Folder(PathBuf, Vec<String>),
     /// One file: the split that is scored.
@@ -31,7 +31,7 @@ pub type Take<'a> = &'a mut dyn FnMut(Row) -> Result<bool>;
 /// Bytes of files that are read to the end whatever the limit, so that it is known how many rows they have.
 const SMALL: u64 = 64 << 20;
 
-impl Source {
+impl TaskSource {
     /// Data sets of `hub`.
     #[must_use]
     pub fn hub(hub: Hub) -> Self {

@@ -1,10 +1,10 @@
 //! The lines of an evaluation's table.
 
-use super::scores::Scores;
+use super::scores::EvalScores;
 use serde::{Deserialize, Serialize};
 
 use super::degenerate::Degenerate;
-use super::metrics::{Figure, Metric};
+use super::metrics::{TaskFigure, TaskMetric};
 
 /// One figure of a task or group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub struct FigureReport {
 
 /// Groups from the top down with their members, then the tasks that are in none.
 #[must_use]
-pub fn figures(scores: &Scores) -> Vec<FigureReport> {
+pub fn figures(scores: &EvalScores) -> Vec<FigureReport> {
     let mut rows = Vec::new();
     let nested = |name: &str| scores.groups.iter().any(|score| score.group.children.iter().any(|child| child == name));
     let groups = scores.groups.iter().map(|score| score.group.name.as_str());
@@ -48,27 +48,28 @@ pub fn figures(scores: &Scores) -> Vec<FigureReport> {
     rows
 }
 
-fn descend(scores: &Scores, name: &str, depth: usize, rows: &mut Vec<FigureReport>) {
-    type Majority<'a> = &'a dyn Fn(Metric) -> Option<f64>;
-    let mut add = |alias: &str, shots, documents, chance: Option<f64>, majority: Majority<'_>, figures: &[Figure]| {
-        rows.extend(figures.iter().map(|figure| {
-            let share = majority(figure.metric);
-            let answers = share.and_then(|share| Degenerate::of_answers(share, figure.value, documents));
-            FigureReport {
-                task: name.to_owned(),
-                alias: alias.to_owned(),
-                depth,
-                shots,
-                documents,
-                metric: figure.name(),
-                value: figure.value,
-                stderr: figure.stderr,
-                chance: chance.filter(|_| figure.metric.higher_is_better),
-                majority: share,
-                degenerate: answers.or_else(|| Degenerate::of_loss(figures)),
-            }
-        }));
-    };
+fn descend(scores: &EvalScores, name: &str, depth: usize, rows: &mut Vec<FigureReport>) {
+    type Majority<'a> = &'a dyn Fn(TaskMetric) -> Option<f64>;
+    let mut add =
+        |alias: &str, shots, documents, chance: Option<f64>, majority: Majority<'_>, figures: &[TaskFigure]| {
+            rows.extend(figures.iter().map(|figure| {
+                let share = majority(figure.metric);
+                let answers = share.and_then(|share| Degenerate::of_answers(share, figure.value, documents));
+                FigureReport {
+                    task: name.to_owned(),
+                    alias: alias.to_owned(),
+                    depth,
+                    shots,
+                    documents,
+                    metric: figure.name(),
+                    value: figure.value,
+                    stderr: figure.stderr,
+                    chance: chance.filter(|_| figure.metric.higher_is_better),
+                    majority: share,
+                    degenerate: answers.or_else(|| Degenerate::of_loss(figures)),
+                }
+            }));
+        };
     if let Some(score) = scores.groups.iter().find(|score| score.group.name == name) {
         add(&score.group.alias, score.shots, score.size, score.chance, &|_| score.majority, &score.figures);
         for child in &score.group.children {

@@ -75,7 +75,7 @@ impl Paired {
 
 /// Losses of the models, nats a token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
+pub struct MeasuredLosses {
     /// On which tokens.
     pub text: Text,
     /// The uncut model's name, where it is known.
@@ -110,7 +110,7 @@ pub struct Losses<'a> {
     pub unmerged: Option<&'a [Loss]>,
 }
 
-impl Measured {
+impl MeasuredLosses {
     /// Sums up.
     #[must_use]
     pub fn new(text: Text, losses: Losses<'_>) -> Self {
@@ -158,7 +158,7 @@ impl Measured {
 
 /// Losses that are known already, by [`measurement`]: a run that goes on, and one of several runs, need not take them
 /// again.
-pub type Known = BTreeMap<String, Vec<Loss>>;
+pub type KnownLosses = BTreeMap<String, Vec<Loss>>;
 
 /// The name of a measurement: what the model is, and the tokens.
 #[must_use]
@@ -207,14 +207,14 @@ mod tests {
         let (uncut, cut) = (losses(&[20.0, 50.0, 22.0]), losses(&[30.0, 70.0, 32.0]));
         let healed = losses(&[28.0, 65.0, 29.0]);
         let all = Losses { uncut: Some(("m", &uncut)), cut: &cut, healed: &healed, unmerged: Some(&healed) };
-        let measured = Measured::new(text(), all);
+        let measured = MeasuredLosses::new(text(), all);
         assert!((measured.undone.unwrap() - 0.25).abs() < 1e-12, "{measured:?}");
         assert_eq!((measured.uncut, measured.cut), (Some(92.0 / 40.0), 132.0 / 40.0));
         assert_eq!(measured.rounding, Some(Paired { difference: 0.0, stderr: Some(0.0) }));
         // a cut that cost nothing leaves nothing to undo; without the uncut model nobody knows
         let same = Losses { uncut: Some(("m", &cut)), ..all };
-        assert_eq!(Measured::new(text(), same).undone, None);
-        assert_eq!(Measured::new(text(), Losses { uncut: None, ..all }).undone, None);
+        assert_eq!(MeasuredLosses::new(text(), same).undone, None);
+        assert_eq!(MeasuredLosses::new(text(), Losses { uncut: None, ..all }).undone, None);
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl Tensors<'_> {
         let table = adapters.and_then(|adapters| adapters.tables.get(name));
         match (self.adapters.get(name).copied(), table) {
             (Some(adapter), _) | (_, Some(Table::LowRank(adapter))) => Expr::Adapted(Box::new(origin), adapter.clone()),
-            (_, Some(Table::Tokens(tokens))) => Expr::Tokens(Box::new(origin), tokens.clone()),
+            (_, Some(Table::TokenRows(tokens))) => Expr::TokenRows(Box::new(origin), tokens.clone()),
             _ => origin,
         }
     }

@@ -28,7 +28,7 @@ mod trainer;
 
 pub use choices::{MergeOnto, Quant, Train};
 pub use journal::{Journal, Line};
-pub use measure::{Known, Losses, Measured, Paired, Text, measurement};
+pub use measure::{KnownLosses, Losses, MeasuredLosses, Paired, Text, measurement};
 pub use merge::Merge;
 pub use pass::{Gradients, PassLoss, parameters, targets};
 pub use plan::{Estimate, estimate, load_options};

@@ -12,7 +12,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::measure::Known;
+use super::measure::KnownLosses;
 use super::optimizer::{Moments, Optimizer};
 use crate::checkpoint::{
     Index, Shard, Slot, Workplace, adopt, read_json, refuse_other_work, unfinished, write_file, write_tensor,
@@ -236,10 +236,10 @@ impl WorkDir {
     ///
     /// # Errors
     /// Work: the file is broken.
-    pub fn known(&self) -> Result<Known> {
+    pub fn known(&self) -> Result<KnownLosses> {
         let path = self.path.join(KNOWN);
         if !path.exists() {
-            return Ok(Known::new());
+            return Ok(KnownLosses::new());
         }
         files::json(&path, Bound::RECORD)
     }
@@ -248,7 +248,7 @@ impl WorkDir {
     ///
     /// # Errors
     /// Work: the disk is full.
-    pub fn save_known(&self, known: &Known) -> Result<()> {
+    pub fn save_known(&self, known: &KnownLosses) -> Result<()> {
         let text = serde_json::to_vec(known).map_err(|error| Error::work(error.to_string()))?;
         write_file(&self.path.join(KNOWN), true, &text)
     }

@@ -24,18 +24,18 @@ impl Default for Draws {
 impl Draws {
     /// The numbers for piece of work `number`, which need none of those before it.
     #[must_use]
-    pub fn stream(&self, number: u64) -> Drawing {
+    pub fn stream(&self, number: u64) -> Uniforms {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(number);
-        Drawing(rng)
+        Uniforms(rng)
     }
 }
 
 /// Random numbers.
 #[derive(Clone, Debug)]
-pub struct Drawing(ChaCha8Rng);
+pub struct Uniforms(ChaCha8Rng);
 
-impl Drawing {
+impl Uniforms {
     /// The next, from 0 to 1, 1 left out.
     pub fn uniform(&mut self) -> f64 {
         self.0.random()

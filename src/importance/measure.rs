@@ -13,7 +13,7 @@ use super::probe::Probe;
 use super::removals::Removals;
 use crate::arch::{LayerTensor, ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
-use crate::model::{Batch, LayerGradients, Loss, Model, Wanted, parameter};
+use crate::model::{Batch, LayerGradients, Loss, Model, WantedGradients, parameter};
 use crate::progress::{Progress, Unit};
 use crate::{Context, Error, Result, interrupt};
 
@@ -262,7 +262,7 @@ fn of_gradients(
     let gates =
         metrics.iter().filter_map(|m| if let Evaluate::Gates(value) = m.value { Some((*m, value)) } else { None });
     let gates: Vec<_> = gates.collect();
-    let wanted = Wanted { weights: !shown.is_empty(), gates: !gates.is_empty() };
+    let wanted = WantedGradients { weights: !shown.is_empty(), gates: !gates.is_empty() };
     if !wanted.weights && !wanted.gates {
         return Ok(Vec::new());
     }

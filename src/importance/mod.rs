@@ -68,7 +68,7 @@ pub use analysis::{Analysis, Searched, scores_of};
 pub(crate) use choice::is_within;
 pub use choice::{Choice, Kept, Listed, Rise, RunnerUp};
 pub use data_used::{DataUsed, QuestionsUsed};
-pub use draws::{Drawing, Draws};
+pub use draws::{Draws, Uniforms};
 pub use evidence::{Evidence, Measured};
 pub use journal::{Journal, MeasuredOn, Recalled};
 pub use measure::{measure, measure_weights, measure_with};

@@ -10,14 +10,14 @@ use crate::{Error, Result};
 /// A share of the whole model's accuracy, with the task that it is measured on where that is named: `0.95`,
 /// `boolq=0.95`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Keep {
+pub struct KeepShare {
     /// The task, or group of tasks.
     pub task: Option<String>,
     /// More than 0, at most 1.
     pub share: f64,
 }
 
-impl FromStr for Keep {
+impl FromStr for KeepShare {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -36,7 +36,7 @@ impl FromStr for Keep {
     }
 }
 
-impl std::fmt::Display for Keep {
+impl std::fmt::Display for KeepShare {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.task {
             Some(task) => write!(f, "{task}={}", self.share),
@@ -45,13 +45,13 @@ impl std::fmt::Display for Keep {
     }
 }
 
-impl Serialize for Keep {
+impl Serialize for KeepShare {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Keep {
+impl<'de> Deserialize<'de> for KeepShare {
     /// From text, or from a number.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -82,8 +82,8 @@ impl Goal {
     ///
     /// # Errors
     /// Request: a task that it did not ask.
-    pub fn of(max_loss: Option<f64>, keep: Option<&Keep>, asked: Option<&QuestionsUsed>) -> Result<Option<Self>> {
-        if let (Some(Keep { task: Some(task), .. }), Some(QuestionsUsed { tasks, .. })) = (keep, asked) {
+    pub fn of(max_loss: Option<f64>, keep: Option<&KeepShare>, asked: Option<&QuestionsUsed>) -> Result<Option<Self>> {
+        if let (Some(KeepShare { task: Some(task), .. }), Some(QuestionsUsed { tasks, .. })) = (keep, asked) {
             // the tasks of a group begin with its name
             let is_of = |own: &String| own == task || own.strip_prefix(task).is_some_and(|rest| rest.starts_with('_'));
             if !tasks.iter().all(is_of) {
@@ -170,15 +170,15 @@ mod tests {
         for (text, task, share) in
             [("0.95", None, 0.95), ("boolq=1", Some("boolq"), 1.0), (" mmlu = 0.5", Some("mmlu"), 0.5)]
         {
-            let keep: Keep = text.parse().unwrap();
+            let keep: KeepShare = text.parse().unwrap();
             assert_eq!((keep.task.as_deref(), keep.share), (task, share));
-            assert_eq!(keep.to_string().parse::<Keep>().unwrap(), keep);
+            assert_eq!(keep.to_string().parse::<KeepShare>().unwrap(), keep);
         }
         for text in ["", "0", "1.01", "-1", "nan", "inf", "=0.9", "boolq=", "boolq", "a=b=0.5"] {
-            let error = text.parse::<Keep>().unwrap_err();
+            let error = text.parse::<KeepShare>().unwrap_err();
             assert!(error.exit_code() == 2 && error.to_string().contains("--keep"), "{error}");
         }
-        let read = |text: &str| serde_json::from_str::<Keep>(text);
+        let read = |text: &str| serde_json::from_str::<KeepShare>(text);
         assert_eq!(read("0.5").unwrap(), read("\"0.5\"").unwrap());
         assert!(read("2").is_err() && read("[]").is_err());
     }

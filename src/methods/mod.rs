@@ -27,7 +27,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use goal::{Goal, Keep, within};
+pub use goal::{Goal, KeepShare, within};
 pub use pick::{Candidates, PICKS, Pick, Policy, Step, Work, pick, scored};
 pub use search::{Search, SearchPasses, check, search};
 pub use table::METHODS;
@@ -42,7 +42,7 @@ use pick::How;
 /// What goes at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Unit {
+pub enum RemovalUnit {
     /// Neighbouring layers.
     Block,
     /// Single layers, wherever they are.
@@ -72,7 +72,7 @@ pub struct Method {
     /// Where it comes from.
     pub reference: &'static str,
     /// What goes at a time.
-    pub unit: Unit,
+    pub unit: RemovalUnit,
     /// What it looks at.
     pub follows: Follows,
     /// Name of the row of [`PICKS`].

@@ -12,7 +12,7 @@ use crate::{Context, Error, Result};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Choice {
+pub struct SamplingParams {
     /// Divides the logits; `None` takes the likeliest token, unless `top_k` or `top_p` is given: then 1.
     pub temperature: Option<f64>,
     /// Draws among so many of the likeliest tokens.
@@ -23,7 +23,7 @@ pub struct Choice {
     pub seed: u64,
 }
 
-impl Choice {
+impl SamplingParams {
     /// candle's processor for it.
     ///
     /// # Errors
@@ -98,7 +98,7 @@ impl Model {
         prompt: &[u32],
         tokens: usize,
         ends: &[u32],
-        choice: &Choice,
+        choice: &SamplingParams,
         said: &mut dyn FnMut(u32) -> Result<()>,
     ) -> Result<Generated> {
         let mut processor = choice.processor()?;

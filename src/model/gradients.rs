@@ -17,7 +17,7 @@ use crate::{Error, Result, interrupt};
 
 /// Which gradients are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedGradients {
     /// Those of the weights.
     pub weights: bool,
     /// Of each sub-layer that of a factor before its update.
@@ -72,7 +72,7 @@ impl Model {
     pub fn gradients(
         &self,
         sequences: &[Vec<u32>],
-        wanted: Wanted,
+        wanted: WantedGradients,
         what: &str,
         progress: &dyn Progress,
         see: &mut dyn FnMut(LayerGradients) -> Result<()>,

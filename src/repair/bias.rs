@@ -1,6 +1,6 @@
 //! The bias: the mean of what the gap added.
 
-use super::sums::{Estimate, Map};
+use super::sums::{Map, SeamEstimate};
 use super::{How, Repair};
 
 /// b, the mean over tokens of Z - X, added to the bias of the projection before the seam, in families that have one.
@@ -13,6 +13,6 @@ pub(super) const BIAS: Repair = Repair {
         let [p, y, z] = &sums.totals;
         let mean = |((p, y), z): ((&f64, &f64), &f64)| (z - y - p) / sums.tokens as f64;
         let bias = p.iter().zip(y).zip(z).map(mean).collect();
-        Ok(Estimate { scale: 1.0, map: Map::Times(1.0), bias: Some(bias) })
+        Ok(SeamEstimate { scale: 1.0, map: Map::Times(1.0), bias: Some(bias) })
     }),
 };

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// What a repair takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Needs {
+pub struct RepairNeeds {
     /// Tokens that the equations need to be fitted on, at least.
     pub tokens: usize,
     /// Bytes beside the weights of two layers and the head.
@@ -23,7 +23,7 @@ pub struct Needs {
 
 /// Tokens of a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tokens {
+pub struct TextTokens {
     /// Of sequences that fit.
     pub fitting: usize,
     /// Of sequences that judge.
@@ -85,7 +85,7 @@ impl Repair {
     ///
     /// # Errors
     /// Request: as [`fit`](super::fit), as far as can be told before it.
-    pub fn needs(&self, plan: &Plan, spec: &ModelSpec, source: &Checkpoint, tokens: Tokens) -> Result<Needs> {
+    pub fn needs(&self, plan: &Plan, spec: &ModelSpec, source: &Checkpoint, tokens: TextTokens) -> Result<RepairNeeds> {
         check(self, plan, spec, source)?;
         let units = units(plan, spec)?;
         let first = units.iter().position(|unit| unit.is_seam || !unit.is_copy).unwrap_or(units.len());
@@ -125,7 +125,7 @@ impl Repair {
         };
         let fits: f64 = behind().filter(|unit| is_refit || unit.is_seam).map(of_fit).sum();
         let whole = a_sublayer * SubLayer::ALL.len() as f64 * spec.layers as f64 * all as f64;
-        Ok(Needs {
+        Ok(RepairNeeds {
             tokens: if is_refit { widest } else { d },
             bytes: (streams + pass + equations + changes + remade) as u64,
             bytes_to_keep: (4 * widest * all) as u64,

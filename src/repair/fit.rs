@@ -22,7 +22,7 @@ use crate::{Result, interrupt};
 
 /// What to repair, and on which text.
 #[derive(Clone, Copy, Debug)]
-pub struct Task<'a> {
+pub struct RepairTask<'a> {
     /// The model before the cut.
     pub whole: &'a Model,
     /// The model that the plan makes of it.
@@ -124,8 +124,8 @@ pub(super) trait Fitter {
 /// # Errors
 /// Request: a plan or a text that the repair cannot work with. Work: weights that cannot be read, a stream that is not
 /// finite, equations without a solution. Interrupted.
-pub fn fit(repair: &Repair, task: &Task<'_>, progress: &dyn Progress) -> Result<Repaired> {
-    let Task { whole, cut, plan, sequences, judging, first, keeps } = *task;
+pub fn fit(repair: &Repair, task: &RepairTask<'_>, progress: &dyn Progress) -> Result<Repaired> {
+    let RepairTask { whole, cut, plan, sequences, judging, first, keeps } = *task;
     check::check(repair, plan, whole.spec(), whole.checkpoint())?;
     let units = units(plan, whole.spec())?;
     let mut course = Course::begin((whole, cut), sequences, judging)?;

@@ -1,6 +1,6 @@
 //! The fold: the last update before a seam through a linear map, which goes into its output projection.
 
-use super::sums::{Estimate, Map, Sums};
+use super::sums::{Map, SeamEstimate, SeamSums};
 use super::{How, Repair};
 use crate::Result;
 
@@ -25,6 +25,6 @@ pub(super) const FOLD_PLAIN: Repair = Repair {
     how: How::Seams(|sums| folded(sums, 0.0)),
 };
 
-fn folded(sums: &Sums, ridge: f64) -> Result<Estimate> {
-    Ok(Estimate { scale: 1.0, map: Map::Matrix(sums.map(1.0, ridge)?), bias: None })
+fn folded(sums: &SeamSums, ridge: f64) -> Result<SeamEstimate> {
+    Ok(SeamEstimate { scale: 1.0, map: Map::Matrix(sums.map(1.0, ridge)?), bias: None })
 }

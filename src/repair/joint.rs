@@ -1,6 +1,6 @@
 //! Fold and scale at once: the best of both together.
 
-use super::sums::{Estimate, Map};
+use super::sums::{Map, SeamEstimate};
 use super::{How, Repair};
 
 /// The α and T that leave least of |α·Y + P·T - Z|²: α = ⟨Y', Z'⟩ / ⟨Y', Y'⟩ with what P does not explain of Y and Z.
@@ -14,6 +14,6 @@ pub(super) const JOINT: Repair = Repair {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let target = sums.stream_target - dot(&explained, &sums.with_target);
         let scale = target / (sums.stream - dot(&explained, &sums.with_stream));
-        Ok(Estimate { scale, map: Map::Matrix(sums.map(scale, 0.0)?), bias: None })
+        Ok(SeamEstimate { scale, map: Map::Matrix(sums.map(scale, 0.0)?), bias: None })
     }),
 };

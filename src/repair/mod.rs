@@ -10,7 +10,7 @@
 //!
 //! # Add a repair
 //! A repair at the seams is a file here and a line in [`REPAIRS`]: a function from the sums over the tokens of the
-//! fitting text to an [`Estimate`] of the stream behind the gap, α·Y + P·T + b, where P is the update of the last
+//! fitting text to an [`SeamEstimate`] of the stream behind the gap, α·Y + P·T + b, where P is the update of the last
 //! sub-layer before the seam and Y the stream that the update is added to. The map T and b go into that sub-layer's
 //! output projection, and α divides the output projections of all later sub-layers, whose norms do not see the size of
 //! the stream. The report says what share of the difference the estimate explains.
@@ -21,7 +21,7 @@
 //! use prune::model::{Model, ModelOptions};
 //! use prune::plan::{Plan, PlannedFor};
 //! use prune::progress::Silent;
-//! use prune::repair::{Estimate, Found, How, Map, Repair, Task, fit};
+//! use prune::repair::{SeamEstimate, Found, How, Map, Repair, RepairTask, fit};
 //! use prune::surgery::{Cut, CutOptions};
 //! use std::sync::Arc;
 //!
@@ -82,11 +82,11 @@ mod seam;
 mod sums;
 mod units;
 
-pub use check::{Needs, Tokens};
-pub use fit::{Found, Repaired, Task, fit};
+pub use check::{RepairNeeds, TextTokens};
+pub use fit::{Found, RepairTask, Repaired, fit};
 pub use refit::RefitStep;
 pub use seam::SeamFit;
-pub use sums::{Estimate, Map, Sums};
+pub use sums::{Map, SeamEstimate, SeamSums};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -113,9 +113,9 @@ pub enum How {
     /// Every output projection behind the first seam, one after the other.
     Projections,
     /// At each seam, from sums over the tokens of the fitting text.
-    Seams(fn(&Sums) -> Result<Estimate>),
+    Seams(fn(&SeamSums) -> Result<SeamEstimate>),
     /// The same, where what is fitted needs a bias of the projection before the seam.
-    BiasAtSeams(fn(&Sums) -> Result<Estimate>),
+    BiasAtSeams(fn(&SeamSums) -> Result<SeamEstimate>),
 }
 
 /// The repairs.

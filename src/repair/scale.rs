@@ -1,6 +1,6 @@
 //! The scale: the stream behind a seam is as much larger as the gap made it.
 
-use super::sums::{Estimate, Map};
+use super::sums::{Map, SeamEstimate};
 use super::{How, Repair};
 
 /// α, the mean ratio of magnitudes behind and before the gap. Published, embedding and projections before the seam are
@@ -11,5 +11,5 @@ pub(super) const SCALE: Repair = Repair {
     about: "later updates are divided by the ratio of magnitudes behind and before the gap",
     reference: "Prune&Comp, arXiv 2507.18212",
     opens_everywhere: true,
-    how: How::Seams(|sums| Ok(Estimate { scale: sums.ratio, map: Map::Times(sums.ratio), bias: None })),
+    how: How::Seams(|sums| Ok(SeamEstimate { scale: sums.ratio, map: Map::Times(sums.ratio), bias: None })),
 };

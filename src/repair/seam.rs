@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::change::{Change, Projection};
 use super::course::Course;
 use super::fit::{Fitter, Found, Seen};
-use super::sums::{Estimate, Map, Summing, Sums};
+use super::sums::{Map, SeamEstimate, SeamSums, Summing};
 use super::units::Unit;
 use crate::model::Model;
 use crate::plan::SubLayer;
@@ -30,7 +30,7 @@ pub struct SeamFit {
 
 /// Fits what a function says of the sums at each seam.
 pub(super) struct SeamFitter {
-    estimate: fn(&Sums) -> Result<Estimate>,
+    estimate: fn(&SeamSums) -> Result<SeamEstimate>,
     /// Whether first tokens count.
     first: bool,
     sums: Option<(Summing, Summing)>,
@@ -40,7 +40,7 @@ pub(super) struct SeamFitter {
 }
 
 impl SeamFitter {
-    pub(super) fn new(estimate: fn(&Sums) -> Result<Estimate>, first: bool) -> Self {
+    pub(super) fn new(estimate: fn(&SeamSums) -> Result<SeamEstimate>, first: bool) -> Self {
         Self { estimate, first, sums: None, scale: 1.0, found: Vec::new() }
     }
 }
@@ -103,7 +103,7 @@ fn times(projection: &Projection, by: f64) -> Change {
 
 /// The projection before the seam, which was divided by `before` until now: its update becomes P·T + b, and the stream
 /// is left as much smaller as later updates are.
-fn changed(estimate: &Estimate, before: f64, projection: &Projection, cut: &Model) -> Result<Change> {
+fn changed(estimate: &SeamEstimate, before: f64, projection: &Projection, cut: &Model) -> Result<Change> {
     let less = estimate.scale * before;
     let mut change = match &estimate.map {
         Map::Times(own) if *own == less => Change::Made { weight: None, bias: None },

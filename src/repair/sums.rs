@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// Sums in f64 over all tokens of a text. P is the update of the last sub-layer before the seam, Y the stream that it
 /// is added to, X = Y + P what leaves it, Z the whole model's stream behind the gap; each `[t, d]`.
 #[derive(Debug)]
-pub struct Sums {
+pub struct SeamSums {
     /// Numbers of a token, d.
     pub d: usize,
     /// Tokens.
@@ -45,7 +45,7 @@ pub enum Map {
 
 /// An estimate of Z: scale·Y + P·map + bias.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Estimate {
+pub struct SeamEstimate {
     /// α: later output projections are divided by it.
     pub scale: f64,
     /// T: the output projection before the seam is followed by it.
@@ -54,10 +54,10 @@ pub struct Estimate {
     pub bias: Option<Vec<f64>>,
 }
 
-impl Estimate {
+impl SeamEstimate {
     /// |Z - estimate|² over the tokens of `sums`.
     #[must_use]
-    pub fn left(&self, sums: &Sums) -> f64 {
+    pub fn left(&self, sums: &SeamSums) -> f64 {
         let (d, scale) = (sums.d, self.scale);
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let trace = |of: &[f64]| (0..d).map(|i| of[i * d + i]).sum::<f64>();
@@ -89,12 +89,12 @@ impl Estimate {
 
     /// The share of |Z - X|² that it explains.
     #[must_use]
-    pub fn explained(&self, sums: &Sums) -> f64 {
+    pub fn explained(&self, sums: &SeamSums) -> f64 {
         1.0 - self.left(sums) / sums.gap
     }
 }
 
-impl Sums {
+impl SeamSums {
     /// The map (PᵀP + ridge·I)⁻¹ Pᵀ(Z - scale·Y), `[d, d]`; the ridge in units of the mean of PᵀP's diagonal.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ impl Sums {
     /// (PᵀP + ridge·I)⁻¹ · right, `[d, d]`.
     ///
     /// # Errors
-    /// As [`Sums::map`].
+    /// As [`SeamSums::map`].
     pub fn solved(&self, mut right: Vec<f64>, ridge: f64) -> Result<Vec<f64>> {
         let (d, mut gram) = (self.d, self.gram.clone());
         let mean = (0..d).map(|i| gram[i * d + i]).sum::<f64>() / d as f64;
@@ -123,7 +123,7 @@ impl Sums {
     }
 }
 
-/// [`Sums`] as tokens come.
+/// [`SeamSums`] as tokens come.
 #[derive(Debug)]
 pub(super) struct Summing {
     d: usize,
@@ -200,9 +200,9 @@ impl Summing {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Result<Sums> {
+    pub(super) fn finish(self) -> Result<SeamSums> {
         let [stream, stream_target, target, gap] = self.scalars;
-        Ok(Sums {
+        Ok(SeamSums {
             d: self.d,
             tokens: self.tokens,
             gram: self.gram.numbers()?,
@@ -236,7 +236,7 @@ mod tests {
         let bias: Vec<f64> = numbers(&random(4, 1, d));
         for map in [Map::Times(0.7), Map::Matrix(numbers(&random(5, d, d)))] {
             for bias in [None, Some(bias.clone())] {
-                let estimate = Estimate { scale: 1.3, map: map.clone(), bias };
+                let estimate = SeamEstimate { scale: 1.3, map: map.clone(), bias };
                 let matrix = match &map {
                     Map::Times(by) => (0..d * d).map(|at| if at % (d + 1) == 0 { *by } else { 0.0 }).collect(),
                     Map::Matrix(matrix) => matrix.clone(),
@@ -252,7 +252,7 @@ mod tests {
             }
         }
         let gap: f64 = (0..t * d).map(|at| (z[at] - y[at] - p[at]).powi(2)).sum();
-        let same = Estimate { scale: 1.0, map: Map::Times(1.0), bias: None };
+        let same = SeamEstimate { scale: 1.0, map: Map::Times(1.0), bias: None };
         assert!((sums.gap - gap).abs() < 1e-4 * gap && same.explained(&sums).abs() < 1e-4);
         let mut flat = sums;
         flat.gram.fill(0.0);

@@ -267,7 +267,7 @@ fn ink([r, g, b]: Color) -> RGBColor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Format, HeatMap, LineChart, Point, Series, Triangle};
+    use super::super::{HeatMap, LineChart, PictureFormat, Point, Series, Triangle};
     use super::*;
 
     fn map(rows: Vec<Vec<f64>>, chosen: Option<usize>) -> HeatMap {
@@ -279,7 +279,7 @@ mod tests {
             plan: "plan: drop 3".into(),
             scores: Triangle { rows, best, chosen, ..Triangle::default() },
             note: String::new(),
-            format: Format::Sheet,
+            format: PictureFormat::Sheet,
         }
     }
 

@@ -2,7 +2,7 @@
 
 /// A file of its own, or a part of a page that says around it what it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+pub enum PictureFormat {
     /// A file: title, notes and legend are part of the picture.
     #[default]
     Sheet,
@@ -12,7 +12,7 @@ pub enum Format {
     Phone,
 }
 
-impl Format {
+impl PictureFormat {
     /// Whether title and notes are part of the picture.
     pub(super) fn has_title(self) -> bool {
         self == Self::Sheet

@@ -16,7 +16,7 @@ mod triangle;
 
 pub use canvas::{Canvas, Figure};
 pub use chart::{Dot, Errors, Level, LineChart, Look, Point, Series, means};
-pub use format::Format;
+pub use format::PictureFormat;
 pub use heatmap::HeatMap;
 pub(crate) use page::advice;
 pub use page::{Drawing, NamedFigure, NamedTable, figures, mark, page, tables};

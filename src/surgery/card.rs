@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::Cut;
-use crate::card::{Kind, Made, called, pinned, placeless, quoted};
+use crate::card::{Kind, MadeFrom, called, pinned, placeless, quoted};
 use crate::plan::Plan;
 use crate::provenance::Provenance;
 
@@ -11,7 +11,7 @@ use crate::provenance::Provenance;
 pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> String {
     let mut plan = cut.plan().clone();
     let parent = plan.planned_for.clone();
-    let made = Made { kind: Kind::Model, history, parent: &parent, parent_card: source };
+    let made = MadeFrom { kind: Kind::Model, history, parent: &parent, parent_card: source };
     // what other tools are told names no directory either
     (plan.planned_for.id, plan.planned_for.revision) = (pinned(&parent), None);
     let dropped = plan.dropped();

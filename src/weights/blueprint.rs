@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use serde::Serialize;
 
 use super::expr::Expr;
-use super::four_bit::{self, Part};
+use super::four_bit::{self, PackedTensor};
 use super::numbers::{Numbers, PIECE, rounded};
 use crate::checkpoint::{ByteSize, Checkpoint, Index, ShardPlan, Slot, four_bit_owner, with_bytes, write_new};
 use crate::ops::Nf4Weight;
@@ -31,7 +31,7 @@ pub(super) enum Made {
 }
 
 /// The codes and scales of the weight that was quantised last: in each group of one dtype they stand side by side.
-pub(super) type LastParts = Option<(String, Arc<Vec<Part>>)>;
+pub(super) type LastParts = Option<(String, Arc<Vec<PackedTensor>>)>;
 
 /// Takes bytes of a tensor, and where they begin in it.
 pub(super) type Take<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<()>;
@@ -282,7 +282,7 @@ fn all_settled(source: &Index, name: &str, expr: &Expr, dtype: DType) -> Result<
 }
 
 /// The tensors that a weight becomes in four bits.
-fn parts(source: &Checkpoint, name: &str, (expr, dtype, double): (&Expr, DType, bool)) -> Result<Vec<Part>> {
+fn parts(source: &Checkpoint, name: &str, (expr, dtype, double): (&Expr, DType, bool)) -> Result<Vec<PackedTensor>> {
     let weight = Nf4Weight::quantize(&all_settled(source, name, expr, dtype)?, double);
     Ok(four_bit::parts(name, &weight.context(|| format!("tensor {name}"))?))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::four_bit;
-use super::lora::{Adapter, Tokens};
+use super::lora::{Adapter, TokenRows};
 use crate::checkpoint::Index;
 use crate::{Error, Result};
 
@@ -28,7 +28,7 @@ pub enum Expr {
     /// A matrix `[o, i]` and its low-rank update.
     Adapted(Box<Expr>, Adapter),
     /// A matrix `[v, d]`, some of whose rows are others.
-    Tokens(Box<Expr>, Tokens),
+    TokenRows(Box<Expr>, TokenRows),
     /// What four bits leave of a matrix, the scales in codes as well if `true`; of one that is stored in four bits, all
     /// of it.
     Quantized(Box<Expr>, bool),
@@ -67,7 +67,7 @@ impl Expr {
                 ([o, i], [rank, width], [height, inner]) if (o, i, rank) == (height, width, inner) => vec![*o, *i],
                 (of, ..) => return misfit("an adapter", of, &[adapter.b.dims(), adapter.a.dims()].concat()),
             },
-            Self::Tokens(of, tokens) => match (&of.shape(source)?[..], tokens.rows.dims()) {
+            Self::TokenRows(of, tokens) => match (&of.shape(source)?[..], tokens.rows.dims()) {
                 ([v, d], [_, width]) if d == width => vec![*v, *d],
                 (of, rows) => return misfit("rows of tokens", of, rows),
             },
@@ -93,7 +93,7 @@ impl Expr {
             }
             Self::MatMul(left, right) => Self::MatMul(boxed(left)?, boxed(right)?),
             Self::Adapted(of, adapter) => Self::Adapted(boxed(of)?, adapter),
-            Self::Tokens(of, tokens) => Self::Tokens(boxed(of)?, tokens),
+            Self::TokenRows(of, tokens) => Self::TokenRows(boxed(of)?, tokens),
             Self::Quantized(of, double) => Self::Quantized(boxed(of)?, double),
         })
     }
@@ -104,7 +104,7 @@ impl Expr {
             Self::Source(_) | Self::Stored(..) | Self::Tensor(_) | Self::Zeros(_) => false,
             Self::Sum(terms) => terms.iter().any(|(_, term)| term.is_adapted()),
             Self::MatMul(left, right) => left.is_adapted() || right.is_adapted(),
-            Self::Adapted(..) | Self::Tokens(..) => true,
+            Self::Adapted(..) | Self::TokenRows(..) => true,
             Self::Quantized(of, _) => of.is_adapted(),
         }
     }
@@ -120,7 +120,7 @@ impl Expr {
                 // joined from its pieces
                 left.whole(source, largest)? + (2 * own).max(own + right.whole(source, largest)?)
             }
-            Self::Adapted(of, _) | Self::Tokens(of, _) => of.whole(source, largest)?,
+            Self::Adapted(of, _) | Self::TokenRows(of, _) => of.whole(source, largest)?,
             Self::Quantized(of, _) => of.whole(source, largest)?.max(2 * largest),
         })
     }

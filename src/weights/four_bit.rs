@@ -19,7 +19,7 @@ use crate::{Context, Error, Result};
 const MAX_STATE: u64 = 1 << 16;
 
 /// A tensor to write: name, dtype, shape, bytes.
-pub type Part = (String, Dtype, Vec<usize>, Vec<u8>);
+pub type PackedTensor = (String, Dtype, Vec<usize>, Vec<u8>);
 
 /// The JSON text of a weight.
 #[derive(Deserialize)]
@@ -126,7 +126,7 @@ fn table<const N: usize>(bytes: &[u8], name: &str) -> Result<[f32; N]> {
 
 /// The tensors that hold `weight` under the name `name`, as bitsandbytes would save them.
 #[must_use]
-pub fn parts(name: &str, weight: &Nf4Weight) -> Vec<Part> {
+pub fn parts(name: &str, weight: &Nf4Weight) -> Vec<PackedTensor> {
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let floats =
         |ending: &str, values: &[f32]| (format!("{name}.{ending}"), Dtype::F32, vec![values.len()], bytes(values));

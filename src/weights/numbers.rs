@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::expr::Expr;
 use super::four_bit;
-use super::lora::{Adapter, At, Tokens};
+use super::lora::{Adapter, At, TokenRows};
 use crate::checkpoint::{Entry, Index};
 use crate::ops::{self, Nf4Weight};
 use crate::{Error, Result};
@@ -31,7 +31,7 @@ pub enum Numbers<'a> {
     /// A matrix and its low-rank update.
     Adapted(Box<Numbers<'a>>, &'a Adapter),
     /// A matrix, some of whose rows are others.
-    Tokens(Box<Numbers<'a>>, &'a Tokens),
+    TokenRows(Box<Numbers<'a>>, &'a TokenRows),
 }
 
 impl<'a> Numbers<'a> {
@@ -64,7 +64,7 @@ impl<'a> Numbers<'a> {
             }
             Expr::MatMul(left, right) => Self::MatMul(boxed(left)?, Self::of(right, source)?.whole(DType::F32)?),
             Expr::Adapted(of, adapter) => Self::Adapted(boxed(of)?, adapter),
-            Expr::Tokens(of, tokens) => Self::Tokens(boxed(of)?, tokens),
+            Expr::TokenRows(of, tokens) => Self::TokenRows(boxed(of)?, tokens),
             Expr::Quantized(of, double) => match Self::of(of, source)? {
                 Self::FourBit(weight) => Self::FourBit(weight),
                 Self::Dense(index, entry) => {
@@ -123,7 +123,7 @@ impl<'a> Numbers<'a> {
             Self::Tensor(tensor) => matrix(tensor.dims()),
             Self::Zeros(shape) => matrix(shape),
             Self::Sum(terms) => terms.first().and_then(|(_, term)| term.rows()),
-            Self::MatMul(of, _) | Self::Adapted(of, _) | Self::Tokens(of, _) => of.rows(),
+            Self::MatMul(of, _) | Self::Adapted(of, _) | Self::TokenRows(of, _) => of.rows(),
         }
     }
 
@@ -137,7 +137,7 @@ impl<'a> Numbers<'a> {
             Self::Zeros(shape) => last(shape),
             Self::Sum(terms) => terms.iter().map(|(_, term)| term.widest()).max().unwrap_or(1),
             Self::MatMul(left, right) => left.widest().max(last(right.dims())),
-            Self::Adapted(of, _) | Self::Tokens(of, _) => of.widest(),
+            Self::Adapted(of, _) | Self::TokenRows(of, _) => of.widest(),
         }
     }
 
@@ -183,7 +183,7 @@ impl<'a> Numbers<'a> {
             }
             Self::MatMul(left, right) => ops::low_rank_up(&left.read(rows)?, right),
             Self::Adapted(of, adapter) => adapter.updated(&of.read(rows)?, first),
-            Self::Tokens(of, tokens) => tokens.updated(&of.read(rows)?, first),
+            Self::TokenRows(of, tokens) => tokens.updated(&of.read(rows)?, first),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use prune::checkpoint::Checkpoint;
 use prune::commands::cut::{CutSettings, cut};
-use prune::data::{SequenceOptions, Sequences, Shape, Source, SourceOptions, Tokenizer};
+use prune::data::{SequenceOptions, Sequences, Shape, SourceOptions, TextSource, Tokenizer};
 use prune::importance::{Probe, Watch, metric};
 use prune::model::{Batch, Model, ModelOptions, Observer, Residency};
 use prune::progress::Silent;
@@ -129,7 +129,7 @@ fn a_cut_of_the_stories_model_loses_what_the_reference_says() {
         serde_json::from_slice(&std::fs::read(model.join("reference.json")).unwrap()).unwrap();
     let eval = &reference["eval"];
     // the reference takes the first rows of the file that have more than 32 tokens, cut to 128
-    let source = Source::open(&text, &SourceOptions::default()).unwrap();
+    let source = TextSource::open(&text, &SourceOptions::default()).unwrap();
     let shape = Shape { seq_len: 128, min_tokens: 33, ..Shape::default() };
     let options = SequenceOptions { samples: Some(40), shape, seed: None };
     let rows = Sequences::read(&source, &Tokenizer::open(&model).unwrap(), &options, &Silent).unwrap().rows;

@@ -11,7 +11,7 @@ use prune::arch::{ModelSpec, Role};
 use prune::checkpoint::{ByteSize, Checkpoint};
 use prune::model::{Batch, Model, ModelOptions, Observer, Residency};
 use prune::progress::Silent;
-use prune::weights::lora::{Adapter, Adapters, LoraSettings, Tokens};
+use prune::weights::lora::{Adapter, Adapters, LoraSettings, TokenRows};
 use prune::weights::{Blueprint, Draft, Expr};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -141,9 +141,9 @@ fn mixture(model: &Arc<Checkpoint>, seed: u64) -> Blueprint {
     }
     for name in ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"] {
         let Some(entry) = model.tensors.get(name) else { continue };
-        let rows = Tokens { ids: vec![3, 9], rows: matrix(&mut rng, 2, spec.hidden_size) };
+        let rows = TokenRows { ids: vec![3, 9], rows: matrix(&mut rng, 2, spec.hidden_size) };
         let expr = match name {
-            "model.embed_tokens.weight" => Expr::Tokens(Box::new(source(name)), rows),
+            "model.embed_tokens.weight" => Expr::TokenRows(Box::new(source(name)), rows),
             _ => source(name),
         };
         draft.add(name, entry.dtype, expr).unwrap();

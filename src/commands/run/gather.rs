@@ -10,7 +10,7 @@ use crate::commands::analysis_view;
 use crate::commands::heal::HealResult;
 use crate::eval::compare::{Comparison, compare};
 use crate::eval::finished::Finished;
-use crate::eval::metrics::Metric;
+use crate::eval::metrics::TaskMetric;
 use crate::eval::side::Side;
 use crate::eval::table::FigureReport;
 use crate::eval::tasks;
@@ -135,8 +135,8 @@ fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<ScoreCol
     let mut measures: Vec<ScoreColumn> = Vec::new();
     for figure in figures {
         let known = measures.iter().any(|known| (&known.task, &known.metric) == (&figure.task, &figure.metric));
-        let metric = Metric::named(figure.metric.split(',').next().unwrap_or_default());
-        let is_shown = metric.is_some_and(|metric| metric.higher_is_better || metric == Metric::LOSS);
+        let metric = TaskMetric::named(figure.metric.split(',').next().unwrap_or_default());
+        let is_shown = metric.is_some_and(|metric| metric.higher_is_better || metric == TaskMetric::LOSS);
         if known || !is_shown {
             continue;
         }
@@ -145,7 +145,7 @@ fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<ScoreCol
             title: title(figure),
             metric: figure.metric.clone(),
             chance: figure.chance,
-            is_loss: metric == Some(Metric::LOSS),
+            is_loss: metric == Some(TaskMetric::LOSS),
             depth: figure.depth,
         });
     }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use drop::{Drop, Keep};
 pub use recipe::{Compute, Recipe};
-pub use repairs::{Choice, Repairs};
+pub use repairs::{RepairChoice, Repairs};
 pub(super) use state::forget;
 
 use crate::progress::Progress;

@@ -27,7 +27,7 @@ use crate::commands::repair::Shared;
 use crate::eval::evaluation::Tokenized;
 use crate::eval::settings::EvalSettings;
 use crate::eval::table::FigureReport;
-use crate::heal::{HealSettings, Known, MergeOnto};
+use crate::heal::{HealSettings, KnownLosses, MergeOnto};
 use crate::importance::Analysis;
 use crate::plan::Dropped;
 use crate::progress::Progress;
@@ -103,7 +103,7 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
         count: Count::new(progress, stages(recipe, wanted.len(), wanted.len() / recipe.repairs().len())),
         tokenized,
         repairing: Shared::default(),
-        measured: Known::new(),
+        measured: KnownLosses::new(),
         stages: Vec::new(),
         made: Vec::new(),
     };
@@ -191,7 +191,7 @@ struct Line<'a> {
     /// The text of repairs.
     repairing: Shared,
     /// Losses of models as they lie on disk: the dense one is measured once.
-    measured: Known,
+    measured: KnownLosses,
     stages: Vec<String>,
     made: Vec<String>,
 }

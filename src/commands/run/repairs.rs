@@ -12,7 +12,7 @@ use crate::{Error, Result};
 #[serde(deny_unknown_fields, default)]
 pub struct Repairs {
     /// Repairs by name, and `none`.
-    pub methods: Vec<Choice>,
+    pub methods: Vec<RepairChoice>,
     /// Where the text is that repairs are fitted on.
     pub data: Option<String>,
     /// Field of the rows that holds the text.
@@ -68,18 +68,18 @@ impl Default for Repairs {
 
 /// What a cut is repaired by: a row of the repairs, or nothing, which is called `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choice(pub Option<&'static Repair>);
+pub struct RepairChoice(pub Option<&'static Repair>);
 
 /// Name of the plain cut.
 const NONE: &str = "none";
 
-impl Serialize for Choice {
+impl Serialize for RepairChoice {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.serialize_str(self.0.map_or(NONE, |repair| repair.name))
     }
 }
 
-impl<'de> Deserialize<'de> for Choice {
+impl<'de> Deserialize<'de> for RepairChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         if name == NONE {
@@ -99,7 +99,7 @@ impl Repairs {
     /// Each that is named, once.
     pub(super) fn each(&self) -> Vec<Option<&'static Repair>> {
         let mut each = Vec::new();
-        for Choice(repair) in &self.methods {
+        for RepairChoice(repair) in &self.methods {
             if !each.contains(repair) {
                 each.push(*repair);
             }

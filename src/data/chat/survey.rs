@@ -7,7 +7,7 @@ use crate::data::chunk;
 use crate::data::marked::learned;
 use crate::data::pack::{Carry, Packer, Shape};
 use crate::data::separate::Ends;
-use crate::data::source::Source;
+use crate::data::source::TextSource;
 use crate::data::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -45,7 +45,7 @@ impl Survey {
     ///
     /// # Errors
     /// Those of the source; Work where no row has a token of an answer.
-    pub fn of(source: &Source, tokenizer: &Tokenizer, shape: &Shape) -> Result<Option<Self>> {
+    pub fn of(source: &TextSource, tokenizer: &Tokenizer, shape: &Shape) -> Result<Option<Self>> {
         let Some(chat) = source.chat() else { return Ok(None) };
         let ends = Ends::new(shape, tokenizer, true)?;
         let (mut packer, mut documents) = (Packer::new(*shape, 0, Carry::default()), source.documents());
@@ -78,7 +78,7 @@ impl Survey {
 }
 
 /// The error for rows without a token to learn.
-pub(in crate::data) fn unanswered(source: &Source, seq_len: usize) -> Error {
+pub(in crate::data) fn unanswered(source: &TextSource, seq_len: usize) -> Error {
     let name = source.name();
     Error::work(format!(
         "{name}: no row has a token of an answer within {seq_len} tokens; give a longer seq_len, or other rows"

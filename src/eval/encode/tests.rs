@@ -9,7 +9,7 @@ fn taken() -> Taken {
 }
 
 fn whole(request: &TokenRequest) -> (Vec<u32>, Vec<u32>) {
-    let Targets::Sequence(targets) = &request.targets else { panic!("a continuation") };
+    let ScoredTargets::Sequence(targets) = &request.targets else { panic!("a continuation") };
     (request.input[..=request.from].to_vec(), targets.clone())
 }
 
@@ -102,7 +102,7 @@ fn version_0_4_0_and_the_paper() {
     let ids = |text| *tokenizer.encode(text, Special::None).unwrap().last().unwrap();
     let mut expected = vec![ids("Yes"), ids(" Yes")];
     expected.dedup();
-    assert_eq!(asked.requests[1].targets, Targets::AnyOf(expected));
+    assert_eq!(asked.requests[1].targets, ScoredTargets::AnyOf(expected));
     assert_eq!(asked.requests[0].input, b.requests[0].input);
 }
 

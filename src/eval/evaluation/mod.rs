@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::eval::scores::Scores;
+use crate::eval::scores::EvalScores;
 use candle_core::Device;
 use safetensors::Dtype;
 
@@ -29,7 +29,7 @@ use crate::eval::room::Room;
 use crate::eval::select::{Selection, select};
 use crate::eval::settings::{Compat, EvalSettings};
 use crate::eval::side::Side;
-use crate::eval::source::Source;
+use crate::eval::source::TaskSource;
 use crate::eval::tasks::Task;
 use crate::model::{Budget, Cache, LoadOptions, Model, ModelOptions};
 use crate::progress::{Progress, Silent};
@@ -40,7 +40,7 @@ use crate::{Context, Result};
 #[derive(Debug)]
 pub struct Asked {
     settings: EvalSettings,
-    source: Source,
+    source: TaskSource,
     selection: Selection,
     place: Option<Arc<Workplace>>,
     before: Option<Before>,
@@ -55,7 +55,7 @@ impl Asked {
     pub fn open(
         settings: &EvalSettings,
         task: Option<&'static dyn Task>,
-        source: &dyn Fn() -> Result<Source>,
+        source: &dyn Fn() -> Result<TaskSource>,
         progress: &dyn Progress,
     ) -> Result<Self> {
         settings.check()?;
@@ -200,7 +200,7 @@ impl<'a> Evaluation<'a> {
     ///
     /// # Errors
     /// The model's and the file system's; a task without a token to predict, a figure that no number can hold.
-    pub fn run(&self, plan: &mut PassPlan, progress: &dyn Progress) -> Result<Scores> {
+    pub fn run(&self, plan: &mut PassPlan, progress: &dyn Progress) -> Result<EvalScores> {
         let answers = if self.is_found() { Vec::new() } else { self.answers(plan, progress)? };
         self.job.scores(&answers, self.known.clone(), self.spec.vocab_size)
     }
@@ -227,7 +227,7 @@ impl<'a> Evaluation<'a> {
     ///
     /// # Errors
     /// Request: no task in common, or one that was asked differently.
-    pub fn compare(&self, scores: &Scores) -> Result<Vec<Comparison>> {
+    pub fn compare(&self, scores: &EvalScores) -> Result<Vec<Comparison>> {
         let Some((path, other)) = &self.other else { return Ok(Vec::new()) };
         let ours = Side::of(self.job, scores, self.settings.paper);
         let theirs = other.side(&|task| ours.tasks.iter().any(|known| known.name == task))?;
@@ -238,7 +238,7 @@ impl<'a> Evaluation<'a> {
     ///
     /// # Errors
     /// The file system's.
-    pub fn write(self, scores: &Scores) -> Result<Vec<PathBuf>> {
+    pub fn write(self, scores: &EvalScores) -> Result<Vec<PathBuf>> {
         let is_found = self.is_found();
         let (Some(out), Some(place), false) = (&self.settings.out, self.place, is_found) else {
             return Ok(Vec::new());

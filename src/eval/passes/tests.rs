@@ -4,7 +4,7 @@
 use super::*;
 
 fn request(input: &[u32], from: usize, targets: &[u32]) -> TokenRequest {
-    TokenRequest { input: Arc::from(input), from, targets: Targets::Sequence(targets.to_vec()) }
+    TokenRequest { input: Arc::from(input), from, targets: ScoredTargets::Sequence(targets.to_vec()) }
 }
 
 fn fixed(tokens: usize) -> PassTokens {
@@ -100,7 +100,7 @@ fn trees_of_any_shape() {
         let many = input.len() - from;
         let targets: Vec<u32> = (0..many).map(|_| next(50)).collect();
         if next(4) == 0 {
-            requests.push(TokenRequest { input: input.into(), from, targets: Targets::AnyOf(targets) });
+            requests.push(TokenRequest { input: input.into(), from, targets: ScoredTargets::AnyOf(targets) });
         } else {
             requests.push(request(&input, from, &targets));
         }

@@ -69,7 +69,7 @@ impl Task for MultipleChoice {
     fn judge(&self, document: &Fields, answers: &[Answer]) -> Result<Vec<Measure>> {
         let question = (self.question)(document)?;
         let likelihoods: Vec<f64> = answers.iter().filter_map(Answer::log_likelihood).collect();
-        let measure = |metric: &super::Metric| {
+        let measure = |metric: &super::TaskMetric| {
             let Takes::Choice(score) = metric.takes else { return Err(self.about.misplaced(metric)) };
             let scores: Vec<f64> = likelihoods
                 .iter()

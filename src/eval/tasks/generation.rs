@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{About, Metric, Task};
+use super::{About, Task, TaskMetric};
 use crate::eval::fields::Fields;
 use crate::eval::metrics::Takes;
 use crate::eval::outcome::Measure;
@@ -52,7 +52,7 @@ impl Task for Generation {
             return Err(Error::work(format!("{}: nothing was said", self.about.name)));
         };
         let sum = (self.score)(said, &(self.answer)(document)?);
-        let measure = |metric: &Metric| match metric.takes {
+        let measure = |metric: &TaskMetric| match metric.takes {
             Takes::Generated => Ok(Measure { sum, weight: 1.0, chosen: None }),
             Takes::Choice(_) | Takes::Text(_) => Err(self.about.misplaced(metric)),
         };

@@ -8,7 +8,7 @@ use super::generation::{Generation, INVALID};
 use super::{About, Config, Filter, OutputType, Sampler};
 use crate::Result;
 use crate::eval::fields::{Fields, text};
-use crate::eval::metrics::Metric;
+use crate::eval::metrics::TaskMetric;
 use crate::eval::python::strip;
 
 pub(super) const TASK: Generation = Generation {
@@ -21,7 +21,7 @@ pub(super) const TASK: Generation = Generation {
         sampler: Sampler::Drawn,
         shots: 5,
         output: OutputType::Generate,
-        metrics: &[Metric::EXACT_MATCH],
+        metrics: &[TaskMetric::EXACT_MATCH],
         filters: &[
             Filter { name: "strict-match", extract: strict },
             Filter { name: "flexible-extract", extract: flexible },

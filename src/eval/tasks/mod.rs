@@ -86,7 +86,7 @@ pub use generation::Generation;
 pub use rolling::Rolling;
 
 use super::fields::Fields;
-use super::metrics::{Metric, NO_FILTER};
+use super::metrics::{NO_FILTER, TaskMetric};
 use super::outcome::Measure;
 use super::request::{Answer, Request};
 use crate::{Error, Result};
@@ -169,7 +169,7 @@ pub struct About {
     /// The reference's output type.
     pub output: OutputType,
     /// What is measured.
-    pub metrics: &'static [Metric],
+    pub metrics: &'static [TaskMetric],
     /// What is taken of the answers before they are judged; each is judged on its own.
     pub filters: &'static [Filter],
     /// Version of the task's definition.
@@ -208,13 +208,13 @@ impl About {
     }
 
     /// Each metric of each filter, in the order of an outcome's measures.
-    pub(super) fn measured(&self) -> impl Iterator<Item = (&'static Filter, Metric)> {
+    pub(super) fn measured(&self) -> impl Iterator<Item = (&'static Filter, TaskMetric)> {
         let metrics = self.metrics;
         self.filters.iter().flat_map(move |filter| metrics.iter().map(move |metric| (filter, *metric)))
     }
 
     /// A metric that its form of task cannot tell.
-    pub(super) fn misplaced(&self, metric: &Metric) -> Error {
+    pub(super) fn misplaced(&self, metric: &TaskMetric) -> Error {
         Error::work(format!("{}: {} is no metric of such a task", self.name, metric.name))
     }
 }
@@ -296,16 +296,16 @@ pub enum Release {
 }
 
 /// Right or wrong.
-pub const ACC: &[Metric] = &[Metric::ACC];
+pub const ACC: &[TaskMetric] = &[TaskMetric::ACC];
 /// The same, and with the choices' lengths in the reckoning.
-pub const ACC_AND_NORM: &[Metric] = &[Metric::ACC, Metric::ACC_NORM];
+pub const ACC_AND_NORM: &[TaskMetric] = &[TaskMetric::ACC, TaskMetric::ACC_NORM];
 /// What is said of a text.
-pub const PERPLEXITY: &[Metric] = &[
-    Metric::WORD_PERPLEXITY,
-    Metric::BYTE_PERPLEXITY,
-    Metric::BITS_PER_BYTE,
-    Metric::LOSS,
-    Metric::LOSS_PER_LOG_VOCAB,
+pub const PERPLEXITY: &[TaskMetric] = &[
+    TaskMetric::WORD_PERPLEXITY,
+    TaskMetric::BYTE_PERPLEXITY,
+    TaskMetric::BITS_PER_BYTE,
+    TaskMetric::LOSS,
+    TaskMetric::LOSS_PER_LOG_VOCAB,
 ];
 /// Nothing is filtered.
 pub const AS_THEY_ARE: &[Filter] = &[Filter { name: NO_FILTER, extract: str::to_owned }];

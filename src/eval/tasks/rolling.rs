@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{About, Metric, Task};
+use super::{About, Task, TaskMetric};
 use crate::eval::fields::{Fields, text};
 use crate::eval::metrics::{Takes, TextSums};
 use crate::eval::outcome::Measure;
@@ -52,7 +52,7 @@ impl Task for Rolling {
         };
         let (log_likelihood, own, tokens) = (*log_likelihood, *own, *tokens);
         let sums = TextSums { log_likelihood, own, tokens, words: words(original), bytes: original.len() };
-        let measure = |metric: &Metric| {
+        let measure = |metric: &TaskMetric| {
             let Takes::Text(parts) = metric.takes else { return Err(self.about.misplaced(metric)) };
             let (sum, weight) = parts(&sums);
             Ok(Measure { sum, weight, chosen: None })

@@ -9,7 +9,7 @@ use plotters::backend::DrawingBackend;
 use self::axis::{Axes, Axis, Frame};
 use self::legend::Entry;
 use super::canvas::{Canvas, Figure, GRAY, Letters, PALE};
-use super::format::Format;
+use super::format::PictureFormat;
 use super::notes;
 use crate::Result;
 
@@ -125,7 +125,7 @@ pub struct LineChart {
     /// A sentence below everything.
     pub note: String,
     /// Where it is to be seen.
-    pub format: Format,
+    pub format: PictureFormat,
 }
 
 /// Widest legend beside the curves.
@@ -137,9 +137,9 @@ impl LineChart {
     /// Width and height without the note.
     fn bare_size(&self) -> (u32, u32) {
         match self.format {
-            Format::Sheet => (760, 460),
-            Format::Column => (540, 380),
-            Format::Phone => (340, 330),
+            PictureFormat::Sheet => (760, 460),
+            PictureFormat::Column => (540, 380),
+            PictureFormat::Phone => (340, 330),
         }
     }
 
@@ -153,7 +153,7 @@ impl LineChart {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let ends = points().flat_map(|point| [point.y - point.error, point.y + point.error]);
         let ends = ends.chain(self.levels.iter().map(|level| level.y));
-        let (ticks_across, ticks_up) = if self.format == Format::Phone { (5, 5) } else { (8, 6) };
+        let (ticks_across, ticks_up) = if self.format == PictureFormat::Phone { (5, 5) } else { (8, 6) };
         let up = match self.is_logarithmic {
             false => Axis::new(ends, 0.05, ticks_up),
             true => Axis::logarithmic(points().flat_map(|point| [point.y, point.y + point.error])),
@@ -205,7 +205,7 @@ impl LineChart {
     fn above<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<Frame> {
         let small = Letters::new(13.0);
         let (width, height) = self.bare_size();
-        let left = if self.format == Format::Phone { 60.0 } else { 66.0 };
+        let left = if self.format == PictureFormat::Phone { 60.0 } else { 66.0 };
         let end = f64::from(width) - 8.0;
         let (mut x, mut y) = (left, 14.0);
         if !self.legend.is_empty() {
@@ -302,7 +302,7 @@ mod tests {
         let mut chart = LineChart { title: "title".into(), note: "a note".into(), ..chart(&[1.0, 2.0]) };
         assert_eq!(chart.size(), (760, 493));
         assert!(chart.svg().unwrap().contains("a note"));
-        for (format, width) in [(Format::Column, 540), (Format::Phone, 340)] {
+        for (format, width) in [(PictureFormat::Column, 540), (PictureFormat::Phone, 340)] {
             chart.format = format;
             let svg = chart.svg().unwrap();
             assert!(

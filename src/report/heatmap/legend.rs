@@ -3,7 +3,7 @@
 use plotters::backend::DrawingBackend;
 
 use super::super::canvas::{Canvas, GRAY, JET, Letters, RED};
-use super::super::format::Format;
+use super::super::format::PictureFormat;
 use super::super::triangle::color;
 use super::{HeatMap, Margins};
 use crate::Result;
@@ -58,7 +58,7 @@ impl HeatMap {
     /// Explains the marks, in a line above the cells; on a phone, a line each.
     pub(super) fn legend<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<()> {
         let Margins { left, top, .. } = self.margins();
-        let is_phone = self.format == Format::Phone;
+        let is_phone = self.format == PictureFormat::Phone;
         let letters = Letters::new(if is_phone { 13.0 } else { 14.0 });
         let mut entries = Vec::new();
         if !self.scores.is_single() {

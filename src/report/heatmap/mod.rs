@@ -5,7 +5,7 @@ mod legend;
 use plotters::backend::DrawingBackend;
 
 use super::canvas::{At, Canvas, Color, Figure, GRAY, JET, Letters, PALE, RED, SNOW};
-use super::format::Format;
+use super::format::PictureFormat;
 use super::notes;
 use super::scale::label_step;
 use super::triangle::{Triangle, color, takes_black};
@@ -27,7 +27,7 @@ pub struct HeatMap {
     /// A sentence below everything.
     pub note: String,
     /// Where it is to be seen.
-    pub format: Format,
+    pub format: PictureFormat,
 }
 
 /// Cells of at least this side are marked by a frame.
@@ -44,29 +44,30 @@ struct Margins {
 impl HeatMap {
     /// Side of a cell in units, a whole number: cells of one picture are equally large.
     fn cell(&self) -> f64 {
-        let (room, least, most) = if self.format == Format::Phone { (282.0, 3.0, 48.0) } else { (640.0, 8.0, 64.0) };
+        let (room, least, most) =
+            if self.format == PictureFormat::Phone { (282.0, 3.0, 48.0) } else { (640.0, 8.0, 64.0) };
         (f64::floor(room / self.scores.layers().max(1) as f64)).clamp(least, most)
     }
 
     /// The colour bar lies below the cells, not beside them: on a phone, and where a page has one row of cells.
     fn has_lying_bar(&self) -> bool {
         match self.format {
-            Format::Sheet => false,
-            Format::Column => self.scores.is_single(),
-            Format::Phone => true,
+            PictureFormat::Sheet => false,
+            PictureFormat::Column => self.scores.is_single(),
+            PictureFormat::Phone => true,
         }
     }
 
     fn margins(&self) -> Margins {
-        let is_phone = self.format == Format::Phone;
+        let is_phone = self.format == PictureFormat::Phone;
         let legend = if self.scores.is_single() && self.scores.chosen.is_none() { 0.0 } else { 20.0 };
         let more = if is_phone && !self.scores.is_single() && self.scores.chosen.is_some() { 20.0 } else { 0.0 };
         let bottom = if self.has_lying_bar() { 108.0 } else { 54.0 };
         match self.format {
-            Format::Sheet => Margins { left: 64.0, top: 96.0, right: 112.0, bottom },
-            Format::Column => Margins { left: 64.0, top: 40.0, right: 112.0, bottom },
+            PictureFormat::Sheet => Margins { left: 64.0, top: 96.0, right: 112.0, bottom },
+            PictureFormat::Column => Margins { left: 64.0, top: 40.0, right: 112.0, bottom },
             // the legend has a line for each mark
-            Format::Phone => Margins { left: 46.0, top: 14.0 + legend + more, right: 12.0, bottom },
+            PictureFormat::Phone => Margins { left: 46.0, top: 14.0 + legend + more, right: 12.0, bottom },
         }
     }
 
@@ -74,7 +75,7 @@ impl HeatMap {
     /// left corner.
     fn plot(&self) -> (f64, f64) {
         let cell = self.cell();
-        let width = if self.format == Format::Phone { 282.0 } else { 320.0 };
+        let width = if self.format == PictureFormat::Phone { 282.0 } else { 320.0 };
         let height = if self.has_lying_bar() { 0.0 } else { 170.0 };
         ((self.scores.layers() as f64 * cell).max(width), (self.scores.shown_rows() as f64 * cell).max(height))
     }
@@ -169,7 +170,7 @@ impl HeatMap {
         }
         canvas.text(
             "layers in the block, n",
-            (if self.format == Format::Phone { 10.0 } else { 14.0 }, top + height / 2.0),
+            (if self.format == PictureFormat::Phone { 10.0 } else { 14.0 }, top + height / 2.0),
             names.upright(),
         )
     }

@@ -3,7 +3,7 @@
 use maud::{Markup, PreEscaped, html};
 
 use super::super::canvas::Figure;
-use super::super::format::Format;
+use super::super::format::PictureFormat;
 use super::super::palette;
 use super::figures::{Drawing, NamedFigure};
 use super::words::upper_first;
@@ -14,8 +14,8 @@ use crate::Result;
 /// # Errors
 /// The drawing's.
 pub(super) fn picture(figure: &NamedFigure, caveat: Option<&str>) -> Result<Markup> {
-    let wide = inline(figure, Format::Column, "wide")?;
-    let narrow = inline(figure, Format::Phone, "narrow")?;
+    let wide = inline(figure, PictureFormat::Column, "wide")?;
+    let narrow = inline(figure, PictureFormat::Phone, "narrow")?;
     let is_map = matches!(figure.drawing, Drawing::Map(_));
     Ok(html! {
         figure id=(figure.name) class=[is_map.then_some("map")] {
@@ -30,7 +30,7 @@ pub(super) fn picture(figure: &NamedFigure, caveat: Option<&str>) -> Result<Mark
 }
 
 /// The drawing as an element of the page, with title and description for those who do not see it.
-fn inline(figure: &NamedFigure, format: Format, class: &str) -> Result<String> {
+fn inline(figure: &NamedFigure, format: PictureFormat, class: &str) -> Result<String> {
     let svg = figure.drawing.with_format(format).svg()?;
     let (title, description) = (format!("{}-{class}-title", figure.name), format!("{}-{class}-text", figure.name));
     let words = html! {
@@ -65,7 +65,7 @@ mod tests {
         let rules = dark_inks();
         for figure in figures(&sweep()) {
             let Drawing::Curves(_) = figure.drawing else { continue };
-            for format in [Format::Sheet, Format::Column, Format::Phone] {
+            for format in [PictureFormat::Sheet, PictureFormat::Column, PictureFormat::Phone] {
                 let svg = figure.drawing.with_format(format).svg().unwrap();
                 for attribute in ["fill", "stroke"] {
                     for (at, _) in svg.match_indices(&format!("{attribute}=\"#")) {

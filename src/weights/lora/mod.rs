@@ -22,7 +22,7 @@ pub use adapter::{Adapter, At};
 pub use pattern::Patterns;
 pub(crate) use peft::ADAPTER_FILES;
 pub use settings::{LoraSettings, Module, Targets};
-pub use table::{Table, Tokens, Whole};
+pub use table::{Table, TokenRows, Whole};
 
 use crate::arch::{ModelSpec, Role};
 use crate::{Error, Result};
@@ -107,7 +107,7 @@ impl Adapters {
         let magnitude = self.modules.values().any(|adapter| adapter.magnitude.is_some());
         let what = match (whole, table) {
             (Some(name), _) => format!("the tensor {name} as a whole"),
-            (_, Some((name, Table::Tokens(_)))) => format!("rows of {name}"),
+            (_, Some((name, Table::TokenRows(_)))) => format!("rows of {name}"),
             (_, Some((name, Table::LowRank(_)))) => format!("a low-rank update of {name}"),
             _ if magnitude => "magnitudes (DoRA)".to_owned(),
             _ => return Ok(()),

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 
 use super::config::{Config, Rule, TokenIds};
 use super::settings::{Module, Strengths, linear};
-use super::{Adapter, Adapters, Table, Tokens, Whole, matrix};
+use super::{Adapter, Adapters, Table, TokenRows, Whole, matrix};
 use crate::arch::{EMBEDDING, HEAD, ModelSpec, Role};
 use crate::checkpoint::Index;
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ enum Part {
     EmbeddingA,
     EmbeddingB,
     Magnitude,
-    Tokens,
+    TokenRows,
     /// A tensor of the module itself: `weight` or `bias`.
     Own(&'static str),
     /// The same of a module that has an adapter.
@@ -43,7 +43,7 @@ const ENDINGS: [(&str, Part); 16] = [
     (".lora_magnitude_vector", Part::Magnitude),
     (".lora_magnitude_vector.default", Part::Magnitude),
     (".lora_magnitude_vector.default.weight", Part::Magnitude),
-    (".token_adapter.trainable_tokens_delta", Part::Tokens),
+    (".token_adapter.trainable_tokens_delta", Part::TokenRows),
     (".base_layer.weight", Part::Base("weight")),
     (".base_layer.bias", Part::Base("bias")),
     (".weight", Part::Own("weight")),
@@ -234,18 +234,18 @@ impl Reader<'_> {
                     "trainable_token_indices: token {id} is beyond the {vocab} rows of {path}"
                 )));
             }
-            let rows = self.tensor(path, Part::Tokens, &[ids.len(), width], &Device::Cpu)?;
-            let tokens = Tokens { ids: ids.to_vec(), rows };
+            let rows = self.tensor(path, Part::TokenRows, &[ids.len(), width], &Device::Cpu)?;
+            let tokens = TokenRows { ids: ids.to_vec(), rows };
             if tables.contains_key(*name) || tied && tables.contains_key(HEAD) || self.config.saves(path) {
                 return Err(Error::request(format!("{path} has rows of its own and another adapter: one of the two")));
             }
             if tied {
-                tables.insert(HEAD.to_owned(), Table::Tokens(tokens.clone()));
+                tables.insert(HEAD.to_owned(), Table::TokenRows(tokens.clone()));
             }
-            tables.insert((*name).to_owned(), Table::Tokens(tokens));
+            tables.insert((*name).to_owned(), Table::TokenRows(tokens));
         }
         let stray = self.parts.keys().find(|(path, part)| {
-            *part == Part::Tokens && !ids.keys().any(|name| module(name) == path && !(tied && *name == HEAD))
+            *part == Part::TokenRows && !ids.keys().any(|name| module(name) == path && !(tied && *name == HEAD))
         });
         match stray {
             Some((path, _)) => {

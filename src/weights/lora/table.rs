@@ -16,12 +16,12 @@ pub enum Table {
     /// A low-rank update; of the embedding, PEFT's `lora_embedding_B`ᵀ is A and `lora_embedding_A`ᵀ is B.
     LowRank(Adapter),
     /// Rows of their own for some tokens.
-    Tokens(Tokens),
+    TokenRows(TokenRows),
 }
 
 /// Rows that were trained for some tokens: PEFT's `trainable_tokens_delta`, which holds the rows themselves.
 #[derive(Clone, Debug)]
-pub struct Tokens {
+pub struct TokenRows {
     /// Which tokens.
     pub ids: Vec<u32>,
     /// Their rows, `[n, d]` f32 in main memory.
@@ -34,7 +34,7 @@ impl Table {
     pub fn parameters(&self) -> usize {
         match self {
             Self::LowRank(adapter) => adapter.parameters(),
-            Self::Tokens(tokens) => tokens.rows.elem_count(),
+            Self::TokenRows(tokens) => tokens.rows.elem_count(),
         }
     }
 
@@ -45,12 +45,12 @@ impl Table {
     pub(crate) fn updated(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
         match self {
             Self::LowRank(adapter) => adapter.updated(rows, at),
-            Self::Tokens(tokens) => tokens.updated(rows, at),
+            Self::TokenRows(tokens) => tokens.updated(rows, at),
         }
     }
 }
 
-impl Tokens {
+impl TokenRows {
     /// The rows of the table at `at`, `[n, d]` f32 in main memory: `rows`, or those trained for their tokens.
     ///
     /// # Errors
@@ -103,7 +103,7 @@ impl Adapters {
         let same = match (self.tables.get(EMBEDDING), self.tables.get(HEAD)) {
             (None, None) => true,
             // the rows that were read once for both
-            (Some(Table::Tokens(one)), Some(Table::Tokens(other))) => one.rows.id() == other.rows.id(),
+            (Some(Table::TokenRows(one)), Some(Table::TokenRows(other))) => one.rows.id() == other.rows.id(),
             _ => false,
         };
         !same || whole(EMBEDDING) != whole(HEAD)

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prune::data::chat::{Chat, Form, LossOn, Survey, Template};
-use prune::data::{BadRow, SequenceOptions, Sequences, Shape, Source, SourceOptions, Tokenizer};
+use prune::data::{BadRow, SequenceOptions, Sequences, Shape, SourceOptions, TextSource, Tokenizer};
 use prune::progress::Silent;
 use rand::Rng as _;
 use serde_json::json;
@@ -100,7 +100,7 @@ pub(super) fn chats(dir: &Path) -> Feed {
         let Some(template) = case.heard(Template::open(&files.dir, None, &tokenizer)) else { return };
         let on_bad_row = if case.rng.random() { BadRow::Skip } else { BadRow::Error };
         let options = SourceOptions { on_bad_row, ..SourceOptions::default() };
-        let Some(source) = case.heard(Source::open(files.dir.join("data.jsonl"), &options)) else { return };
+        let Some(source) = case.heard(TextSource::open(files.dir.join("data.jsonl"), &options)) else { return };
         let Some(form) = case.heard(source.form()) else { return };
         if form == Form::Text {
             return;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use prune::data::{BadRow, Purpose, ReadOptions, Source, SourceOptions, TextSplit, rows_with};
+use prune::data::{BadRow, Purpose, ReadOptions, SourceOptions, TextSource, TextSplit, rows_with};
 use rand::Rng as _;
 
 use super::super::case::Case;
@@ -28,7 +28,7 @@ pub(super) fn read(case: &mut Case<'_>, path: &Path) {
         let field = case.pick(&["text", "text", "question", "text+question", "missing", ""]).to_owned();
         let on_bad_row = if case.rng.random() { BadRow::Skip } else { BadRow::Error };
         let options = SourceOptions { field, split, on_bad_row, ..SourceOptions::default() };
-        let Some(source) = case.heard(Source::open(path, &options)) else { return };
+        let Some(source) = case.heard(TextSource::open(path, &options)) else { return };
         case.heard(source.check());
         let mut documents = source.documents();
         for document in documents.by_ref() {
@@ -115,7 +115,7 @@ pub(super) fn folder(_: &Path) -> Feed {
         let purpose = if case.rng.random() { Purpose::Train } else { Purpose::Measure };
         let spec = dir.display().to_string();
         let fetch = |_: &str| Err(prune::Error::work("the hub is not asked"));
-        let source = case.heard(Source::find(&spec, purpose, &SourceOptions::default(), &fetch));
+        let source = case.heard(TextSource::find(&spec, purpose, &SourceOptions::default(), &fetch));
         if let Some(source) = source {
             source.note().into_iter().for_each(|note| case.message(&prune::shown::shown_message(note)));
             source.documents().for_each(|document| drop(case.heard(document)));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use prune::data::{
-    Rules, SequenceOptions, Sequences, Shape, Source, SourceOptions, Special, Spoken, Tokenizer, end_tokens,
+    Rules, SequenceOptions, Sequences, Shape, SourceOptions, Special, Spoken, TextSource, Tokenizer, end_tokens,
 };
 use prune::progress::Silent;
 use rand::Rng as _;
@@ -103,7 +103,7 @@ pub(super) fn tokenizer(dir: &Path) -> Feed {
     small().write(dir);
     let path = dir.join("text.jsonl");
     std::fs::write(&path, "{\"text\": \"ab w3 ab</s>é\"}\n{\"text\": \"  a\\n\\nb 123\"}\n").unwrap();
-    let source = Source::open(&path, &SourceOptions::default()).unwrap();
+    let source = TextSource::open(&path, &SourceOptions::default()).unwrap();
     let (files, good, beside) = (Files::of(dir), good(), beside());
     let long = "ab abc w3 w4\n".repeat(3000);
     Box::new(move |case| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use prune::checkpoint::Checkpoint;
-use prune::model::{Batch, Choice, Model, ModelOptions, Observer};
+use prune::model::{Batch, Model, ModelOptions, Observer, SamplingParams};
 use prune::progress::Silent;
 use serde_json::{Value, json};
 
@@ -66,7 +66,7 @@ fn greedy_text_is_the_likeliest() {
     let checkpoint = Arc::new(Checkpoint::open_dir(&desk.path("model")).unwrap());
     let model = Model::open(checkpoint, &ModelOptions::default(), &Silent).unwrap();
     let prompt = vec![1, 9, 12];
-    let found = model.generate(&prompt, 20, &[], &Choice::default(), &mut |_| Ok(())).unwrap();
+    let found = model.generate(&prompt, 20, &[], &SamplingParams::default(), &mut |_| Ok(())).unwrap();
     let mut ids = prompt.clone();
     for _ in 0..20 {
         let mut last = Last(None);
@@ -78,7 +78,7 @@ fn greedy_text_is_the_likeliest() {
     // it ends before the first of the end tokens
     let end = found.ids[7];
     let first = found.ids.iter().position(|id| *id == end).unwrap();
-    let ended = model.generate(&prompt, 20, &[end], &Choice::default(), &mut |_| Ok(())).unwrap();
+    let ended = model.generate(&prompt, 20, &[end], &SamplingParams::default(), &mut |_| Ok(())).unwrap();
     assert_eq!(ended.ids, found.ids[..first]);
 }
 

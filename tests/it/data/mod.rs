@@ -12,7 +12,7 @@ use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use prune::checkpoint::Hub;
 use prune::data::{
-    Packing, Purpose, ReadOptions, Row, Rules, SequenceOptions, Sequences, Shape, Source, SourceOptions, Special,
+    Packing, Purpose, ReadOptions, Row, Rules, SequenceOptions, Sequences, Shape, SourceOptions, Special, TextSource,
     TextSplit, Tokenizer, rows, rows_with,
 };
 use prune::progress::Silent;
@@ -47,7 +47,7 @@ fn hex(bytes: &[u8]) -> String {
 
 fn texts(path: &Path, field: &str) -> Vec<String> {
     let options = SourceOptions { field: field.to_owned(), ..SourceOptions::default() };
-    Source::open(path, &options).unwrap().documents().map(|document| document.unwrap().text).collect()
+    TextSource::open(path, &options).unwrap().documents().map(|document| document.unwrap().text).collect()
 }
 
 /// The demo's tokenizer, unpacked.
@@ -112,7 +112,7 @@ fn the_demos_ids_are_those_of_transformers() {
     let ids = encoded(&tokenizer, &texts(&train, "text"));
     assert_eq!((ids.len(), Some(&*digest(&ids))), (4000, expected["demo"]["train"].as_str()));
 
-    let source = Source::open(&train, &SourceOptions::default()).unwrap();
+    let source = TextSource::open(&train, &SourceOptions::default()).unwrap();
     let shape = Shape { seq_len: 100, packing: Packing::RunClm, ..Shape::default() };
     let packed =
         Sequences::read(&source, &tokenizer, &SequenceOptions { shape, ..Default::default() }, &Silent).unwrap();
@@ -213,7 +213,7 @@ fn c4_reads_alike_in_every_format() {
 fn plain_text_is_one_document_unless_it_is_cut() {
     let Some(wiki) = shared("data/wikitext2/wiki.test.raw") else { return };
     let read = |split: TextSplit| {
-        let source = Source::open(&wiki, &SourceOptions { split, ..SourceOptions::default() }).unwrap();
+        let source = TextSource::open(&wiki, &SourceOptions { split, ..SourceOptions::default() }).unwrap();
         source.documents().map(|document| document.unwrap().text).collect::<Vec<_>>()
     };
     let whole = fs::read_to_string(&wiki).unwrap();
@@ -230,7 +230,7 @@ fn plain_text_is_one_document_unless_it_is_cut() {
 fn samples_of_c4_for_a_measurement() {
     let Some(c4) = shared("data/c4/c4_en_train_head1000.jsonl") else { return };
     let (_directory, tokenizer) = demo();
-    let source = Source::open(&c4, &SourceOptions::default()).unwrap();
+    let source = TextSource::open(&c4, &SourceOptions::default()).unwrap();
     let read = |packing, seed| {
         let shape = Shape { seq_len: 256, packing, ..Shape::default() };
         Sequences::read(&source, &tokenizer, &SequenceOptions { samples: Some(100), shape, seed }, &Silent).unwrap()
@@ -267,7 +267,7 @@ fn a_hub_data_set_file_comes_out_of_the_shared_cache() {
     };
     let hub = Hub::from_vars(variables).unwrap();
     let find = |spec: &str, purpose| {
-        Source::find(spec, purpose, &SourceOptions::default(), &|id| hub.dataset_file(id, &Silent))
+        TextSource::find(spec, purpose, &SourceOptions::default(), &|id| hub.dataset_file(id, &Silent))
     };
     let names = ["allenai/c4", "hf://datasets/allenai/c4/en/c4-validation.00000-of-00008.json.gz"];
     for name in names {

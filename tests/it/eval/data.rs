@@ -79,7 +79,7 @@ fn data_come_from_the_hub_and_then_from_its_cache() {
     use prune::eval::prompts::prompts;
     use prune::eval::room::Room;
     use prune::eval::select::Leaf;
-    use prune::eval::source::Source;
+    use prune::eval::source::TaskSource;
     use prune::eval::tasks::{About, MultipleChoice, Question, Task, named};
 
     let row = |i: usize| {
@@ -113,7 +113,7 @@ fn data_come_from_the_hub_and_then_from_its_cache() {
     let leaf =
         |subject: &str| Leaf { name: format!("mmlu_{subject}"), task, subject: Some(subject.into()), file: None };
     let read = |offline: &str, subject: &str| {
-        let source = Source::hub(hub(offline).unwrap());
+        let source = TaskSource::hub(hub(offline).unwrap());
         prompts(&leaf(subject), &source, &EvalSettings::default(), &Room::new(u64::MAX), &Silent)
     };
     let text = |error: prune::Error| (error.to_string(), error.exit_code());

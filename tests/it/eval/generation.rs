@@ -7,7 +7,7 @@ use prune::checkpoint::{Checkpoint, Hub};
 use prune::commands::eval::eval;
 use prune::data::{Special, Tokenizer, end_tokens};
 use prune::eval::settings::{Compat, EvalSettings};
-use prune::model::{Cache, Choice, Model, ModelOptions};
+use prune::model::{Cache, Model, ModelOptions, SamplingParams};
 use prune::progress::Silent;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -63,7 +63,7 @@ fn answers_together_are_those_of_each_alone() {
         let prompt = tokenizer.encode(arguments["arg_0"].as_str().unwrap(), Special::Default).unwrap();
         let prompt = &prompt[prompt.len().saturating_sub(300 - 256)..];
         let ends = end_tokens(&small.path("model"), &tokenizer).unwrap();
-        let alone = model.generate(prompt, 256, &ends, &Choice::default(), &mut |_| Ok(())).unwrap();
+        let alone = model.generate(prompt, 256, &ends, &SamplingParams::default(), &mut |_| Ok(())).unwrap();
         let said = tokenizer.decode(&alone.ids, true).unwrap();
         let said = ["Question:", "</s>", "<|im_end|>"]
             .iter()

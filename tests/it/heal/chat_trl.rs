@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use prune::data::chat::{Chat, Form, LossOn, Template};
-use prune::data::{SequenceOptions, Sequences, Shape, Source, SourceOptions, Tokenizer, marked};
+use prune::data::{SequenceOptions, Sequences, Shape, SourceOptions, TextSource, Tokenizer, marked};
 use prune::progress::Silent;
 use serde_json::Value;
 
@@ -40,7 +40,7 @@ type Labeled = Vec<(Vec<i64>, Vec<i64>)>;
 fn labeled(case: &Path) -> (Form, Labeled) {
     let tokenizer = Tokenizer::open(case.join("model")).unwrap();
     let template = Template::open(&case.join("model"), None, &tokenizer).unwrap();
-    let source = Source::open(case.join("data.jsonl"), &SourceOptions::default()).unwrap();
+    let source = TextSource::open(case.join("data.jsonl"), &SourceOptions::default()).unwrap();
     let (form, eos) = (source.form().unwrap(), tokenizer.eos().and_then(|id| tokenizer.token(id)));
     let chat = Chat { form, template, loss_on: LossOn::Answers, eos };
     let options = SequenceOptions { shape: Shape { seq_len: 96, ..Shape::default() }, ..SequenceOptions::default() };

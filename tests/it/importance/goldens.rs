@@ -193,7 +193,7 @@ fn gradients_equal_finite_differences() {
     prune::pico::write(dir.path()).unwrap();
     let ids: Vec<Vec<u32>> = (3..7).map(|s| (0..9 * s).map(|i| (i * i * 5 + s * 3 + i) % 64).collect()).collect();
     let model = open(dir.path(), &options(Residency::Streamed));
-    let wanted = prune::model::Wanted { weights: true, gates: true };
+    let wanted = prune::model::WantedGradients { weights: true, gates: true };
     let mut layers = Vec::new();
     let mut see = |layer| {
         layers.push(layer);

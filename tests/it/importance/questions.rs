@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prune::checkpoint::Checkpoint;
 use prune::eval::questions::TaskQuestions;
 use prune::eval::settings::EvalSettings;
-use prune::eval::source::Source;
+use prune::eval::source::TaskSource;
 use prune::importance::{Analysis, Metric, Questions, measure_questions, metric};
 use prune::model::{Budget, ModelOptions, Residency};
 use prune::progress::Silent;
@@ -141,7 +141,7 @@ fn questions(model: &std::path::Path, data: &std::path::Path, limit: usize) -> T
     let spec = prune::arch::ModelSpec::from_config(&checkpoint.config).unwrap();
     let settings =
         EvalSettings { tasks: vec!["boolq".to_owned()], limit: Some(limit as f64), ..EvalSettings::default() };
-    let source = Source::open(data).unwrap();
+    let source = TaskSource::open(data).unwrap();
     let questions = TaskQuestions::open(&settings, &source, (&checkpoint, &spec, Budget::new(None)), &Silent).unwrap();
     assert_eq!((Questions::choices(&questions).len(), questions.requests()), (limit, 2 * limit));
     questions

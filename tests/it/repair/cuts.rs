@@ -47,8 +47,8 @@ fn run(settings: &CutSettings) -> CutReport {
 
 /// The loss of the model in `dir` on the sequences of the text that judge.
 fn judged(dir: &Path, text: &Path) -> f64 {
-    use prune::data::{SequenceOptions, Sequences, Shape, Source, SourceOptions, Tokenizer};
-    let source = Source::open(text, &SourceOptions::default()).unwrap();
+    use prune::data::{SequenceOptions, Sequences, Shape, SourceOptions, TextSource, Tokenizer};
+    let source = TextSource::open(text, &SourceOptions::default()).unwrap();
     let spec = ModelSpec::from_config(&Checkpoint::open_dir(dir).unwrap().config).unwrap();
     let shape = Shape { seq_len: spec.max_positions.min(2048), ..Shape::default() };
     let options = SequenceOptions { shape, ..SequenceOptions::default() };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use prune::model::{Loss, Model, Residency};
 use prune::progress::Silent;
-use prune::repair::{Found, Repaired, Task, fit, repair};
+use prune::repair::{Found, RepairTask, Repaired, fit, repair};
 use prune::surgery::Cut;
 use serde_json::Value;
 
@@ -46,7 +46,7 @@ impl Material {
         let pruned = model(Arc::new(cut.blueprint().open().unwrap()), Residency::Streamed);
         // the reference leaves first tokens out of refit's sums only
         let first = name != "refit";
-        let task = Task { whole: &whole, cut: &pruned, plan: cut.plan(), sequences, judging, first, keeps: true };
+        let task = RepairTask { whole: &whole, cut: &pruned, plan: cut.plan(), sequences, judging, first, keeps: true };
         let repaired = fit(repair(name).unwrap(), &task, &Silent).unwrap();
         (cut, repaired)
     }

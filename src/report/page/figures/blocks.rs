@@ -1,7 +1,7 @@
 //! Scores of blocks: the heat map, and curves over the depth.
 
 use super::super::super::chart::{Dot, LineChart, Look, Point, Series};
-use super::super::super::format::Format;
+use super::super::super::format::PictureFormat;
 use super::super::super::heatmap::HeatMap;
 use super::super::super::palette;
 use super::super::super::run::{Distances, RunData};
@@ -84,7 +84,7 @@ fn map(data: &RunData, distances: &Distances, scores: Triangle) -> NamedFigure {
             plan,
             scores,
             note: String::new(),
-            format: Format::Sheet,
+            format: PictureFormat::Sheet,
         }),
     }
 }

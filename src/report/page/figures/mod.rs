@@ -10,7 +10,7 @@ use plotters::backend::DrawingBackend;
 
 use super::super::canvas::{Canvas, Figure};
 use super::super::chart::LineChart;
-use super::super::format::Format;
+use super::super::format::PictureFormat;
 use super::super::heatmap::HeatMap;
 use super::super::run::RunData;
 use crate::Result;
@@ -52,7 +52,7 @@ pub enum Drawing {
 impl Drawing {
     /// The same picture for another place.
     #[must_use]
-    pub(crate) fn with_format(&self, format: Format) -> Self {
+    pub(crate) fn with_format(&self, format: PictureFormat) -> Self {
         let mut drawing = self.clone();
         match &mut drawing {
             Self::Curves(chart) => chart.format = format,
