@@ -167,6 +167,26 @@ fn lines_and_files_are_short() {
     assert!(long.is_empty(), "comments of at most 120 columns, files of at most 400 lines:\n{}", long.join("\n"));
 }
 
+/// Public types whose name several rooms have for the same thing: a log that answers or steps are added to, and how
+/// passes run.
+const SHARED: &[&str] = &["Journal", "PassReport"];
+
+/// A word means one thing: no two public types have one name.
+#[test]
+fn public_types_have_names_of_their_own() {
+    let mut known: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for (path, text) in sources() {
+        let kinds = ["pub struct ", "pub enum ", "pub trait ", "pub type "];
+        for line in text.lines() {
+            let Some(rest) = kinds.iter().find_map(|kind| line.strip_prefix(kind)) else { continue };
+            let name: String = rest.chars().take_while(|c| c.is_alphanumeric()).collect();
+            let before = known.insert(name.clone(), path.clone());
+            assert!(before.is_none() || SHARED.contains(&&name[..]), "{name}: {before:?} and {path:?}");
+        }
+    }
+    assert!(known.len() > 300 && SHARED.iter().all(|name| known.contains_key(*name)), "{}", known.len());
+}
+
 #[test]
 fn the_command_line_stays_in_its_room() {
     for (path, text) in sources() {
