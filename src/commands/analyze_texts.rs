@@ -120,3 +120,38 @@ impl Texts {
         search.passes_over(self.used.len(), layers, most, (self.rows.len(), questions))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(rows: &[Vec<usize>]) -> Texts {
+        let mut texts = Texts { rows: Vec::new(), used: Vec::new(), ranges: Vec::new() };
+        for (number, lengths) in rows.iter().enumerate() {
+            let tokens = lengths.iter().sum::<usize>() as u64;
+            let (source, samples) = (format!("text {number}"), lengths.len());
+            texts.used.push(DataUsed { source, samples, tokens, seq_len: 64, seed: 3, asked: None });
+            texts.ranges.push(texts.rows.len()..texts.rows.len() + samples);
+            texts.rows.extend(lengths.iter().map(|length| vec![5; *length]));
+        }
+        texts
+    }
+
+    #[test]
+    fn several_are_one_after_the_other() {
+        let both = texts(&[vec![4, 1], vec![1, 9, 2]]);
+        assert_eq!(both.each().map(|(_, rows)| rows.len()).collect::<Vec<_>>(), [2, 3]);
+        let all = both.together();
+        assert_eq!((all.source.as_str(), all.samples, all.tokens, all.seed), ("text 0, text 1", 5, 17, 3));
+        assert_eq!(both.largest(), (12, 9));
+        both.check_predictable().unwrap();
+    }
+
+    #[test]
+    fn a_text_with_nothing_to_predict_is_named() {
+        let error = texts(&[vec![4, 1], vec![1, 1]]).check_predictable().unwrap_err();
+        assert!(error.exit_code() == 1 && error.to_string().starts_with("text 1: no sample"), "{error}");
+        // of one text whoever measures says it
+        texts(&[vec![1]]).check_predictable().unwrap();
+    }
+}
