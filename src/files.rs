@@ -34,8 +34,10 @@ pub struct Bound {
 impl Bound {
     /// A configuration, a recipe, a plan, an adapter's settings. The largest in the field have some thousand values.
     pub const CONFIG: Self = Self { bytes: 16 << 20, values: 200_000 };
-    /// What this program or another tool recorded: an analysis, results, a state; and the tokens a tokenizer adds.
+    /// What this program or another tool recorded: results, a state; and the tokens a tokenizer adds.
     pub(crate) const RECORD: Self = Self { bytes: 64 << 20, values: 1_000_000 };
+    /// An analysis, which may be of several texts. Those of a model of 80 layers have 300,000 values a text.
+    pub(crate) const ANALYSIS: Self = Self { bytes: 128 << 20, values: 3_000_000 };
     /// The index of a sharded model, a line a tensor.
     pub const INDEX: Self = Self { bytes: 256 << 20, values: 2_000_000 };
     /// A vocabulary and its merges.

@@ -25,7 +25,7 @@
 //!
 //! // the block of two layers whose ends are most alike
 //! let out = Some(dir.path().join("analysis"));
-//! let (model_name, data) = (name(&model), name(&text));
+//! let (model_name, data) = (name(&model), vec![text.display().to_string()]);
 //! let settings = AnalyzeSettings { model: model_name, data, layers: Some(2), out, ..Default::default() };
 //! let analysis = analyze(&settings, &Silent)?.analysis.unwrap();
 //! let dropped = analysis.plan.as_ref().unwrap().dropped();

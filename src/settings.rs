@@ -236,14 +236,16 @@ pub fn beside(near: &Path, settings: &mut Table) {
         let path = near.join(text);
         (!text.is_empty() && path.exists()).then(|| path.display().to_string())
     };
+    let rename = |name: &mut Value| {
+        if let Some(path) = name.as_str().and_then(found) {
+            *name = Value::String(path);
+        }
+    };
     for (key, value) in settings {
         match value {
             Value::Table(section) => beside(near, section),
-            Value::String(text) if INPUTS.contains(&key.as_str()) => {
-                if let Some(path) = found(text) {
-                    *text = path;
-                }
-            }
+            Value::Array(names) if INPUTS.contains(&key.as_str()) => names.iter_mut().for_each(rename),
+            Value::String(_) if INPUTS.contains(&key.as_str()) => rename(value),
             // eval's `text:FILE`
             Value::Array(names) if key == "tasks" => {
                 for name in names {
@@ -330,7 +332,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("c4"), "x").unwrap();
         let table = |found: &str| {
-            format!("data = {found:?}\nmodel = \"org/c4\"\nname = \"c4\"\n[eval]\ntasks = [\"c4\", \"text:{found}\"]\n")
+            format!(
+                "data = {found:?}\nplan = [{found:?}, \"other\"]\nmodel = \"org/c4\"\nname = \"c4\"\n[eval]\ntasks = [\"c4\", \"text:{found}\"]\n"
+            )
         };
         let mut settings: Table = table("c4").parse().unwrap();
         beside(dir.path(), &mut settings);

@@ -18,6 +18,7 @@ use super::text::TextArgs;
   prune analyze ./llama --data c4.jsonl -o analysis                keep scores and figures
   prune analyze org/name --data allenai/c4 --samples 10000 -o a    hub model, hub text
   prune analyze ./llama --data c4.jsonl --method shortgpt --layers 8 -o a
+  prune analyze ./llama --data c4.jsonl --data code.jsonl --layers 8   does the text matter?
   prune analyze ./llama --data c4.jsonl --layers 8 --rerank 16     of the 16 best by score, the best by loss
   prune analyze ./llama --data c4.jsonl --target params=5B -o a    as few layers as that takes
   prune analyze ./llama --data c4.jsonl --max-loss +0.1 -o a       as many as cost no more than that
@@ -28,13 +29,15 @@ pub(crate) struct AnalyzeArgs {
     #[arg(required_unless_present_any = ["from", "config"])]
     model: Option<String>,
     /// Text: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst, .bz2, .xz), a directory of them (its validation
-    /// split), or a hub data set
+    /// split), or a hub data set. Given several times, each text is measured by itself, the plan follows all alike, and
+    /// the report says how far their choices agree; not for --method policy
     #[arg(long, value_name = "SRC")]
-    data: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    data: Vec<String>,
     #[command(flatten)]
     #[serde(flatten)]
     text: TextArgs,
-    /// Sequences to measure [default: 1000]
+    /// Sequences of each text to measure [default: 1000]
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
     /// Take documents at random with this seed instead of the first ones; subsets of layers are drawn with it as well

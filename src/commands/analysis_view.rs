@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::analyze::{AnalyzeReport, PassReport};
+use super::texts_view;
 use crate::Result;
 use crate::checkpoint::ByteSize;
 use crate::importance::{Analysis, Order, Rise, Subject, metric};
@@ -73,7 +74,11 @@ fn subtitle(analysis: &Analysis) -> String {
     if data.samples == 0 {
         return "weights alone".to_owned();
     }
-    format!("{} samples, {} tokens of {}", data.samples, data.tokens, data.source)
+    let of = match analysis.texts.len() {
+        0 => data.source.clone(),
+        several => format!("{several} texts"),
+    };
+    format!("{} samples, {} tokens of {of}", data.samples, data.tokens)
 }
 
 /// Files of the figures: heat map and curves.
@@ -147,6 +152,9 @@ impl AnalyzeReport {
 }
 
 fn pass_text(pass: &PassReport, text: &mut String) {
+    if pass.seconds.is_none() && !pass.texts.is_empty() {
+        let _ = writeln!(text, "{}", texts_view::used(&pass.texts));
+    }
     let _ = write!(text, "{} samples, {} tokens; ", pass.samples, pass.tokens);
     let place = match pass.residency {
         crate::model::Residency::Resident => "layers in memory",
@@ -208,6 +216,9 @@ fn analysis_text(analysis: &Analysis, paint: Paint, text: &mut String) {
     }
     if let Some(table) = layer_table(analysis) {
         let _ = writeln!(text, "\n{}", table.trim_end());
+    }
+    if let Some(texts) = texts_view::texts(analysis, chosen) {
+        let _ = writeln!(text, "\n{}", texts.trim_end());
     }
     if let Some(notations) = analysis.plan.as_ref().and_then(Plan::notations) {
         let _ = writeln!(text, "\n{notations}");

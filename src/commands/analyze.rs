@@ -8,19 +8,15 @@ use serde_json::{Map, Value};
 use super::analyze_outputs::Outputs;
 use super::analyze_search::{Asked, Deciding, Kept};
 pub use super::analyze_settings::AnalyzeSettings;
-use super::open;
-use super::sample_text::{self, SampleText};
+use super::analyze_texts::Texts;
+use super::{open, sample_text};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
-use crate::data::Shape;
 use crate::importance::{self, Analysis, DataUsed, Evaluate, METRICS, Metric, Removals, Subject};
 use crate::methods::{self, METHODS, Search};
 use crate::model::{Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
-
-/// Sequences where the user does not say. The paper took 10,000; the standard errors say whether fewer will do.
-const SAMPLES: usize = 1000;
 
 /// What the command did.
 #[derive(Debug, Serialize)]
@@ -46,6 +42,9 @@ pub struct PassReport {
     pub samples: usize,
     /// Tokens.
     pub tokens: usize,
+    /// Where there are several texts, what of each is used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub texts: Vec<DataUsed>,
     /// Layers computed for each token where every candidate of a metric is; 0 where one pass gives all.
     pub layer_passes: usize,
     /// Candidates that an earlier process measured, which this one went on from.
@@ -86,6 +85,7 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
     settings.check_amount()?;
     let search = settings.search()?;
     settings.measured()?;
+    settings.check_texts()?;
     let outputs = Outputs::open(settings)?;
     let (analysis, pass) = match &settings.from {
         Some(path) => {
@@ -125,7 +125,7 @@ fn measure(
     }
     search.protect.check(spec.layers, wanted)?;
     check_parts(settings, search, &spec)?;
-    if settings.data.is_none() {
+    if settings.data.is_empty() {
         return of_weights(settings, search, (&checkpoint, &spec, wanted), progress);
     }
     let seq_len = sample_text::seq_len(settings.seq_len, &spec, progress);
@@ -143,9 +143,13 @@ fn measure(
     let fits = |options: &ModelOptions| Placement::new(&checkpoint, &spec, &places, options);
     let plain = fits(&options)?;
     let host = open::host(options.budget, &options.device);
-    let sequences = text(settings, seq_len).read(&checkpoint, host, progress)?;
     let (measured, searches) = (settings.measured()?, settings.measures_candidates()?);
-    let (tokens, longest) = (sequences.tally.tokens as usize, sequences.rows.iter().map(Vec::len).max().unwrap_or(0));
+    importance::check_size(settings.data.len(), &measured, spec.layers)?;
+    let texts = Texts::read(settings, seq_len, &checkpoint, host, progress)?;
+    if searches {
+        texts.check_predictable()?;
+    }
+    let ((tokens, longest), together) = (texts.largest(), texts.together());
     options.reserved_bytes = importance::reserved_bytes(&measured, &spec, &options.device, (tokens, longest));
     let fit = match options.reserved_bytes {
         0 => plain,
@@ -160,13 +164,14 @@ fn measure(
         Evaluate::Coalitions(how) => Some((how.passes)(spec.layers, &search.draws)),
         _ => None,
     });
-    let searched = search.passes(spec.layers, most, sequences.rows.len())? + asked.sum::<usize>();
+    let searched = texts.passes(search, spec.layers, most)? + asked.sum::<usize>();
     let mut pass = PassReport {
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
         memory_bytes: options.budget.bytes(),
-        samples: sequences.rows.len(),
-        tokens,
+        samples: together.samples,
+        tokens: together.tokens as usize,
+        texts: if texts.are_several() { texts.used.clone() } else { Vec::new() },
         layer_passes: match removals.is_empty() && searched == 0 {
             true => 0,
             false => spec.layers + removals.layer_passes() + searched,
@@ -182,25 +187,19 @@ fn measure(
     let mut kept = match outputs.place().filter(|_| searches) {
         Some(place) => {
             let key = Deciding { settings: &resolved, checkpoint: &checkpoint, device: &options.device };
-            Some(Kept::open(place, key, &sequences.rows, progress)?)
+            Some(Kept::open(place, key, &texts, progress)?)
         }
         None => None,
     };
     pass.recalled = kept.as_ref().map_or(0, Kept::candidates);
     let started = std::time::Instant::now();
     let asked = Asked { search, measured: &measured, most: wanted, searches };
-    let found = asked.of(&model, &sequences.rows, kept.as_mut(), progress);
-    let (scores, searched) = found.inspect_err(|_| kept.into_iter().for_each(Kept::close))?;
-    let data = DataUsed {
-        source: settings.data.clone().unwrap_or_default(),
-        samples: sequences.rows.len(),
-        tokens: sequences.tally.tokens,
-        seq_len,
-        seed: settings.seed.unwrap_or(0),
-    };
+    let found = asked.of(&model, &texts, kept.as_mut(), progress);
+    let found = found.inspect_err(|_| kept.into_iter().for_each(Kept::close))?;
     pass.seconds = Some(started.elapsed().as_secs_f64());
     let planned_for = open::identity(&checkpoint, spec.layers);
-    let mut analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, scores, searched);
+    let mut analysis = Analysis::new(planned_for, spec.hidden_size, together, resolved, found.scores, found.searched);
+    (analysis.texts, analysis.agreement) = (found.texts, found.agreement);
     mark(settings, &mut analysis, wanted)?;
     Ok((Some(analysis), Some(pass)))
 }
@@ -251,24 +250,10 @@ fn of_weights(
     Ok((Some(analysis), None))
 }
 
-/// The text of a measurement.
-fn text(settings: &AnalyzeSettings, seq_len: usize) -> SampleText<'_> {
-    let AnalyzeSettings { packing, separator, attention, .. } = *settings;
-    SampleText {
-        data: settings.data.as_deref(),
-        field: &settings.text_field,
-        split: settings.text_split,
-        on_bad_row: settings.on_bad_row,
-        samples: (settings.samples, SAMPLES),
-        shape: Shape { seq_len, packing, separator, attention, ..Shape::default() },
-        seed: settings.seed,
-    }
-}
-
 /// The settings that made the numbers, none of those that say where they went.
 fn resolved(settings: &AnalyzeSettings, search: &Search, seq_len: Option<usize>) -> Result<Map<String, Value>> {
     let mut settings = AnalyzeSettings { seq_len, ..settings.clone() };
-    if settings.data.is_none() {
+    if settings.data.is_empty() {
         settings.metric.clone_from(&search.metric);
     }
     if settings.method.take().is_some() {

@@ -1,17 +1,22 @@
 //! The scores of an analysis and the search in them, with what is kept of both while they are made.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Device;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::analyze_texts::Texts;
 use crate::checkpoint::{Checkpoint, Workplace, content_hash};
-use crate::importance::{self, Evidence, Journal, Measured, Metric, Recalled, Scores, Searched, Unfinished};
-use crate::methods::Search;
+use crate::importance::{
+    self, Agreement, DataUsed, Evidence, Journal, Measured, Metric, OfText, PartOf, Recalled, Scores, Searched,
+    Unfinished,
+};
+use crate::methods::{OverTexts, Running, Search};
 use crate::model::Model;
 use crate::progress::Progress;
-use crate::{Result, ops};
+use crate::{Context, Result, ops};
 
 /// What is to be measured of a model.
 pub(super) struct Asked<'a> {
@@ -24,20 +29,21 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Measures `model` on `sequences` what `kept` does not know yet.
+    /// Measures `model` on `texts` what `kept` does not know yet.
     pub(super) fn of(
         &self,
         model: &Model,
-        sequences: &[Vec<u32>],
+        texts: &Texts,
         kept: Option<&mut Kept>,
         progress: &dyn Progress,
-    ) -> Result<(Vec<Scores>, Searched)> {
+    ) -> Result<Found> {
         if !self.searches {
-            let scores = importance::measure(model, self.measured, sequences, progress)?;
-            let searched = self.search.run(&scores, model.layers())?;
-            return Ok((scores, searched));
+            let scores = self.each(texts, progress, &mut |_, sequences| {
+                importance::measure(model, self.measured, sequences, progress)
+            })?;
+            return self.found(texts, scores, model.layers(), None);
         }
-        let mut measured = Measured::new(model, sequences, progress)?;
+        let mut measured = Measured::new(model, &texts.rows, progress)?;
         let mut recalled;
         let (evidence, work): (&mut dyn Evidence, _) = match kept {
             None => (&mut measured, None),
@@ -46,18 +52,90 @@ impl Asked<'_> {
                 (&mut recalled, Some(&*work))
             }
         };
-        let scores = match work.and_then(|work| work.scores(self.measured, model.layers())) {
-            Some(scores) => scores,
+        // the scores of all texts, one text after the other
+        let all = self.measured.repeat(texts.used.len());
+        let scores = match work.and_then(|work| work.scores(&all, model.layers())) {
+            Some(scores) => scores.chunks(self.measured.len()).map(<[Scores]>::to_vec).collect(),
             None => {
-                let by: (&mut dyn Evidence, _) = (&mut *evidence, &self.search.draws);
-                let scores = importance::measure_with(model, self.measured, sequences, by, progress)?;
-                work.map_or(Ok(()), |work| work.keep_scores(&scores))?;
+                let scores = self.each(texts, progress, &mut |range, sequences| {
+                    let mut part;
+                    let evidence: &mut dyn Evidence = match texts.are_several() {
+                        false => &mut *evidence,
+                        true => {
+                            part = PartOf::new(&mut *evidence, range);
+                            &mut part
+                        }
+                    };
+                    let by = (evidence, &self.search.draws);
+                    importance::measure_with(model, self.measured, sequences, by, progress)
+                })?;
+                work.map_or(Ok(()), |work| work.keep_scores(&scores.concat()))?;
                 scores
             }
         };
-        let searched = self.search.run_with(evidence, &scores, self.most)?;
-        Ok((scores, searched))
+        self.found(texts, scores, model.layers(), Some(evidence))
     }
+
+    /// What `measure` makes of each text, whose name is told where there are several.
+    fn each(
+        &self,
+        texts: &Texts,
+        progress: &dyn Progress,
+        measure: &mut dyn FnMut(Range<usize>, &[Vec<u32>]) -> Result<Vec<Scores>>,
+    ) -> Result<Vec<Vec<Scores>>> {
+        let mut each = Vec::new();
+        for ((source, sequences), range) in texts.each().zip(&texts.ranges) {
+            let scores = match texts.are_several() {
+                false => measure(range.clone(), sequences),
+                true => {
+                    progress.note(&format!("text {} of {}: {source}", each.len() + 1, texts.used.len()));
+                    measure(range.clone(), sequences).context(|| source)
+                }
+            };
+            each.push(scores?);
+        }
+        Ok(each)
+    }
+
+    /// What is searched in the scores of each text.
+    fn found(
+        &self,
+        texts: &Texts,
+        mut scores: Vec<Vec<Scores>>,
+        layers: usize,
+        evidence: Option<&mut dyn Evidence>,
+    ) -> Result<Found> {
+        if !texts.are_several() {
+            let scores = scores.pop().unwrap_or_default();
+            let searched = match evidence {
+                None => self.search.run(&scores, layers)?,
+                Some(evidence) => self.search.run_with(evidence, &scores, self.most)?,
+            };
+            return Ok(Found { scores, searched, texts: Vec::new(), agreement: Vec::new() });
+        }
+        let slices: Vec<&[Scores]> = scores.iter().map(Vec::as_slice).collect();
+        let all = importance::together(&slices);
+        let running = evidence.map(|evidence| Running { evidence, texts: &texts.ranges });
+        let OverTexts { each, together, agreement } =
+            self.search.over_texts(&slices, &all, layers, running, self.most)?;
+        let of_text = |((data, scores), searched): ((&DataUsed, Vec<Scores>), Searched)| OfText {
+            data: data.clone(),
+            best: searched.best,
+            scores,
+        };
+        let each = texts.used.iter().zip(scores).zip(each).map(of_text).collect();
+        Ok(Found { scores: all, searched: together, texts: each, agreement })
+    }
+}
+
+/// What was measured and searched.
+pub(super) struct Found {
+    /// The scores; of several texts those of all together.
+    pub(super) scores: Vec<Scores>,
+    pub(super) searched: Searched,
+    /// Each text by itself, where there are several.
+    pub(super) texts: Vec<OfText>,
+    pub(super) agreement: Vec<Agreement>,
 }
 
 /// What an unfinished search goes on from.
@@ -71,11 +149,11 @@ impl Kept {
     pub(super) fn open(
         place: &Arc<Workplace>,
         deciding: Deciding<'_>,
-        sequences: &[Vec<u32>],
+        texts: &Texts,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let work = Unfinished::open(place.clone(), &deciding.map(sequences, progress)?, progress)?;
-        let kept = Self { journal: work.journal(sequences.iter().map(Vec::len).collect())?, work };
+        let work = Unfinished::open(place.clone(), &deciding.map(texts, progress)?, progress)?;
+        let kept = Self { journal: work.journal(texts.rows.iter().map(Vec::len).collect())?, work };
         if kept.candidates() > 0 {
             let known = kept.candidates();
             progress.note(&format!("going on where an earlier run stopped: {known} candidates are measured"));
@@ -105,13 +183,18 @@ pub(super) struct Deciding<'a> {
 const HOW_MUCH: [&str; 5] = ["layers", "fraction", "target", "max_loss", "rerank"];
 
 impl Deciding<'_> {
-    fn map(&self, sequences: &[Vec<u32>], progress: &dyn Progress) -> Result<Map<String, Value>> {
+    fn map(&self, texts: &Texts, progress: &dyn Progress) -> Result<Map<String, Value>> {
         let mut deciding = self.settings.clone();
         deciding.retain(|key, _| !HOW_MUCH.contains(&key.as_str()));
         let mut text = Sha256::new();
-        for sequence in sequences {
-            text.update((sequence.len() as u64).to_le_bytes());
-            sequence.iter().for_each(|id| text.update(id.to_le_bytes()));
+        for (_, sequences) in texts.each() {
+            if texts.are_several() {
+                text.update((sequences.len() as u64).to_le_bytes());
+            }
+            for sequence in sequences {
+                text.update((sequence.len() as u64).to_le_bytes());
+                sequence.iter().for_each(|id| text.update(id.to_le_bytes()));
+            }
         }
         let more = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),

@@ -1,6 +1,6 @@
 //! Settings of `prune analyze`: which text, which scores, what the plan follows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +20,9 @@ const MOST_DRAWN: usize = 1 << 20;
 pub struct AnalyzeSettings {
     /// Directory or hub id.
     pub model: Option<String>,
-    /// Where the text is.
-    pub data: Option<String>,
+    /// Where the text is; of several, each weighs the same.
+    #[serde(with = "super::sample_text::names")]
+    pub data: Vec<String>,
     /// Field of the rows that holds the text.
     pub text_field: String,
     /// How plain text files are cut into documents.
@@ -95,7 +96,7 @@ impl Default for AnalyzeSettings {
     fn default() -> Self {
         Self {
             model: None,
-            data: None,
+            data: Vec::new(),
             text_field: "text".to_owned(),
             text_split: TextSplit::default(),
             on_bad_row: BadRow::default(),
@@ -175,6 +176,21 @@ impl AnalyzeSettings {
         Ok(self.from.is_none() && (self.search()?.measures()? || self.measured()?.iter().any(asks)))
     }
 
+    /// Refuses a text that is named twice, and several where the plan cannot weigh them alike.
+    ///
+    /// # Errors
+    /// Request: as said.
+    pub(super) fn check_texts(&self) -> Result<()> {
+        let place = |name: &str| Path::new(name).canonicalize().unwrap_or_else(|_| PathBuf::from(name));
+        for (number, name) in self.data.iter().enumerate() {
+            if let Some(same) = self.data[..number].iter().find(|same| place(same) == place(name)) {
+                let fault = if same == name { "is given twice" } else { &format!("is the same as {same}") };
+                return Err(Error::request(format!("--data {name} {fault}: each text counts once")));
+            }
+        }
+        self.search()?.pick()?.check_texts(self.data.len())
+    }
+
     /// Refuses two ways to say how much goes.
     ///
     /// # Errors
@@ -218,7 +234,7 @@ impl AnalyzeSettings {
     /// Name of the metric that the plan follows where no method says. Without text the first metric cannot be it, and
     /// unless another is named it is the first of the scores to measure.
     fn followed(&self) -> &str {
-        let first = self.metrics.first().filter(|_| self.data.is_none() && self.from.is_none());
+        let first = self.metrics.first().filter(|_| self.data.is_empty() && self.from.is_none());
         match first {
             Some(first) if self.metric == METRICS[0].name => first,
             _ => &self.metric,
@@ -234,7 +250,7 @@ impl AnalyzeSettings {
         for name in &self.metrics {
             wanted.push(metric(name)?.name);
         }
-        let is_usual = |row: &Metric| self.metrics.is_empty() && row.usual && self.data.is_some();
+        let is_usual = |row: &Metric| self.metrics.is_empty() && row.usual && !self.data.is_empty();
         let measured: Vec<_> = METRICS.iter().filter(|row| is_usual(row) || wanted.contains(&row.name)).collect();
         Ok(with_parts(&measured))
     }

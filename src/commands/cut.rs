@@ -240,7 +240,7 @@ fn plan(settings: &CutSettings, model: &PlannedFor, checkpoint: &Checkpoint) -> 
 
 /// The analysis in the file at `path`.
 fn analysis(path: &std::path::Path) -> Result<Analysis> {
-    let document: Value = files::asked_json(path, Bound::RECORD)?;
+    let document: Value = files::asked_json(path, Bound::ANALYSIS)?;
     if document.get("stack").is_some() {
         return Err(Error::request(format!(
             "{}: a plan says itself which layers go; --fraction and --layers go with an analysis.json",

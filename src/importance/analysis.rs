@@ -10,6 +10,7 @@ use super::amount::Protect;
 use super::choice::{Choice, Rise};
 use super::metrics::{Subject, metric};
 use super::moments::Scores;
+use super::texts::{Agreement, OfText};
 use super::{check, json};
 use crate::files::{self, Bound};
 use crate::plan::{Dropped, Plan, PlannedFor};
@@ -67,7 +68,7 @@ pub struct Analysis {
     pub model: PlannedFor,
     /// `d`.
     pub hidden_size: usize,
-    /// The text.
+    /// The text; where there are several, all of them.
     pub data: DataUsed,
     /// The resolved settings of the command, for whoever wants to repeat it.
     pub settings: Map<String, Value>,
@@ -75,8 +76,14 @@ pub struct Analysis {
     pub plan: Option<Plan>,
     /// The search behind it.
     pub search: Searched,
-    /// The scores, one metric each.
+    /// How far the choices of several texts agree, for each n.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub agreement: Vec<Agreement>,
+    /// The scores, one metric each; of several texts the means, each text weighing the same.
     pub scores: Vec<Scores>,
+    /// Where there are several texts, each by itself.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub texts: Vec<OfText>,
 }
 
 impl Searched {
@@ -124,7 +131,9 @@ impl Analysis {
             settings,
             plan: None,
             search,
+            agreement: Vec::new(),
             scores,
+            texts: Vec::new(),
         }
     }
 
@@ -133,7 +142,7 @@ impl Analysis {
     /// # Errors
     /// Request: no such file, not JSON, or not an analysis of this version. Work: a broken one; the message says where.
     pub fn read(path: &Path) -> Result<Self> {
-        let value = files::asked_json(path, Bound::RECORD)?;
+        let value = files::asked_json(path, Bound::ANALYSIS)?;
         Self::from_value(value).context(|| path.display())
     }
 
@@ -166,11 +175,19 @@ impl Analysis {
     }
 
     /// Every score for a spreadsheet: `metric,n,l,end,mean,stderr`, one line for each block `l..=end` of n layers; the
-    /// metric of a sub-layer is followed by `:attention` or `:mlp`.
+    /// metric of a sub-layer is followed by `:attention` or `:mlp`. Where there are several texts, `text` follows, empty
+    /// for all together.
     #[must_use]
     pub fn to_csv(&self) -> String {
-        let mut text = String::from("metric,n,l,end,mean,stderr\n");
-        for scores in &self.scores {
+        let several = if self.texts.is_empty() { "" } else { ",text" };
+        let mut text = format!("metric,n,l,end,mean,stderr{several}\n");
+        let all =
+            self.scores.iter().map(|scores| (scores, if several.is_empty() { String::new() } else { ",".into() }));
+        let each = self.texts.iter().flat_map(|text| {
+            let source = format!(",\"{}\"", text.data.source.replace('"', "\"\""));
+            text.scores.iter().map(move |scores| (scores, source.clone()))
+        });
+        for (scores, of) in all.chain(each) {
             let halves = metric(&scores.metric).is_ok_and(|metric| metric.subject == Subject::SubLayer);
             for (row, means) in scores.mean.iter().enumerate() {
                 for (at, mean) in means.iter().enumerate() {
@@ -181,7 +198,7 @@ impl Analysis {
                         (true, 0) => (at / 2, ":attention"),
                         (true, _) => (at / 2, ":mlp"),
                     };
-                    let _ = writeln!(text, "{name}{part},{n},{l},{},{mean},{stderr}", l + row);
+                    let _ = writeln!(text, "{name}{part},{n},{l},{},{mean},{stderr}{of}", l + row);
                 }
             }
         }
@@ -220,7 +237,8 @@ impl Analysis {
         };
         if self.data.samples > 0 {
             why.insert("samples".to_owned(), json!(self.data.samples));
-            why.insert("data".to_owned(), json!(self.data.source));
+            let sources: Vec<&String> = self.texts.iter().map(|text| &text.data.source).collect();
+            why.insert("data".to_owned(), if sources.is_empty() { json!(self.data.source) } else { json!(sources) });
         }
         if let Some(stderr) = choice.stderr {
             why.insert("stderr".to_owned(), json!(stderr));

@@ -3,8 +3,9 @@
 use super::amount::Protect;
 use super::analysis::Analysis;
 use super::choice::Choice;
-use super::metrics::metric;
+use super::metrics::{Metric, metric};
 use super::moments::Scores;
+use super::texts;
 use crate::plan::MOST_LAYERS;
 use crate::{Context, Error, Result};
 
@@ -41,6 +42,8 @@ pub(super) fn check(analysis: &Analysis) -> Result<()> {
     for (index, choice) in search.best.iter().enumerate() {
         check_choice(choice, index + 1, layers * parts).context(|| format!("\"best\" for {}", index + 1))?;
     }
+    let rows = |metric: &Metric| analysis.row_lengths(metric.subject);
+    texts::check((&analysis.texts, &analysis.agreement), (&analysis.scores, &search.best), &rows, layers * parts)?;
     match &analysis.plan {
         Some(plan) if plan.planned_for != analysis.model => Err(Error::work("\"plan\" is for another model")),
         _ => Ok(()),
@@ -72,7 +75,7 @@ pub(super) fn check_scores(scores: &Scores, lengths: &[usize]) -> Result<()> {
     Ok(())
 }
 
-fn is_error(value: f64) -> bool {
+pub(super) fn is_error(value: f64) -> bool {
     value.is_finite() && value >= 0.0
 }
 
@@ -87,7 +90,11 @@ fn check_rows(what: &str, rows: &[Vec<f64>], lengths: &[usize], is_good: &dyn Fn
     }
 }
 
-fn check_choice(choice: &Choice, n: usize, layers: usize) -> Result<()> {
+/// Checks that it drops `n` of `layers` layers, or of so many sub-layers.
+///
+/// # Errors
+/// What is wrong and where.
+pub(super) fn check_choice(choice: &Choice, n: usize, layers: usize) -> Result<()> {
     let runner_up = choice.runner_up.iter().map(|runner_up| &runner_up.drop);
     let listed = choice.short_list.iter().map(|listed| &listed.drop);
     for drop in runner_up.chain(listed).chain([&choice.drop]) {

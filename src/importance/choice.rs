@@ -82,6 +82,11 @@ impl RunnerUp {
     /// Whether it lies within two standard errors; unknown with a single sample.
     #[must_use]
     pub fn is_within_error(&self) -> Option<bool> {
-        self.difference_stderr.map(|error| self.difference <= ERRORS_APART * error)
+        self.difference_stderr.map(|error| is_within(self.difference, error))
     }
+}
+
+/// Whether a difference to the best is no more than two standard errors of it.
+pub(crate) fn is_within(difference: f64, error: f64) -> bool {
+    difference <= ERRORS_APART * error
 }

@@ -1,7 +1,8 @@
 //! What can be measured of a model while layers are being picked.
 
 use super::metrics::{Evaluate, Metric};
-use super::removals::{logit_distances, without_all};
+use super::moments::Scores;
+use super::removals::{logit_distances, rises, without_all};
 use crate::model::{EndOfStack, Loss, Model, Stacks};
 use crate::progress::Progress;
 use crate::{Error, Result};
@@ -21,6 +22,12 @@ pub trait Evidence {
     /// # Errors
     /// As [`Model::run`]; a metric that does not run candidates by themselves.
     fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>], on: Option<&[usize]>) -> Result<Vec<Vec<Loss>>>;
+
+    /// What each of `candidates` costs more than `whole`, both [`Evidence::costs`] on all sequences by the metric `name`:
+    /// one row of means with their errors.
+    fn rises(&self, whole: &[Loss], candidates: &[Vec<Loss>], name: &str) -> Scores {
+        rises(whole, &candidates.iter().collect::<Vec<_>>(), vec![candidates.len()], name)
+    }
 
     /// Tells how far a search is.
     fn reached(&self, message: &str);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::evidence::Evidence;
 use super::metrics::{Metric, metric};
+use super::moments::Scores;
 use crate::model::Loss;
 use crate::{Error, Result, files};
 
@@ -185,6 +186,10 @@ impl Evidence for Recalled<'_> {
             answer.ok_or_else(|| Error::work(format!("{} gave no value of {dropped:?}", metric.name)))
         });
         answers.collect()
+    }
+
+    fn rises(&self, whole: &[Loss], candidates: &[Vec<Loss>], name: &str) -> Scores {
+        self.inner.rises(whole, candidates, name)
     }
 
     fn reached(&self, message: &str) {

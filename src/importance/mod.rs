@@ -50,13 +50,16 @@ mod measure;
 mod metrics;
 mod moments;
 mod observer;
+mod parts;
 mod probe;
 mod removals;
 mod streams;
+mod texts;
 mod unfinished;
 
 pub use amount::{Amount, Protect};
 pub use analysis::{Analysis, DataUsed, Searched, scores_of};
+pub(crate) use choice::is_within;
 pub use choice::{Choice, Listed, Rise, RunnerUp};
 pub use draws::{Drawing, Draws};
 pub use evidence::{Evidence, Measured};
@@ -71,8 +74,11 @@ pub use metrics::{
 pub(crate) use moments::Moments;
 pub use moments::Scores;
 pub use observer::Watch;
+pub use parts::{PartOf, Together};
 pub use probe::Probe;
 pub(crate) use removals::rises;
 pub use removals::{Removals, without};
 pub use streams::Streams;
+pub(crate) use texts::check_size;
+pub use texts::{Agreement, OfText, Transfer, together};
 pub use unfinished::Unfinished;

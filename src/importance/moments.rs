@@ -160,7 +160,7 @@ fn nested(flat: &[f64], rows: &[usize]) -> Vec<Vec<f64>> {
 }
 
 /// `value` to four significant digits: an error needs no more, and there are L³/6 of them in the file.
-fn four_digits(value: f64) -> f64 {
+pub(super) fn four_digits(value: f64) -> f64 {
     format!("{value:.3e}").parse().unwrap_or(value)
 }
 

@@ -76,7 +76,7 @@ impl Unfinished {
     /// The scores of `metrics` of a model of `layers` layers, where they were all measured.
     #[must_use]
     pub fn scores(&self, metrics: &[&'static Metric], layers: usize) -> Option<Vec<Scores>> {
-        let scores: Vec<Scores> = files::json(&self.path.join(SCORES), Bound::RECORD).ok()?;
+        let scores: Vec<Scores> = files::json(&self.path.join(SCORES), Bound::ANALYSIS).ok()?;
         let is_sound = |(scores, metric): (&Scores, &&Metric)| {
             scores.metric == metric.name && check_scores(scores, &metric.subject.rows(layers)).is_ok()
         };

@@ -19,6 +19,7 @@ mod pick;
 mod rerank;
 mod search;
 mod table;
+mod texts;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use pick::{Candidates, PICKS, Pick, Policy, Step, Work, pick, scored};
 pub use search::{Search, check, search, within};
 pub use table::METHODS;
+pub use texts::{OverTexts, Running};
 
 use crate::importance::{Analysis, Evaluate, METRICS, Metric, Protect, metric};
 use crate::plan::{Dropped, Plan, PlannedFor};

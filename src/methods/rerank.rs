@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::pick::{Candidates, How, Pick};
-use crate::importance::{Choice, Evidence, Listed, Metric, Rise, Subject, metric, rises};
+use crate::importance::{Choice, Evaluate, Evidence, Listed, Metric, Rise, Scores, Subject, metric};
 use crate::{Error, Result};
 
 /// The longest short list.
@@ -37,15 +37,28 @@ pub(super) fn loss_of(of: &Metric) -> Result<&'static Metric> {
 /// # Errors
 /// Work: one that is not finite. Those of the evidence.
 pub(super) fn losses(evidence: &mut dyn Evidence, of: &Metric, sets: &[Vec<usize>]) -> Result<Vec<Rise>> {
-    let (loss, mut all) = (loss_of(of)?, vec![Vec::new()]);
+    let scores = costs(evidence, loss_of(of)?, sets)?;
+    let rise = |(place, mean): (usize, &f64)| Rise { mean: *mean, stderr: scores.error(1, place) };
+    Ok(scores.mean[0].iter().enumerate().map(rise).collect())
+}
+
+/// What each of `sets` costs by `metric`, a row of as many entries, all in one pass.
+///
+/// # Errors
+/// As [`losses`].
+pub(super) fn costs(evidence: &mut dyn Evidence, metric: &Metric, sets: &[Vec<usize>]) -> Result<Scores> {
+    let mut all = vec![Vec::new()];
     all.extend_from_slice(sets);
-    let costs = evidence.costs(loss, &all, None)?;
-    let scores = rises(&costs[0], &costs[1..].iter().collect::<Vec<_>>(), vec![sets.len()], loss.name);
-    let rise = |(place, set): (usize, &Vec<usize>)| match scores.mean[0][place] {
-        mean if mean.is_finite() => Ok(Rise { mean, stderr: scores.error(1, place) }),
-        _ => Err(Error::work(format!("the loss without {} is not finite", of.subject.gone(set)))),
-    };
-    sets.iter().enumerate().map(rise).collect()
+    let costs = evidence.costs(metric, &all, None)?;
+    let scores = evidence.rises(&costs[0], &costs[1..], metric.name);
+    match scores.mean[0].iter().position(|mean| !mean.is_finite()) {
+        None => Ok(scores),
+        Some(broken) => {
+            let measure = if matches!(metric.value, Evaluate::Loss) { "loss" } else { metric.name };
+            let gone = metric.subject.gone(&sets[broken]);
+            Err(Error::work(format!("the {measure} without {gone} is not finite")))
+        }
+    }
 }
 
 /// Ranks the first `length` choices by score of each of these `sizes` by their loss, and puts the best in its place in

@@ -65,6 +65,21 @@ impl Search {
         Ok(listed + losses + self.pick()?.passes(metric(&self.metric)?, &work))
     }
 
+    /// [`Search::passes`] over several texts, of `sequences` in all: each searches by itself, all do together, and what
+    /// was found is run on every text.
+    ///
+    /// # Errors
+    /// As [`Search::pick`].
+    pub fn passes_over(&self, texts: usize, layers: usize, most: usize, sequences: usize) -> Result<usize> {
+        let once = self.passes(layers, most, sequences)?;
+        if texts < 2 || !(self.rerank.is_some() || self.pick()?.measures()) {
+            return Ok(once * texts.min(2));
+        }
+        let parts = metric(&self.metric)?.subject.unit().per_layer();
+        let found: usize = (1..=most * parts).map(|n| (texts + 1) * (layers * parts - n)).sum();
+        Ok(2 * once + layers + found.div_ceil(parts))
+    }
+
     /// The best choice of every size from the `scores` of a model of `layers` layers.
     ///
     /// # Errors
@@ -202,11 +217,18 @@ pub fn search(analysis: &mut Analysis, search: &Search) -> Result<()> {
     let found = &analysis.search;
     let is_same = search.searched(Vec::new(), search.pick()?) == Searched { best: Vec::new(), ..found.clone() };
     let is_measured = search.measures()? || found.best.iter().any(|choice| choice.loss.is_some());
-    let searched = match is_same && is_measured {
-        true => found.clone(),
-        false => search.run(&analysis.scores, analysis.model.layers)?,
-    };
-    analysis.follow(searched);
+    let layers = analysis.model.layers;
+    if is_same && is_measured {
+        analysis.follow(found.clone());
+    } else if analysis.texts.is_empty() {
+        analysis.follow(search.run(&analysis.scores, layers)?);
+    } else {
+        let texts: Vec<&[Scores]> = analysis.texts.iter().map(|text| &text.scores[..]).collect();
+        let found = search.over_texts(&texts, &analysis.scores, layers, None, None)?;
+        analysis.follow(found.together);
+        analysis.agreement = found.agreement;
+        analysis.texts.iter_mut().zip(found.each).for_each(|(text, own)| text.best = own.best);
+    }
     Ok(())
 }
 

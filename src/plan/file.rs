@@ -15,7 +15,7 @@ impl Plan {
     /// A request error naming the file when it is missing, no JSON, holds no plan, or a plan [`Plan::check`] refuses.
     pub fn read(path: &Path) -> Result<Self> {
         let wrong = |fault: String| Error::request(format!("{}: {fault}", path.display()));
-        let mut document: Value = files::asked_json(path, Bound::RECORD)?;
+        let mut document: Value = files::asked_json(path, Bound::ANALYSIS)?;
         let plan = match document.as_object_mut() {
             None => return Err(wrong("expected a plan, an object with `for` and `stack`".into())),
             Some(object) => match object.remove("plan") {

@@ -99,7 +99,7 @@ pub(crate) fn best_table(measure: &str, rows: &[BestRow]) -> String {
 }
 
 /// `0.2137 ± 0.0012`: the error with two digits, the value to the same place.
-fn with_error(value: f64, error: Option<f64>) -> String {
+pub(crate) fn with_error(value: f64, error: Option<f64>) -> String {
     match error {
         None => format!("{value:.4}"),
         Some(error) => {

@@ -130,7 +130,9 @@ fn reason(plan: &Plan) -> Option<String> {
         _ => {
             let mut said = plan.why.clone();
             said.shift_remove("strategy");
-            let facts = said.iter().filter(|(_, value)| !value.is_object() && !value.is_array());
+            // of lists, the texts
+            let is_fact = |key: &str, value: &Value| !value.is_object() && (!value.is_array() || key == "data");
+            let facts = said.iter().filter(|(key, value)| is_fact(key, value));
             let facts: Vec<String> = facts.map(|(key, value)| format!("{key} {}", plain(value))).collect();
             Some(format!("They were chosen by the strategy `{strategy}` ({}).", facts.join(", ")))
         }
@@ -146,7 +148,11 @@ fn is_the_papers(plan: &Plan) -> bool {
 }
 
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), |text| placeless(text).to_owned())
+    match value {
+        Value::String(text) => placeless(text).to_owned(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(" + "),
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ fn analyze_eval_and_heal() {
     let analysis = |device: &str, dtype: Option<&str>| {
         let settings = AnalyzeSettings {
             model: Some(text(&model)),
-            data: Some(text(&data)),
+            data: vec![text(&data)],
             layers: Some(1),
             device: Some(device.to_owned()),
             dtype: dtype.map(str::to_owned),

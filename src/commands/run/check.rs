@@ -74,7 +74,7 @@ impl Checked<'_> {
 
     /// The text by its first sequence: the analysis reads all of it before it computes anything.
     fn analysis(&self, wanted: &[Wanted], progress: &dyn Progress) -> Result<()> {
-        let Some(settings) = self.recipe.analyze.as_ref().filter(|settings| settings.data.is_some()) else {
+        let Some(settings) = self.recipe.analyze.as_ref().filter(|settings| !settings.data.is_empty()) else {
             return Ok(());
         };
         let protect = Protect { first: settings.protect_first, last: settings.protect_last };

@@ -56,9 +56,13 @@ impl<'a> Keys<'a> {
     /// Absent where there is no analysis.
     pub(super) fn analysis(&self) -> Result<Option<String>> {
         let Some(settings) = &self.recipe.analyze else { return Ok(None) };
-        let Some(data) = &settings.data else { return Ok(None) };
+        let data: Vec<Value> = settings.data.iter().map(|name| named(name)).collect::<Result<_>>()?;
         let deciding = without(settings, &["memory", "device"])?;
-        Ok(Some(key(&json!([self.model, deciding, named(data)?]))))
+        Ok(match &data[..] {
+            [] => None,
+            [only] => Some(key(&json!([self.model, deciding, only]))),
+            several => Some(key(&json!([self.model, deciding, several]))),
+        })
     }
 
     /// The scores of the model that `identity` says; absent where nothing is scored.

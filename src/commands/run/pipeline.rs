@@ -148,7 +148,7 @@ fn stages(recipe: &Recipe, cuts: usize, unrepaired: usize) -> usize {
     let bare = scores && (!heals || recipe.drop.unhealed);
     let each = 1 + has(bare) + has(heals) + has(heals && scores);
     let timed = has(recipe.bench.is_some()) * unrepaired;
-    has(recipe.analyze.as_ref().is_some_and(|analyze| analyze.data.is_some())) + has(scores) + cuts * each + timed
+    has(recipe.analyze.as_ref().is_some_and(|analyze| !analyze.data.is_empty())) + has(scores) + cuts * each + timed
 }
 
 impl CutDone {

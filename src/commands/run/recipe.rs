@@ -137,7 +137,7 @@ impl Recipe {
         }
         let needs_scores = methods.iter().find(|method| method.needs_scores());
         if let Some(method) = needs_scores.filter(|_| is_counted) {
-            let Some(analyze) = self.analyze.as_ref().filter(|analyze| analyze.data.is_some()) else {
+            let Some(analyze) = self.analyze.as_ref().filter(|analyze| !analyze.data.is_empty()) else {
                 return Err(Error::request(format!(
                     "[analyze] data: the {} method has to see text; name some",
                     method.name
@@ -280,7 +280,7 @@ mod tests {
     fn paths_are_looked_for_beside_the_recipe() {
         let recipe = read(GOOD, &["eval.limit=3", "drop.fractions=[0.5]", "heal.data=c4"]).unwrap();
         assert_eq!(recipe.model, "org/name");
-        let data = recipe.analyze.as_ref().unwrap().data.clone().unwrap();
+        let data = recipe.analyze.as_ref().unwrap().data[0].clone();
         assert!(Path::new(&data).is_absolute() && data.ends_with("text.jsonl"), "{data}");
         assert_eq!(recipe.eval.as_ref().unwrap().limit, Some(3.0));
         assert_eq!(recipe.heal.as_ref().unwrap().data.as_deref(), Some("c4"));

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::{Candidates, How, Pick, Work};
-use crate::importance::{Choice, Evaluate, Evidence, Metric, Subject, rises};
+use crate::importance::{Choice, Evaluate, Evidence, Metric, Subject};
 use crate::{Error, Result};
 
 const COST: &str = "a pass over every candidate's layers, for each layer that goes";
@@ -19,6 +19,7 @@ pub(super) const GREEDY: Pick = Pick {
         search: |evidence, metric, allowed, most, _| search(evidence, metric, (allowed, most), 1),
         passes: |work| passes(work, 1),
         cost: COST,
+        draws_texts: false,
     },
 };
 
@@ -29,6 +30,7 @@ pub(super) const BEAM: Pick = Pick {
         search: |evidence, metric, allowed, most, _| search(evidence, metric, (allowed, most), 4),
         passes: |work| passes(work, 4),
         cost: COST,
+        draws_texts: false,
     },
 };
 
@@ -47,7 +49,7 @@ fn search(
         let sets: BTreeSet<Vec<usize>> = kept.iter().flat_map(|set| extended(set, allowed)).collect();
         let sets: Vec<Vec<usize>> = sets.into_iter().rev().collect();
         let losses = evidence.costs(metric, &sets, None)?;
-        let scores = rises(&whole, &losses.iter().collect::<Vec<_>>(), vec![sets.len()], metric.name);
+        let scores = evidence.rises(&whole, &losses, metric.name);
         if let Some(broken) = scores.mean[0].iter().position(|rise| !rise.is_finite()) {
             return Err(Error::work(format!("the {measure} without the layers {:?} is not finite", sets[broken])));
         }

@@ -60,6 +60,8 @@ pub(crate) enum How {
         passes: fn(&Work<'_>) -> usize,
         /// What that is, in a few words.
         cost: &'static str,
+        /// Whether it draws some of the sequences at each step, among which several texts would not weigh the same.
+        draws_texts: bool,
     },
     /// By their place alone: `n` of so many layers.
     Place(fn(usize, usize) -> Result<Range<usize>>),
@@ -140,6 +142,21 @@ impl Pick {
     #[must_use]
     pub fn measures(&self) -> bool {
         matches!(self.how, How::Search { .. })
+    }
+
+    /// Refuses `texts` texts where it cannot weigh them alike.
+    ///
+    /// # Errors
+    /// Request: as said.
+    pub fn check_texts(&self, texts: usize) -> Result<()> {
+        match self.how {
+            How::Search { draws_texts: true, .. } if texts > 1 => Err(Error::request(format!(
+                "strategy {} draws some sequences at each step, and cannot weigh {texts} texts alike: give one --data, \
+                 or follow another strategy, such as greedy or beam",
+                self.name
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Layers that measuring while it picks by `metric` computes for each token, at most.

@@ -18,7 +18,12 @@ use crate::{Error, Result};
 pub(super) const PICK: Pick = Pick {
     name: "policy",
     about: "the n layers least likely to stay, learnt from the losses of random masks",
-    how: How::Search { search, passes, cost: "some passes of masked models for each number of layers" },
+    how: How::Search {
+        search,
+        passes,
+        cost: "some passes of masked models for each number of layers",
+        draws_texts: true,
+    },
 };
 
 /// Masks of a step, K.

@@ -45,23 +45,34 @@ fn dir_of(path: &Path) -> &Path {
     path.parent().unwrap()
 }
 
-/// An analysis, planned from again, drawn and cut by.
+/// An analysis of one text or of two, planned from again, drawn and cut by.
 pub(super) fn analysis(dir: &Path) -> Feed {
     let path = dir.join("analysis.json");
-    let (place, text) = (dir.join("model"), dir.join("text.jsonl"));
+    let place = dir.join("model");
     Llama { layers: 4, ..small() }.write(&place);
-    fs::write(&text, "{\"text\": \"w3 w4 w5 w6\"}\n{\"text\": \"w7 w3 w9\"}\n").unwrap();
-    let settings = AnalyzeSettings {
-        model: Some(place.display().to_string()),
-        data: Some(text.display().to_string()),
-        layers: Some(2),
-        out: Some(dir.join("analysis")),
-        ..AnalyzeSettings::default()
+    let text = |name: &str, rows: &str| {
+        fs::write(dir.join(name), rows).unwrap();
+        dir.join(name).display().to_string()
     };
-    analyze(&settings, &prune::progress::Silent).unwrap();
-    let good: Value = serde_json::from_slice(&fs::read(dir.join("analysis/analysis.json")).unwrap()).unwrap();
+    let texts = [
+        text("text.jsonl", "{\"text\": \"w3 w4 w5 w6\"}\n{\"text\": \"w7 w3 w9\"}\n"),
+        text("other.jsonl", "{\"text\": \"w9 w9 w8\"}\n{\"text\": \"w5\"}\n{\"text\": \"w4 w8 w3 w3\"}\n"),
+    ];
+    let good = [1, 2].map(|count| -> Value {
+        let settings = AnalyzeSettings {
+            model: Some(place.display().to_string()),
+            data: texts[..count].to_vec(),
+            layers: Some(2),
+            out: Some(dir.join(format!("analysis-{count}"))),
+            ..AnalyzeSettings::default()
+        };
+        analyze(&settings, &prune::progress::Silent).unwrap();
+        let written = dir.join(format!("analysis-{count}/analysis.json"));
+        serde_json::from_slice(&fs::read(written).unwrap()).unwrap()
+    });
     Box::new(move |case| {
-        fs::write(&path, values::changed(&mut case.rng, &good)).unwrap();
+        let good = &good[usize::from(case.is_one_in(2))];
+        fs::write(&path, values::changed(&mut case.rng, good)).unwrap();
         case.heard(Plan::read(&path));
         let Some(analysis) = case.heard(Analysis::read(&path)) else { return };
         let _ = analysis.to_csv();

@@ -77,7 +77,7 @@ pub(super) fn search(dir: &Path) -> Feed {
     let out = dir.join("out");
     let settings = AnalyzeSettings {
         model: Some(model.display().to_string()),
-        data: Some(text.display().to_string()),
+        data: vec![text.display().to_string()],
         method: Some(prune::methods::method("sleb").unwrap()),
         out: Some(out.clone()),
         force: true,

@@ -39,7 +39,7 @@ fn settings(desk: &Desk, out: &str, method: &str) -> AnalyzeSettings {
     let name = |name: &str| Some(desk.path(name).display().to_string());
     AnalyzeSettings {
         model: name("model"),
-        data: name("text.jsonl"),
+        data: name("text.jsonl").into_iter().collect(),
         method: Some(prune::methods::method(method).unwrap()),
         out: Some(desk.path(out)),
         ..AnalyzeSettings::default()
@@ -89,19 +89,23 @@ fn bytes(dir: &Path) -> Vec<u8> {
 
 fn goes_on(method: &str, lines: usize) {
     let desk = desk();
-    let settings = settings(&desk, "killed", method);
+    goes_on_with(&desk, &settings(&desk, "killed", method), lines);
+}
+
+fn goes_on_with(desk: &Desk, settings: &AnalyzeSettings, lines: usize) {
     let (whole, all) = counted(&AnalyzeSettings { out: Some(desk.path("whole")), ..settings.clone() });
-    let kept = killed(&desk, &settings, lines);
+    let kept = killed(desk, settings, lines);
     let known = kept.lines().count();
     assert!(known >= lines, "{known}");
     // the last line may have been cut short
-    fs::write(journal(&settings), &kept[..kept.len() - 3]).unwrap();
-    let (report, rest) = counted(&settings);
+    fs::write(journal(settings), &kept[..kept.len() - 3]).unwrap();
+    let (report, rest) = counted(settings);
     assert_eq!(report.pass.unwrap().recalled, known - 1);
     assert_eq!(bytes(&desk.path("killed")), bytes(&desk.path("whole")));
     assert_eq!(report.analysis, whole.analysis);
     assert!(rest < all, "{rest} of {all} tokens were measured after the kill");
-    assert_eq!(desk.names(), ["killed", "model", "settings.json", "text.jsonl", "whole"]);
+    let names: Vec<String> = desk.names().into_iter().filter(|name| !name.starts_with("other")).collect();
+    assert_eq!(names, ["killed", "model", "settings.json", "text.jsonl", "whole"]);
 }
 
 #[test]
@@ -109,6 +113,26 @@ fn a_killed_search_goes_on_with_what_it_had_measured() {
     goes_on("sleb", 8);
     goes_on("beam", 20);
     goes_on("finercut", 14);
+}
+
+/// In the search of the first text, and of the second; another order of them is another work.
+#[test]
+fn a_killed_search_of_several_texts_goes_on() {
+    let desk = desk();
+    fs::write(desk.path("other.jsonl"), "{\"text\": \"w9 w3 w5 w4 w8\"}\n{\"text\": \"w6 w7 w3\"}\n").unwrap();
+    let mut settings = settings(&desk, "killed", "sleb");
+    settings.layers = Some(3);
+    settings.data.push(desk.path("other.jsonl").display().to_string());
+    // 16 candidates of one text, as many of the other
+    for lines in [6, 20] {
+        goes_on_with(&desk, &settings, lines);
+        fs::remove_dir_all(desk.path("killed")).unwrap();
+        fs::remove_dir_all(desk.path("whole")).unwrap();
+    }
+    let data = [1, 0].map(|place: usize| settings.data[place].clone()).to_vec();
+    killed(&desk, &settings, 6);
+    let turned = counted(&AnalyzeSettings { data, ..settings.clone() }).0;
+    assert_eq!(turned.pass.unwrap().recalled, 0);
 }
 
 /// Every candidate is measured once, by whichever process: the tokens of a killed run and of the one that finishes are

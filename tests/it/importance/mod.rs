@@ -7,6 +7,7 @@ mod losses;
 mod picks;
 mod ranking;
 mod sizes;
+mod texts;
 
 use std::path::Path;
 use std::sync::Arc;

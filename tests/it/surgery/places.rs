@@ -311,7 +311,7 @@ fn what_lacks_attention_is_analyzed() {
     std::fs::write(&text, "w3 w1 w4 w1 w5 w9 w2 w6 w5 w3 w5 w8 w9 w7 w9").unwrap();
     let settings = AnalyzeSettings {
         model: Some(out.display().to_string()),
-        data: Some(text.display().to_string()),
+        data: vec![text.display().to_string()],
         layers: Some(1),
         ..AnalyzeSettings::default()
     };

@@ -190,7 +190,7 @@ fn an_analysis_has_the_best_block_of_every_size() {
     fs::write(&data, "w3 w9 w27 w14 w5\n\nw60 w11 w8 w8 w40 w33\n\nw4 w5 w6 w7\n").unwrap();
     let measured = AnalyzeSettings {
         model: Some(source.to_str().unwrap().into()),
-        data: Some(data.to_str().unwrap().into()),
+        data: vec![data.to_str().unwrap().into()],
         layers: Some(3),
         out: Some(out.clone()),
         ..AnalyzeSettings::default()
