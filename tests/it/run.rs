@@ -10,6 +10,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
+use crate::fixture::Llama;
 use crate::fixture::desk::Desk;
 
 const RECIPE: &str = r#"
@@ -276,5 +277,88 @@ fn killed_twenty_times_it_ends_with_the_same_figures() {
                 fs::remove_dir_all(desk.path("job")).unwrap();
             }
         }
+    }
+}
+
+/// As many layers go as the loss allows, by what the analysis measured: the same again, and in every run that goes on.
+#[test]
+fn a_bound_on_the_loss_says_how_many() {
+    let desk = Desk::new();
+    Llama { layers: 6, ..Llama::default() }.write(&desk.path("model"));
+    let losses =
+        desk.json("analyze model --data text.jsonl --max-loss 1000 --json")["analysis"]["search"]["best"].clone();
+    let losses: Vec<f64> =
+        losses.as_array().unwrap().iter().map(|choice| choice["loss"]["mean"].as_f64().unwrap()).collect();
+    // between what two layers cost and what more do, if they do; whatever it is, the largest that costs no more
+    let most = losses[1].max(0.0) + 1e-6;
+    let count = (1..=5).rfind(|n| losses[n - 1] <= most).unwrap();
+    let text = |most: f64| {
+        format!(
+            "model = \"model\"\n[drop]\nmax_loss = {most}\nmethods = [\"similarity\"]\n[analyze]\ndata = \"text.jsonl\"\n\
+             [eval]\ntasks = [\"text:text.jsonl\"]\n"
+        )
+    };
+    fs::write(desk.path("a.toml"), text(most)).unwrap();
+    let ahead = desk.json("run a.toml -o job --dry-run --json");
+    let names = [format!("similarity-loss{most}/model"), format!("similarity-loss{most}/scores")];
+    let of = |report: &Value, name: &str| {
+        let stages = report["stages"].as_array().unwrap().clone();
+        stages.into_iter().find(|stage| stage["name"] == name).unwrap()
+    };
+    for name in &names {
+        assert_eq!(of(&ahead, name)["layers_at_most"], 5, "{ahead}");
+    }
+    let told = String::from_utf8(desk.run("run a.toml -o job --dry-run").stdout).unwrap();
+    assert!(told.contains(&format!("{}, up to 5 layers", names[0])), "{told}");
+    assert!(!desk.path("job").exists());
+
+    let report = desk.json("run a.toml -o job --json");
+    let variant = report["data"]["variants"][0].clone();
+    assert_eq!(variant["layers"], 6 - count);
+    let bytes = |dir: &str| fs::read(desk.path(dir).join(format!("{}/model.safetensors", names[0]))).unwrap();
+    // what cut makes of that analysis
+    let line = format!("cut model --plan job/analysis/analysis.json --max-loss {most} -o alone --json");
+    assert_eq!(desk.json(&line)["layers"]["after"], 6 - count);
+    assert!(bytes("job") == fs::read(desk.path("alone/model.safetensors")).unwrap());
+    // now it is known, and nothing is left to do
+    let ahead = desk.json("run a.toml -o job --dry-run --json");
+    assert!(made(&ahead).is_empty() && of(&ahead, &names[0]).get("layers_at_most").is_none(), "{ahead}");
+    let disk = |report: &Value| of(report, &names[0])["disk"].as_u64().unwrap();
+    let first = desk.json("run a.toml -o other --dry-run --json");
+    assert!(disk(&first) >= disk(&ahead), "at most so much");
+    assert!(made(&desk.json("run a.toml -o job --json")).is_empty());
+    // a run that fails at its healing goes on with the number that its analysis found
+    let heal =
+        "--set heal.data=text.jsonl --set heal.seq_len=8 --set heal.steps=2 --set heal.batch=2 --set heal.rank=2";
+    let failed = desk.run(&format!("run a.toml -o half {heal} --set heal.lr=1e30"));
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(failed.status.code() == Some(1) && said.contains(&format!("similarity-loss{most}/healed")), "{said}");
+    let rest = made(&desk.json(&format!("run a.toml -o half {heal} --set heal.lr=0.01 --json")));
+    assert!(rest.len() == 2 && rest.iter().all(|name| name.contains("/healed")), "{rest:?}");
+    assert!(bytes("half") == bytes("job"));
+
+    // beside sizes, and by a search that the analysis follows
+    let sizes = "--set drop.layers=[1] --set analyze.method=sleb --set drop.methods=[\"sleb\"]";
+    let report = desk.json(&format!("run a.toml -o both {sizes} --json"));
+    assert_eq!(report["data"]["variants"].as_array().unwrap().len(), 2);
+    for (set, code, words) in [
+        ("drop.max_loss=-0.1", 2, "[drop] max_loss = -0.1"),
+        ("drop.max_loss=inf", 2, "max_loss"),
+        ("drop.max_loss=\"much\"", 2, "max_loss"),
+        ("drop.methods=[\"similarity\",\"deepest\"]", 2, "deepest chooses are not measured: it looks at nothing"),
+        ("drop.methods=[\"shortgpt\"]", 2, "[analyze] method = \"shortgpt\""),
+        ("analyze.max_loss=0.1", 2, "prune run sets this itself"),
+        ("analyze.samples=0", 2, "0 samples"),
+    ] {
+        let output = desk.run(&format!("run a.toml -o none --set {set}"));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(code) && said.contains(words), "{set}: {said}");
+        assert!(!desk.path("none").exists(), "{set}");
+    }
+    // a loss that no cut meets is known after the analysis alone
+    if losses.iter().all(|loss| *loss > 1e-6) {
+        let output = desk.run("run a.toml -o none --set drop.max_loss=1e-6");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains("cannot be met"), "{said}");
     }
 }

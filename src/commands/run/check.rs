@@ -23,7 +23,7 @@ use crate::methods::{Follows, Method};
 use crate::plan::Dropped;
 use crate::progress::{Progress, Unit};
 use crate::weights::lora::Adapters;
-use crate::{Context, Result};
+use crate::{Context, Error, Result};
 
 /// A recipe and the dense model that it names.
 pub(super) struct Checked<'a> {
@@ -128,7 +128,8 @@ impl Checked<'_> {
         let settings = CutSettings { model, dry_run: true, ..self.recipe.cut_by(wanted.repair) };
         let settings = match (&wanted.which, known) {
             (_, Some(dropped)) => CutSettings { drop: Some(dropped.to_string()), ..settings },
-            (Which::Method(method, layers), None) if method.needs_scores() => {
+            (Which::Method(method, _) | Which::Within(method, _), None) if method.needs_scores() => {
+                let layers = wanted.which.as_little(self.spec.layers)?.layers.len();
                 // a repair wants something before the seam
                 let first = usize::from(wanted.repair.is_some());
                 // whole layers need no format, parts of them do
@@ -141,6 +142,7 @@ impl Checked<'_> {
             (Which::Method(method, layers), None) => {
                 CutSettings { method: Some(method), layers: Some(*layers), ..settings }
             }
+            (Which::Within(..), None) => return Err(Error::work(format!("{}: nothing is measured", wanted.name))),
             (Which::Given(text), None) => CutSettings { drop: Some(text.clone()), ..settings },
         };
         cut::cut_sharing(&settings, shared, progress).context(|| format!("{}/model", wanted.name))

@@ -7,8 +7,9 @@ use toml::{Table, Value};
 
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
-use crate::importance::Analysis;
-use crate::methods::{METHODS, Method};
+use crate::commands::analyze::AnalyzeSettings;
+use crate::importance::{Analysis, Protect};
+use crate::methods::{self, Follows, METHODS, Method};
 use crate::plan::{Dropped, SubLayers, layers_for_fraction, parse_drop};
 use crate::repair::Repair;
 use crate::surgery::Target;
@@ -27,6 +28,9 @@ pub struct Drop {
     pub fractions: Vec<f64>,
     /// How many, as few as bring the model to this: `params=5B`, `bytes=4GiB`, `kv-bytes=64KiB`.
     pub targets: Vec<Target>,
+    /// How many, as many as let the loss rise by no more than this, nats a token: the analysis measures it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_loss: Option<f64>,
     /// Layers by number, such as `21-28,30`, and sub-layers, `attn:7`; one entry for each cut.
     pub given: Vec<String>,
     /// Scores cuts that are not healed as well, where there is a healing.
@@ -42,6 +46,7 @@ impl Default for Drop {
             layers: Vec::new(),
             fractions: Vec::new(),
             targets: Vec::new(),
+            max_loss: None,
             given: Vec::new(),
             unhealed: true,
             keep: Keep::Models,
@@ -60,7 +65,7 @@ pub enum Keep {
 }
 
 /// One cut that the recipe asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Wanted {
     /// Its directory: `similarity-4`, `similarity-4-refit`.
     pub name: String,
@@ -92,23 +97,37 @@ pub(super) fn cut_spec(spec: &ModelSpec, dropped: &Dropped) -> ModelSpec {
 }
 
 /// How the layers are found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Which {
     /// So many, by a method.
     Method(&'static Method, usize),
+    /// As many by a method as let the loss rise by no more than this.
+    Within(&'static Method, f64),
     /// These, in the notation of `--drop`.
     Given(String),
 }
 
 impl Which {
-    /// What goes from a model of `layers`; where only scores decide it, as many of the first layers.
+    /// What goes from a model of `layers` at most; where only scores decide it, as many of the first layers.
     ///
     /// # Errors
     /// Request: layers that are not there.
     pub fn as_much(&self, layers: usize) -> Result<Dropped> {
         match self {
             Self::Method(_, count) => Ok((0..*count).collect()),
+            Self::Within(..) => Ok((0..layers - 1).collect()),
             Self::Given(text) => parse_drop(text, layers),
+        }
+    }
+
+    /// What goes at least, likewise.
+    ///
+    /// # Errors
+    /// As [`Which::as_much`].
+    pub fn as_little(&self, layers: usize) -> Result<Dropped> {
+        match self {
+            Self::Within(..) => Ok((0..1).collect()),
+            _ => self.as_much(layers),
         }
     }
 
@@ -119,6 +138,11 @@ impl Which {
     pub fn dropped(&self, layers: usize, analysis: Option<&Analysis>) -> Result<Dropped> {
         match self {
             Self::Method(method, count) => method.dropped(layers, *count, analysis).context(|| "[drop]"),
+            Self::Within(method, most) => {
+                let count = |analysis: &Analysis| methods::within(&analysis.search, layers, *most);
+                let count = analysis.map(count).transpose().context(|| "[drop] max_loss")?.unwrap_or(1);
+                method.dropped(layers, count, analysis).context(|| "[drop] max_loss")
+            }
             Self::Given(text) => parse_drop(text, layers),
         }
     }
@@ -126,11 +150,43 @@ impl Which {
     /// Whether scores decide.
     #[must_use]
     pub fn needs_scores(&self) -> bool {
-        matches!(self, Self::Method(method, _) if method.needs_scores())
+        matches!(self, Self::Method(method, _) | Self::Within(method, _) if method.needs_scores())
     }
 }
 
 impl Drop {
+    /// Refuses a bound on the loss for methods whose choices `analyze` does not follow: it measures no losses of those.
+    ///
+    /// # Errors
+    /// Request: names the method; a bound that is none.
+    pub(super) fn check_loss(&self, analyze: Option<&AnalyzeSettings>) -> Result<()> {
+        let Some(most) = self.max_loss else { return Ok(()) };
+        if !(SMALLEST..=1.0 / SMALLEST).contains(&most) && most != 0.0 {
+            let expected = "expected nats a token, such as 0.1";
+            return Err(Error::request(format!("[drop] max_loss = {most}: {expected}")));
+        }
+        let search = analyze.map(AnalyzeSettings::search).transpose()?;
+        for Method { name, follows, pick, keeps, .. } in self.methods.iter().copied() {
+            let is_followed = match (&search, follows) {
+                (None, _) | (_, Follows::None) => false,
+                (Some(_), Follows::Analysis) => true,
+                (Some(search), Follows::Scores(metric)) => {
+                    let Protect { first, last } = search.protect;
+                    let is_kept = first >= keeps.first && last >= keeps.last;
+                    search.metric == *metric && search.pick()?.name == *pick && is_kept
+                }
+            };
+            if !is_followed {
+                let fault = format!("the losses of what {name} chooses are not measured");
+                return Err(Error::request(match follows {
+                    Follows::None => format!("[drop] max_loss: {fault}: it looks at nothing; say how many layers"),
+                    _ => format!("[drop] max_loss: {fault}; the analysis follows it by [analyze] method = \"{name}\""),
+                }));
+            }
+        }
+        Ok(())
+    }
+
     /// With the numbers of layers that bring `model`, which has `layers`, to the targets.
     ///
     /// # Errors
@@ -167,6 +223,11 @@ impl Drop {
                 let (strategy, which) = (method.name.to_owned(), Which::Method(method, *size));
                 wanted.push(Wanted { name, strategy, which, repair: None });
             }
+            if let Some(most) = self.max_loss {
+                let name = format!("{}-loss{most}", method.name);
+                let (strategy, which) = (method.name.to_owned(), Which::Within(method, most));
+                wanted.push(Wanted { name, strategy, which, repair: None });
+            }
         }
         for text in &self.given {
             let name = format!("given-{}", text.replace(' ', "").replace(',', "+").replace(':', ""));
@@ -178,6 +239,9 @@ impl Drop {
         Ok(wanted)
     }
 }
+
+/// A bound on the loss below which, or above whose inverse, none is meant; each is part of a directory's name.
+const SMALLEST: f64 = 1e-6;
 
 /// What `methods` was called before.
 const STRATEGIES: &str = "strategies";

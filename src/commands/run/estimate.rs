@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::check::Checked;
-use super::drop::{Wanted, cut_spec};
+use super::drop::{Wanted, Which, cut_spec};
 use super::inputs::Keys;
 use super::recipe::Recipe;
 use super::state::{Stage, State};
@@ -133,7 +133,12 @@ pub(super) fn estimate(
             is_timed = seen.iter().all(|(known, _)| known != dropped);
             seen.push((dropped.clone(), repair));
         }
+        let (before, is_open) = (ahead.stages.len(), known.is_none());
         ahead.cut(&wanted, known, (dense.as_ref(), is_timed), progress)?;
+        if let (Which::Within(..), true) = (&wanted.which, is_open) {
+            let most = ahead.most_layers()?;
+            ahead.stages[before..].iter_mut().for_each(|stage| stage.layers_at_most = most);
+        }
     }
     if is_dense_alone {
         ahead.speed("dense/speed", &json!(ahead.keys.model), &Dropped::default())?;
@@ -170,12 +175,30 @@ impl Ahead<'_> {
         let (memory, seconds) = match &pass {
             Some(pass) => (
                 Some(pass.weight_bytes + self.pass_bytes(machine, streams)),
-                Some(self.seconds(machine, pass.tokens, DropSize::default())),
+                Some(self.seconds(machine, pass.tokens, DropSize::default()) * self.times(pass.layer_passes)),
             ),
             None => (None, None),
         };
-        self.stages.push(StageReport { name: "analysis".to_owned(), is_done, memory, disk: None, seconds });
+        self.stages.push(StageReport {
+            name: "analysis".to_owned(),
+            is_done,
+            memory,
+            seconds,
+            ..StageReport::default()
+        });
         if is_done { Analysis::read(&self.state.dir().join(path)).map(Some) } else { Ok(None) }
+    }
+
+    /// How many times all layers are computed, where so many layer passes are.
+    fn times(&self, layer_passes: usize) -> f64 {
+        (layer_passes as f64 / self.spec.layers as f64).max(1.0)
+    }
+
+    /// Layers that the analysis may choose.
+    fn most_layers(&self) -> Result<Option<usize>> {
+        let layers = self.spec.layers;
+        let search = self.recipe.analyze.as_ref().map(AnalyzeSettings::search).transpose()?;
+        Ok(search.map(|search| search.protect.allowed(layers).len().min(layers - 1)))
     }
 
     /// Scores of the model less so much.
@@ -195,6 +218,7 @@ impl Ahead<'_> {
             memory: Some(dense.passes.weight_bytes + 4 * self.pass_bytes(machine, 0)),
             disk: None,
             seconds: Some(self.seconds(machine, dense.passes.tokens_run, dropped)),
+            ..StageReport::default()
         });
         Ok(())
     }
@@ -221,11 +245,12 @@ impl Ahead<'_> {
             memory: Some(self.bytes_without(&none).max(bytes) + self.pass_bytes(machine, 0)),
             disk: None,
             seconds: Some(1.0 + (settings.repetitions + 1) as f64 * turn),
+            ..StageReport::default()
         });
         Ok(())
     }
 
-    /// A cut of what is `known` to go; where only an analysis can tell what, of as much.
+    /// A cut of what is `known` to go; where only an analysis can tell what, of as much, or of the least that may be.
     fn cut(
         &mut self,
         wanted: &Wanted,
@@ -233,7 +258,7 @@ impl Ahead<'_> {
         (dense, is_timed): (Option<&EvalReport>, bool),
         progress: &dyn Progress,
     ) -> Result<()> {
-        let dropped = known.clone().map_or_else(|| wanted.which.as_much(self.spec.layers), Ok)?;
+        let dropped = known.clone().map_or_else(|| wanted.which.as_little(self.spec.layers), Ok)?;
         let name = |part: &str| format!("{}/{part}", wanted.name);
         let (model, healed) = (name("model"), name("healed"));
         let identity = self.keys.cut_model(&dropped, wanted.repair)?;
@@ -254,6 +279,7 @@ impl Ahead<'_> {
             seconds: Some(
                 2.0 * bytes as f64 / COPIED + repair.and_then(|repair| repair.expected_seconds).unwrap_or(0.0),
             ),
+            ..StageReport::default()
         });
         if self.recipe.heal.is_none() || self.recipe.drop.unhealed {
             self.scores(&name("scores"), &identity, dense, dropped.size())?;
@@ -276,6 +302,7 @@ impl Ahead<'_> {
             memory: Some(plan.memory),
             disk: Some(if settings.adapter_only { plan.disk } else { plan.disk.saturating_sub(dense_bytes - bytes) }),
             seconds: Some(plan.seconds),
+            ..StageReport::default()
         });
         self.scores(&name("healed-scores"), &json!(key), dense, dropped.size())
     }

@@ -61,7 +61,7 @@ pub struct RunReport {
 }
 
 /// One stage.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct StageReport {
     /// Its name: the path of its output in the run's directory.
     pub name: String,
@@ -73,6 +73,9 @@ pub struct StageReport {
     pub disk: Option<u64>,
     /// Seconds: computed, or what it took.
     pub seconds: Option<f64>,
+    /// Where only the analysis can tell how many layers go, how many can; the figures are those of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_at_most: Option<usize>,
 }
 
 /// Runs `prune run`. A run that was stopped goes on when the same command is given again.
@@ -100,6 +103,7 @@ pub fn run(settings: &RunSettings, progress: &dyn Progress) -> Result<RunReport>
         memory: None,
         disk: None,
         seconds: took.get(name).copied(),
+        layers_at_most: None,
     };
     Ok(RunReport { stages: done.stages.iter().map(stage).collect(), data: Some(data), page: Some(page) })
 }

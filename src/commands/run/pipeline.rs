@@ -360,6 +360,11 @@ impl<'a> Line<'a> {
                 settings.method = Some(method);
                 settings.layers = Some(*n);
             }
+            // the method is the one that the analysis follows
+            Which::Within(_, most) => {
+                settings.plan = Some(self.state.dir().join("analysis/analysis.json"));
+                settings.max_loss = Some(*most);
+            }
             Which::Given(text) => settings.drop = Some(text.clone()),
         }
         if dropped.are_layers() {

@@ -102,7 +102,7 @@ impl Recipe {
         for (name, check) in OTHERS {
             check(table, name)?;
         }
-        let recipe = Self {
+        let mut recipe = Self {
             model: word(table, "model")?.ok_or_else(|| Error::request("model = \"...\": which model?"))?,
             caveat: word(table, "caveat")?,
             drop: section(table, "drop")?.unwrap_or_default(),
@@ -115,15 +115,16 @@ impl Recipe {
             text,
         };
         recipe.check()?;
+        recipe.analyze.iter_mut().for_each(|analyze| analyze.max_loss = recipe.drop.max_loss);
         Ok(recipe)
     }
 
     fn check(&self) -> Result<()> {
-        let Drop { methods, layers, fractions, targets, given, .. } = &self.drop;
-        let is_counted = !(layers.is_empty() && fractions.is_empty() && targets.is_empty());
+        let Drop { methods, layers, fractions, targets, max_loss, given, .. } = &self.drop;
+        let is_counted = !(layers.is_empty() && fractions.is_empty() && targets.is_empty() && max_loss.is_none());
         if !is_counted && given.is_empty() {
             return Err(Error::request(
-                "[drop]: how many layers? give layers, fractions, targets or given, such as layers = [4]",
+                "[drop]: how many layers? give layers, fractions, targets, max_loss or given, such as layers = [4]",
             ));
         }
         if given.is_empty() && methods.is_empty() {
@@ -149,6 +150,7 @@ impl Recipe {
                     .context(|| "[drop] methods")?;
             }
         }
+        self.drop.check_loss(self.analyze.as_ref())?;
         self.repair.as_ref().map_or(Ok(()), Repairs::check)?;
         if let Some(heal) = &self.heal {
             heal.check().context(|| "[heal]")?;

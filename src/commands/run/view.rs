@@ -125,7 +125,8 @@ fn stages(stages: &[StageReport], f: &mut fmt::Formatter<'_>) -> fmt::Result {
             Some(seconds) => duration(seconds),
             None => String::new(),
         };
-        vec![stage.name.clone(), size(stage.memory), size(stage.disk), time]
+        let open = stage.layers_at_most.map_or_else(String::new, |most| format!(", up to {most} layers"));
+        vec![format!("{}{open}", stage.name), size(stage.memory), size(stage.disk), time]
     });
     writeln!(f, "{}", table(&head, rows).trim_end())?;
     let left = || stages.iter().filter(|stage| !stage.is_done);
