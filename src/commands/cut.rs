@@ -8,16 +8,17 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::cut_plan::{amount, one_choice, plan};
 pub use super::cut_settings::CutSettings;
+pub use super::merging::Merged;
+use super::merging::merging;
 use super::repair::{RepairReport, Repairing, Shared};
 use super::rounds::Round;
 use super::seam::Seam;
 use super::{open, rounds, seam};
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
-use crate::files::{self, Bound};
-use crate::importance::{Analysis, Protect, Subject, metric};
-use crate::methods::{self, Goal, METHODS, method};
-use crate::plan::{Dropped, Notations, Plan, PlannedFor, SubLayers, layers_for_fraction, parse_drop};
+use crate::methods::METHODS;
+use crate::plan::{Dropped, Notations, SubLayers};
 use crate::progress::Progress;
 use crate::repair::REPAIRS;
 use crate::shown::{shown, shown_message};
@@ -66,6 +67,9 @@ pub struct CutReport {
     /// The rounds in which layers went one at a time.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rounds: Vec<Round>,
+    /// The tensors that are merged, by the repair that needs no text; absent where none was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merged: Option<Merged>,
     /// How it was repaired, or would be; absent where nothing was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repair: Option<RepairReport>,
@@ -136,15 +140,19 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
         share => (plan(settings, &planned_for, share)?, Vec::new()),
     };
     let cut = Cut::new(&checkpoint, &planned_for, plan, &options)?;
+    let (cut, merged) = match settings.repair.filter(|repair| !repair.needs_text()) {
+        None => (cut, None),
+        Some(merge) => merging(merge, cut).map(|(cut, merged)| (cut, Some(merged)))?,
+    };
     if let (Some(format), None) = (&settings.format, cut.format()) {
         progress.note(&format!("--format {format} changes nothing: the plan leaves no sub-layers out"));
     }
     if let Some(why) = cut.not_computed() {
         progress.note(&format!("not computed here ({}): its layers are cut by names and bytes", shown_message(why)));
     }
-    let mut report = CutReport { rounds, ..report(settings, &cut) };
+    let mut report = CutReport { rounds, merged, ..report(settings, &cut) };
     let prepare = |repair| Repairing::prepare(repair, settings, &cut, shared, progress);
-    let repairing = settings.repair.map(prepare).transpose()?;
+    let repairing = settings.repair.filter(|repair| repair.needs_text()).map(prepare).transpose()?;
     let told = repairing.as_ref().map(|repairing| repairing.report(settings.dry_run.then_some(shared)));
     report.repair = told.transpose()?;
     let Some(target) = &settings.out else {
@@ -177,101 +185,6 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
     }
     out.commit()?;
     Ok(report)
-}
-
-/// Exactly one way to say what goes.
-fn one_choice(settings: &CutSettings) -> Result<()> {
-    let named = [
-        ("--plan", settings.plan.is_some()),
-        ("--drop", settings.drop.is_some()),
-        ("--deepest", settings.deepest.is_some()),
-        ("--tail", settings.tail.is_some()),
-        ("--method", settings.method.is_some()),
-        ("--fraction", settings.fraction.is_some()),
-        ("--layers", settings.layers.is_some()),
-        ("--target", settings.target.is_some()),
-        ("--max-loss", settings.max_loss.is_some()),
-        ("--keep", settings.keep.is_some()),
-    ];
-    let named: Vec<&str> = named.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect();
-    match named[..] {
-        [] => Err(Error::request("which layers? give --plan, --drop, --deepest, --tail, --method or --fraction")),
-        ["--max-loss"] => Err(Error::request("--max-loss goes with an analysis that measured losses: give --plan")),
-        ["--keep"] => Err(Error::request("--keep goes with an analysis that asked questions: give --plan")),
-        ["--layers"] => Err(Error::request("--layers goes with an analysis or a method: give --plan or --method")),
-        ["--method"] | ["--plan", "--method"] => {
-            Err(Error::request("how many layers? --method goes with --layers, --fraction or --target"))
-        }
-        [_] | ["--plan" | "--method", "--fraction" | "--layers" | "--target"] | ["--plan", "--max-loss" | "--keep"] => {
-            Ok(())
-        }
-        ["--plan", "--method", "--fraction" | "--layers" | "--target"] => Ok(()),
-        _ => Err(Error::request(format!("{} say different things; give one of them", named.join(" and ")))),
-    }
-}
-
-/// How many layers go, where the settings say that.
-fn amount(settings: &CutSettings, model: &PlannedFor, checkpoint: &Checkpoint) -> Result<Option<usize>> {
-    let share = settings.fraction.map(|fraction| layers_for_fraction(fraction, model.layers)).transpose();
-    let share = share.context(|| "--fraction")?.or(settings.layers);
-    let Some(target) = &settings.target else { return Ok(share) };
-    let keeps = settings.method.map_or_else(Protect::default, |method| method.keeps);
-    target.layers(checkpoint, &keeps.allowed(model.layers)).context(|| "--target").map(Some)
-}
-
-fn plan(settings: &CutSettings, model: &PlannedFor, share: Option<usize>) -> Result<Plan> {
-    if let Some(text) = &settings.drop {
-        let dropped = parse_drop(text, model.layers).context(|| "--drop")?;
-        return Plan::drop_named(model.clone(), &dropped);
-    }
-    for (name, count) in [("deepest", settings.deepest), ("tail", settings.tail)] {
-        if let Some(layers) = count {
-            return method(name)?.plan(model, layers, None).context(|| format!("--{name}"));
-        }
-    }
-    let plan = match (&settings.plan, share) {
-        (Some(path), None) => match settings.max_loss.is_some() || settings.keep.is_some() {
-            false => Plan::read(path)?,
-            true => {
-                let analysis = analysis(path)?;
-                let goal = Goal::of(settings.max_loss, settings.keep.as_ref(), analysis.data.asked.as_ref())?;
-                let goal = goal.ok_or_else(|| Error::work("a goal that is none"))?;
-                let layers =
-                    methods::within(&analysis.search, analysis.model.layers, goal).context(|| path.display())?;
-                METHODS[0].plan(model, layers, Some(&analysis)).context(|| path.display())?
-            }
-        },
-        (Some(path), Some(layers)) => {
-            let method = settings.method.unwrap_or(&METHODS[0]);
-            if !method.needs_scores() {
-                return Err(Error::request(format!("--method {} looks at no scores: leave --plan out", method.name)));
-            }
-            let analysis = analysis(path)?;
-            let is_fine = metric(&analysis.search.metric)?.subject == Subject::SubLayer;
-            if settings.target.is_some() && is_fine {
-                return Err(Error::request("--target counts whole layers, the analysis single sub-layers: --layers"));
-            }
-            method.plan(model, layers, Some(&analysis)).context(|| path.display())?
-        }
-        (None, Some(layers)) => settings.method.map_or_else(|| method("deepest"), Ok)?.plan(model, layers, None)?,
-        (None, None) => return Err(Error::request("no plan")),
-    };
-    plan.check_for(model)
-        .context(|| settings.plan.as_ref().map_or_else(String::new, |path| path.display().to_string()))?;
-    Ok(plan)
-}
-
-/// The analysis in the file at `path`.
-fn analysis(path: &std::path::Path) -> Result<Analysis> {
-    let document: Value = files::asked_json(path, Bound::ANALYSIS)?;
-    if document.get("stack").is_some() {
-        return Err(Error::request(format!(
-            "{}: a plan says itself which layers go; --fraction and --layers go with an analysis.json",
-            path.display()
-        )));
-    }
-    let read = Analysis::from_value(document).and_then(|analysis| methods::check(&analysis).map(|()| analysis));
-    read.context(|| path.display())
 }
 
 /// The settings that decide the output's bytes.
@@ -337,6 +250,9 @@ impl fmt::Display for CutReport {
             let met = if *layer as u64 == self.layers.after { "the head".to_owned() } else { format!("layer {layer}") };
             writeln!(f, "seam         {met} meets a stream at angular distance {distance:.4}; both models run alike")?;
         }
+        if let Some(Merged { name, tensors }) = &self.merged {
+            writeln!(f, "repair       {name}, {tensors} tensors made anew, without a text")?;
+        }
         if let Some(repair) = &self.repair {
             write!(f, "{repair}")?;
         }
@@ -381,6 +297,7 @@ fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
         identical: None,
         seams: None,
         rounds: Vec::new(),
+        merged: None,
         repair: None,
         not_computed: cut.not_computed().map(str::to_owned),
     }

@@ -45,7 +45,7 @@ pub struct CutSettings {
     pub format: Option<String>,
     /// Config keys that stay although they look as if they had one value per layer: a name, or a path with dots.
     pub allow_unsliced: Vec<String>,
-    /// What is put at the seams without training; it takes `data`.
+    /// What is put at the seams without training; most take `data`.
     pub repair: Option<&'static Repair>,
     /// Whether layers go one after the other, the model repaired and scored anew between them.
     pub one_at_a_time: bool,
@@ -136,7 +136,8 @@ impl CutSettings {
     /// Request: names the flag.
     pub(super) fn check_repair(&self) -> Result<()> {
         let default = Self::default();
-        if let (Some(repair), None) = (self.repair, &self.data) {
+        let fitted = self.repair.filter(|repair| repair.needs_text());
+        if let (Some(repair), None) = (fitted, &self.data) {
             return Err(Error::request(format!(
                 "--repair {}: which text is it fitted on? --data names it",
                 repair.name
@@ -159,10 +160,17 @@ impl CutSettings {
             ("--memory", self.memory.is_some()),
         ];
         // what scores layers between the rounds reads the same text
-        let is_free = |flag: &str| self.repair.is_some() || self.one_at_a_time && flag != "--leave-out-first";
-        match given.into_iter().find(|(flag, given)| *given && !is_free(flag)) {
-            Some((flag, _)) => Err(Error::request(format!("{flag} goes with --repair: a cut alone reads no text"))),
-            None => Ok(()),
+        let is_free = |flag: &str| fitted.is_some() || self.one_at_a_time && flag != "--leave-out-first";
+        let given = given.into_iter().find(|(flag, given)| *given && !is_free(flag));
+        match (given, self.repair) {
+            (None, _) => Ok(()),
+            (Some((flag, _)), None) => {
+                Err(Error::request(format!("{flag} goes with --repair: a cut alone reads no text")))
+            }
+            (Some((flag, _)), Some(repair)) => Err(Error::request(format!(
+                "{flag} goes with a repair that is fitted on text: {} reads none",
+                repair.name
+            ))),
         }
     }
 }

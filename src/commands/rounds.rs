@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::cut_settings::CutSettings;
+use super::merging::merging;
 use super::open;
 use super::repair::{Repairing, Shared, sequences};
 use crate::arch::ModelSpec;
@@ -101,6 +102,7 @@ pub(super) fn choose(
             let cut = Cut::new(checkpoint, planned_for, Plan::drop_named(planned_for.clone(), &dropped)?, options)?;
             let cut = match settings.repair {
                 None => cut,
+                Some(merge) if !merge.needs_text() => merging(merge, cut)?.0,
                 Some(repair) => {
                     let repairing = Repairing::prepare(repair, settings, &cut, shared, progress)?;
                     repairing.repair(cut, progress)?.0

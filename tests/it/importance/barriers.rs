@@ -1,5 +1,5 @@
-//! What lies between two models: against independent PyTorch code on the demo's model (golden/methods/README.md, section
-//! 12), against mixed checkpoints that are written out, and by the laws of its definition.
+//! What lies between two models: against independent PyTorch code on the demo's model (golden/methods/README.md,
+//! section 12), against mixed checkpoints that are written out, and by the laws of its definition.
 
 use std::fs;
 use std::path::Path;

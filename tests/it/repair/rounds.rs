@@ -29,7 +29,7 @@ fn both(desk: &Desk, method: &str, repair: Option<&str>, n: usize) -> (Vec<usize
         let place = desk.json(&line)["analysis"]["search"]["best"][0]["drop"][0].as_u64().unwrap() as usize;
         dropped.push(kept.remove(place));
         let names: Vec<String> = dropped.iter().map(usize::to_string).collect();
-        let text = if repair.is_empty() { "" } else { TEXT };
+        let text = if repair.is_empty() || repair.ends_with("average") { "" } else { TEXT };
         current = format!("round{round}");
         let line = format!("cut model --drop {} {repair} {text} -o {current} --force", names.join(","));
         assert!(desk.run(&line).status.success(), "{line}");
@@ -52,6 +52,7 @@ fn together_as_one_by_one() {
         ("shortened-llama", Some("fold"), 2),
         ("relative-magnitude", Some("refit"), 2),
         ("quiet", None, 2),
+        ("shortgpt", Some("average"), 2),
     ] {
         let (together, alone) = both(&desk, method, repair, n);
         assert_eq!(together, alone, "{method} {repair:?}");
