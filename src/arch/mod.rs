@@ -25,6 +25,7 @@
 //! # Ok::<(), prune::Error>(())
 //! ```
 
+mod alike;
 mod check;
 mod config;
 mod keys;

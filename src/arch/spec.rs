@@ -147,3 +147,20 @@ pub struct ModelSpec {
     /// The head is the embedding.
     pub tied: bool,
 }
+
+impl ModelSpec {
+    /// The model whose layers are this one's `layers`, from the embedding up. A layer may come again.
+    ///
+    /// # Panics
+    /// A layer that is not there.
+    #[must_use]
+    pub fn stacked(&self, layers: &[usize]) -> Self {
+        Self {
+            layers: layers.len(),
+            windows: layers.iter().map(|layer| self.windows[*layer]).collect(),
+            rotated: layers.iter().map(|layer| self.rotated[*layer]).collect(),
+            without: layers.iter().map(|layer| self.without[*layer]).collect(),
+            ..self.clone()
+        }
+    }
+}

@@ -22,6 +22,7 @@ use super::text::TextArgs;
   prune analyze ./llama --data c4.jsonl --target params=5B -o a    as few layers as that takes
   prune analyze ./llama --data c4.jsonl --max-loss +0.1 -o a       as many as cost no more than that
   prune analyze ./llama --metrics magnitude,lamp                   weights alone, no text
+  prune analyze ./llama-24 --against healed/adapter --metrics barrier,barrier-swapped --data c4.jsonl
   prune analyze --from analysis/analysis.json --layers 8 -o plan8  another plan, no pass")]
 pub(crate) struct AnalyzeArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
@@ -50,6 +51,10 @@ pub(crate) struct AnalyzeArgs {
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(analyze::metric_names()))]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     metrics: Vec<String>,
+    /// Another model of the same shapes, or an adapter for MODEL, to mix layers with, for --metrics barrier and its
+    /// like; the two the other way round mix layers of MODEL into it
+    #[arg(long, value_name = "MODEL")]
+    against: Option<String>,
     /// Layers to drop
     #[arg(long, value_name = "N", conflicts_with_all = ["fraction", "target", "max_loss"])]
     layers: Option<usize>,
@@ -80,7 +85,7 @@ pub(crate) struct AnalyzeArgs {
     #[arg(long, value_name = "K")]
     rerank: Option<usize>,
     /// Plan from an existing analysis.json, without a forward pass
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["subsets", "policy_steps", "rerank", "model", "data", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["subsets", "policy_steps", "rerank", "model", "data", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics", "against"])]
     from: Option<PathBuf>,
     /// Directory for analysis.json, heat map and curves (PNG and SVG)
     #[arg(long, short, value_name = "DIR")]

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::analyze::{AnalyzeReport, PassReport};
+use super::barrier_view;
 use crate::Result;
 use crate::checkpoint::ByteSize;
 use crate::importance::{Analysis, Order, Rise, Subject, metric};
@@ -68,7 +69,7 @@ pub(super) fn measure(analysis: &Analysis) -> String {
     }
 }
 
-fn subtitle(analysis: &Analysis) -> String {
+pub(super) fn subtitle(analysis: &Analysis) -> String {
     let data = &analysis.data;
     if data.samples == 0 {
         return "weights alone".to_owned();
@@ -76,7 +77,7 @@ fn subtitle(analysis: &Analysis) -> String {
     format!("{} samples, {} tokens of {}", data.samples, data.tokens, data.source)
 }
 
-/// Files of the figures: heat map and curves.
+/// Files of the figures: heat map and curves, and what lies between two models.
 pub(super) fn figures(analysis: &Analysis) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let scores = triangle(analysis)?;
     let measure = measure(analysis);
@@ -91,12 +92,17 @@ pub(super) fn figures(analysis: &Analysis) -> Result<Vec<(&'static str, Vec<u8>)
         format: Format::Sheet,
     };
     let curves = curves(analysis, &scores, &measure)?;
-    Ok(vec![
+    let mut files = vec![
         ("heatmap.svg", heat_map.svg()?.into_bytes()),
         ("heatmap.png", heat_map.png()?),
         ("curves.svg", curves.svg()?.into_bytes()),
         ("curves.png", curves.png()?),
-    ])
+    ];
+    if let Some(barriers) = barrier_view::chart(analysis) {
+        files.push(("barriers.svg", barriers.svg()?.into_bytes()));
+        files.push(("barriers.png", barriers.png()?));
+    }
+    Ok(files)
 }
 
 /// The score against l for a few n, the plan's among them.
@@ -162,6 +168,9 @@ fn pass_text(pass: &PassReport, text: &mut String) {
         ByteSize(pass.weight_bytes),
         ByteSize(pass.memory_bytes)
     );
+    if let Some(against) = &pass.against {
+        let _ = write!(text, "\n{}", against.text());
+    }
     match pass.seconds {
         Some(seconds) => {
             let _ = writeln!(text, "; {seconds:.1} s, {:.0} tokens/s\n", pass.tokens as f64 / seconds);
@@ -277,6 +286,9 @@ fn layer_table(analysis: &Analysis) -> Option<String> {
     }
     if columns.iter().any(|(name, _)| name.ends_with('*')) {
         text.push_str("\n* the highest go first; of all others the lowest");
+    }
+    if let Some(note) = barrier_view::note(analysis) {
+        let _ = write!(text, "\n{note}");
     }
     Some(text)
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::against::Against;
+pub use super::against::AgainstReport;
 use super::analyze_outputs::Outputs;
 use super::analyze_search::{Asked, Deciding, Kept};
 pub use super::analyze_settings::AnalyzeSettings;
@@ -48,6 +50,9 @@ pub struct PassReport {
     pub tokens: usize,
     /// Layers computed for each token where every candidate of a metric is; 0 where one pass gives all.
     pub layer_passes: usize,
+    /// The passes of the other model and of both together, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<AgainstReport>,
     /// Candidates that an earlier process measured, which this one went on from.
     #[serde(skip_serializing_if = "is_zero")]
     pub recalled: usize,
@@ -84,6 +89,7 @@ pub fn method_names() -> Vec<&'static str> {
 /// Settings that do not fit together, a model or text that cannot be read, a forward pass that fails.
 pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<AnalyzeReport> {
     settings.check_amount()?;
+    settings.check_against()?;
     let search = settings.search()?;
     settings.measured()?;
     let outputs = Outputs::open(settings)?;
@@ -139,14 +145,22 @@ fn measure(
             progress.warn(&format!("the model does not use its tensor {first} and {} more", rest.len()));
         }
     }
+    let (mixing, measured): (Vec<_>, Vec<_>) =
+        settings.measured()?.into_iter().partition(|metric| metric.mixture().is_some());
+    let other = settings.against.as_deref();
+    let against = other.map(|name| Against::open(name, (&checkpoint, &spec), &mixing, &options.device, progress));
+    let against = against.transpose().context(|| "--against")?;
+    let compared = against.as_ref().map(|against| against.report(options.budget, &options.device));
+    let compared = compared.transpose().context(|| "--against")?;
     let places: Vec<usize> = (0..spec.layers).collect();
     let fits = |options: &ModelOptions| Placement::new(&checkpoint, &spec, &places, options);
     let plain = fits(&options)?;
     let host = open::host(options.budget, &options.device);
     let sequences = text(settings, seq_len).read(&checkpoint, host, progress)?;
-    let (measured, searches) = (settings.measured()?, settings.measures_candidates()?);
+    let searches = settings.measures_candidates()?;
     let (tokens, longest) = (sequences.tally.tokens as usize, sequences.rows.iter().map(Vec::len).max().unwrap_or(0));
-    options.reserved_bytes = importance::reserved_bytes(&measured, &spec, &options.device, (tokens, longest));
+    options.reserved_bytes = importance::reserved_bytes(&measured, &spec, &options.device, (tokens, longest))
+        + against.as_ref().map_or(0, Against::bytes);
     let fit = match options.reserved_bytes {
         0 => plain,
         _ => fits(&options).context(|| {
@@ -160,7 +174,9 @@ fn measure(
         Evaluate::Coalitions(how) => Some((how.passes)(spec.layers, &search.draws)),
         _ => None,
     });
-    let searched = search.passes(spec.layers, most, sequences.rows.len())? + asked.sum::<usize>();
+    let searched = search.passes(spec.layers, most, sequences.rows.len())?
+        + asked.sum::<usize>()
+        + against.as_ref().map_or(0, Against::layer_passes);
     let mut pass = PassReport {
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
@@ -171,6 +187,7 @@ fn measure(
             true => 0,
             false => spec.layers + removals.layer_passes() + searched,
         },
+        against: compared,
         recalled: 0,
         seconds: None,
     };
@@ -190,7 +207,18 @@ fn measure(
     let started = std::time::Instant::now();
     let asked = Asked { search, measured: &measured, most: wanted, searches };
     let found = asked.of(&model, &sequences.rows, kept.as_mut(), progress);
-    let (scores, searched) = found.inspect_err(|_| kept.into_iter().for_each(Kept::close))?;
+    let mut seconds = started.elapsed().as_secs_f64();
+    // one model in memory after the other
+    drop(model);
+    let found = found.and_then(|(mut scores, searched)| {
+        let Some(against) = against else { return Ok((scores, searched, None)) };
+        let place = (options.budget, &options.device);
+        let (compared, more, took) = against.measure(place, &sequences.rows, progress).context(|| "--against")?;
+        scores.extend(more);
+        seconds += took;
+        Ok((scores, searched, Some(compared)))
+    });
+    let (scores, searched, compared) = found.inspect_err(|_| kept.into_iter().for_each(Kept::close))?;
     let data = DataUsed {
         source: settings.data.clone().unwrap_or_default(),
         samples: sequences.rows.len(),
@@ -198,9 +226,10 @@ fn measure(
         seq_len,
         seed: settings.seed.unwrap_or(0),
     };
-    pass.seconds = Some(started.elapsed().as_secs_f64());
+    pass.seconds = Some(seconds);
     let planned_for = open::identity(&checkpoint, spec.layers);
     let mut analysis = Analysis::new(planned_for, spec.hidden_size, data, resolved, scores, searched);
+    analysis.against = compared;
     mark(settings, &mut analysis, wanted)?;
     Ok((Some(analysis), Some(pass)))
 }

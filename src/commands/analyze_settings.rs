@@ -50,6 +50,9 @@ pub struct AnalyzeSettings {
     /// Scores to measure besides the plan's; none named: all that one pass gives.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<String>,
+    /// Another model of the same shapes, or an adapter for this one: what scores of two models compare with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<String>,
     /// Layers to drop.
     pub layers: Option<usize>,
     /// Share of the layers to drop.
@@ -109,6 +112,7 @@ impl Default for AnalyzeSettings {
             strategy: None,
             method: None,
             metrics: Vec::new(),
+            against: None,
             layers: None,
             fraction: None,
             target: None,
@@ -196,6 +200,29 @@ impl AnalyzeSettings {
         }
     }
 
+    /// Refuses scores of two models without the other one, and another model that no score asks for.
+    ///
+    /// # Errors
+    /// Request: as said; another model beside an analysis that exists.
+    pub(super) fn check_against(&self) -> Result<()> {
+        let mixing = METRICS.iter().filter(|row| row.mixture().is_some()).map(|row| row.name);
+        let mixing: Vec<&str> = mixing.collect();
+        let asked = self.metrics.iter().find(|name| mixing.contains(&name.as_str()));
+        match (&self.against, asked) {
+            (Some(_), _) if self.from.is_some() => {
+                Err(Error::request("--against measures: it goes with a model, not --from"))
+            }
+            (Some(_), None) => Err(Error::request(format!(
+                "--against goes with scores that compare two models: name some with --metrics {}",
+                mixing.join(",")
+            ))),
+            (None, Some(name)) if self.from.is_none() => {
+                Err(Error::request(format!("{name} compares two models: name the other with --against")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// How many of `layers` layers go, where that is known before anything is measured; sizes are those of `model`.
     ///
     /// # Errors
@@ -216,9 +243,10 @@ impl AnalyzeSettings {
     }
 
     /// Name of the metric that the plan follows where no method says. Without text the first metric cannot be it, and
-    /// unless another is named it is the first of the scores to measure.
+    /// unless another is named it is the first of the scores to measure that a plan can follow.
     fn followed(&self) -> &str {
-        let first = self.metrics.first().filter(|_| self.data.is_none() && self.from.is_none());
+        let is_followed = |name: &&String| metric(name).is_ok_and(Metric::speaks_of_dropping);
+        let first = self.metrics.iter().find(is_followed).filter(|_| self.data.is_none() && self.from.is_none());
         match first {
             Some(first) if self.metric == METRICS[0].name => first,
             _ => &self.metric,

@@ -1,10 +1,12 @@
 //! One file per command: open the inputs, call a stage, return its report.
 
+mod against;
 mod analysis_view;
 pub mod analyze;
 mod analyze_outputs;
 mod analyze_search;
 mod analyze_settings;
+mod barrier_view;
 pub mod bench;
 mod bench_view;
 pub mod compare;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::amount::Protect;
 use super::choice::{Choice, Rise};
 use super::metrics::{Subject, metric};
+use super::mixtures::Against;
 use super::moments::Scores;
 use super::{check, json};
 use crate::files::{self, Bound};
@@ -69,6 +70,9 @@ pub struct Analysis {
     pub hidden_size: usize,
     /// The text.
     pub data: DataUsed,
+    /// The other model, where scores compare two.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub against: Option<Against>,
     /// The resolved settings of the command, for whoever wants to repeat it.
     pub settings: Map<String, Value>,
     /// What to drop: a whole plan file, or null.
@@ -121,6 +125,7 @@ impl Analysis {
             model,
             hidden_size,
             data,
+            against: None,
             settings,
             plan: None,
             search,

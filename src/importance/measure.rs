@@ -94,6 +94,10 @@ fn all(
     progress: &dyn Progress,
 ) -> Result<Vec<Scores>> {
     let metrics = with_parts(metrics);
+    if let Some(metric) = metrics.iter().find(|metric| metric.mixture().is_some()) {
+        let fault = format!("{} compares two models, and there is one: Mixtures runs both", metric.name);
+        return Err(Error::request(fault));
+    }
     let (spec, layers) = (model.spec(), model.layers());
     let mut scores = Vec::new();
     if metrics.iter().any(|metric| matches!(metric.value, Evaluate::Pair(_))) {

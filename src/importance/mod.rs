@@ -14,7 +14,8 @@
 //! * [`Evaluate::Weights`]: an [`OfWeights`], which sees the weights of each layer, alone or with gradients or inputs;
 //! * [`Evaluate::Gates`]: a function of the gradient to a factor before an update;
 //! * [`Evaluate::Logits`], [`Evaluate::Outputs`]: what the model gives without the layers, against what it gives whole;
-//! * [`Evaluate::Coalitions`]: a function that asks an [`Evidence`] for the stacks it needs.
+//! * [`Evaluate::Coalitions`]: a function that asks an [`Evidence`] for the stacks it needs;
+//! * [`Evaluate::Mixed`]: how far which layers are mixed with another model's, which [`Mixtures`] runs.
 //!
 //! ```
 //! use prune::importance::{Evaluate, METRICS, Metric, Order, Pair, Subject, Tokens, metric};
@@ -48,6 +49,7 @@ mod journal;
 mod json;
 mod measure;
 mod metrics;
+mod mixtures;
 mod moments;
 mod observer;
 mod probe;
@@ -64,9 +66,10 @@ pub use journal::{Journal, Recalled};
 pub use measure::{measure, measure_weights, measure_with};
 pub(crate) use measure::{reserved_bytes, with_parts};
 pub use metrics::{
-    Coalitions, Drawn, Evaluate, LogitDistance, METRICS, Metric, Needs, OfOutputs, OfWeights, Order, Pair, Sizes,
-    Subject, TokenLogits, Tokens, Weight, metric, of_subsets,
+    Coalitions, Drawn, Evaluate, LogitDistance, METRICS, Metric, Mixture, Needs, OfOutputs, OfWeights, Order, Pair,
+    Sizes, Subject, TokenLogits, Tokens, Weight, metric, of_subsets,
 };
+pub use mixtures::{Against, Mixtures};
 #[cfg(test)]
 pub(crate) use moments::Moments;
 pub use moments::Scores;

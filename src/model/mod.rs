@@ -124,7 +124,22 @@ impl Model {
     /// # Errors
     /// An architecture that is not known, tensors that do not fit it, a budget too small for one layer.
     pub fn open(checkpoint: Arc<Checkpoint>, options: &ModelOptions, progress: &dyn Progress) -> Result<Self> {
-        let spec = Arc::new(ModelSpec::from_config(&checkpoint.config)?);
+        let spec = ModelSpec::from_config(&checkpoint.config)?;
+        Self::open_as(spec, checkpoint, options, progress)
+    }
+
+    /// Opens the model `spec` in the tensors of `checkpoint`, of which the config need not say it: a stack of layers
+    /// of two models.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_as(
+        spec: ModelSpec,
+        checkpoint: Arc<Checkpoint>,
+        options: &ModelOptions,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let spec = Arc::new(spec);
         spec.check(&checkpoint.index)?;
         let checkpoint = match &options.load_options.adapters {
             Some(adapters) => adapters.over(&checkpoint, &spec)?,

@@ -243,18 +243,11 @@ fn missing_format(
 
 /// What the new stack is.
 fn new_spec(before: &ModelSpec, plan: &Plan, is_zeros: bool) -> ModelSpec {
-    let kept = || plan.stack.iter().map(|place| place.layer);
     let lacks = |place: &Place| match is_zeros {
         true => before.without[place.layer],
         false => before.without[place.layer].and(place.without),
     };
-    ModelSpec {
-        layers: plan.stack.len(),
-        windows: kept().map(|layer| before.windows[layer]).collect(),
-        rotated: kept().map(|layer| before.rotated[layer]).collect(),
-        without: plan.stack.iter().map(lacks).collect(),
-        ..before.clone()
-    }
+    ModelSpec { without: plan.stack.iter().map(lacks).collect(), ..before.stacked(&plan.kept()) }
 }
 
 /// The text of the new config, after making sure that it describes the new stack of `layers` layers, `expected`.

@@ -34,6 +34,7 @@
 //! }
 //! ```
 
+mod between;
 mod blueprint;
 mod expr;
 pub mod four_bit;
@@ -42,6 +43,7 @@ mod numbers;
 mod opened;
 mod verify;
 
+pub use between::{Other, between};
 pub(crate) use blueprint::stored;
 pub use blueprint::{Blueprint, Draft, Size};
 pub use expr::Expr;

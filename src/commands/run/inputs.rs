@@ -58,7 +58,10 @@ impl<'a> Keys<'a> {
         let Some(settings) = &self.recipe.analyze else { return Ok(None) };
         let Some(data) = &settings.data else { return Ok(None) };
         let deciding = without(settings, &["memory", "device"])?;
-        Ok(Some(key(&json!([self.model, deciding, named(data)?]))))
+        Ok(Some(key(&match &settings.against {
+            None => json!([self.model, deciding, named(data)?]),
+            Some(other) => json!([self.model, deciding, named(data)?, named(other)?]),
+        })))
     }
 
     /// The scores of the model that `identity` says; absent where nothing is scored.

@@ -4,6 +4,7 @@
 //! for, whatever the number of scores.
 
 mod angular;
+mod barrier;
 mod cka;
 mod cosine;
 mod distances;
@@ -140,6 +141,18 @@ pub enum Evaluate {
     Outputs(fn(usize) -> Box<dyn OfOutputs>),
     /// Stacks that the metric asks for itself.
     Coalitions(Coalitions),
+    /// The loss with layers mixed with those of another model, less the mean of what both models lose, in nats a
+    /// token. It speaks of the way between two models, not of what the layer is worth, so that no plan follows it.
+    Mixed(Mixture),
+}
+
+/// Which layers are mixed with another model's, and how far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mixture {
+    /// The other model's part p: a layer's tensors are (1-p) times its own plus p times the other's.
+    pub part: f64,
+    /// Whether all layers below are mixed as well.
+    pub below: bool,
 }
 
 /// How a metric asks for stacks, one after the other or many at once.
@@ -170,6 +183,7 @@ impl Evaluate {
             Self::Weights(Needs::Gradients, _) | Self::Gates(_) => "one pass forward and one back",
             Self::Loss | Self::Logits(_) | Self::Outputs(_) => "a pass over every candidate's layers",
             Self::Coalitions(_) => "a pass over the layers of every subset or window",
+            Self::Mixed(_) => "a pass of the other model, and one over every mixed stack's layers",
         }
     }
 
@@ -219,6 +233,20 @@ pub struct Metric {
     pub usual: bool,
 }
 
+impl Metric {
+    /// Whether it says of a layer or sub-layer what dropping it means, so that a plan can follow it.
+    #[must_use]
+    pub fn speaks_of_dropping(&self) -> bool {
+        self.subject != Subject::Depth && self.mixture().is_none()
+    }
+
+    /// Which layers it mixes with another model's, where it does.
+    #[must_use]
+    pub fn mixture(&self) -> Option<Mixture> {
+        if let Evaluate::Mixed(mixture) = self.value { Some(mixture) } else { None }
+    }
+}
+
 /// Every score, the paper's own first.
 pub const METRICS: &[Metric] = &[
     angular::LAST,
@@ -258,6 +286,9 @@ pub const METRICS: &[Metric] = &[
     shapley::WINDOWED,
     distances::JS_OF_SUBLAYERS,
     distances::JS_REVERSED_OF_SUBLAYERS,
+    barrier::HALFWAY,
+    barrier::SWAPPED,
+    barrier::CUMULATIVE,
 ];
 
 /// The row called `name`.

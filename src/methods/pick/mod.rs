@@ -112,9 +112,10 @@ pub fn pick(name: Option<&str>, metric: &Metric) -> Result<&'static Pick> {
                 metric.name
             )))
         }
-        Some(_) if metric.subject == Subject::Depth => Err(Error::request(format!(
-            "metric {} scores no layers, and a plan cannot follow it: name it with --metrics",
-            metric.name
+        Some(_) if !metric.speaks_of_dropping() => Err(Error::request(format!(
+            "metric {} {}, and a plan cannot follow it: name it with --metrics",
+            metric.name,
+            if metric.subject == Subject::Depth { "scores no layers" } else { "compares two models' layers" }
         ))),
         Some(pick) => Ok(pick),
         None => {

@@ -1,6 +1,7 @@
 //! Scores against the reference implementations' numbers, from recorded residual streams and through the model;
 //! analysis files under mutation.
 
+mod barriers;
 mod goldens;
 mod killed;
 mod losses;
