@@ -21,6 +21,7 @@ use super::text::TextArgs;
   prune cut ./llama --deepest 8 -o out                                    the deepest but the last
   prune cut ./llama --method tail --layers 8 -o out                       a method of prune methods
   prune cut ./llama --drop 21-28 --repair refit --data c4.jsonl -o out    fitted to the whole model, no training
+  prune cut ./llama --drop 21-28 --repair average -o out                  merged into layer 20, no text
   prune cut ./llama --plan analysis/analysis.json --target bytes=4GiB -o out
   prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
 pub(crate) struct CutArgs {
@@ -69,7 +70,8 @@ pub(crate) struct CutArgs {
     /// Keep a list of config.json as it is although its length is the layer count
     #[arg(long, value_name = "KEY")]
     allow_unsliced: Vec<String>,
-    /// Put this at the seams, fitted on --data without training; see prune methods
+    /// Put this at the seams without training, fitted on --data; rdsc and average merge the dropped layers into the one
+    /// before and need no text; see prune methods
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(cut::repair_names()))]
     repair: Option<String>,
     /// Text for --repair: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst, .bz2, .xz), a directory of them (its

@@ -12,13 +12,14 @@ pub use super::cut_settings::CutSettings;
 use super::repair::{RepairReport, Repairing, Shared};
 use super::seam::Seam;
 use super::{open, seam};
+use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
 use crate::files::{self, Bound};
 use crate::importance::{Analysis, Protect, Subject, metric};
 use crate::methods::{self, METHODS, method};
 use crate::plan::{Dropped, Notations, Plan, PlannedFor, SubLayers, layers_for_fraction, parse_drop};
 use crate::progress::Progress;
-use crate::repair::REPAIRS;
+use crate::repair::{REPAIRS, Repair, merged};
 use crate::shown::{shown, shown_message};
 use crate::surgery::{ConfigEdit, Cut, CutOptions, FORMATS, Shrunk, format, layer_count, short_count};
 use crate::weights::Identical;
@@ -62,12 +63,24 @@ pub struct CutReport {
     pub identical: Option<Identical>,
     /// The joints, after `verify` ran both models over them; absent when it was not asked for, or could not be done.
     pub seams: Option<Vec<Seam>>,
+    /// The tensors that are merged, by the repair that needs no text; absent where none was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merged: Option<Merged>,
     /// How it was repaired, or would be; absent where nothing was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repair: Option<RepairReport>,
     /// Why this program does not compute the model: its layers went by names and bytes, and no pass was run over the
     /// joints. Absent where it does.
     pub not_computed: Option<String>,
+}
+
+/// What a repair without a text did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Merged {
+    /// Its name.
+    pub name: &'static str,
+    /// Tensors that were made anew.
+    pub tensors: usize,
 }
 
 /// One weight file.
@@ -122,15 +135,19 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
     let format = settings.format.as_deref().map(format).transpose().context(|| "--format")?;
     let options = CutOptions { max_shard_size, allow_unsliced: &settings.allow_unsliced, format };
     let cut = Cut::new(&checkpoint, &planned_for, plan, &options)?;
+    let (cut, merged) = match settings.repair.filter(|repair| !repair.needs_text()) {
+        None => (cut, None),
+        Some(merge) => merging(merge, cut).map(|(cut, merged)| (cut, Some(merged)))?,
+    };
     if let (Some(format), None) = (&settings.format, cut.format()) {
         progress.note(&format!("--format {format} changes nothing: the plan leaves no sub-layers out"));
     }
     if let Some(why) = cut.not_computed() {
         progress.note(&format!("not computed here ({}): its layers are cut by names and bytes", shown_message(why)));
     }
-    let mut report = report(settings, &cut);
+    let mut report = CutReport { merged, ..report(settings, &cut) };
     let prepare = |repair| Repairing::prepare(repair, settings, &cut, shared, progress);
-    let repairing = settings.repair.map(prepare).transpose()?;
+    let repairing = settings.repair.filter(|repair| repair.needs_text()).map(prepare).transpose()?;
     let told = repairing.as_ref().map(|repairing| repairing.report(settings.dry_run.then_some(shared)));
     report.repair = told.transpose()?;
     let Some(target) = &settings.out else {
@@ -163,6 +180,18 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
     }
     out.commit()?;
     Ok(report)
+}
+
+/// `cut`, with the layers before its gaps merged with those of the gaps.
+fn merging(merge: &Repair, cut: Cut) -> Result<(Cut, Merged)> {
+    let (name, source) = (merge.name, cut.blueprint().source().clone());
+    if let Some(why) = cut.not_computed() {
+        return Err(Error::request(format!("--repair {name}: the model is not computed here: {why}")));
+    }
+    let changed = merged(merge, cut.plan(), &ModelSpec::from_config(&source.config)?, &source)?;
+    let told = Merged { name, tensors: changed.len() };
+    let record = json!({"name": name, "about": merge.about, "reference": merge.reference});
+    Ok((cut.repaired(changed, record)?, told))
 }
 
 /// Exactly one way to say what goes.
@@ -310,6 +339,9 @@ impl fmt::Display for CutReport {
             let met = if *layer as u64 == self.layers.after { "the head".to_owned() } else { format!("layer {layer}") };
             writeln!(f, "seam         {met} meets a stream at angular distance {distance:.4}; both models run alike")?;
         }
+        if let Some(Merged { name, tensors }) = &self.merged {
+            writeln!(f, "repair       {name}, {tensors} tensors made anew, without a text")?;
+        }
         if let Some(repair) = &self.repair {
             write!(f, "{repair}")?;
         }
@@ -353,6 +385,7 @@ fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
         disk_free: None,
         identical: None,
         seams: None,
+        merged: None,
         repair: None,
         not_computed: cut.not_computed().map(str::to_owned),
     }

@@ -42,7 +42,7 @@ pub struct CutSettings {
     pub format: Option<String>,
     /// Config keys that stay although they look as if they had one value per layer: a name, or a path with dots.
     pub allow_unsliced: Vec<String>,
-    /// What is put at the seams without training; it takes `data`.
+    /// What is put at the seams without training; most take `data`.
     pub repair: Option<&'static Repair>,
     /// Where the text is that a repair is fitted on.
     pub data: Option<String>,
@@ -129,7 +129,8 @@ impl CutSettings {
     /// Request: names the flag.
     pub(super) fn check_repair(&self) -> Result<()> {
         let default = Self::default();
-        if let (Some(repair), None) = (self.repair, &self.data) {
+        let fitted = self.repair.filter(|repair| repair.needs_text());
+        if let (Some(repair), None) = (fitted, &self.data) {
             return Err(Error::request(format!(
                 "--repair {}: which text is it fitted on? --data names it",
                 repair.name
@@ -151,9 +152,16 @@ impl CutSettings {
             ("--dtype", self.dtype.is_some()),
             ("--memory", self.memory.is_some()),
         ];
-        match given.into_iter().find(|(_, given)| *given && self.repair.is_none()) {
-            Some((flag, _)) => Err(Error::request(format!("{flag} goes with --repair: a cut alone reads no text"))),
-            None => Ok(()),
+        let given = given.into_iter().find(|(_, given)| *given && fitted.is_none());
+        match (given, self.repair) {
+            (None, _) => Ok(()),
+            (Some((flag, _)), None) => {
+                Err(Error::request(format!("{flag} goes with --repair: a cut alone reads no text")))
+            }
+            (Some((flag, _)), Some(repair)) => Err(Error::request(format!(
+                "{flag} goes with a repair that is fitted on text: {} reads none",
+                repair.name
+            ))),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::ops;
 use crate::plan::Plan;
 use crate::progress::{self, Progress};
 use crate::weights::Expr;
-use crate::{Result, interrupt};
+use crate::{Error, Result, interrupt};
 
 /// What to repair, and on which text.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +132,7 @@ pub fn fit(repair: &Repair, task: &Task<'_>, progress: &dyn Progress) -> Result<
     let mut fitter: Box<dyn Fitter> = match repair.how {
         How::Projections => Box::new(Refit::new(first)),
         How::Seams(estimate) | How::BiasAtSeams(estimate) => Box::new(SeamFitter::new(estimate, first)),
+        How::Merged(_) => return Err(Error::request(format!("{} is fitted on no text", repair.name))),
     };
     let mut walk = Walk { cut, keeps, trials: Trials::new(fitter.steps()), block: None, changes: Vec::new() };
     progress.begin(&format!("fitting {}", repair.name), units.len() as u64, progress::Unit::Items);
@@ -165,7 +166,7 @@ pub fn fit(repair: &Repair, task: &Task<'_>, progress: &dyn Progress) -> Result<
     progress.end();
     let step = match repair.how {
         How::Projections => best_step(&losses),
-        How::Seams(_) | How::BiasAtSeams(_) => 1.0,
+        How::Seams(_) | How::BiasAtSeams(_) | How::Merged(_) => 1.0,
     };
     Ok(Repaired { changes: walk.changes, found: fitter.found(), whole, losses, step })
 }

@@ -8,6 +8,8 @@
 //!
 //! Every fourth sequence judges and takes no part in a fit.
 //!
+//! A merge needs no text: the layer before a gap becomes a sum of itself and of the layers that go ([`merged`]).
+//!
 //! # Add a repair
 //! A repair at the seams is a file here and a line in [`REPAIRS`]: a function from the sums over the tokens of the
 //! fitting text to an [`Estimate`] of the stream behind the gap, α·Y + P·T + b, where P is the update of the last
@@ -75,6 +77,7 @@ mod course;
 mod fit;
 mod fold;
 mod joint;
+mod merge;
 mod normal;
 mod refit;
 mod scale;
@@ -84,6 +87,7 @@ mod units;
 
 pub use check::{Needs, Tokens};
 pub use fit::{Found, Repaired, Task, fit};
+pub use merge::merged;
 pub use refit::RefitStep;
 pub use seam::SeamFit;
 pub use sums::{Estimate, Map, Sums};
@@ -116,10 +120,22 @@ pub enum How {
     Seams(fn(&Sums) -> Result<Estimate>),
     /// The same, where what is fitted needs a bias of the projection before the seam.
     BiasAtSeams(fn(&Sums) -> Result<Estimate>),
+    /// Not at all: what the layer before a gap and the layers of the gap are taken times in a sum that takes its
+    /// place. `None` leaves a tensor as it is. Whether it is a projection's, and the number of layers of the gap.
+    Merged(fn(bool, usize) -> Option<Vec<f64>>),
+}
+
+impl Repair {
+    /// Whether it is fitted on text.
+    #[must_use]
+    pub fn needs_text(&self) -> bool {
+        !matches!(self.how, How::Merged(_))
+    }
 }
 
 /// The repairs.
-pub const REPAIRS: &[Repair] = &[refit::REFIT, fold::FOLD, fold::FOLD_PLAIN, joint::JOINT, scale::SCALE, bias::BIAS];
+pub const REPAIRS: &[Repair] =
+    &[refit::REFIT, fold::FOLD, fold::FOLD_PLAIN, joint::JOINT, scale::SCALE, bias::BIAS, merge::RDSC, merge::AVERAGE];
 
 /// The row called `name`.
 ///

@@ -97,6 +97,9 @@ pub fn short_count(count: u64) -> String {
 fn repaired(repair: &Value) -> String {
     let text = |key: &str| repair[key].as_str().unwrap_or_default().to_owned();
     let loss = |key: &str| repair["loss"][key].as_f64().unwrap_or(f64::NAN);
+    if repair["text"].is_null() {
+        return format!("The cut was repaired without training, by `{}`: {}.", text("name"), text("about"));
+    }
     format!(
         "The cut was repaired without training, by `{}`: {}. It was fitted on {} tokens of {}; on {} others, which \
          judged it, the loss is {:.4} nats a token, {:.4} before the repair and {:.4} before the cut.",

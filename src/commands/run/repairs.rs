@@ -107,12 +107,12 @@ impl Repairs {
         each
     }
 
-    /// Refuses no methods, and a repair without a text.
+    /// Refuses no methods, and a repair without the text that it is fitted on.
     ///
     /// # Errors
     /// Request: as said.
     pub(super) fn check(&self) -> Result<()> {
-        let fitted = self.methods.iter().find_map(|choice| choice.0);
+        let fitted = self.methods.iter().filter_map(|choice| choice.0).find(|repair| repair.needs_text());
         match (fitted, &self.data) {
             _ if self.methods.is_empty() => Err(Error::request(
                 "[repair] methods: which? such as [\"none\", \"refit\"], where none is the plain cut",
@@ -126,6 +126,9 @@ impl Repairs {
 
     /// The settings of a cut that is written as `cut` says, and repaired.
     pub(super) fn put(&self, repair: &'static Repair, cut: &CutSettings) -> CutSettings {
+        if !repair.needs_text() {
+            return CutSettings { repair: Some(repair), ..cut.clone() };
+        }
         let of = self.clone();
         CutSettings {
             repair: Some(repair),

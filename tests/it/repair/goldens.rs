@@ -14,14 +14,14 @@ use serde_json::Value;
 use super::{cut_of, model};
 use crate::fixture::material::shared;
 
-struct Material {
-    golden: Value,
+pub(super) struct Material {
+    pub(super) golden: Value,
     inputs: Value,
     /// The demo's model in f32: the reference rounds no weight that it makes.
     model: tempfile::TempDir,
 }
 
-fn material(name: &str) -> Option<Material> {
+pub(super) fn material(name: &str) -> Option<Material> {
     let path = shared(&format!("golden/methods/{name}"))?;
     let demo = shared("demo/model")?;
     let read = |path: &Path| -> Value { serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap() };
@@ -35,7 +35,11 @@ fn material(name: &str) -> Option<Material> {
 }
 
 impl Material {
-    fn ids(&self, name: &str) -> Vec<Vec<u32>> {
+    pub(super) fn dir(&self) -> &Path {
+        self.model.path()
+    }
+
+    pub(super) fn ids(&self, name: &str) -> Vec<Vec<u32>> {
         serde_json::from_value(self.inputs[name]["ids"].clone()).unwrap()
     }
 

@@ -3,6 +3,7 @@
 
 mod cuts;
 mod goldens;
+mod merges;
 mod recipes;
 mod refused;
 
