@@ -22,10 +22,10 @@ use super::text::TextArgs;
   prune analyze ./llama --data c4.jsonl --layers 8 --rerank 16     of the 16 best by score, the best by loss
   prune analyze ./llama --data c4.jsonl --target params=5B -o a    as few layers as that takes
   prune analyze ./llama --data c4.jsonl --max-loss +0.1 -o a       as many as cost no more than that
-  prune analyze ./llama --data c4.jsonl --keep boolq=0.95 --limit 500 -o a   as many as leave 95 % of the accuracy
-  prune analyze ./llama --tasks mmlu --metrics layer-accuracy,margin,probe   what layers do for questions, no text
+  prune analyze ./llama --data c4.jsonl --keep boolq=0.95 -o a     as many as keep 95 % of the accuracy
+  prune analyze ./llama --tasks boolq --metrics layer-accuracy,probe   by questions, no text
   prune analyze ./llama --metrics magnitude,lamp                   weights alone, no text
-  prune analyze ./llama-24 --against healed/adapter --metrics barrier,barrier-swapped --data c4.jsonl
+  prune analyze ./llama-24 --against healed/adapter --metrics barrier --data c4.jsonl
   prune analyze --from analysis/analysis.json --layers 8 -o plan8  another plan, no pass")]
 pub(crate) struct AnalyzeArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)

@@ -21,7 +21,7 @@ use super::text::TextArgs;
   prune cut ./llama --deepest 8 -o out                                    the deepest but the last
   prune cut ./llama --method tail --layers 8 -o out                       a method of prune methods
   prune cut ./llama --drop 21-28 --repair refit --data c4.jsonl -o out    fitted to the whole model, no training
-  prune cut ./llama --method shortgpt --layers 8 --one-at-a-time --repair refit --data c4.jsonl -o out
+  prune cut ./llama --method shortgpt --layers 2 --one-at-a-time --data c4.jsonl -o out
   prune cut ./llama --drop 21-28 --repair average -o out                  merged into layer 20, no text
   prune cut ./llama --plan analysis/analysis.json --target bytes=4GiB -o out
   prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
@@ -82,8 +82,8 @@ pub(crate) struct CutArgs {
     /// scored again on --data
     #[arg(long, conflicts_with_all = ["plan", "drop", "deepest", "tail"])]
     one_at_a_time: bool,
-    /// Text for --repair and --one-at-a-time: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst, .bz2, .xz), a directory of them (its
-    /// validation split), or a hub data set
+    /// Text for --repair and --one-at-a-time: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst, .bz2, .xz), a
+    /// directory of them (its validation split), or a hub data set
     #[arg(long, value_name = "SRC")]
     data: Option<String>,
     #[command(flatten)]

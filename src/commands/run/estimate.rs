@@ -335,7 +335,7 @@ impl Ahead<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::recipe::Compute;
+    use super::super::compute::Compute;
     use super::*;
     use crate::demo;
 

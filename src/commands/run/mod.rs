@@ -3,6 +3,7 @@
 
 mod cards;
 mod check;
+mod compute;
 mod drop;
 mod estimate;
 mod gather;
@@ -20,8 +21,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use compute::Compute;
 pub use drop::{Drop, Keep};
-pub use recipe::{Compute, Recipe};
+pub use recipe::Recipe;
 pub use repairs::{RepairChoice, Repairs};
 pub(super) use state::forget;
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use super::compute::Compute;
 use super::drop::{self, Drop, Wanted};
 use super::repairs::Repairs;
 use crate::checkpoint::Checkpoint;
@@ -203,29 +204,6 @@ impl Recipe {
         match (&self.repair, repair) {
             (Some(section), Some(repair)) => section.put(repair, &self.cut),
             _ => self.cut.clone(),
-        }
-    }
-}
-
-/// Where all sections compute, whatever they say themselves: `None` leaves it to them.
-#[derive(Clone, Debug, Default)]
-pub struct Compute {
-    /// Where: `auto`, `cpu`, `cuda`, `cuda:1`.
-    pub device: Option<String>,
-    /// What products are computed in on a GPU.
-    pub dtype: Option<String>,
-    /// Cap on memory.
-    pub memory: Option<String>,
-}
-
-impl Compute {
-    fn put(&self, table: &mut Table) {
-        let said = [("device", &self.device), ("dtype", &self.dtype), ("memory", &self.memory)];
-        for section in ["repair", "analyze", "heal", "eval", "bench"] {
-            let Some(Value::Table(section)) = table.get_mut(section) else { continue };
-            for (key, value) in said {
-                section.extend(value.clone().map(|value| (key.to_owned(), Value::String(value))));
-            }
         }
     }
 }
