@@ -1,5 +1,5 @@
-//! Whole passes and cuts: a forward pass against candle-transformers' Llama, the losses without each layer against a pass
-//! for each, a cut against copying the same bytes.
+//! Whole passes and cuts: a forward pass against candle-transformers' Llama, the losses without each layer against a
+//! pass for each, a cut against copying the same bytes.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,

@@ -55,7 +55,8 @@ pub(crate) struct CutArgs {
     #[arg(long, value_name = "N", conflicts_with_all = ["fraction", "target", "max_loss", "keep"])]
     layers: Option<usize>,
     /// Drop as few layers as bring the model to params=5B, bytes=4GiB, kv-bytes=64KiB (keys and values of a token in
-    /// 16 bits) or speed=1.5 (times fewer weights read for a generated token): with --plan or --method, or alone the deepest
+    /// 16 bits) or speed=1.5 (times fewer weights read for a generated token): with --plan or --method, or alone the
+    /// deepest
     #[arg(long, value_name = "WHAT", conflicts_with_all = ["drop", "deepest", "tail", "max_loss", "keep"])]
     target: Option<String>,
     /// With an analysis as --plan that measured losses, its largest choice that costs no more than this, nats a token
@@ -78,8 +79,8 @@ pub(crate) struct CutArgs {
     /// before and need no text; see prune methods
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(cut::repair_names()))]
     repair: Option<String>,
-    /// Let the layers of --method go one after the other: the model loses one, is repaired where --repair says so, and is
-    /// scored again on --data
+    /// Let the layers of --method go one after the other: the model loses one, is repaired where --repair says so, and
+    /// is scored again on --data
     #[arg(long, conflicts_with_all = ["plan", "drop", "deepest", "tail"])]
     one_at_a_time: bool,
     /// Text for --repair and --one-at-a-time: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst, .bz2, .xz), a

@@ -228,6 +228,7 @@ fn measure(
         texts: if texts.are_several() { texts.used.clone() } else { Vec::new() },
         layer_passes: match removals.is_empty() && of_candidates == 0 {
             true => 0,
+            false if removals.is_empty() => spec.layers + of_candidates,
             false => spec.layers + removals.layer_passes() + of_candidates,
         },
         questions: questions.as_ref().map(|questions| {

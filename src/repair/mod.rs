@@ -12,7 +12,7 @@
 //!
 //! # Add a repair
 //! A repair at the seams is a file here and a line in [`REPAIRS`]: a function from the sums over the tokens of the
-//! fitting text to an [`SeamEstimate`] of the stream behind the gap, α·Y + P·T + b, where P is the update of the last
+//! fitting text to a [`SeamEstimate`] of the stream behind the gap, α·Y + P·T + b, where P is the update of the last
 //! sub-layer before the seam and Y the stream that the update is added to. The map T and b go into that sub-layer's
 //! output projection, and α divides the output projections of all later sub-layers, whose norms do not see the size of
 //! the stream. The report says what share of the difference the estimate explains.
@@ -23,7 +23,7 @@
 //! use prune::model::{Model, ModelOptions};
 //! use prune::plan::{Plan, PlannedFor};
 //! use prune::progress::Silent;
-//! use prune::repair::{SeamEstimate, Found, How, Map, Repair, RepairTask, fit};
+//! use prune::repair::{Found, How, Map, Repair, RepairTask, SeamEstimate, fit};
 //! use prune::surgery::{Cut, CutOptions};
 //! use std::sync::Arc;
 //!
@@ -39,7 +39,7 @@
 //!             own += sums.gram[at];
 //!             both += sums.with_target[at] - sums.with_stream[at];
 //!         }
-//!         Ok(Estimate { scale: 1.0, map: Map::Times(both / own), bias: None })
+//!         Ok(SeamEstimate { scale: 1.0, map: Map::Times(both / own), bias: None })
 //!     }),
 //! };
 //!
@@ -57,7 +57,7 @@
 //! let text: Vec<Vec<u32>> = (0..12).map(|row| (0..30).map(|at| (at * 7 + row * 3) % 64).collect()).collect();
 //! let judging: Vec<bool> = (0..12).map(|row| row % 4 == 0).collect();
 //! let (first, keeps) = (true, true);
-//! let task = Task { whole: &whole, cut: &pruned, plan: &plan, sequences: &text, judging: &judging, first, keeps };
+//! let task = RepairTask { whole: &whole, cut: &pruned, plan: &plan, sequences: &text, judging: &judging, first, keeps };
 //! let repaired = fit(&LOUDER, &task, &Silent)?;
 //!
 //! let Found::Seams(seams) = &repaired.found else { unreachable!() };

@@ -101,7 +101,7 @@ fn gz(contents: &[u8]) -> Vec<u8> {
 fn desk() -> Desk {
     let desk = Desk { dir: tempfile::tempdir().unwrap() };
     Llama { layers: 32, hidden: 8, mlp: 8, heads: 2, kv_heads: 1, ..Llama::default() }.write(&desk.path("llama"));
-    for name in ["c4.jsonl", "val.jsonl", "validation.jsonl"] {
+    for name in ["c4.jsonl", "code.jsonl", "val.jsonl", "validation.jsonl"] {
         fs::write(desk.path(name), text(40)).unwrap();
     }
     let chat = rows(40, |row| json!({"prompt": format!("w{} w6", 3 + row), "completion": "w7 w8 w9"}));

@@ -335,7 +335,7 @@ fn what_does_not_go_together_is_refused_before_the_work() {
         (against("healed"), vec!["--against", "name healed/merged"]),
         (against("./nowhere"), vec!["--against", "no such directory"]),
         (against("text.jsonl"), vec!["--against", "not a directory"]),
-        (format!("{} --memory 70MB", against("other")), vec!["--memory"]),
+        (format!("{} --memory 1MB", against("other")), vec!["--memory"]),
         (
             format!("{} --metric barrier", against("other")),
             vec!["barrier compares two models' layers", "a plan cannot follow it"],

@@ -26,7 +26,8 @@ fn merge(dir: &Path, drop: &str, name: &str) -> Cut {
     cut.repaired(changed, json!({"name": name})).unwrap()
 }
 
-/// Sums and sums of squares to 1e-9 of the root mean square times the count, losses to 2e-6.
+/// Sums and sums of squares to 1e-9 of the root mean square times the count, where the factors are whole numbers; a third
+/// is one in f32. Losses to 2e-6.
 #[test]
 fn windows_are_the_references() {
     let Some(material) = goldens::material("merges.json") else { return };
@@ -51,8 +52,9 @@ fn windows_are_the_references() {
             let losses = model(merged, Residency::Resident).losses(&ids, 512, "loss", &Silent).unwrap();
             let expected = window[name]["loss"].as_f64().unwrap();
             let apart = (Loss::total(&losses).mean() - expected).abs() / expected.max(1.0);
-            println!("{name} {layers:?}: sums {most:.1e} of 1e-9, loss {apart:.1e} of 2e-6");
-            assert!(most < 1e-9 && apart < 2e-6, "{name} {layers:?}: {most} {apart}");
+            let allowed = if name == "rdsc" { 1e-9 } else { 2e-7 };
+            println!("{name} {layers:?}: sums {most:.1e} of {allowed:.0e}, loss {apart:.1e} of 2e-6");
+            assert!(most < allowed && apart < 2e-6, "{name} {layers:?}: {most} {apart}");
         }
     }
 }
@@ -70,7 +72,8 @@ fn a_layer_takes_in_what_goes() {
         let report = desk.json(&format!("cut model --drop 2-3,5 --repair {name} -o {name} --verify --json"));
         let tensors = if name == "rdsc" { 7 } else { 9 };
         assert_eq!((&report["merged"]["name"], &report["merged"]["tensors"]), (&json!(name), &json!(2 * tensors)));
-        assert_eq!(report["identical"]["tensors"], 3 + 9 * 3, "{name}");
+        // all but those that are made otherwise
+        assert_eq!(report["identical"]["tensors"], 3 + 9 * 3 - 2 * tensors, "{name}");
         assert_eq!(report["dropped"], json!([2, 3, 5]));
         let step = read(&desk.path(&format!("{name}/prune.json")))["steps"][0].clone();
         assert_eq!(step["repair"]["name"], name);
