@@ -34,8 +34,8 @@ const KNOWN: &[Known] = &[Known {
 pub type Fetch<'a> = &'a dyn Fn(&str) -> Result<HubFile>;
 
 impl TextSource {
-    /// Names on the hub, `datasets/org/name/path/in/repo[@revision]`, of all files that [`TextSource::find`] may take for
-    /// `spec`, whatever it is for.
+    /// Names on the hub, `datasets/org/name/path/in/repo[@revision]`, of all files that [`TextSource::find`] may take
+    /// for `spec`, whatever it is for.
     ///
     /// # Errors
     /// [`Error::Request`] for what is no name on the hub.

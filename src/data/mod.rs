@@ -1,7 +1,7 @@
 //! Text in, token sequences out; the same from the same seed, whatever the number of threads.
 //!
-//! A data file is read as [`rows()`]: JSON objects one after the other, whatever the file's format. A [`TextSource`] is one
-//! or several such files seen as documents (one field of each row). [`Sequences`] are documents turned into token
+//! A data file is read as [`rows()`]: JSON objects one after the other, whatever the file's format. A [`TextSource`] is
+//! one or several such files seen as documents (one field of each row). [`Sequences`] are documents turned into token
 //! sequences for a measurement, [`TrainStream`] is an endless, resumable stream of them for training. [`Tokenizer`]
 //! gives the ids that the checkpoint's `tokenizer.json` gives. Rows may hold conversations: [`chat`] makes text of
 //! them, and [`marked`] is how what is not learned of it is told from what is.

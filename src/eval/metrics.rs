@@ -97,7 +97,8 @@ impl TaskMetric {
     pub const LOSS: Self =
         Self { name: "loss", stderr: Some(|stderr, _| stderr), compared: Some(-1.0), ..Self::OF_TEXT };
 
-    /// [`TaskMetric::LOSS`] divided by the logarithm of the vocabulary size: guessing is 1 (arXiv 2403.17887, figure 3).
+    /// [`TaskMetric::LOSS`] divided by the logarithm of the vocabulary size: guessing is 1 (arXiv 2403.17887, figure
+    /// 3).
     pub const LOSS_PER_LOG_VOCAB: Self = Self {
         name: "loss_per_log_vocab",
         aggregate: |ratio, vocabulary| -ratio / (vocabulary as f64).ln(),
