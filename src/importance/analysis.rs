@@ -165,8 +165,8 @@ impl Analysis {
     }
 
     /// Every score for a spreadsheet: `metric,n,l,end,mean,stderr`, one line for each block `l..=end` of n layers; the
-    /// metric of a sub-layer is followed by `:attention` or `:mlp`. Where there are several texts, `text` follows, empty
-    /// for all together.
+    /// metric of a sub-layer is followed by `:attention` or `:mlp`. Where there are several texts, `text` follows,
+    /// empty for all together.
     #[must_use]
     pub fn to_csv(&self) -> String {
         let several = if self.texts.is_empty() { "" } else { ",text" };

@@ -16,17 +16,17 @@ pub trait Evidence {
     /// Sequences of the text.
     fn sequences(&self) -> usize;
 
-    /// By `metric`, the value of each sequence, or each question, without each of these sets of layers, or of sub-layers where the metric
-    /// is about those, and how much it weighs: `[set][sequence]`. Sets that begin alike share what they begin with, and
-    /// each weight is read once for all of them. `on` numbers the sequences or questions to measure on; without it all
-    /// are.
+    /// By `metric`, the value of each sequence, or each question, without each of these sets of layers, or of sub-layers
+    /// where the metric is about those, and how much it weighs: `[set][sequence]`. Sets that begin alike share what they
+    /// begin with, and each weight is read once for all of them. `on` numbers the sequences or questions to measure on;
+    /// without it all are.
     ///
     /// # Errors
     /// As [`Model::run`]; a metric that does not run candidates by themselves.
     fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>], on: Option<&[usize]>) -> Result<Vec<Vec<Loss>>>;
 
-    /// What each of `candidates` costs more than `whole`, both [`Evidence::costs`] on all sequences by the metric `name`:
-    /// one row of means with their errors.
+    /// What each of `candidates` costs more than `whole`, both [`Evidence::costs`] on all sequences by the metric
+    /// `name`: one row of means with their errors.
     fn rises(&self, whole: &[Loss], candidates: &[Vec<Loss>], name: &str) -> Scores {
         rises(whole, &candidates.iter().collect::<Vec<_>>(), vec![candidates.len()], name)
     }

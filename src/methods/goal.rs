@@ -124,9 +124,9 @@ impl Goal {
     }
 }
 
-/// The most of `layers` layers that can go so that `goal` is held, by the choices of `searched`, of which that is known;
-/// sizes are measured one by one, for a larger cut may cost less than a smaller one. A choice that leaves no layer its
-/// attention is none.
+/// The most of `layers` layers that can go so that `goal` is held, by the choices of `searched`, of which that is
+/// known; sizes are measured one by one, for a larger cut may cost less than a smaller one. A choice that leaves no
+/// layer its attention is none.
 ///
 /// # Errors
 /// Request: it was not measured. Work: no choice holds it; says which comes nearest.

@@ -57,7 +57,8 @@
 //! let text: Vec<Vec<u32>> = (0..12).map(|row| (0..30).map(|at| (at * 7 + row * 3) % 64).collect()).collect();
 //! let judging: Vec<bool> = (0..12).map(|row| row % 4 == 0).collect();
 //! let (first, keeps) = (true, true);
-//! let task = RepairTask { whole: &whole, cut: &pruned, plan: &plan, sequences: &text, judging: &judging, first, keeps };
+//! let (plan, sequences, judging) = (&plan, &text, &judging);
+//! let task = RepairTask { whole: &whole, cut: &pruned, plan, sequences, judging, first, keeps };
 //! let repaired = fit(&LOUDER, &task, &Silent)?;
 //!
 //! let Found::Seams(seams) = &repaired.found else { unreachable!() };

@@ -26,8 +26,8 @@ fn merge(dir: &Path, drop: &str, name: &str) -> Cut {
     cut.repaired(changed, json!({"name": name})).unwrap()
 }
 
-/// Sums and sums of squares to 1e-9 of the root mean square times the count, where the factors are whole numbers; a third
-/// is one in f32. Losses to 2e-6.
+/// Sums and sums of squares to 1e-9 of the root mean square times the count, where the factors are whole numbers; a
+/// third is one in f32. Losses to 2e-6.
 #[test]
 fn windows_are_the_references() {
     let Some(material) = goldens::material("merges.json") else { return };
