@@ -16,10 +16,10 @@ pub trait Evidence {
     /// Sequences of the text.
     fn sequences(&self) -> usize;
 
-    /// By `metric`, the value of each sequence, or each question, without each of these sets of layers, or of sub-layers
-    /// where the metric is about those, and how much it weighs: `[set][sequence]`. Sets that begin alike share what they
-    /// begin with, and each weight is read once for all of them. `on` numbers the sequences or questions to measure on;
-    /// without it all are.
+    /// By `metric`, the value of each sequence, or each question, without each of these sets of layers, or of
+    /// sub-layers where the metric is about those, and how much it weighs: `[set][sequence]`. Sets that begin alike
+    /// share what they begin with, and each weight is read once for all of them. `on` numbers the sequences or
+    /// questions to measure on; without it all are.
     ///
     /// # Errors
     /// As [`Model::run`]; a metric that does not run candidates by themselves.
