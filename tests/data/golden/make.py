@@ -2,7 +2,7 @@
 compute, for the tests that hold this project's own numbers against theirs on a clean clone.
 
     python tests/data/golden/make.py            writes them
-    python tests/data/golden/make.py --check    computes them again and compares: bytes, and numbers to 1e-6
+    python tests/data/golden/make.py --check    computes them again and compares: bytes, and numbers to 1e-5 of the largest
 
 Models and matrices come from the formula of `tests/interop/arch_cases.py`, so that only results are stored; what is
 computed by a model is computed in f64. The questions are invented."""
@@ -192,12 +192,15 @@ def questions(out):
 
 
 def same(made, kept):
-    """Whether two files say the same: bytes, or tensors of the same names to 1e-6."""
+    """Whether two files say the same: bytes, or tensors of the same names to 1e-5 of their largest number: transformers
+    keeps the tables of rotations in f32, whose last bits differ from one kind of processor to the next."""
     if made.suffix == ".safetensors":
         made, kept = load_file(made), load_file(kept)
-        near = {"rtol": 1e-6, "atol": 1e-7, "equal_nan": True}
+        largest = {name: max(value.double().nan_to_num().abs().max().item(), 1e-30) for name, value in kept.items()}
+        near = {"rtol": 0, "equal_nan": True}
         return made.keys() == kept.keys() and all(
-            torch.allclose(value.double(), kept[name].double(), **near) for name, value in made.items())
+            torch.allclose(value.double(), kept[name].double(), atol=1e-5 * largest[name], **near)
+            for name, value in made.items())
     if made.suffix == ".jsonl":
         lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in (made, kept)]
         numbers = [[float(answer[0]) for line in side for answer in line.pop("filtered_resps")] for side in lines]
