@@ -14,10 +14,11 @@ use super::analyze_texts::Texts;
 use super::questions::Asks;
 use super::{open, sample_text};
 use crate::arch::ModelSpec;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{ByteSize, Checkpoint};
+use crate::eval::questions::TaskQuestions;
 use crate::importance::{self, Analysis, DataUsed, Evaluate, METRICS, Metric, Removals, Subject};
 use crate::methods::{self, Goal, METHODS, Search};
-use crate::model::{Batch, Model, ModelOptions, Placement, Residency};
+use crate::model::{Batch, Budget, Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
@@ -211,6 +212,9 @@ fn measure(
             }
         })?,
     };
+    if let Some(questions) = &questions {
+        check_pass(questions, (&spec, &fit), options.budget)?;
+    }
     let removals = Removals::new(spec.layers, measured.iter().copied());
     let most = wanted.unwrap_or_else(|| search.protect.allowed(spec.layers).len().min(spec.layers - 1));
     let asked = measured.iter().filter_map(|metric| match metric.value {
@@ -285,6 +289,24 @@ fn measure(
     analysis.against = compared;
     mark(settings, &mut analysis, wanted)?;
     Ok((Some(analysis), Some(pass)))
+}
+
+/// Refuses questions of which the longest pass does not fit beside the weights: passes are the same whatever memory
+/// there is.
+fn check_pass(questions: &TaskQuestions, (spec, fit): (&ModelSpec, &Placement), budget: Budget) -> Result<()> {
+    let longest = questions.batches().iter().map(Batch::tokens).max().unwrap_or(0);
+    // what enters a layer, what leaves it, and what waits for the next candidate
+    let streams = (3 * longest * spec.hidden_size * 4) as u64;
+    let needed = fit.pass_bytes(spec, longest) + streams;
+    match needed <= budget.usable() {
+        true => Ok(()),
+        false => Err(Error::request(format!(
+            "--tasks: {longest} tokens of questions go through together, which takes {} with the weights, and there are {}: \
+             fewer examples, --few-shot, make them shorter, or give more with --memory",
+            ByteSize(needed),
+            ByteSize(budget.usable())
+        ))),
+    }
 }
 
 /// Refuses scores of every attention and MLP where the model lacks some.
