@@ -24,7 +24,7 @@ use pairs::pair;
 use prune::checkpoint::Checkpoint;
 use prune::commands::cut::{CutSettings, cut};
 use prune::importance::without;
-use prune::model::{Batch, EndOfStack, Model, ModelOptions, Observer, StackUnit, Stacks, Trie};
+use prune::model::{Batch, Model, ModelOptions, Observer, StackUnit, Stacks, Trie};
 use prune::progress::Silent;
 
 const TOKENS: usize = 256;
@@ -74,15 +74,9 @@ fn leave_one_out(criterion: &mut Criterion, dir: &Path) {
     let stacks: Vec<Vec<usize>> =
         [without(layers, 0, 0)].into_iter().chain((0..layers).map(|l| without(layers, l, 1))).collect();
     let losses = |stacks: &[Vec<usize>]| {
-        let mut found = vec![f64::NAN; stacks.len()];
-        let mut see = |end: &EndOfStack<'_>| {
-            let loss = end.losses()?[0].mean();
-            end.stacks.iter().for_each(|stack| found[*stack] = loss);
-            Ok(())
-        };
         let stacks = Stacks { unit: StackUnit::Layer, stacks, beside_the_first: false };
-        model.run_stacks(stacks, &sequences, "losses", &Silent, &mut see).unwrap();
-        found
+        let found = model.stack_losses(stacks, &sequences, "losses", &Silent).unwrap();
+        found.iter().map(|losses| losses[0].mean()).collect::<Vec<f64>>()
     };
     let together = || losses(&stacks);
     let one_by_one = || stacks.iter().flat_map(|stack| losses(std::slice::from_ref(stack))).collect::<Vec<f64>>();

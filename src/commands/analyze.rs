@@ -230,21 +230,19 @@ fn measure(
         samples: together.samples,
         tokens: together.tokens as usize,
         texts: if texts.are_several() { texts.used.clone() } else { Vec::new() },
-        layer_passes: match removals.is_empty() && of_candidates == 0 {
-            true => 0,
-            false if removals.is_empty() => spec.layers + of_candidates,
-            false => spec.layers + removals.layer_passes() + of_candidates,
+        layer_passes: match removals.layer_passes() + of_candidates {
+            0 => 0,
+            of_candidates => spec.layers + of_candidates,
         },
         questions: questions.as_ref().map(|questions| {
             let removals = Removals::of_questions(spec.layers, measured.iter().copied());
             let looks = |metric: &&&Metric| metric.value.asks_questions() && !metric.value.removes();
             let whole = if measured.iter().any(|metric| looks(&metric)) { spec.layers } else { 0 };
-            let removed = if removals.is_empty() { 0 } else { removals.layer_passes() };
             AskedReport {
                 tasks: questions.tasks().into_iter().map(str::to_owned).collect(),
                 questions: number,
                 tokens: questions.batches().iter().map(Batch::tokens).sum(),
-                layer_passes: whole + removed + searched.questions,
+                layer_passes: whole + removals.layer_passes() + searched.questions,
             }
         }),
         against: compared,

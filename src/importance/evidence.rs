@@ -18,8 +18,8 @@ pub trait Evidence {
 
     /// By `metric`, the value of each sequence, or each question, without each of these sets of layers, or of
     /// sub-layers where the metric is about those, and how much it weighs: `[set][sequence]`. Sets that begin alike
-    /// share what they begin with, and each weight is read once for all of them. `on` numbers the sequences or
-    /// questions to measure on; without it all are.
+    /// share what they begin with, and each weight is read once for all of them. `on` numbers the sequences to
+    /// measure on; without it all are, as all questions always are.
     ///
     /// # Errors
     /// As [`Model::run`]; a metric that does not run candidates by themselves.
@@ -65,27 +65,10 @@ impl<'a> Measured<'a> {
         questions: &'a dyn Questions,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
-        let asking = Self { model, sequences, questions: Some(questions), progress };
-        if sequences.is_empty() {
-            Ok(asking)
-        } else {
-            Ok(Self { questions: Some(questions), ..Self::new(model, sequences, progress)? })
+        match sequences.is_empty() {
+            true => Ok(Self { model, sequences, questions: Some(questions), progress }),
+            false => Ok(Self { questions: Some(questions), ..Self::new(model, sequences, progress)? }),
         }
-    }
-
-    /// The value of each question without each of these sets.
-    fn wrong(&self, metric: &Metric, dropped: &[Vec<usize>], on: Option<&[usize]>) -> Result<Vec<Vec<Loss>>> {
-        let questions =
-            self.questions.ok_or_else(|| Error::request(format!("{} asks questions: --tasks", metric.name)))?;
-        let unit = metric.subject.unit();
-        let units = self.model.layers() * unit.per_layer();
-        let stacks: Vec<Vec<usize>> = dropped.iter().map(|dropped| without_all(units, dropped)).collect();
-        let stacks = Stacks { unit, stacks: &stacks, beside_the_first: false };
-        let wrong = questions::wrong(self.model, stacks, questions, self.progress)?;
-        Ok(match on {
-            None => wrong,
-            Some(on) => wrong.iter().map(|all| on.iter().map(|at| all[*at]).collect()).collect(),
-        })
     }
 }
 
@@ -99,39 +82,47 @@ impl Evidence for Measured<'_> {
     }
 
     fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>], on: Option<&[usize]>) -> Result<Vec<Vec<Loss>>> {
-        let unit = metric.subject.unit();
+        let (model, unit) = (self.model, metric.subject.unit());
         let units = self.layers() * unit.per_layer();
+        let candidates = || dropped.iter().map(|dropped| without_all(units, dropped));
+        let lacks = |what: &str| Error::request(format!("{what}; {} cannot do without", metric.name));
+        if metric.value.asks_questions() {
+            let questions = self.questions.ok_or_else(|| lacks("which questions? --tasks names them"))?;
+            let stacks: Vec<Vec<usize>> = candidates().collect();
+            let stacks = Stacks { unit, stacks: &stacks, beside_the_first: false };
+            return match on {
+                None => questions::wrong(model, stacks, questions, self.progress),
+                Some(_) => Err(Error::work(format!("{} asks all questions or none", metric.name))),
+            };
+        }
+        if self.sequences.is_empty() {
+            return Err(lacks("which text? --data names it"));
+        }
+        let some: Option<Vec<Vec<u32>>> = on.map(|on| on.iter().map(|at| self.sequences[*at].clone()).collect());
+        let sequences = some.as_deref().unwrap_or(self.sequences);
         let distance = match metric.value {
-            Evaluate::Loss => None,
-            Evaluate::Logits(distance) => Some(distance),
-            Evaluate::Accuracy => return self.wrong(metric, dropped, on),
+            Evaluate::Logits(distance) => distance,
+            Evaluate::Loss => {
+                let stacks: Vec<Vec<usize>> = candidates().collect();
+                let stacks = Stacks { unit, stacks: &stacks, beside_the_first: false };
+                return model.stack_losses(stacks, sequences, "measuring losses", self.progress);
+            }
             _ => return Err(Error::work(format!("{} cannot be measured of single candidates", metric.name))),
         };
-        // a distance is from the whole model, which then stands before the candidates
-        let first = usize::from(distance.is_some());
-        let candidates = dropped.iter().map(|dropped| without_all(units, dropped));
-        let stacks: Vec<Vec<usize>> = (0..first).map(|_| (0..units).collect()).chain(candidates).collect();
-        if self.sequences.is_empty() {
-            return Err(Error::request(format!("which text? --data names it; {} cannot do without", metric.name)));
-        }
+        // a distance is from the whole model, which stands before the candidates
+        let stacks: Vec<Vec<usize>> = std::iter::once((0..units).collect()).chain(candidates()).collect();
         let mut found = vec![Vec::new(); dropped.len()];
-        let model = self.model;
         let mut see = |end: &EndOfStack<'_>| {
-            let ending: Vec<usize> = end.stacks.iter().filter_map(|stack| stack.checked_sub(first)).collect();
+            let ending: Vec<usize> = end.stacks.iter().filter_map(|stack| stack.checked_sub(1)).collect();
             if ending.is_empty() {
                 return Ok(());
             }
-            let values = match distance {
-                None => end.losses()?,
-                Some(distance) => logit_distances(model, end, &[distance])?.pop().unwrap_or_default(),
-            };
+            let values = logit_distances(model, end, &[distance])?.pop().unwrap_or_default();
             ending.into_iter().for_each(|candidate| found[candidate].extend(&values));
             Ok(())
         };
-        let what = if first == 0 { "measuring losses" } else { "measuring distances" };
-        let stacks = Stacks { unit, stacks: &stacks, beside_the_first: first == 1 };
-        let some: Option<Vec<Vec<u32>>> = on.map(|on| on.iter().map(|at| self.sequences[*at].clone()).collect());
-        model.run_stacks(stacks, some.as_deref().unwrap_or(self.sequences), what, self.progress, &mut see)?;
+        let stacks = Stacks { unit, stacks: &stacks, beside_the_first: true };
+        model.run_stacks(stacks, sequences, "measuring distances", self.progress, &mut see)?;
         Ok(found)
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::metrics::{Metric, Mixture};
 use super::moments::Scores;
 use super::removals::rises;
-use crate::model::{EndOfStack, Loss, Model, StackUnit, Stacks, Trie};
+use crate::model::{Loss, Model, StackUnit, Stacks, Trie};
 use crate::plan::PlannedFor;
 use crate::progress::Progress;
 use crate::{Error, Result};
@@ -84,8 +84,9 @@ impl Mixtures {
     /// # Errors
     /// As [`Model::run_stacks`].
     pub fn other(model: &Model, sequences: &[Vec<u32>], progress: &dyn Progress) -> Result<Vec<Loss>> {
-        let whole: Vec<usize> = (0..model.layers()).collect();
-        Ok(losses(model, &[whole], sequences, "the other model", progress)?.swap_remove(0))
+        let stacks = [(0..model.layers()).collect()];
+        let stacks = Stacks { unit: StackUnit::Layer, stacks: &stacks, beside_the_first: false };
+        Ok(model.stack_losses(stacks, sequences, "the other model", progress)?.swap_remove(0))
     }
 
     /// Runs every stack of `model`, whose places are as said above, over `sequences`: its losses with no layer mixed,
@@ -104,7 +105,8 @@ impl Mixtures {
         if sequences.iter().all(|sequence| sequence.len() < 2) {
             return Err(Error::work("no sample has two tokens: there is nothing to predict"));
         }
-        let mut found = losses(model, &self.stacks, sequences, "measuring barriers", progress)?.into_iter();
+        let stacks = Stacks { unit: StackUnit::Layer, stacks: &self.stacks, beside_the_first: false };
+        let mut found = model.stack_losses(stacks, sequences, "measuring barriers", progress)?.into_iter();
         let own = found.next().unwrap_or_default();
         let middle = own.iter().zip(other).map(|(own, other)| Loss { sum: (own.sum + other.sum) / 2.0, ..*own });
         let middle: Vec<Loss> = middle.collect();
@@ -116,25 +118,6 @@ impl Mixtures {
         let scores = scores.collect();
         Ok((own, scores))
     }
-}
-
-/// The loss of each sequence under each of `stacks`.
-fn losses(
-    model: &Model,
-    stacks: &[Vec<usize>],
-    sequences: &[Vec<u32>],
-    what: &str,
-    progress: &dyn Progress,
-) -> Result<Vec<Vec<Loss>>> {
-    let mut losses = vec![Vec::new(); stacks.len()];
-    let mut see = |end: &EndOfStack<'_>| {
-        let found = end.losses()?;
-        end.stacks.iter().for_each(|stack| losses[*stack].extend(&found));
-        Ok(())
-    };
-    let stacks = Stacks { unit: StackUnit::Layer, stacks, beside_the_first: false };
-    model.run_stacks(stacks, sequences, what, progress, &mut see)?;
-    Ok(losses)
 }
 
 #[cfg(test)]

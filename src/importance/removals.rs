@@ -78,6 +78,9 @@ impl Removals {
     /// Layers computed for each token, rounded up; one pass of the model computes L of them.
     #[must_use]
     pub fn layer_passes(&self) -> usize {
+        if self.is_empty() {
+            return 0;
+        }
         Trie::new(&self.stacks).layer_passes().div_ceil(self.unit.per_layer())
     }
 

@@ -33,7 +33,7 @@ pub use search::{Search, SearchPasses, check, search};
 pub use table::METHODS;
 pub use texts::{OverTexts, Running};
 
-use crate::importance::{Analysis, Evaluate, METRICS, Metric, Protect, metric};
+use crate::importance::{Analysis, Evaluate, METRICS, Metric, Protect, Searched, metric};
 use crate::plan::{Dropped, Plan, PlannedFor};
 use crate::{Error, Result};
 
@@ -236,11 +236,22 @@ impl Method {
     /// What it costs to know, in a few words.
     #[must_use]
     pub fn cost(&self) -> &'static str {
-        match (self.how(), self.metric()) {
-            (_, None) => "nothing",
-            (How::Search { cost, .. }, _) => cost,
-            (_, Some(metric)) => metric.value.cost(),
-        }
+        cost_of(self.how(), self.metric())
+    }
+}
+
+/// What it cost to know what a search found, in a few words.
+#[must_use]
+pub fn cost(searched: &Searched) -> &'static str {
+    let how = PICKS.iter().find(|row| row.name == searched.strategy).map_or(How::Given, |row| row.how);
+    cost_of(how, metric(&searched.metric).ok())
+}
+
+fn cost_of(how: How, metric: Option<&Metric>) -> &'static str {
+    match (how, metric) {
+        (_, None) => "nothing",
+        (How::Search { cost, .. }, _) => cost,
+        (_, Some(metric)) => metric.value.cost(),
     }
 }
 

@@ -106,6 +106,27 @@ impl Model {
         self.run_stacks_on(stacks, &batches, what, progress, see)
     }
 
+    /// The loss of each of `sequences` under each of `stacks`, `[stack][sequence]`.
+    ///
+    /// # Errors
+    /// As [`Model::run_stacks`].
+    pub fn stack_losses(
+        &self,
+        stacks: Stacks<'_>,
+        sequences: &[Vec<u32>],
+        what: &str,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<Loss>>> {
+        let mut losses = vec![Vec::new(); stacks.stacks.len()];
+        let mut see = |end: &EndOfStack<'_>| {
+            let found = end.losses()?;
+            end.stacks.iter().for_each(|stack| losses[*stack].extend(&found));
+            Ok(())
+        };
+        self.run_stacks(stacks, sequences, what, progress, &mut see)?;
+        Ok(losses)
+    }
+
     /// [`Model::run_stacks`] over `batches`, in which sequences may share what they begin with.
     ///
     /// # Errors

@@ -175,7 +175,12 @@ impl Ahead<'_> {
         let (memory, seconds) = match &pass {
             Some(pass) => (
                 Some(pass.weight_bytes + self.pass_bytes(machine, streams)),
-                Some(self.seconds(machine, pass.tokens, DropSize::default()) * self.times(pass.layer_passes)),
+                Some(
+                    self.seconds(machine, pass.tokens, DropSize::default()) * self.times(pass.layer_passes)
+                        + pass.questions.as_ref().map_or(0.0, |asked| {
+                            self.seconds(machine, asked.tokens, DropSize::default()) * self.times(asked.layer_passes)
+                        }),
+                ),
             ),
             None => (None, None),
         };

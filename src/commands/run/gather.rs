@@ -16,7 +16,7 @@ use crate::eval::table::FigureReport;
 use crate::eval::tasks;
 use crate::heal::Line;
 use crate::importance::{Analysis, Order, metric};
-use crate::methods;
+use crate::methods::{self, Follows};
 use crate::plan::Dropped;
 use crate::report::run::{Difference, Distances, Healing, RunData, Score, ScoreColumn, Variant};
 use crate::report::{self, Figure};
@@ -91,7 +91,15 @@ pub(super) fn data(recipe: &Recipe, done: &Done, dir: &Path) -> Result<RunData> 
         costs: BTreeMap::new(),
     };
     let strategies = data.variants.iter().filter_map(|variant| variant.strategy.clone());
-    let cost = |name: String| methods::method(&name).ok().map(|method| (name, method.cost().to_owned()));
+    let cost = |name: String| {
+        let method = methods::method(&name).ok()?;
+        let followed = done.analysis.as_ref().filter(|_| method.follows == Follows::Analysis);
+        let cost = match followed {
+            Some(analysis) => methods::cost(&analysis.search),
+            None => method.cost(),
+        };
+        Some((name, cost.to_owned()))
+    };
     data.costs = strategies.filter_map(cost).collect();
     data.differences = differences(&data, dir).context(|| "comparing the scores")?;
     Ok(data)

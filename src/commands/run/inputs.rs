@@ -57,7 +57,10 @@ impl<'a> Keys<'a> {
     pub(super) fn analysis(&self) -> Result<Option<String>> {
         let Some(settings) = &self.recipe.analyze else { return Ok(None) };
         let data: Vec<Value> = settings.data.iter().map(|name| named(name)).collect::<Result<_>>()?;
-        let deciding = without(settings, &["memory", "device"])?;
+        let deciding = match &settings.data_dir {
+            None => without(settings, &["memory", "device"])?,
+            Some(dir) => json!([without(settings, &["memory", "device"])?, named(&dir.display().to_string())?]),
+        };
         Ok(match (&data[..], &settings.against) {
             ([], _) => None,
             ([only], None) => Some(key(&json!([self.model, deciding, only]))),

@@ -114,6 +114,13 @@ pub fn pick(name: Option<&str>, metric: &Metric) -> Result<&'static Pick> {
                 metric.name
             )))
         }
+        Some(pick) if matches!(pick.how, How::Search { draws_texts: true, .. }) && metric.value.asks_questions() => {
+            Err(Error::request(format!(
+                "strategy {} draws a few texts at each step, and questions go many to a pass: metric {} goes with greedy \
+                 and beam",
+                pick.name, metric.name
+            )))
+        }
         Some(_) if !metric.speaks_of_dropping() => Err(Error::request(format!(
             "metric {} {}, and a plan cannot follow it: name it with --metrics",
             metric.name,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prune::checkpoint::Checkpoint;
 use prune::importance::{Measured, Protect, Removals, metric, without};
 use prune::methods::{Search, method};
-use prune::model::{Budget, EndOfStack, Loss, Model, ModelOptions, Residency, StackUnit, Stacks};
+use prune::model::{Budget, Loss, Model, ModelOptions, Residency, StackUnit, Stacks};
 use prune::progress::Silent;
 use serde_json::Value;
 
@@ -27,15 +27,8 @@ fn ids() -> Vec<Vec<u32>> {
 
 /// Of the sequences under each of `stacks`.
 fn losses(model: &Model, stacks: &[Vec<usize>]) -> prune::Result<Vec<Vec<Loss>>> {
-    let mut losses = vec![Vec::new(); stacks.len()];
-    let mut score = |end: &EndOfStack<'_>| {
-        let found = end.losses()?;
-        end.stacks.iter().for_each(|stack| losses[*stack].extend(&found));
-        Ok(())
-    };
     let stacks = Stacks { unit: StackUnit::Layer, stacks, beside_the_first: false };
-    model.run_stacks(stacks, &ids(), "losses", &Silent, &mut score)?;
-    Ok(losses)
+    model.stack_losses(stacks, &ids(), "losses", &Silent)
 }
 
 #[test]

@@ -172,6 +172,11 @@ fn what_goes_with_questions_and_what_does_not() {
             "--tasks openbookqa --data-dir open.jsonl --metrics probe,layer-accuracy",
             &["probe", "at least two questions"],
         ),
+        (
+            "--tasks openbookqa --data-dir open.jsonl --metric layer-accuracy --strategy policy",
+            &["strategy policy draws a few texts", "greedy and beam"],
+        ),
+        ("--data text.jsonl --data val.jsonl --tasks boolq --metric layer-accuracy", &["--tasks goes with one text"]),
         (&format!("{wino} --metrics layer-accuracy,probe"), &["probe", "winogrande, document 0", "texts of their own"]),
         (&format!("{wino} --metrics layer-accuracy --max-loss 0.1"), &["which text?", "--max-loss"]),
         ("--data text.jsonl --keep 0.9", &["--keep: of which task?"]),
@@ -184,4 +189,29 @@ fn what_goes_with_questions_and_what_does_not() {
     desk.refused("cut model --keep 0.9 -o a", 2, &["give --plan"]);
     assert!(desk.run("analyze model --data text.jsonl --layers 2 -o plain").status.success());
     desk.refused("cut model --plan plain/analysis.json --keep 0.9 -o a", 2, &["--keep with a model does"]);
+}
+
+/// A recipe's analysis asks as well, and is done again when the questions change.
+#[test]
+fn a_recipe_asks_and_asks_again() {
+    let desk = Desk::new();
+    let row = |at: usize| {
+        let choices = json!({"text": ["w3", "w4"], "label": ["A", "B"]});
+        json!({"question_stem": format!("w{at} w2"), "choices": choices, "answerKey": "B"}).to_string() + "\n"
+    };
+    let write = |rows: usize| fs::write(desk.path("kept/open.jsonl"), (1..=rows).map(row).collect::<String>()).unwrap();
+    fs::create_dir(desk.path("kept")).unwrap();
+    write(6);
+    let recipe = "model = \"model\"\n[drop]\nmethods = [\"similarity\"]\nlayers = [1]\n[analyze]\ndata = \"text.jsonl\"\n\
+                  tasks = [\"openbookqa\"]\ndata_dir = \"open.jsonl\"\nmetric = \"layer-accuracy\"\n";
+    fs::write(desk.path("kept/recipe.toml"), recipe).unwrap();
+    for rows in [6, 6, 9] {
+        write(rows);
+        let output = desk.run("run kept/recipe.toml -o out");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let analysis = read(&desk.path("out/analysis/analysis.json"));
+        assert_eq!(analysis["data"]["asked"]["questions"], rows);
+    }
+    let report = read(&desk.path("out/report.json"));
+    assert_eq!(report["costs"]["similarity"], "a pass over questions, for every candidate's layers");
 }
