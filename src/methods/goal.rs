@@ -182,4 +182,27 @@ mod tests {
         assert_eq!(read("0.5").unwrap(), read("\"0.5\"").unwrap());
         assert!(read("2").is_err() && read("[]").is_err());
     }
+
+    /// Of a model that answers four fifths rightly nine tenths are 0.72.
+    #[test]
+    fn a_share_is_one_of_what_the_whole_model_answers() {
+        let choice = |without: f64, n: usize| {
+            let accuracy = Some(Kept { whole: 0.8, without, difference_stderr: Some(0.05) });
+            Choice { drop: (0..n).collect(), accuracy, ..Choice::default() }
+        };
+        let searched = Searched {
+            metric: "block-influence".to_owned(),
+            strategy: "lowest".to_owned(),
+            protect_first: 0,
+            protect_last: 0,
+            rerank: None,
+            best: vec![choice(0.79, 1), choice(0.7, 2), choice(0.73, 3)],
+        };
+        let most = |share: f64| within(&searched, 4, Goal::Accuracy(share));
+        // the largest that holds it, although a smaller one does not
+        assert_eq!([0.9, 0.95].map(|share| most(share).unwrap()), [3, 1]);
+        let error = most(1.0).unwrap_err().to_string();
+        assert!(error.contains("0.7900 ± 0.0500 of 0.8000, without 1 of"), "{error}");
+        assert_eq!(within(&searched, 4, Goal::Loss(1.0)).unwrap_err().exit_code(), 2);
+    }
 }
