@@ -113,7 +113,11 @@ impl Head {
         &self.norm
     }
 
-    fn norm(&self, x: &Tensor) -> Result<Tensor> {
+    /// The stream `[t, d]` behind the final norm.
+    ///
+    /// # Errors
+    /// Shapes that do not go together.
+    pub fn norm(&self, x: &Tensor) -> Result<Tensor> {
         ops::rms_norm(x, &self.norm, self.spec.norm_eps)
     }
 

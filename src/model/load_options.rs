@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::sublayers::{Linear, Norm};
+use super::sublayers::{Dora, Linear, Norm};
 use crate::arch::{LayerTensor, ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, WeightMatrix};
@@ -53,7 +53,7 @@ impl LoadOptions {
         });
         let adapters = self.adapters.iter().flat_map(|adapters| adapters.modules.range((place, Role::InputNorm)..));
         let own = adapters.take_while(|((layer, _), _)| *layer == place);
-        let adapters: usize = own.map(|(_, adapter)| 4 * (adapter.a.elem_count() + adapter.b.elem_count())).sum();
+        let adapters: usize = own.map(|(_, adapter)| 4 * adapter.parameters() + adapter.norms_bytes()).sum();
         tensors.sum::<u64>() + adapters as u64
     }
 }
@@ -85,18 +85,24 @@ impl Loader<'_> {
         let weight = match four_bit::load_matrix(checkpoint, &tensor.name, &tensor.shape)? {
             weight if load_options.is_unfrozen(self.place) => WeightMatrix::Dense(weight.dense(DType::F32, device)?),
             weight => match load_options.four_bit {
-                Some(double) => weight.quantize(double).context(|| format!("tensor {}", tensor.name))?.on(device)?,
-                None => weight.on(device)?,
+                Some(double) => weight.quantize(double).context(|| format!("tensor {}", tensor.name))?,
+                None => weight,
             },
         };
         let bias =
             tensor.bias.as_ref().map(|name| checkpoint.load_f32(name, &tensor.shape[..1], device)).transpose()?;
         let adapter =
             load_options.adapters.as_ref().and_then(|adapters| adapters.modules.get(&(self.place, role)).cloned());
-        let dora = adapter.as_ref().filter(|adapter| adapter.magnitude.is_some());
-        let ratio = dora.map(|adapter| Ok::<_, Error>(ratios(checkpoint, &tensor, adapter)?.to_device(device)?));
-        let ratio = ratio.transpose()?;
-        Ok(Linear { weight, bias, adapter, ratio })
+        let dora = match adapter.as_ref().filter(|adapter| adapter.magnitude.is_some()) {
+            None => None,
+            // the norms are those of what four bits leave
+            Some(adapter) if load_options.four_bit.is_some() => {
+                Some(Dora::of(&weight, adapter, device).context(|| tensor.name.clone())?)
+            }
+            Some(adapter) => Some(Dora::new(ratios(checkpoint, &tensor, adapter)?.to_device(device)?)),
+        };
+        let weight = if load_options.is_unfrozen(self.place) { weight } else { weight.on(device)? };
+        Ok(Linear { weight, bias, adapter, dora })
     }
 }
 
@@ -118,6 +124,8 @@ pub(crate) enum Part {
     A,
     /// The adapter's B.
     B,
+    /// The adapter's m (DoRA).
+    Magnitude,
     /// The weight itself.
     Weight,
     /// The bias.
@@ -131,6 +139,7 @@ impl Part {
         match self {
             Self::A => "lora_A.weight",
             Self::B => "lora_B.weight",
+            Self::Magnitude => "lora_magnitude_vector",
             Self::Weight => "weight",
             Self::Bias => "bias",
         }

@@ -9,6 +9,7 @@ mod block;
 mod cache;
 mod chunks;
 mod context;
+mod follows;
 mod generate;
 mod gradients;
 mod head;

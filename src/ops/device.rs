@@ -3,6 +3,7 @@
 use candle_core::{DType, Device};
 
 use super::cuda;
+use super::matmul::{serves_bf16, switch_bf16};
 use crate::{Context, Error, Result};
 
 /// The device that `choice` names: `auto` (the first GPU where this build can use one, else the CPU), `cpu`, `cuda` or
@@ -29,19 +30,25 @@ pub fn device(choice: &str) -> Result<(Device, Option<String>)> {
 
 /// Settles what products with weights are computed in on `device`: `auto` (bf16 on a GPU, f32 on the CPU), `bf16` or
 /// `f32`. Everything else is f32 everywhere, and so are the sums of products. Holds for `device` and its
-/// clones; the same GPU opened once more has its own.
+/// clones; the same GPU opened once more has its own, and the CPU of a process is one.
 ///
 /// # Errors
-/// Request: another name, or bf16 on the CPU.
+/// Request: another name, or bf16 on a CPU without instructions for it.
 pub fn settle_dtype(device: &Device, choice: &str) -> Result<DType> {
     let dtype = match (choice, device.is_cuda()) {
         ("auto" | "bf16", true) => DType::BF16,
         ("auto" | "f32", _) => DType::F32,
+        ("bf16", false) if serves_bf16() => DType::BF16,
         ("bf16", false) => {
-            return Err(Error::request("bf16: the CPU computes in f32 whatever the type of the weights"));
+            return Err(Error::request(
+                "bf16: this CPU has no instructions for it (AVX512_BF16), and computes in f32 as fast",
+            ));
         }
         _ => return Err(Error::request(format!("{choice}: expected auto, bf16 or f32"))),
     };
+    if device.is_cpu() {
+        switch_bf16(dtype == DType::BF16);
+    }
     cuda::take_products_in(device, dtype)?;
     Ok(dtype)
 }
@@ -91,7 +98,7 @@ mod tests {
             assert!(device(wrong).unwrap_err().to_string().contains("expected auto"), "{wrong}");
         }
         assert_eq!(settle_dtype(&Device::Cpu, "auto").unwrap(), DType::F32);
-        assert!(settle_dtype(&Device::Cpu, "bf16").is_err());
+        // bf16 would hold for all tests of this process
         assert!(settle_dtype(&Device::Cpu, "f16").is_err());
     }
 

@@ -8,7 +8,10 @@ use rayon::prelude::*;
 use super::cuda::{self, Arg, Grid, plain, turned};
 use super::exp::exp;
 use super::linear::{WithWeight, with_dense};
-use super::matmul::{DEPTH, Matrix, SKEW, Target, Weight, blocks, multiply, widen_part, with_scratch};
+use super::matmul::{
+    DEPTH, Matrix, SKEW, Target, Weight, as_pairs, blocks, columns_as_pairs, in_bf16, multiply, multiply_pairs,
+    widen_part, with_scratch,
+};
 use super::rows::{Rows, with_rows};
 use super::simd::vectorized;
 use crate::{Error, Result};
@@ -37,24 +40,18 @@ pub fn log_likelihood<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidate
             candidates.len()
         )));
     }
-    let mut wanted = Vec::new();
-    let on_gpu = hidden.device().is_cuda();
-    for (row, candidates) in candidates.iter().enumerate() {
-        for token in candidates.as_ref() {
-            if *token as usize >= vocabulary {
-                return Err(Error::work(format!("token {token} is beyond the vocabulary of {vocabulary}")));
-            }
-            wanted.push(Wanted { token: *token as usize, row, place: wanted.len() });
-        }
+    if let Some(token) = candidates.iter().flat_map(AsRef::as_ref).find(|token| **token as usize >= vocabulary) {
+        return Err(Error::work(format!("token {token} is beyond the vocabulary of {vocabulary}")));
     }
-    let scored = if on_gpu { score_on_gpu(hidden, head, candidates)? } else { score_on_cpu(hidden, head, wanted)? };
+    let on_gpu = hidden.device().is_cuda();
+    let scored = if on_gpu { score_on_gpu(hidden, head, candidates)? } else { score_on_cpu(hidden, head, candidates)? };
     let mut scored = scored.into_iter();
     Ok(candidates.iter().map(|candidates| scored.by_ref().take(candidates.as_ref().len()).collect()).collect())
 }
 
-fn score_on_cpu(hidden: &Tensor, head: &Tensor, mut wanted: Vec<Wanted>) -> Result<Vec<Scored>> {
-    wanted.sort_unstable_by_key(|wanted| (wanted.token, wanted.place));
-    let score = |[hidden]: [Rows; 1]| with_dense(head, Score { hidden, wanted: &wanted });
+fn score_on_cpu<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidates: &[C]) -> Result<Vec<Scored>> {
+    let wanted = by_token(candidates);
+    let score = |[hidden]: [Rows; 1]| with_dense(head, Score { hidden, wanted: &wanted, narrow: in_bf16() });
     Ok(with_rows("log_likelihood", [hidden], score)?)
 }
 
@@ -101,9 +98,20 @@ struct Wanted {
     place: usize,
 }
 
+/// All candidates, those of one token together.
+fn by_token<C: AsRef<[u32]>>(candidates: &[C]) -> Vec<Wanted> {
+    let all = candidates.iter().enumerate().flat_map(|(row, own)| own.as_ref().iter().map(move |token| (row, *token)));
+    let wanted = all.enumerate().map(|(place, (row, token))| Wanted { token: token as usize, row, place });
+    let mut wanted: Vec<Wanted> = wanted.collect();
+    wanted.sort_unstable_by_key(|wanted| (wanted.token, wanted.place));
+    wanted
+}
+
 struct Score<'a> {
     hidden: Rows<'a>,
     wanted: &'a [Wanted],
+    /// Whether products are of numbers rounded to bf16.
+    narrow: bool,
 }
 
 impl WithWeight for Score<'_> {
@@ -111,12 +119,13 @@ impl WithWeight for Score<'_> {
 
     fn run(self, head: &impl Weight) -> Vec<Scored> {
         // As few lanes beyond the last row as can be.
-        let rows = self.hidden.count;
+        let Self { hidden, wanted, narrow } = self;
+        let rows = hidden.count;
         match rows.div_ceil(rows.div_ceil(64).max(1)) {
-            0..=16 => score::<16>(self.hidden, self.wanted, head),
-            17..=32 => score::<32>(self.hidden, self.wanted, head),
-            33..=48 => score::<48>(self.hidden, self.wanted, head),
-            _ => score::<64>(self.hidden, self.wanted, head),
+            0..=16 => score::<16>(hidden, wanted, head, narrow),
+            17..=32 => score::<32>(hidden, wanted, head, narrow),
+            33..=48 => score::<48>(hidden, wanted, head, narrow),
+            _ => score::<64>(hidden, wanted, head, narrow),
         }
     }
 }
@@ -188,8 +197,10 @@ fn by_lanes<const LANES: usize>(x: Rows) -> Vec<f32> {
 }
 
 /// The scores of `wanted`, which is sorted by token, in the order of their places.
-fn score<const LANES: usize>(hidden: Rows, wanted: &[Wanted], head: &impl Weight) -> Vec<Scored> {
-    let pass = Pass::<LANES, _> { lanes: &by_lanes::<LANES>(hidden), head, wanted };
+fn score<const LANES: usize>(hidden: Rows, wanted: &[Wanted], head: &impl Weight, narrow: bool) -> Vec<Scored> {
+    let lanes = by_lanes::<LANES>(hidden);
+    let pairs = narrow.then(|| columns_as_pairs(&lanes, hidden.width, LANES));
+    let pass = Pass::<LANES, _> { lanes: &lanes, pairs, head, wanted };
     let row_blocks = hidden.count.div_ceil(LANES);
     let panels = blocks(head.rows(), PANEL, 1);
     let parts: Vec<_> = blocks(panels.len(), panels.len().div_ceil(PARTS), 1)
@@ -224,6 +235,8 @@ fn score<const LANES: usize>(hidden: Rows, wanted: &[Wanted], head: &impl Weight
 struct Pass<'a, const LANES: usize, W> {
     /// `[d, LANES]` for each block of rows.
     lanes: &'a [f32],
+    /// The same in pairs of bf16, where products are of those.
+    pairs: Option<Vec<u32>>,
     head: &'a W,
     wanted: &'a [Wanted],
 }
@@ -240,16 +253,24 @@ impl<'a, const LANES: usize, W: Weight> Pass<'a, LANES, W> {
     ) {
         let (d, n) = (self.head.columns(), panel.len());
         let stride = d.min(DEPTH) + SKEW;
-        with_scratch(n * (stride + row_blocks.len() * LANES), |scratch| {
+        let narrow = self.pairs.as_ref().map_or(0, |_| n * d.div_ceil(2).min(DEPTH / 2));
+        with_scratch(narrow + n * (stride + row_blocks.len() * LANES), |scratch| {
+            let (narrow, scratch) = scratch.split_at_mut(narrow);
             let (widened, tiles) = scratch.split_at_mut(n * stride);
             for depth in blocks(d, DEPTH, 16) {
                 widen_part(self.head, panel.clone(), depth.clone(), stride, widened);
                 let rows = Matrix::new(widened, n, depth.len(), stride, 1);
+                let rounded = self.pairs.as_ref().map(|lanes| (as_pairs(rows, narrow), lanes));
                 for (block, tile) in row_blocks.clone().zip(tiles.chunks_exact_mut(n * LANES)) {
-                    let lanes = Matrix::new(&self.lanes[block * d * LANES..], d, LANES, LANES, 1);
-                    let lanes = lanes.part(depth.clone(), 0..LANES);
                     // the first depth sets what the next ones add to
-                    multiply(&mut Target::over(tile, n, LANES, LANES), rows, lanes, depth.start > 0);
+                    let (add, tile) = (depth.start > 0, &mut Target::over(tile, n, LANES, LANES));
+                    if let Some((rows, lanes)) = rounded {
+                        let lanes = &lanes[(block * d.div_ceil(2) + depth.start / 2) * LANES..];
+                        multiply_pairs(tile, rows, lanes, LANES, add);
+                    } else {
+                        let lanes = Matrix::new(&self.lanes[block * d * LANES..], d, LANES, LANES, 1);
+                        multiply(tile, rows, lanes.part(depth.clone(), 0..LANES), add);
+                    }
                 }
             }
             for (running, tile) in running.iter_mut().zip(tiles.chunks_exact(n * LANES)) {
@@ -284,6 +305,26 @@ mod tests {
     fn candidates(seed: u64, rows: usize, vocabulary: usize) -> Vec<Vec<u32>> {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         (0..rows).map(|row| (0..row % 4).map(|_| rng.random_range(0..vocabulary as u32)).collect()).collect()
+    }
+
+    #[test]
+    fn narrow_scores_are_those_of_rounded_numbers() {
+        if !crate::ops::matmul::serves_bf16() {
+            return;
+        }
+        for (rows, d, v) in [(1, 8, 40), (20, 33, 300), (70, 450, 130)] {
+            let (hidden, head) = (random(1, rows, d), random(2, v, d));
+            let round = |x: &Tensor| x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+            let candidates = candidates(3, rows, v);
+            let expected = log_likelihood(&round(&hidden), &round(&head), &candidates).unwrap().concat();
+            let wanted = by_token(&candidates);
+            let narrow = |[hidden]: [Rows; 1]| with_dense(&head, Score { hidden, wanted: &wanted, narrow: true });
+            let found = with_rows("log_likelihood", [&hidden], narrow).unwrap();
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((found.log_likelihood - expected.log_likelihood).abs() < 2e-5, "{found:?} {expected:?}");
+                assert_eq!(found.greedy, expected.greedy);
+            }
+        }
     }
 
     #[test]

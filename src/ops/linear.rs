@@ -8,9 +8,9 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::cuda::{self, plain, turned};
-use super::matmul::{LowRank, Matrix, Weight, product, product_back};
+use super::matmul::{LowRank, Matrix, Weight, weight_product, weight_product_back};
 use super::rows::{Held, by_rows, filled, with_rows};
-use super::simd::prefetch;
+use super::simd::{self, prefetch};
 use crate::{Error, Result};
 
 /// x·Wᵀ: `x` is `[t, i]` f32, `weight` is `[o, i]` f32, bf16 or f16, the product `[t, o]` f32. Narrow weights are
@@ -62,8 +62,8 @@ impl WithWeight for Multiply<'_> {
     fn run(self, weight: &impl Weight) -> Vec<f32> {
         let (t, width) = (self.x.rows, if self.back { weight.columns() } else { weight.rows() });
         filled(t, width, |out| match self.back {
-            true => product_back(self.x, weight, self.low, out, false),
-            false => product(self.x, weight, self.low, out),
+            true => weight_product_back(self.x, weight, self.low, out, false),
+            false => weight_product(self.x, weight, self.low, out),
         })
     }
 }
@@ -108,11 +108,21 @@ impl<'a> Dense<'a, f32> {
 /// A number that widens to f32 without loss.
 trait Narrow: Copy + Sync {
     fn widen(from: &[Self], to: &mut [f32]);
+    /// Σ x·self, in the order of [`simd::dot`]; `scratch` is as long.
+    #[inline(always)]
+    fn dot(x: &[f32], own: &[Self], scratch: &mut [f32]) -> f32 {
+        if let Some(wide) = Self::wide(own) {
+            return simd::dot(x, wide);
+        }
+        Self::widen(own, scratch);
+        simd::dot(x, scratch)
+    }
     /// The numbers themselves, if they are f32.
     #[inline(always)]
     fn wide(_: &[Self]) -> Option<&[f32]> {
         None
     }
+    const IS_BF16: bool = false;
 }
 
 impl Narrow for f32 {
@@ -134,6 +144,13 @@ impl Narrow for bf16 {
             *to = f32::from_bits(u32::from(from.to_bits()) << 16);
         }
     }
+
+    #[inline(always)]
+    fn dot(x: &[f32], own: &[Self], _: &mut [f32]) -> f32 {
+        simd::sum2(x, own, |x, own| x * f32::from_bits(u32::from(own.to_bits()) << 16))
+    }
+
+    const IS_BF16: bool = true;
 }
 
 impl Narrow for f16 {
@@ -167,6 +184,20 @@ impl<T: Narrow> Weight for Dense<'_, T> {
             }
             self.widen(row, columns.clone(), &mut out[..columns.len()]);
         }
+    }
+
+    #[inline(always)]
+    fn dot(&self, row: usize, start: usize, x: &[f32], scratch: &mut [f32]) -> f32 {
+        // from one row to a later one
+        let ahead = (row + AHEAD) * self.stride + start;
+        for column in (0..x.len()).step_by(LINE / size_of::<T>()) {
+            prefetch(self.data, ahead + column);
+        }
+        T::dot(x, &self.data[row * self.stride + start..][..x.len()], scratch)
+    }
+
+    fn is_bf16(&self) -> bool {
+        T::IS_BF16
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::cuda::{self, Arg, Grid, plain as as_it_is, turned};
 use super::exp::exp;
 use super::linear::{Dense, Multiply, WithWeight, with_dense};
-use super::matmul::{Matrix, Target, Weight, product, product_back};
+use super::matmul::{Matrix, Target, Weight, product_back, weight_product, weight_product_back};
 use super::rows::{Rows, with_rows};
 use super::simd::{change_and_sum, max, vectorized};
 use crate::{Error, Result};
@@ -210,7 +210,7 @@ impl WithWeight for Work<'_> {
                 input.copy_from_slice(hidden.row(*row));
             }
             let inputs = Matrix::new(&inputs, n, d, d, 1);
-            product(inputs, head, None, &mut Target::over(&mut logits, n, v, v));
+            weight_product(inputs, head, None, &mut Target::over(&mut logits, n, v, v));
             let own = logits[..n * v].par_chunks_exact_mut(v).zip(targets);
             let losses: Vec<Sums> = match &self.teacher {
                 None => own.map(|(logits, (_, token))| plain(logits, *token)).collect(),
@@ -225,7 +225,7 @@ impl WithWeight for Work<'_> {
                 sums.cross_entropy += row.cross_entropy;
             }
             let dlogits = Matrix::new(&logits, n, v, v, 1);
-            product_back(dlogits, head, None, &mut Target::over(&mut dinputs, n, d, d), false);
+            weight_product_back(dlogits, head, None, &mut Target::over(&mut dinputs, n, d, d), false);
             for (dinput, (row, _)) in dinputs.chunks_exact(d).zip(targets) {
                 gradients.hidden[row * d..][..d].copy_from_slice(dinput);
             }

@@ -110,7 +110,7 @@ pub(crate) fn change_and_sum(a: &mut [f32], change: impl Fn(f32) -> f32) -> f32 
 
 /// Σ term(a_i, b_i), summed in lanes: the order does not depend on the machine.
 #[inline(always)]
-pub(crate) fn sum2(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn sum2<T: Copy>(a: &[f32], b: &[T], term: impl Fn(f32, T) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {

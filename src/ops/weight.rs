@@ -166,7 +166,7 @@ impl WeightMatrix {
     }
 
     /// Runs `work` on a weight in this process's memory.
-    fn run<W: WithWeight>(&self, work: W) -> candle_core::Result<W::Output> {
+    pub(super) fn run<W: WithWeight>(&self, work: W) -> candle_core::Result<W::Output> {
         match self {
             Self::Dense(weight) => with_dense(weight, work),
             Self::FourBit(weight) => Ok(work.run(&**weight)),

@@ -149,16 +149,26 @@ fn train(
 #[test]
 fn gradients_of_any_wiring_are_autograds() {
     let fixture = Fixture::new(SubLayers::default());
-    let settings = LoraSettings { targets: Targets::AllLinear, rank: 3, ..LoraSettings::default() };
-    let mut adapters = Adapters::new(&fixture.spec, &settings, 0, &Device::Cpu).unwrap();
+    for dora in [false, true] {
+        let settings = LoraSettings { targets: Targets::AllLinear, rank: 3, dora, ..LoraSettings::default() };
+        gradients_with_adapters(&fixture, &settings);
+    }
+}
+
+fn gradients_with_adapters(fixture: &Fixture, settings: &LoraSettings) {
+    let mut adapters = Adapters::new(&fixture.spec, settings, 0, &Device::Cpu).unwrap();
     for adapter in adapters.modules.values_mut() {
         let (outputs, rank) = adapter.b.dims2().unwrap();
         adapter.b = (random(outputs as u64, outputs, rank) * 0.1).unwrap();
+        if let Some(m) = &mut adapter.magnitude {
+            *m = (random(3, 1, outputs) + 2.0).unwrap().flatten_all().unwrap();
+        }
     }
     let plain = LoadOptions { adapters: Some(Arc::new(adapters.clone())), ..LoadOptions::default() };
     let mut variables = BTreeMap::new();
     for ((_, role), adapter) in &mut adapters.modules {
-        for (tensor, part) in [(&mut adapter.a, Part::A), (&mut adapter.b, Part::B)] {
+        let m = adapter.magnitude.as_mut().map(|m| (m, Part::Magnitude));
+        for (tensor, part) in [(&mut adapter.a, Part::A), (&mut adapter.b, Part::B)].into_iter().chain(m) {
             let variable = Var::from_tensor(&tensor.to_dtype(DType::F64).unwrap()).unwrap();
             *tensor = variable.as_tensor().clone();
             variables.insert((*role, part), variable);

@@ -188,7 +188,7 @@ impl Block {
     }
 
     /// The block's linear layers.
-    fn linears(&self) -> impl Iterator<Item = (Role, &Linear)> {
+    pub(crate) fn linears(&self) -> impl Iterator<Item = (Role, &Linear)> {
         self.residuals.iter().flat_map(Residual::linears)
     }
 
@@ -200,6 +200,7 @@ impl Block {
             if let Some(adapter) = &linear.adapter {
                 parameters.push((role, Part::A, adapter.a.clone()));
                 parameters.push((role, Part::B, adapter.b.clone()));
+                parameters.extend(adapter.magnitude.iter().map(|m| (role, Part::Magnitude, m.clone())));
             }
             if self.unfrozen {
                 if let WeightMatrix::Dense(weight) = &linear.weight {

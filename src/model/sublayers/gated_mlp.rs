@@ -169,7 +169,7 @@ impl TrainingPass for MlpPass<'_> {
 fn cost(spec: &ModelSpec) -> Cost {
     let fused = if spec.fused { 2 } else { 1 };
     Cost {
-        chunk_bytes: 4 * (fused * 3 * spec.mlp_size) as u64,
+        chunk_bytes: (4 * fused as u64 * 3 + ops::product_bytes()) * spec.mlp_size as u64,
         product_flops: cost::products(spec, SubLayerKind::GatedMlp),
         ..Cost::default()
     }
@@ -180,7 +180,7 @@ fn training_cost(spec: &ModelSpec, device: &Device) -> TrainingCost {
     TrainingCost {
         saved: narrow * 2 * f,
         // gate, up and their gradients; on a GPU these lie in their place and in that of the adapter's part
-        chunk: narrow * if device.is_cuda() { 4 } else { 5 } * f + (4 + 2 * narrow) * d,
+        chunk: narrow * if device.is_cuda() { 4 } else { 5 } * f + (4 + 2 * narrow) * d + ops::product_bytes() * f,
         ..TrainingCost::default()
     }
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use crate::Result;
+use super::Dora;
 use crate::arch::Role;
 use crate::model::Part;
 use crate::model::training::{BackwardContext, TrainContext};
 use crate::ops::{self, WeightMatrix};
 use crate::weights::lora::Adapter;
+use crate::{Error, Result};
 
 /// `y = x·Wᵀ + b`, plus the adapter's `(x·Aᵀ)·Bᵀ·scale`, with DoRA times a number for each output.
 #[derive(Clone, Debug)]
@@ -20,12 +21,28 @@ pub(crate) struct Linear {
     pub(crate) bias: Option<Tensor>,
     /// What is added to the frozen product.
     pub(crate) adapter: Option<Adapter>,
-    /// What DoRA multiplies each output with before the bias comes, `[o]` f32; such a layer is not trained.
-    pub(crate) ratio: Option<Tensor>,
+    /// What DoRA multiplies each output with before the bias comes.
+    pub(crate) dora: Option<Dora>,
 }
 
-/// x·Aᵀ·scale of adapters, `[t, r]`.
-pub(super) type LoraHidden = BTreeMap<Role, Tensor>;
+/// What an adapter saves for its way back.
+#[derive(Clone, Debug)]
+pub(super) struct Saved {
+    /// x·Aᵀ·scale, `[t, r]`.
+    pub(super) u: Tensor,
+    /// With DoRA what its factors meet, `[t, o]`.
+    pub(super) z: Option<Tensor>,
+}
+
+impl Saved {
+    /// What DoRA's factors meet.
+    pub(super) fn z(&self) -> Result<&Tensor> {
+        self.z.as_ref().ok_or_else(|| Error::work("a product was not saved"))
+    }
+}
+
+/// Of the adapters of a sub-layer.
+pub(super) type LoraHidden = BTreeMap<Role, Saved>;
 
 impl Linear {
     /// `[t, i]` to `[t, o]`.
@@ -37,8 +54,8 @@ impl Linear {
             None => self.weight.linear(x)?,
             Some(adapter) => self.weight.linear_plus(x, &adapter.reduce(x)?, &adapter.b)?,
         };
-        let y = match &self.ratio {
-            Some(ratio) => y.broadcast_mul(ratio)?,
+        let y = match &self.dora {
+            Some(dora) => ops::times_columns(&y, dora.ratio())?,
             None => y,
         };
         match &self.bias {
@@ -47,7 +64,7 @@ impl Linear {
         }
     }
 
-    /// [`Linear::forward`] with dropout on the rows of the pass from `row` on; the adapter's x·Aᵀ·scale is put into
+    /// [`Linear::forward`] with dropout on the rows of the pass from `row` on; what the adapter saves is put into
     /// `hidden`.
     pub(super) fn forward_saving(
         &self,
@@ -57,15 +74,20 @@ impl Linear {
         hidden: &mut LoraHidden,
     ) -> Result<Tensor> {
         training.inputs.map_or(Ok(()), |inputs| inputs.add((training.place, role), x))?;
-        let y = match &self.adapter {
-            None => self.weight.linear(x)?,
-            Some(adapter) => {
+        let y = match (&self.adapter, &self.dora) {
+            (None, _) => self.weight.linear(x)?,
+            (Some(adapter), Some(dora)) => {
+                let (y, saved) = self.forward_dora((dora, adapter), x, training, (role, row))?;
+                hidden.insert(role, saved);
+                y
+            }
+            (Some(adapter), None) => {
                 let u = match training.mask(role, row) {
                     Some(mask) => adapter.reduce(&ops::dropout(x, mask)?)?,
                     None => adapter.reduce(x)?,
                 };
                 let y = self.weight.linear_plus(x, &u, &adapter.b)?;
-                hidden.insert(role, u);
+                hidden.insert(role, Saved { u, z: None });
                 y
             }
         };
@@ -96,6 +118,9 @@ impl Linear {
             drop(x);
             return wanted.then(|| self.weight.linear_backward(dy, None)).transpose();
         };
+        if let Some(dora) = &self.dora {
+            return self.backward_dora((dora, adapter), at, (role, row), hidden.get(&role), (x, dy), wanted);
+        }
         let mask = at.training.mask(role, row);
         let du = (ops::low_rank_up(dy, &adapter.b)? * adapter.scale)?;
         let dropped = match mask {
@@ -103,7 +128,7 @@ impl Linear {
             None => x.clone(),
         };
         let reduced = match hidden.get(&role) {
-            Some(u) => u.clone(),
+            Some(saved) => saved.u.clone(),
             // a layer that is not computed again in full
             None => adapter.reduce(&dropped)?,
         };

@@ -6,6 +6,7 @@
 
 mod attention;
 mod cost;
+mod dora;
 mod gated_mlp;
 mod linear;
 mod norm;
@@ -25,6 +26,7 @@ use crate::plan;
 use crate::{Result, ops};
 
 pub(crate) use cost::{Cost, TrainingCost, mean_flops};
+pub(crate) use dora::Dora;
 pub(crate) use linear::Linear;
 pub(crate) use norm::Norm;
 

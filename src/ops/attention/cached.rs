@@ -1,17 +1,25 @@
 //! Attention of the last tokens of a sequence over the keys and values of all of it, as decoding asks for it.
 
+use std::ops::Range;
+
 use candle_core::{DType, Tensor};
 
 use super::super::cuda;
 use super::super::exp::exp;
-use super::super::matmul::{Target, blocks, each, with_scratch};
+use super::super::matmul::{blocks, each, with_scratch};
 use super::super::rows::{Rows, filled, with_rows};
-use super::super::simd::{change_and_sum, dot, max, vectorized};
+use super::super::simd::{SQUARE, change_and_sum, max, transpose, vectorized};
 use super::{Block, Heads, forward};
 use crate::{Error, Result};
 
 /// Queries up to which the keys are better read one after the other than in products.
 const FEW: usize = 8;
+/// KV heads that are tasks enough for all threads; a query head is one where there are fewer.
+const ENOUGH: usize = 8;
+/// Keys whose scores are computed together, and partial sums of each.
+const LANES: usize = SQUARE;
+/// Numbers of a value that are summed in registers.
+const WIDE: usize = 64;
 /// Length of the sums over keys between two visits of the total: short sums of sums round less.
 const DEPTH: usize = 128;
 
@@ -70,62 +78,93 @@ fn all_at_once(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tens
     Ok(attended.reshape((t, h * e))?)
 }
 
-/// A task is one token and one KV head, whose keys and values it reads once.
+/// A task is one token and one query head, or all those of a KV head where there are enough of these: its keys and
+/// values are then read once.
 fn few(heads: &Heads, q: Rows, k: Rows, v: Rows) -> Vec<f32> {
     let (t, n, width) = (q.count, k.count, q.width);
+    let group = heads.heads / heads.kv_heads;
+    let at_once = if heads.kv_heads < ENOUGH { 1 } else { group };
     filled(t, width, |out| {
         let whole = &*out;
-        let (tokens, kv_heads) = (blocks(t, 1, 1), blocks(heads.kv_heads, 1, 1));
-        each(&tokens, &kv_heads, 2 * t * n * width, |token, kv_head| {
-            one(heads, (token.start, kv_head.start), n - t + token.start, (q, k, v), whole);
+        let (tokens, tasks) = (blocks(t, 1, 1), blocks(heads.heads / at_once, 1, 1));
+        each(&tokens, &tasks, 2 * t * n * width, |token, task| {
+            for head in task.start * at_once..(task.start + 1) * at_once {
+                let (position, columns) = (n - t + token.start, heads.columns(head));
+                let seen = heads.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
+                let query = &q.row(token.start)[columns.clone()];
+                let found = one(query, seen, heads.columns(head / group), (k, v), heads.scale);
+                // SAFETY: tasks have different tokens or heads
+                unsafe { whole.part(token.clone(), columns) }.write(0, &found);
+            }
         });
         // SAFETY: the tasks have written all tokens, of all heads
         unsafe { out.set() };
     })
 }
 
-/// Writes what the query heads of KV head `kv_head` give for row `token` of q, which stands at `position`.
-fn one(heads: &Heads, (token, kv_head): (usize, usize), position: usize, (q, k, v): (Rows, Rows, Rows), out: &Target) {
-    let (e, columns, group) = (heads.head_dim, heads.columns(kv_head), heads.group(kv_head));
-    let seen = heads.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
-    let (size, n) = (group.len(), seen.len());
-    with_scratch(size * (n + 2 * e), |scratch| {
-        let (scores, scratch) = scratch.split_at_mut(size * n);
-        let (total, part) = scratch.split_at_mut(size * e);
+/// What one query `[e]` gives over the keys and values of the tokens `seen`, in these columns.
+fn one(query: &[f32], seen: Range<usize>, columns: Range<usize>, (k, v): (Rows, Rows), scale: f32) -> Vec<f32> {
+    let (e, n) = (query.len(), seen.len());
+    let mut total = vec![0.0; e];
+    with_scratch(n.next_multiple_of(LANES), |scores| {
         vectorized(
             #[inline(always)]
             || {
-                let queries = &q.row(token)[heads.columns(group.start).start..];
-                for (index, key) in seen.clone().enumerate() {
-                    let key = &k.row(key)[columns.clone()];
-                    for (head, query) in queries.chunks_exact(e).take(size).enumerate() {
-                        scores[head * n + index] = dot(query, key) * heads.scale;
-                    }
+                for (at, scores) in scores.chunks_exact_mut(LANES).enumerate() {
+                    let first = seen.start + at * LANES;
+                    let keys = (first..(first + LANES).min(seen.end)).map(|key| &k.row(key)[columns.clone()]);
+                    scores.copy_from_slice(&dots(query, keys));
                 }
-                for scores in scores.chunks_exact_mut(n) {
-                    let largest = max(scores);
-                    let factor = 1.0 / change_and_sum(scores, |score| exp(score - largest));
-                    scores.iter_mut().for_each(|score| *score *= factor);
-                }
-                total.fill(0.0);
+                let scores = &mut scores[..n];
+                scores.iter_mut().for_each(|score| *score *= scale);
+                let largest = max(scores);
+                let factor = 1.0 / change_and_sum(scores, |score| exp(score - largest));
+                scores.iter_mut().for_each(|score| *score *= factor);
                 for start in (0..n).step_by(DEPTH) {
-                    part.fill(0.0);
-                    for index in start..(start + DEPTH).min(n) {
-                        let value = &v.row(seen.start + index)[columns.clone()];
-                        for (head, part) in part.chunks_exact_mut(e).enumerate() {
-                            let weight = scores[head * n + index];
-                            part.iter_mut().zip(value).for_each(|(part, value)| *part += weight * value);
+                    let weights = &scores[start..(start + DEPTH).min(n)];
+                    let value = |at: usize| &v.row(seen.start + start + at)[columns.clone()];
+                    let (whole, rest) = total.as_chunks_mut::<WIDE>();
+                    let rest_from = whole.len() * WIDE;
+                    for (part, total) in whole.iter_mut().enumerate() {
+                        let mut sums = [0f32; WIDE];
+                        for (at, weight) in weights.iter().enumerate() {
+                            let value = &value(at)[part * WIDE..(part + 1) * WIDE];
+                            sums.iter_mut().zip(value).for_each(|(sum, value)| *sum += weight * value);
                         }
+                        total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
                     }
-                    total.iter_mut().zip(part.iter()).for_each(|(total, part)| *total += part);
+                    let mut sums = [0f32; WIDE];
+                    for (at, weight) in weights.iter().enumerate() {
+                        let value = &value(at)[rest_from..];
+                        sums.iter_mut().zip(value).for_each(|(sum, value)| *sum += weight * value);
+                    }
+                    rest.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
                 }
             },
         );
-        for (head, total) in group.zip(total.chunks_exact(e)) {
-            // SAFETY: tasks have different tokens or heads
-            unsafe { out.part(token..token + 1, heads.columns(head)) }.write(0, total);
-        }
     });
+    total
+}
+
+/// query·key for up to [`LANES`] keys: each in as many partial sums, which are then added for all keys at once.
+#[inline(always)]
+fn dots<'a>(query: &[f32], keys: impl Iterator<Item = &'a [f32]>) -> [f32; LANES] {
+    let (mut partial, mut turned) = ([0f32; LANES * LANES], [0f32; LANES * LANES]);
+    let (query, query_rest) = query.as_chunks::<LANES>();
+    for (sums, key) in partial.as_chunks_mut::<LANES>().0.iter_mut().zip(keys) {
+        let (key, key_rest) = key.as_chunks::<LANES>();
+        for (query, key) in query.iter().zip(key) {
+            sums.iter_mut().zip(query.iter().zip(key)).for_each(|(sum, (query, key))| *sum += query * key);
+        }
+        let rest = query_rest.iter().zip(key_rest);
+        sums.iter_mut().zip(rest).for_each(|(sum, (query, key))| *sum += query * key);
+    }
+    transpose(&partial, LANES, (LANES, LANES), &mut turned, LANES);
+    let mut total = [0f32; LANES];
+    for sums in turned.as_chunks::<LANES>().0 {
+        total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+    }
+    total
 }
 
 #[cfg(test)]
@@ -136,13 +175,16 @@ mod tests {
 
     #[test]
     fn both_ways_are_one() {
-        for (t, n, window) in [(1, 9, None), (5, 9, None), (9, 9, Some(3)), (20, 33, Some(7))] {
-            let heads = Heads { heads: 6, kv_heads: 2, head_dim: 4, scale: 0.5, window };
-            let random = |rows, width| Tensor::randn(0f32, 1.0, (rows, width), &Device::Cpu).unwrap();
-            let (q, k, v) = (random(t, 24), random(n, 8), random(n, 8));
+        let few = [(1, 9, None), (5, 9, None), (9, 9, Some(3)), (20, 33, Some(7)), (1, 300, None), (3, 140, Some(131))];
+        let sizes =
+            few.iter().flat_map(|few| [(6, 2, 4), (3, 3, 64), (18, 9, 80), (2, 1, 17)].map(|size| (*few, size)));
+        for ((t, n, window), (h, kv_heads, head_dim)) in sizes {
+            let heads = Heads { heads: h, kv_heads, head_dim, scale: 0.5, window };
+            let random = |rows, width| Tensor::randn(0f32, 0.5, (rows, width), &Device::Cpu).unwrap();
+            let (q, k, v) = (random(t, h * head_dim), random(n, kv_heads * head_dim), random(n, kv_heads * head_dim));
             let (one, other) = (attention_over(&q, &k, &v, &heads).unwrap(), all_at_once(&q, &k, &v, &heads).unwrap());
             let difference = (one - other).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
-            assert!(difference.to_scalar::<f32>().unwrap() < 1e-6, "{t} {n} {window:?}");
+            assert!(difference.to_scalar::<f32>().unwrap() < 1e-6, "{t} {n} {window:?} {heads:?}");
         }
     }
 }

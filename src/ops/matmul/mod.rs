@@ -1,14 +1,38 @@
 //! Matrix products: strided views, one product on the calling thread, and products with a weight of any format that
 //! is widened to f32 piece by piece, in cache, while the product runs on all threads.
 
+mod narrow;
+mod narrow_weights;
+mod pairs;
 mod tile;
 mod views;
 mod weights;
 
+pub(crate) use pairs::{
+    Pairs, as_pairs, columns_as_pairs, in_bf16, multiply_pairs, product_bytes, serves_bf16, switch_bf16,
+};
 pub(crate) use views::{Matrix, Target};
 pub(crate) use weights::{
     DEPTH, LowRank, SKEW, Weight, blocks, each, in_parallel, product, product_back, widen_part, with_scratch,
 };
+
+/// [`product`] in what products with weights are computed in: f32, or bf16 with sums in f32.
+pub(crate) fn weight_product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: &mut Target) {
+    #[cfg(target_arch = "x86_64")]
+    if in_bf16() {
+        return narrow_weights::product(x, weight, low, out);
+    }
+    product(x, weight, low, out);
+}
+
+/// [`product_back`] in the same.
+pub(crate) fn weight_product_back(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: &mut Target, add: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if in_bf16() {
+        return narrow_weights::product_back(x, weight, low, out, add);
+    }
+    product_back(x, weight, low, out, add);
+}
 
 /// out = left · right, or out += left · right, on the calling thread. What is added to has to be set.
 pub(crate) fn multiply(out: &mut Target, left: Matrix, right: Matrix, add: bool) {

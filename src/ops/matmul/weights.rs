@@ -36,16 +36,26 @@ pub(crate) trait Weight: Sync {
         self.widen(row, columns, scratch);
         scratch
     }
+    /// The sum of products of `x` and the numbers of row `row` from `start` on, as [`dot`] sums, `scratch` as long as
+    /// `x`.
+    #[inline(always)]
+    fn dot(&self, row: usize, start: usize, x: &[f32], scratch: &mut [f32]) -> f32 {
+        dot(x, self.wide(row, start..start + x.len(), scratch))
+    }
+    /// Whether its numbers are bf16.
+    fn is_bf16(&self) -> bool {
+        false
+    }
 }
 
 /// Rows of `x` per task: long enough that a panel of the weight, widened once per task, costs little.
-const TOKENS: usize = 516;
+pub(super) const TOKENS: usize = 516;
 /// The same where the weight is a single panel.
 const NARROW_TOKENS: usize = 126;
 /// Columns of the output per task: a panel, the width of a tile.
-const PANEL: usize = 64;
+pub(super) const PANEL: usize = 64;
 /// Rows of a panel that are widened at one time: 256 KiB of the second cache.
-const PANEL_ROWS: usize = 1024;
+pub(super) const PANEL_ROWS: usize = 1024;
 /// Rows of `x` below which a weight that is f32 is read where it lies: copying it into panels would take longer.
 const WORTH_PANELS: usize = 48;
 /// Length of the sums that a tile adds up at one time. Short sums of sums round less: against f64, streams are then as
@@ -56,7 +66,7 @@ const DEPTH_BACK: usize = 256;
 /// Numbers added to a widened row, so that rows a power of two apart do not meet in the same cache set.
 pub(crate) const SKEW: usize = 16;
 /// Rows of `x` up to which reading the weight costs more than the arithmetic: dot products straight from the weight.
-const FEW: usize = 8;
+pub(super) const FEW: usize = 8;
 /// Length of their dot products between two visits of the sum.
 const FEW_DEPTH: usize = 2048;
 /// Multiply-adds below which starting threads costs more than it saves.
@@ -69,7 +79,7 @@ pub(crate) fn blocks(len: usize, size: usize, step: usize) -> Vec<Range<usize>> 
 }
 
 /// The same, one block where there is nothing: a sum of nothing is set as well.
-fn some_blocks(len: usize, size: usize) -> Vec<Range<usize>> {
+pub(super) fn some_blocks(len: usize, size: usize) -> Vec<Range<usize>> {
     if len == 0 { std::iter::once(0..0).collect() } else { blocks(len, size, 16) }
 }
 
@@ -245,7 +255,7 @@ fn wide_part<'a>(
 }
 
 /// `product` for so few rows that the weight is read once, at the speed of memory.
-fn few(x: Matrix, weight: &impl Weight, out: &mut Target) {
+pub(super) fn few(x: Matrix, weight: &impl Weight, out: &mut Target) {
     let (i, whole) = (weight.columns(), &*out);
     let (all, panels) = (0..x.rows, blocks(weight.rows(), PANEL, 1));
     each(&[all], &panels, x.rows * weight.rows() * i, |tokens, panel| {
@@ -257,6 +267,12 @@ fn few(x: Matrix, weight: &impl Weight, out: &mut Target) {
                 || {
                     for start in (0..i).step_by(FEW_DEPTH) {
                         let depth = start..(start + FEW_DEPTH).min(i);
+                        if tokens.len() == 1 {
+                            // widened on the way, not in memory
+                            let x = &x.row(tokens.start)[depth.clone()];
+                            sums[0] += weight.dot(row, start, x, &mut scratch[..depth.len()]);
+                            continue;
+                        }
                         let weight = weight.wide(row, depth.clone(), &mut scratch[..depth.len()]);
                         for (sum, token) in sums.iter_mut().zip(tokens.clone()) {
                             *sum += dot(&x.row(token)[depth.clone()], weight);
