@@ -25,6 +25,8 @@ const FORMS: [&str; 6] = ["auto", "text", "messages", "sharegpt", "alpaca", "pro
   prune heal ./llama-24 --data c4.jsonl --eval-data val.jsonl --rank 8 --steps 500 -o healed
   prune heal ./llama-24 --data c4.jsonl --eval-data val.jsonl --quant none -o healed
                                                                      nothing lost to four bits
+  prune heal ./llama-24 --data c4.jsonl --rank 4..12 --layers-to-transform 8-23 -o healed
+                                                                     ranks rise with depth
   prune heal ./llama-24 --data c4.jsonl --train lm-head+last3 --quant none -o healed
   prune heal ./llama-24 --data c4.jsonl --teacher ./llama -o healed  learn from the uncut model
   prune heal ./llama-24 --data chat.jsonl --eval-data chat-val.jsonl -o healed
@@ -95,16 +97,20 @@ pub(crate) struct HealArgs {
     /// Steps between two validations; 0 validates at the end only [default: 100]
     #[arg(long, value_name = "K", help_heading = "Text")]
     eval_every: Option<usize>,
+    /// Stop when so many validations in a row were no better than the best before them [default: never]
+    #[arg(long, value_name = "N", help_heading = "Text")]
+    patience: Option<usize>,
     /// Write what the last step gave, not what did best in validation
     #[arg(long, help_heading = "Text")]
     keep_last: bool,
     /// What is trained: lora, or lm-head+lastK [default: lora]
     #[arg(long, value_name = "WHAT", help_heading = "Adapters")]
     train: Option<String>,
-    /// Rank of the adapters [default: the paper's 64]
+    /// Rank of the adapters; 4..12 on a line from the lowest adapted layer to the highest, rounded [default: the
+    /// paper's 64]
     #[arg(long, value_name = "R", help_heading = "Adapters")]
-    rank: Option<usize>,
-    /// Strength of the adapters [default: the rank]
+    rank: Option<String>,
+    /// Strength of the adapters: updates are scaled by alpha over the rank of their layer [default: that rank]
     #[arg(long, value_name = "A", help_heading = "Adapters")]
     alpha: Option<f64>,
     /// Share of the adapters' inputs dropped in training [default: 0.05]
@@ -113,9 +119,15 @@ pub(crate) struct HealArgs {
     /// Rank-stabilised scaling
     #[arg(long, help_heading = "Adapters")]
     rslora: bool,
+    /// A magnitude for each output beside the update (DoRA); on a CPU. --dropout 0 saves a product each way
+    #[arg(long, help_heading = "Adapters")]
+    dora: bool,
     /// Adapted layers: mlp, attention, all-linear, or module names [default: mlp]
     #[arg(long, value_name = "WHICH", help_heading = "Adapters")]
     target: Option<String>,
+    /// Layers that get adapters, such as 8-15,20 [default: all]
+    #[arg(long, value_name = "LAYERS", help_heading = "Adapters")]
+    layers_to_transform: Option<String>,
     /// Adapter in PEFT's files to start from
     #[arg(long, value_name = "DIR", help_heading = "Adapters")]
     adapter: Option<PathBuf>,
@@ -166,6 +178,10 @@ pub(crate) struct HealArgs {
     /// Steps between two saved states [default: 100]
     #[arg(long, value_name = "K", help_heading = "Output")]
     save_every: Option<usize>,
+    /// Write loss, learning rate, speed and norms of gradients for TensorBoard as well: while it runs in DIR.healing,
+    /// then in DIR/tensorboard
+    #[arg(long, value_name = "FOR", value_parser = ["tensorboard"], help_heading = "Output")]
+    track: Option<String>,
     /// Write the adapter alone, no merged model
     #[arg(long, help_heading = "Output")]
     adapter_only: bool,

@@ -93,6 +93,9 @@ pub(super) fn heal_sharing(
     let adapter = adapter.context(|| "--adapter")?;
     let (mut settings, said) = settled(settings, adapter.as_ref()).settled(spec.max_positions);
     said.iter().for_each(|warning| progress.warn(warning));
+    if settings.dora && device.is_cuda() {
+        return Err(Error::request("dora is not trained on a GPU: --device cpu, or leave --dora out"));
+    }
     let history = Provenance::read(&checkpoint.source.dir, spec.layers).ok().flatten();
     if let Some(history) = history.filter(|history| history.format() == Some("zeros")) {
         progress.warn(&format!(
@@ -170,7 +173,8 @@ fn place(settings: &HealSettings) -> Result<Option<Arc<Workplace>>> {
 pub(super) fn settled(settings: &HealSettings, adapter: Option<&Adapters>) -> HealSettings {
     let mut settings = settings.clone();
     if let Some(Adapters { settings: own, .. }) = adapter {
-        (settings.rank, settings.alpha, settings.rslora) = (own.rank, own.alpha, own.rslora);
+        (settings.rank, settings.alpha) = (own.rank.into(), own.alpha);
+        (settings.rslora, settings.dora) = (own.rslora, own.dora);
         settings.rank_pattern.clone_from(&own.rank_pattern);
         settings.alpha_pattern.clone_from(&own.alpha_pattern);
         settings.target = own.targets.clone();

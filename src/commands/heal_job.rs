@@ -16,13 +16,13 @@ use crate::card::Kind;
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, Workplace, content_hash, create_dir, write_new};
 use crate::data::{StreamOptions, Tokenizer, TrainStream};
 use crate::heal::{
-    Best, Estimate, HealOutcome, HealRun, HealSettings, KnownLosses, Line, Losses, MeasuredLosses, Merge, MergeOnto,
-    TextSamples, Train, Trainer, WorkDir, load_options,
+    Best, EVENTS, Estimate, HealOutcome, HealRun, HealSettings, KnownLosses, Line, Losses, MeasuredLosses, Merge,
+    MergeOnto, TextSamples, Train, Trainer, WorkDir, load_options,
 };
 use crate::model::{Budget, LoadOptions, Loss, Model, ModelOptions, Residency};
 use crate::progress::Progress;
 use crate::weights::lora::Adapters;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The models of a healing, and where they compute.
 pub(super) struct Models<'a> {
@@ -143,9 +143,10 @@ impl Job<'_> {
     ) -> Result<Trained> {
         let (settings, progress) = (self.settings, self.progress);
         let Models { checkpoint, spec, device, budget, .. } = &self.models;
+        let is_fresh = adapter.is_none();
         let adapters = match (settings.train, adapter) {
             (Train::Lora, Some(adapters)) => Some(adapters),
-            (Train::Lora, None) => Some(Adapters::new(spec, &settings.lora(), settings.seed, device)?),
+            (Train::Lora, None) => Some(Adapters::new(spec, &settings.lora(spec)?, settings.seed, device)?),
             (Train::Last(_), _) => None,
         };
         let adapters = adapters.map(Arc::new);
@@ -160,6 +161,9 @@ impl Job<'_> {
             ..ModelOptions::default()
         };
         let model = Model::open((*checkpoint).clone(), &options, progress)?;
+        if is_fresh {
+            model.begin_magnitudes()?;
+        }
         let teacher = teacher
             .map(|teacher| {
                 let options = ModelOptions { device: device.clone(), budget: *budget, ..ModelOptions::default() };
@@ -205,7 +209,7 @@ impl Job<'_> {
             }
         }
         let measured = measured.map(|(gauge, before)| self.measure_healed(gauge, before, adapters, out.path()));
-        let result = result(settings, finished, measured.transpose()?);
+        let result = result(finished, measured.transpose()?);
         let chat = self.text.training.chat();
         let made = Described::healed(checkpoint, spec.layers, (settings, chat), &result, progress)?;
         if adapters.is_some() {
@@ -229,6 +233,11 @@ impl Job<'_> {
             ("loss.png", crate::report::Figure::png(&figure)?),
         ] {
             write_new(&out.path().join(name), bytes)?;
+        }
+        if settings.track.is_some() {
+            // as it grew beside the state
+            let grown = WorkDir::place(self.place.target()).join(EVENTS);
+            write_new(&below("tensorboard")?.join(EVENTS), files::read(&grown, files::LOG)?)?;
         }
         out.commit().map(|()| result)
     }
@@ -261,9 +270,9 @@ impl Job<'_> {
     }
 }
 
-fn result(settings: &HealSettings, finished: &HealOutcome, measured: Option<MeasuredLosses>) -> HealResult {
+fn result(finished: &HealOutcome, measured: Option<MeasuredLosses>) -> HealResult {
     HealResult {
-        steps: settings.steps,
+        steps: finished.steps,
         tokens: finished.tokens,
         loss_before: finished.before,
         best_step: finished.best.map(|Best { step, .. }| step),

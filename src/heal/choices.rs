@@ -61,6 +61,14 @@ impl<'de> Deserialize<'de> for Train {
     }
 }
 
+/// Who is told of a run while it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Track {
+    /// TensorBoard, and what reads its event files.
+    Tensorboard,
+}
+
 /// The weights that the merged model is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

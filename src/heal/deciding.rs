@@ -5,8 +5,9 @@ use serde_json::{Map, Value};
 use super::HealSettings;
 
 /// Settings that do not change the course of training: an unfinished run may go on with others.
-const FREE: [&str; 14] = [
+const FREE: [&str; 15] = [
     "data_changed",
+    "track",
     "out",
     "reference",
     "merge_onto",
@@ -23,7 +24,8 @@ const FREE: [&str; 14] = [
 ];
 
 /// Those of them that decide what is written of a finished run.
-const WRITTEN: [&str; 6] = ["keep_last", "adapter_only", "save_4bit", "max_shard_size", "reference", "merge_onto"];
+const WRITTEN: [&str; 7] =
+    ["keep_last", "adapter_only", "save_4bit", "max_shard_size", "reference", "merge_onto", "track"];
 
 impl HealSettings {
     /// The settings that decide the course of training, by name.
@@ -52,13 +54,18 @@ impl HealSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::heal::Track;
 
     #[test]
     fn what_decides_the_result() {
         let deciding = HealSettings::default().deciding();
         assert!(deciding.contains_key("lr") && deciding.contains_key("eval_every"));
         assert!(FREE.iter().all(|name| !deciding.contains_key(*name)));
-        let settings = HealSettings { reference: Some("m".to_owned()), ..HealSettings::default() };
+        let settings = HealSettings {
+            reference: Some("m".to_owned()),
+            track: Some(Track::Tensorboard),
+            ..HealSettings::default()
+        };
         let all = serde_json::to_value(&settings).unwrap();
         assert!(FREE.iter().all(|name| all.get(name).is_some()));
         assert!(WRITTEN.iter().all(|name| FREE.contains(name)));

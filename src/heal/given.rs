@@ -9,7 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::settings::HealSettings;
 
 /// What an adapter brings itself.
-const BROUGHT: [&str; 6] = ["rank", "alpha", "target", "rslora", "rank_pattern", "alpha_pattern"];
+const BROUGHT: [&str; 8] =
+    ["rank", "alpha", "target", "rslora", "dora", "layers_to_transform", "rank_pattern", "alpha_pattern"];
 
 impl Serialize for HealSettings {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -73,14 +74,21 @@ mod tests {
 
     #[test]
     fn what_an_adapter_brings_is_not_given_beside_it() {
-        for text in ["rank = 64", "alpha = 1.0", "target = \"mlp\"", "rslora = false", "rank_pattern = {q_proj = 2}"] {
+        for text in [
+            "rank = 64",
+            "alpha = 1.0",
+            "target = \"mlp\"",
+            "rslora = false",
+            "rank_pattern = {q_proj = 2}",
+            "layers_to_transform = 1",
+        ] {
             let name = text.split(' ').next().unwrap();
             let error = toml::from_str::<HealSettings>(&format!("adapter = \"a\"\n{text}")).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("cannot go with adapter"), "{error}");
             assert!(toml::from_str::<HealSettings>(text).is_ok());
         }
         let settings: HealSettings = toml::from_str("adapter = \"a\"\nlr = 0.1\ndropout = 0.0").unwrap();
-        assert_eq!((settings.lr, settings.rank), (0.1, 64));
+        assert_eq!((settings.lr, settings.rank), (0.1, 64.into()));
         let null = serde_json::json!({"adapter": "a", "alpha": null});
         assert!(serde_json::from_value::<HealSettings>(null).is_ok());
     }

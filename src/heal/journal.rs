@@ -63,7 +63,7 @@ impl Line {
         lines.iter().map(to_json).collect()
     }
 
-    fn step(&self) -> usize {
+    pub(super) fn step(&self) -> usize {
         match self {
             Self::Step { step, .. } | Self::Validation { step, .. } => *step,
             Self::Measured { .. } => 0,
@@ -131,6 +131,13 @@ impl Journal {
             Line::Step { .. } | Line::Measured { .. } => None,
         });
         validations.reduce(|best, next| if next.loss < best.loss { next } else { best })
+    }
+
+    /// Validations after the best one.
+    #[must_use]
+    pub(super) fn since_best(&self) -> usize {
+        let best = self.best().map_or(0, |best| best.step);
+        self.lines.iter().filter(|line| matches!(line, Line::Validation { step, .. } if *step > best)).count()
     }
 
     /// Whether the last line is of step `step`; none is before the first.
@@ -237,7 +244,7 @@ mod tests {
 
         assert!(journal.ends_at(3) && !journal.ends_at(2));
         journal.add(Line::Validation { step: 3, val_loss: 2.0 }).unwrap();
-        assert_eq!(journal.best(), Some(Best { step: 1, loss: 2.0 }));
+        assert_eq!((journal.best(), journal.since_best()), (Some(Best { step: 1, loss: 2.0 }), 1));
         let state = journal.trainer_state(&HealSettings::default());
         assert_eq!((state["global_step"].as_u64(), state["best_metric"].as_f64()), (Some(3), Some(2.0)));
         assert_eq!(state["log_history"][1]["eval_loss"].as_f64(), Some(2.0));

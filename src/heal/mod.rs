@@ -3,13 +3,16 @@
 //!
 //! `settings` says what can be asked for, `given` what was, `pass` computes gradients, `trainer` makes steps of them
 //! with `optimizer` and `schedule`, `collective` is who else
-//! does, `run` is the loop with validations and `state`s to go on from, `journal` its log;
+//! does, `run` is the loop with validations and `state`s to go on from, `journal` its log,
+//! `tensorboard` the same for TensorBoard;
 //! `merge` writes a model with the adapters in its weights, `measure` says what became of its loss; `plan` says
 //! beforehand what all that takes, `needs` of memory.
 
+mod checked;
 mod choices;
 pub mod collective;
 mod deciding;
+mod dora;
 mod given;
 mod journal;
 mod measure;
@@ -24,9 +27,10 @@ pub mod schedule;
 mod settings;
 mod settled;
 mod state;
+mod tensorboard;
 mod trainer;
 
-pub use choices::{MergeOnto, Quant, Train};
+pub use choices::{MergeOnto, Quant, Track, Train};
 pub use journal::{Journal, Line};
 pub use measure::{KnownLosses, Losses, MeasuredLosses, Paired, Text, measurement};
 pub use merge::Merge;
@@ -36,4 +40,5 @@ pub use run::{HealOutcome, HealRun};
 pub use samples::{FixedSamples, Samples, TextSamples};
 pub use settings::HealSettings;
 pub use state::{Best, TrainerState, WorkDir, differences};
+pub use tensorboard::EVENTS;
 pub use trainer::{StepReport, Trainer};

@@ -7,6 +7,7 @@
 use candle_core::Device;
 
 use super::choices::{Quant, Train};
+use super::dora::Outputs;
 use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
@@ -25,7 +26,7 @@ pub(super) struct Needs {
     pub(super) input: u64,
     kept: u64,
     /// Layers from the lowest trained one up: what is below keeps nothing.
-    pub(super) walked: u64,
+    walked: u64,
     /// The three dearest places.
     loss: u64,
     mixing: u64,
@@ -37,13 +38,14 @@ pub(super) struct Needs {
 }
 
 impl Needs {
-    /// Counts for `fixed` bytes of weights, adapters and moments and `trained` numbers.
+    /// Counts for `fixed` bytes of weights, adapters and moments and `trained` numbers, `walked` layers from the lowest
+    /// trained one up, and what DoRA adds.
     pub(super) fn new(
-        checkpoint: &Checkpoint,
-        spec: &ModelSpec,
+        (checkpoint, spec): (&Checkpoint, &ModelSpec),
         settings: &HealSettings,
         device: &Device,
         (fixed, trained): (u64, u64),
+        (walked, dora): (usize, &Outputs),
     ) -> Self {
         let d = spec.hidden_size as u64;
         let of_step = (settings.seq_len() * settings.batch) as u64;
@@ -53,7 +55,7 @@ impl Needs {
         let logits = ops::objective_bytes(tokens as usize, (spec.hidden_size, spec.vocab_size), taught, device);
         let whole = settings.train != Train::Lora;
         let rotations = spec.rope.rotary_dim as u64;
-        let cost = TrainingCost::most(spec, device);
+        let cost = dora.with(TrainingCost::most(spec, device));
         // the gradient of the stream
         let throughout = 4 * (d + rotations);
         Self {
@@ -61,10 +63,7 @@ impl Needs {
             gradients: 4 * trained,
             input: ops::activation_bytes(device) * d * tokens,
             kept: tokens * cost.saved,
-            walked: match settings.train {
-                Train::Lora => spec.layers,
-                Train::Last(layers) => layers.min(spec.layers),
-            } as u64,
+            walked: walked as u64,
             // the gradient of a head is made anew with its factor; a trained head has a copy for products on a GPU
             loss: 4 * tokens * (3 * d + rotations) + logits + if whole { 8 * spec.vocab_size as u64 * d } else { 0 },
             mixing: tokens * (throughout + cost.mixing),

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
 use super::choices::{Quant, Train};
+use super::dora;
 use super::needs::Needs;
 use super::settings::HealSettings;
 use crate::arch::ModelSpec;
@@ -67,7 +68,9 @@ pub fn estimate(
     // gradients, two moments
     let optimizer = 12 * trained;
 
-    let needs = Needs::new(checkpoint, spec, settings, device, (weights + 8 * trained, trained));
+    let (walked, outputs) = (walked(spec, settings)?, dora::outputs(spec, settings)?);
+    let fixed = weights + 8 * trained + outputs.norms_bytes();
+    let needs = Needs::new((checkpoint, spec), settings, device, (fixed, trained), (walked, &outputs));
     let host = if device.is_cuda() { memory::free() / 10 * 9 } else { 0 };
     let most = held.unwrap_or_else(|| CheckpointingPolicy::on(device, 0));
     let rooms = (budget.usable(), host);
@@ -79,10 +82,12 @@ pub fn estimate(
     let bytes = needs.bytes(policy);
 
     let tokens_per_step = (settings.batch as u64).saturating_mul(settings.seq_len() as u64);
-    let recomputed = 1.0 - policy.saved_layers as f64 / needs.walked.max(1) as f64;
+    let recomputed = 1.0 - policy.saved_layers as f64 / walked.max(1) as f64;
     let source: u64 = checkpoint.tensors.values().map(|entry| entry.len).sum();
     let taught = teacher_bytes as f64 / source.max(1) as f64;
-    let flops_per_step = tokens_per_step as f64 * flops_per_token(spec, settings, trained, recomputed, taught);
+    let flops_per_step = tokens_per_step as f64
+        * flops_per_token(spec, settings, trained, (walked, recomputed), taught)
+        + tokens_per_step as f64 * outputs.more_flops(settings.dropout, recomputed);
     let merged = if settings.adapter_only { 0 } else { numbers_bytes(checkpoint)? };
     let four_bit = if settings.save_4bit { source / 2 } else { 0 };
     // parameters, the same and two moments in the state; the best ones beside them, and each file's successor
@@ -92,7 +97,7 @@ pub fn estimate(
         trained,
         optimizer,
         activations: bytes - weights - optimizer,
-        inputs: needs.walked * needs.input,
+        inputs: walked as u64 * needs.input,
         policy,
         memory: bytes + memory::OVERHEAD,
         tokens_per_step,
@@ -107,7 +112,7 @@ pub fn estimate(
 fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Result<()> {
     let widths = [spec.hidden_size, spec.mlp_size, spec.heads * spec.head_dim, LoraSettings::default().rank];
     let widest = widths.into_iter().max().unwrap_or(0);
-    let mut ranks = settings.rank_pattern.iter().map(|(_, rank)| rank).chain([settings.rank]);
+    let mut ranks = settings.rank_pattern.iter().map(|(_, rank)| rank).chain([settings.rank.bounds().1]);
     if let Some(rank) = ranks.find(|rank| settings.train == Train::Lora && *rank > widest) {
         return Err(Error::request(format!("rank is {rank}: no layer of the model is wider than {widest}")));
     }
@@ -156,7 +161,7 @@ pub fn load_options(spec: &ModelSpec, settings: &HealSettings) -> LoadOptions {
 /// Numbers that are trained.
 fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
     match settings.train {
-        Train::Lora => Ok(Adapters::count(spec, &settings.lora())?),
+        Train::Lora => Ok(Adapters::count(spec, &settings.lora(spec)?)?),
         Train::Last(layers) if layers > spec.layers => {
             Err(Error::request(format!("train = \"{}\": the model has {} layers", settings.train, spec.layers)))
         }
@@ -168,15 +173,32 @@ fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
     }
 }
 
-/// Floating point operations of a token, products alone: two for each weight that it meets. `recomputed` is the share
-/// of the layers walked back through whose forward pass is done twice, `taught` the size of a teacher against the
-/// model's.
-fn flops_per_token(spec: &ModelSpec, settings: &HealSettings, trained: u64, recomputed: f64, taught: f64) -> f64 {
+/// Layers from the lowest trained one up: what is below keeps nothing and is not walked back through.
+fn walked(spec: &ModelSpec, settings: &HealSettings) -> Result<usize> {
+    match settings.train {
+        Train::Lora => {
+            let lowest = settings.lora(spec)?.modules(spec)?.into_iter().map(|(layer, ..)| layer).min();
+            Ok(spec.layers - lowest.unwrap_or(spec.layers))
+        }
+        Train::Last(layers) => Ok(layers.min(spec.layers)),
+    }
+}
+
+/// Floating point operations of a token, products alone: two for each weight that it meets. `walked` are the layers
+/// walked back through, `recomputed` the share of them whose forward pass is done twice, `taught` the size of a teacher
+/// against the model's.
+fn flops_per_token(
+    spec: &ModelSpec,
+    settings: &HealSettings,
+    trained: u64,
+    (walked, recomputed): (usize, f64),
+    taught: f64,
+) -> f64 {
     let (products, mixing) = mean_flops(spec);
     let mixing = mixing * settings.seq_len() as f64;
     let forward = products + mixing;
     let head = (2 * spec.vocab_size * spec.hidden_size) as f64;
-    let layers = spec.layers as f64;
+    let (layers, walked) = (spec.layers as f64, walked as f64);
     let teacher = taught * (layers * forward + head);
     // scores and sums of values are two products, their gradients five
     let back = products + 2.5 * mixing;
@@ -184,11 +206,10 @@ fn flops_per_token(spec: &ModelSpec, settings: &HealSettings, trained: u64, reco
         + match settings.train {
             // input gradients of frozen weights; an adapter's numbers are met on the way up, for their own gradient and
             // for that of what they were given
-            Train::Lora => layers * (forward * (1.0 + recomputed) + back) + 6.0 * trained as f64 + 2.0 * head,
-            Train::Last(whole) => {
-                let whole = whole as f64;
-                layers * forward + whole * (forward * recomputed + back + products) + 3.0 * head
+            Train::Lora => {
+                layers * forward + walked * (forward * recomputed + back) + 6.0 * trained as f64 + 2.0 * head
             }
+            Train::Last(_) => layers * forward + walked * (forward * recomputed + back + products) + 3.0 * head,
         }
 }
 

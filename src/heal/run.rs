@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
+use super::choices::Track;
 use super::journal::{Journal, Line};
 use super::samples::Samples;
 use super::settings::HealSettings;
 use super::state::{Best, TrainerState, WorkDir};
+use super::tensorboard::Events;
 use super::trainer::Trainer;
 use crate::model::{CheckpointingPolicy, Loss, Model, memory};
 use crate::progress::{Progress, Silent, Unit};
@@ -21,6 +23,8 @@ pub struct HealOutcome {
     pub best: Option<Best>,
     /// Validation loss before the first step.
     pub before: Option<f64>,
+    /// Steps done: all, or those until validation got no better.
+    pub steps: usize,
     /// Tokens trained on.
     pub tokens: u64,
     /// Steps that an earlier process had done.
@@ -90,7 +94,8 @@ impl HealRun<'_> {
                  is; --restart begins anew"
             )));
         }
-        let mut at = At { journal, place: place.unwrap_or_default(), saved };
+        let events = self.settings.track.map(|Track::Tensorboard| Events::open(self.dir.path(), journal.lines()));
+        let mut at = At { journal, events: events.transpose()?, place: place.unwrap_or_default(), saved };
         at.place.policy.get_or_insert(self.trainer.policy());
         at.place.validation_tokens.get_or_insert(self.model.pass_tokens(0));
         if let Err(error) = self.steps(&mut at, samples, progress) {
@@ -98,7 +103,7 @@ impl HealRun<'_> {
             return Err(self.stop(&mut at, error, progress));
         }
         let best = at.journal.best();
-        if let Some(best) = best.filter(|best| !self.settings.keep_last && best.step < self.settings.steps) {
+        if let Some(best) = best.filter(|best| !self.settings.keep_last && best.step < at.place.step) {
             if best.step == 0 {
                 progress.warn("no validation was better than the one before the first step; its parameters are kept");
             }
@@ -108,7 +113,8 @@ impl HealRun<'_> {
             Line::Validation { step: 0, val_loss } => Some(*val_loss),
             _ => None,
         });
-        Ok(HealOutcome { journal: at.journal, best, before, tokens: at.place.tokens, steps_before: saved.unwrap_or(0) })
+        let TrainerState { step: steps, tokens, .. } = at.place;
+        Ok(HealOutcome { journal: at.journal, best, before, steps, tokens, steps_before: saved.unwrap_or(0) })
     }
 
     /// Saves what can be saved of a run that ends with `error`, and says where it is.
@@ -148,12 +154,17 @@ impl HealRun<'_> {
             if due && !at.journal.has_validation(step) {
                 self.validate(at)?;
             }
-            let due = step.is_multiple_of(self.settings.save_every) || step == steps;
+            let stalled = self.settings.patience.is_some_and(|most| at.journal.since_best() >= most);
+            let is_last = step == steps || stalled;
+            let due = step.is_multiple_of(self.settings.save_every) || is_last;
             if step > 0 && due && at.saved != Some(step) {
                 self.save(at)?;
             }
-            if step == steps {
+            if is_last {
                 progress.end();
+                if let Some(best) = at.journal.best().filter(|_| step < steps) {
+                    progress.note(&format!("stopped after step {step}: validation was best after step {}", best.step));
+                }
                 return Ok(());
             }
             interrupt::check()?;
@@ -179,7 +190,7 @@ impl HealRun<'_> {
         let place = &mut at.place;
         (place.step, place.tokens) = (place.step + 1, place.tokens + report.tokens as u64);
         place.position = samples.position();
-        at.journal.add(Line::Step {
+        let line = Line::Step {
             step: place.step,
             loss: report.loss,
             cross_entropy: self.settings.teacher.is_some().then_some(report.cross_entropy),
@@ -189,7 +200,8 @@ impl HealRun<'_> {
             epoch: place.position.epoch,
             tokens_per_second: (report.tokens as f64 / seconds * 10.0).round() / 10.0,
             memory_mib: ops::device_peak(self.model.device())?.unwrap_or_else(memory::resident) >> 20,
-        })?;
+        };
+        at.add(line)?;
         let speed = report.tokens as f64 / seconds;
         Ok(format!("loss {:.4}  lr {:.2e}  {speed:.0} tokens/s", report.loss, report.rate))
     }
@@ -200,20 +212,30 @@ impl HealRun<'_> {
         }
         let step = at.place.step;
         let tokens = at.place.validation_tokens.unwrap_or_else(|| self.model.pass_tokens(0));
+        self.model.refresh().context(|| format!("validation at step {step}"))?;
         let losses = self.model.losses(self.validation, tokens, "validation", &Silent);
         let loss = Loss::total(&losses.context(|| format!("validation at step {step}"))?);
         // before the line that says so: a line without its parameters would pass for a validation that is done
         if at.journal.best().is_none_or(|best| loss.mean() < best.loss) {
             self.dir.save_best(self.trainer.parameters())?;
         }
-        at.journal.add(Line::Validation { step, val_loss: loss.mean() })
+        at.add(Line::Validation { step, val_loss: loss.mean() })
     }
 }
 
 /// Where a run is.
 struct At {
     journal: Journal,
+    events: Option<Events>,
     place: TrainerState,
     /// Step of the saved state.
     saved: Option<usize>,
+}
+
+impl At {
+    /// Adds a line to the log, and to what goes with it.
+    fn add(&mut self, line: Line) -> Result<()> {
+        self.events.as_mut().map_or(Ok(()), |events| events.add(&line))?;
+        self.journal.add(line)
+    }
 }

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::measure::KnownLosses;
 use super::optimizer::{Moments, Optimizer};
+use super::tensorboard::EVENTS;
 use crate::checkpoint::{
     Index, Shard, Slot, Workplace, adopt, read_json, refuse_other_work, unfinished, write_file, write_tensor,
 };
@@ -34,7 +35,7 @@ const KNOWN: &str = "measured.json";
 /// More steps, and tokens, than anybody trains: what sums stay far below.
 const FURTHEST: usize = 1 << 53;
 /// All that is ever in the directory.
-const ENTRIES: &[&str] = &[SETTINGS, STATE, "state.safetensors.new", BEST, "best.safetensors.new", KNOWN, LOG];
+const ENTRIES: &[&str] = &[SETTINGS, STATE, "state.safetensors.new", BEST, "best.safetensors.new", KNOWN, LOG, EVENTS];
 /// The log's file.
 pub(super) const LOG: &str = "log.jsonl";
 /// The tensor that holds [`TrainerState`] as JSON.
@@ -141,7 +142,7 @@ impl WorkDir {
             }
         } else {
             // there is nothing to go on from, whatever settings it was begun with
-            for name in [BEST, LOG] {
+            for name in [BEST, LOG, EVENTS] {
                 remove(&path.join(name))?;
             }
             write_settings(&settings, deciding)?;

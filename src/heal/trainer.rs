@@ -158,6 +158,7 @@ impl<'a> Trainer<'a> {
 
     /// What this process's micro-batches of `rows` give, for [`Collective::sum`]; the targets of all rows.
     fn parts(&self, rows: &[Vec<u32>]) -> Result<(Vec<Sums>, usize)> {
+        self.model.refresh()?;
         let batches = Batch::pack(rows, self.pass_tokens)?;
         let targets: usize = batches.iter().map(|batch| batch.targets().iter().flatten().count()).sum();
         if targets == 0 {

@@ -24,7 +24,7 @@ fn settings(train: Train, quant: Quant, dropout: f64) -> HealSettings {
         quant,
         dropout,
         target,
-        rank: 3,
+        rank: 3.into(),
         alpha: Some(5.0),
         warmup: Some(0.0),
         ..HealSettings::default()
@@ -37,7 +37,7 @@ fn open(dir: &Path, device: &Device, settings: &HealSettings) -> Model {
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
     let mut load_options = load_options(&spec, settings);
     if settings.train == Train::Lora {
-        let adapters = Adapters::new(&spec, &settings.lora(), settings.seed, device).unwrap();
+        let adapters = Adapters::new(&spec, &settings.lora(&spec).unwrap(), settings.seed, device).unwrap();
         load_options.adapters = Some(Arc::new(adapters));
     }
     let residency = Some(Residency::Resident);

@@ -5,6 +5,7 @@
 DIR is what `prune demo --extract` made. A cut model is healed for a few steps on an f32 and on an NF4 base. Then, for
 texts and questions of the demo, each log-likelihood that `prune eval` gives is compared with that of
 - PEFT's model: our adapter on the cut model in f32 (1e-5 a token),
+- PEFT's model: our adapter of some layers, whose ranks rise with depth (1e-5),
 - PEFT's model: our adapter on our four-bit checkpoint, loaded by bitsandbytes (1e-3),
 - transformers: our merged model (1e-5); its weights are those of PEFT's own merge, rounded once,
 - PEFT's model: an adapter that PEFT made, and the same after `prune heal --adapter` trained it on (1e-5),
@@ -53,7 +54,8 @@ class Work:
 
     def heal(self, out, *words):
         # an adapter to start from brings its own rank and targets
-        own = [] if "--adapter" in words else ["--rank", 4, "--target", "all-linear"]
+        own = [] if "--adapter" in words or "--rank" in words else ["--rank", 4]
+        own += [] if "--adapter" in words else ["--target", "all-linear"]
         self.run("heal", "cut", "--data", self.demo / "text/train.jsonl", "--seq-len", 64, "--batch", 4, *own,
                  "--steps", 6, "--warmup", 1, "--lr", 0.01, "-o", out, *words)
 
@@ -187,6 +189,13 @@ def main():
         work.heal("healed", "--quant", "none")
         on_cut = PeftModel.from_pretrained(open_model(work.where / "cut")[0], work.where / "healed/adapter")
         compare("f32 base", on_cut, tokenizer, work.samples("e0", "cut", "--adapter", "healed/adapter"), 1e-5)
+
+        work.heal("rising", "--quant", "none", "--rank", "2..7", "--layers-to-transform", "1-4,6")
+        model = PeftModel.from_pretrained(open_model(work.where / "cut")[0], work.where / "rising/adapter")
+        ranks = {module.r["default"] for module in model.modules() if hasattr(module, "lora_A")}
+        check(ranks == {2, 3, 4, 5, 7}, f"PEFT finds ranks {ranks}")
+        samples = work.samples("e6", "cut", "--adapter", "rising/adapter")
+        compare("some layers, rising ranks", model, tokenizer, samples, 1e-5)
 
         work.heal("healed4", "--save-4bit")
         base, layers = open_model(work.where / "healed4/base-4bit")

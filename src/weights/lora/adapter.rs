@@ -18,6 +18,9 @@ pub struct Adapter {
     pub magnitude: Option<Tensor>,
 }
 
+/// Bytes of a row's norms.
+pub(crate) const NORMS: usize = 8 + 4 + 4;
+
 /// Which rows of a weight some rows are.
 #[derive(Clone, Copy, Debug)]
 pub enum At<'a> {
@@ -52,6 +55,11 @@ impl Adapter {
     pub fn parameters(&self) -> usize {
         let magnitude = self.magnitude.as_ref().map_or(0, Tensor::elem_count);
         self.a.elem_count() + self.b.elem_count() + magnitude
+    }
+
+    /// Bytes beside the numbers: with magnitudes, squares of the weight's rows in f64, norms and ratios in f32.
+    pub(crate) fn norms_bytes(&self) -> usize {
+        self.magnitude.as_ref().map_or(0, |m| NORMS * m.elem_count())
     }
 
     /// x·Aᵀ·scale, `[t, i]` to `[t, r]`.

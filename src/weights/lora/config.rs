@@ -163,7 +163,10 @@ impl Config {
             alpha: Some(self.lora_alpha),
             dropout: self.lora_dropout,
             rslora: self.use_rslora,
+            dora: self.use_dora,
             targets: Targets::AllLinear,
+            // the reader names every layer's modules, by what is there
+            layers_to_transform: None,
             rank_pattern: self.rank_pattern.clone().unwrap_or_default(),
             alpha_pattern: self.alpha_pattern.clone().unwrap_or_default(),
         }

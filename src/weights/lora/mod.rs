@@ -4,8 +4,10 @@
 mod adapter;
 mod base;
 mod config;
+mod layers;
 mod pattern;
 mod peft;
+mod ranks;
 mod read;
 mod settings;
 mod table;
@@ -14,13 +16,16 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+pub(crate) use adapter::NORMS;
 pub use adapter::{Adapter, At};
+pub use layers::LayerList;
 pub use pattern::Patterns;
 pub(crate) use peft::ADAPTER_FILES;
+pub use ranks::RankSchedule;
 pub use settings::{LoraSettings, Module, Targets};
 pub use table::{Table, TokenRows, Whole};
 
@@ -41,13 +46,14 @@ pub struct Adapters {
 }
 
 impl Adapters {
-    /// Fresh adapters, which change nothing: A uniform in ±1/√i (PEFT's default, Kaiming with a = √5), B zero. Each
+    /// Fresh adapters, which change nothing: A uniform in ±1/√i (PEFT's default, Kaiming with a = √5), B zero; DoRA's
+    /// magnitudes are zero until a model that has the weights begins them. Each
     /// module has random numbers of its own, so the same module starts the same whatever else is adapted.
     ///
     /// # Errors
     /// Request: impossible settings, or a target that the model does not have.
     pub fn new(spec: &ModelSpec, settings: &LoraSettings, seed: u64, device: &Device) -> Result<Self> {
-        let strengths = settings.strengths()?;
+        let (strengths, dora) = (settings.strengths()?, settings.dora);
         let mut modules = BTreeMap::new();
         for (layer, role, path) in settings.modules(spec)? {
             let (outputs, inputs) = matrix(spec, layer, role);
@@ -59,9 +65,10 @@ impl Adapters {
             let a: Vec<f32> = (0..rank * inputs).map(|_| uniform(&mut random) * bound).collect();
             let adapter = Adapter {
                 a: Tensor::from_vec(a, (rank, inputs), device)?,
-                b: Tensor::zeros((outputs, rank), candle_core::DType::F32, device)?,
+                b: Tensor::zeros((outputs, rank), DType::F32, device)?,
                 scale,
-                magnitude: None,
+                // those of the weight's rows, which are not known here
+                magnitude: dora.then(|| Tensor::zeros(outputs, DType::F32, &Device::Cpu)).transpose()?,
             };
             modules.insert((layer, role), adapter);
         }
@@ -76,7 +83,8 @@ impl Adapters {
         let strengths = settings.strengths()?;
         let numbers = settings.modules(spec)?.into_iter().map(|(layer, role, path)| {
             let (outputs, inputs) = matrix(spec, layer, role);
-            (strengths.of(&path).0 * (outputs + inputs)) as u64
+            let magnitudes = if settings.dora { outputs } else { 0 };
+            (strengths.of(&path).0 * (outputs + inputs) + magnitudes) as u64
         });
         Ok(numbers.sum())
     }
@@ -97,19 +105,18 @@ impl Adapters {
         self.modules.len() + self.tables.len() + besides
     }
 
-    /// Refuses what cannot be trained on: everything but low-rank updates of the blocks' linear layers.
+    /// Refuses what cannot be trained on: everything but low-rank updates of the blocks' linear layers, with magnitudes
+    /// or without.
     ///
     /// # Errors
     /// Request: names what else there is.
     pub fn check_plain(&self) -> Result<()> {
         let whole = self.whole.iter().flat_map(|whole| whole.names.keys()).next();
         let table = self.tables.iter().next();
-        let magnitude = self.modules.values().any(|adapter| adapter.magnitude.is_some());
         let what = match (whole, table) {
             (Some(name), _) => format!("the tensor {name} as a whole"),
             (_, Some((name, Table::TokenRows(_)))) => format!("rows of {name}"),
             (_, Some((name, Table::LowRank(_)))) => format!("a low-rank update of {name}"),
-            _ if magnitude => "magnitudes (DoRA)".to_owned(),
             _ => return Ok(()),
         };
         Err(Error::request(format!(

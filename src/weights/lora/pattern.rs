@@ -76,6 +76,11 @@ impl<T: Copy> Patterns<T> {
         self.0.is_empty()
     }
 
+    /// Adds a pattern behind the others.
+    pub(super) fn push(&mut self, key: String, value: T) {
+        self.0.push((key, value));
+    }
+
     /// Key and value, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, T)> {
         self.0.iter().map(|(key, value)| (key.as_str(), *value))

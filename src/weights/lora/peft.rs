@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::config::Config;
 use super::read::{PREFIX, read};
 use super::settings::last;
-use super::{Adapters, Targets, base};
+use super::{Adapters, LayerList, Targets, base};
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::{Checkpoint, Index, read_json, write_new};
 use crate::files::meant;
@@ -74,6 +74,9 @@ impl Adapters {
             let path = path(spec, *layer, *role);
             tensors.push((format!("{PREFIX}{path}.lora_A.weight"), bytes(&adapter.a)?, adapter.a.dims()));
             tensors.push((format!("{PREFIX}{path}.lora_B.weight"), bytes(&adapter.b)?, adapter.b.dims()));
+            if let Some(m) = &adapter.magnitude {
+                tensors.push((format!("{PREFIX}{path}.lora_magnitude_vector"), bytes(m)?, m.dims()));
+            }
         }
         let views = tensors.iter().map(|(name, bytes, shape)| {
             Ok::<_, safetensors::SafeTensorError>((name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?))
@@ -86,7 +89,8 @@ impl Adapters {
 
     /// `adapter_config.json`: the keys of PEFT, sorted.
     fn config(&self, spec: &ModelSpec, base: &str) -> Value {
-        let targets = match targets(spec, self.modules.keys()) {
+        let layers = self.settings.layers_to_transform.as_ref();
+        let targets = match targets(spec, layers, self.modules.keys()) {
             Targets::Modules(names) => names,
             _ => Vec::new(),
         };
@@ -102,7 +106,7 @@ impl Adapters {
             "inference_mode": true,
             "init_lora_weights": true,
             "layers_pattern": null,
-            "layers_to_transform": null,
+            "layers_to_transform": layers,
             "lora_alpha": whole(self.settings.alpha()),
             "lora_dropout": self.settings.dropout,
             "modules_to_save": null,
@@ -113,7 +117,7 @@ impl Adapters {
             "revision": null,
             "target_modules": targets,
             "task_type": "CAUSAL_LM",
-            "use_dora": false,
+            "use_dora": self.settings.dora,
             "use_rslora": self.settings.rslora,
         })
     }
@@ -156,9 +160,15 @@ fn open(dir: &Path, spec: &ModelSpec, device: &Device) -> Result<(Adapters, Conf
     Ok((adapters, config))
 }
 
-/// Names of `modules`, sorted: the last part where every layer has one, else the whole path.
-pub(super) fn targets<'a>(spec: &ModelSpec, modules: impl Iterator<Item = &'a (usize, Role)> + Clone) -> Targets {
-    let everywhere = |role: Role| modules.clone().filter(|(_, other)| *other == role).count() == spec.layers;
+/// Names of `modules`, sorted: the last part where every layer has one, of those in `layers` if it names some, else the
+/// whole path.
+pub(super) fn targets<'a>(
+    spec: &ModelSpec,
+    layers: Option<&LayerList>,
+    modules: impl Iterator<Item = &'a (usize, Role)> + Clone,
+) -> Targets {
+    let most = layers.map_or(spec.layers, |layers| layers.iter().len());
+    let everywhere = |role: Role| modules.clone().filter(|(_, other)| *other == role).count() == most;
     let name = |(layer, role): &(usize, Role)| match everywhere(*role) {
         true => last(role.module()).to_owned(),
         false => path(spec, *layer, *role),

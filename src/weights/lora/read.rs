@@ -62,7 +62,7 @@ pub(super) fn read(config: &Config, index: Index, spec: &ModelSpec, device: &Dev
         let strengths = settings.strengths()?;
         (reader.modules(&strengths)?, reader.tables(&strengths)?)
     };
-    settings.targets = super::peft::targets(spec, modules.keys());
+    settings.targets = super::peft::targets(spec, None, modules.keys());
     let adapted = |(layer, role, path): Module| modules.contains_key(&(layer, role)).then_some(path);
     let paths: Vec<String> = linear(spec).into_iter().filter_map(adapted).collect();
     settings.rank_pattern = settings.rank_pattern.used(&paths)?;

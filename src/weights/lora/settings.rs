@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::LayerList;
 use super::pattern::{Compiled, Patterns};
 use crate::arch::{ModelSpec, Role};
 use crate::{Context, Error, Result};
@@ -132,8 +133,14 @@ pub struct LoraSettings {
     pub dropout: f64,
     /// Rank-stabilised scaling (arXiv 2312.03732).
     pub rslora: bool,
+    /// Magnitudes for the outputs of each module (DoRA, arXiv 2402.09353): PEFT's `use_dora`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dora: bool,
     /// Where.
     pub targets: Targets,
+    /// The layers that have one; absent: all. PEFT's `layers_to_transform`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_to_transform: Option<LayerList>,
     /// Other ranks for modules by expressions over their paths: PEFT's `rank_pattern`.
     #[serde(skip_serializing_if = "Patterns::is_empty")]
     pub rank_pattern: Patterns<usize>,
@@ -149,7 +156,9 @@ impl Default for LoraSettings {
             alpha: None,
             dropout: 0.05,
             rslora: false,
+            dora: false,
             targets: Targets::Mlp,
+            layers_to_transform: None,
             rank_pattern: Patterns::default(),
             alpha_pattern: Patterns::default(),
         }
@@ -179,10 +188,19 @@ impl LoraSettings {
     /// The linear layers that get an adapter.
     ///
     /// # Errors
-    /// Request: as [`LoraSettings::check`] and [`Targets::modules`]; a pattern that matches none of them.
-    pub(super) fn modules(&self, spec: &ModelSpec) -> Result<Vec<Module>> {
+    /// Request: as [`LoraSettings::check`] and [`Targets::modules`]; a layer that the model does not have; a pattern
+    /// that matches none of them.
+    pub fn modules(&self, spec: &ModelSpec) -> Result<Vec<Module>> {
         self.check()?;
-        let modules = self.targets.modules(spec)?;
+        let mut modules = self.targets.modules(spec)?;
+        if let Some(layers) = &self.layers_to_transform {
+            layers.check(spec.layers)?;
+            modules.retain(|(layer, ..)| layers.contains(*layer));
+            if modules.is_empty() {
+                let target = &self.targets;
+                return Err(Error::request(format!("layers_to_transform {layers}: none of them has a {target}")));
+            }
+        }
         let paths: Vec<&str> = modules.iter().map(|(.., path)| path.as_str()).collect();
         let strengths = self.strengths()?;
         match strengths.rank_pattern.idle(&paths).or(strengths.alpha_pattern.idle(&paths)) {

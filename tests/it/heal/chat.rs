@@ -207,7 +207,7 @@ fn the_loss_is_the_mean_over_answers() {
     let plain: Vec<Vec<u32>> =
         vec![(0..12).map(|i| 3 + i * 7 % 11).collect(), (0..7).map(|i| 3 + i * 5 % 11).collect()];
     let rows = vec![answers(&plain[0], 9), answers(&plain[1], 2)];
-    let model = open(dir.path(), &HealSettings { quant: Quant::None, rank: 2, ..HealSettings::default() });
+    let model = open(dir.path(), &HealSettings { quant: Quant::None, rank: 2.into(), ..HealSettings::default() });
     assert!(!parameters(&model).unwrap().is_empty());
     let of = |rows: &[Vec<u32>], pass_tokens: usize, teacher: bool| {
         let settings = HealSettings { pass_tokens, dropout: 0.0, quant: Quant::None, ..HealSettings::default() };

@@ -24,7 +24,7 @@ use crate::heal::model::{open, set, shake, write_random};
 use crate::heal::shared::{difference, tensors};
 
 fn plain() -> HealSettings {
-    HealSettings { quant: Quant::None, dropout: 0.0, rank: 3, alpha: Some(5.0), ..HealSettings::default() }
+    HealSettings { quant: Quant::None, dropout: 0.0, rank: 3.into(), alpha: Some(5.0), ..HealSettings::default() }
 }
 
 fn rows() -> Vec<Vec<u32>> {
@@ -61,23 +61,26 @@ fn gradients_with(model: &Model, settings: &HealSettings, policy: CheckpointingP
 /// every linear layer.
 #[test]
 fn equals_autograd() {
-    for (family, config) in families() {
+    for ((family, config), dora) in families().into_iter().flat_map(|family| [(family.clone(), false), (family, true)])
+    {
         let dir = tempfile::tempdir().unwrap();
         write_random(dir.path(), &config);
-        let settings = HealSettings { target: "all-linear".parse().unwrap(), ..plain() };
+        let settings = HealSettings { target: "all-linear".parse().unwrap(), dora, ..plain() };
         let model = open(dir.path(), &settings);
         shake(&parameters(&model).unwrap(), 1);
         let (loss, found) = gradients(&model, &settings, 9);
 
         // the same adapters as variables of a graph
         let (checkpoint, spec) = (model.checkpoint(), model.spec());
-        let mut adapters = Adapters::new(spec, &settings.lora(), 0, &Device::Cpu).unwrap();
+        let mut adapters = Adapters::new(spec, &settings.lora(spec).unwrap(), 0, &Device::Cpu).unwrap();
         let mut variables = HashMap::new();
         let given: HashMap<String, Tensor> = parameters(&model).unwrap().into_iter().collect();
         for ((layer, role), adapter) in &mut adapters.modules {
             let module = spec.layer_tensor(*layer, *role).name.replace(".weight", "");
-            for (tensor, part) in [(&mut adapter.a, "lora_A"), (&mut adapter.b, "lora_B")] {
-                let name = format!("{module}.{part}.weight");
+            let m = adapter.magnitude.as_mut().map(|m| (m, "lora_magnitude_vector"));
+            let parts = [(&mut adapter.a, "lora_A.weight"), (&mut adapter.b, "lora_B.weight")];
+            for (tensor, part) in parts.into_iter().chain(m) {
+                let name = format!("{module}.{part}");
                 let variable = Var::from_tensor(&wide(&given[&name])).unwrap();
                 *tensor = variable.as_tensor().clone();
                 variables.insert(name, variable);
@@ -165,20 +168,26 @@ fn memory_and_passes_change_nothing() {
     Llama { layers: 5, ..Llama::default() }.write(dir.path());
     for dropout in [0.0, 0.4] {
         let settings = HealSettings { quant: Quant::Nf4, dropout, ..plain() };
-        let model = open(dir.path(), &settings);
-        shake(&parameters(&model).unwrap(), 3);
-        let (loss, all) = gradients(&model, &settings, 5);
-        for keep in [0, 2] {
-            let (other, some) = gradients(&model, &settings, keep);
-            assert_eq!(loss, other);
-            assert!(all.iter().all(|(name, gradient)| difference(gradient, &some[name]) == 0.0), "keep {keep}");
+        for dora in [false, true] {
+            memory_and_passes(dir.path(), &HealSettings { dora, ..settings.clone() });
         }
-        if dropout == 0.0 {
-            let apart = HealSettings { pass_tokens: 1, ..settings };
-            let (other, gradients) = gradients(&model, &apart, 0);
-            assert!((loss - other).abs() < 1e-6);
-            assert!(all.iter().all(|(name, gradient)| difference(gradient, &gradients[name]) < 1e-6));
-        }
+    }
+}
+
+fn memory_and_passes(dir: &Path, settings: &HealSettings) {
+    let model = open(dir, settings);
+    shake(&parameters(&model).unwrap(), 3);
+    let (loss, all) = gradients(&model, settings, 5);
+    for keep in [0, 2] {
+        let (other, some) = gradients(&model, settings, keep);
+        assert_eq!(loss, other);
+        assert!(all.iter().all(|(name, gradient)| difference(gradient, &some[name]) == 0.0), "keep {keep}");
+    }
+    if settings.dropout == 0.0 {
+        let apart = HealSettings { pass_tokens: 1, ..settings.clone() };
+        let (other, gradients) = gradients(&model, &apart, 0);
+        assert!((loss - other).abs() < 1e-6);
+        assert!(all.iter().all(|(name, gradient)| difference(gradient, &gradients[name]) < 1e-6));
     }
 }
 
@@ -189,9 +198,11 @@ fn tokens_at_once_change_only_sums() {
     for (family, config) in families() {
         let dir = tempfile::tempdir().unwrap();
         write_random(dir.path(), &config);
-        for (train, quant) in [(Train::Lora, Quant::Nf4), (Train::Last(2), Quant::None)] {
+        for (train, quant, dora) in
+            [(Train::Lora, Quant::Nf4, false), (Train::Lora, Quant::Nf4, true), (Train::Last(2), Quant::None, false)]
+        {
             let target = "all-linear".parse().unwrap();
-            let settings = HealSettings { train, quant, target, dropout: 0.4, ..plain() };
+            let settings = HealSettings { train, quant, target, dora, dropout: 0.4, ..plain() };
             let model = open(dir.path(), &settings);
             shake(&parameters(&model).unwrap(), 6);
             let (loss, all) = gradients(&model, &settings, 9);
@@ -231,12 +242,15 @@ fn dropout_is_in_the_gradients() {
 fn a_fresh_adapter_is_the_identity() {
     let dir = tempfile::tempdir().unwrap();
     Llama::default().write(dir.path());
-    let with = open(dir.path(), &HealSettings { target: "all-linear".parse().unwrap(), ..plain() });
-    let without = Model::open(with.checkpoint().clone(), &ModelOptions::default(), &Silent).unwrap();
-    let loss = |model: &Model| model.loss(&rows(), "", &Silent).unwrap().mean();
-    assert_eq!(loss(&with), loss(&without));
-    shake(&parameters(&with).unwrap(), 5);
-    assert!((loss(&with) - loss(&without)).abs() > 1e-3);
+    for dora in [false, true] {
+        let with = open(dir.path(), &HealSettings { target: "all-linear".parse().unwrap(), dora, ..plain() });
+        let without = Model::open(with.checkpoint().clone(), &ModelOptions::default(), &Silent).unwrap();
+        let loss = |model: &Model| model.loss(&rows(), "", &Silent).unwrap().mean();
+        assert_eq!(loss(&with), loss(&without));
+        shake(&parameters(&with).unwrap(), 5);
+        with.refresh().unwrap();
+        assert!((loss(&with) - loss(&without)).abs() > 1e-3);
+    }
 }
 
 /// `exact`: the frozen weights are those of the golden to the last bit. bitsandbytes' CPU code does not always take the
@@ -249,7 +263,7 @@ fn golden_case(name: &str, checkpoint: &Path, goldens: &Path, exact: bool) {
     let settings = HealSettings {
         quant: if name == "lora-f32" { Quant::None } else { Quant::Nf4 },
         plain_scales: name != "lora-nf4-dq",
-        rank: 8,
+        rank: 8.into(),
         alpha: Some(16.0),
         dropout: 0.0,
         lr: 1e-3,

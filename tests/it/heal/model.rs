@@ -24,11 +24,13 @@ pub(crate) fn open(dir: &Path, settings: &HealSettings) -> Model {
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
     let mut load_options = load_options(&spec, settings);
     if settings.train == Train::Lora {
-        let adapters = Adapters::new(&spec, &settings.lora(), settings.seed, &Device::Cpu).unwrap();
+        let adapters = Adapters::new(&spec, &settings.lora(&spec).unwrap(), settings.seed, &Device::Cpu).unwrap();
         load_options.adapters = Some(Arc::new(adapters));
     }
     let options = ModelOptions { load_options, residency: Some(Residency::Resident), ..ModelOptions::default() };
-    Model::open(checkpoint, &options, &Silent).unwrap()
+    let model = Model::open(checkpoint, &options, &Silent).unwrap();
+    model.begin_magnitudes().unwrap();
+    model
 }
 
 /// Overwrites a trained parameter.
@@ -38,7 +40,7 @@ pub(crate) fn set(parameter: &Tensor, values: &Tensor) {
     ops::edit(parameter, |numbers| numbers.copy_from_slice(&values)).unwrap();
 }
 
-/// Fills the trained parameters with small random numbers, B included.
+/// Fills the trained parameters with small random numbers, B included; magnitudes move by a share of what they are.
 pub(crate) fn shake(parameters: &[(String, Tensor)], seed: u64) {
     for (index, (name, parameter)) in parameters.iter().enumerate() {
         if name.contains("lora_") {
@@ -46,7 +48,11 @@ pub(crate) fn shake(parameters: &[(String, Tensor)], seed: u64) {
             let noise = random(&mut rng, name.clone(), &[parameter.elem_count(), 1], Dtype::F32);
             let noise: Vec<f32> =
                 noise.bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-            ops::edit(parameter, |numbers| numbers.iter_mut().zip(&noise).for_each(|(x, noise)| *x = 0.1 * noise))
+            let shaken = |x: f32, noise: f32| match name.contains("magnitude") {
+                true => x * (1.0 + 0.3 * noise),
+                false => 0.1 * noise,
+            };
+            ops::edit(parameter, |numbers| numbers.iter_mut().zip(&noise).for_each(|(x, n)| *x = shaken(*x, *n)))
                 .unwrap();
         }
     }

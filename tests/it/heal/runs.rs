@@ -21,7 +21,7 @@ fn forty_steps() {
         let settings = HealSettings {
             quant,
             plain_scales: true,
-            rank: 8,
+            rank: 8.into(),
             dropout: 0.0,
             lr: 3e-3,
             warmup: Some(1.0),
@@ -86,7 +86,7 @@ fn run(name: &str, golden: &Value, train: &Path, dir: &str, rows: &[Vec<u32>]) {
     let settings = HealSettings {
         quant: Quant::None,
         target: "all-linear".parse().unwrap(),
-        rank: 8,
+        rank: 8.into(),
         alpha: Some(16.0),
         dropout: 0.0,
         lr: 1e-3,

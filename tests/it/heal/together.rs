@@ -52,7 +52,7 @@ fn rows(step: u32) -> Vec<Vec<u32>> {
 fn trained(dir: &std::path::Path, collective: Option<&dyn Collective>) -> (Vec<StepReport>, Vec<Vec<f32>>) {
     // a micro-batch holds some of the sequences, so that a step has several
     let settings =
-        HealSettings { rank: 4, dropout: 0.1, lr: 1e-2, steps: 4, pass_tokens: 24, ..HealSettings::default() };
+        HealSettings { rank: 4.into(), dropout: 0.1, lr: 1e-2, steps: 4, pass_tokens: 24, ..HealSettings::default() };
     let model = open(dir, &settings);
     let mut trainer = Trainer::new(&model, None, &settings, CheckpointingPolicy::on(&Device::Cpu, 9)).unwrap();
     if let Some(collective) = collective {

@@ -1,0 +1,101 @@
+//! What of a healing's settings cannot be, whatever the model.
+
+use super::choices::{MergeOnto, Quant, Train};
+use super::settings::HealSettings;
+use crate::{Error, Result};
+
+impl HealSettings {
+    /// Refuses what cannot be done, whatever the model.
+    ///
+    /// # Errors
+    /// Request: names the setting, what it is and what was expected.
+    pub fn check(&self) -> Result<()> {
+        for (name, value) in [
+            ("steps", self.steps),
+            ("batch", self.batch),
+            ("pass_tokens", self.pass_tokens),
+            ("save_every", self.save_every),
+            ("eval_samples", self.eval_samples),
+        ] {
+            if value == 0 {
+                return Err(Error::request(format!("{name} is 0, expected 1 or more")));
+            }
+        }
+        for (name, value, from, below) in [
+            ("lr", self.lr, 0.0, f64::INFINITY),
+            ("warmup", self.warmup(), 0.0, f64::INFINITY),
+            ("beta1", self.beta1, 0.0, 1.0),
+            ("beta2", self.beta2, 0.0, 1.0),
+            ("eps", self.eps, 0.0, f64::INFINITY),
+            ("weight_decay", self.weight_decay, 0.0, f64::INFINITY),
+            ("clip", self.clip, 0.0, f64::INFINITY),
+            ("teacher_weight", self.teacher_weight, 0.0, 1.0 + f64::EPSILON),
+            ("temperature", self.temperature, f64::MIN_POSITIVE, f64::INFINITY),
+        ] {
+            if !(from..below).contains(&value) {
+                return Err(Error::request(format!("{name} is {value}, expected from {from} to below {below}")));
+            }
+        }
+        if self.train != Train::Lora && self.adapter.is_some() {
+            return Err(Error::request("adapter goes with train = \"lora\""));
+        }
+        let of_adapters = [("layers_to_transform", self.layers_to_transform.is_some()), ("dora", self.dora)];
+        if let Some((name, _)) = of_adapters.into_iter().find(|(_, given)| *given && self.train != Train::Lora) {
+            return Err(Error::request(format!("{name} goes with train = \"lora\"")));
+        }
+        if self.train != Train::Lora && self.adapter_only {
+            return Err(Error::request(format!("train = \"{}\" makes no adapter: leave adapter_only out", self.train)));
+        }
+        if self.merge_onto == MergeOnto::Quantized {
+            if self.quant == Quant::None {
+                return Err(Error::request(
+                    "merge_onto = \"quantized\" goes with quant = \"nf4\": nothing else is quantized",
+                ));
+            }
+            if self.adapter_only {
+                return Err(Error::request("adapter_only merges nothing: leave merge_onto out"));
+            }
+        }
+        if let Some(patience) = self.patience
+            && (patience == 0 || self.eval_every == 0 || self.eval_data.is_none())
+        {
+            return Err(Error::request(
+                "patience is a number of validations: 1 or more, with eval_data and eval_every",
+            ));
+        }
+        if self.reference.is_some() && self.eval_data.is_none() {
+            return Err(Error::request("reference is measured on eval_data: name a text with --eval-data"));
+        }
+        self.unspread().check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_settings_are_named() {
+        for (text, name) in [
+            ("steps = 0", "steps"),
+            ("lr = -1.0", "lr"),
+            ("lr = nan", "lr"),
+            ("beta1 = 1.0", "beta1"),
+            ("teacher_weight = 1.5", "teacher_weight"),
+            ("temperature = 0.0", "temperature"),
+            ("rank = 0", "rank"),
+            ("dropout = 1.0", "dropout"),
+            ("train = \"lm-head+last2\"\nadapter_only = true", "adapter_only"),
+            ("quant = \"none\"\nmerge_onto = \"quantized\"", "merge_onto"),
+            ("adapter_only = true\nmerge_onto = \"quantized\"", "merge_onto"),
+            ("reference = \"m\"", "eval-data"),
+            ("patience = 2", "eval_data"),
+            ("patience = 0\neval_data = \"v\"", "1 or more"),
+            ("patience = 2\neval_data = \"v\"\neval_every = 0", "eval_every"),
+        ] {
+            let error = toml::from_str::<HealSettings>(text).unwrap().check().unwrap_err();
+            assert!(error.to_string().contains(name) && error.exit_code() == 2, "{error}");
+        }
+        HealSettings { teacher_weight: 1.0, clip: 0.0, ..HealSettings::default() }.check().unwrap();
+    }
+}
