@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use prune::Result;
 use prune::commands::eval;
+use prune::eval::settings::ChatTemplate;
 use serde::Serialize;
 
 use super::Context;
@@ -16,6 +17,7 @@ use super::compute::ComputeArgs;
   prune eval ./llama-24 --tasks mmlu,boolq -o results                 data from the hub
   prune eval ./llama-24 --tasks mmlu --data-dir ./mmlu --limit 20     local data, 20 of each
   prune eval ./llama-24 --tasks text:validation.jsonl                 mean token loss on any text
+  prune eval ./llama-it --tasks boolq --apply-chat-template           a chat model, asked in conversations
   prune eval ./llama-24 --tasks boolq --against dense/results -o out  difference to that run")]
 pub(crate) struct EvalArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
@@ -24,12 +26,23 @@ pub(crate) struct EvalArgs {
     /// Adapter on top of the model, in PEFT's files
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// Tasks and groups, separated by commas: mmlu, mmlu_stem, boolq, hellaswag, arc_easy, gsm8k, c4, text:FILE...
+    /// Tasks and groups, separated by commas: mmlu, mmlu_stem, boolq, hellaswag, arc_easy, arc_challenge, piqa,
+    /// winogrande, openbookqa, commonsense_qa, truthfulqa_mc1, truthfulqa_mc2, race, copa, rte, cb, lambada_openai,
+    /// gsm8k, gsm8k_cot, gsm8k_cot_zeroshot, gsm8k_cot_llama, wikitext, c4, text:FILE...
     #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "config")]
     tasks: Vec<String>,
-    /// Examples in front of each question [default: 5 for MMLU and GSM8K, else 0]
+    /// Examples in front of each question [default: 5 for MMLU and GSM8K, 8 for gsm8k_cot, else 0]
     #[arg(long, value_name = "N")]
     few_shot: Option<usize>,
+    /// Ask in conversations by the model's chat template, or by that of its templates that is called NAME
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "true")]
+    apply_chat_template: Option<ChatTemplate>,
+    /// Examples as turns of the conversation; false: in one message with the question [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    fewshot_as_multiturn: Option<bool>,
+    /// What the system says in front; without a chat template it is text like the task's own description
+    #[arg(long, value_name = "TEXT")]
+    system_instruction: Option<String>,
     /// Folder with the data, or for a single task the file [default: the hub and its cache]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,

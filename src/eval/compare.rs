@@ -89,8 +89,8 @@ pub fn compare(from: &Side, to: &Side, all: bool) -> Result<Vec<Comparison>> {
                 let ids: Vec<usize> = after.keys().copied().filter(|id| before.contains_key(id)).collect();
                 if let Some(id) = ids.iter().find(|id| before[*id].0 != after[*id].0) {
                     return Err(Error::request(format!(
-                        "document {id} of {} was asked differently there; compare runs with the same data, --few-shot \
-                         and --seed",
+                        "document {id} of {} was asked differently there; compare runs with the same data, --few-shot, \
+                         --seed and chat template",
                         ours.name
                     )));
                 }

@@ -1,12 +1,15 @@
 //! Solved documents in front of a document: few-shot examples, picked as the reference picks them.
 
+use std::fmt::Display;
+
 use super::fields::Fields;
 use super::python::Random;
 use super::room::Room;
 use super::select::Leaf;
 use super::settings::EvalSettings;
+use super::shots::Example;
 use super::source::TaskSource;
-use super::tasks::Sampler;
+use super::tasks::{About, Sampler};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
@@ -16,7 +19,7 @@ pub(super) struct Examples<'a> {
     pub(super) shots: usize,
     random: Random,
     rows: Vec<Fields>,
-    solved: Vec<String>,
+    solved: Vec<Example>,
 }
 
 impl<'a> Examples<'a> {
@@ -29,29 +32,41 @@ impl<'a> Examples<'a> {
     ) -> Result<Self> {
         let about = leaf.task.about();
         let shots = if about.has_examples() { settings.few_shot.unwrap_or(about.shots) } else { 0 };
+        if about.is_zero_shot && settings.few_shot.is_some_and(|shots| shots > 0) {
+            progress
+                .warn(&format!("{}: no examples are shown, as in the reference; --few-shot is left out", leaf.name));
+        }
         let random = Random::new(settings.seed);
         let mut examples = Self { leaf, shots, random, rows: Vec::new(), solved: Vec::new() };
         if shots == 0 {
             return Ok(examples);
         }
         let used = if about.sampler == Sampler::First { shots } else { usize::MAX };
-        source.split(leaf, about.shots_split, &room.reading(settings), progress, &mut |row| {
-            let place = || row.place.clone();
-            let fields = leaf.task.prepare(row.fields).context(place)?;
+        let mut take = |fields: Fields, place: &dyn Display| {
+            let fields = leaf.task.prepare(fields).context(|| place)?;
             room.row(&fields)?;
-            let solved = leaf.task.example(&fields).context(place)?;
-            room.text(solved.len())?;
+            let solved = leaf.task.example(&fields).context(|| place)?;
+            room.text(solved.bytes())?;
             examples.solved.push(solved);
             examples.rows.push(fields);
             Ok(examples.rows.len() < used)
-        })?;
+        };
+        if about.samples.is_empty() {
+            source.split(leaf, about.shots_split, &room.reading(settings), progress, &mut |row| {
+                take(row.fields, &row.place)
+            })?;
+        } else {
+            for fields in own(about)? {
+                take(fields, &format!("the examples of {}", about.name))?;
+            }
+        }
         Ok(examples)
     }
 
     /// The solved examples in front of `row`, in order. They have to fit into what is left of `room`; nothing is taken.
-    pub(super) fn pick(&mut self, row: &Fields, room: &Room) -> Result<String> {
+    pub(super) fn pick(&mut self, row: &Fields, room: &Room) -> Result<Vec<&Example>> {
         if self.shots == 0 {
-            return Ok(String::new());
+            return Ok(Vec::new());
         }
         let picked = match self.leaf.task.about().sampler {
             Sampler::First => (self.shots <= self.rows.len()).then(|| (0..self.shots).collect()),
@@ -59,16 +74,17 @@ impl<'a> Examples<'a> {
             Sampler::DrawnWithoutSelf => self.without_self(row),
         };
         let picked = picked.ok_or_else(|| {
-            let (task, split) = (&self.leaf.name, self.leaf.task.about().shots_split);
-            Error::request(format!(
-                "--few-shot {}: {task} takes examples from its {split} split, which has only {} rows",
-                self.shots,
-                self.rows.len()
-            ))
+            let (task, About { shots_split, samples, .. }) = (&self.leaf.name, *self.leaf.task.about());
+            let source = if samples.is_empty() {
+                format!("takes examples from its {shots_split} split, which has only {} rows", self.rows.len())
+            } else {
+                format!("has examples of its own, only {}", self.rows.len())
+            };
+            Error::request(format!("--few-shot {}: {task} {source}", self.shots))
         })?;
-        let picked = || picked.iter().map(|index| self.solved[*index].as_str());
-        room.taken().take(picked().map(str::len).sum())?;
-        Ok(picked().collect())
+        let picked: Vec<&Example> = picked.iter().map(|index| &self.solved[*index]).collect();
+        room.taken().take(picked.iter().map(|example| example.bytes()).sum())?;
+        Ok(picked)
     }
 
     fn without_self(&mut self, row: &Fields) -> Option<Vec<usize>> {
@@ -83,4 +99,10 @@ impl<'a> Examples<'a> {
         }
         Some(picked)
     }
+}
+
+/// Rows that a task brings itself.
+fn own(about: &About) -> Result<Vec<Fields>> {
+    let fault = |error| Error::work(format!("{}: its own examples are broken: {error}", about.name));
+    serde_json::from_str(about.samples).map_err(fault)
 }

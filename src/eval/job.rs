@@ -6,6 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::chat::AppliedTemplate;
 use super::encode::Encoder;
 use super::metrics::figure;
 use super::outcome::Outcome;
@@ -62,7 +63,7 @@ impl Job {
     pub fn prepare(
         selection: Selection,
         source: &TaskSource,
-        encoder: &Encoder<'_>,
+        (encoder, chat): (&Encoder<'_>, Option<&AppliedTemplate>),
         settings: &EvalSettings,
         room: &Room,
         progress: &dyn Progress,
@@ -70,8 +71,11 @@ impl Job {
         let mut job = Self { parts: Vec::new(), groups: selection.groups, requests: Vec::new(), bytes: 0 };
         for leaf in selection.leaves {
             interrupt::check()?;
-            let prompts = prompts(&leaf, source, settings, room, progress)?;
+            let prompts = prompts(&leaf, chat, source, settings, room, progress)?;
             job.parts.push(Part { leaf, prompts, asked: Vec::new(), leads: Vec::new() });
+        }
+        if chat.is_some_and(|chat| chat.is_systemless.get()) {
+            progress.warn("the chat template refuses what the system says; it is left out, as in the reference");
         }
         progress.begin("tokenising", job.documents() as u64, Unit::Items);
         let mut truncated = 0;
@@ -236,8 +240,12 @@ impl Part {
     fn chance(&self) -> Option<f64> {
         let documents = &self.prompts.documents;
         let has_choices = self.leaf.task.about().output == OutputType::MultipleChoice && !documents.is_empty();
-        let chances = documents.iter().map(|document| 1.0 / document.requests.len().max(1) as f64);
-        has_choices.then(|| chances.sum::<f64>() / documents.len() as f64)
+        // where no single choice is right, guessing scores something else
+        let chance = |document: &AskedDocument| {
+            self.leaf.task.gold(&document.row).ok()?.map(|_| 1.0 / document.requests.len().max(1) as f64)
+        };
+        let sum = has_choices.then(|| documents.iter().map(chance).sum::<Option<f64>>())?;
+        Some(sum? / documents.len() as f64)
     }
 }
 

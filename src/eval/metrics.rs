@@ -10,6 +10,10 @@ pub enum Takes {
     Choice(fn(f64, usize) -> f64),
     /// Of a text: numerator and denominator.
     Text(fn(&TextSums) -> (f64, f64)),
+    /// Of a question: the right choice and the likeliest one, as classes.
+    Class,
+    /// Of a continuation: what of its log-likelihood, and of whether greedy decoding says it, is summed.
+    Continuation(fn(f64, bool) -> f64),
     /// What the task makes of the generated text, 1 at best.
     Generated,
 }
@@ -29,6 +33,9 @@ pub struct TextSums {
     pub bytes: usize,
 }
 
+/// From what was taken of all documents to a figure.
+type OverAll = fn(&[(f64, f64)]) -> f64;
+
 /// A metric: its name, what it takes from a document, how a task's documents add up. Two are equal by name.
 #[derive(Clone, Copy)]
 pub struct TaskMetric {
@@ -40,6 +47,8 @@ pub struct TaskMetric {
     pub takes: Takes,
     /// From the ratio of all numerators to all denominators, and the size of the vocabulary, to the figure.
     aggregate: fn(f64, usize) -> f64,
+    /// From what was taken of all documents to the figure, where no ratio says it.
+    whole: Option<OverAll>,
     /// From the ratio's standard error to the figure's; none where the reference has none.
     stderr: Option<fn(f64, usize) -> f64>,
     /// What a difference of ratios is multiplied by where two runs are compared; none where another metric says it.
@@ -64,6 +73,22 @@ impl TaskMetric {
         majority_key: Some("majority_answer_norm,none"),
         ..Self::MEAN
     };
+
+    /// Share of continuations that greedy decoding says.
+    pub const ACC_GREEDY: Self =
+        Self { name: "acc", takes: Takes::Continuation(|_, greedy| f64::from(u8::from(greedy))), ..Self::MEAN };
+
+    /// exp of the mean nats of a continuation.
+    pub const PERPLEXITY: Self = Self {
+        name: "perplexity",
+        takes: Takes::Continuation(|log_likelihood, _| log_likelihood),
+        aggregate: |ratio, _| (-ratio).exp(),
+        ..Self::OF_TEXT
+    };
+
+    /// Mean of the F1 of three classes.
+    pub const F1_OF_THREE: Self =
+        Self { name: "f1", takes: Takes::Class, whole: Some(f1_of_three), stderr: None, compared: None, ..Self::MEAN };
 
     /// Share of generated answers that are the right one.
     pub const EXACT_MATCH: Self = Self { name: "exact_match", ..Self::MEAN };
@@ -106,11 +131,13 @@ impl TaskMetric {
         ..Self::OF_TEXT
     };
 
-    /// Every metric.
+    /// Every metric, one of each name.
     pub const ALL: &[Self] = &[
         Self::ACC,
         Self::ACC_NORM,
         Self::EXACT_MATCH,
+        Self::F1_OF_THREE,
+        Self::PERPLEXITY,
         Self::WORD_PERPLEXITY,
         Self::BYTE_PERPLEXITY,
         Self::BITS_PER_BYTE,
@@ -124,6 +151,7 @@ impl TaskMetric {
         higher_is_better: true,
         takes: Takes::Generated,
         aggregate: |ratio, _| ratio,
+        whole: None,
         stderr: Some(|stderr, _| stderr),
         compared: Some(1.0),
         majority_key: None,
@@ -135,6 +163,7 @@ impl TaskMetric {
         higher_is_better: false,
         takes: Takes::Text(|text| (text.own, text.tokens as f64)),
         aggregate: |ratio, _| -ratio,
+        whole: None,
         stderr: None,
         compared: None,
         majority_key: None,
@@ -196,7 +225,19 @@ pub const NO_FILTER: &str = "none";
 pub fn figure(metric: TaskMetric, filter: &'static str, parts: &[(f64, f64)], vocabulary: usize) -> TaskFigure {
     let (ratio, spread) = ratio(parts);
     let stderr = metric.stderr.and_then(|stderr| Some(stderr(spread?, vocabulary)));
-    TaskFigure { metric, filter, value: (metric.aggregate)(ratio, vocabulary), stderr }
+    let value = metric.whole.map_or_else(|| (metric.aggregate)(ratio, vocabulary), |whole| whole(parts));
+    TaskFigure { metric, filter, value, stderr }
+}
+
+/// Twice the hits of a class by what is of it and what is taken for it, nothing where there is none; of right classes
+/// and taken ones.
+fn f1_of_three(pairs: &[(f64, f64)]) -> f64 {
+    let f1 = |class: f64| {
+        let hits = pairs.iter().filter(|pair| **pair == (class, class)).count();
+        let of_it = pairs.iter().map(|(right, taken)| usize::from(*right == class) + usize::from(*taken == class));
+        2.0 * hits as f64 / of_it.sum::<usize>().max(1) as f64
+    };
+    (f1(0.0) + f1(1.0) + f1(2.0)) / 3.0
 }
 
 /// The ratio of sums over documents, and its standard error: for questions, whose denominators are 1, a mean and its.
@@ -232,6 +273,13 @@ mod tests {
         assert_eq!(figure.value, 1.0 / 3.0);
         assert_eq!(figure.stderr, Some(0.333_333_333_333_333_37));
         assert_eq!(super::figure(TaskMetric::ACC, NO_FILTER, &[(1.0, 1.0)], 10).stderr, None);
+    }
+
+    #[test]
+    fn classes_have_an_f1_each() {
+        let pairs = [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 1.0)];
+        let found = figure(TaskMetric::F1_OF_THREE, NO_FILTER, &pairs, 10);
+        assert!((found.value - (2.0 / 3.0 + 0.8) / 3.0).abs() < 1e-15 && found.stderr.is_none());
     }
 
     #[test]

@@ -4,16 +4,18 @@
 //! [requests](request::Request) of three types about them and judges the [answers](request::Answer). An
 //! [`Evaluation`](evaluation::Evaluation) does the rest, in the order of these files: [`select`](select::select) turns
 //! names into tasks; a [`TaskSource`](source::TaskSource) has their data; [`prompts`](prompts::prompts) puts examples
-//! in front; an [`Encoder`](encode::Encoder) makes tokens of requests; [`plan`](passes::plan) packs those so that every
-//! distinct beginning is run once a pass; [`score`](score::score) runs the model and reads the answers, [`generate`]
-//! lets it answer in its own words; a [`Job`](job::Job) knows what they amount to; [`results`] are files in the
-//! harness's schema, which [`compare`](compare::compare) compares with. Answers are kept in a
-//! [`Journal`](journal::Journal) as they come. [`questions`] are asked of many models by whoever scores layers.
+//! in front, as [`shots`] and a [chat template](chat) have them; an [`Encoder`](encode::Encoder) makes tokens of
+//! requests; [`plan`](passes::plan) packs those so that every distinct beginning is run once a pass;
+//! [`score`](score::score) runs the model and reads the answers, [`generate`] lets it answer in its own words; a
+//! [`Job`](job::Job) knows what they amount to; [`results`] are files in the harness's schema, which
+//! [`compare`](compare::compare) compares with. Answers are kept in a [`Journal`](journal::Journal) as they come.
+//! [`questions`] are asked of many models by whoever scores layers.
 //!
 //! The reference is lm-evaluation-harness 0.4.13 with transformers 5.23: its task files for prompts and metrics,
 //! `api/task.py` and `api/samplers.py` for examples, `models/huggingface.py` for tokens and log-likelihoods.
 
 mod before;
+pub mod chat;
 pub mod compare;
 pub mod degenerate;
 pub mod encode;
@@ -40,6 +42,7 @@ pub mod score;
 pub mod scores;
 pub mod select;
 pub mod settings;
+pub mod shots;
 pub mod side;
 pub mod source;
 mod subjects;

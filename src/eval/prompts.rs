@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use super::chat::AppliedTemplate;
 use super::examples::Examples;
 use super::fields::Fields;
 use super::request::Request;
 use super::room::Room;
 use super::select::Leaf;
 use super::settings::EvalSettings;
+use super::shots::{self, Message, Shots};
 use super::source::TaskSource;
 use super::tasks::Task;
 use crate::data::Row;
@@ -49,13 +51,15 @@ pub struct Prompts {
 const COUNTED: usize = 1_000_000;
 
 /// Reads the data of `leaf` and puts examples in front of each question, as `few_shot`, `limit` and `seed` of the
-/// settings say. A limit ends the reading, but that the rows of small files are counted. All that is kept takes `room`.
+/// settings say, and all of it into a conversation where there is a template. A limit ends the reading, but that the
+/// rows of small files are counted. All that is kept takes `room`.
 ///
 /// # Errors
 /// Data that are not there (the subject named), a malformed row (file and row named), too few examples, too little
-/// room.
+/// room, a template that refuses a document.
 pub fn prompts(
     leaf: &Leaf,
+    chat: Option<&AppliedTemplate>,
     source: &TaskSource,
     settings: &EvalSettings,
     room: &Room,
@@ -77,7 +81,7 @@ pub fn prompts(
         None => usize::MAX,
     };
     let is_counted = total.is_none() && most < usize::MAX && source.is_small(leaf, task.split, progress)?;
-    let mut asker = Asker::open(leaf, source, settings, room, progress)?;
+    let mut asker = Asker::open((leaf, chat), source, settings, room, progress)?;
     let mut documents = Vec::new();
     let (mut is_whole, mut beyond) = (true, 0);
     source.split(leaf, task.split, &room.reading(settings), progress, &mut |row| {
@@ -99,15 +103,17 @@ pub fn prompts(
 /// Makes documents of rows.
 struct Asker<'a> {
     task: &'static dyn Task,
+    chat: Option<&'a AppliedTemplate>,
     examples: Examples<'a>,
-    description: String,
+    /// What the system says, and the description.
+    system: Option<Message>,
     /// Description and examples of the document before, which the next one may share.
     shared: Arc<str>,
 }
 
 impl<'a> Asker<'a> {
     fn open(
-        leaf: &'a Leaf,
+        (leaf, chat): (&'a Leaf, Option<&'a AppliedTemplate>),
         source: &TaskSource,
         settings: &EvalSettings,
         room: &Room,
@@ -115,20 +121,30 @@ impl<'a> Asker<'a> {
     ) -> Result<Self> {
         let examples = Examples::open(leaf, source, settings, room, progress)?;
         let description = leaf.task.description(leaf.subject.as_deref().unwrap_or_default());
-        Ok(Self { task: leaf.task, examples, description, shared: Arc::from("") })
+        let instruction = settings.system_instruction.as_deref().unwrap_or_default();
+        let system = shots::system(instruction, &description, leaf.task.about());
+        Ok(Self { task: leaf.task, chat, examples, system, shared: Arc::from("") })
     }
 
     /// The document of a row that stands at `place`, in `room`.
     fn document(&mut self, id: usize, row: Row, room: &Room) -> Result<AskedDocument> {
         let Row { fields, place } = row;
         let row = self.task.prepare(fields).context(|| &place)?;
-        let shots = self.description.clone() + &self.examples.pick(&row, room)?;
-        if *self.shared != *shots {
-            room.text(shots.len())?;
-            self.shared = Arc::from(shots);
-        }
+        let about = self.task.about();
+        let solved = self.examples.pick(&row, room)?.into_iter().flat_map(|example| example.messages(about));
+        let messages: Vec<Message> = self.system.iter().cloned().chain(solved).collect();
+        let shots = if let Some(chat) = self.chat {
+            Shots::messages(about, chat, messages)
+        } else {
+            let text: String = messages.iter().map(Message::text).collect();
+            if *self.shared != *text {
+                room.text(text.len())?;
+                self.shared = Arc::from(text);
+            }
+            Shots::text(about, self.shared.clone())
+        };
         let target = self.task.target(&row).context(|| &place)?;
-        let requests = self.task.requests(&row, &self.shared).context(|| &place)?;
+        let requests = self.task.requests(&row, &shots).context(|| &place)?;
         let document = AskedDocument { id, row, target, requests };
         room.document(&document)?;
         Ok(document)
@@ -186,8 +202,15 @@ pub(super) mod tests {
 
     pub(in crate::eval) fn golden_prompts(folder: &Path, task: &str, shots: usize) -> Prompts {
         let selection = select(&[task.to_owned()], &[]).unwrap();
-        prompts(&selection.leaves[0], &TaskSource::open(folder).unwrap(), &with(shots), &Room::new(u64::MAX), &Silent)
-            .unwrap()
+        prompts(
+            &selection.leaves[0],
+            None,
+            &TaskSource::open(folder).unwrap(),
+            &with(shots),
+            &Room::new(u64::MAX),
+            &Silent,
+        )
+        .unwrap()
     }
 
     fn with(shots: usize) -> EvalSettings {
@@ -283,6 +306,7 @@ pub(super) mod tests {
         let selection = select(&[task.to_owned()], &[]).unwrap();
         prompts(
             &selection.leaves[0],
+            None,
             &TaskSource::open(folder.path()).unwrap(),
             &with(shots),
             &Room::new(u64::MAX),

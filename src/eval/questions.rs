@@ -5,6 +5,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 use safetensors::Dtype;
 
+use super::chat::AppliedTemplate;
 use super::encode::Encoder;
 use super::job::Job;
 use super::passes::{Pass, PassTokens, plan};
@@ -60,7 +61,9 @@ impl TaskQuestions {
         }
         let tokenizer = Tokenizer::open(&checkpoint.source.dir)?;
         let encoder = Encoder::new(&tokenizer, settings.compat, settings.bos, spec.max_positions, settings.paper)?;
-        let job = Job::prepare(selection, source, &encoder, settings, &Room::new(host.usable()), progress)?;
+        let chat = AppliedTemplate::open(settings, &checkpoint.source.dir, &tokenizer)?;
+        let room = Room::new(host.usable());
+        let job = Job::prepare(selection, source, (&encoder, chat.as_ref()), settings, &room, progress)?;
         let passes = plan(&job.requests, &job.ranges(), PASS)?;
         let batches = passes.iter().map(|pass| pass.batch.clone()).collect();
         let choices = job.choices()?;

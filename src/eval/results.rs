@@ -39,6 +39,8 @@ pub struct ModelFacts {
     pub special: [Option<(String, u32)>; 3],
     /// SHA-256 of `tokenizer.json`: results of another tokenizer's model are not comparable question by question.
     pub tokenizer: String,
+    /// The chat template that questions are put through.
+    pub chat_template: Option<String>,
     /// SHA-256 of what decides the answers besides the questions: config, weights, adapter, where it computes.
     pub weights: String,
 }
@@ -132,7 +134,7 @@ fn results(
     let leaves = parts.iter().map(|(part, score)| (score.name.clone(), config(part, score, settings)));
     top.insert("configs".to_owned(), sorted(leaves));
     let groups = || scores.groups.iter();
-    let versions = parts.iter().map(|(part, score)| (score.name.clone(), json!(part.leaf.task.about().version)));
+    let versions = parts.iter().map(|(part, score)| (score.name.clone(), version(part.leaf.task.about())));
     top.insert(
         "versions".to_owned(),
         sorted(versions.chain(groups().map(|group| (group.group.name.clone(), json!("2"))))),
@@ -161,14 +163,10 @@ fn results(
         ("model_source", json!("prune")),
         ("model_name", json!(about.model)),
         ("model_name_sanitized", json!(sanitized(&about.model))),
-        ("system_instruction", Value::Null),
-        ("system_instruction_sha", Value::Null),
-        ("fewshot_as_multiturn", json!(false)),
-        ("chat_template", Value::Null),
-        ("chat_template_sha", Value::Null),
     ] {
         top.insert(key.to_owned(), value);
     }
+    top.extend(conversation(about, settings));
     let mut own = own(about, settings);
     own.insert("tasks".to_owned(), json!(settings.tasks));
     let requests = parts.iter().zip(job.digests()).map(|((_, score), digest)| (score.name.clone(), json!(digest)));
@@ -196,9 +194,28 @@ fn own(about: &ModelFacts, settings: &EvalSettings) -> Map<String, Value> {
 
 /// What results of all tasks have in common, section by section: tasks can be added where it is the same.
 #[must_use]
-pub fn common(about: &ModelFacts, settings: &EvalSettings) -> [(&'static str, Map<String, Value>); 3] {
+pub fn common(about: &ModelFacts, settings: &EvalSettings) -> [(&'static str, Map<String, Value>); 4] {
     let Value::Object(config) = run_config(about, settings) else { return Default::default() };
-    [("prune", own(about, settings)), ("config", config), ("", tokenizer_info(about))]
+    let mut conversation = conversation(about, settings);
+    // its digest says it in a line
+    conversation.shift_remove("chat_template");
+    [("prune", own(about, settings)), ("config", config), ("", tokenizer_info(about)), ("", conversation)]
+}
+
+/// What the system says and how questions become conversations.
+fn conversation(about: &ModelFacts, settings: &EvalSettings) -> Map<String, Value> {
+    let sha = |text: &Option<String>| {
+        let text = text.as_ref().filter(|text| !text.is_empty());
+        text.map(|text| format!("{:x}", Sha256::digest(text)))
+    };
+    let entries = [
+        ("system_instruction", json!(settings.system_instruction)),
+        ("system_instruction_sha", json!(sha(&settings.system_instruction))),
+        ("fewshot_as_multiturn", json!(settings.is_multiturn())),
+        ("chat_template", json!(about.chat_template)),
+        ("chat_template_sha", json!(sha(&about.chat_template))),
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 fn sorted(entries: impl Iterator<Item = (String, Value)>) -> Value {
@@ -241,8 +258,8 @@ fn figures(entry: &mut Map<String, Value>, figures: &[TaskFigure]) {
 /// The task's definition with the reference's keys.
 fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
     let task = part.leaf.task;
-    let About { dataset, config, split, shots_split, sampler, output, metrics, version, definition, .. } =
-        *task.about();
+    let about = task.about();
+    let About { dataset, config, split, shots_split, sampler, output, metrics, definition, .. } = *about;
     let mut entry = Map::new();
     entry.insert("task".to_owned(), json!(score.name));
     if part.leaf.subject.is_some() {
@@ -258,29 +275,44 @@ fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
         entry.insert("dataset_name".to_owned(), json!(name));
     }
     entry.insert(if split == "test" { "test_split" } else { "validation_split" }.to_owned(), json!(split));
-    entry.insert("fewshot_split".to_owned(), json!(shots_split));
+    let samples: Option<Value> = serde_json::from_str(about.samples).ok();
+    if samples.is_none() {
+        entry.insert("fewshot_split".to_owned(), json!(shots_split));
+    }
     if let Ok(Value::Object(definition)) = serde_json::from_str(definition) {
         entry.extend(definition);
     }
     let sampler = if sampler == Sampler::First { "first_n" } else { "default" };
+    let shots_config = match samples {
+        Some(samples) => json!({"sampler": sampler, "samples": samples}),
+        None => json!({"sampler": sampler, "split": shots_split}),
+    };
+    if !about.gen_prefix.is_empty() {
+        entry.insert("gen_prefix".to_owned(), json!(about.gen_prefix));
+    }
     let metrics: Vec<Value> = metrics
         .iter()
         .map(|metric| json!({"metric": metric.name, "higher_is_better": metric.higher_is_better}))
         .collect();
     for (key, value) in [
         ("description", json!(task.description(&score.alias))),
-        ("target_delimiter", json!(" ")),
-        ("fewshot_delimiter", json!("\n\n")),
-        ("fewshot_config", json!({"sampler": sampler, "split": shots_split})),
+        ("target_delimiter", json!(about.target_delimiter)),
+        ("fewshot_delimiter", json!(about.shots_delimiter)),
+        ("fewshot_config", shots_config),
         ("num_fewshot", json!(score.shots)),
         ("metric_list", json!(metrics)),
         ("output_type", json!(output.name())),
         ("repeats", json!(1)),
-        ("metadata", json!({"version": version, "paper": settings.paper})),
+        ("metadata", json!({"version": version(about), "paper": settings.paper})),
     ] {
         entry.insert(key.to_owned(), value);
     }
     Value::Object(entry)
+}
+
+/// The version of a task's definition, as the reference says it.
+fn version(about: &About) -> Value {
+    if about.version.is_nan() { json!("Yaml") } else { json!(about.version) }
 }
 
 fn run_config(about: &ModelFacts, settings: &EvalSettings) -> Value {

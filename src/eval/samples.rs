@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::encode::paper_answer;
 use super::job::Part;
-use super::metrics::{Takes, TaskMetric};
+use super::metrics::Takes;
 use super::prompts::AskedDocument;
 use super::python::{repr, to_json, to_json_pretty};
 use super::request::{Answer, Request};
@@ -30,7 +30,10 @@ fn sha(text: &str) -> String {
 /// Hashes of all documents of a task.
 pub(super) fn hashes(part: &Part, paper: bool) -> Hashes {
     let hash = |document: &AskedDocument| {
-        let prompt = document.requests.first().and_then(|request| arguments(request, paper).into_iter().next());
+        let prompt = document
+            .requests
+            .first()
+            .and_then(|request| arguments(request, part.leaf.task.about(), paper).into_iter().next());
         let prompt = prompt.as_ref().and_then(Value::as_str).unwrap_or_default();
         [sha(&to_json_pretty(&document.row)), sha(prompt), sha(&document.target)]
     };
@@ -41,7 +44,7 @@ pub(super) fn hashes(part: &Part, paper: bool) -> Hashes {
 }
 
 /// A request's arguments, as the reference passes them: context and continuation, a text, context and settings.
-fn arguments(request: &Request, paper: bool) -> Vec<Value> {
+fn arguments(request: &Request, about: &About, paper: bool) -> Vec<Value> {
     match request {
         Request::LogLikelihood { context, continuation } => {
             let continuation = if paper { paper_answer(continuation) } else { continuation.clone() };
@@ -49,10 +52,15 @@ fn arguments(request: &Request, paper: bool) -> Vec<Value> {
         }
         Request::LogLikelihoodRolling { text } => vec![json!(text)],
         Request::GenerateUntil { context, until, max_gen_toks } => {
-            let mut settings = json!({"until": until, "do_sample": false, "temperature": 0.0});
-            if let Some(most) = max_gen_toks {
-                settings["max_gen_toks"] = json!(most);
-            }
+            let definition: Option<Value> = serde_json::from_str(about.definition).ok();
+            let told = definition.and_then(|definition| definition.get("generation_kwargs").cloned());
+            let settings = told.unwrap_or_else(|| {
+                let mut settings = json!({"until": until, "do_sample": false, "temperature": 0.0});
+                if let Some(most) = max_gen_toks {
+                    settings["max_gen_toks"] = json!(most);
+                }
+                settings
+            });
             vec![json!(context.text()), settings]
         }
     }
@@ -81,12 +89,14 @@ pub(super) fn write(
     for (place, filter) in filters.iter().enumerate() {
         let measured = place * metrics.len()..(place + 1) * metrics.len();
         for ((document, outcome), hashes) in part.prompts.documents.iter().zip(&score.outcomes).zip(&hashes.documents) {
-            let mut line = line(document, &outcome.answers, filter, metrics, hashes, paper);
+            let asked = (part.leaf.task.about(), paper);
+            let mut line = line(document, &outcome.answers, filter, asked, hashes);
             for (metric, measure) in metrics.iter().zip(&outcome.measures[measured.clone()]) {
                 let (sum, weight) = measure.parts();
                 let value = match metric.takes {
                     Takes::Text(_) => json!([sum, weight as u64]),
-                    Takes::Choice(_) | Takes::Generated => json!(sum),
+                    Takes::Class => json!([sum as u64, weight as u64]),
+                    Takes::Choice(_) | Takes::Continuation(_) | Takes::Generated => json!(sum),
                 };
                 line.insert(metric.name.to_owned(), value);
             }
@@ -101,12 +111,11 @@ fn line(
     document: &AskedDocument,
     answers: &[Answer],
     filter: &Filter,
-    metrics: &[TaskMetric],
+    (about, paper): (&About, bool),
     hashes: &[String; 3],
-    paper: bool,
 ) -> Map<String, Value> {
     let all_arguments = document.requests.iter().enumerate().map(|(index, request)| {
-        let arguments = arguments(request, paper).into_iter().enumerate();
+        let arguments = arguments(request, about, paper).into_iter().enumerate();
         let named = arguments.map(|(place, argument)| (format!("arg_{place}"), argument));
         (format!("gen_args_{index}"), Value::Object(named.collect()))
     });
@@ -118,7 +127,7 @@ fn line(
         ("resps", answers.iter().map(|answer| json!([response(answer)])).collect()),
         ("filtered_resps", answers.iter().map(|answer| response(&filter.apply(answer))).collect()),
         ("filter", json!(filter.name)),
-        ("metrics", metrics.iter().map(|metric| json!(metric.name)).collect()),
+        ("metrics", about.metrics.iter().map(|metric| json!(metric.name)).collect()),
         ("doc_hash", json!(hashes[0])),
         ("prompt_hash", json!(hashes[1])),
         ("target_hash", json!(hashes[2])),

@@ -1,6 +1,8 @@
 //! What the user can choose.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,24 @@ pub enum Compat {
     V0_4_13,
 }
 
+/// Whether questions go through the model's chat template, and which of several that is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected true, false or the name of a chat template")]
+pub enum ChatTemplate {
+    /// The only one or the default one, or none.
+    Applied(bool),
+    /// The one of that name.
+    Named(String),
+}
+
+impl FromStr for ChatTemplate {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Infallible> {
+        Ok(text.parse().map_or_else(|_| Self::Named(text.to_owned()), Self::Applied))
+    }
+}
+
 /// Settings of an evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -32,12 +52,22 @@ pub struct EvalSettings {
     pub adapter: Option<PathBuf>,
     /// Tasks and groups: `mmlu`, `mmlu_stem`, `mmlu_anatomy`, `boolq`, `c4`, `text:FILE`…
     pub tasks: Vec<String>,
-    /// Examples in front of each question; each task's own number when absent (5 for MMLU and GSM8K, else 0).
+    /// Examples in front of each question; each task's own number when absent (5 for MMLU and GSM8K, 8 for
+    /// `gsm8k_cot` and `gsm8k_cot_llama`, else 0).
     pub few_shot: Option<usize>,
     /// Folder (or, for a single task, file) with the data; the hub and its cache when absent.
     pub data_dir: Option<PathBuf>,
     /// How a plain text file of `text:FILE` is cut into documents.
     pub text_split: TextSplit,
+    /// The model's chat template, by which each question becomes a conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub apply_chat_template: Option<ChatTemplate>,
+    /// Whether examples are turns of that conversation, which is the rule, or stand in one message with the question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fewshot_as_multiturn: Option<bool>,
+    /// What the system says, in front of the task's description; without a template it is text like that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_instruction: Option<String>,
     /// First questions of each task: a number, or a share when below 1.
     pub limit: Option<f64>,
     /// Version of the reference to equal in everything.
@@ -58,7 +88,7 @@ pub struct EvalSettings {
     pub force: bool,
     /// Where it computes: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: Option<String>,
-    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    /// What products with weights are computed in: `auto`, `bf16`, `f32`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<String>,
     /// Cap on memory, such as `8GiB`.
@@ -78,6 +108,9 @@ impl Default for EvalSettings {
             few_shot: None,
             data_dir: None,
             text_split: TextSplit::default(),
+            apply_chat_template: None,
+            fewshot_as_multiturn: None,
+            system_instruction: None,
             limit: None,
             compat: None,
             bos: None,
@@ -133,11 +166,39 @@ impl EvalSettings {
                 return Err(Error::request("--paper and --compat exclude each other"));
             }
         }
+        let is_chat = self.chat_template().is_some();
+        if self.fewshot_as_multiturn == Some(true) && !is_chat {
+            return Err(Error::request(
+                "--fewshot-as-multiturn: turns are --apply-chat-template's, which is not given",
+            ));
+        }
+        let of_chat = [("--apply-chat-template", is_chat), ("--system-instruction", self.system_instruction.is_some())];
+        let old = [("--paper", self.paper), ("--compat lm-eval-0.4.0", self.compat == Some(Compat::V0_4_0))];
+        if let (Some((flag, _)), Some((old, _))) =
+            (of_chat.iter().find(|(_, given)| *given), old.iter().find(|(_, given)| *given))
+        {
+            return Err(Error::request(format!("{flag}: {old} knows no conversations")));
+        }
         let file = self.data_dir.as_deref().filter(|path| self.tasks.len() > 1 && path.is_file());
         if let Some(file) = file {
             return Err(Error::request(format!("--data-dir {}: one file can serve one task only", file.display())));
         }
         Ok(())
+    }
+
+    /// The chat template that is applied, if one is: the one of that name, or the model's default one.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<Option<&str>> {
+        match self.apply_chat_template.as_ref()? {
+            ChatTemplate::Applied(applied) => applied.then_some(None),
+            ChatTemplate::Named(name) => Some(Some(name)),
+        }
+    }
+
+    /// Whether examples are turns of their own.
+    #[must_use]
+    pub fn is_multiturn(&self) -> bool {
+        self.fewshot_as_multiturn.unwrap_or(self.chat_template().is_some())
     }
 }
 
@@ -150,6 +211,14 @@ mod tests {
         let settings: EvalSettings =
             toml::from_str("model = \"m\"\ntasks = [\"boolq\"]\ncompat = \"lm-eval-0.4.0\"").unwrap();
         assert_eq!((settings.compat, settings.seed), (Some(Compat::V0_4_0), 1234));
+        for (text, template) in [("true", Some(None)), ("false", None), ("\"chatml\"", Some(Some("chatml")))] {
+            let settings: EvalSettings = toml::from_str(&format!("apply_chat_template = {text}")).unwrap();
+            assert_eq!((settings.chat_template(), settings.is_multiturn()), (template, template.is_some()));
+            let flag: ChatTemplate = text.trim_matches('"').parse().unwrap();
+            assert_eq!(settings.apply_chat_template, Some(flag));
+        }
+        let error = toml::from_str::<EvalSettings>("apply_chat_template = 3").unwrap_err();
+        assert!(error.message().contains("expected true, false or the name of a chat template"), "{error}");
         assert!(toml::from_str::<EvalSettings>("modle = \"m\"").is_err());
         assert!(toml::from_str::<EvalSettings>("compat = \"lm-eval-0.4.7\"").is_err());
     }
@@ -165,6 +234,16 @@ mod tests {
             (EvalSettings { max_length: Some(0), ..settings.clone() }, "--max-length"),
             (EvalSettings { paper: true, tasks: vec!["piqa".into()], ..settings.clone() }, "--paper"),
             (EvalSettings { paper: true, compat: Some(Compat::V0_4_0), ..settings.clone() }, "--paper"),
+            (EvalSettings { fewshot_as_multiturn: Some(true), ..settings.clone() }, "--fewshot-as-multiturn"),
+            (EvalSettings { paper: true, system_instruction: Some("s".into()), ..settings.clone() }, "--paper"),
+            (
+                EvalSettings {
+                    apply_chat_template: Some(ChatTemplate::Applied(true)),
+                    compat: Some(Compat::V0_4_0),
+                    ..settings.clone()
+                },
+                "--apply-chat-template",
+            ),
         ] {
             let error = wrong.check().unwrap_err();
             assert!(error.to_string().contains(flag), "{error}");

@@ -162,7 +162,7 @@ pub(crate) fn hub_files(hub: &Hub, names: &[String], progress: &dyn Progress) ->
         }
         let about = leaf.task.about();
         let About { dataset, split, shots_split, shots, .. } = *about;
-        let has_examples = about.has_examples();
+        let has_examples = about.reads_examples();
         for (split, is_needed) in [(split, true), (shots_split, has_examples && shots > 0)] {
             let (files, found) = match on_hub(hub, &known, &leaf, split, progress)? {
                 (files, Some(found)) if is_needed || has_examples => (files, found.files),

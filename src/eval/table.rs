@@ -4,7 +4,7 @@ use super::scores::EvalScores;
 use serde::{Deserialize, Serialize};
 
 use super::degenerate::Degenerate;
-use super::metrics::{TaskFigure, TaskMetric};
+use super::metrics::{Takes, TaskFigure, TaskMetric};
 
 /// One figure of a task or group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,7 +64,7 @@ fn descend(scores: &EvalScores, name: &str, depth: usize, rows: &mut Vec<FigureR
                     metric: figure.name(),
                     value: figure.value,
                     stderr: figure.stderr,
-                    chance: chance.filter(|_| figure.metric.higher_is_better),
+                    chance: chance.filter(|_| matches!(figure.metric.takes, Takes::Choice(_))),
                     majority: share,
                     degenerate: answers.or_else(|| Degenerate::of_loss(figures)),
                 }

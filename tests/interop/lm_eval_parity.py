@@ -2,7 +2,8 @@
 
     python tests/interop/lm_eval_parity.py --prune target/release/prune --model DIR --mmlu DIR --boolq FILE
 
---mmlu is the CSV tree of hendrycks/test (dev/, test/), --boolq SuperGLUE's validation rows as JSON lines. Prompts, every
+--mmlu is the CSV tree of hendrycks/test (dev/, test/), --boolq SuperGLUE's validation rows as JSON lines. With --chat
+both ask by the model's chat template, examples as turns or, with --one-turn, in one message. Prompts, every
 log-likelihood (1e-4 nats), accuracies and standard errors have to be equal; lm-eval's own functions then read prune's
 results file. Exits 0 when they are, 1 when not, 77 when a Python package is missing."""
 import argparse, csv, glob, json, os, shutil, subprocess, sys, tempfile
@@ -31,6 +32,9 @@ def arguments():
     a.add_argument("--boolq", help="validation rows as JSON lines")
     a.add_argument("--boolq-limit", type=int, default=200)
     a.add_argument("--mmlu-limit", type=int, default=None, help="questions a subject")
+    a.add_argument("--chat", action="store_true", help="ask by the model's chat template")
+    a.add_argument("--one-turn", action="store_true")
+    a.add_argument("--system", help="what the system says")
     a.add_argument("--threads", type=int, default=os.cpu_count())
     return a.parse_args()
 
@@ -65,16 +69,26 @@ def tasks(a, work):
     return found
 
 
+def template(model):
+    if os.path.exists(f"{model}/chat_template.jinja"):
+        return open(f"{model}/chat_template.jinja", encoding="utf-8").read()
+    return json.load(open(f"{model}/tokenizer_config.json"))["chat_template"]
+
+
 def reference(a, model, names, work):
     # the file that the checkpoint ships decides about tokens, not what a tokenizer class makes of it
     own = {k: v for k, v in json.load(open(f"{model}/tokenizer_config.json")).items() if k in ("bos_token", "eos_token", "unk_token", "pad_token")}
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{model}/tokenizer.json", **own)
+    if a.chat:
+        tokenizer.chat_template = template(model)
     lm = HFLM(pretrained=model, tokenizer=tokenizer, dtype="float32", device="cpu", batch_size=1)
     manager = TaskManager(include_path=work, include_defaults=False)
     samples, results = {}, {}
     for name, shots in names.items():
         limit = a.boolq_limit if name == "boolq" else a.mmlu_limit
-        run = lm_eval.simple_evaluate(lm, tasks=[name], num_fewshot=shots, limit=limit, log_samples=True, task_manager=manager)
+        run = lm_eval.simple_evaluate(lm, tasks=[name], num_fewshot=shots, limit=limit, log_samples=True, task_manager=manager,
+                                      apply_chat_template=a.chat, fewshot_as_multiturn=a.chat and not a.one_turn,
+                                      system_instruction=a.system)
         samples[name], results[name] = run["samples"][name], run["results"][name]
     return samples, results
 
@@ -82,6 +96,8 @@ def reference(a, model, names, work):
 def ours(a, model, name, out):
     data, limit = (a.boolq, a.boolq_limit) if name == "boolq" else (a.mmlu, a.mmlu_limit)
     command = [a.prune, "eval", model, "--tasks", name, "--data-dir", data, "-o", out, "--quiet", "--threads", str(a.threads)]
+    command += ["--apply-chat-template", "--fewshot-as-multiturn", str(not a.one_turn).lower()] if a.chat else []
+    command += ["--system-instruction", a.system] if a.system else []
     subprocess.run(command + (["--limit", str(limit)] if limit else []), check=True)
     files = glob.glob(f"{out}/**/*", recursive=True)
     (results,), samples = get_results_filenames(files), get_sample_results_filenames(files)

@@ -35,6 +35,7 @@ pub struct Template {
     says_answers: bool,
     special: Map<String, Value>,
     name: String,
+    source: String,
     sha256: String,
 }
 
@@ -55,10 +56,31 @@ impl Template {
         };
         let of = |wanted: &str| sources.iter().find(|(name, _)| name == wanted).map(|(_, source)| source);
         let Some(default) = of("default") else {
-            let names: Vec<&str> = sources.iter().map(|(name, _)| name.as_str()).collect();
-            let fault = format!("{name}: chat templates {}, none of them `default`", names.join(", "));
+            let fault = format!("{name}: chat templates {}, none of them `default`", listed(&sources));
             return Err(Error::request(format!("{fault}: name a file with one by --chat-template")));
         };
+        Self::build(&name, default, of(FOR_TOOLS), tokenizer).map(Some)
+    }
+
+    /// The template called `wanted` of the checkpoint in `directory`, else its only one or its `default`, for
+    /// conversations without tools. `None` where there is none at all.
+    ///
+    /// # Errors
+    /// Request: none of that name, or several and none called `default`; the names there are. Work: as
+    /// [`open`](Self::open).
+    pub fn named(directory: &Path, wanted: Option<&str>, tokenizer: &Tokenizer) -> Result<Option<Self>> {
+        let Some((name, sources)) = found(directory)? else { return Ok(None) };
+        let sought = wanted.unwrap_or("default");
+        let Some((_, source)) = sources.iter().find(|(name, _)| name == sought) else {
+            return Err(Error::request(format!(
+                "{name}: chat templates {}, none of them `{sought}`",
+                listed(&sources)
+            )));
+        };
+        Self::build(&name, source, None, tokenizer).map(Some)
+    }
+
+    fn build(name: &str, default: &String, for_tools: Option<&String>, tokenizer: &Tokenizer) -> Result<Self> {
         let build = |source: &String| {
             if source.len() > LONGEST {
                 let (length, most) = (source.len() >> 10, LONGEST >> 10);
@@ -68,25 +90,31 @@ impl Template {
             on_deep_stack(|| environment(source))?.map_err(fault)
         };
         let mut hash = Sha256::new();
-        let for_tools = of(FOR_TOOLS).map(build).transpose()?;
-        for source in [Some(default), of(FOR_TOOLS)].into_iter().flatten() {
+        for source in [Some(default), for_tools].into_iter().flatten() {
             hash.update((source.len() as u64).to_le_bytes());
             hash.update(source);
         }
-        Ok(Some(Self {
+        Ok(Self {
+            for_tools: for_tools.map(build).transpose()?,
             plain: build(default)?,
-            for_tools,
             says_answers: has_generation(default),
             special: tokenizer.special_tokens().clone(),
-            name,
+            name: name.to_owned(),
+            source: default.clone(),
             sha256: format!("{:x}", hash.finalize()),
-        }))
+        })
     }
 
     /// The file it stands in.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// SHA-256 of its text.
@@ -129,6 +157,11 @@ impl Template {
         let marked = rendered.map_err(|error| Error::work(format!("the chat template says: {}", said(&error))))?;
         if self.says_answers { unmarked(&marked) } else { Ok((marked, Vec::new())) }
     }
+}
+
+/// The names of templates.
+fn listed(sources: &[(String, String)]) -> String {
+    sources.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// The text without its marks, and what stood between them.

@@ -97,6 +97,12 @@ fn templates_are_where_transformers_finds_them() {
     );
     config(json!({"chat_template": [{"name": "rag", "template": "d"}]}));
     assert!(open(dir.path()).unwrap_err().to_string().contains("chat templates rag, none of them `default`"));
+    let named = |wanted| Template::named(dir.path(), wanted, &Tokenizer::open(dir.path())?);
+    assert_eq!(named(Some("rag")).unwrap().unwrap().source(), "d");
+    let unknown = [Some("default"), None, Some("other")].map(|wanted| named(wanted).unwrap_err());
+    assert!(
+        unknown.iter().all(|error| error.exit_code() == 2 && error.to_string().contains("chat templates rag, none"))
+    );
     config(json!({"chat_template": 3}));
     assert!(open(dir.path()).unwrap_err().to_string().contains("chat_template is no template"));
     fs::write(dir.path().join("chat_template.jinja"), "j{{ add_generation_prompt }}").unwrap();

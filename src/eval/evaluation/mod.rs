@@ -17,6 +17,7 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Origin, OutputDir, Workplace, sha256};
 use crate::data::{Rules, Tokenizer};
 use crate::eval::before::{self, Before};
+use crate::eval::chat::AppliedTemplate;
 use crate::eval::compare::{Comparison, compare};
 use crate::eval::encode::Encoder;
 use crate::eval::finished::Finished;
@@ -143,13 +144,18 @@ impl<'a> Evaluation<'a> {
         }
         let computed = if device.is_cuda() { format!("GPU {:?}", settings.dtype) } else { String::new() };
         let weights = before::weights(&checkpoint, settings.adapter.as_deref(), &computed)?;
-        let about = ModelFacts { weights, ..about(&checkpoint, &spec, &tokenizer, max_length)? };
+        let chat = AppliedTemplate::open(&settings, &checkpoint.source.dir, &tokenizer)?;
+        let chat_template = chat.as_ref().map(|chat| chat.source().to_owned());
+        let about = ModelFacts { weights, chat_template, ..about(&checkpoint, &spec, &tokenizer, max_length)? };
         let other = settings.against.clone().map(|path| against(path, &about)).transpose()?;
         let encoder = Encoder::new(&tokenizer, settings.compat, settings.bos, max_length, settings.paper)?;
         let asked = questions(&settings, &selection, &about);
         let job = match tokenized.take() {
             Some((digest, job)) if digest == asked => job,
-            _ => Job::prepare(selection, &source, &encoder, &settings, &Room::new(host.usable()), progress)?,
+            _ => {
+                let (encoder, room) = ((&encoder, chat.as_ref()), Room::new(host.usable()));
+                Job::prepare(selection, &source, encoder, &settings, &room, progress)?
+            }
         };
         let job = &tokenized.insert((asked, job)).1;
         let known = before.map(|before| before.known(job, &about, &settings)).transpose()?.unwrap_or_default();
@@ -280,15 +286,18 @@ fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_l
         special: [token(tokenizer.pad()), token(tokenizer.eos()), token(tokenizer.bos())],
         tokenizer: sha256(&file, &Silent)?,
         weights: String::new(),
+        chat_template: None,
     })
 }
 
 /// What the tokenised questions depend on: the tokenizer, and the settings that choose and shape them.
 fn questions(settings: &EvalSettings, selection: &Selection, about: &ModelFacts) -> String {
-    let EvalSettings { few_shot, data_dir, text_split, limit, compat, bos, paper, seed, .. } = settings;
+    let EvalSettings { few_shot, data_dir, text_split, limit, compat, bos, paper, seed, system_instruction, .. } =
+        settings;
     let leaf = |leaf: &crate::eval::select::Leaf| (leaf.name.clone(), leaf.file.clone());
     let tasks: Vec<_> = selection.leaves.iter().map(leaf).collect();
     let groups: Vec<&String> = selection.groups.iter().map(|group| &group.name).collect();
     let chosen = (tasks, groups, few_shot, data_dir, text_split, limit, compat, bos, paper, seed);
-    format!("{chosen:?} {} {} {:?}", about.tokenizer, about.max_length, about.special)
+    let said = (&about.chat_template, settings.is_multiturn(), system_instruction);
+    format!("{chosen:?} {said:?} {} {} {:?}", about.tokenizer, about.max_length, about.special)
 }

@@ -1,7 +1,5 @@
 //! Tasks of questions with choices, of which the likeliest is taken.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 use super::{About, Task};
@@ -9,6 +7,7 @@ use crate::eval::fields::{Fields, texts, value};
 use crate::eval::metrics::Takes;
 use crate::eval::outcome::{Measure, first_greatest};
 use crate::eval::request::{Answer, Prompt, Request};
+use crate::eval::shots::{Example, Shots};
 use crate::{Error, Result};
 
 /// A task of questions with choices: one [`Request::LogLikelihood`] for each.
@@ -48,16 +47,17 @@ impl Task for MultipleChoice {
         Ok((self.question)(document)?.target)
     }
 
-    fn example(&self, document: &Fields) -> Result<String> {
+    fn example(&self, document: &Fields) -> Result<Example> {
         Ok((self.question)(document)?.solved())
     }
 
-    fn requests(&self, document: &Fields, shots: &Arc<str>) -> Result<Vec<Request>> {
+    fn requests(&self, document: &Fields, shots: &Shots<'_>) -> Result<Vec<Request>> {
         let question = (self.question)(document)?;
-        let contexts: Vec<Arc<str>> = question.contexts.iter().map(|context| Arc::from(context.as_str())).collect();
+        let contexts: Vec<Prompt> =
+            question.contexts.iter().map(|context| shots.before(context)).collect::<Result<_>>()?;
         let request = |index: usize| Request::LogLikelihood {
-            context: Prompt { shots: shots.clone(), own: contexts[index.min(contexts.len() - 1)].clone() },
-            continuation: format!(" {}", question.answer(index)),
+            context: contexts[index.min(contexts.len() - 1)].clone(),
+            continuation: format!("{}{}", shots.delimiter(), question.answer(index)),
         };
         Ok((0..question.choices()).map(request).collect())
     }
@@ -70,13 +70,20 @@ impl Task for MultipleChoice {
         let question = (self.question)(document)?;
         let likelihoods: Vec<f64> = answers.iter().filter_map(Answer::log_likelihood).collect();
         let measure = |metric: &super::TaskMetric| {
-            let Takes::Choice(score) = metric.takes else { return Err(self.about.misplaced(metric)) };
+            let score: fn(f64, usize) -> f64 = match metric.takes {
+                Takes::Choice(score) => score,
+                Takes::Class => |log_likelihood, _| log_likelihood,
+                _ => return Err(self.about.misplaced(metric)),
+            };
             let scores: Vec<f64> = likelihoods
                 .iter()
                 .zip(&question.lengths)
                 .map(|(likelihood, length)| score(*likelihood, *length))
                 .collect();
             let chosen = first_greatest(&scores);
+            if let (Takes::Class, Some(chosen)) = (metric.takes, chosen) {
+                return Ok(Measure { sum: question.gold as f64, weight: chosen as f64, chosen: None });
+            }
             Ok(Measure { chosen, ..Measure::right(chosen == Some(question.gold)) })
         };
         self.about.metrics.iter().map(measure).collect()
@@ -137,10 +144,8 @@ impl Question {
 
     /// The question with its right answer, as an example for another one.
     #[must_use]
-    pub fn solved(&self) -> String {
-        let (context, answer) = (self.context(self.gold), self.answer(self.gold));
-        // the reference leaves out delimiters where there is no answer
-        if answer.is_empty() { context.to_owned() } else { format!("{context} {answer}\n\n") }
+    pub fn solved(&self) -> Example {
+        Example::new(self.context(self.gold), self.answer(self.gold))
     }
 }
 

@@ -1,12 +1,11 @@
 //! Tasks that a model answers in its own words.
 
-use std::sync::Arc;
-
 use super::{About, Task, TaskMetric};
 use crate::eval::fields::Fields;
 use crate::eval::metrics::Takes;
 use crate::eval::outcome::Measure;
-use crate::eval::request::{Answer, Prompt, Request};
+use crate::eval::request::{Answer, Request};
+use crate::eval::shots::{Example, Shots};
 use crate::{Error, Result};
 
 /// What the reference's filters say where they find nothing.
@@ -38,12 +37,12 @@ impl Task for Generation {
         (self.answer)(document)
     }
 
-    fn example(&self, document: &Fields) -> Result<String> {
-        Ok(format!("{} {}\n\n", (self.context)(document)?, (self.answer)(document)?))
+    fn example(&self, document: &Fields) -> Result<Example> {
+        Ok(Example::new((self.context)(document)?, (self.answer)(document)?))
     }
 
-    fn requests(&self, document: &Fields, shots: &Arc<str>) -> Result<Vec<Request>> {
-        let context = Prompt { shots: shots.clone(), own: Arc::from((self.context)(document)?) };
+    fn requests(&self, document: &Fields, shots: &Shots<'_>) -> Result<Vec<Request>> {
+        let context = shots.before(&(self.context)(document)?)?;
         Ok(vec![Request::GenerateUntil { context, until: self.until, max_gen_toks: self.max_gen_toks }])
     }
 
@@ -54,7 +53,7 @@ impl Task for Generation {
         let sum = (self.score)(said, &(self.answer)(document)?);
         let measure = |metric: &TaskMetric| match metric.takes {
             Takes::Generated => Ok(Measure { sum, weight: 1.0, chosen: None }),
-            Takes::Choice(_) | Takes::Text(_) => Err(self.about.misplaced(metric)),
+            _ => Err(self.about.misplaced(metric)),
         };
         self.about.metrics.iter().map(measure).collect()
     }

@@ -3,16 +3,16 @@
 //!
 //! # Add a task
 //! A file here and its line in [`TASKS`]. `openbookqa.rs` is the shortest example of questions with choices
-//! ([`MultipleChoice`]), `c4.rs` of texts ([`Rolling`]), `gsm8k.rs` of generated answers ([`Generation`]). One that is
-//! of another form implements [`Task`] itself. The definition is the reference's own, for the results file.
+//! ([`MultipleChoice`]), `c4.rs` of texts ([`Rolling`]), `lambada.rs` of one continuation ([`SingleContinuation`]),
+//! `gsm8k.rs` of generated answers ([`Generation`]). One that is of another form implements [`Task`] itself. The
+//! definition is the reference's own, for the results file.
 //!
 //! ```
-//! use std::sync::Arc;
-//!
 //! use prune::Result;
 //! use prune::eval::fields::Fields;
 //! use prune::eval::outcome::Measure;
-//! use prune::eval::request::{Answer, Prompt, Request};
+//! use prune::eval::request::{Answer, Request};
+//! use prune::eval::shots::{Example, Shots};
 //! use prune::eval::tasks::{ACC, About, Task};
 //!
 //! /// Is the last word the one that the model would say?
@@ -30,13 +30,13 @@
 //!     fn target(&self, document: &Fields) -> Result<String> {
 //!         Ok(halves(document).1.to_owned())
 //!     }
-//!     fn example(&self, document: &Fields) -> Result<String> {
-//!         Ok(format!("{}\n\n", document["text"].as_str().unwrap_or_default()))
-//!     }
-//!     fn requests(&self, document: &Fields, shots: &Arc<str>) -> Result<Vec<Request>> {
+//!     fn example(&self, document: &Fields) -> Result<Example> {
 //!         let (start, word) = halves(document);
-//!         let context = Prompt { shots: shots.clone(), own: Arc::from(start) };
-//!         Ok(vec![Request::LogLikelihood { context, continuation: format!(" {word}") }])
+//!         Ok(Example::new(start, word))
+//!     }
+//!     fn requests(&self, document: &Fields, shots: &Shots<'_>) -> Result<Vec<Request>> {
+//!         let (start, word) = halves(document);
+//!         Ok(vec![Request::LogLikelihood { context: shots.before(start)?, continuation: format!(" {word}") }])
 //!     }
 //!     fn judge(&self, _: &Fields, answers: &[Answer]) -> Result<Vec<Measure>> {
 //!         let is_said = |answer: &Answer| matches!(answer, Answer::LogLikelihood { greedy: true, .. });
@@ -66,22 +66,30 @@ mod arc;
 mod boolq;
 mod c4;
 mod choice;
+mod commonsense_qa;
+mod continuation;
+mod copa;
 mod detokenize;
+mod entailment;
 mod generation;
 mod gsm8k;
+mod gsm8k_cot;
 mod hellaswag;
+mod lambada;
 mod mmlu;
 mod openbookqa;
 mod piqa;
 mod plain_text;
+mod race;
 mod rolling;
+mod truthfulqa;
 mod wikitext;
 mod winogrande;
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 pub use choice::{MultipleChoice, Question};
+pub use continuation::SingleContinuation;
 pub use generation::Generation;
 pub use rolling::Rolling;
 
@@ -89,6 +97,7 @@ use super::fields::Fields;
 use super::metrics::{NO_FILTER, TaskMetric};
 use super::outcome::Measure;
 use super::request::{Answer, Request};
+use super::shots::{Example, Shots};
 use crate::{Error, Result};
 
 /// A task, or a family of tasks with one prompt (MMLU's subjects). A document of it is a prepared row of its data.
@@ -119,13 +128,14 @@ pub trait Task: Debug + Sync {
     ///
     /// # Errors
     /// See [`Task::prepare`].
-    fn example(&self, document: &Fields) -> Result<String>;
+    fn example(&self, document: &Fields) -> Result<Example>;
 
-    /// What is asked about a document behind `shots`, description and examples. The same document asks the same.
+    /// What is asked about a document behind `shots`, description and examples, which say what the model reads of a
+    /// question, and what divides it from its choices. The same document asks the same.
     ///
     /// # Errors
-    /// See [`Task::prepare`].
-    fn requests(&self, document: &Fields, shots: &Arc<str>) -> Result<Vec<Request>>;
+    /// See [`Task::prepare`], and [`Shots::before`].
+    fn requests(&self, document: &Fields, shots: &Shots<'_>) -> Result<Vec<Request>>;
 
     /// Number of the right one among the requests, where each is a choice.
     ///
@@ -164,6 +174,16 @@ pub struct About {
     pub sampler: Sampler,
     /// Examples shown unless the user says otherwise.
     pub shots: usize,
+    /// Whether none are shown whatever the user says: what the reference does where a definition says none.
+    pub is_zero_shot: bool,
+    /// Examples of its own, instead of those of a split: rows as a list in JSON; empty where there are none.
+    pub samples: &'static str,
+    /// What stands between a question and its answer.
+    pub target_delimiter: &'static str,
+    /// What stands behind an example, and between what the system says and the description.
+    pub shots_delimiter: &'static str,
+    /// What every answer begins with, which the model is to continue; empty where it begins by itself.
+    pub gen_prefix: &'static str,
     /// How its own release lays its rows out, where that is not as the hub does.
     pub release: Release,
     /// The reference's output type.
@@ -172,7 +192,7 @@ pub struct About {
     pub metrics: &'static [TaskMetric],
     /// What is taken of the answers before they are judged; each is judged on its own.
     pub filters: &'static [Filter],
-    /// Version of the task's definition.
+    /// Version of the task's definition, or [`UNVERSIONED`].
     pub version: f64,
     /// The prompt in the reference's own words, for the results file.
     pub definition: &'static str,
@@ -190,6 +210,11 @@ impl About {
         shots_split: "train",
         sampler: Sampler::DrawnWithoutSelf,
         shots: 0,
+        is_zero_shot: false,
+        samples: "",
+        target_delimiter: " ",
+        shots_delimiter: "\n\n",
+        gen_prefix: "",
         release: Release::Hub,
         output: OutputType::MultipleChoice,
         metrics: &[],
@@ -204,7 +229,12 @@ impl About {
     /// Whether examples can stand in front of its documents.
     #[must_use]
     pub fn has_examples(&self) -> bool {
-        self.output != OutputType::Rolling
+        self.output != OutputType::Rolling && !self.is_zero_shot
+    }
+
+    /// Whether those are rows of a split.
+    pub(super) fn reads_examples(&self) -> bool {
+        self.has_examples() && self.samples.is_empty()
     }
 
     /// Each metric of each filter, in the order of an outcome's measures.
@@ -224,6 +254,8 @@ impl About {
 pub enum OutputType {
     /// The likeliest of several continuations.
     MultipleChoice,
+    /// The likelihood of one continuation.
+    LogLikelihood,
     /// The likelihood of whole texts.
     Rolling,
     /// Answers in the model's own words.
@@ -236,6 +268,7 @@ impl OutputType {
     pub fn name(self) -> &'static str {
         match self {
             Self::MultipleChoice => "multiple_choice",
+            Self::LogLikelihood => "loglikelihood",
             Self::Rolling => "loglikelihood_rolling",
             Self::Generate => "generate_until",
         }
@@ -295,6 +328,8 @@ pub enum Release {
     Documents(fn(&Fields) -> Option<Vec<Fields>>),
 }
 
+/// The version of a definition that has none.
+pub const UNVERSIONED: f64 = f64::NAN;
 /// Right or wrong.
 pub const ACC: &[TaskMetric] = &[TaskMetric::ACC];
 /// The same, and with the choices' lengths in the reckoning.
@@ -320,7 +355,18 @@ pub const TASKS: &[&dyn Task] = &[
     &piqa::TASK,
     &winogrande::TASK,
     &openbookqa::TASK,
+    &commonsense_qa::TASK,
+    &truthfulqa::ONE,
+    &truthfulqa::SEVERAL,
+    &race::TASK,
+    &copa::TASK,
+    &entailment::RTE,
+    &entailment::CB,
+    &lambada::TASK,
     &gsm8k::TASK,
+    &gsm8k_cot::COT,
+    &gsm8k_cot::ZERO_SHOT,
+    &gsm8k_cot::LLAMA,
     &wikitext::TASK,
     &c4::TASK,
 ];

@@ -1,13 +1,12 @@
 //! Tasks of texts whose every token is predicted.
 
-use std::sync::Arc;
-
 use super::{About, Task, TaskMetric};
 use crate::eval::fields::{Fields, text};
 use crate::eval::metrics::{Takes, TextSums};
 use crate::eval::outcome::Measure;
 use crate::eval::python::words;
 use crate::eval::request::{Answer, Request};
+use crate::eval::shots::{Example, Shots};
 use crate::{Error, Result};
 
 /// A task of texts: one [`Request::LogLikelihoodRolling`] for each. Perplexities are divided by the words and bytes of
@@ -37,11 +36,11 @@ impl Task for Rolling {
         Ok((self.tidy)(text(document, self.field)?))
     }
 
-    fn example(&self, _document: &Fields) -> Result<String> {
+    fn example(&self, _document: &Fields) -> Result<Example> {
         Err(Error::request(format!("{}: a text takes no examples in front", self.about.name)))
     }
 
-    fn requests(&self, document: &Fields, _shots: &Arc<str>) -> Result<Vec<Request>> {
+    fn requests(&self, document: &Fields, _shots: &Shots<'_>) -> Result<Vec<Request>> {
         Ok(vec![Request::LogLikelihoodRolling { text: self.target(document)? }])
     }
 

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::eval::metrics::figure;
+use crate::eval::metrics::{Takes, figure};
+use crate::eval::shots::Message;
 
 fn all() -> impl Iterator<Item = &'static dyn Task> {
     TASKS.iter().copied().chain([TEXT])
@@ -27,6 +28,27 @@ fn row(task: &str) -> Fields {
             "question_stem": "The sun is", "choices": {"text": ["cold", "hot"], "label": ["A", "B"]}, "answerKey": "B",
         }),
         "gsm8k" => json!({"question": "How many?", "answer": "Half of 2,400 is <<2400/2=1200>>1,200.\n#### 1,200"}),
+        "gsm8k_cot" | "gsm8k_cot_zeroshot" | "gsm8k_cot_llama" => return row("gsm8k"),
+        "commonsense_qa" => json!({
+            "question": "Where is a keel?", "answerKey": "B",
+            "choices": {"label": ["A", "B", "C", "D", "E"], "text": ["hat", "ship", "tree", "cup", "hill"]},
+        }),
+        "truthfulqa_mc1" | "truthfulqa_mc2" => json!({
+            "question": "Is it so?", "mc1_targets": {"choices": ["Yes.", "No."], "labels": [1, 0]},
+            "mc2_targets": {"choices": ["Yes.", "It is.", "No."], "labels": [1, 1, 0]},
+        }),
+        "copa" => json!({
+            "premise": "It rained.", "choice1": "The road was wet.", "choice2": "The sun rose.", "question": "effect",
+            "idx": 0, "label": 0,
+        }),
+        "rte" => json!({"sentence1": "It rained all day.", "sentence2": "It rained.", "label": 0, "idx": 0}),
+        "cb" => json!({"premise": "It rained. It did.", "hypothesis": "it rained", "label": 2, "idx": 0}),
+        "race" => json!({
+            "article": "It rained.",
+            "problems": "[{'question': 'It  _  .', 'options': ['a', 'b', 'c', 'd'], 'answer': 'B'}, \
+                {'question': \"What's so?\", 'options': ['e', 'f', 'g', 'h'], 'answer': 'C'}]",
+        }),
+        "lambada_openai" => json!({"text": "It rained and the road was wet"}),
         "wikitext" => json!({"page": " = A = \n \n one @-@ two \n"}),
         "c4" => json!({"text": "one two", "timestamp": "2019-04-25T12:57:54Z", "url": "u"}),
         "text" => json!({"text": "one two"}),
@@ -38,7 +60,7 @@ fn row(task: &str) -> Fields {
 
 fn asked(task: &dyn Task, shots: &str) -> (Fields, Vec<Request>) {
     let document = task.prepare(row(task.about().name)).unwrap();
-    let requests = task.requests(&document, &Arc::from(shots)).unwrap();
+    let requests = task.requests(&document, &Shots::text(task.about(), shots)).unwrap();
     (document, requests)
 }
 
@@ -46,7 +68,7 @@ fn asked(task: &dyn Task, shots: &str) -> (Fields, Vec<Request>) {
 fn rows_are_sound() {
     for about in all().map(Task::about) {
         let definition: Value = serde_json::from_str(about.definition).unwrap();
-        assert!(definition["doc_to_target"].is_string(), "{}", about.name);
+        assert!(!definition["doc_to_target"].is_null(), "{}", about.name);
         assert!(!about.metrics.is_empty() && !about.filters.is_empty() && !about.split.is_empty());
         let same = TASKS.iter().filter(|other| other.about().name == about.name).count();
         assert_eq!(same, usize::from(about.name != "text"));
@@ -74,7 +96,8 @@ fn a_document_asks_the_same_again() {
         // a document is no example of another form than it is asked in
         if task.about().has_examples() {
             let example = task.example(&document).unwrap();
-            assert!(example.ends_with("\n\n"), "{name}: {example:?}");
+            let text: String = example.messages(task.about()).iter().map(Message::text).collect();
+            assert!(text.ends_with(task.about().shots_delimiter) && !example.answer.is_empty(), "{name}: {text:?}");
         }
     }
 }
@@ -95,6 +118,8 @@ fn the_right_answer_is_one_and_others_are_nothing() {
         let (document, requests) = asked(task, "");
         let count = about.measured().count();
         match about.output {
+            // what is likely counts, not what is likeliest
+            OutputType::MultipleChoice if name == "truthfulqa_mc2" => {}
             OutputType::MultipleChoice => {
                 let answers = |best: usize| -> Vec<Answer> {
                     let likely = |index| if index == best { -0.1 } else { -90.0 };
@@ -109,14 +134,25 @@ fn the_right_answer_is_one_and_others_are_nothing() {
                     assert_eq!(measures.len(), count, "{name}");
                     let expected =
                         Measure { sum: f64::from(u8::from(right[0] == best)), weight: 1.0, chosen: Some(best) };
-                    assert!(measures.iter().all(|measure| *measure == expected), "{name}: {measures:?}");
+                    let of_choices = measures.iter().zip(about.metrics);
+                    let mut of_choices = of_choices.filter(|(_, metric)| matches!(metric.takes, Takes::Choice(_)));
+                    assert!(of_choices.all(|(measure, _)| *measure == expected), "{name}: {measures:?}");
                 }
             }
             OutputType::Generate => {
                 let judged = |said: &str| judge(task, &document, &[Answer::Text(said.to_owned())]);
-                let right = judged(&task.target(&document).unwrap());
+                let right = judged(&match name {
+                    "gsm8k_cot" | "gsm8k_cot_zeroshot" => "So the answer is 7. The answer is 1,200.".to_owned(),
+                    "gsm8k_cot_llama" => "The final answer is 7? The final answer is $1,200".to_owned(),
+                    _ => task.target(&document).unwrap(),
+                });
                 assert_eq!(right, vec![Measure::right(true); count], "{name}");
                 assert_eq!(judged("I do not know."), vec![Measure::right(false); count], "{name}");
+            }
+            OutputType::LogLikelihood => {
+                let judged = |greedy| judge(task, &document, &[Answer::LogLikelihood { log_likelihood: -2.0, greedy }]);
+                let sums = |greedy| judged(greedy).iter().map(|measure| measure.sum).collect::<Vec<_>>();
+                assert_eq!((sums(true), sums(false)), (vec![-2.0, 1.0], vec![-2.0, 0.0]), "{name}");
             }
             OutputType::Rolling => {
                 let figures = |nats: f64| -> Vec<f64> {
@@ -145,7 +181,7 @@ fn a_row_without_its_fields_is_named() {
         for field in row(task.about().name).keys() {
             let mut row = row(task.about().name);
             row.remove(field);
-            let asked = task.prepare(row).and_then(|document| task.requests(&document, &Arc::from("")));
+            let asked = task.prepare(row).and_then(|document| task.requests(&document, &Shots::text(task.about(), "")));
             if let Err(error) = asked {
                 assert!(error.to_string().contains("field"), "{}: {error}", task.about().name);
             }

@@ -114,7 +114,7 @@ fn data_come_from_the_hub_and_then_from_its_cache() {
         |subject: &str| Leaf { name: format!("mmlu_{subject}"), task, subject: Some(subject.into()), file: None };
     let read = |offline: &str, subject: &str| {
         let source = TaskSource::hub(hub(offline).unwrap());
-        prompts(&leaf(subject), &source, &EvalSettings::default(), &Room::new(u64::MAX), &Silent)
+        prompts(&leaf(subject), None, &source, &EvalSettings::default(), &Room::new(u64::MAX), &Silent)
     };
     let text = |error: prune::Error| (error.to_string(), error.exit_code());
     assert!(matches!(text(read("1", "queens").unwrap_err()), (text, 2) if text.contains("not in the cache")));

@@ -190,7 +190,7 @@ fn invented_questions_equal_the_reference() {
 }
 
 /// Weights from the formula for the config in `dir`.
-fn llama_weights(dir: &Path) {
+pub(crate) fn llama_weights(dir: &Path) {
     let config: Map<String, Value> =
         serde_json::from_str(&fs::read_to_string(dir.join("config.json")).unwrap()).unwrap();
     let spec = ModelSpec::from_config(&config).unwrap();

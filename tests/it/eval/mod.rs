@@ -5,5 +5,6 @@ mod data;
 mod generation;
 mod goldens;
 mod killed;
+mod recorded;
 mod requests;
 mod shared;
