@@ -23,6 +23,7 @@ use super::text::TextArgs;
   prune cut ./llama --drop 21-28 --repair refit --data c4.jsonl -o out    fitted to the whole model, no training
   prune cut ./llama --method shortgpt --layers 2 --one-at-a-time --data c4.jsonl -o out
   prune cut ./llama --drop 21-28 --repair average -o out                  merged into layer 20, no text
+  prune cut ./llama --method laco --threshold 0.5 --data c4.jsonl -o out  layers merged while alike
   prune cut ./llama --plan analysis/analysis.json --target bytes=4GiB -o out
   prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
 pub(crate) struct CutArgs {
@@ -83,8 +84,18 @@ pub(crate) struct CutArgs {
     /// is scored again on --data
     #[arg(long, conflicts_with_all = ["plan", "drop", "deepest", "tail"])]
     one_at_a_time: bool,
-    /// Text for --repair and --one-at-a-time: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst, .bz2, .xz), a
-    /// directory of them (its validation split), or a hub data set
+    /// How alike merges have to leave the final states to stay, a cosine: with --method laco or sliding, which merge as
+    /// many layers as that lets go
+    #[arg(long, value_name = "T", allow_negative_numbers = true, conflicts_with_all = ["plan", "drop", "deepest", "tail"])]
+    threshold: Option<f64>,
+    /// Layers that become one at a time, with --method laco [default: 4]
+    #[arg(long, value_name = "C", requires = "threshold")]
+    merge_layers: Option<usize>,
+    /// Layers to go down by after a merge that stays, with --method laco [default: 1]
+    #[arg(long, value_name = "I", requires = "threshold")]
+    interval: Option<usize>,
+    /// Text for --repair, --one-at-a-time and methods that merge: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst,
+    /// .bz2, .xz), a directory of them (its validation split), or a hub data set
     #[arg(long, value_name = "SRC")]
     data: Option<String>,
     #[command(flatten)]

@@ -23,7 +23,7 @@ pub(super) fn triangle(analysis: &Analysis) -> Result<Triangle> {
     let metric = metric(name)?;
     let best = match metric.subject {
         Subject::Block => analysis.search.best.iter().map(|choice| choice.drop.first().copied()).collect(),
-        Subject::Layer | Subject::SubLayer | Subject::Depth => {
+        _ => {
             vec![analysis.search.best.first().and_then(|choice| choice.drop.first().copied())]
         }
     };
@@ -295,7 +295,7 @@ fn layer_table(analysis: &Analysis) -> Option<String> {
         let every_other = |first: usize| values.iter().skip(first).step_by(2).copied().collect();
         match metric.subject {
             _ if metric.usual => {}
-            Subject::Block => {}
+            Subject::Block | Subject::LayerPair | Subject::SubLayerPair => {}
             Subject::SubLayer => {
                 columns.push((format!("{}:attn", metric.name), every_other(0)));
                 columns.push((format!("{}:mlp", metric.name), every_other(1)));

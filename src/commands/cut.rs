@@ -15,10 +15,10 @@ use super::merging::merging;
 use super::repair::{RepairReport, Repairing, Shared};
 use super::rounds::Round;
 use super::seam::Seam;
-use super::{open, rounds, seam};
+use super::{merges, open, rounds, seam};
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
-use crate::methods::METHODS;
-use crate::plan::{Dropped, Notations, SubLayers};
+use crate::methods::{METHODS, MergeTrial};
+use crate::plan::{Dropped, Notations, SubLayers, ranges};
 use crate::progress::Progress;
 use crate::repair::REPAIRS;
 use crate::shown::{shown, shown_message};
@@ -67,6 +67,9 @@ pub struct CutReport {
     /// The rounds in which layers went one at a time.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rounds: Vec<Round>,
+    /// The merges that were tried, by a method that merges.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub merges: Vec<MergeTrial>,
     /// The tensors that are merged, by the repair that needs no text; absent where none was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merged: Option<Merged>,
@@ -121,6 +124,7 @@ pub fn cut(settings: &CutSettings, progress: &dyn Progress) -> Result<CutReport>
 /// As [`cut`].
 pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress: &dyn Progress) -> Result<CutReport> {
     one_choice(settings)?;
+    let merging_by = merges::check(settings)?;
     settings.check_repair()?;
     rounds::check(settings)?;
     let max_shard_size: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
@@ -131,13 +135,22 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
     let options = CutOptions { max_shard_size, allow_unsliced: &settings.allow_unsliced, format };
     let opened = |target: &PathBuf| OutputDir::create(target, settings.force, &Origin::of("cut", settings)?);
     // what is in the way is said before the work
-    let mut early = settings.out.as_ref().filter(|_| settings.one_at_a_time).map(opened).transpose()?;
-    let (plan, rounds) = match amount(settings, &planned_for, &checkpoint)? {
-        Some(n) if settings.one_at_a_time => {
-            let of = (&checkpoint, &planned_for, &options);
-            rounds::choose(settings, of, n, shared, progress)?
+    let is_late = settings.one_at_a_time || merging_by.is_some();
+    let mut early = settings.out.as_ref().filter(|_| is_late).map(opened).transpose()?;
+    let of = (&checkpoint, &planned_for, &options);
+    let (mut rounds, mut merges) = (Vec::new(), Vec::new());
+    let plan = match (merging_by, amount(settings, &planned_for, &checkpoint)?) {
+        (Some(by), _) => {
+            let (plan, trials) = merges::choose(settings, of, by, progress)?;
+            merges = trials;
+            plan
         }
-        share => (plan(settings, &planned_for, share)?, Vec::new()),
+        (None, Some(n)) if settings.one_at_a_time => {
+            let (plan, found) = rounds::choose(settings, of, n, shared, progress)?;
+            rounds = found;
+            plan
+        }
+        (None, share) => plan(settings, &planned_for, share)?,
     };
     let cut = Cut::new(&checkpoint, &planned_for, plan, &options)?;
     let (cut, merged) = match settings.repair.filter(|repair| !repair.needs_text()) {
@@ -150,7 +163,7 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
     if let Some(why) = cut.not_computed() {
         progress.note(&format!("not computed here ({}): its layers are cut by names and bytes", shown_message(why)));
     }
-    let mut report = CutReport { rounds, merged, ..report(settings, &cut) };
+    let mut report = CutReport { rounds, merges, merged, ..report(settings, &cut) };
     let prepare = |repair| Repairing::prepare(repair, settings, &cut, shared, progress);
     let repairing = settings.repair.filter(|repair| repair.needs_text()).map(prepare).transpose()?;
     let told = repairing.as_ref().map(|repairing| repairing.report(settings.dry_run.then_some(shared)));
@@ -220,6 +233,9 @@ impl fmt::Display for CutReport {
         if !self.rounds.is_empty() {
             let order: Vec<String> = self.rounds.iter().map(|round| round.layer.to_string()).collect();
             writeln!(f, "one by one   {}", order.join(", "))?;
+        }
+        for MergeTrial { layers, similarity, .. } in self.merges.iter().filter(|trial| trial.stays) {
+            writeln!(f, "merged       {}: similarity {similarity:.4}", ranges(layers.iter().copied()))?;
         }
         writeln!(f, "parameters   {}", shrunk(self.parameters, &short_count))?;
         writeln!(
@@ -297,6 +313,7 @@ fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
         identical: None,
         seams: None,
         rounds: Vec::new(),
+        merges: Vec::new(),
         merged: None,
         repair: None,
         not_computed: cut.not_computed().map(str::to_owned),

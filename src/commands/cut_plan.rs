@@ -6,7 +6,7 @@ use super::cut_settings::CutSettings;
 use crate::checkpoint::Checkpoint;
 use crate::files::{self, Bound};
 use crate::importance::{Analysis, Protect, Subject, metric};
-use crate::methods::{self, Goal, METHODS, method};
+use crate::methods::{self, Goal, METHODS, Method, method};
 use crate::plan::{Plan, PlannedFor, layers_for_fraction, parse_drop};
 use crate::{Context, Error, Result};
 
@@ -30,6 +30,7 @@ pub(super) fn one_choice(settings: &CutSettings) -> Result<()> {
         ["--max-loss"] => Err(Error::request("--max-loss goes with an analysis that measured losses: give --plan")),
         ["--keep"] => Err(Error::request("--keep goes with an analysis that asked questions: give --plan")),
         ["--layers"] => Err(Error::request("--layers goes with an analysis or a method: give --plan or --method")),
+        ["--method"] if settings.method.is_some_and(Method::merges) => Ok(()),
         ["--method"] | ["--plan", "--method"] => {
             Err(Error::request("how many layers? --method goes with --layers, --fraction or --target"))
         }
@@ -75,6 +76,7 @@ pub(super) fn plan(settings: &CutSettings, model: &PlannedFor, share: Option<usi
         },
         (Some(path), Some(layers)) => {
             let method = settings.method.unwrap_or(&METHODS[0]);
+            method.check_counts()?;
             if !method.needs_scores() {
                 return Err(Error::request(format!("--method {} looks at no scores: leave --plan out", method.name)));
             }

@@ -49,7 +49,13 @@ pub struct CutSettings {
     pub repair: Option<&'static Repair>,
     /// Whether layers go one after the other, the model repaired and scored anew between them.
     pub one_at_a_time: bool,
-    /// Where the text is that a repair is fitted on, and layers that go one at a time are scored on.
+    /// How alike merges have to leave the final states, for a method that merges.
+    pub threshold: Option<f64>,
+    /// Layers that become one at a time; `None` is 4.
+    pub merge_layers: Option<usize>,
+    /// Layers to go down by after a merge that stays; `None` is 1.
+    pub interval: Option<usize>,
+    /// Where the text is that a repair is fitted on, layers that go one at a time are scored on, merges are judged on.
     pub data: Option<String>,
     /// Field of the rows that holds the text.
     pub text_field: String,
@@ -73,7 +79,7 @@ pub struct CutSettings {
     pub leave_out_first: bool,
     /// Where a repair is computed: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: Option<String>,
-    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    /// What products with weights are computed in: `auto`, `bf16`, `f32`.
     pub dtype: Option<String>,
     /// Cap on memory of a repair.
     pub memory: Option<String>,
@@ -107,6 +113,9 @@ impl Default for CutSettings {
             allow_unsliced: Vec::new(),
             repair: None,
             one_at_a_time: false,
+            threshold: None,
+            merge_layers: None,
+            interval: None,
             data: None,
             text_field: "text".to_owned(),
             text_split: TextSplit::default(),
@@ -159,8 +168,9 @@ impl CutSettings {
             ("--dtype", self.dtype.is_some()),
             ("--memory", self.memory.is_some()),
         ];
-        // what scores layers between the rounds reads the same text
-        let is_free = |flag: &str| fitted.is_some() || self.one_at_a_time && flag != "--leave-out-first";
+        // what scores layers between the rounds, or judges merges, reads the same text
+        let reads = self.one_at_a_time || self.method.is_some_and(Method::merges);
+        let is_free = |flag: &str| fitted.is_some() || reads && flag != "--leave-out-first";
         let given = given.into_iter().find(|(flag, given)| *given && !is_free(flag));
         match (given, self.repair) {
             (None, _) => Ok(()),

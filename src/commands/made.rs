@@ -65,7 +65,10 @@ impl Described {
         let trained = match settings.train {
             Train::Lora => {
                 let held = if settings.quant == Quant::Nf4 { "in NF4 (QLoRA)" } else { "as they are" };
-                format!("LoRA of rank {} on {}, the weights held {held}", settings.rank, settings.target)
+                let layers = settings.layers_to_transform.as_ref().map(|layers| format!(" of layers {layers}"));
+                let target = format!("{}{}", settings.target, layers.unwrap_or_default());
+                let kind = if settings.dora { "DoRA" } else { "LoRA" };
+                format!("{kind} of rank {} on {target}, the weights held {held}", settings.rank)
             }
             Train::Last(count) => format!("the head, the final norm and the last {count} layers trained whole"),
         };

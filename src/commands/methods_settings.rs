@@ -50,7 +50,7 @@ pub struct MethodsSettings {
     pub force: bool,
     /// Where it computes: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: Option<String>,
-    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    /// What products with weights are computed in: `auto`, `bf16`, `f32`.
     pub dtype: Option<String>,
     /// Cap on memory.
     pub memory: Option<String>,
@@ -126,12 +126,13 @@ impl MethodsSettings {
         if let Some(method) = self.methods.iter().find(|method| method.takes_names()) {
             return Err(Error::request(format!("--methods {}: it chooses nothing, the user does", method.name)));
         }
+        self.methods.iter().try_for_each(|method| method.check_counts())?;
         if self.all && !self.methods.is_empty() {
             return Err(Error::request("--all and --methods: give one of them"));
         }
         let is_chosen = |method: &&Method| match (self.methods.is_empty(), self.all) {
             (false, _) => self.methods.contains(method),
-            (true, true) => !method.takes_names(),
+            (true, true) => !method.takes_names() && !method.merges(),
             (true, false) => method.is_cheap(),
         };
         Ok(METHODS.iter().filter(is_chosen).collect())

@@ -264,7 +264,7 @@ impl Group {
         let of = |metric: &&Metric| match metric.value {
             Evaluate::Weights(Needs::Nothing, _) => 0,
             // back is twice as much as forward
-            Evaluate::Weights(Needs::Gradients, _) | Evaluate::Gates(_) => 3 * layers,
+            Evaluate::Weights(Needs::Gradients, _) | Evaluate::Gates(_) | Evaluate::GatePairs => 3 * layers,
             Evaluate::Coalitions(how) => (how.passes)(layers, draws),
             _ => layers,
         };

@@ -6,14 +6,14 @@ use candle_core::{Device, Tensor};
 
 use super::draws::Draws;
 use super::evidence::{Evidence, Measured};
-use super::metrics::{Evaluate, METRICS, Metric, Needs, OfWeights, Sizes, Subject, Weight};
+use super::metrics::{Evaluate, METRICS, Metric, Needs, OfWeights, Sizes, Weight};
 use super::moments::{Moments, Scores};
 use super::observer::{ChannelWatch, Watch};
 use super::probe::Probe;
 use super::removals::Removals;
 use crate::arch::{LayerTensor, ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
-use crate::model::{Batch, LayerGradients, Loss, Model, WantedGradients, parameter};
+use crate::model::{Batch, LayerGradients, Loss, Model, StackUnit, WantedGradients, parameter};
 use crate::progress::{Progress, Unit};
 use crate::{Context, Error, Result, interrupt};
 
@@ -162,7 +162,7 @@ pub(crate) fn reserved_bytes(
         .sum();
     let of = |metric: &&Metric| match metric.value {
         Evaluate::Coalitions(how) if matches!(how.value.value, Evaluate::Logits(_)) => 32 << 20,
-        Evaluate::Weights(Needs::Gradients, _) | Evaluate::Gates(_) => {
+        Evaluate::Weights(Needs::Gradients, _) | Evaluate::Gates(_) | Evaluate::GatePairs => {
             Model::gradient_bytes(spec, device, (tokens, longest)) + 8 * layer
         }
         Evaluate::Weights(..) => 4 * layer,
@@ -262,7 +262,9 @@ fn of_gradients(
     let gates =
         metrics.iter().filter_map(|m| if let Evaluate::Gates(value) = m.value { Some((*m, value)) } else { None });
     let gates: Vec<_> = gates.collect();
-    let wanted = WantedGradients { weights: !shown.is_empty(), gates: !gates.is_empty() };
+    let pairs: Vec<&Metric> =
+        metrics.iter().copied().filter(|metric| matches!(metric.value, Evaluate::GatePairs)).collect();
+    let wanted = WantedGradients { weights: !shown.is_empty(), gates: !gates.is_empty() || !pairs.is_empty() };
     if !wanted.weights && !wanted.gates {
         return Ok(Vec::new());
     }
@@ -281,20 +283,36 @@ fn of_gradients(
     model.gradients(sequences, wanted, "gradients", progress, &mut see)?;
     let mut scores = shown.finish()?;
     let counted: Vec<usize> = (0..sequences.len()).filter(|index| sequences[*index].len() > 1).collect();
+    // the gradients of one sequence
+    let of = |metric: &Metric, sequence: usize| -> Result<Vec<f64>> {
+        let of = |layer: &Vec<Vec<f64>>| -> Vec<f64> { layer.iter().map(|gate| gate[sequence]).collect() };
+        let values: Vec<f64> = match metric.subject.unit() {
+            StackUnit::SubLayer => found.iter().flat_map(of).collect(),
+            StackUnit::Layer => found.iter().map(|layer| of(layer).iter().sum()).collect(),
+        };
+        match values.len() == metric.subject.rows(spec.layers)[0] {
+            true => Ok(values),
+            false => Err(Error::work(format!("{}: layers that are not two sub-layers", metric.name))),
+        }
+    };
     for (metric, value) in gates {
         let mut moments = Moments::new(metric.subject.rows(spec.layers));
         for &sequence in &counted {
-            let of = |layer: &Vec<Vec<f64>>| -> Vec<f64> { layer.iter().map(|gate| gate[sequence]).collect() };
-            let values: Vec<f64> = match metric.subject {
-                Subject::SubLayer => found.iter().flat_map(of).map(value).collect(),
-                _ => found.iter().map(|layer| value(of(layer).iter().sum())).collect(),
-            };
-            if values.len() != moments.values() {
-                return Err(Error::work(format!("{}: layers that are not two sub-layers", metric.name)));
-            }
+            let values: Vec<f64> = of(metric, sequence)?.into_iter().map(value).collect();
             moments.push(1.0, &values);
         }
         scores.push(moments.finish(metric.name));
+    }
+    for metric in pairs {
+        let mut mean: Vec<Vec<f64>> = metric.subject.rows(spec.layers).into_iter().map(|len| vec![0.0; len]).collect();
+        for &sequence in &counted {
+            let values = of(metric, sequence)?;
+            for (apart, row) in mean.iter_mut().enumerate() {
+                let pairs = values.iter().zip(&values[apart..]);
+                row.iter_mut().zip(pairs).for_each(|(sum, (a, b))| *sum += a * b / counted.len() as f64);
+            }
+        }
+        scores.push(Scores { metric: metric.name.to_owned(), mean, stderr: None, difference_stderr: None });
     }
     Ok(scores)
 }

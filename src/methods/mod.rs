@@ -28,7 +28,10 @@ use std::ops::Range;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use goal::{Goal, KeepShare, within};
-pub use pick::{Candidates, PICKS, Pick, Policy, Step, Work, pick, scored};
+pub use pick::{
+    Candidates, LayerSum, MergeBounds, MergeTrial, MergedStack, PICKS, Pick, Policy, Similarity, Step, Work, pick,
+    scored,
+};
 pub use search::{Search, SearchPasses, check, search};
 pub use table::METHODS;
 pub use texts::{OverTexts, Running};
@@ -123,7 +126,7 @@ impl Method {
     #[must_use]
     pub fn is_cheap(&self) -> bool {
         let asks = |metric: &Metric| metric.value.removes() || matches!(metric.value, Evaluate::Coalitions(_));
-        !self.is_searched() && !self.takes_names() && !self.metric().is_some_and(asks)
+        !self.is_searched() && !self.merges() && !self.takes_names() && !self.metric().is_some_and(asks)
     }
 
     /// What to search an analysis for.
@@ -147,7 +150,7 @@ impl Method {
     pub fn layers(&self, layers: usize, n: usize) -> Result<Option<Range<usize>>> {
         match self.how() {
             How::Place(place) => place(layers, n).map(Some),
-            How::Blocks(_) | How::Layers(_) | How::Search { .. } | How::Given => Ok(None),
+            How::Blocks(_) | How::Layers(_) | How::Search { .. } | How::Merging { .. } | How::Given => Ok(None),
         }
     }
 
@@ -155,6 +158,38 @@ impl Method {
     #[must_use]
     pub fn takes_names(&self) -> bool {
         matches!(self.how(), How::Given)
+    }
+
+    /// Whether it merges layers, as many as its threshold lets go.
+    #[must_use]
+    pub fn merges(&self) -> bool {
+        matches!(self.how(), How::Merging { .. })
+    }
+
+    /// The stack that its merges make of `layers` layers, within `bounds`.
+    ///
+    /// # Errors
+    /// Request: a method that merges nothing, too few layers. Those of `similarity`.
+    pub fn merge(&self, bounds: &MergeBounds, layers: usize, similarity: &mut Similarity<'_>) -> Result<MergedStack> {
+        match self.how() {
+            How::Merging { merge, .. } => merge(bounds, layers, similarity),
+            _ => Err(Error::request(format!("{} merges no layers", self.name))),
+        }
+    }
+
+    /// Refuses it where a number of layers has to go, which a threshold does not know.
+    ///
+    /// # Errors
+    /// Request: says what takes it.
+    pub fn check_counts(&self) -> Result<()> {
+        if self.merges() {
+            return Err(Error::request(format!(
+                "{0} merges as many layers as its threshold lets go, not a number of them: prune cut --method {0} \
+                 --threshold T --data TEXT",
+                self.name
+            )));
+        }
+        Ok(())
     }
 
     /// Refuses an analysis that will not have measured what this looks at, and follows the pick `picked`.
@@ -249,8 +284,8 @@ pub fn cost(searched: &Searched) -> &'static str {
 
 fn cost_of(how: How, metric: Option<&Metric>) -> &'static str {
     match (how, metric) {
+        (How::Search { cost, .. } | How::Merging { cost, .. }, _) => cost,
         (_, None) => "nothing",
-        (How::Search { cost, .. }, _) => cost,
         (_, Some(metric)) => metric.value.cost(),
     }
 }

@@ -49,6 +49,10 @@ pub enum Subject {
     SubLayer,
     /// The stream that enters layer l, l = 0 ..= L; the last is what leaves the last layer. Nothing to drop.
     Depth,
+    /// Layers l and l+n-1, for every l and n, where the two are one for n = 1. No plan follows it.
+    LayerPair,
+    /// The same of sub-layers, numbered as those.
+    SubLayerPair,
 }
 
 impl Subject {
@@ -56,8 +60,8 @@ impl Subject {
     #[must_use]
     pub fn unit(self) -> StackUnit {
         match self {
-            Self::SubLayer => StackUnit::SubLayer,
-            Self::Block | Self::Layer | Self::Depth => StackUnit::Layer,
+            Self::SubLayer | Self::SubLayerPair => StackUnit::SubLayer,
+            Self::Block | Self::Layer | Self::Depth | Self::LayerPair => StackUnit::Layer,
         }
     }
 
@@ -65,25 +69,26 @@ impl Subject {
     #[must_use]
     pub fn gone(self, dropped: &[usize]) -> Dropped {
         match self {
-            Self::SubLayer => {
+            Self::SubLayer | Self::SubLayerPair => {
                 let mut gone = Dropped::default();
                 for own in dropped {
                     gone.insert(own / 2, SubLayer::ALL[own % 2]);
                 }
                 gone
             }
-            Self::Block | Self::Layer | Self::Depth => {
+            Self::Block | Self::Layer | Self::Depth | Self::LayerPair => {
                 Dropped { layers: dropped.iter().copied().collect(), ..Dropped::default() }
             }
         }
     }
 
-    /// Lengths of the rows of values for a model of `layers` layers: row n-1 holds the blocks of n layers, and all else
-    /// has one row.
+    /// Lengths of the rows of values for a model of `layers` layers: row n-1 holds the blocks of n layers, or the pairs
+    /// that are the ends of such, and all else has one row.
     #[must_use]
     pub fn rows(self, layers: usize) -> Vec<usize> {
         match self {
-            Self::Block => (1..=layers).rev().collect(),
+            Self::Block | Self::LayerPair => (1..=layers).rev().collect(),
+            Self::SubLayerPair => (1..=2 * layers).rev().collect(),
             Self::Layer => vec![layers],
             Self::SubLayer => vec![2 * layers],
             Self::Depth => vec![layers + 1],
@@ -137,6 +142,8 @@ pub enum Evaluate {
     /// For each sequence the gradient of its mean loss to a factor before the update of a layer or sub-layer, at 1;
     /// the metric is the mean over sequences. One pass forward and one back give them all.
     Gates(fn(f64) -> f64),
+    /// The mean over sequences of the product of two such gradients.
+    GatePairs,
     /// The loss of the model without those layers, less that of the whole model, in nats a token. Every candidate is
     /// computed, so it is taken where it is asked for alone.
     Loss,
@@ -201,7 +208,7 @@ impl Evaluate {
             Self::Channels(_) => "one pass, channel by channel",
             Self::Weights(Needs::Nothing, _) => "the weights read once, no text",
             Self::Weights(Needs::Inputs, _) => "one pass, and the weights read once",
-            Self::Weights(Needs::Gradients, _) | Self::Gates(_) => "one pass forward and one back",
+            Self::Weights(Needs::Gradients, _) | Self::Gates(_) | Self::GatePairs => "one pass forward and one back",
             Self::Choices(_) | Self::Probe(_) => "one pass over questions",
             Self::Accuracy => "a pass over questions, for every candidate's layers",
             Self::Loss | Self::Logits(_) | Self::Outputs(_) => "a pass over every candidate's layers",
@@ -260,7 +267,7 @@ impl Metric {
     /// Whether it says of a layer or sub-layer what dropping it means, so that a plan can follow it.
     #[must_use]
     pub fn speaks_of_dropping(&self) -> bool {
-        self.subject != Subject::Depth && self.mixture().is_none()
+        matches!(self.subject, Subject::Block | Subject::Layer | Subject::SubLayer) && self.mixture().is_none()
     }
 
     /// Which layers it mixes with another model's, where it does.
@@ -290,6 +297,8 @@ pub const METRICS: &[Metric] = &[
     gates::SUBLAYERS,
     gates::FISHER_OF_LAYERS,
     gates::FISHER_OF_SUBLAYERS,
+    gates::FISHER_OF_LAYER_PAIRS,
+    gates::FISHER_OF_SUBLAYER_PAIRS,
     outliers::OF_3,
     outliers::OF_5,
     lamp::DENSITY,

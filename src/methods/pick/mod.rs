@@ -8,6 +8,7 @@ mod block;
 mod deepest;
 mod greedy;
 mod lowest;
+mod merging;
 mod policy;
 mod tail;
 
@@ -27,6 +28,7 @@ pub struct Candidates<'a> {
     pub allowed: &'a Range<usize>,
 }
 
+pub use merging::{LayerSum, MergeBounds, MergeTrial, MergedStack, Similarity};
 pub use policy::{Policy, Step};
 
 /// By which metric, layers allowed, the largest size, and what is drawn.
@@ -63,6 +65,13 @@ pub(crate) enum How {
         /// Whether it draws some of the sequences at each step, among which several texts would not weigh the same.
         draws_texts: bool,
     },
+    /// By merging some of so many layers as long as the final states stay alike.
+    Merging {
+        /// The new stack.
+        merge: fn(&MergeBounds, usize, &mut Similarity<'_>) -> Result<MergedStack>,
+        /// What that takes, in a few words.
+        cost: &'static str,
+    },
     /// By their place alone: `n` of so many layers.
     Place(fn(usize, usize) -> Result<Range<usize>>),
     /// The user says.
@@ -81,8 +90,18 @@ pub struct Pick {
 }
 
 /// Every way to choose.
-pub const PICKS: &[Pick] =
-    &[block::PICK, lowest::PICK, greedy::GREEDY, greedy::BEAM, policy::PICK, deepest::PICK, tail::PICK, GIVEN];
+pub const PICKS: &[Pick] = &[
+    block::PICK,
+    lowest::PICK,
+    greedy::GREEDY,
+    greedy::BEAM,
+    policy::PICK,
+    merging::LACO,
+    merging::SLIDING,
+    deepest::PICK,
+    tail::PICK,
+    GIVEN,
+];
 
 const GIVEN: Pick = Pick { name: "given", about: "the layers that are named", how: How::Given };
 
@@ -124,7 +143,11 @@ pub fn pick(name: Option<&str>, metric: &Metric) -> Result<&'static Pick> {
         Some(_) if !metric.speaks_of_dropping() => Err(Error::request(format!(
             "metric {} {}, and a plan cannot follow it: name it with --metrics",
             metric.name,
-            if metric.subject == Subject::Depth { "scores no layers" } else { "compares two models' layers" }
+            match metric.subject {
+                Subject::Depth => "scores no layers",
+                Subject::LayerPair | Subject::SubLayerPair => "scores pairs",
+                _ => "compares two models' layers",
+            }
         ))),
         Some(pick) => Ok(pick),
         None => {
@@ -142,7 +165,7 @@ fn is_measured_alone(metric: &Metric) -> bool {
 
 /// The picks that choose by what is measured.
 pub fn scored() -> impl Iterator<Item = &'static Pick> {
-    PICKS.iter().filter(|pick| !matches!(pick.how, How::Place(_) | How::Given))
+    PICKS.iter().filter(|pick| !matches!(pick.how, How::Place(_) | How::Merging { .. } | How::Given))
 }
 
 impl Pick {
@@ -195,7 +218,9 @@ impl Pick {
             How::Search { .. } => {
                 Err(Error::request(format!("{} measures as it picks: it needs the model", self.name)))
             }
-            How::Place(_) | How::Given => Err(Error::request(format!("{} looks at no scores", self.name))),
+            How::Place(_) | How::Merging { .. } | How::Given => {
+                Err(Error::request(format!("{} looks at no scores", self.name)))
+            }
         }
     }
 

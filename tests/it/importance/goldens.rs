@@ -58,6 +58,7 @@ fn scores_of_one_pass_of_gradients_and_of_weights() {
         "gate-sublayers",
         "gate-fisher",
         "gate-fisher-sublayers",
+        "gate-fisher-pairs",
         "outliers",
         "outliers-3",
         "lamp",
@@ -86,6 +87,14 @@ fn scores_of_one_pass_of_gradients_and_of_weights() {
         let largest = expected.iter().map(|value| value.abs()).fold(0.0, f64::max);
         near(name, of(name), &expected, if sign < 0.0 { 1e-6 } else { 1e-5 * largest }, false);
     }
+    // each diagonal of the matrix
+    let matrix: Vec<Vec<f64>> = gates["H_layer"].as_array().unwrap().iter().map(rows).collect();
+    let expected =
+        (0..16).flat_map(|apart| matrix[..16 - apart].iter().enumerate().map(move |(l, row)| row[l + apart]));
+    let expected: Vec<f64> = expected.collect();
+    let largest = expected.iter().map(|value| value.abs()).fold(0.0, f64::max);
+    let pairs = found["gate-fisher-pairs"].mean.concat();
+    near("Fisher matrix", &pairs, &expected, 1e-5 * largest, false);
     near("outliers of 3", of("outliers-3"), &rows(&golden["owl"]["M3"]), 1e-3, false);
     near("outliers of 5", of("outliers"), &rows(&golden["owl"]["M5"]), 1e-3, false);
     let kept: Vec<Vec<u64>> = serde_json::from_value(golden["lamp"]["kept_per_tensor"].clone()).unwrap();

@@ -99,16 +99,19 @@ fn a_policy_learns_as_the_reference() {
     for name in ["one_minus_bi/exact", "sigmap_bi/exact"] {
         let run = &golden["runs"][name];
         let mut policy = Policy::new(0..16, 12.0, numbers(&run["init_before_projection"]));
+        let mut most = 0.0_f64;
         let (expected, losses): (Vec<Vec<f64>>, Vec<Vec<f64>>) = (numbers(&run["s"]), numbers(&run["loss"]));
         for step in 0..batches.len() {
             let drawn = Step { on: batches[step].clone(), uniforms: uniforms[step].clone() };
             let found = policy.learn(&mut evidence, loss, &drawn).unwrap();
             let difference = |(a, b): (&f64, &f64)| (a - b).abs() / b.max(2.0) * 2.0;
             let largest = found.iter().zip(&losses[step]).map(difference).fold(0.0, f64::max);
-            assert!(largest < 1e-5, "{name} step {step}: {found:?} {:?}", losses[step]);
+            most = most.max(largest);
+            assert!(largest < 2e-6, "{name} step {step}: {found:?} {:?}", losses[step]);
             let largest = policy.stay.iter().zip(&expected[step]).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
             assert!(largest < 1e-5, "{name} step {step}: {:?} {:?}", policy.stay, expected[step]);
         }
+        println!("{name}: losses of masks {most:.1e}");
         let last = policy.least(4);
         assert_eq!(last, numbers::<Vec<usize>>(&run["final_removed"]), "{name}");
         let final_loss = evidence.costs(loss, &[last], None).unwrap();

@@ -7,6 +7,7 @@ mod merges;
 mod recipes;
 mod refused;
 mod rounds;
+mod thresholds;
 
 use std::path::Path;
 use std::sync::Arc;
