@@ -5,6 +5,8 @@ use std::any::TypeId;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use super::{Cli, Context, THREADS, dispatch, flags, pool_size};
 /// The first two are refused before a command sees them.
 const COUNTS: [&str; 5] = ["9223372036854775807", "18446744073709551615", "1000000000", "65537", "0"];
 const FLOATS: [&str; 5] = ["inf", "nan", "1e308", "-1e308", "5e-324"];
+/// Requests beside each other: most wait, for a disk or for their [`PATIENCE`].
+const AT_ONCE: usize = 4;
 /// Some numbers ask for work without end: it is interrupted.
 const PATIENCE: Duration = Duration::from_millis(700);
 
@@ -127,6 +131,37 @@ fn limit_memory() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn limit_memory() {}
 
+/// A flag's value.
+struct Tried<'a> {
+    command: &'a str,
+    flag: &'a str,
+    is_float: bool,
+    /// Of the value among all.
+    place: usize,
+    value: &'a str,
+    by_file: bool,
+}
+
+impl Tried<'_> {
+    /// What is wrong about what comes of it.
+    fn fault(&self, dir: &Path) -> Option<String> {
+        let Self { command, flag, is_float, place, value, by_file } = *self;
+        let line = REQUESTS.iter().find(|(name, _)| *name == command).map(|(_, line)| line);
+        let line = line.unwrap_or_else(|| panic!("{command}: no request"));
+        // what an interrupted request leaves must not stand in the way of the next
+        let out = tempfile::tempdir_in(dir).unwrap();
+        let words = request((dir, out.path()), line, (command, flag, value), by_file);
+        // seeds are what they are; a rate of 1e308 can be tried, and ends in numbers that are none
+        // and a text can be too short for sequences of a length
+        let may_fail = if is_float { place >= 2 } else { flag == "seq_len" && place == 3 };
+        match run(&words) {
+            Err(error) if error.exit_code() == 1 && !may_fail => Some(format!("{words:?}: {error}")),
+            Ok(()) if place < 2 && flag != "seed" => Some(format!("{words:?}: not refused")),
+            Ok(()) | Err(_) => None,
+        }
+    }
+}
+
 #[test]
 fn no_number_is_too_large() {
     limit_memory();
@@ -134,28 +169,27 @@ fn no_number_is_too_large() {
     prune::demo::extract(dir.path()).unwrap();
     let numeric = numeric();
     assert!(numeric.len() > 30, "{}", numeric.len());
-    let mut wrong = Vec::new();
-    for (command, flag, is_float) in &numeric {
-        let (_, line) =
-            REQUESTS.iter().find(|(name, _)| name == command).unwrap_or_else(|| panic!("{command}: no request"));
+    let tried = numeric.iter().flat_map(|(command, flag, is_float)| {
         let values = if *is_float { &FLOATS[..] } else { &COUNTS[..] };
-        for (place, value) in values.iter().enumerate() {
+        let of = move |(place, value): (usize, &'static &'static str)| {
             // what is worked with is the same from a file
-            for by_file in [false, true].into_iter().take(if place < 2 { 2 } else { 1 }) {
-                // what an interrupted request leaves must not stand in the way of the next
-                let out = tempfile::tempdir_in(dir.path()).unwrap();
-                let words = request((dir.path(), out.path()), line, (command, flag, value), by_file);
-                // seeds are what they are; a rate of 1e308 can be tried, and ends in numbers that are none
-                // and a text can be too short for sequences of a length
-                let may_fail = if *is_float { place >= 2 } else { flag == "seq_len" && place == 3 };
-                match run(&words) {
-                    Err(error) if error.exit_code() == 1 && !may_fail => wrong.push(format!("{words:?}: {error}")),
-                    Ok(()) if place < 2 && flag != "seed" => wrong.push(format!("{words:?}: not refused")),
-                    Ok(()) | Err(_) => {}
+            let ways = [false, true].into_iter().take(if place < 2 { 2 } else { 1 });
+            ways.map(move |by_file| Tried { command, flag, is_float: *is_float, place, value, by_file })
+        };
+        values.iter().enumerate().flat_map(of)
+    });
+    let tried: Vec<Tried> = tried.collect();
+    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(tried) = tried.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    wrong.lock().unwrap().extend(tried.fault(dir.path()));
                 }
-            }
+            });
         }
-    }
+    });
+    let wrong = wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -180,7 +214,7 @@ fn request(
         }
     }
     if by_file {
-        let path = dir.join("settings.toml");
+        let path = out.join("settings.toml");
         fs::write(&path, format!("{flag} = {value}\n")).unwrap();
         words.push(format!("--config={}", path.display()));
     } else {

@@ -28,7 +28,7 @@ pub struct BenchSettings {
     pub repetitions: usize,
     /// Where it computes: `auto`, `cpu`.
     pub device: Option<String>,
-    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    /// What products with weights are computed in: `auto`, `bf16`, `f32`.
     pub dtype: Option<String>,
     /// Cap on memory, such as `8GiB`.
     pub memory: Option<String>,

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
@@ -40,6 +41,9 @@ pub struct DoctorReport {
     pub memory_bounds: Vec<Limit>,
     /// Floating-point operations a second of a large product, the program's own kernel.
     pub flops: Option<f64>,
+    /// The same with `--dtype bf16`, where the processor has instructions for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flops_in_bf16: Option<f64>,
     /// Bytes of weights a second that generating reads.
     pub weight_bytes_per_second: Option<f64>,
     /// Where files of the hub are kept.
@@ -105,6 +109,16 @@ const LITTLE_MEMORY: u64 = 2 << 30;
 /// Less free disk than this is worth a word.
 const LITTLE_DISK: u64 = 10 << 30;
 
+/// The speed of products in bf16, where they are faster.
+fn in_bf16(device: &Device) -> Result<Option<f64>> {
+    if ops::settle_dtype(device, "bf16").is_err() {
+        return Ok(None);
+    }
+    let rate = ops::multiply_adds(device)?;
+    ops::settle_dtype(device, "f32")?;
+    Ok(Some(2.0 * rate))
+}
+
 /// Runs `prune doctor`. What is wrong is in the report.
 ///
 /// # Errors
@@ -126,6 +140,7 @@ pub fn doctor(_settings: &DoctorSettings, progress: &dyn Progress) -> Result<Doc
         memory_free,
         memory_bounds,
         flops: probed.then(|| ops::multiply_adds(&device)).transpose()?.map(|rate| 2.0 * rate),
+        flops_in_bf16: if probed { in_bf16(&device)? } else { None },
         weight_bytes_per_second: probed.then(|| ops::reading(&device)).transpose()?,
         hub: None,
         here: std::env::current_dir().ok().map(|path| Disk::at(&path)),

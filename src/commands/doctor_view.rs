@@ -17,12 +17,11 @@ impl fmt::Display for DoctorReport {
         memory(&self.memory_bounds, f)?;
         match (self.flops, self.weight_bytes_per_second) {
             (Some(flops), Some(bytes)) => {
-                writeln!(
-                    f,
-                    "products   {:.0} GFLOP/s in f32; weights are read at {:.1} GB/s",
-                    flops / 1e9,
-                    bytes / 1e9
-                )?;
+                let narrow = self
+                    .flops_in_bf16
+                    .map_or_else(String::new, |flops| format!(", {:.0} in bf16 (--dtype bf16)", flops / 1e9));
+                let (flops, bytes) = (flops / 1e9, bytes / 1e9);
+                writeln!(f, "products   {flops:.0} GFLOP/s in f32{narrow}; weights are read at {bytes:.1} GB/s")?;
             }
             _ => writeln!(f, "products   not measured: too little memory is free")?,
         }

@@ -29,6 +29,7 @@ mod heal_record;
 mod heal_rows;
 mod made;
 pub mod merge;
+mod merges;
 mod merging;
 pub mod methods;
 mod methods_settings;

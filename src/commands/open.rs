@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Hub};
@@ -79,6 +79,8 @@ pub(super) fn device(choice: Option<&str>, dtype: Option<&str>, progress: &dyn P
         progress.note(&format!("computing on {}, products in {}", ops::device_name(&device)?, dtype.as_str()));
     } else if let Some(why_not) = why_not {
         progress.note(&format!("computing on the CPU: {why_not}"));
+    } else if dtype == DType::BF16 {
+        progress.note("computing on the CPU, products in bf16");
     }
     Ok(device)
 }

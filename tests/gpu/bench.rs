@@ -102,11 +102,16 @@ fn benchmarks() {
     if !wanted("healing") {
         return;
     }
-    let settings =
-        HealSettings { dropout: 0.05, rank: 64, pass_tokens: len, seq_len: Some(len), ..HealSettings::default() };
+    let settings = HealSettings {
+        dropout: 0.05,
+        rank: 64.into(),
+        pass_tokens: len,
+        seq_len: Some(len),
+        ..HealSettings::default()
+    };
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
     let mut load_options = load_options(&spec, &settings);
-    load_options.adapters = Some(Arc::new(Adapters::new(&spec, &settings.lora(), 0, device).unwrap()));
+    load_options.adapters = Some(Arc::new(Adapters::new(&spec, &settings.lora(&spec).unwrap(), 0, device).unwrap()));
     peak_memory();
     let started = Instant::now();
     let model =
@@ -136,7 +141,7 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
     let settings = |len: usize| HealSettings {
         target: "all-linear".parse().unwrap(),
-        rank: 32,
+        rank: 32.into(),
         batch: 1,
         dropout: 0.0,
         pass_tokens: len,
@@ -144,7 +149,8 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
         ..HealSettings::default()
     };
     let mut load_options = load_options(&spec, &settings(1024));
-    load_options.adapters = Some(Arc::new(Adapters::new(&spec, &settings(1024).lora(), 0, device).unwrap()));
+    load_options.adapters =
+        Some(Arc::new(Adapters::new(&spec, &settings(1024).lora(&spec).unwrap(), 0, device).unwrap()));
     let residency = Some(Residency::Resident);
     let options = ModelOptions {
         device: device.clone(),

@@ -80,7 +80,7 @@ fn analyze_eval_and_heal() {
             device: device.to_owned(),
             dtype: (device != "cpu").then(|| "f32".to_owned()),
             seq_len: Some(32),
-            rank: 4,
+            rank: 4.into(),
             steps: 6,
             batch: 3,
             eval_every: 2,

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "how far apart numbers are, and which seed it was, is worth a line")]
 
 mod arch;
+mod bf16;
 mod checkpoint;
 mod cli;
 mod data;

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 pub struct Compute {
     /// Where: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: Option<String>,
-    /// What products are computed in on a GPU.
+    /// What products with weights are computed in.
     pub dtype: Option<String>,
     /// Cap on memory.
     pub memory: Option<String>,

@@ -43,7 +43,7 @@ pub struct RunSettings {
     pub out: Option<PathBuf>,
     /// Where every stage computes: `auto`, `cpu`, `cuda`, `cuda:1`; the recipe's sections say it when absent.
     pub device: Option<String>,
-    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    /// What products with weights are computed in: `auto`, `bf16`, `f32`.
     pub dtype: Option<String>,
     /// Cap on memory, such as `8GiB`.
     pub memory: Option<String>,

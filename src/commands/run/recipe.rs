@@ -71,6 +71,9 @@ const OWN: [(&str, &[&str]); 5] = [
             "max_loss",
             "keep",
             "one_at_a_time",
+            "threshold",
+            "merge_layers",
+            "interval",
             "out",
             "force",
             "dry_run",
@@ -153,6 +156,7 @@ impl Recipe {
                 method.name
             )));
         }
+        methods.iter().try_for_each(|method| method.check_counts()).context(|| "[drop] methods")?;
         let needs_scores = methods.iter().find(|method| method.needs_scores());
         if let Some(method) = needs_scores.filter(|_| is_counted) {
             let Some(analyze) = self.analyze.as_ref().filter(|analyze| !analyze.data.is_empty()) else {

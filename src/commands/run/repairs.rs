@@ -37,7 +37,7 @@ pub struct Repairs {
     pub leave_out_first: bool,
     /// Where it computes: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: Option<String>,
-    /// What products are computed in on a GPU: `auto`, `bf16`, `f32`.
+    /// What products with weights are computed in: `auto`, `bf16`, `f32`.
     pub dtype: Option<String>,
     /// Cap on memory.
     pub memory: Option<String>,

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use candle_core::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,7 +20,7 @@ use crate::files::{self, Bound};
 use crate::heal::WorkDir;
 use crate::importance::Unfinished;
 use crate::progress::Progress;
-use crate::{Context, Error, Result};
+use crate::{Context, Error, Result, ops};
 
 /// Name of the state's file.
 pub(super) const FILE: &str = "run.json";
@@ -160,6 +161,8 @@ impl State {
         if self.is_done(stage) {
             return self.report(name);
         }
+        // what another stage's settings asked for holds no longer
+        ops::settle_dtype(&Device::Cpu, "f32")?;
         if self.kept.stages.get(name).is_none_or(|entry| entry.key != stage.key) {
             if self.kept.stages.get(name).is_some_and(|entry| entry.report.is_some()) {
                 progress.warn("what decides it has changed since; made again");

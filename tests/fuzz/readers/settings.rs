@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use prune::arch::ModelSpec;
 use prune::commands::analyze::AnalyzeSettings;
 use prune::commands::cut::CutSettings;
 use prune::commands::run::{Compute, Recipe};
@@ -14,7 +15,7 @@ use toml::Table;
 
 use super::super::bytes;
 use super::super::case::Rng;
-use super::Feed;
+use super::{Feed, small};
 
 const RECIPE: &str = r#"# a job
 model = "stories260K"
@@ -106,6 +107,7 @@ fn broken(rng: &mut Rng, good: &str) -> Vec<u8> {
 /// `--config`.
 pub(super) fn settings(dir: &Path) -> Feed {
     let path = dir.join("settings.toml");
+    let spec = ModelSpec::from_config(&small().config()).unwrap();
     Box::new(move |case| {
         let good = if case.rng.random() { RECIPE } else { SETTINGS };
         fs::write(&path, broken(&mut case.rng, good)).unwrap();
@@ -114,7 +116,8 @@ pub(super) fn settings(dir: &Path) -> Feed {
             case.heard(settings.check());
             let (settled, said) = settings.settled(256);
             said.iter().for_each(|said| case.message(&prune::shown::shown_message(said)));
-            let _ = (settled.rates(), settled.lora(), settled.shape(), settled.deciding(), settled.written());
+            case.heard(settled.lora(&spec));
+            let _ = (settled.rates(), settled.shape(), settled.deciding(), settled.written());
         }
         if let Some(settings) = case.heard(resolve::<EvalSettings>("eval", path, Table::new())) {
             case.heard(settings.check());

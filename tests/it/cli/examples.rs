@@ -142,6 +142,9 @@ fn desk() -> Desk {
         write(&desk.path(&format!("mmlu/queens/{file}.jsonl")), &rows(5, question));
     }
 
+    model.iter().for_each(|(name, contents)| write(&desk.path("llama-it").join(name), contents));
+    let template = "{% for message in messages %}{{ message.content }} {% endfor %}";
+    fs::write(desk.path("llama-it/chat_template.jinja"), template).unwrap();
     desk.works("prune analyze ./llama --data c4.jsonl --layers 8 -o analysis");
     desk.works("prune cut ./llama --deepest 8 -o llama-24");
     desk.works("prune heal ./llama-24 --data c4.jsonl --seq-len 32 --steps 2 --batch 2 --rank 2 --warmup 0 -o healed");
