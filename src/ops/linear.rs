@@ -122,7 +122,11 @@ trait Narrow: Copy + Sync {
     fn wide(_: &[Self]) -> Option<&[f32]> {
         None
     }
-    const IS_BF16: bool = false;
+    /// The numbers themselves, if they are bf16.
+    #[inline(always)]
+    fn bf16(_: &[Self]) -> Option<&[bf16]> {
+        None
+    }
 }
 
 impl Narrow for f32 {
@@ -150,7 +154,10 @@ impl Narrow for bf16 {
         simd::sum2(x, own, |x, own| x * f32::from_bits(u32::from(own.to_bits()) << 16))
     }
 
-    const IS_BF16: bool = true;
+    #[inline(always)]
+    fn bf16(from: &[Self]) -> Option<&[bf16]> {
+        Some(from)
+    }
 }
 
 impl Narrow for f16 {
@@ -196,8 +203,12 @@ impl<T: Narrow> Weight for Dense<'_, T> {
         T::dot(x, &self.data[row * self.stride + start..][..x.len()], scratch)
     }
 
-    fn is_bf16(&self) -> bool {
-        T::IS_BF16
+    #[inline(always)]
+    fn bf16_row(&self, row: usize) -> Option<&[bf16]> {
+        if row >= self.rows {
+            return None;
+        }
+        T::bf16(self.data.get(row * self.stride..)?.get(..self.columns)?)
     }
 
     #[inline(always)]

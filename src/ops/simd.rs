@@ -145,6 +145,17 @@ pub(crate) fn prefetch<T>(data: &[T], at: usize) {
     let _ = (data, at);
 }
 
+/// Asks for all lines of the cache that the numbers `columns` of a row are in.
+#[inline(always)]
+pub(crate) fn prefetch_row<T>(row: &[T], columns: &std::ops::Range<usize>) {
+    for column in columns.clone().step_by(LINE / size_of::<T>()) {
+        prefetch(row, column);
+    }
+}
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
 /// Side of the squares that [`transpose`] turns at once.
 pub(crate) const SQUARE: usize = 16;
 

@@ -5,6 +5,7 @@ mod narrow;
 mod narrow_weights;
 mod pairs;
 mod tile;
+mod tiles;
 mod views;
 mod weights;
 

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::narrow::{self, LANES};
@@ -14,6 +15,8 @@ use crate::ops::simd::{self, SQUARE};
 
 /// Rows of `x` that one thread rounds at a time.
 const ROWS: usize = 64;
+/// Rows of a weight that are asked for ahead of their use.
+const AHEAD: usize = 8;
 
 /// [`super::product`] in bf16.
 pub(super) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: &mut Target) {
@@ -21,10 +24,10 @@ pub(super) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out
     if x.rows <= FEW && x.column_stride == 1 {
         let (rounded, stride) = widened(x);
         let rounded = Matrix::new(&rounded, x.rows, i, stride, 1);
-        if weight.is_bf16() {
+        if weight.bf16_row(0).is_some() {
             few(rounded, weight, out);
         } else {
-            few(rounded, &Rounded(weight), out);
+            few(rounded, &RoundedWeight(weight), out);
         }
         if let Some((left, right)) = low {
             multiply(out, left, right, true);
@@ -42,15 +45,47 @@ pub(super) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out
         for start in starts.step_by(SQUARE) {
             let some = columns.start + start..columns.start + (start + SQUARE).min(columns.len());
             let rows = some.len();
-            widen_part(weight, some, inner.clone(), stride, numbers);
-            for (numbers, narrow) in numbers.chunks(stride).zip(narrow.chunks_mut(pairs)).take(rows) {
-                narrow::round(&numbers[..inner.len()], pairs_of(narrow));
-            }
+            round_part(weight, some, inner.clone(), (stride, numbers), (pairs, narrow));
             // of what lies beyond the columns the sums are not kept, but numbers they must be
             narrow[rows * pairs..SQUARE * pairs].fill(0.0);
             simd::transpose(narrow, pairs, (SQUARE, pairs), &mut panel[start..], width);
         }
     });
+}
+
+/// Writes the part of `weight` where `rows` and `columns` meet as rows of pairs, as many apart as `pairs` says first.
+/// What is not bf16 is widened to `numbers` before, in rows as many apart as it says first.
+fn round_part(
+    weight: &impl Weight,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    (stride, numbers): (usize, &mut [f32]),
+    (distance, pairs): (usize, &mut [f32]),
+) {
+    let count = rows.len();
+    let mut narrow = pairs.chunks_mut(distance).map(pairs_of);
+    if weight.bf16_row(rows.start).is_some() {
+        for (row, pairs) in rows.zip(narrow) {
+            simd::prefetch_row(weight.bf16_row(row + AHEAD).unwrap_or_default(), &columns);
+            copy_pairs(&weight.bf16_row(row).unwrap_or_default()[columns.clone()], pairs);
+        }
+        return;
+    }
+    widen_part(weight, rows, columns.clone(), stride, numbers);
+    for (numbers, pairs) in numbers.chunks(stride).zip(&mut narrow).take(count) {
+        narrow::round(&numbers[..columns.len()], pairs);
+    }
+}
+
+/// Numbers as pairs, the last one with a zero where the number is odd.
+fn copy_pairs(numbers: &[bf16], pairs: &mut [u32]) {
+    let (whole, rest) = numbers.as_chunks::<2>();
+    for (pair, numbers) in pairs.iter_mut().zip(whole) {
+        *pair = u32::from(numbers[0].to_bits()) | u32::from(numbers[1].to_bits()) << 16;
+    }
+    if let (Some(pair), [last]) = (pairs.get_mut(whole.len()), rest) {
+        *pair = u32::from(last.to_bits());
+    }
 }
 
 /// [`super::product_back`] in bf16.
@@ -89,21 +124,22 @@ fn run(
     add: bool,
     build: impl Fn(Range<usize>, Range<usize>, &mut [f32], &mut [f32]) + Sync,
 ) {
-    let (rows, stride) = rounded(x);
+    let rows = rounded(x);
     let rank = low.map_or(0, |(left, _)| left.columns);
     let whole = &*out;
-    each(&blocks(x.rows, TOKENS, 6), &blocks(columns, PANEL, 16), x.rows * columns * inner, |tokens, columns| {
+    each(&blocks(x.rows, TOKENS, 32), &blocks(columns, PANEL, 16), x.rows * columns * inner, |tokens, columns| {
         let width = columns.len().next_multiple_of(LANES);
         let panel_numbers = inner.min(PANEL_ROWS).div_ceil(2) * width;
-        with_scratch(scratch + rank * columns.len() + panel_numbers, |memory| {
+        with_scratch(scratch + rank * columns.len() + panel_numbers + LANES, |memory| {
             let (scratch, memory) = memory.split_at_mut(scratch);
             let (factor, panel) = memory.split_at_mut(rank * columns.len());
+            let start = line_start(panel.as_ptr());
+            let panel = &mut panel[start..];
             // SAFETY: tasks have different tokens or columns
             let mut out = unsafe { whole.part(tokens.clone(), columns.clone()) };
             for piece in &some_blocks(inner, PANEL_ROWS) {
                 build(piece.clone(), columns.clone(), panel, scratch);
-                let left = &rows[(tokens.start * stride + piece.start / 2).min(rows.len())..];
-                let left = Pairs::new(left, tokens.len(), piece.len().div_ceil(2), stride);
+                let left = rows.part(tokens.clone(), piece.clone());
                 // the first piece sets what the next ones add to
                 narrow::multiply(&mut out, left, pairs_of(panel), width, add || piece.start > 0);
             }
@@ -118,14 +154,37 @@ fn run(
     unsafe { out.set() };
 }
 
-/// Rows of `x` as pairs, and the distance of the rows.
-fn rounded(x: Matrix) -> (Vec<u32>, usize) {
+/// Numbers of four bytes up to the next line of the cache.
+fn line_start<T>(from: *const T) -> usize {
+    // a whole line where the distance cannot be told
+    from.align_offset(size_of::<T>() * LANES).min(LANES)
+}
+
+/// Rows of pairs that begin with lines of the cache.
+struct Rounded {
+    memory: Vec<u32>,
+    start: usize,
+    stride: usize,
+}
+
+impl Rounded {
+    /// The part where `rows` and the numbers `columns`, the first of which is even, meet.
+    fn part(&self, rows: Range<usize>, columns: Range<usize>) -> Pairs<'_> {
+        let start = self.start + rows.start * self.stride + columns.start / 2;
+        let data = &self.memory[start.min(self.memory.len())..];
+        Pairs::new(data, rows.len(), columns.len().div_ceil(2), self.stride)
+    }
+}
+
+/// Rows of `x` as pairs.
+fn rounded(x: Matrix) -> Rounded {
     // rows a power of two apart would meet in the same cache set
-    let stride = x.columns.div_ceil(2) + LANES;
-    let mut pairs = vec![0; x.rows * stride];
-    pairs.par_chunks_mut(ROWS * stride).enumerate().for_each(|(part, pairs)| {
+    let stride = x.columns.div_ceil(2).next_multiple_of(LANES) + LANES;
+    let mut memory = vec![0; x.rows * stride + LANES];
+    let start = line_start(memory.as_ptr());
+    memory[start..].par_chunks_mut(ROWS * stride).enumerate().for_each(|(part, pairs)| {
         let mut line = Vec::new();
-        for (at, pairs) in pairs.chunks_exact_mut(stride).enumerate() {
+        for (at, pairs) in pairs.chunks_exact_mut(stride).enumerate().take(x.rows.saturating_sub(part * ROWS)) {
             let pairs = &mut pairs[..x.columns.div_ceil(2)];
             let row = part * ROWS + at;
             if x.column_stride == 1 && x.columns > 0 {
@@ -137,20 +196,20 @@ fn rounded(x: Matrix) -> (Vec<u32>, usize) {
             }
         }
     });
-    (pairs, stride)
+    Rounded { memory, start, stride }
 }
 
 /// Rows of `x` rounded, in f32, and the distance of the rows.
 fn widened(x: Matrix) -> (Vec<f32>, usize) {
-    let (pairs, stride) = rounded(x);
-    let wide = pairs.iter().flat_map(|pair| [pair << 16, pair & 0xffff_0000].map(f32::from_bits));
+    let Rounded { memory, start, stride } = rounded(x);
+    let wide = memory[start..].iter().flat_map(|pair| [pair << 16, pair & 0xffff_0000].map(f32::from_bits));
     (wide.collect(), 2 * stride)
 }
 
 /// A weight whose numbers are rounded to bf16 as they are read.
-struct Rounded<'a, W>(&'a W);
+struct RoundedWeight<'a, W>(&'a W);
 
-impl<W: Weight> Weight for Rounded<'_, W> {
+impl<W: Weight> Weight for RoundedWeight<'_, W> {
     fn rows(&self) -> usize {
         self.0.rows()
     }
@@ -250,7 +309,7 @@ mod tests {
         let mut w = numbers(1, 40);
         w.extend([f32::MAX, f32::MIN_POSITIVE / 2.0, -0.0, f32::INFINITY, 1.003_906_3, 1.011_718_8]);
         let mut wide = vec![0.0; w.len()];
-        Rounded(&Dense::of_rows(Matrix::new(&w, 1, w.len(), w.len(), 1))).widen(0, 0..w.len(), &mut wide);
+        RoundedWeight(&Dense::of_rows(Matrix::new(&w, 1, w.len(), w.len(), 1))).widen(0, 0..w.len(), &mut wide);
         let (pairs, _) = widened(Matrix::new(&w, 1, w.len(), w.len(), 1));
         assert_eq!(wide, pairs[..w.len()]);
     }

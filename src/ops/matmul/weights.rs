@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::super::simd::{self, SQUARE, dot, vectorized};
@@ -42,9 +43,10 @@ pub(crate) trait Weight: Sync {
     fn dot(&self, row: usize, start: usize, x: &[f32], scratch: &mut [f32]) -> f32 {
         dot(x, self.wide(row, start..start + x.len(), scratch))
     }
-    /// Whether its numbers are bf16.
-    fn is_bf16(&self) -> bool {
-        false
+    /// Row `row` where it lies, if there is one and its numbers are bf16.
+    #[inline(always)]
+    fn bf16_row(&self, _: usize) -> Option<&[bf16]> {
+        None
     }
 }
 
