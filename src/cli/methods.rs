@@ -20,7 +20,8 @@ use super::text::TextArgs;
   prune methods --json  the same for a program
   prune methods ./llama --data c4.jsonl --layers 8         every method of a pass or a few, by measured loss
   prune methods ./llama --data c4.jsonl --layers 8 --methods similarity,shortened-llama
-  prune methods ./llama --data c4.jsonl --layers 8 --all --dry-run   what each costs, the long searches too")]
+  prune methods ./llama --data c4.jsonl --layers 8 --all --dry-run   what each costs, the long searches too
+  prune methods ./llama --data c4.jsonl --layers 8 --repair refit  by the loss of each choice when it is repaired")]
 pub(crate) struct MethodsArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision); without it the table is shown
     model: Option<String>,
@@ -50,6 +51,10 @@ pub(crate) struct MethodsArgs {
     /// Try every method, the long searches as well
     #[arg(long)]
     all: bool,
+    /// Repair every choice, as cut --repair does, and rank by the loss then; every fourth sequence judges, the others are
+    /// fitted on
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(cut::repair_names()))]
+    repair: Option<String>,
     /// Directory for methods.json, the ranking
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,

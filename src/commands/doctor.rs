@@ -29,6 +29,9 @@ pub struct DoctorReport {
     pub cpu: String,
     /// Vector units that the loops use.
     pub vector_units: Option<&'static str>,
+    /// What products in bf16 take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bf16_units: Option<&'static str>,
     /// Cores the system counts.
     pub cores: usize,
     /// Worker threads.
@@ -134,6 +137,7 @@ pub fn doctor(_settings: &DoctorSettings, progress: &dyn Progress) -> Result<Doc
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         cpu: system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()).unwrap_or_default(),
         vector_units: ops::vector_units(),
+        bf16_units: ops::bf16_units(),
         cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads: rayon::current_num_threads(),
         cuda: ops::device("cuda").map_or_else(|error| error.to_string(), |_| "available".to_owned()),

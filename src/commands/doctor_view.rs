@@ -10,6 +10,7 @@ use crate::shown::shown;
 impl fmt::Display for DoctorReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = self.vector_units.map_or_else(|| "no vector units".to_owned(), |units| format!("{units} in use"));
+        let units = self.bf16_units.map_or_else(|| units.clone(), |own| format!("{units}, {own} for bf16"));
         writeln!(f, "prune      {}, {}", self.version, self.system)?;
         writeln!(f, "cpu        {}, {units}", if self.cpu.is_empty() { "unknown" } else { &self.cpu })?;
         writeln!(f, "threads    {} workers on {} cores", self.threads, self.cores)?;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
 use crate::importance::Amount;
 use crate::methods::{METHODS, Method};
+use crate::repair::Repair;
 use crate::{Error, Result};
 
 /// Settings of `prune methods`.
@@ -44,6 +45,8 @@ pub struct MethodsSettings {
     pub methods: Vec<&'static Method>,
     /// Tries every method, the long searches as well.
     pub all: bool,
+    /// What each choice is repaired by before the losses rank them.
+    pub repair: Option<&'static Repair>,
     /// Directory for `methods.json`.
     pub out: Option<PathBuf>,
     /// Replaces an output that exists.
@@ -76,6 +79,7 @@ impl Default for MethodsSettings {
             fraction: None,
             methods: Vec::new(),
             all: false,
+            repair: None,
             out: None,
             force: false,
             device: None,

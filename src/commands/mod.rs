@@ -37,6 +37,8 @@ mod neighbors;
 mod open;
 mod questions;
 pub mod ranking;
+mod ranking_groups;
+mod ranking_repairs;
 mod ranking_view;
 mod repair;
 mod repair_view;

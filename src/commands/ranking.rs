@@ -7,21 +7,20 @@ use serde::Serialize;
 
 use super::methods_settings::MethodsSettings;
 use super::open;
+use super::ranking_groups::{Group, groups, possible};
+use super::ranking_repairs::{self, RankedBy, RankedRepair, Repairs};
 use super::sample_text::{self, SampleText};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Origin, OutputDir, write_new};
 use crate::data::Shape;
-use crate::importance::{
-    self, Draws, Evaluate, Evidence, Measured, Metric, Needs, Protect, Removals, Scores, Subject, metric, rises,
-};
-use crate::methods::{Method, Search};
+use crate::importance::{self, Draws, Evidence, Measured, Metric, metric, rises};
 use crate::model::{Loss, Model, ModelOptions, Placement, Residency, Trie};
 use crate::plan::{Dropped, SubLayer, SubLayers};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
 /// Sequences where the user does not say.
-const SAMPLES: usize = 64;
+pub(super) const SAMPLES: usize = 64;
 
 /// The file that is written.
 const FILE: &str = "methods.json";
@@ -39,7 +38,9 @@ pub struct RankingReport {
     pub data: String,
     /// Sequences of it.
     pub samples: usize,
-    /// Tokens in them.
+    /// Tokens of a sequence at most.
+    pub seq_len: usize,
+    /// Tokens in all of them.
     pub tokens: usize,
     /// Layers in memory, or streamed from disk.
     pub residency: Residency,
@@ -55,6 +56,9 @@ pub struct RankingReport {
     /// Methods that cannot choose so many layers of this model, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
+    /// The repair that each choice got, and by which they are ranked; absent where none was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repair: Option<RankedBy>,
     /// Layers computed for each token to measure the losses of all plans; absent in a dry run.
     pub loss_layer_passes: Option<usize>,
     /// Seconds that took; none in the file, which is the same whenever it is made.
@@ -82,6 +86,17 @@ pub struct RankedMethod {
     pub choice: Option<Ranked>,
 }
 
+impl RankedMethod {
+    /// The same whenever it is measured.
+    fn without_times(&self) -> Self {
+        let mut row = Self { seconds: None, ..self.clone() };
+        if let Some(repaired) = row.choice.as_mut().and_then(|choice| choice.repaired.as_mut()) {
+            repaired.seconds = None;
+        }
+        row
+    }
+}
+
 /// What a method chose and what comes of it. Losses in nats a token.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ranked {
@@ -100,6 +115,9 @@ pub struct Ranked {
     pub difference: f64,
     /// Standard error of that, sequence by sequence.
     pub difference_stderr: Option<f64>,
+    /// The same choice repaired; absent where that was not asked for, or cannot be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repaired: Option<RankedRepair>,
 }
 
 /// A method that was not tried.
@@ -109,12 +127,6 @@ pub struct LeftOut {
     pub name: &'static str,
     /// Why not.
     pub why: String,
-}
-
-/// Methods whose choices come of one computation.
-struct Group {
-    methods: Vec<&'static Method>,
-    layer_passes: usize,
 }
 
 /// Runs `prune methods MODEL`.
@@ -127,6 +139,7 @@ pub fn rank(settings: &MethodsSettings, progress: &dyn Progress) -> Result<Ranki
     if settings.data.is_none() {
         return Err(Error::request("which text? --data names it: the loss on it ranks the methods"));
     }
+    settings.repair.map_or(Ok(()), ranking_repairs::check)?;
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let n = settings.amount(spec.layers)?;
@@ -158,6 +171,7 @@ pub fn rank(settings: &MethodsSettings, progress: &dyn Progress) -> Result<Ranki
         dropped_layers: n,
         data: settings.data.clone().unwrap_or_default(),
         samples: sequences.len(),
+        seq_len,
         tokens,
         residency: fit.residency,
         weight_bytes: fit.weight_bytes,
@@ -165,11 +179,17 @@ pub fn rank(settings: &MethodsSettings, progress: &dyn Progress) -> Result<Ranki
         whole: None,
         methods: Vec::new(),
         left_out,
+        repair: None,
         loss_layer_passes: None,
         loss_seconds: None,
         out: settings.out.clone(),
     };
+    let mut repairs = settings.repair.map(|repair| Repairs::new(repair, settings, &checkpoint, spec.layers));
+    // what the text and the model do not allow, they do not allow of any choice
+    let deepest: Dropped = (spec.layers.saturating_sub(n + 1)..spec.layers - 1).collect();
+    let ahead = repairs.as_mut().map(|repairs| repairs.ahead(&deepest, settings.dry_run, progress)).transpose()?;
     if settings.dry_run {
+        report.repair = ahead;
         report.methods = groups.iter().flat_map(Group::ahead).collect();
         report.methods.sort_by_key(|row| tried.iter().position(|method| method.name == row.name));
         return Ok(report);
@@ -185,8 +205,13 @@ pub fn rank(settings: &MethodsSettings, progress: &dyn Progress) -> Result<Ranki
     }
     choices.sort_by_key(|(row, _)| tried.iter().position(|method| method.name == row.name));
     ranked(&mut report, choices, &mut measured)?;
+    drop(measured);
+    drop(model);
+    if let Some(repairs) = repairs {
+        repairs.rank(&mut report, progress)?;
+    }
     if let Some(out) = out {
-        let rows = report.methods.iter().map(|row| RankedMethod { seconds: None, ..row.clone() });
+        let rows = report.methods.iter().map(RankedMethod::without_times);
         let kept = RankingReport {
             methods: rows.collect(),
             loss_seconds: None,
@@ -199,122 +224,6 @@ pub fn rank(settings: &MethodsSettings, progress: &dyn Progress) -> Result<Ranki
         out.commit()?;
     }
     Ok(report)
-}
-
-/// The methods that can choose `n` layers of a model, and those that cannot.
-fn possible(chosen: &[&'static Method], spec: &ModelSpec, n: usize) -> (Vec<&'static Method>, Vec<LeftOut>) {
-    let (mut tried, mut left_out) = (Vec::new(), Vec::new());
-    for method in chosen {
-        let is_fine = method.metric().is_some_and(|metric| metric.subject == Subject::SubLayer);
-        let lacks = spec.without.iter().position(|without| !without.is_empty()).filter(|_| is_fine);
-        let checked = match lacks {
-            Some(layer) => Err(Error::request(format!("layer {layer} has no {}", spec.without[layer]))),
-            None if method.needs_scores() => {
-                method.search(Protect::default()).and_then(|search| search.protect.check(spec.layers, Some(n)))
-            }
-            None => method.layers(spec.layers, n).map(drop),
-        };
-        match checked {
-            Ok(()) => tried.push(*method),
-            Err(error) => left_out.push(LeftOut { name: method.name, why: error.to_string() }),
-        }
-    }
-    (tried, left_out)
-}
-
-/// The methods by what is computed for them: those that search alone, the others with all that cost the same.
-fn groups(
-    tried: &[&'static Method],
-    spec: &ModelSpec,
-    (n, texts): (usize, usize),
-    draws: &Draws,
-) -> Result<Vec<Group>> {
-    let mut groups: Vec<Group> = Vec::new();
-    for method in tried {
-        let same = |group: &&mut Group| {
-            !method.is_searched() && group.methods.iter().all(|own| !own.is_searched() && own.cost() == method.cost())
-        };
-        match groups.iter_mut().find(same) {
-            Some(group) => group.methods.push(method),
-            None => groups.push(Group { methods: vec![method], layer_passes: 0 }),
-        }
-    }
-    for group in &mut groups {
-        group.layer_passes = group.passes(spec.layers, (n, texts), draws)?;
-    }
-    Ok(groups)
-}
-
-impl Group {
-    fn metrics(&self) -> Vec<&'static Metric> {
-        self.methods.iter().filter_map(|method| method.metric()).collect()
-    }
-
-    /// Layers computed for each token, at most.
-    fn passes(&self, layers: usize, (n, texts): (usize, usize), draws: &Draws) -> Result<usize> {
-        let [method, ..] = self.methods[..] else { return Ok(0) };
-        if method.is_searched() {
-            return Ok(searching(method, draws)?.passes(layers, n, (texts, 0))?.text);
-        }
-        let metrics = self.metrics();
-        let removals = Removals::new(layers, metrics.iter().copied());
-        if !removals.is_empty() {
-            return Ok(removals.layer_passes());
-        }
-        let of = |metric: &&Metric| match metric.value {
-            Evaluate::Weights(Needs::Nothing, _) => 0,
-            // back is twice as much as forward
-            Evaluate::Weights(Needs::Gradients, _) | Evaluate::Gates(_) | Evaluate::GatePairs => 3 * layers,
-            Evaluate::Coalitions(how) => (how.passes)(layers, draws),
-            _ => layers,
-        };
-        let each = metrics.iter().map(of);
-        let one_by_one = metrics.iter().any(|metric| matches!(metric.value, Evaluate::Coalitions(_)));
-        Ok(if one_by_one { each.sum() } else { each.max().unwrap_or(0) })
-    }
-
-    /// What is known of the methods before anything is computed.
-    fn ahead(&self) -> impl Iterator<Item = RankedMethod> {
-        self.methods.iter().map(|method| RankedMethod {
-            name: method.name,
-            cost: method.cost(),
-            layer_passes: self.layer_passes,
-            seconds: None,
-            choice: None,
-        })
-    }
-
-    /// What goes by each of the methods.
-    fn choose(
-        &self,
-        (model, n): (&Model, usize),
-        sequences: &[Vec<u32>],
-        (evidence, draws): (&mut dyn Evidence, &Draws),
-        progress: &dyn Progress,
-    ) -> Result<Vec<Dropped>> {
-        let layers = model.layers();
-        let scores: Vec<Scores> = match self.methods.iter().any(|method| method.is_searched()) {
-            true => Vec::new(),
-            false => importance::measure_with(model, &self.metrics(), sequences, (&mut *evidence, draws), progress)?,
-        };
-        let mut of = |method: &&'static Method| -> Result<Dropped> {
-            if let Some(range) = method.layers(layers, n)? {
-                return Ok(range.collect());
-            }
-            let search = searching(method, draws)?;
-            let searched = match method.is_searched() {
-                true => search.run_with(&mut *evidence, &scores, Some(n))?,
-                false => search.run(&scores, layers)?,
-            };
-            searched.gone(n, layers)
-        };
-        self.methods.iter().map(|method| of(method).context(|| method.name)).collect()
-    }
-}
-
-/// What a method that looks at scores searches, with these draws.
-fn searching(method: &Method, draws: &Draws) -> Result<Search> {
-    Ok(Search { draws: *draws, ..method.search(Protect::default())? })
 }
 
 /// Measures each different choice once, all in one pass, and sorts.
@@ -366,6 +275,7 @@ fn ranked(
             rise_stderr: to_whole.error(1, at),
             difference: to_best.mean[0][at],
             difference_stderr: to_best.error(1, at).filter(|_| at != least),
+            repaired: None,
         };
         rows.push((RankedMethod { choice: Some(choice), ..row.clone() }, at));
     }

@@ -214,29 +214,43 @@ impl Repairing {
         })
     }
 
+    fn fit(&self, cut: &Cut, progress: &dyn Progress) -> Result<(Repaired, RepairResult)> {
+        let started = Instant::now();
+        let whole = Model::open(self.source.clone(), &self.options, progress)?;
+        let pruned = Model::open(Arc::new(cut.blueprint().open()?), &self.options, progress)?;
+        let task = RepairTask {
+            whole: &whole,
+            cut: &pruned,
+            plan: cut.plan(),
+            sequences: &self.sequences,
+            judging: &self.judging,
+            first: self.first,
+            keeps: self.keeps,
+        };
+        let repaired = fit(self.repair, &task, progress)?;
+        let result = result(&repaired, started.elapsed().as_secs_f64());
+        Ok((repaired, result))
+    }
+
+    /// What comes of it, and the losses of the judging sequences then; nothing is made of it.
+    ///
+    /// # Errors
+    /// As [`fit`].
+    pub(super) fn judged(&self, cut: &Cut, progress: &dyn Progress) -> Result<(RepairResult, Vec<Loss>)> {
+        let (repaired, result) = self.fit(cut, progress)?;
+        let losses = repaired.losses_at(repaired.step).to_vec();
+        Ok((result, losses))
+    }
+
     /// Does it.
     ///
     /// # Errors
     /// As [`fit`].
     pub(super) fn repair(self, cut: Cut, progress: &dyn Progress) -> Result<(Cut, RepairReport)> {
         let mut report = self.report(None)?;
-        let Self { repair, source, sequences, judging, first, keeps, options, text, .. } = self;
-        let started = Instant::now();
-        let whole = Model::open(source, &options, progress)?;
-        let pruned = Model::open(Arc::new(cut.blueprint().open()?), &options, progress)?;
-        let task = RepairTask {
-            whole: &whole,
-            cut: &pruned,
-            plan: cut.plan(),
-            sequences: &sequences,
-            judging: &judging,
-            first,
-            keeps,
-        };
-        let repaired = fit(repair, &task, progress)?;
+        let (repaired, result) = self.fit(&cut, progress)?;
         let changes = repaired.changes(repaired.step);
-        let seconds = started.elapsed().as_secs_f64();
-        let result = result(&repaired, changes.len(), seconds);
+        let Self { repair, text, .. } = self;
         let name = repair.name;
         if repaired.step == 0.0 {
             progress.warn(&format!(
@@ -321,7 +335,7 @@ fn said(settings: &CutSettings) -> Value {
     Value::Object(given.map(|(key, value, _)| (key.to_owned(), value)).collect())
 }
 
-fn result(repaired: &Repaired, tensors: usize, seconds: f64) -> RepairResult {
+fn result(repaired: &Repaired, seconds: f64) -> RepairResult {
     let mean = |losses: &[Loss]| Loss::total(losses).mean();
     let (cut, after) = (repaired.losses_at(0.0), repaired.losses_at(repaired.step));
     let change = rises(cut, &[&after.to_vec()], vec![1], "repair");
@@ -337,7 +351,7 @@ fn result(repaired: &Repaired, tensors: usize, seconds: f64) -> RepairResult {
         change_stderr: change.error(1, 0),
         step: repaired.step,
         steps: repaired.losses.iter().map(|(step, losses)| (*step, mean(losses))).collect(),
-        tensors,
+        tensors: repaired.changes(repaired.step).len(),
         projections,
         seams,
         seconds,

@@ -41,7 +41,7 @@ pub fn settle_dtype(device: &Device, choice: &str) -> Result<DType> {
         ("bf16", false) if serves_bf16() => DType::BF16,
         ("bf16", false) => {
             return Err(Error::request(
-                "bf16: this CPU has no instructions for it (AVX512_BF16), and computes in f32 as fast",
+                "bf16: this CPU has no instructions for it (AVX512_BF16 or AMX), and computes in f32 as fast",
             ));
         }
         _ => return Err(Error::request(format!("{choice}: expected auto, bf16 or f32"))),

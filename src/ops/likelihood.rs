@@ -265,8 +265,8 @@ impl<'a, const LANES: usize, W: Weight> Pass<'a, LANES, W> {
                     // the first depth sets what the next ones add to
                     let (add, tile) = (depth.start > 0, &mut Target::over(tile, n, LANES, LANES));
                     if let Some((rows, lanes)) = rounded {
-                        let lanes = &lanes[(block * d.div_ceil(2) + depth.start / 2) * LANES..];
-                        multiply_pairs(tile, rows, lanes, LANES, add);
+                        let lanes = &lanes[block * d.div_ceil(2) * LANES + depth.start / 2 * 16..];
+                        multiply_pairs(tile, rows, lanes, d.div_ceil(2) * 16, add);
                     } else {
                         let lanes = Matrix::new(&self.lanes[block * d * LANES..], d, LANES, LANES, 1);
                         multiply(tile, rows, lanes.part(depth.clone(), 0..LANES), add);

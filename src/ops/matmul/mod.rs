@@ -10,7 +10,7 @@ mod views;
 mod weights;
 
 pub(crate) use pairs::{
-    Pairs, as_pairs, columns_as_pairs, in_bf16, multiply_pairs, product_bytes, serves_bf16, switch_bf16,
+    Pairs, as_pairs, bf16_units, columns_as_pairs, in_bf16, multiply_pairs, product_bytes, serves_bf16, switch_bf16,
 };
 pub(crate) use views::{Matrix, Target};
 pub(crate) use weights::{

@@ -84,9 +84,9 @@ fn interleave_wide(first: &[f32], second: Option<&[f32]>, pairs: &mut [u32]) {
 struct Step<'a> {
     left: Pairs<'a>,
     right: &'a [u32],
-    right_stride: usize,
+    /// Numbers from one block of columns to the next.
+    distance: usize,
     row: usize,
-    column: usize,
     to: *mut f32,
     to_stride: usize,
     add: bool,
@@ -106,20 +106,20 @@ const KERNELS: [[Kernel; 4]; ROWS] = [
     [tile::<6, 1>, tile::<6, 2>, tile::<6, 3>, tile::<6, 4>],
 ];
 
-/// out = left · right, or out += left · right, on the calling thread: `right` has a row for each pair of the depth,
-/// `stride` apart, a multiple of [`LANES`] that is no less than the columns of `out`.
-pub(super) fn multiply(out: &mut Target, left: Pairs, right: &[u32], stride: usize, add: bool) {
+/// out = left · right, or out += left · right, on the calling thread. `right` is in blocks of [`LANES`] columns,
+/// `distance` apart, each with a row of [`LANES`] pairs for each pair of the depth; the last block is filled up.
+pub(super) fn multiply(out: &mut Target, left: Pairs, right: &[u32], distance: usize, add: bool) {
     #[cfg(target_os = "linux")]
     if left.depth > 0 && tiles::serves() {
-        return tiles::multiply(out, left, right, stride, add);
+        return tiles::multiply(out, left, right, distance, add);
     }
-    by_registers(out, left, right, stride, add);
+    by_registers(out, left, right, distance, add);
 }
 
 /// [`multiply`] by AVX512_BF16.
-fn by_registers(out: &mut Target, left: Pairs, right: &[u32], stride: usize, add: bool) {
+fn by_registers(out: &mut Target, left: Pairs, right: &[u32], distance: usize, add: bool) {
     assert!(serves() && out.rows == left.rows && (!add || out.is_set()));
-    assert!(out.columns <= stride && stride.is_multiple_of(LANES) && left.depth * stride <= right.len());
+    assert!(out.columns == 0 || (out.columns - 1) / LANES * distance + left.depth * LANES <= right.len());
     for column in (0..out.columns).step_by(COLUMNS) {
         let width = COLUMNS.min(out.columns - column);
         let registers = width.div_ceil(LANES);
@@ -127,8 +127,8 @@ fn by_registers(out: &mut Target, left: Pairs, right: &[u32], stride: usize, add
         for row in (0..out.rows).step_by(ROWS) {
             let rows = ROWS.min(out.rows - row);
             let to = out.data.wrapping_add(row * out.row_stride + column);
-            let (right_stride, to_stride) = (stride, out.row_stride);
-            let step = Step { left, right, right_stride, row, column, to, to_stride, add, mask };
+            let right = &right[column / LANES * distance..];
+            let step = Step { left, right, distance, row, to, to_stride: out.row_stride, add, mask };
             // SAFETY: the machine can, and rows and columns are inside all three, just asked
             unsafe { KERNELS[rows - 1][registers - 1](&step) };
         }
@@ -143,17 +143,17 @@ fn by_registers(out: &mut Target, left: Pairs, right: &[u32], stride: usize, add
 /// AVX512_BF16 is there; the rows and columns are inside the factors and the output, which is set where it is added to.
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn tile<const M: usize, const N: usize>(step: &Step) {
-    let Step { left, right, right_stride, row, column, to, to_stride, add, mask } = *step;
+    let Step { left, right, distance, row, to, to_stride, add, mask } = *step;
     // SAFETY: the caller's word for all that is read and written below
     unsafe {
         let bf16 = |x: __m512i| std::mem::transmute::<__m512i, __m512bh>(x);
         let rows: [*const u32; M] = std::array::from_fn(|m| left.data.as_ptr().wrapping_add((row + m) * left.stride));
         let mut sums = [[_mm512_setzero_ps(); N]; M];
-        let mut b = right.as_ptr().wrapping_add(column);
+        let mut b = right.as_ptr();
         for at in 0..left.depth {
-            let columns: [__m512bh; N] = std::array::from_fn(|n| bf16(_mm512_loadu_si512(b.add(n * LANES).cast())));
+            let columns: [__m512bh; N] = std::array::from_fn(|n| bf16(_mm512_loadu_si512(b.add(n * distance).cast())));
             for n in 0..N {
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * right_stride + n * LANES).cast());
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * LANES + n * distance).cast());
             }
             for (sums, row) in sums.iter_mut().zip(rows) {
                 let factor = bf16(_mm512_set1_epi32((*row.add(at)).cast_signed()));
@@ -161,7 +161,7 @@ unsafe fn tile<const M: usize, const N: usize>(step: &Step) {
                     *sum = _mm512_dpbf16_ps(*sum, factor, column);
                 }
             }
-            b = b.wrapping_add(right_stride);
+            b = b.wrapping_add(LANES);
         }
         for (m, sums) in sums.into_iter().enumerate() {
             for (n, sum) in sums.into_iter().enumerate() {
@@ -224,22 +224,27 @@ mod tests {
         {
             for depth in [0, 1, 2, 19, 40, 64, 530] {
                 let (x, y) = (numbers(rows, rows * depth), numbers(columns, depth * columns));
-                let (pairs, stride) = (depth.div_ceil(2), columns.next_multiple_of(LANES));
+                let pairs = depth.div_ceil(2);
+                let distance = pairs * LANES + 16;
                 let mut left = vec![0; rows * pairs];
                 for (x, left) in x.chunks_exact(depth.max(1)).zip(left.chunks_exact_mut(pairs.max(1))) {
                     round(x, left);
                 }
-                let mut right = vec![0; pairs * stride];
-                for (at, right) in right.chunks_exact_mut(stride).enumerate() {
-                    let row = |at: usize| y.get(at * columns..(at + 1) * columns);
-                    interleave(row(2 * at).unwrap(), row(2 * at + 1), &mut right[..columns]);
+                let mut right = vec![0; columns.div_ceil(LANES) * distance];
+                for (block, right) in right.chunks_exact_mut(distance).enumerate() {
+                    let own = block * LANES..((block + 1) * LANES).min(columns);
+                    for (at, right) in right.chunks_exact_mut(LANES).enumerate().take(pairs) {
+                        let row = |at: usize| y.get(at * columns + own.start..at * columns + own.end);
+                        let second = row(2 * at + 1).filter(|_| 2 * at + 1 < depth);
+                        interleave(row(2 * at).unwrap(), second, &mut right[..own.len()]);
+                    }
                 }
                 let wide = columns + 9;
                 for (way, add) in [multiply, by_registers].into_iter().flat_map(|way| [(way, false), (way, true)]) {
                     let before = if add { 0.25 } else { f32::NAN };
                     let mut out = vec![before; rows * wide];
                     let left = Pairs::new(&left, rows, pairs, pairs);
-                    way(&mut Target::over(&mut out, rows, columns, wide), left, &right, stride, add);
+                    way(&mut Target::over(&mut out, rows, columns, wide), left, &right, distance, add);
                     for (place, found) in out.iter().enumerate() {
                         let (row, column) = (place / wide, place % wide);
                         if column >= columns {

@@ -39,16 +39,19 @@ pub(super) fn product(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out
     let scratch = SQUARE * (stride + stride.div_ceil(2));
     run(x, (i, o), scratch, low, out, false, |inner, columns, panel, scratch| {
         let (numbers, narrow) = scratch.split_at_mut(SQUARE * stride);
-        let (width, pairs) = (columns.len().next_multiple_of(LANES), inner.len().div_ceil(2));
+        let pairs = inner.len().div_ceil(2);
         // a product over nothing has no panel
-        let starts = if inner.is_empty() { 0..0 } else { 0..columns.len() };
-        for start in starts.step_by(SQUARE) {
-            let some = columns.start + start..columns.start + (start + SQUARE).min(columns.len());
+        for (block, panel) in panel.chunks_exact_mut((pairs * LANES).max(1)).enumerate() {
+            let first = columns.start + block * LANES;
+            let some = first..(first + LANES).min(columns.end);
+            if some.is_empty() || inner.is_empty() {
+                break;
+            }
             let rows = some.len();
             round_part(weight, some, inner.clone(), (stride, numbers), (pairs, narrow));
             // of what lies beyond the columns the sums are not kept, but numbers they must be
             narrow[rows * pairs..SQUARE * pairs].fill(0.0);
-            simd::transpose(narrow, pairs, (SQUARE, pairs), &mut panel[start..], width);
+            simd::transpose(narrow, pairs, (LANES, pairs), panel, LANES);
         }
     });
 }
@@ -92,29 +95,30 @@ fn copy_pairs(numbers: &[bf16], pairs: &mut [u32]) {
 pub(super) fn product_back(x: Matrix, weight: &impl Weight, low: Option<LowRank>, out: &mut Target, add: bool) {
     let (o, i) = (weight.rows(), weight.columns());
     run(x, (o, i), SQUARE * PANEL, low, out, add, |inner, columns, panel, numbers| {
-        let width = columns.len().next_multiple_of(LANES);
-        for (part, panel) in panel.chunks_mut(SQUARE / 2 * width).enumerate() {
-            let first = inner.start + part * SQUARE;
-            let rows = first..(first + SQUARE).min(inner.end);
-            if rows.is_empty() {
-                break;
-            }
+        let distance = inner.len().div_ceil(2) * LANES;
+        for start in inner.clone().step_by(SQUARE) {
+            let rows = start..(start + SQUARE).min(inner.end);
             let count = rows.len();
             widen_part(weight, rows, columns.clone(), PANEL, numbers);
-            let both = numbers[..count * PANEL].chunks(2 * PANEL);
-            for (both, panel) in both.zip(panel.chunks_exact_mut(width)) {
+            for (at, both) in numbers[..count * PANEL].chunks(2 * PANEL).enumerate() {
                 let (first, second) = both.split_at(PANEL);
-                panel[columns.len()..].fill(0.0);
-                let second = (!second.is_empty()).then(|| &second[..columns.len()]);
-                narrow::interleave(&first[..columns.len()], second, &mut pairs_of(panel)[..columns.len()]);
+                let place = ((start - inner.start) / 2 + at) * LANES;
+                for (block, own) in (0..columns.len()).step_by(LANES).enumerate() {
+                    let own = own..(own + LANES).min(columns.len());
+                    let pairs = &mut panel[block * distance + place..][..LANES];
+                    // of what lies beyond the columns the sums are not kept, but numbers they must be
+                    pairs[own.len()..].fill(0.0);
+                    let second = (!second.is_empty()).then(|| &second[own.clone()]);
+                    narrow::interleave(&first[own.clone()], second, &mut pairs_of(pairs)[..own.len()]);
+                }
             }
         }
     });
 }
 
 /// Sets `out`, `[t, columns]`, to x · weight, `x` `[t, inner]`. `build` writes the pairs of the part of the weight
-/// where the ranges of `inner` and of `columns` meet, in rows as long as the latter, filled up to whole registers; its
-/// last argument is `scratch` numbers of memory.
+/// where the ranges of `inner` and of `columns` meet, as [`narrow::multiply`] reads them; its last argument is `scratch`
+/// numbers of memory.
 fn run(
     x: Matrix,
     (inner, columns): (usize, usize),
@@ -141,7 +145,8 @@ fn run(
                 build(piece.clone(), columns.clone(), panel, scratch);
                 let left = rows.part(tokens.clone(), piece.clone());
                 // the first piece sets what the next ones add to
-                narrow::multiply(&mut out, left, pairs_of(panel), width, add || piece.start > 0);
+                let distance = piece.len().div_ceil(2) * LANES;
+                narrow::multiply(&mut out, left, pairs_of(panel), distance, add || piece.start > 0);
             }
             if let Some((left, right)) = low {
                 right.part(0..rank, columns.clone()).write_to(factor);

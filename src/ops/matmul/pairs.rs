@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(target_arch = "x86_64")]
 use super::narrow;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::tiles;
 use super::{Matrix, Target};
 
 static IS_ON: AtomicBool = AtomicBool::new(false);
@@ -14,6 +16,15 @@ pub(crate) fn serves_bf16() -> bool {
     return narrow::serves();
     #[cfg(not(target_arch = "x86_64"))]
     false
+}
+
+/// What products in bf16 take on this machine.
+pub(crate) fn bf16_units() -> Option<&'static str> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if tiles::serves() {
+        return Some("AMX");
+    }
+    serves_bf16().then_some("AVX512_BF16")
 }
 
 /// From now on products with weights in main memory are of numbers rounded to bf16, or no more; where the machine
@@ -66,24 +77,28 @@ pub(crate) fn as_pairs<'a>(x: Matrix, memory: &'a mut [f32]) -> Pairs<'a> {
     Pairs::new(memory, x.rows, depth, depth)
 }
 
-/// `x`, blocks of `depth` rows of `columns` numbers, a multiple of 16, with each two rows of a block as one of pairs.
+/// `x`, parts of `depth` rows of `columns` numbers, a multiple of 16, as [`multiply_pairs`] reads each of them: blocks
+/// of 16 columns with each two rows as one of pairs.
 pub(crate) fn columns_as_pairs(x: &[f32], depth: usize, columns: usize) -> Vec<u32> {
     let mut pairs = vec![0; x.len() / depth.max(1) * depth.div_ceil(2)];
     #[cfg(target_arch = "x86_64")]
     for (x, pairs) in x.chunks_exact(depth * columns).zip(pairs.chunks_exact_mut(depth.div_ceil(2) * columns)) {
-        for (rows, pairs) in x.chunks(2 * columns).zip(pairs.chunks_exact_mut(columns)) {
-            let (first, second) = rows.split_at(columns);
-            narrow::interleave(first, (!second.is_empty()).then_some(second), pairs);
+        for (block, pairs) in pairs.chunks_exact_mut(depth.div_ceil(2) * narrow::LANES).enumerate() {
+            let own = block * narrow::LANES..(block + 1) * narrow::LANES;
+            for (rows, pairs) in x.chunks(2 * columns).zip(pairs.chunks_exact_mut(narrow::LANES)) {
+                let (first, second) = rows.split_at(columns);
+                narrow::interleave(&first[own.clone()], second.get(own.clone()), pairs);
+            }
         }
     }
     pairs
 }
 
-/// out = left · right, or out += left · right, on the calling thread, where the machine [`serves_bf16`]: `right` has a
-/// row for each pair of the depth, `stride` apart, a multiple of 16 that is no less than the columns of `out`.
-pub(crate) fn multiply_pairs(out: &mut Target, left: Pairs, right: &[u32], stride: usize, add: bool) {
+/// out = left · right, or out += left · right, on the calling thread, where the machine [`serves_bf16`]: `right` is in
+/// blocks of 16 columns, `distance` apart, each with a row of 16 pairs for each pair of the depth.
+pub(crate) fn multiply_pairs(out: &mut Target, left: Pairs, right: &[u32], distance: usize, add: bool) {
     #[cfg(target_arch = "x86_64")]
-    return narrow::multiply(out, left, right, stride, add);
+    return narrow::multiply(out, left, right, distance, add);
     #[cfg(not(target_arch = "x86_64"))]
-    unreachable!("{} {} {} {stride} {add}", out.rows(), left.rows, right.len());
+    unreachable!("{} {} {} {distance} {add}", out.rows(), left.rows, right.len());
 }

@@ -15,8 +15,8 @@ use crate::ops::simd;
 const SIDE: usize = 16;
 /// Rows and columns that are summed at one time: two tiles by two.
 const BLOCK: usize = 2 * SIDE;
-/// Pairs of the depth that are summed before the sums go to memory: so much of both factors stays in the first cache.
-const DEPTH: usize = 256;
+/// Pairs of the depth that are summed before the sums go to memory.
+const DEPTH: usize = 512;
 
 /// Whether the processor can and the system lets it.
 pub(super) fn serves() -> bool {
@@ -88,12 +88,12 @@ impl Shapes {
     }
 }
 
-/// One block of sums: where its factors and it begin, and the bytes from row to row of each.
+/// One block of sums: where its factors and it begin, and the bytes from row to row.
 struct Step {
     left: *const u32,
     left_bytes: usize,
-    right: *const u32,
-    right_bytes: usize,
+    /// Both of the columns' tiles, whose rows lie one behind the other.
+    right: [*const u32; 2],
     /// Tiles of the depth.
     count: usize,
     to: *mut f32,
@@ -122,16 +122,17 @@ macro_rules! kernel {
                     $($take,)*
                     "add {left}, 64",
                     "add {below}, 64",
-                    "add {right}, {right_step}",
+                    "add {right}, 1024",
+                    "add {beside}, 1024",
                     "dec {count}",
                     "jnz 3b",
                     $($store,)*
                     left = inout(reg) step.left => _,
                     below = inout(reg) step.left.wrapping_byte_add(second(step.left_bytes)) => _,
                     left_bytes = in(reg) step.left_bytes,
-                    right = inout(reg) step.right => _,
-                    right_bytes = in(reg) step.right_bytes,
-                    right_step = in(reg) second(step.right_bytes),
+                    right = inout(reg) step.right[0] => _,
+                    beside = inout(reg) step.right[1] => _,
+                    line = in(reg) 64_usize,
                     count = inout(reg) step.count => _,
                     to = in(reg) step.to,
                     to_below = in(reg) step.to.wrapping_byte_add(second(step.to_bytes)),
@@ -157,9 +158,9 @@ kernel!(
     ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"],
     [
         "tileloadd tmm4, [{left} + {left_bytes}]"
-        "tileloadd tmm6, [{right} + {right_bytes}]"
+        "tileloadd tmm6, [{right} + {line}]"
         "tdpbf16ps tmm0, tmm4, tmm6"
-        "tileloadd tmm7, [{right} + {right_bytes} + 64]"
+        "tileloadd tmm7, [{beside} + {line}]"
         "tdpbf16ps tmm1, tmm4, tmm7"
         "tileloadd tmm5, [{below} + {left_bytes}]"
         "tdpbf16ps tmm2, tmm5, tmm6"
@@ -179,9 +180,9 @@ kernel!(
     ["tilezero tmm0" "tilezero tmm1"],
     [
         "tileloadd tmm4, [{left} + {left_bytes}]"
-        "tileloadd tmm6, [{right} + {right_bytes}]"
+        "tileloadd tmm6, [{right} + {line}]"
         "tdpbf16ps tmm0, tmm4, tmm6"
-        "tileloadd tmm7, [{right} + {right_bytes} + 64]"
+        "tileloadd tmm7, [{beside} + {line}]"
         "tdpbf16ps tmm1, tmm4, tmm7"
     ],
     [
@@ -197,7 +198,7 @@ kernel!(
     ["tilezero tmm0" "tilezero tmm2"],
     [
         "tileloadd tmm4, [{left} + {left_bytes}]"
-        "tileloadd tmm6, [{right} + {right_bytes}]"
+        "tileloadd tmm6, [{right} + {line}]"
         "tdpbf16ps tmm0, tmm4, tmm6"
         "tileloadd tmm5, [{below} + {left_bytes}]"
         "tdpbf16ps tmm2, tmm5, tmm6"
@@ -211,25 +212,24 @@ kernel!(
     ["tilezero tmm0"],
     [
         "tileloadd tmm4, [{left} + {left_bytes}]"
-        "tileloadd tmm6, [{right} + {right_bytes}]"
+        "tileloadd tmm6, [{right} + {line}]"
         "tdpbf16ps tmm0, tmm4, tmm6"
     ],
     ["tilestored [{to} + {to_bytes}], tmm0" "# {to_below}"]
 );
 
-/// [`super::narrow::multiply`] where this module [`serves`] and there is a depth; `right` is `stride` apart, no less
-/// than the columns.
-pub(super) fn multiply(out: &mut Target, left: Pairs, right: &[u32], stride: usize, add: bool) {
+/// [`super::narrow::multiply`] where this module [`serves`] and there is a depth.
+pub(super) fn multiply(out: &mut Target, left: Pairs, right: &[u32], distance: usize, add: bool) {
     assert!(serves() && out.rows == left.rows && (!add || out.is_set()) && left.depth > 0);
-    assert!(out.columns <= stride && (left.depth - 1) * stride + out.columns <= right.len());
+    assert!(out.columns == 0 || (out.columns - 1) / SIDE * distance + left.depth * SIDE <= right.len());
     for start in (0..left.depth).step_by(DEPTH) {
         let pairs = DEPTH.min(left.depth - start);
         let whole = pairs - pairs % SIDE;
         if whole > 0 {
-            sum(out, left, right, stride, (start, whole / SIDE, SIDE), add || start > 0);
+            sum(out, left, (right, distance), (start, whole / SIDE, SIDE), add || start > 0);
         }
         if pairs > whole {
-            sum(out, left, right, stride, (start + whole, 1, pairs - whole), add || start + whole > 0);
+            sum(out, left, (right, distance), (start + whole, 1, pairs - whole), add || start + whole > 0);
         }
     }
     // SAFETY: no tile is used any more, and all of the output was written
@@ -243,26 +243,25 @@ pub(super) fn multiply(out: &mut Target, left: Pairs, right: &[u32], stride: usi
 fn sum(
     out: &Target,
     left: Pairs,
-    right: &[u32],
-    stride: usize,
+    (right, distance): (&[u32], usize),
     (start, count, pairs): (usize, usize, usize),
     add: bool,
 ) {
     let mut loaded = None;
-    for column in (0..out.columns).step_by(BLOCK) {
-        let columns = BLOCK.min(out.columns - column);
-        for row in (0..out.rows).step_by(BLOCK) {
-            let rows = BLOCK.min(out.rows - row);
+    for row in (0..out.rows).step_by(BLOCK) {
+        let rows = BLOCK.min(out.rows - row);
+        for column in (0..out.columns).step_by(BLOCK) {
+            let columns = BLOCK.min(out.columns - column);
             let shapes = Shapes::new(rows, columns, pairs);
             if loaded != Some(shapes) {
                 shapes.load();
                 loaded = Some(shapes);
             }
+            let first = right.as_ptr().wrapping_add(column / SIDE * distance + start * SIDE);
             let step = Step {
                 left: left.data.as_ptr().wrapping_add(row * left.stride + start),
                 left_bytes: 4 * left.stride,
-                right: right.as_ptr().wrapping_add(start * stride + column),
-                right_bytes: 4 * stride,
+                right: [first, first.wrapping_add(distance)],
                 count,
                 to: out.data.wrapping_add(row * out.row_stride + column),
                 to_bytes: 4 * out.row_stride,

@@ -116,3 +116,42 @@ fn named_methods_and_what_is_wrong() {
     fs::write(desk.path("own.toml"), "methods = [\"best\"]\n").unwrap();
     desk.refused(&format!("{RANK} --layers 1 --config own.toml"), 2, &["best", "similarity"]);
 }
+
+/// Repaired, each choice has the loss that `cut --repair` tells of it, and the least is first.
+#[test]
+fn choices_are_ranked_as_they_are_repaired() {
+    let desk = Desk::new();
+    let rank = format!("{RANK} --layers 2 --methods deepest,tail,similarity,shortgpt,quiet");
+    let ahead = desk.json(&format!("{rank} --repair fold --dry-run --json"));
+    assert!(ahead["repair"]["expected_seconds"].as_f64().unwrap() > 0.0 && ahead["methods"][0].get("loss").is_none());
+    let plain = desk.json(&format!("{rank} --json"));
+    let report = desk.json(&format!("{rank} --repair fold -o out --json"));
+    assert!(plain.get("repair").is_none() && report["repair"]["name"] == "fold");
+    assert_eq!(report["whole"], plain["whole"]);
+    let mut seen = Vec::new();
+    for row in rows(&report) {
+        let own = |of: &Value| (of["name"].clone(), of["dropped"].clone(), of["loss"].clone());
+        assert!(rows(&plain).iter().any(|other| own(other) == own(row)), "{row}");
+        let numbers: Vec<String> = row["dropped"].as_array().unwrap().iter().map(Value::to_string).collect();
+        let drop = numbers.join(",");
+        let repair = format!("--repair fold --data text.jsonl --seq-len 16 -o cut-{}", seen.len());
+        let cut = desk.json(&format!("cut model --drop {drop} {repair} --json"));
+        let told = &cut["repair"]["result"];
+        for key in ["cut", "repaired", "step"] {
+            assert_eq!(told[key], row["repaired"][key], "{row}");
+        }
+        seen.push(row["repaired"]["repaired"].as_f64().unwrap());
+    }
+    assert!(seen.is_sorted() && seen.len() == 5, "{seen:?}");
+    let kept = read(&desk.path("out/methods.json"));
+    assert_eq!(kept["repair"], report["repair"]);
+    assert!(kept["methods"][0]["repaired"].get("seconds").is_none());
+    let told = String::from_utf8(desk.run(&format!("{rank} --repair fold")).stdout).unwrap();
+    assert!(told.contains(" repaired ") && told.contains("after fold, fitted on the other 9"), "{told}");
+    let line = told.lines().find_map(|line| line.strip_prefix("the best: prune ")).unwrap();
+    assert!(line.contains(" --repair fold --data text.jsonl --samples 12 --seq-len 16 "), "{line}");
+    assert!(desk.run(&line.replace("DIR", "smaller")).status.success(), "{line}");
+    desk.refused(&format!("{rank} --repair average"), 2, &["--repair average", "no text"]);
+    desk.refused(&format!("{rank} --repair refit --samples 1"), 2, &["tokens to fit on"]);
+    desk.refused("methods --repair fold", 2, &["--repair goes with a model"]);
+}
