@@ -11,6 +11,8 @@ mod inputs;
 mod pipeline;
 mod recipe;
 mod repairs;
+#[cfg(test)]
+mod settings_table;
 mod speeds;
 mod state;
 mod told;

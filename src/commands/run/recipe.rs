@@ -51,7 +51,7 @@ pub struct Recipe {
 }
 
 /// Settings of each section that are not the recipe's to make.
-const OWN: [(&str, &[&str]); 5] = [
+pub(super) const OWN: [(&str, &[&str]); 5] = [
     (
         "analyze",
         &["model", "layers", "fraction", "target", "max_loss", "keep", "from", "out", "csv", "force", "dry_run"],
@@ -349,7 +349,8 @@ mod tests {
     fn the_recipes_that_come_along() {
         let own = Path::new(env!("CARGO_MANIFEST_DIR"));
         let configs = std::fs::read_dir(own.join("configs")).unwrap().map(|entry| entry.unwrap().path());
-        let all: Vec<_> = configs.chain([own.join("src/demo/files/recipe.toml")]).collect();
+        let recipes = configs.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        let all: Vec<_> = recipes.chain([own.join("src/demo/files/recipe.toml")]).collect();
         assert!(all.len() > 4);
         for path in all {
             let recipe = Recipe::read(&path, &[], &Compute::default()).unwrap();
