@@ -3,7 +3,7 @@
 //! A [`Task`](tasks::Task), a row of the table [`TASKS`](tasks::TASKS), makes documents of rows, asks
 //! [requests](request::Request) of three types about them and judges the [answers](request::Answer). An
 //! [`Evaluation`](evaluation::Evaluation) does the rest, in the order of these files: [`select`](select::select) turns
-//! names into tasks; a [`TaskSource`](source::TaskSource) has their data; [`prompts`](prompts::prompts) puts examples
+//! names into tasks, those of [files](defined) of the user's included; a [`TaskSource`](source::TaskSource) has their data; [`prompts`](prompts::prompts) puts examples
 //! in front, as [`shots`] and a [chat template](chat) have them; an [`Encoder`](encode::Encoder) makes tokens of
 //! requests; [`plan`](passes::plan) packs those so that every distinct beginning is run once a pass;
 //! [`score`](score::score) runs the model and reads the answers, [`generate`] lets it answer in its own words; a
@@ -17,6 +17,7 @@
 mod before;
 pub mod chat;
 pub mod compare;
+pub mod defined;
 pub mod degenerate;
 pub mod encode;
 pub mod evaluation;
