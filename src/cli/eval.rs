@@ -29,8 +29,8 @@ pub(crate) struct EvalArgs {
     adapter: Option<PathBuf>,
     /// Tasks and groups, separated by commas: mmlu, mmlu_stem, boolq, hellaswag, arc_easy, arc_challenge, piqa,
     /// winogrande, openbookqa, commonsense_qa, truthfulqa_mc1, truthfulqa_mc2, race, copa, rte, cb, lambada_openai,
-    /// gsm8k, gsm8k_cot, gsm8k_cot_zeroshot, gsm8k_cot_llama, nq_open, triviaqa, mmlu_pro, bbh_fewshot, bbh_zeroshot,
-    /// bbh_cot_fewshot, bbh_cot_zeroshot, wikitext, c4, text:FILE...
+    /// gsm8k, gsm8k_cot, gsm8k_cot_zeroshot, gsm8k_cot_llama, ifeval, nq_open, triviaqa, mmlu_pro, bbh_fewshot,
+    /// bbh_zeroshot, bbh_cot_fewshot, bbh_cot_zeroshot, wikitext, c4, text:FILE...
     #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "config")]
     tasks: Vec<String>,
     /// Folder of tasks in lm-evaluation-harness's YAML files, to be named in --tasks

@@ -1,4 +1,5 @@
-//! The Jinja that prompts of evaluation tasks are written in: Jinja2's own defaults, and lm-evaluation-harness's filter.
+//! The Jinja that prompts of evaluation tasks are written in: Jinja2's own defaults, and a filter of
+//! lm-evaluation-harness.
 
 use fancy_regex::Regex;
 use minijinja::syntax::SyntaxConfig;

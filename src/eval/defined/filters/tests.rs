@@ -1,3 +1,5 @@
+//! Filters against the harness's, and what is none.
+
 use serde_json::json;
 
 use super::super::yaml::parse;

@@ -1,4 +1,5 @@
-//! IFEval (arXiv 2311.07911): instructions that a program can check, strictly and loosely, by prompt and by instruction.
+//! IFEval (arXiv 2311.07911): instructions that a program can check, strictly and loosely, by prompt and by
+//! instruction.
 //!
 //! Instructions whose check needs a sentence tokenizer, a language detector or a draw of the harness's own are kept
 //! apart: they count neither as followed nor as not, a prompt with one counts by instruction alone, and
