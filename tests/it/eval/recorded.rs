@@ -10,6 +10,7 @@ use prune::eval::chat::AppliedTemplate;
 use prune::eval::defined::TaskFiles;
 use prune::eval::encode::Encoder;
 use prune::eval::fields::Fields;
+use prune::eval::metrics::TaskMetric;
 use prune::eval::outcome::Measure;
 use prune::eval::passes::ScoredTargets;
 use prune::eval::prompts::prompts;
@@ -175,7 +176,9 @@ fn judged(settings: &EvalSettings, said: &str) -> Value {
         let filters = task.about().filters.iter().map(|filter| {
             let answer = task.filtered(filter, fields, &[Answer::Text(said.to_owned())]).unwrap();
             let measures = task.judge(fields, &answer).unwrap();
+            // what the harness does not count
             let named = task.about().metrics.iter().zip(measures);
+            let named = named.filter(|(metric, _)| **metric != TaskMetric::INST_UNCHECKED);
             let named = named.map(|(metric, measure)| (metric.name.to_owned(), json!(measure.sum)));
             (filter.name.to_owned(), Value::Object(named.collect()))
         });
