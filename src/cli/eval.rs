@@ -16,6 +16,7 @@ use super::compute::ComputeArgs;
 #[command(after_help = "Examples:
   prune eval ./llama-24 --tasks mmlu,boolq -o results                 data from the hub
   prune eval ./llama-24 --tasks mmlu --data-dir ./mmlu --limit 20     local data, 20 of each
+  prune eval ./llama-24 --include-path ./tasks --tasks rivers         own tasks, as lm-eval's YAML files have them
   prune eval ./llama-24 --tasks text:validation.jsonl                 mean token loss on any text
   prune eval ./llama-it --tasks boolq --apply-chat-template           a chat model, asked in conversations
   prune eval ./llama-24 --tasks boolq --against dense/results -o out  difference to that run")]
@@ -28,9 +29,13 @@ pub(crate) struct EvalArgs {
     adapter: Option<PathBuf>,
     /// Tasks and groups, separated by commas: mmlu, mmlu_stem, boolq, hellaswag, arc_easy, arc_challenge, piqa,
     /// winogrande, openbookqa, commonsense_qa, truthfulqa_mc1, truthfulqa_mc2, race, copa, rte, cb, lambada_openai,
-    /// gsm8k, gsm8k_cot, gsm8k_cot_zeroshot, gsm8k_cot_llama, wikitext, c4, text:FILE...
+    /// gsm8k, gsm8k_cot, gsm8k_cot_zeroshot, gsm8k_cot_llama, ifeval, nq_open, triviaqa, mmlu_pro, bbh_fewshot,
+    /// bbh_zeroshot, bbh_cot_fewshot, bbh_cot_zeroshot, wikitext, c4, text:FILE...
     #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "config")]
     tasks: Vec<String>,
+    /// Folder of tasks in lm-evaluation-harness's YAML files, to be named in --tasks
+    #[arg(long, value_name = "DIR")]
+    include_path: Option<PathBuf>,
     /// Examples in front of each question [default: 5 for MMLU and GSM8K, 8 for gsm8k_cot, else 0]
     #[arg(long, value_name = "N")]
     few_shot: Option<usize>,

@@ -43,7 +43,7 @@ mod unpack;
 mod value;
 mod windows;
 
-pub(crate) use chat::python_float;
+pub(crate) use chat::{PromptTemplate, python_float, python_quoted};
 pub use documents::{Documents, PassedOver};
 pub use ends::end_tokens;
 pub(crate) use ends::repetition_penalty;

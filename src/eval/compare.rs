@@ -202,7 +202,7 @@ fn pool(leaves: &[String], found: &[Found]) -> Option<Comparison> {
     let members: Vec<&Comparison> = members.collect::<Option<_>>()?;
     let of = |value: &dyn Fn(&Comparison) -> f64| {
         let parts: Vec<_> = members.iter().map(|member| (value(member), member.stderr, member.documents)).collect();
-        pooled(TaskMetric::ACC, &parts)
+        pooled((TaskMetric::ACC, NO_FILTER), &parts, true)
     };
     let sum = |count: &dyn Fn(&Comparison) -> Option<usize>| members.iter().filter_map(|member| count(member)).sum();
     let (gained, lost): (usize, usize) = (sum(&|member| member.gained), sum(&|member| member.lost));

@@ -13,6 +13,9 @@ use super::tasks::{About, Sampler};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
+/// How often a document may stand among the first examples.
+const COPIES: usize = 64;
+
 /// The examples of one task: documents, and each with its right answer.
 pub(super) struct Examples<'a> {
     leaf: &'a Leaf,
@@ -41,7 +44,11 @@ impl<'a> Examples<'a> {
         if shots == 0 {
             return Ok(examples);
         }
-        let used = if about.sampler == Sampler::First { shots } else { usize::MAX };
+        let used = match about.sampler {
+            Sampler::First => shots,
+            Sampler::FirstWithoutSelf => shots + COPIES,
+            Sampler::Drawn | Sampler::DrawnWithoutSelf => usize::MAX,
+        };
         let mut take = |fields: Fields, place: &dyn Display| {
             let fields = leaf.task.prepare(fields).context(|| place)?;
             room.row(&fields)?;
@@ -72,6 +79,11 @@ impl<'a> Examples<'a> {
             Sampler::First => (self.shots <= self.rows.len()).then(|| (0..self.shots).collect()),
             Sampler::Drawn => self.random.sample(self.rows.len(), self.shots),
             Sampler::DrawnWithoutSelf => self.without_self(row),
+            Sampler::FirstWithoutSelf => {
+                let others = (0..self.rows.len()).filter(|index| self.rows[*index] != *row);
+                let picked: Vec<usize> = others.take(self.shots).collect();
+                (picked.len() == self.shots).then_some(picked)
+            }
         };
         let picked = picked.ok_or_else(|| {
             let (task, About { shots_split, samples, .. }) = (&self.leaf.name, *self.leaf.task.about());

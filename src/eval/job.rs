@@ -312,8 +312,7 @@ fn rolled(requests: &[TokenRequest], answers: &[Answer], lead: bool) -> Answer {
 pub(super) fn judge(task: &dyn Task, document: &AskedDocument, answers: Vec<Answer>) -> Result<Outcome> {
     let mut measures = Vec::new();
     for filter in task.about().filters {
-        let filtered: Vec<Answer> = answers.iter().map(|answer| filter.apply(answer)).collect();
-        measures.extend(task.judge(&document.row, &filtered)?);
+        measures.extend(task.judge(&document.row, &task.filtered(filter, &document.row, &answers)?)?);
     }
     if measures.len() != task.about().measured().count() {
         return Err(Error::work("the task measures something else than its metrics"));

@@ -80,14 +80,12 @@ fn roots(task: &About) -> Vec<String> {
 }
 
 /// Names a split goes by.
-fn aliases(task: &About, split: &str) -> Vec<&'static str> {
+fn aliases<'a>(task: &About, split: &'a str) -> Vec<&'a str> {
     match split {
         // MMLU's dev split is another one than its validation split
         "validation" if task.config == Config::Subject => vec!["validation", "val"],
         "validation" => vec!["validation", "valid", "val", "dev"],
-        "test" => vec!["test"],
-        "dev" => vec!["dev"],
-        _ => vec!["train"],
+        other => vec![other],
     }
 }
 

@@ -74,6 +74,15 @@ impl TaskMetric {
         ..Self::MEAN
     };
 
+    /// The same with log-likelihoods divided by the choices' lengths in bytes.
+    pub const ACC_BYTES: Self = Self { name: "acc_bytes", ..Self::MEAN };
+
+    /// F1 of the second of two classes.
+    pub const F1_OF_TWO: Self = Self { whole: Some(f1_of_two), ..Self::F1_OF_THREE };
+
+    /// Correlation of the right classes and the likeliest ones (Matthews).
+    pub const MCC: Self = Self { name: "mcc", whole: Some(correlation), ..Self::F1_OF_THREE };
+
     /// Share of continuations that greedy decoding says.
     pub const ACC_GREEDY: Self =
         Self { name: "acc", takes: Takes::Continuation(|_, greedy| f64::from(u8::from(greedy))), ..Self::MEAN };
@@ -92,6 +101,22 @@ impl TaskMetric {
 
     /// Share of generated answers that are the right one.
     pub const EXACT_MATCH: Self = Self { name: "exact_match", ..Self::MEAN };
+
+    /// Share of prompts all of whose instructions are followed.
+    pub const PROMPT_STRICT: Self = Self { name: "prompt_level_strict_acc", ..Self::MEAN };
+
+    /// Share of instructions that are followed.
+    pub const INST_STRICT: Self = Self { name: "inst_level_strict_acc", stderr: None, ..Self::MEAN };
+
+    /// The same where a frame around the answer is no fault.
+    pub const PROMPT_LOOSE: Self = Self { name: "prompt_level_loose_acc", ..Self::MEAN };
+
+    /// The same by instruction.
+    pub const INST_LOOSE: Self = Self { name: "inst_level_loose_acc", stderr: None, ..Self::MEAN };
+
+    /// Share of instructions that are not checked.
+    pub const INST_UNCHECKED: Self =
+        Self { name: "inst_level_unchecked", higher_is_better: false, stderr: None, compared: None, ..Self::MEAN };
 
     /// exp of nats a word of the original text.
     pub const WORD_PERPLEXITY: Self = Self {
@@ -135,8 +160,15 @@ impl TaskMetric {
     pub const ALL: &[Self] = &[
         Self::ACC,
         Self::ACC_NORM,
+        Self::ACC_BYTES,
         Self::EXACT_MATCH,
         Self::F1_OF_THREE,
+        Self::MCC,
+        Self::PROMPT_STRICT,
+        Self::INST_STRICT,
+        Self::PROMPT_LOOSE,
+        Self::INST_LOOSE,
+        Self::INST_UNCHECKED,
         Self::PERPLEXITY,
         Self::WORD_PERPLEXITY,
         Self::BYTE_PERPLEXITY,
@@ -231,13 +263,34 @@ pub fn figure(metric: TaskMetric, filter: &'static str, parts: &[(f64, f64)], vo
 
 /// Twice the hits of a class by what is of it and what is taken for it, nothing where there is none; of right classes
 /// and taken ones.
+fn f1(pairs: &[(f64, f64)], class: f64) -> f64 {
+    let hits = pairs.iter().filter(|pair| **pair == (class, class)).count();
+    let of_it = pairs.iter().map(|(right, taken)| usize::from(*right == class) + usize::from(*taken == class));
+    2.0 * hits as f64 / of_it.sum::<usize>().max(1) as f64
+}
+
 fn f1_of_three(pairs: &[(f64, f64)]) -> f64 {
-    let f1 = |class: f64| {
-        let hits = pairs.iter().filter(|pair| **pair == (class, class)).count();
-        let of_it = pairs.iter().map(|(right, taken)| usize::from(*right == class) + usize::from(*taken == class));
-        2.0 * hits as f64 / of_it.sum::<usize>().max(1) as f64
-    };
-    (f1(0.0) + f1(1.0) + f1(2.0)) / 3.0
+    (f1(pairs, 0.0) + f1(pairs, 1.0) + f1(pairs, 2.0)) / 3.0
+}
+
+fn f1_of_two(pairs: &[(f64, f64)]) -> f64 {
+    f1(pairs, 1.0)
+}
+
+/// Covariance of the classes, one-hot, by the root of both variances; nothing where one of those is nothing.
+fn correlation(pairs: &[(f64, f64)]) -> f64 {
+    let classes = pairs.iter().flat_map(|(right, taken)| [*right as usize, *taken as usize]).max().unwrap_or(0) + 1;
+    let (mut right, mut taken, mut hits) = (vec![0.0; classes], vec![0.0; classes], 0.0);
+    for pair in pairs {
+        right[pair.0 as usize] += 1.0;
+        taken[pair.1 as usize] += 1.0;
+        hits += f64::from(u8::from(pair.0 == pair.1));
+    }
+    let all = pairs.len() as f64;
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let spread = |own: &[f64]| all * all - product(own, own);
+    let scale = (spread(&right) * spread(&taken)).sqrt();
+    if scale == 0.0 { 0.0 } else { (hits * all - product(&right, &taken)) / scale }
 }
 
 /// The ratio of sums over documents, and its standard error: for questions, whose denominators are 1, a mean and its.
@@ -249,18 +302,26 @@ pub(super) fn ratio(parts: &[(f64, f64)]) -> (f64, Option<f64>) {
     (ratio, (parts.len() > 1).then(|| (squares() / (n - 1.0)).sqrt() / n.sqrt() / (bottom / n)))
 }
 
-/// Mean of members' means weighted by their sizes, with the pooled standard error: the reference's group figure.
-/// Members are value, standard error and size.
+/// Mean of members' means weighted by their sizes, with the pooled standard error, or else with each as one: the
+/// reference's group figure. Members are value, standard error and size.
 #[must_use]
-pub fn pooled(metric: TaskMetric, members: &[(f64, Option<f64>, usize)]) -> TaskFigure {
-    let total: usize = members.iter().map(|(_, _, size)| size).sum();
-    let sum: f64 = members.iter().map(|(value, _, size)| value * *size as f64).sum();
-    let variance = members.iter().try_fold(0.0, |sum, (_, stderr, size)| {
+pub fn pooled(
+    (metric, filter): (TaskMetric, &'static str),
+    members: &[(f64, Option<f64>, usize)],
+    by_size: bool,
+) -> TaskFigure {
+    let total: usize = members.iter().map(|(_, _, size)| if by_size { *size } else { 1 }).sum();
+    let weight = |size: usize| if by_size { size as f64 } else { 1.0 };
+    let sum: f64 = members.iter().map(|(value, _, size)| value * weight(*size)).sum();
+    let squares = members.iter().try_fold(0.0, |sum, (_, stderr, size)| {
         let size = *size as f64;
-        stderr.map(|stderr| sum + (size - 1.0) * stderr.powi(2) * size)
+        stderr.map(|stderr| sum + stderr.powi(2) * if by_size { (size - 1.0) * size } else { 1.0 })
     });
-    let stderr = variance.map(|sum| (sum / (total - members.len()) as f64 / total as f64).sqrt());
-    TaskFigure { metric, filter: NO_FILTER, value: sum / total as f64, stderr }
+    let stderr = squares.map(|sum| match by_size {
+        true => (sum / (total - members.len()) as f64 / total as f64).sqrt(),
+        false => sum.sqrt() / total as f64,
+    });
+    TaskFigure { metric, filter, value: sum / total as f64, stderr }
 }
 
 #[cfg(test)]
@@ -273,6 +334,17 @@ mod tests {
         assert_eq!(figure.value, 1.0 / 3.0);
         assert_eq!(figure.stderr, Some(0.333_333_333_333_333_37));
         assert_eq!(super::figure(TaskMetric::ACC, NO_FILTER, &[(1.0, 1.0)], 10).stderr, None);
+    }
+
+    #[test]
+    fn classes_correlate() {
+        let pairs = [(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (2.0, 2.0), (2.0, 1.0), (0.0, 0.0)];
+        let value = |metric, pairs: &[(f64, f64)]| figure(metric, NO_FILTER, pairs, 10).value;
+        // sklearn.metrics.matthews_corrcoef and f1_score
+        assert!((value(TaskMetric::MCC, &pairs) - 0.522_232_967_867_093_5).abs() < 1e-12);
+        assert_eq!(value(TaskMetric::MCC, &[(1.0, 0.0), (0.0, 0.0)]), 0.0);
+        let two = [(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)];
+        assert!((value(TaskMetric::F1_OF_TWO, &two) - 2.0 / 3.0).abs() < 1e-15);
     }
 
     #[test]
@@ -307,9 +379,13 @@ mod tests {
             (0.0, Some(0.0), 3),
             (third, Some(0.333_333_333_333_333_37), 3),
         ];
-        let figure = pooled(TaskMetric::ACC, &members);
+        let figure = pooled((TaskMetric::ACC, NO_FILTER), &members, true);
         assert!((figure.value - 0.222_222_222_222_222_2).abs() < 1e-15);
         assert!((figure.stderr.unwrap() - 0.157_134_840_263_677_24).abs() < 1e-15);
-        assert_eq!(pooled(TaskMetric::ACC, &[(1.0, None, 1), (0.0, Some(0.0), 3)]).stderr, None);
+        let some = [(1.0, None, 1), (0.0, Some(0.0), 3)];
+        assert_eq!(pooled((TaskMetric::ACC, NO_FILTER), &some, true).stderr, None);
+        // each task as one
+        let figure = pooled((TaskMetric::ACC, NO_FILTER), &[(1.0, Some(0.3), 1), (0.0, Some(0.4), 3)], false);
+        assert_eq!((figure.value, figure.stderr), (0.5, Some(0.25)));
     }
 }

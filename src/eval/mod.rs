@@ -3,13 +3,13 @@
 //! A [`Task`](tasks::Task), a row of the table [`TASKS`](tasks::TASKS), makes documents of rows, asks
 //! [requests](request::Request) of three types about them and judges the [answers](request::Answer). An
 //! [`Evaluation`](evaluation::Evaluation) does the rest, in the order of these files: [`select`](select::select) turns
-//! names into tasks; a [`TaskSource`](source::TaskSource) has their data; [`prompts`](prompts::prompts) puts examples
-//! in front, as [`shots`] and a [chat template](chat) have them; an [`Encoder`](encode::Encoder) makes tokens of
-//! requests; [`plan`](passes::plan) packs those so that every distinct beginning is run once a pass;
-//! [`score`](score::score) runs the model and reads the answers, [`generate`] lets it answer in its own words; a
-//! [`Job`](job::Job) knows what they amount to; [`results`] are files in the harness's schema, which
-//! [`compare`](compare::compare) compares with. Answers are kept in a [`Journal`](journal::Journal) as they come.
-//! [`questions`] are asked of many models by whoever scores layers.
+//! names into tasks, those of [files](defined) too; a [`TaskSource`](source::TaskSource) has their data;
+//! [`prompts`](prompts::prompts) puts examples in front, as [`shots`] and a [chat template](chat) have them; an
+//! [`Encoder`](encode::Encoder) makes tokens of requests; [`plan`](passes::plan) packs those so that every distinct
+//! beginning is run once a pass; [`score`](score::score) runs the model and reads the answers, [`generate`] lets it
+//! answer in its own words; a [`Job`](job::Job) knows what they amount to; [`results`] are files in the harness's
+//! schema, which [`compare`](compare::compare) compares with. Answers are kept in a [`Journal`](journal::Journal) as
+//! they come. [`questions`] are asked of many models by whoever scores layers.
 //!
 //! The reference is lm-evaluation-harness 0.4.13 with transformers 5.23: its task files for prompts and metrics,
 //! `api/task.py` and `api/samplers.py` for examples, `models/huggingface.py` for tokens and log-likelihoods.
@@ -17,6 +17,7 @@
 mod before;
 pub mod chat;
 pub mod compare;
+pub mod defined;
 pub mod degenerate;
 pub mod encode;
 pub mod evaluation;

@@ -105,8 +105,9 @@ struct Asker<'a> {
     task: &'static dyn Task,
     chat: Option<&'a AppliedTemplate>,
     examples: Examples<'a>,
-    /// What the system says, and the description.
-    system: Option<Message>,
+    subject: &'a str,
+    /// What the system says.
+    instruction: &'a str,
     /// Description and examples of the document before, which the next one may share.
     shared: Arc<str>,
 }
@@ -115,15 +116,14 @@ impl<'a> Asker<'a> {
     fn open(
         (leaf, chat): (&'a Leaf, Option<&'a AppliedTemplate>),
         source: &TaskSource,
-        settings: &EvalSettings,
+        settings: &'a EvalSettings,
         room: &Room,
         progress: &dyn Progress,
     ) -> Result<Self> {
         let examples = Examples::open(leaf, source, settings, room, progress)?;
-        let description = leaf.task.description(leaf.subject.as_deref().unwrap_or_default());
+        let subject = leaf.subject.as_deref().unwrap_or_default();
         let instruction = settings.system_instruction.as_deref().unwrap_or_default();
-        let system = shots::system(instruction, &description, leaf.task.about());
-        Ok(Self { task: leaf.task, chat, examples, system, shared: Arc::from("") })
+        Ok(Self { task: leaf.task, chat, examples, subject, instruction, shared: Arc::from("") })
     }
 
     /// The document of a row that stands at `place`, in `room`.
@@ -131,8 +131,10 @@ impl<'a> Asker<'a> {
         let Row { fields, place } = row;
         let row = self.task.prepare(fields).context(|| &place)?;
         let about = self.task.about();
+        let description = self.task.described(&row, self.subject).context(|| &place)?;
+        let system = shots::system(self.instruction, &description, about);
         let solved = self.examples.pick(&row, room)?.into_iter().flat_map(|example| example.messages(about));
-        let messages: Vec<Message> = self.system.iter().cloned().chain(solved).collect();
+        let messages: Vec<Message> = system.into_iter().chain(solved).collect();
         let shots = if let Some(chat) = self.chat {
             Shots::messages(about, chat, messages)
         } else {
@@ -143,6 +145,7 @@ impl<'a> Asker<'a> {
             }
             Shots::text(about, self.shared.clone())
         };
+        let shots = shots.begun(self.task.prefix(&row).context(|| &place)?);
         let target = self.task.target(&row).context(|| &place)?;
         let requests = self.task.requests(&row, &shots).context(|| &place)?;
         let document = AskedDocument { id, row, target, requests };

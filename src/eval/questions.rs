@@ -6,13 +6,14 @@ use candle_core::Tensor;
 use safetensors::Dtype;
 
 use super::chat::AppliedTemplate;
+use super::defined::TaskFiles;
 use super::encode::Encoder;
 use super::job::Job;
 use super::passes::{Pass, PassTokens, plan};
 use super::request::Answer;
 use super::room::Room;
 use super::score;
-use super::select::select;
+use super::select::select_with;
 use super::settings::EvalSettings;
 use super::source::TaskSource;
 use super::tasks::{OutputType, TASKS};
@@ -48,7 +49,8 @@ impl TaskQuestions {
         progress: &dyn Progress,
     ) -> Result<Self> {
         settings.check()?;
-        let selection = select(&settings.tasks, &source.subjects())?;
+        let files = TaskFiles::open(settings.include_path.as_deref(), &settings.tasks)?;
+        let selection = select_with(&settings.tasks, &source.subjects(), &files)?;
         let is_choice = |output: OutputType| output == OutputType::MultipleChoice;
         if let Some(leaf) = selection.leaves.iter().find(|leaf| !is_choice(leaf.task.about().output)) {
             let known = TASKS.iter().map(|task| task.about()).filter(|about| is_choice(about.output));

@@ -137,7 +137,7 @@ fn results(
     let versions = parts.iter().map(|(part, score)| (score.name.clone(), version(part.leaf.task.about())));
     top.insert(
         "versions".to_owned(),
-        sorted(versions.chain(groups().map(|group| (group.group.name.clone(), json!("2"))))),
+        sorted(versions.chain(groups().map(|group| (group.group.name.clone(), json!(group.group.version))))),
     );
     let shots = scores.tasks.iter().map(|task| (task.name.clone(), json!(task.shots)));
     let group_shots = groups().filter_map(|group| Some((group.group.name.clone(), json!(group.shots?))));
@@ -239,10 +239,14 @@ fn group_entry(score: &GroupScore) -> Value {
     let mut entry = Map::new();
     entry.insert("alias".to_owned(), json!(score.group.alias));
     entry.insert("name".to_owned(), json!(score.group.name));
-    entry.insert("sample_len".to_owned(), json!(score.size));
+    if !score.group.aggregates.is_empty() {
+        entry.insert("sample_len".to_owned(), json!(score.size));
+    }
     figures(&mut entry, &score.figures);
-    let counts = score.figures.iter().map(|figure| (figure.key(""), json!(score.size)));
-    entry.insert("sample_count".to_owned(), Value::Object(counts.collect()));
+    if !score.figures.is_empty() {
+        let counts = score.figures.iter().zip(&score.counts).map(|(figure, count)| (figure.key(""), json!(count)));
+        entry.insert("sample_count".to_owned(), Value::Object(counts.collect()));
+    }
     let majority = TaskMetric::ACC.majority_key.zip(score.majority);
     entry.extend(majority.map(|(key, share)| (key.to_owned(), json!(share))));
     Value::Object(entry)
@@ -262,7 +266,7 @@ fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
     let About { dataset, config, split, shots_split, sampler, output, metrics, definition, .. } = *about;
     let mut entry = Map::new();
     entry.insert("task".to_owned(), json!(score.name));
-    if part.leaf.subject.is_some() {
+    if part.leaf.subject.is_some() || !about.alias.is_empty() {
         entry.insert("task_alias".to_owned(), json!(score.alias));
     }
     entry.insert("dataset_path".to_owned(), json!(dataset));
@@ -282,7 +286,8 @@ fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
     if let Ok(Value::Object(definition)) = serde_json::from_str(definition) {
         entry.extend(definition);
     }
-    let sampler = if sampler == Sampler::First { "first_n" } else { "default" };
+    let is_first = matches!(sampler, Sampler::First | Sampler::FirstWithoutSelf);
+    let sampler = if is_first { "first_n" } else { "default" };
     let shots_config = match samples {
         Some(samples) => json!({"sampler": sampler, "samples": samples}),
         None => json!({"sampler": sampler, "split": shots_split}),
@@ -302,7 +307,7 @@ fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
         ("num_fewshot", json!(score.shots)),
         ("metric_list", json!(metrics)),
         ("output_type", json!(output.name())),
-        ("repeats", json!(1)),
+        ("repeats", json!(about.repeats)),
         ("metadata", json!({"version": version(about), "paper": settings.paper})),
     ] {
         entry.insert(key.to_owned(), value);
@@ -312,6 +317,10 @@ fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
 
 /// The version of a task's definition, as the reference says it.
 fn version(about: &About) -> Value {
+    let definition: Option<Value> = serde_json::from_str(about.definition).ok();
+    if let Some(version) = definition.as_ref().and_then(|own| own.get("metadata")?.get("version")) {
+        return version.clone();
+    }
     if about.version.is_nan() { json!("Yaml") } else { json!(about.version) }
 }
 

@@ -12,7 +12,7 @@ use super::metrics::Takes;
 use super::prompts::AskedDocument;
 use super::python::{repr, to_json, to_json_pretty};
 use super::request::{Answer, Request};
-use super::tasks::{About, Filter};
+use super::tasks::{About, Filter, Task};
 
 /// Hashes of a task: they tell whether two runs asked the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,8 +89,7 @@ pub(super) fn write(
     for (place, filter) in filters.iter().enumerate() {
         let measured = place * metrics.len()..(place + 1) * metrics.len();
         for ((document, outcome), hashes) in part.prompts.documents.iter().zip(&score.outcomes).zip(&hashes.documents) {
-            let asked = (part.leaf.task.about(), paper);
-            let mut line = line(document, &outcome.answers, filter, asked, hashes);
+            let mut line = line(document, &outcome.answers, filter, (part.leaf.task, paper), hashes);
             for (metric, measure) in metrics.iter().zip(&outcome.measures[measured.clone()]) {
                 let (sum, weight) = measure.parts();
                 let value = match metric.takes {
@@ -111,9 +110,12 @@ fn line(
     document: &AskedDocument,
     answers: &[Answer],
     filter: &Filter,
-    (about, paper): (&About, bool),
+    (task, paper): (&dyn Task, bool),
     hashes: &[String; 3],
 ) -> Map<String, Value> {
+    let about = task.about();
+    // what cannot be filtered was told when it was judged
+    let filtered = task.filtered(filter, &document.row, answers).unwrap_or_default();
     let all_arguments = document.requests.iter().enumerate().map(|(index, request)| {
         let arguments = arguments(request, about, paper).into_iter().enumerate();
         let named = arguments.map(|(place, argument)| (format!("arg_{place}"), argument));
@@ -124,8 +126,8 @@ fn line(
         ("doc", Value::Object(document.row.clone())),
         ("target", json!(document.target)),
         ("arguments", Value::Object(all_arguments.collect())),
-        ("resps", answers.iter().map(|answer| json!([response(answer)])).collect()),
-        ("filtered_resps", answers.iter().map(|answer| response(&filter.apply(answer))).collect()),
+        ("resps", answers.iter().map(|answer| json!(vec![response(answer); about.repeats])).collect()),
+        ("filtered_resps", filtered.iter().map(response).collect()),
         ("filter", json!(filter.name)),
         ("metrics", about.metrics.iter().map(|metric| json!(metric.name)).collect()),
         ("doc_hash", json!(hashes[0])),

@@ -2,7 +2,7 @@
 
 use super::metrics::{TaskFigure, TaskMetric, pooled};
 use super::outcome::{Outcome, majority};
-use super::select::Group;
+use super::select::{Aggregate, Group};
 use crate::{Error, Result};
 
 /// A task's figures.
@@ -77,6 +77,8 @@ pub struct GroupScore {
     pub chance: Option<f64>,
     /// What was measured.
     pub figures: Vec<TaskFigure>,
+    /// For each figure, questions of the tasks that it is of.
+    pub counts: Vec<usize>,
     /// Share of the questions of all its tasks that got the commonest answer.
     pub majority: Option<f64>,
 }
@@ -84,10 +86,8 @@ pub struct GroupScore {
 impl GroupScore {
     pub(super) fn new(group: &Group, tasks: &[TaskScore]) -> Self {
         let members: Vec<&TaskScore> = group.leaves.iter().filter_map(|leaf| tasks.get(*leaf)).collect();
-        let accuracy = members.iter().filter_map(|task| {
-            let figure = task.figure(TaskMetric::ACC)?;
-            Some((figure.value, figure.stderr, task.outcomes.len()))
-        });
+        let (figures, counts) = group.aggregates.iter().flat_map(|it| averages(it, &members)).unzip();
+        let has_accuracy = group.aggregates.iter().any(|aggregate| aggregate.metric == TaskMetric::ACC.name);
         let shots =
             members.first().map(|first| first.shots).filter(|shots| members.iter().all(|task| task.shots == *shots));
         let size: usize = members.iter().map(|task| task.outcomes.len()).sum();
@@ -98,10 +98,38 @@ impl GroupScore {
             size,
             shots,
             chance: weighted.filter(|_| size > 0).map(|all| all.iter().sum::<f64>() / size as f64),
-            figures: vec![pooled(TaskMetric::ACC, &accuracy.collect::<Vec<_>>())],
-            majority: majority(members.iter().flat_map(|task| task.chosen(TaskMetric::ACC))),
+            figures,
+            counts,
+            majority: has_accuracy
+                .then(|| majority(members.iter().flat_map(|task| task.chosen(TaskMetric::ACC))))
+                .flatten(),
         }
     }
+}
+
+/// What `members` have of a metric, averaged, one a filter; and how many questions that are.
+fn averages(aggregate: &Aggregate, members: &[&TaskScore]) -> Vec<(TaskFigure, usize)> {
+    let all = || members.iter().flat_map(|task| task.figures.iter().map(|figure| (figure, task.outcomes.len())));
+    let is_it = |figure: &TaskFigure| figure.metric.name == aggregate.metric;
+    let mut filters: Vec<&'static str> = Vec::new();
+    for (figure, _) in all().filter(|(figure, _)| is_it(figure)) {
+        let is_asked = aggregate.filters.as_ref().is_none_or(|asked| asked.iter().any(|name| name == figure.filter));
+        if is_asked && !filters.contains(&figure.filter) {
+            filters.push(figure.filter);
+        }
+    }
+    match &aggregate.filters {
+        Some(asked) => filters.sort_by_key(|filter| asked.iter().position(|name| name == filter)),
+        None => filters.sort_unstable(),
+    }
+    let average = |filter: &&'static str| {
+        let of = all().filter(|(figure, _)| is_it(figure) && figure.filter == *filter);
+        let metric = of.clone().next().map(|(figure, _)| figure.metric)?;
+        let values: Vec<_> = of.map(|(figure, size)| (figure.value, figure.stderr, size)).collect();
+        let size = values.iter().map(|(_, _, size)| size).sum();
+        Some((pooled((metric, filter), &values, aggregate.weight_by_size), size))
+    };
+    filters.iter().filter_map(average).collect()
 }
 
 /// Figures of all tasks and groups.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::defined::{Adder, OWN, TaskFiles};
 use super::subjects::{self, Category, SUBJECTS};
 use super::tasks::{Config, TASKS, TEXT, Task, named};
 use super::text_names;
@@ -24,11 +25,12 @@ impl Leaf {
     /// Name in tables.
     #[must_use]
     pub fn alias(&self) -> &str {
-        self.subject.as_deref().unwrap_or(&self.name)
+        let own = Some(self.task.about().alias).filter(|alias| !alias.is_empty());
+        self.subject.as_deref().or(own).unwrap_or(&self.name)
     }
 }
 
-/// Tasks averaged by size.
+/// Tasks that are averaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// Name in results.
@@ -39,6 +41,21 @@ pub struct Group {
     pub children: Vec<String>,
     /// Positions of all its tasks among the leaves.
     pub leaves: Vec<usize>,
+    /// What is averaged.
+    pub aggregates: Vec<Aggregate>,
+    /// Version of its definition.
+    pub version: String,
+}
+
+/// A metric that is averaged over the tasks of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aggregate {
+    /// Name of the metric.
+    pub metric: String,
+    /// Filters, each of which is averaged by itself; those that the tasks have when absent.
+    pub filters: Option<Vec<String>>,
+    /// Whether a task counts by its questions, or as one.
+    pub weight_by_size: bool,
 }
 
 /// What is to be run.
@@ -50,6 +67,8 @@ pub struct Selection {
     pub groups: Vec<Group>,
     /// Texts that were asked for more than once and are run once, as they were written.
     pub repeated: Vec<PathBuf>,
+    /// Names of the table that files of the user's define otherwise.
+    pub replaced: Vec<String>,
 }
 
 /// Every name there is, for help and completions.
@@ -57,7 +76,8 @@ pub struct Selection {
 pub(crate) fn task_names() -> Vec<String> {
     let groups = Category::ALL.iter().map(|category| category.group().to_owned());
     let subjects = SUBJECTS.iter().map(|(subject, _)| format!("mmlu_{subject}"));
-    TASKS.iter().map(|task| task.about().name.to_owned()).chain(groups).chain(subjects).collect()
+    let own = OWN.names().map(str::to_owned);
+    TASKS.iter().map(|task| task.about().name.to_owned()).chain(groups).chain(subjects).chain(own).collect()
 }
 
 /// Resolves `names`. `local` are the subjects a local folder has: with subjects of the user's own there, `mmlu` means
@@ -66,9 +86,26 @@ pub(crate) fn task_names() -> Vec<String> {
 /// # Errors
 /// A name that is no task, or none at all.
 pub fn select(names: &[String], local: &[String]) -> Result<Selection> {
+    select_with(names, local, &TaskFiles::default())
+}
+
+/// The same with names that `files` define, which stand before those of the table.
+///
+/// # Errors
+/// As [`select`]; Request: what is wrong with a file that is asked for.
+pub fn select_with(names: &[String], local: &[String], files: &TaskFiles) -> Result<Selection> {
     let mut selection = Selection::default();
-    for name in names {
-        selection.add(name.trim(), local)?;
+    for name in names.iter().map(|name| name.trim()) {
+        let mut adder =
+            Adder { files, selection: &mut selection, other: &|selection, name| selection.any(name, local) };
+        if !adder.knows(name) {
+            selection.any(name, local).map_err(|error| with_files(error, name, files))?;
+            continue;
+        }
+        adder.add(name)?;
+        if task_names().iter().any(|known| known == name) {
+            selection.replaced.push(name.to_owned());
+        }
     }
     selection.name_texts();
     if selection.leaves.is_empty() {
@@ -84,6 +121,12 @@ impl Selection {
         let mut selection = Self::default();
         selection.task(task);
         selection
+    }
+
+    /// Adds a name of prune's own.
+    fn any(&mut self, name: &str, local: &[String]) -> Result<()> {
+        let mut adder = Adder { files: &OWN, selection: self, other: &|selection, name| selection.add(name, local) };
+        if adder.knows(name) { adder.add(name) } else { self.add(name, local) }
     }
 
     fn add(&mut self, name: &str, local: &[String]) -> Result<()> {
@@ -123,11 +166,11 @@ impl Selection {
         let family = task.about().name;
         if name == family && own {
             let leaves: Vec<usize> = local.iter().map(|subject| self.subject(task, subject)).collect();
-            self.group(name, name, leaves.iter().map(|leaf| self.leaves[*leaf].name.clone()).collect(), leaves);
+            self.of_family(name, name, leaves.iter().map(|leaf| self.leaves[*leaf].name.clone()).collect(), leaves);
         } else if name == family {
             let groups = Category::ALL.map(|category| self.category(task, category));
             let leaves = groups.iter().flatten().copied().collect();
-            self.group(name, name, Category::ALL.map(|category| category.group().to_owned()).to_vec(), leaves);
+            self.of_family(name, name, Category::ALL.map(|category| category.group().to_owned()).to_vec(), leaves);
         } else if let Some(category) = Category::ALL.iter().find(|category| category.group() == name) {
             self.category(task, *category);
         } else {
@@ -144,7 +187,7 @@ impl Selection {
         let members = SUBJECTS.iter().filter(|(_, of)| *of == category);
         let leaves: Vec<usize> = members.map(|(subject, _)| self.subject(task, subject)).collect();
         let children = leaves.iter().map(|leaf| self.leaves[*leaf].name.clone()).collect();
-        self.group(category.group(), category.alias(), children, leaves.clone());
+        self.of_family(category.group(), category.alias(), children, leaves.clone());
         leaves
     }
 
@@ -153,7 +196,7 @@ impl Selection {
         self.leaf(Leaf { name, task, subject: Some(subject.to_owned()), file: None })
     }
 
-    fn leaf(&mut self, leaf: Leaf) -> usize {
+    pub(super) fn leaf(&mut self, leaf: Leaf) -> usize {
         if let Some(index) = self.leaves.iter().position(|known| known.name == leaf.name) {
             return index;
         }
@@ -161,11 +204,31 @@ impl Selection {
         self.leaves.len() - 1
     }
 
-    fn group(&mut self, name: &str, alias: &str, children: Vec<String>, leaves: Vec<usize>) {
-        if !self.groups.iter().any(|group| group.name == name) {
-            self.groups.push(Group { name: name.to_owned(), alias: alias.to_owned(), children, leaves });
+    /// A group of a family, whose accuracy is averaged.
+    fn of_family(&mut self, name: &str, alias: &str, children: Vec<String>, leaves: Vec<usize>) {
+        let aggregate = Aggregate { metric: "acc".to_owned(), filters: None, weight_by_size: true };
+        let (name, alias, version) = (name.to_owned(), alias.to_owned(), "2".to_owned());
+        self.group(Group { name, alias, children, leaves, aggregates: vec![aggregate], version });
+    }
+
+    pub(super) fn group(&mut self, group: Group) {
+        if !self.groups.iter().any(|known| known.name == group.name) {
+            self.groups.push(group);
         }
     }
+}
+
+/// What is wrong with a name that is neither in the table nor in a file that could be read.
+fn with_files(error: Error, name: &str, files: &TaskFiles) -> Error {
+    let near: Vec<&str> = files.names().filter(|known| strsim::levenshtein(name, known) <= 2).collect();
+    error.reworded(|fault| match (near.is_empty(), files.broken()) {
+        (false, _) => format!("--tasks: there is no task {name:?}; did you mean {}?", near.join(" or ")),
+        (true, Some(broken)) => format!("{fault}; a file of --include-path could not be read: {broken}"),
+        (true, None) if files.names().next().is_some() => {
+            format!("{fault}; --include-path has {}", files.names().take(20).collect::<Vec<_>>().join(", "))
+        }
+        _ => fault,
+    })
 }
 
 fn in_family(name: &str, family: &str) -> bool {
@@ -176,7 +239,8 @@ fn unknown(name: &str) -> Error {
     let near = task_names().into_iter().filter(|known| strsim::levenshtein(name, known) <= 2).collect::<Vec<_>>();
     let hint = if near.is_empty() {
         let names: Vec<&str> = TASKS.iter().map(|task| task.about().name).collect();
-        format!("there are {}, mmlu_<subject> and text:FILE", names.join(", "))
+        let groups = "mmlu_pro, bbh_fewshot, bbh_zeroshot, bbh_cot_fewshot, bbh_cot_zeroshot, nq_open, triviaqa";
+        format!("there are {}, {groups}, mmlu_<subject> and text:FILE", names.join(", "))
     } else {
         format!("did you mean {}?", near.join(" or "))
     };

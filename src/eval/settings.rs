@@ -52,6 +52,9 @@ pub struct EvalSettings {
     pub adapter: Option<PathBuf>,
     /// Tasks and groups: `mmlu`, `mmlu_stem`, `mmlu_anatomy`, `boolq`, `c4`, `text:FILE`…
     pub tasks: Vec<String>,
+    /// Folder of task files in lm-evaluation-harness's YAML, whose names `tasks` may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub include_path: Option<PathBuf>,
     /// Examples in front of each question; each task's own number when absent (5 for MMLU and GSM8K, 8 for
     /// `gsm8k_cot` and `gsm8k_cot_llama`, else 0).
     pub few_shot: Option<usize>,
@@ -105,6 +108,7 @@ impl Default for EvalSettings {
             model: None,
             adapter: None,
             tasks: Vec::new(),
+            include_path: None,
             few_shot: None,
             data_dir: None,
             text_split: TextSplit::default(),

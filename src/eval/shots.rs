@@ -17,30 +17,38 @@ pub struct Example {
     pub question: String,
     /// What is right, without what divides it from the question; empty where the question ends in it.
     pub answer: String,
+    /// What the answer begins with, where that is not the task's own.
+    pub prefix: Option<String>,
 }
 
 impl Example {
     /// Of a question and its right answer.
     #[must_use]
     pub fn new(question: impl Into<String>, answer: impl Into<String>) -> Self {
-        Self { question: question.into(), answer: answer.into() }
+        Self { question: question.into(), answer: answer.into(), prefix: None }
     }
 
     /// UTF-8 bytes of both.
     pub(super) fn bytes(&self) -> usize {
-        self.question.len() + self.answer.len()
+        self.question.len() + self.answer.len() + self.prefix.as_ref().map_or(0, String::len)
     }
 
     /// Its messages.
     pub(super) fn messages(&self, about: &About) -> Vec<Message> {
-        let prefix = about.gen_prefix;
+        let own = [about.target_delimiter, about.shots_delimiter];
+        let prefix = self.prefix.as_deref().unwrap_or(about.gen_prefix);
+        self.begun(prefix, about.example_delimiters.unwrap_or(own))
+    }
+
+    /// Its messages, with what stands behind the question and behind the answer.
+    fn begun(&self, prefix: &str, [behind_question, behind_answer]: [&'static str; 2]) -> Vec<Message> {
         let is_answered = !self.answer.is_empty();
         let divides = if prefix.is_empty() { is_answered } else { is_dense(&self.question, prefix) };
-        let delimiter = if divides { about.target_delimiter } else { "" };
+        let delimiter = if divides { behind_question } else { "" };
         let mut messages = vec![Message::new("user", &*self.question, delimiter)];
         if is_answered {
             let answer = joined(prefix, &self.answer, " ");
-            messages.push(Message::new("assistant", answer, about.shots_delimiter));
+            messages.push(Message::new("assistant", answer, behind_answer));
         } else if !prefix.is_empty() {
             messages.push(Message::new("assistant", prefix, ""));
         }
@@ -88,6 +96,7 @@ fn joined(first: &str, second: &str, delimiter: &str) -> String {
 #[derive(Debug)]
 pub struct Shots<'a> {
     about: &'a About,
+    prefix: String,
     front: Front<'a>,
 }
 
@@ -103,12 +112,17 @@ impl<'a> Shots<'a> {
     /// A text in front of the questions of a task.
     #[must_use]
     pub fn text(about: &'a About, text: impl Into<Arc<str>>) -> Self {
-        Self { about, front: Front::Text(text.into()) }
+        Self { about, prefix: about.gen_prefix.to_owned(), front: Front::Text(text.into()) }
+    }
+
+    /// The same, the answer beginning with `prefix`.
+    pub(super) fn begun(self, prefix: String) -> Self {
+        Self { prefix, ..self }
     }
 
     /// Messages in front of them.
     pub(super) fn messages(about: &'a About, chat: &'a AppliedTemplate, messages: Vec<Message>) -> Self {
-        Self { about, front: Front::Messages(chat, messages) }
+        Self { about, prefix: about.gen_prefix.to_owned(), front: Front::Messages(chat, messages) }
     }
 
     /// What the model reads of `question`: all up to where its answer begins.
@@ -116,7 +130,16 @@ impl<'a> Shots<'a> {
     /// # Errors
     /// Work: a chat template that refuses it.
     pub fn before(&self, question: &str) -> Result<Prompt> {
-        let unsolved = Example::new(question, "").messages(self.about);
+        self.put(question, self.about.target_delimiter)
+    }
+
+    /// The same of a choice that is a whole question: what divides it from its ending stands in that.
+    pub(super) fn before_whole(&self, choice: &str) -> Result<Prompt> {
+        self.put(choice, "")
+    }
+
+    fn put(&self, question: &str, delimiter: &'static str) -> Result<Prompt> {
+        let unsolved = Example::new(question, "").begun(&self.prefix, [delimiter, ""]);
         match &self.front {
             Front::Text(text) => {
                 let own: String = unsolved.iter().map(Message::text).collect();

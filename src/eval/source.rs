@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::defined::{Columns, data_files};
 use super::layouts;
 use super::select::{Leaf, select};
 use super::tasks::{About, Config, Release, TASKS};
@@ -72,13 +73,21 @@ impl TaskSource {
     ) -> Result<()> {
         let (files, mixed) = self.files(leaf, split, progress)?;
         let subject = leaf.subject.as_deref().filter(|_| mixed);
+        let only = leaf.task.about().only;
+        let is_of_task =
+            |row: &Row| only.is_none_or(|(field, text)| row.fields.get(field).and_then(Value::as_str) == Some(text));
         let is_asked = |row: &Row| {
             subject.is_none_or(|subject| row.fields.get("subject").and_then(Value::as_str) == Some(subject))
         };
+        let typed = match leaf.task.about().local.is_empty() {
+            true => Columns::default(),
+            false => Columns::of(&files, how)?,
+        };
         let mut is_empty = true;
         for file in &files {
-            let more = read(leaf, file, how, &mut |row| {
-                if !is_asked(&row) {
+            let more = read(leaf, file, how, &mut |mut row| {
+                typed.typed(&mut row.fields);
+                if !is_asked(&row) || !is_of_task(&row) {
                     return Ok(true);
                 }
                 is_empty = false;
@@ -110,7 +119,16 @@ impl TaskSource {
         if let Some(file) = &leaf.file {
             return Ok((vec![file.clone()], false));
         }
+        let local = leaf.task.about().local;
+        if let Some(files) = local.iter().find(|files| files.split == split).filter(|_| !matches!(self, Self::File(_)))
+        {
+            let folder = if let Self::Folder(folder, _) = self { Some(folder.as_path()) } else { None };
+            return Ok((data_files(files, folder).context(|| leaf.name.clone())?, false));
+        }
         match self {
+            Self::File(_) | Self::Hub(..) if !local.is_empty() && split != leaf.task.about().split => {
+                Err(Error::request(format!("{}: its data_files have no split {split}", leaf.name)))
+            }
             Self::Folder(folder, files) => {
                 let subject = leaf.subject.as_deref();
                 let found = layouts::find(files, leaf.task.about(), subject, split);

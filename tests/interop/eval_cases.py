@@ -8,7 +8,7 @@ The rows are in the layout of `--data-dir`. Models are the formula's (arch_cases
 tests/data/tokens, in f64. A line of cases.jsonl is a run of one task: its settings, the ids of every request (as a
 digest), the prompts of the first document, the harness's samples and results; and of tasks that generate, what its
 filters and metrics make of given answers."""
-import hashlib, json, logging, math, os, pathlib, struct, sys, tempfile
+import hashlib, importlib.util, json, logging, math, os, pathlib, struct, sys, tempfile, types
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
                "TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
@@ -18,6 +18,7 @@ try:
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager, get_task_dict
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
     from transformers import PreTrainedTokenizerFast, utils
 
     from arch_cases import CASES as MODELS, fnv, tensor
@@ -50,6 +51,14 @@ TASKS = {
     "cb": ("super_glue/cb/default.yaml", "super_glue/cb", ["train", "validation"]),
     "lambada_openai": ("lambada/lambada_openai.yaml", "lambada_openai", ["test"]),
     "race": ("race/race.yaml", "race", ["test"]),
+    "nq_open": ("nq_open/nq_open.yaml", "nq_open", ["train", "validation"]),
+    "triviaqa": ("triviaqa/default.yaml", "trivia_qa", ["train", "validation"]),
+    "ifeval": ("ifeval/ifeval.yaml", "IFEval", ["train"]),
+    "mmlu_pro_biology": ("mmlu_pro/mmlu_pro_biology.yaml", "MMLU-Pro", ["validation", "test"]),
+} | {
+    f"bbh_{form}_{name}": (f"bbh/{form}/{name}.yaml", f"bbh/{name}", ["test"])
+    for form in ["fewshot", "zeroshot", "cot_fewshot", "cot_zeroshot"]
+    for name in ["boolean_expressions", "object_counting", "web_of_lies", "word_sorting", "snarks", "dyck_languages"]
 }
 # the tokenizer that a template is used with
 TEMPLATES = {"llama3": "llama3", "chatml": "qwen2", "zephyr": "llama2", "gemma": "llama3"}
@@ -88,11 +97,52 @@ CASES += [case("gsm8k_cot", None), case("gsm8k_cot_zeroshot", None, tokenizer="q
           case("gsm8k_cot_zeroshot", 2, tokenizer="qwen2"),
           case("gsm8k_cot_llama", None), case("gsm8k_cot", 3, "chatml", fewshot_as_multiturn=False),
           case("gsm8k_cot_llama", None, "llama3", fewshot_as_multiturn=True)]
+# tasks of YAML files as a user writes them, in tests/data/eval/defined
+DEFINED = ["rivers", "seas", "sums", "letters", "poems", "endings", "blanks"]
+CASES += [case(task, None, tokenizer="qwen2", defined=True) for task in DEFINED]
+CASES += [case(task, shots, template, fewshot_as_multiturn=turns, defined=True, **more)
+          for task, shots, template, turns, more in [
+              ("rivers", 1, "chatml", True, {"system_instruction": SYSTEM}), ("seas", 2, None, False, {}),
+              ("endings", 2, None, False, {}), ("blanks", 1, None, False, {}), ("blanks", 2, "llama3", True, {}),
+              ("sums", 1, "chatml", True, {}), ("sums", 2, "zephyr", False, {}), ("letters", 1, "llama3", False, {})]]
+# groups of them: the figures alone
+CASES += [case("earth", None, tokenizer="qwen2", defined=True, group=True)]
+# tasks that prune has in the harness's own YAML
+OPEN = ["nq_open", "triviaqa"]
+BBH = [f"bbh_zeroshot_{name}" for name in
+       ["boolean_expressions", "object_counting", "web_of_lies", "word_sorting", "snarks", "dyck_languages"]]
+BBH += ["bbh_fewshot_dyck_languages", "bbh_fewshot_snarks", "bbh_cot_fewshot_word_sorting", "bbh_cot_zeroshot_snarks",
+        "bbh_cot_zeroshot_object_counting"]
+CASES += [case(task, shots, tokenizer="qwen2") for task in OPEN for shots in [None, 2]]
+CASES += [case(task, None, tokenizer="qwen2") for task in ["bbh_zeroshot_snarks", "bbh_fewshot_dyck_languages"]]
+# what is asked and how answers are judged, without a model's answers of a thousand tokens
+CASES += [case(task, None, tokenizer="qwen2", asked=True) for task in BBH + ["mmlu_pro_biology"]]
+CASES += [case("mmlu_pro_biology", 3, "chatml", fewshot_as_multiturn=True, asked=True)]
+# instructions that need no detector of languages: the harness is to load without one
+CASES += [case("ifeval", None, tokenizer="qwen2", asked=True), case("ifeval", None, "llama3", asked=True)]
+for name in ["langdetect", "immutabledict"]:
+    if importlib.util.find_spec(name) is None:
+        sys.modules[name] = types.SimpleNamespace(immutabledict=dict, LangDetectException=Exception)
 # answers that filters and metrics are tried on
 SUMS = ["8 * 50 = 400. The answer is 400.", "The answer is 400", "The answer is $1,500.00. The final answer is $1,500",
         "The answer is 1,500. No, The answer is 400.\n", "The final answer is 7. The final answer is -400 kg",
         "#### 1,500", "It is 400\n#### 400", "The answer is: 400", "", "The answer is ., The final answer is ,,", "four hundred"]
+LETTERS = ["(B)", "It is (A), not (B)", "the baltic COAST.", "Baltic", "Answer: B", "a peak", "rhine!", "", "C"]
+NUMBERS = ["The sum of 3 and 4 is 7.", "is 1,234.5 or none", "none", "seven", " SEVEN \n", "is 0 and -2,000", "? 7"]
 ANSWERS = {task: SUMS for task in ["gsm8k", "gsm8k_cot", "gsm8k_cot_zeroshot", "gsm8k_cot_llama"]}
+ANSWERS |= {"letters": LETTERS, "sums": NUMBERS}
+ANSWERS |= {task: ["the answer is (B). Yes.", "answer is A", "the answer is True.", "No, she does not tell the truth", "FALSE",
+                   "It is the case that Bea is telling the truth, yes", "twenty-one or 13 of them", "Thirteen", "three",
+                   "costume, counterpart oven", "oven costume counterpart oven", "great, RAIN", "So: B", ") } ]", " ", "-3",
+                   "the answer is ) } ]\n", "What a day (again), of course", "The final answer: (A)."]
+            for task in BBH + ["bbh_zeroshot_snarks", "mmlu_pro_biology"]}
+ANSWERS["ifeval"] = [
+    "Rain, rain and snow.", "rain sn0w RAIN", '"No sun, nine nuns."', "*One* and **two**\n***\nThen * * three", " *** a *** b",
+    "One.\n\n'Then' it ended.\n\nP.S. No", "First\n\n\"then, so\n\np. s. x", "[a] [b\n]\n* one\n- two\n** three", "- a\n - b\n",
+    "Well:\nMy answer is no.\nGood day.\"", "My answer is maybe. good DAY.", "<<A title>>\nSection 1 x\nSection  2\nSECTION 3 p.p.s x",
+    "<< >> <<\n>> Section1Section2 P. P. S", "```json\n{\"a\": [1, null]}\n```", "[1, 2,]", "NaN", "a ****** b", "****** a ****** a", "a ****** ****** b",
+    "say it again. Sure", "Sure:\n\"Say it again. rr\"\n-- end", "", " \n ", "*", "\"", "so-so", "Section 1 Section 2 <<x>> P.P.S"]
+ANSWERS |= {task: ["Ann  Lee", "the Ann Lee!", "A sea", "rhine", " The Rhine\n", "water.", ""] for task in OPEN}
 
 
 def tokenizer_of(name, template):
@@ -133,13 +183,24 @@ def run(case, work):
     tokenizer = tokenizer_of(case["tokenizer"], case["template"])
     config, weights = model(tokenizer)
     lm = HFLM(pretrained=weights, tokenizer=tokenizer, batch_size=1, device="cpu")
-    manager, name = tasks(work, case.get("gen_prefix")), case["task"]
+    name = case["task"]
+    if case.get("defined"):
+        # names of data files are relative to where the harness runs
+        os.chdir(OUT / "defined")
+        manager = TaskManager(include_path=str(OUT / "defined"), include_defaults=False)
+    else:
+        manager = tasks(work, case.get("gen_prefix"))
+    if case.get("asked"):
+        lm.generate_until = lambda requests, **_: [""] * len(requests)
     tracker = EvaluationTracker(output_path=str(work / "out"))
     found = lm_eval.simple_evaluate(
         lm, tasks=[name], num_fewshot=case["few_shot"], log_samples=True, task_manager=manager, bootstrap_iters=0,
         evaluation_tracker=tracker, apply_chat_template=bool(case["template"]),
         fewshot_as_multiturn=case.get("fewshot_as_multiturn", False), system_instruction=case.get("system_instruction"))
     samples = found.pop("samples")
+    if case.get("group"):
+        kept = ["results", "groups", "group_subtasks", "versions", "n-shot"]
+        return case | {"config": config, "found": json.loads(json.dumps({key: found[key] for key in kept}, default=str))}
     tracker.save_results_aggregated(results=found, samples=samples)
     tracker.save_results_samples(task_name=name, samples=samples[name])
     (written,) = (work / "out").rglob(f"samples_{name}_*.jsonl")
@@ -149,7 +210,11 @@ def run(case, work):
     for line in lines:
         for place, arguments in enumerate(line.pop("arguments").values()):
             texts = list(arguments.values())
-            if line["filter"] == lines[0]["filter"]:
+            if line["filter"] == lines[0]["filter"] and len(texts) == 1:
+                for windows in get_rolling_token_windows(lm.tok_encode(texts[0]), lm.prefix_token_id, lm.max_length, 1):
+                    read, scored = make_disjoint_window(windows)
+                    tokens.append([len(read), len(scored), digest(read + scored)])
+            elif line["filter"] == lines[0]["filter"]:
                 if isinstance(texts[1], str):
                     ids = lm._encode_pair(*texts) if texts[0] else ([lm.prefix_token_id], lm.tok_encode(texts[1], False))
                 else:
@@ -171,10 +236,13 @@ def judged(task, said):
     rows = []
     for doc in task.eval_docs:
         request = Instance("generate_until", doc, ("", {}), 0, metadata=(task.config.task, 0, 1))
-        request.resps = [said]
+        request.resps = [said] * task.config.repeats
         task._instances = [request]
         task.apply_filters()
-        rows.append({name: task.process_results(doc, [value]) for name, value in request.filtered_resps.items()})
+        found = {name: task.process_results(doc, [value]) for name, value in request.filtered_resps.items()}
+        # of several verdicts on a document how many are good
+        good = lambda value: float(sum(value)) if isinstance(value, list) else float(value)
+        rows.append({name: {key: good(value) for key, value in measured.items()} for name, measured in found.items()})
     return [said, rows]
 
 

@@ -17,7 +17,7 @@ pub(super) const NAME: &str = "chat template";
 pub(super) const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
 
 /// Steps that one rendering may take, each of them or 64 bytes that it makes: templates are anybody's.
-const FUEL: u64 = 400_000;
+pub(super) const FUEL: u64 = 400_000;
 
 /// Digits of the largest width that a format may ask for.
 const WIDTH_DIGITS: usize = 4;
@@ -47,7 +47,7 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
 }
 
 /// Python's methods. What `format` and `join` make is paid for when it is there, so that is bounded before.
-fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+pub(super) fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     match (name, value.as_str()) {
         ("join", Some(between)) if arguments.len() == 1 => joined(state, &arguments[0], between, None).map(Value::from),
         ("format", Some(format)) if has_wide_field(format) => {
@@ -58,7 +58,7 @@ fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> 
 }
 
 /// The filter `join`.
-fn join(
+pub(super) fn join(
     state: &mut State,
     value: &Value,
     between: Option<&str>,
@@ -94,7 +94,7 @@ fn has_wide_field(format: &str) -> bool {
 }
 
 /// Prints as Python does: `None`, `True`, lists and objects in Python's words.
-fn print(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
+pub(super) fn print(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
     match value.as_str() {
         Some(text) => out.write_str(text),
         None => out.write_str(&python::text(value)?),

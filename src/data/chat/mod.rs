@@ -8,6 +8,7 @@
 
 mod environment;
 mod form;
+mod jinja;
 mod python;
 mod stack;
 mod survey;
@@ -22,7 +23,8 @@ use serde_json::{Map, Value};
 
 pub use self::form::Form;
 use self::form::{Talk, read};
-pub(crate) use self::python::float as python_float;
+pub(crate) use self::jinja::PromptTemplate;
+pub(crate) use self::python::{float as python_float, literal_of as python_quoted};
 pub use self::survey::Survey;
 pub(super) use self::survey::unanswered;
 pub use self::template::Template;

@@ -112,6 +112,14 @@ fn quoted(text: &str, out: &mut String) {
     out.push(quote);
 }
 
+/// `repr(text)` of a Python string.
+#[must_use]
+pub(crate) fn literal_of(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    quoted(text, &mut out);
+    out
+}
+
 /// How `json.dumps` is asked to write.
 struct Style {
     indent: Option<String>,

@@ -223,7 +223,7 @@ fn read(path: &Path) -> Result<String> {
 }
 
 /// What is wrong, in one line.
-fn said(error: &minijinja::Error) -> String {
+pub(super) fn said(error: &minijinja::Error) -> String {
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     let line = error.line().map(|line| format!(" (line {line} of it)")).unwrap_or_default();
     let detail: String = detail.lines().next().unwrap_or_default().chars().take(200).collect();

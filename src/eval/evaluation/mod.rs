@@ -19,6 +19,7 @@ use crate::data::{Rules, Tokenizer};
 use crate::eval::before::{self, Before};
 use crate::eval::chat::AppliedTemplate;
 use crate::eval::compare::{Comparison, compare};
+use crate::eval::defined::TaskFiles;
 use crate::eval::encode::Encoder;
 use crate::eval::finished::Finished;
 use crate::eval::generate::{self, Endings};
@@ -27,7 +28,7 @@ use crate::eval::kept::Kept;
 use crate::eval::request::Answer;
 use crate::eval::results::{self, ModelFacts};
 use crate::eval::room::Room;
-use crate::eval::select::{Selection, select};
+use crate::eval::select::{Selection, select_with};
 use crate::eval::settings::{Compat, EvalSettings};
 use crate::eval::side::Side;
 use crate::eval::source::TaskSource;
@@ -69,8 +70,14 @@ impl Asked {
         let source = source()?;
         let selection = match task {
             Some(task) => Selection::of(task),
-            None => select(&tasks, &source.subjects())?,
+            None => {
+                let files = TaskFiles::open(settings.include_path.as_deref(), &tasks)?;
+                select_with(&tasks, &source.subjects(), &files)?
+            }
         };
+        for name in &selection.replaced {
+            progress.warn(&format!("{name} is the task of --include-path, not prune's own"));
+        }
         for path in &selection.repeated {
             progress.warn(&format!("text:{} is asked for more than once; it is scored once", path.display()));
         }
@@ -294,7 +301,7 @@ fn about(checkpoint: &Checkpoint, spec: &ModelSpec, tokenizer: &Tokenizer, max_l
 fn questions(settings: &EvalSettings, selection: &Selection, about: &ModelFacts) -> String {
     let EvalSettings { few_shot, data_dir, text_split, limit, compat, bos, paper, seed, system_instruction, .. } =
         settings;
-    let leaf = |leaf: &crate::eval::select::Leaf| (leaf.name.clone(), leaf.file.clone());
+    let leaf = |leaf: &crate::eval::select::Leaf| (leaf.name.clone(), leaf.file.clone(), leaf.task.about().definition);
     let tasks: Vec<_> = selection.leaves.iter().map(leaf).collect();
     let groups: Vec<&String> = selection.groups.iter().map(|group| &group.name).collect();
     let chosen = (tasks, groups, few_shot, data_dir, text_split, limit, compat, bos, paper, seed);

@@ -62,6 +62,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod about;
 mod arc;
 mod boolq;
 mod c4;
@@ -75,6 +76,7 @@ mod generation;
 mod gsm8k;
 mod gsm8k_cot;
 mod hellaswag;
+mod ifeval;
 mod lambada;
 mod mmlu;
 mod openbookqa;
@@ -88,17 +90,21 @@ mod winogrande;
 
 use std::fmt::Debug;
 
+pub use about::{
+    ACC, ACC_AND_NORM, AS_THEY_ARE, About, Config, Filter, LocalSplit, OutputType, PERPLEXITY, Release, Sampler,
+    UNVERSIONED,
+};
 pub use choice::{MultipleChoice, Question};
 pub use continuation::SingleContinuation;
 pub use generation::Generation;
 pub use rolling::Rolling;
 
 use super::fields::Fields;
-use super::metrics::{NO_FILTER, TaskMetric};
+use super::metrics::TaskMetric;
 use super::outcome::Measure;
 use super::request::{Answer, Request};
 use super::shots::{Example, Shots};
-use crate::{Error, Result};
+use crate::Result;
 
 /// A task, or a family of tasks with one prompt (MMLU's subjects). A document of it is a prepared row of its data.
 pub trait Task: Debug + Sync {
@@ -116,6 +122,22 @@ pub trait Task: Debug + Sync {
     /// Text in front of everything, made from the subject.
     fn description(&self, _subject: &str) -> String {
         String::new()
+    }
+
+    /// The same where it hangs on the document.
+    ///
+    /// # Errors
+    /// See [`Task::prepare`].
+    fn described(&self, _document: &Fields, subject: &str) -> Result<String> {
+        Ok(self.description(subject))
+    }
+
+    /// What the answer to a document begins with.
+    ///
+    /// # Errors
+    /// See [`Task::prepare`].
+    fn prefix(&self, _document: &Fields) -> Result<String> {
+        Ok(self.about().gen_prefix.to_owned())
     }
 
     /// The reference's `str(target)`, part of its hashes.
@@ -145,6 +167,14 @@ pub trait Task: Debug + Sync {
         Ok(None)
     }
 
+    /// What `filter`, one of the task's, takes of the answers to a document.
+    ///
+    /// # Errors
+    /// See [`Task::prepare`].
+    fn filtered(&self, filter: &Filter, _document: &Fields, answers: &[Answer]) -> Result<Vec<Answer>> {
+        Ok(answers.iter().map(|answer| filter.apply(answer)).collect())
+    }
+
     /// What the answers to all requests of a document say: one measure for each of the task's metrics. Each filter's
     /// answers are judged on their own.
     ///
@@ -152,198 +182,6 @@ pub trait Task: Debug + Sync {
     /// See [`Task::prepare`].
     fn judge(&self, document: &Fields, answers: &[Answer]) -> Result<Vec<Measure>>;
 }
-
-/// What there is to say about a task.
-#[derive(Clone, Copy, Debug)]
-pub struct About {
-    /// Name on the command line and in results.
-    pub name: &'static str,
-    /// Name in print.
-    pub title: &'static str,
-    /// Data set on the hub.
-    pub dataset: &'static str,
-    /// Configuration of the data set: a folder or a prefix of its files.
-    pub config: Config,
-    /// A file of the data set to use instead of its split files.
-    pub file: Option<&'static str>,
-    /// Split that is scored.
-    pub split: &'static str,
-    /// Split that examples are taken from.
-    pub shots_split: &'static str,
-    /// How examples are picked.
-    pub sampler: Sampler,
-    /// Examples shown unless the user says otherwise.
-    pub shots: usize,
-    /// Whether none are shown whatever the user says: what the reference does where a definition says none.
-    pub is_zero_shot: bool,
-    /// Examples of its own, instead of those of a split: rows as a list in JSON; empty where there are none.
-    pub samples: &'static str,
-    /// What stands between a question and its answer.
-    pub target_delimiter: &'static str,
-    /// What stands behind an example, and between what the system says and the description.
-    pub shots_delimiter: &'static str,
-    /// What every answer begins with, which the model is to continue; empty where it begins by itself.
-    pub gen_prefix: &'static str,
-    /// How its own release lays its rows out, where that is not as the hub does.
-    pub release: Release,
-    /// The reference's output type.
-    pub output: OutputType,
-    /// What is measured.
-    pub metrics: &'static [TaskMetric],
-    /// What is taken of the answers before they are judged; each is judged on its own.
-    pub filters: &'static [Filter],
-    /// Version of the task's definition, or [`UNVERSIONED`].
-    pub version: f64,
-    /// The prompt in the reference's own words, for the results file.
-    pub definition: &'static str,
-}
-
-impl About {
-    /// What most tasks of questions have in common.
-    pub const CHOICE: Self = Self {
-        name: "",
-        title: "",
-        dataset: "",
-        config: Config::None,
-        file: None,
-        split: "validation",
-        shots_split: "train",
-        sampler: Sampler::DrawnWithoutSelf,
-        shots: 0,
-        is_zero_shot: false,
-        samples: "",
-        target_delimiter: " ",
-        shots_delimiter: "\n\n",
-        gen_prefix: "",
-        release: Release::Hub,
-        output: OutputType::MultipleChoice,
-        metrics: &[],
-        filters: AS_THEY_ARE,
-        version: 0.0,
-        definition: "{}",
-    };
-
-    /// What tasks of texts have in common.
-    pub const TEXT: Self = Self { output: OutputType::Rolling, metrics: PERPLEXITY, ..Self::CHOICE };
-
-    /// Whether examples can stand in front of its documents.
-    #[must_use]
-    pub fn has_examples(&self) -> bool {
-        self.output != OutputType::Rolling && !self.is_zero_shot
-    }
-
-    /// Whether those are rows of a split.
-    pub(super) fn reads_examples(&self) -> bool {
-        self.has_examples() && self.samples.is_empty()
-    }
-
-    /// Each metric of each filter, in the order of an outcome's measures.
-    pub(super) fn measured(&self) -> impl Iterator<Item = (&'static Filter, TaskMetric)> {
-        let metrics = self.metrics;
-        self.filters.iter().flat_map(move |filter| metrics.iter().map(move |metric| (filter, *metric)))
-    }
-
-    /// A metric that its form of task cannot tell.
-    pub(super) fn misplaced(&self, metric: &TaskMetric) -> Error {
-        Error::work(format!("{}: {} is no metric of such a task", self.name, metric.name))
-    }
-}
-
-/// The reference's output types.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutputType {
-    /// The likeliest of several continuations.
-    MultipleChoice,
-    /// The likelihood of one continuation.
-    LogLikelihood,
-    /// The likelihood of whole texts.
-    Rolling,
-    /// Answers in the model's own words.
-    Generate,
-}
-
-impl OutputType {
-    /// The reference's name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::MultipleChoice => "multiple_choice",
-            Self::LogLikelihood => "loglikelihood",
-            Self::Rolling => "loglikelihood_rolling",
-            Self::Generate => "generate_until",
-        }
-    }
-}
-
-/// What is taken of a generated text before it is judged.
-#[derive(Clone, Copy, Debug)]
-pub struct Filter {
-    /// The reference's name.
-    pub name: &'static str,
-    /// From the text to what is judged.
-    pub extract: fn(&str) -> String,
-}
-
-impl Filter {
-    /// What is judged of an answer.
-    pub(super) fn apply(&self, answer: &Answer) -> Answer {
-        match answer {
-            Answer::Text(text) => Answer::Text((self.extract)(text)),
-            other => other.clone(),
-        }
-    }
-}
-
-/// Part of a data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Config {
-    /// The data set has no parts.
-    None,
-    /// This one.
-    Named(&'static str),
-    /// One for each subject; the task is a family.
-    Subject,
-}
-
-/// How few-shot examples are picked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sampler {
-    /// The first ones of their split.
-    First,
-    /// A draw of `random.Random(seed)`, one generator a task, documents in order.
-    Drawn,
-    /// The same, one more than needed, and the scored document itself left out: what the reference does where it has
-    /// no test split.
-    DrawnWithoutSelf,
-}
-
-/// How files of a task's own release are laid out.
-#[derive(Clone, Copy, Debug)]
-pub enum Release {
-    /// As on the hub.
-    Hub,
-    /// CSV without a header: its columns, and the hub's row from them and the subject.
-    Columns(&'static [&'static str], fn(&Fields, &str) -> Fields),
-    /// Plain text with several documents: the hub's rows from a row with a text; `None` where it is one already.
-    Documents(fn(&Fields) -> Option<Vec<Fields>>),
-}
-
-/// The version of a definition that has none.
-pub const UNVERSIONED: f64 = f64::NAN;
-/// Right or wrong.
-pub const ACC: &[TaskMetric] = &[TaskMetric::ACC];
-/// The same, and with the choices' lengths in the reckoning.
-pub const ACC_AND_NORM: &[TaskMetric] = &[TaskMetric::ACC, TaskMetric::ACC_NORM];
-/// What is said of a text.
-pub const PERPLEXITY: &[TaskMetric] = &[
-    TaskMetric::WORD_PERPLEXITY,
-    TaskMetric::BYTE_PERPLEXITY,
-    TaskMetric::BITS_PER_BYTE,
-    TaskMetric::LOSS,
-    TaskMetric::LOSS_PER_LOG_VOCAB,
-];
-/// Nothing is filtered.
-pub const AS_THEY_ARE: &[Filter] = &[Filter { name: NO_FILTER, extract: str::to_owned }];
 
 /// Every task.
 pub const TASKS: &[&dyn Task] = &[
@@ -367,6 +205,7 @@ pub const TASKS: &[&dyn Task] = &[
     &gsm8k_cot::COT,
     &gsm8k_cot::ZERO_SHOT,
     &gsm8k_cot::LLAMA,
+    &ifeval::TASK,
     &wikitext::TASK,
     &c4::TASK,
 ];

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::eval::metrics::{Takes, figure};
+use crate::eval::metrics::{NO_FILTER, Takes, figure};
 use crate::eval::shots::Message;
 
 fn all() -> impl Iterator<Item = &'static dyn Task> {
@@ -49,6 +49,11 @@ fn row(task: &str) -> Fields {
                 {'question': \"What's so?\", 'options': ['e', 'f', 'g', 'h'], 'answer': 'C'}]",
         }),
         "lambada_openai" => json!({"text": "It rained and the road was wet"}),
+        "ifeval" => json!({
+            "key": 1, "prompt": "Say two things, no comma.", "instruction_id_list": ["punctuation:no_comma",
+            "length_constraints:number_words", "language:response_language"],
+            "kwargs": [{}, {"num_words": 2, "relation": "at least"}, {"language": "de"}],
+        }),
         "wikitext" => json!({"page": " = A = \n \n one @-@ two \n"}),
         "c4" => json!({"text": "one two", "timestamp": "2019-04-25T12:57:54Z", "url": "u"}),
         "text" => json!({"text": "one two"}),
@@ -88,7 +93,10 @@ fn a_document_asks_the_same_again() {
                     assert!(context.text().starts_with("shots\n\n") && continuation.starts_with(' '), "{name}");
                 }
                 Request::GenerateUntil { context, until, .. } => {
-                    assert!(context.text().starts_with("shots\n\n") && !until.is_empty(), "{name}");
+                    assert!(
+                        context.text().starts_with("shots\n\n") && until.is_empty() == (name == "ifeval"),
+                        "{name}"
+                    );
                 }
                 Request::LogLikelihoodRolling { text } => assert!(!text.contains("shots"), "{name}"),
             }
@@ -138,6 +146,12 @@ fn the_right_answer_is_one_and_others_are_nothing() {
                     let mut of_choices = of_choices.filter(|(_, metric)| matches!(metric.takes, Takes::Choice(_)));
                     assert!(of_choices.all(|(measure, _)| *measure == expected), "{name}: {measures:?}");
                 }
+            }
+            // several metrics, each of instructions of its own
+            OutputType::Generate if name == "ifeval" => {
+                let said = judge(task, &document, &[Answer::Text("One, two".to_owned())]);
+                let expected = [(0.0, 0.0), (1.0, 2.0), (0.0, 0.0), (1.0, 2.0), (1.0, 3.0)];
+                assert_eq!(said.iter().map(Measure::parts).collect::<Vec<_>>(), expected);
             }
             OutputType::Generate => {
                 let judged = |said: &str| judge(task, &document, &[Answer::Text(said.to_owned())]);

@@ -109,6 +109,11 @@ fn desk() -> Desk {
         fs::write(desk.path(name), &chat).unwrap();
     }
     fs::write(desk.path("prompt.txt"), "w5 w6\n").unwrap();
+    let river = "task: rivers\ndataset_path: json\ndataset_kwargs: {data_files: {test: rivers.jsonl}}\ntest_split: test\n\
+                 output_type: multiple_choice\ndoc_to_text: question\ndoc_to_choice: choices\ndoc_to_target: answer\n";
+    write(&desk.path("tasks/rivers.yaml"), river.as_bytes());
+    let question = "{\"question\": \"w5 w6\", \"choices\": [\"w7\", \"w8\"], \"answer\": 0}\n";
+    write(&desk.path("tasks/rivers.jsonl"), question.as_bytes());
     for folder in [".local/share/bash-completion/completions", ".zfunc", ".config/fish/completions"] {
         fs::create_dir_all(desk.path("home").join(folder)).unwrap();
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use prune::arch::ModelSpec;
 use prune::commands::eval::eval;
-use prune::eval::metrics::{TaskMetric, pooled};
+use prune::eval::metrics::{NO_FILTER, TaskMetric, pooled};
 use prune::eval::settings::EvalSettings;
 use prune::progress::Silent;
 use serde_json::{Map, Value};
@@ -115,7 +115,7 @@ fn compare_results(ours: &Value, golden: &Value) {
                 entry["sample_len"].as_u64().unwrap() as usize,
             )
         };
-        let group = pooled(TaskMetric::ACC, &SUBJECTS.iter().map(member).collect::<Vec<_>>());
+        let group = pooled((TaskMetric::ACC, NO_FILTER), &SUBJECTS.iter().map(member).collect::<Vec<_>>(), true);
         let expected = &golden["groups"]["mmlu_golden"];
         assert!((group.value - number(&expected["acc,none"])).abs() < 1e-14);
         assert!((group.stderr.unwrap() - number(&expected["acc_stderr,none"])).abs() < 1e-14);

@@ -2,6 +2,7 @@
 
 mod again;
 mod data;
+mod defined;
 mod generation;
 mod goldens;
 mod killed;
