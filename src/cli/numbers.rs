@@ -28,23 +28,26 @@ const AT_ONCE: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// A small request of each command, its numeric flags apart, in a directory with the embedded model.
-const REQUESTS: [(&str, &str); 7] = [
+const REQUESTS: [(&str, &str); 8] = [
     ("analyze", "analyze model --data text/validation.jsonl -o OUT"),
     ("methods", "methods model --data text/validation.jsonl -o OUT"),
     ("cut", "cut model -o OUT"),
+    ("generate", "generate model --prompts text/validation.jsonl -o OUT.jsonl"),
     ("heal", "heal model --data text/validation.jsonl --eval-data text/validation.jsonl --teacher model -o OUT"),
     ("eval", "eval model --tasks text:text/validation.jsonl,boolq --data-dir . -o OUT"),
     ("sample", "sample model --prompt The"),
     ("bench", "bench model"),
 ];
 /// Numbers that make the request small where they are not the ones under test.
-const SMALL: [(&str, &str, &str); 18] = [
+const SMALL: [(&str, &str, &str); 20] = [
     ("analyze", "samples", "2"),
     ("analyze", "seq_len", "16"),
     ("methods", "samples", "2"),
     ("methods", "seq_len", "16"),
     ("methods", "layers", "1"),
     ("cut", "deepest", "1"),
+    ("generate", "limit", "2"),
+    ("generate", "tokens", "2"),
     ("heal", "seq_len", "16"),
     ("heal", "steps", "1"),
     ("heal", "batch", "1"),
@@ -202,6 +205,7 @@ fn request(
 ) -> Vec<String> {
     let place = |word: &str| match word {
         "OUT" => out.join("out").display().to_string(),
+        "OUT.jsonl" => out.join("out.jsonl").display().to_string(),
         "." => dir.display().to_string(),
         word if dir.join(word).exists() => dir.join(word).display().to_string(),
         word => word.replace("text:text", &format!("text:{}", dir.join("text").display())),

@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::heal::HealResult;
-use crate::checkpoint::{Checkpoint, content_hash, read_json};
+use crate::checkpoint::{Checkpoint, content_hash, differences, read_json};
 use crate::data::TextSource;
-use crate::heal::{HealSettings, Train, differences};
+use crate::heal::{HealSettings, Train};
 use crate::progress::Progress;
 use crate::weights::lora::ADAPTER_FILES;
 use crate::{Context, Error, Result};

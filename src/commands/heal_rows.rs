@@ -82,7 +82,7 @@ fn talking(
     };
     let template = Template::open(directory, settings.chat_template.as_deref(), tokenizer)?;
     let eos = tokenizer.eos().and_then(|id| tokenizer.token(id));
-    let chat = Chat { form, template, loss_on: settings.loss_on.unwrap_or_default(), eos };
+    let chat = Chat { form, template, loss_on: settings.loss_on.unwrap_or_default(), eos, asks: false };
     chat.check().context(|| source.name().to_owned())?;
     Ok(source.talking(Arc::new(chat)))
 }

@@ -21,6 +21,8 @@ mod doctor_view;
 pub mod eval;
 mod eval_view;
 pub mod fetch;
+pub mod generate;
+pub mod generate_settings;
 pub mod heal;
 mod heal_figure;
 mod heal_job;

@@ -39,6 +39,6 @@ pub use plan::{Estimate, estimate, load_options};
 pub use run::{HealOutcome, HealRun};
 pub use samples::{FixedSamples, Samples, TextSamples};
 pub use settings::HealSettings;
-pub use state::{Best, TrainerState, WorkDir, differences};
+pub use state::{Best, TrainerState, WorkDir};
 pub use tensorboard::EVENTS;
 pub use trainer::{StepReport, Trainer};

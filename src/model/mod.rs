@@ -26,6 +26,7 @@ pub mod peak;
 mod stack;
 mod stacks;
 mod sublayers;
+mod together;
 mod training;
 mod trie;
 
@@ -49,6 +50,8 @@ pub use trie::Trie;
 
 pub(crate) use load_options::{Parameter, Part};
 pub(crate) use sublayers::{Cost, Linear, TrainingCost, mean_flops};
+pub(crate) use generate::Drawer;
+pub(crate) use together::{Growing, Speaker, Together, Wanted, likeliest_of};
 pub(crate) use training::{Dropout, TrainContext};
 
 use std::sync::{Arc, OnceLock};

@@ -53,7 +53,7 @@ pub use layout::{Layout, Segment};
 pub use likelihood::{Scored, log_likelihood};
 pub use linear::linear;
 pub use low_rank::{low_rank_down, low_rank_up, outer};
-pub(crate) use matmul::product_bytes;
+pub(crate) use matmul::{FEW as ROWS_ALIKE, product_bytes};
 pub use nf4::Nf4Weight;
 pub(crate) use objective::objective_bytes;
 pub use objective::{Objective, Teacher, objective};

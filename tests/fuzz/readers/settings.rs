@@ -6,6 +6,7 @@ use std::path::Path;
 use prune::arch::ModelSpec;
 use prune::commands::analyze::AnalyzeSettings;
 use prune::commands::cut::CutSettings;
+use prune::commands::generate_settings::GenerateSettings;
 use prune::commands::run::{Compute, Recipe};
 use prune::eval::settings::EvalSettings;
 use prune::heal::HealSettings;
@@ -124,6 +125,10 @@ pub(super) fn settings(dir: &Path) -> Feed {
         }
         case.heard(resolve::<AnalyzeSettings>("analyze", path, Table::new()));
         case.heard(resolve::<CutSettings>("cut", path, Table::new()));
+        if let Some(settings) = case.heard(resolve::<GenerateSettings>("generate", path, Table::new())) {
+            case.heard(settings.check());
+            let _ = settings.deciding();
+        }
     })
 }
 

@@ -114,6 +114,7 @@ pub(crate) const READING: &[&str] = &[
     "cut model --drop 1 -o out --dry-run",
     "cut model --drop 1 --repair refit --data text.jsonl --seq-len 16 -o out --dry-run",
     "heal model --data text.jsonl --seq-len 16 --steps 1 --batch 1 --warmup 0 -o out --dry-run",
+    "generate model --prompts text.jsonl --tokens 2 -o out.jsonl --dry-run",
     "merge model --adapter adapter -o out --dry-run",
     "eval model --tasks text:text.txt",
     "eval model --tasks text:text.txt -o out --dry-run",

@@ -1,0 +1,4 @@
+//! What a healing learns from beside people's text.
+
+mod generate;
+mod generate_killed;
