@@ -19,7 +19,8 @@ const FORMS: [&str; 6] = ["auto", "text", "messages", "sharegpt", "alpaca", "pro
 
 /// Lets a model write text itself, to heal a cut of it on
 #[derive(Args, Serialize)]
-#[command(after_help = "Rows that have a prompt, messages or an instruction are asked by the model's chat template, and \
+#[command(
+    after_help = "Rows that have a prompt, messages or an instruction are asked by the model's chat template, and \
 their last answer is written anew; a
 text goes on. What is written is what `prune heal --data` reads: messages, a prompt and its completion, or a text.
 What a row becomes depends on the seed and its place alone, not on --batch. Beside the rows, FILE.provenance says how
@@ -33,7 +34,8 @@ Examples:
   prune generate ./llama --from-bos 20 --temperature 0.9 --top-p 0.95 -o own.jsonl
                                                            texts from nothing
   prune generate ./llama --prompts c4.jsonl --dry-run      memory and time
-A run that was stopped goes on when the same command is given again.")]
+A run that was stopped goes on when the same command is given again."
+)]
 pub(crate) struct GenerateArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
     #[arg(required_unless_present = "config")]
@@ -57,7 +59,8 @@ pub(crate) struct GenerateArgs {
     /// How a plain text file is cut into documents [default: document, the whole file]
     #[arg(long, value_name = "HOW", value_parser = ["document", "lines", "paragraphs"], help_heading = "Prompts")]
     text_split: Option<String>,
-    /// A row that cannot be read, or is too long for the model, is an error, or passed over and counted [default: error]
+    /// A row that cannot be read, or is too long for the model, is an error, or passed over and counted
+    /// [default: error]
     #[arg(long, value_name = "WHAT", value_parser = ["error", "skip"], help_heading = "Prompts")]
     on_bad_row: Option<String>,
     /// What rows hold [default: auto, told by the first rows; a text where they have its field]
@@ -123,11 +126,7 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
 fn text(report: &GenerateReport) -> String {
     let GenerateReport { model, prompts, texts, longest, batch, memory, .. } = report;
     let mut text = format!("{}: {texts} texts of {prompts} prompts ({})\n", shown(model), report.form.name());
-    let _ = writeln!(
-        text,
-        "computed  memory {}, {batch} at a time of up to {longest} tokens each",
-        ByteSize(*memory)
-    );
+    let _ = writeln!(text, "computed  memory {}, {batch} at a time of up to {longest} tokens each", ByteSize(*memory));
     let (Some(said), Some(rows)) = (&report.said, report.rows) else {
         let at_most = time(report.seconds);
         let _ = writeln!(text, "estimated at most {at_most} at the speed of this machine just now");

@@ -22,6 +22,7 @@ mod output;
 mod progress;
 mod run;
 mod sample;
+mod teach;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -82,6 +83,7 @@ enum Command {
     Analyze(Box<analyze::AnalyzeArgs>),
     Cut(Box<cut::CutArgs>),
     Generate(Box<generate::GenerateArgs>),
+    Teach(Box<teach::TeachArgs>),
     Heal(Box<heal::HealArgs>),
     Merge(merge::MergeArgs),
     Eval(eval::EvalArgs),
@@ -100,7 +102,9 @@ impl Command {
     /// What an interruption leaves, for the user.
     fn when_interrupted(&self) -> &'static str {
         match self {
-            Self::Generate(_) | Self::Heal(_) | Self::Run(_) | Self::Demo(_) | Self::Fetch(_) => GOES_ON,
+            Self::Generate(_) | Self::Teach(_) | Self::Heal(_) | Self::Run(_) | Self::Demo(_) | Self::Fetch(_) => {
+                GOES_ON
+            }
             Self::Eval(_) => "with an --out the same command goes on where it stopped, without one it begins anew",
             Self::Analyze(_) => SEARCH_GOES_ON,
             Self::Cut(_) | Self::Merge(_) => "nothing was written; the same command begins anew",
@@ -153,6 +157,7 @@ fn dispatch(command: Command, context: &Context) -> Result<()> {
         Command::Analyze(args) => analyze::run(&args, context),
         Command::Cut(args) => cut::run(&args, context),
         Command::Generate(args) => generate::run(&args, context),
+        Command::Teach(args) => teach::run(&args, context),
         Command::Heal(args) => heal::run(&args, context),
         Command::Merge(args) => merge::run(&args, context),
         Command::Eval(args) => eval::run(&args, context),

@@ -28,18 +28,19 @@ const AT_ONCE: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// A small request of each command, its numeric flags apart, in a directory with the embedded model.
-const REQUESTS: [(&str, &str); 8] = [
+const REQUESTS: [(&str, &str); 9] = [
     ("analyze", "analyze model --data text/validation.jsonl -o OUT"),
     ("methods", "methods model --data text/validation.jsonl -o OUT"),
     ("cut", "cut model -o OUT"),
     ("generate", "generate model --prompts text/validation.jsonl -o OUT.jsonl"),
+    ("teach", "teach model --data text/validation.jsonl -o OUT"),
     ("heal", "heal model --data text/validation.jsonl --eval-data text/validation.jsonl --teacher model -o OUT"),
     ("eval", "eval model --tasks text:text/validation.jsonl,boolq --data-dir . -o OUT"),
     ("sample", "sample model --prompt The"),
     ("bench", "bench model"),
 ];
 /// Numbers that make the request small where they are not the ones under test.
-const SMALL: [(&str, &str, &str); 20] = [
+const SMALL: [(&str, &str, &str); 25] = [
     ("analyze", "samples", "2"),
     ("analyze", "seq_len", "16"),
     ("methods", "samples", "2"),
@@ -48,6 +49,11 @@ const SMALL: [(&str, &str, &str); 20] = [
     ("cut", "deepest", "1"),
     ("generate", "limit", "2"),
     ("generate", "tokens", "2"),
+    ("teach", "seq_len", "16"),
+    ("teach", "steps", "1"),
+    ("teach", "batch", "1"),
+    ("teach", "top_k", "2"),
+    ("teach", "shuffle_window", "4"),
     ("heal", "seq_len", "16"),
     ("heal", "steps", "1"),
     ("heal", "batch", "1"),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::generate_room::{Room, seconds};
 use super::generate_settings::{CutOff, GenerateSettings};
 use super::open;
 use crate::arch::ModelSpec;
@@ -15,13 +16,13 @@ use crate::checkpoint::{
     Checkpoint, Origin, OutputFile, Resumable, Workplace, content_hash, differences, read_json, sha256, unfinished,
 };
 use crate::data::chat::{Chat, Form, LossOn, Template};
-use crate::data::{Prompt, PromptOptions, Prompts, Purpose, TextSource, Tokenizer, end_tokens};
-use crate::distill::{Counts, GENERATING, Generation, Texts};
-use crate::model::{Budget, Cache, LoadOptions, ModelOptions, Placement, Residency, memory};
+use crate::data::{PromptOptions, Purpose, RowPrompt, RowPrompts, TextSource, Tokenizer, end_tokens};
+use crate::distill::{Counts, GENERATING, SelfGeneration, Texts};
+use crate::model::{Budget, LoadOptions, ModelOptions, memory};
 use crate::progress::{Progress, Silent};
 use crate::shown::from_here;
 use crate::weights::lora::{ADAPTER_FILES, Adapters};
-use crate::{Context, Error, Result, ops};
+use crate::{Context, Error, Result};
 
 /// Beside the rows, how they were made.
 const PROVENANCE: &str = "provenance";
@@ -33,7 +34,7 @@ pub struct GenerateReport {
     pub model: String,
     /// What rows hold.
     pub form: Form,
-    /// Prompts.
+    /// RowPrompts.
     pub prompts: usize,
     /// Rows that were passed over: without text, or too long for the model.
     pub passed_over: u64,
@@ -80,7 +81,7 @@ pub fn generate(settings: &GenerateSettings, progress: &dyn Progress) -> Result<
     let tokenizer = Tokenizer::open(&checkpoint.source.dir)?;
     let asked = Asked::open(settings, (&checkpoint, &spec), &tokenizer, open::host(budget, &device), progress)?;
     let budget = if device.is_cpu() { budget.beside(memory::OVERHEAD + asked.prompts.bytes) } else { budget };
-    let mut generation = Generation {
+    let mut generation = SelfGeneration {
         prompts: &asked.prompts.all,
         samples: settings.texts_of_a_prompt()?,
         tokens: settings.tokens,
@@ -176,7 +177,7 @@ fn place(settings: &GenerateSettings) -> Result<Option<Arc<Workplace>>> {
 
 /// What the model is asked.
 struct Asked {
-    prompts: Prompts,
+    prompts: RowPrompts,
     form: Form,
     source: Option<TextSource>,
     template: Option<String>,
@@ -194,7 +195,7 @@ impl Asked {
             let first = tokenizer.bos().or(tokenizer.eos()).ok_or_else(|| {
                 Error::request("from_bos: the tokenizer has no BOS and no EOS to begin with; name rows with --prompts")
             })?;
-            let prompts = Prompts { all: vec![Prompt::beginning(first)], ..Prompts::default() };
+            let prompts = RowPrompts { all: vec![RowPrompt::beginning(first)], ..RowPrompts::default() };
             return Ok(Self { prompts, form: Form::Text, source: None, template: None });
         };
         let source = open::text(name, Purpose::Train, &settings.source(), host, progress)?;
@@ -210,8 +211,7 @@ impl Asked {
                 if settings.prompt_tokens.is_some() {
                     return Err(Error::request("prompt_tokens is for plain text: conversations are asked whole"));
                 }
-                let template =
-                    Template::open(&checkpoint.source.dir, settings.chat_template.as_deref(), tokenizer)?;
+                let template = Template::open(&checkpoint.source.dir, settings.chat_template.as_deref(), tokenizer)?;
                 let hash = template.as_ref().map(|template| template.sha256().to_owned());
                 let chat = Chat { form, template, loss_on: LossOn::Answers, eos: None, asks: true };
                 chat.check().context(|| name.clone())?;
@@ -219,12 +219,9 @@ impl Asked {
             }
         };
         source.check()?;
-        let options = PromptOptions {
-            limit: settings.limit,
-            tokens: settings.prompt_tokens,
-            positions: spec.max_positions,
-        };
-        let prompts = Prompts::read(&source, tokenizer, &options, host.usable() / 4, progress)?;
+        let options =
+            PromptOptions { limit: settings.limit, tokens: settings.prompt_tokens, positions: spec.max_positions };
+        let prompts = RowPrompts::read(&source, tokenizer, &options, host.usable() / 4, progress)?;
         for (count, what) in [(prompts.empty, "without text"), (prompts.too_long, "too long for the model")] {
             if count > 0 {
                 progress.warn(&format!("{name}: {count} rows {what} are passed over"));
@@ -262,59 +259,6 @@ impl Asked {
         deciding.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
         Ok(deciding)
     }
-}
-
-/// How many texts there is room for.
-struct Room {
-    batch: usize,
-    bytes: u64,
-}
-
-impl Room {
-    /// As many as `most` with which the model's layers stay in memory; `most` where they never do.
-    fn find(
-        checkpoint: &Checkpoint,
-        spec: &ModelSpec,
-        options: &ModelOptions,
-        longest: usize,
-        most: usize,
-    ) -> Result<Self> {
-        let places: Vec<usize> = (0..spec.layers).collect();
-        let of = |batch: usize| {
-            let reserved_bytes = Cache::bytes(spec, longest.saturating_mul(batch));
-            let options = ModelOptions { reserved_bytes, ..options.clone() };
-            Placement::new(checkpoint, spec, &places, &options).map(|placement| (placement, reserved_bytes))
-        };
-        let is_resident = |batch| of(batch).is_ok_and(|(placement, _)| placement.residency == Residency::Resident);
-        let fits = |batch| if is_resident(1) { is_resident(batch) } else { of(batch).is_ok() };
-        let (mut batch, mut beyond) = (1, most + 1);
-        while beyond - batch > 1 {
-            let middle = batch + (beyond - batch) / 2;
-            if fits(middle) { batch = middle } else { beyond = middle }
-        }
-        let (placement, cached) = of(batch)?;
-        let bytes = memory::expected(spec, placement.weight_bytes, longest, cached);
-        Ok(Self { batch, bytes })
-    }
-}
-
-/// Seconds that it takes if no text ends early: prompts at the speed of products, tokens at that of reading weights.
-fn seconds(
-    generation: &Generation<'_>,
-    (checkpoint, spec): (&Checkpoint, &ModelSpec),
-    device: &Device,
-) -> Result<f64> {
-    let numbers: u64 = (0..spec.layers)
-        .flat_map(|layer| spec.layer_tensors(layer))
-        .map(|tensor| tensor.shape.iter().product::<usize>() as u64)
-        .sum();
-    let read: usize = generation.prompts.iter().map(|prompt| prompt.ids.len()).sum();
-    let said: f64 = generation.prompts.iter().map(|prompt| generation.most(prompt) as f64).sum();
-    let samples = generation.samples as f64;
-    let (products, reading) = rayon::scope(|_| (ops::multiply_adds(device), ops::reading(device)));
-    let weights: u64 = checkpoint.tensors.values().map(|entry| entry.len).sum();
-    let step = weights as f64 / reading?;
-    Ok(samples * (read as f64 * numbers as f64 / products? + said / generation.together as f64 * step))
 }
 
 /// What stands beside the rows.

@@ -116,8 +116,7 @@ impl Default for GenerateSettings {
 }
 
 /// Settings that do not change what is said.
-const FREE: [&str; 9] =
-    ["out", "cut_off", "batch", "restart", "force", "dry_run", "device", "memory", "on_bad_row"];
+const FREE: [&str; 9] = ["out", "cut_off", "batch", "restart", "force", "dry_run", "device", "memory", "on_bad_row"];
 
 impl GenerateSettings {
     /// Refuses what cannot be done, whatever the model.

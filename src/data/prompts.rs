@@ -33,13 +33,13 @@ enum Before {
 
 /// One prompt.
 #[derive(Clone, Debug)]
-pub struct Prompt {
+pub struct RowPrompt {
     /// Its tokens.
     pub ids: Vec<u32>,
     before: Before,
 }
 
-impl Prompt {
+impl RowPrompt {
     /// Nothing but the token that begins a text.
     #[must_use]
     pub fn beginning(id: u32) -> Self {
@@ -84,9 +84,9 @@ impl Prompt {
 
 /// The prompts of a source.
 #[derive(Debug, Default)]
-pub struct Prompts {
+pub struct RowPrompts {
     /// In the order of the rows.
-    pub all: Vec<Prompt>,
+    pub all: Vec<RowPrompt>,
     /// Rows without text.
     pub empty: u64,
     /// Rows too long for the model, passed over because [`BadRow::Skip`] says so.
@@ -95,7 +95,7 @@ pub struct Prompts {
     pub bytes: u64,
 }
 
-impl Prompts {
+impl RowPrompts {
     /// Reads those of `source` into memory, where they may take `room` bytes.
     ///
     /// # Errors
@@ -161,13 +161,13 @@ impl Prompts {
 }
 
 /// The prompt that a row is; `None` for one without text.
-fn of_document(document: &Document, tokenizer: &Tokenizer, options: &PromptOptions) -> Result<Option<Prompt>> {
+fn of_document(document: &Document, tokenizer: &Tokenizer, options: &PromptOptions) -> Result<Option<RowPrompt>> {
     interrupt::check()?;
     let encode = |special| tokenizer.encode(&document.text, special).context(|| &document.place);
     if let Some(told) = &document.told {
         let Learned::Answer(asked) = &told.learned else { return Ok(None) };
         let ids = encode(told.special)?;
-        return Ok((!ids.is_empty()).then(|| Prompt { ids, before: Before::Row(asked.clone()) }));
+        return Ok((!ids.is_empty()).then(|| RowPrompt { ids, before: Before::Row(asked.clone()) }));
     }
     if !chunk::has_text(document) {
         return Ok(None);
@@ -178,7 +178,7 @@ fn of_document(document: &Document, tokenizer: &Tokenizer, options: &PromptOptio
         ids.truncate(tokens);
         text = tokenizer.decode(&ids, true)?;
     }
-    Ok((!ids.is_empty()).then_some(Prompt { ids, before: Before::Text(text) }))
+    Ok((!ids.is_empty()).then_some(RowPrompt { ids, before: Before::Text(text) }))
 }
 
 #[cfg(test)]
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use crate::progress::Silent;
 
-    fn read(rows: &str, form: Option<Form>, options: PromptOptions, on_bad_row: BadRow) -> Result<Prompts> {
+    fn read(rows: &str, form: Option<Form>, options: PromptOptions, on_bad_row: BadRow) -> Result<RowPrompts> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("p.jsonl");
         std::fs::write(&path, rows).unwrap();
@@ -201,13 +201,13 @@ mod tests {
             let chat = Chat { form, template: None, loss_on: LossOn::Answers, eos: None, asks: true };
             source = source.talking(Arc::new(chat));
         }
-        Prompts::read(&source, &bytes(), &options, 1 << 20, &Silent)
+        RowPrompts::read(&source, &bytes(), &options, 1 << 20, &Silent)
     }
 
     const ALL: PromptOptions = PromptOptions { limit: None, tokens: None, positions: 100 };
 
     /// What a prompt becomes when `said` is said.
-    fn row(prompt: &Prompt, said: &str) -> Value {
+    fn row(prompt: &RowPrompt, said: &str) -> Value {
         let tokenizer = bytes();
         Value::Object(prompt.row(&tokenizer, &tokenizer.encode(said, Special::None).unwrap()).unwrap())
     }
@@ -221,7 +221,7 @@ mod tests {
         // one BOS and two letters
         let cut = read(rows, None, PromptOptions { tokens: Some(3), limit: Some(2), ..ALL }, BadRow::Error).unwrap();
         assert_eq!(row(&cut.all[1], "x"), serde_json::json!({"text": "cdx"}));
-        assert_eq!(row(&Prompt::beginning(bytes().bos().unwrap()), "x"), serde_json::json!({"text": "x"}));
+        assert_eq!(row(&RowPrompt::beginning(bytes().bos().unwrap()), "x"), serde_json::json!({"text": "x"}));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 
 use super::texts::Texts;
-use crate::data::{Prompt, Tokenizer};
+use crate::data::{RowPrompt, Tokenizer};
 use crate::model::{Drawer, Ended, Growing, Model, SamplingParams, Speaker, Together, Wanted};
 use crate::progress::{Progress, Unit};
 use crate::{Context, Error, Result};
@@ -14,9 +14,9 @@ use crate::{Context, Error, Result};
 /// What is to be said. Text `item` is sample `item % samples` of prompt `item / samples`; its draws depend on nothing
 /// else, and on a CPU its bytes neither.
 #[derive(Clone, Copy, Debug)]
-pub struct Generation<'a> {
+pub struct SelfGeneration<'a> {
     /// What to go on with.
-    pub prompts: &'a [Prompt],
+    pub prompts: &'a [RowPrompt],
     /// Texts of each prompt.
     pub samples: usize,
     /// New tokens of a text, at most.
@@ -33,7 +33,7 @@ pub struct Generation<'a> {
     pub tokenizer: &'a Tokenizer,
 }
 
-impl Generation<'_> {
+impl SelfGeneration<'_> {
     /// Texts.
     #[must_use]
     pub fn items(&self) -> usize {
@@ -42,7 +42,7 @@ impl Generation<'_> {
 
     /// New tokens of a text that goes on with `prompt`, at most.
     #[must_use]
-    pub fn most(&self, prompt: &Prompt) -> usize {
+    pub fn most(&self, prompt: &RowPrompt) -> usize {
         self.tokens.min(self.positions.saturating_sub(prompt.ids.len()))
     }
 
@@ -79,7 +79,7 @@ impl Generation<'_> {
 
 /// Draws tokens, and keeps the texts that are over.
 struct Saying<'a> {
-    of: &'a Generation<'a>,
+    of: &'a SelfGeneration<'a>,
     texts: &'a mut Texts,
     drawers: BTreeMap<usize, Drawer>,
     progress: &'a dyn Progress,

@@ -15,12 +15,8 @@ use crate::{Error, Result, interrupt};
 const TEXTS: &str = "texts.jsonl";
 
 /// An unfinished generation.
-pub(crate) const GENERATING: Doing = Doing {
-    command: "generate",
-    ending: "generating",
-    work: "generation",
-    entries: &["settings.json", TEXTS],
-};
+pub(crate) const GENERATING: Doing =
+    Doing { command: "generate", ending: "generating", work: "generation", entries: &["settings.json", TEXTS] };
 
 /// Bytes of a line, at most.
 const LONGEST: u64 = 256 << 20;
@@ -142,8 +138,8 @@ impl Texts {
         Ok(())
     }
 
-    /// Writes the rows in order, without those of texts that were cut off where `whole_only` says so; their number. `at`
-    /// is what messages call the place.
+    /// Writes the rows in order, without those of texts that were cut off where `whole_only` says so; their number.
+    /// `at` is what messages call the place.
     ///
     /// # Errors
     /// Work: the disk is full, or the file changed meanwhile. Interrupted.

@@ -34,6 +34,7 @@ pub use choices::{MergeOnto, Quant, Track, Train};
 pub use journal::{Journal, Line};
 pub use measure::{KnownLosses, Losses, MeasuredLosses, Paired, Text, measurement};
 pub use merge::Merge;
+pub use needs::TeacherSize;
 pub use pass::{Gradients, PassLoss, parameters, targets};
 pub use plan::{Estimate, estimate, load_options};
 pub use run::{HealOutcome, HealRun};

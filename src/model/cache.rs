@@ -189,12 +189,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::extend`].
-    pub(crate) fn extend_each(
-        &self,
-        caches: &mut [&mut Cache],
-        ids: &[&[u32]],
-        alike: bool,
-    ) -> Result<Vec<Tensor>> {
+    pub(crate) fn extend_each(&self, caches: &mut [&mut Cache], ids: &[&[u32]], alike: bool) -> Result<Vec<Tensor>> {
         let runs = caches.iter().zip(ids).map(|(cache, ids)| cache.grown(ids, &self.spec));
         let runs: Vec<Run> = runs.collect::<Result<_>>()?;
         let mut passes = self.passes(&runs, alike && self.device.is_cpu())?;

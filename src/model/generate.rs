@@ -185,7 +185,8 @@ mod tests {
     #[test]
     fn what_is_far_below_the_likeliest_is_never_drawn() {
         // e^-1 of the likeliest is 0.37 of it, e^-2 0.14
-        for (min_p, temperature, least) in [(1.0, 1.0, 3), (0.3, 1.0, 2), (0.3, 2.0, 1), (0.1, 1.0, 1), (0.01, 1.0, 0)] {
+        for (min_p, temperature, least) in [(1.0, 1.0, 3), (0.3, 1.0, 2), (0.3, 2.0, 1), (0.1, 1.0, 1), (0.01, 1.0, 0)]
+        {
             let params = SamplingParams { min_p: Some(min_p), temperature: Some(temperature), ..Default::default() };
             let found = drawn(params, 400);
             assert_eq!(found.iter().min(), Some(&least), "{min_p} {temperature}");

@@ -8,6 +8,7 @@ use prune::commands::analyze::AnalyzeSettings;
 use prune::commands::cut::CutSettings;
 use prune::commands::generate_settings::GenerateSettings;
 use prune::commands::run::{Compute, Recipe};
+use prune::commands::teach_settings::TeachSettings;
 use prune::eval::settings::EvalSettings;
 use prune::heal::HealSettings;
 use prune::settings::resolve;
@@ -128,6 +129,9 @@ pub(super) fn settings(dir: &Path) -> Feed {
         if let Some(settings) = case.heard(resolve::<GenerateSettings>("generate", path, Table::new())) {
             case.heard(settings.check());
             let _ = settings.deciding();
+        }
+        if let Some(settings) = case.heard(resolve::<TeachSettings>("teach", path, Table::new())) {
+            case.heard(settings.check());
         }
     })
 }

@@ -31,7 +31,8 @@ fn desk(llama: &Llama) -> Desk {
     fs::remove_dir_all(desk.path("model")).unwrap();
     llama.write(&desk.path("model"));
     let lines = (0..14).map(|line| {
-        let words: Vec<String> = (0..1 + line * 11 % 29).map(|word| format!("w{}", 3 + (word * 7 + line) % 50)).collect();
+        let words: Vec<String> =
+            (0..1 + line * 11 % 29).map(|word| format!("w{}", 3 + (word * 7 + line) % 50)).collect();
         json!({"text": words.join(" ")}).to_string() + "\n"
     });
     fs::write(desk.path("prompts.jsonl"), lines.collect::<String>()).unwrap();
@@ -56,7 +57,8 @@ fn a_text_is_the_same_whatever_is_written_beside_it() {
              --adapter-only -o healed --quiet",
         );
         for more in ["", "--adapter healed/adapter", "--dtype bf16", "--temperature 0.7 --top-k 40 --min-p 0.01"] {
-            if more.contains("bf16") && !prune::ops::settle_dtype(&candle_core::Device::Cpu, "bf16").is_ok() {
+            // not every machine has products in bf16
+            if more.contains("bf16") && !desk.run(&format!("{GENERATE} --dtype bf16 --dry-run")).status.success() {
                 continue;
             }
             let line = format!("{GENERATE} {more}");
@@ -89,9 +91,11 @@ fn what_is_drawn_depends_on_the_seed_and_the_row() {
     // the likeliest tokens are those of `prune sample`
     let greedy = rows_of(&desk, "generate model --prompts prompts.jsonl --tokens 20 --temperature 0 --limit 3");
     for (row, prompt) in greedy.iter().zip(&given) {
-        let output = desk.command("sample model --tokens 20 --json --prompt").arg(prompt["text"].as_str().unwrap());
-        let said: Value = serde_json::from_slice(&output.output().unwrap().stdout).unwrap();
-        let said = format!("{}{}", prompt["text"].as_str().unwrap(), said["continuations"][0]["text"].as_str().unwrap());
+        let mut command = desk.command("sample model --tokens 20 --json --prompt");
+        let output = command.arg(prompt["text"].as_str().unwrap()).output().unwrap();
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let said =
+            format!("{}{}", prompt["text"].as_str().unwrap(), said["continuations"][0]["text"].as_str().unwrap());
         assert_eq!(row["text"], json!(said));
     }
 }

@@ -37,6 +37,7 @@ fn killed_at_any_text_it_ends_with_the_same_bytes() {
     assert_eq!(fs::read(desk.path("out.jsonl")).unwrap(), fs::read(desk.path("whole.jsonl")).unwrap());
     let beside = |name: &str| fs::read(desk.path(&format!("{name}.jsonl.provenance"))).unwrap();
     assert_eq!(beside("out"), beside("whole"));
-    let expected = ["model", "out.jsonl", "out.jsonl.provenance", "text.jsonl", "whole.jsonl", "whole.jsonl.provenance"];
+    let expected =
+        ["model", "out.jsonl", "out.jsonl.provenance", "text.jsonl", "whole.jsonl", "whole.jsonl.provenance"];
     assert_eq!(desk.names(), expected);
 }
