@@ -64,6 +64,7 @@
 //! importance   arch checkpoint data model ops
 //! methods      importance model
 //! repair       arch checkpoint model ops weights
+//! distill      arch checkpoint data model ops
 //! heal         arch checkpoint data model ops weights
 //! eval         arch checkpoint data model ops weights
 //!
@@ -82,6 +83,7 @@ pub mod checkpoint;
 pub mod commands;
 pub mod data;
 pub mod demo;
+pub mod distill;
 pub mod error;
 pub mod eval;
 pub mod files;

@@ -2,7 +2,7 @@
 //! renamed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ impl OutputDir {
 /// A file that is going to be made. Dropped before [`OutputFile::commit`], it leaves nothing behind.
 #[derive(Debug)]
 pub struct OutputFile {
-    place: Workplace,
+    place: Arc<Workplace>,
     force: bool,
     /// It has its place, and nothing stood there before.
     is_placed: bool,
@@ -85,7 +85,14 @@ impl OutputFile {
     /// # Errors
     /// As [`OutputDir::create`]; in a directory of this program's, also for a file that its mark does not list.
     pub fn create(target: &Path, force: bool, origin: &Origin) -> Result<Self> {
-        let place = Workplace::of(target, Makes::File, origin)?;
+        Self::at(Arc::new(Workplace::of(target, Makes::File, origin)?), force)
+    }
+
+    /// Starts the file that `place` is for.
+    ///
+    /// # Errors
+    /// As [`OutputFile::create`].
+    pub fn at(place: Arc<Workplace>, force: bool) -> Result<Self> {
         place.refuse_taken(force)?;
         mark::refuse_strange(place.target())?;
         Ok(Self { place, force, is_placed: false })
@@ -116,9 +123,19 @@ impl OutputFile {
     /// # Errors
     /// As [`OutputFile::place`].
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        let new = self.place.new_path();
-        let written = File::create_new(&new).and_then(|mut file| file.write_all(bytes));
-        written.map_err(|error| Error::io(self.place.target(), &error))?;
+        self.write_with(|file| file.write_all(bytes).map_err(|error| Error::io(self.place.target(), &error)))
+    }
+
+    /// Puts what `write` writes in its place.
+    ///
+    /// # Errors
+    /// As [`OutputFile::place`], and what `write` finds.
+    pub fn write_with(&self, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+        let at = |error: io::Error| Error::io(self.place.target(), &error);
+        let mut file = BufWriter::new(File::create_new(self.place.new_path()).map_err(at)?);
+        write(&mut file)?;
+        file.flush().map_err(at)?;
+        drop(file);
         mark::claim(self.place.target())?;
         self.place.place(self.force)
     }

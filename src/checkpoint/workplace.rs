@@ -66,6 +66,14 @@ impl Workplace {
         Self::of(target, Makes::Directory, origin)
     }
 
+    /// [`Workplace::open`] for an output that is a file.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_file(target: &Path, origin: &Origin) -> Result<Self> {
+        Self::of(target, Makes::File, origin)
+    }
+
     pub(super) fn of(target: &Path, makes: Makes, origin: &Origin) -> Result<Self> {
         let (target, parents) = place_of(target)?;
         refuse_kind(&target, makes)?;

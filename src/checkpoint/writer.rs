@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::container::{INDEX, MAX_HEADER, PREFIX, SINGLE};
 use super::flush::Flusher;
-use super::mark::{create_file, write_new};
+use super::mark::{claim, create_file, write_new};
 use super::size::ByteSize;
 use crate::progress::{Progress, Unit};
 use crate::{Context, Error, Result, interrupt};
@@ -89,6 +89,19 @@ impl Shard {
     /// Bytes of the whole file.
     pub fn size(&self) -> u64 {
         self.header.len() as u64 + self.data
+    }
+
+    /// Begins the file in `dir`: its header and room for its tensors, which are written in place, in any order.
+    ///
+    /// # Errors
+    /// Work: the disk is full; the file system's.
+    pub(crate) fn begin(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(&self.file);
+        let at = |error: std::io::Error| Error::io(&path, &error);
+        claim(&path)?;
+        let mut file = File::create(&path).map_err(at)?;
+        allocate(&file, self.size()).map_err(at)?;
+        file.write_all(&self.header).and_then(|()| file.set_len(self.size())).map_err(at)
     }
 
     /// Writes the file into `dir`: `write` is called for each slot in order and must write exactly its bytes.

@@ -7,8 +7,10 @@ use clap::Args;
 use prune::Result;
 use prune::checkpoint::ByteSize;
 use prune::commands::heal::{self, HealReport, HealResult};
+use prune::data::Share;
 use prune::data::chat::{LossOn, Survey};
 use prune::heal::{MeasuredLosses, Paired, Quant};
+use prune::shown::shown;
 use serde::Serialize;
 
 use super::Context;
@@ -31,6 +33,8 @@ const FORMS: [&str; 6] = ["auto", "text", "messages", "sharegpt", "alpaca", "pro
   prune heal ./llama-24 --data c4.jsonl --teacher ./llama -o healed  learn from the uncut model
   prune heal ./llama-24 --data chat.jsonl --eval-data chat-val.jsonl -o healed
                                                                      conversations: learns the answers
+  prune heal ./llama-24 --data c4.jsonl --data code.jsonl --weights 3,1 -o healed
+                                                                     three of four sequences of C4
   prune heal ./llama-24 --data c4.jsonl --dry-run                    memory, disk and time
 With --eval-data the uncut model, the cut one and the one that is written are measured on the same tokens.
 A run that was stopped goes on when the same command is given again.
@@ -41,9 +45,12 @@ pub(crate) struct HealArgs {
     #[arg(required_unless_present = "config")]
     model: Option<String>,
     /// Text to train on: a file (.jsonl, .json, .parquet, .csv, .txt; also .gz, .zst, .bz2, .xz) or a directory of
-    /// files (its train split)
+    /// files (its train split); given again, sequences come from each in turn
     #[arg(long, value_name = "SRC", required_unless_present = "config")]
-    data: Option<String>,
+    data: Vec<String>,
+    /// Of several texts, how much of the sequences comes from each, such as 3,1 [default: the same from each]
+    #[arg(long, value_name = "W,W", value_delimiter = ',', help_heading = "Text")]
+    weights: Vec<f64>,
     /// Directory of the results: adapter, merged model, log, loss curve
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -227,6 +234,16 @@ fn text(report: &HealReport) -> String {
     let inputs = if on_host { format!(", in main memory {}", bytes("inputs")) } else { String::new() };
     if let Some(chat) = &report.chat {
         let _ = writeln!(text, "{}", conversations(chat));
+    }
+    for share in &report.sources {
+        let Share { source, share, taken, sequences, is_guessed, passes } = share;
+        let about = if *is_guessed { "about " } else { "" };
+        let _ = writeln!(
+            text,
+            "text      {:.1} % {}: {taken} sequences, each of its {about}{sequences} comes {passes:.2} times",
+            100.0 * share,
+            shown(source)
+        );
     }
     let _ = writeln!(text, "computed  memory {}{inputs}, disk {}", bytes("memory"), bytes("disk"));
     let Some(result) = &report.result else {

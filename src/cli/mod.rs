@@ -12,6 +12,7 @@ mod doctor;
 mod eval;
 mod fetch;
 mod flags;
+mod generate;
 mod heal;
 mod merge;
 mod methods;
@@ -21,6 +22,7 @@ mod output;
 mod progress;
 mod run;
 mod sample;
+mod teach;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -80,6 +82,8 @@ struct Global {
 enum Command {
     Analyze(Box<analyze::AnalyzeArgs>),
     Cut(Box<cut::CutArgs>),
+    Generate(Box<generate::GenerateArgs>),
+    Teach(Box<teach::TeachArgs>),
     Heal(Box<heal::HealArgs>),
     Merge(merge::MergeArgs),
     Eval(eval::EvalArgs),
@@ -98,7 +102,9 @@ impl Command {
     /// What an interruption leaves, for the user.
     fn when_interrupted(&self) -> &'static str {
         match self {
-            Self::Heal(_) | Self::Run(_) | Self::Demo(_) | Self::Fetch(_) => GOES_ON,
+            Self::Generate(_) | Self::Teach(_) | Self::Heal(_) | Self::Run(_) | Self::Demo(_) | Self::Fetch(_) => {
+                GOES_ON
+            }
             Self::Eval(_) => "with an --out the same command goes on where it stopped, without one it begins anew",
             Self::Analyze(_) => SEARCH_GOES_ON,
             Self::Cut(_) | Self::Merge(_) => "nothing was written; the same command begins anew",
@@ -150,6 +156,8 @@ fn dispatch(command: Command, context: &Context) -> Result<()> {
     match command {
         Command::Analyze(args) => analyze::run(&args, context),
         Command::Cut(args) => cut::run(&args, context),
+        Command::Generate(args) => generate::run(&args, context),
+        Command::Teach(args) => teach::run(&args, context),
         Command::Heal(args) => heal::run(&args, context),
         Command::Merge(args) => merge::run(&args, context),
         Command::Eval(args) => eval::run(&args, context),

@@ -28,23 +28,32 @@ const AT_ONCE: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// A small request of each command, its numeric flags apart, in a directory with the embedded model.
-const REQUESTS: [(&str, &str); 7] = [
+const REQUESTS: [(&str, &str); 9] = [
     ("analyze", "analyze model --data text/validation.jsonl -o OUT"),
     ("methods", "methods model --data text/validation.jsonl -o OUT"),
     ("cut", "cut model -o OUT"),
+    ("generate", "generate model --prompts text/validation.jsonl -o OUT.jsonl"),
+    ("teach", "teach model --data text/validation.jsonl -o OUT"),
     ("heal", "heal model --data text/validation.jsonl --eval-data text/validation.jsonl --teacher model -o OUT"),
     ("eval", "eval model --tasks text:text/validation.jsonl,boolq --data-dir . -o OUT"),
     ("sample", "sample model --prompt The"),
     ("bench", "bench model"),
 ];
 /// Numbers that make the request small where they are not the ones under test.
-const SMALL: [(&str, &str, &str); 18] = [
+const SMALL: [(&str, &str, &str); 25] = [
     ("analyze", "samples", "2"),
     ("analyze", "seq_len", "16"),
     ("methods", "samples", "2"),
     ("methods", "seq_len", "16"),
     ("methods", "layers", "1"),
     ("cut", "deepest", "1"),
+    ("generate", "limit", "2"),
+    ("generate", "tokens", "2"),
+    ("teach", "seq_len", "16"),
+    ("teach", "steps", "1"),
+    ("teach", "batch", "1"),
+    ("teach", "top_k", "2"),
+    ("teach", "shuffle_window", "4"),
     ("heal", "seq_len", "16"),
     ("heal", "steps", "1"),
     ("heal", "batch", "1"),
@@ -202,6 +211,7 @@ fn request(
 ) -> Vec<String> {
     let place = |word: &str| match word {
         "OUT" => out.join("out").display().to_string(),
+        "OUT.jsonl" => out.join("out.jsonl").display().to_string(),
         "." => dir.display().to_string(),
         word if dir.join(word).exists() => dir.join(word).display().to_string(),
         word => word.replace("text:text", &format!("text:{}", dir.join("text").display())),

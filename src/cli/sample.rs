@@ -37,7 +37,7 @@ pub(crate) struct SampleArgs {
     /// New tokens at most [default: 64]
     #[arg(long, value_name = "N")]
     tokens: Option<usize>,
-    /// Draw tokens, with logits divided by T; 0 takes the likeliest [default: 0, or 1 with --top-k or --top-p]
+    /// Draw tokens, with logits divided by T; 0 takes the likeliest [default: 0, or 1 with --top-k, --top-p or --min-p]
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f64>,
     /// Draw among the K likeliest tokens
@@ -46,6 +46,9 @@ pub(crate) struct SampleArgs {
     /// Draw among the likeliest tokens that together have probability P
     #[arg(long, value_name = "P")]
     top_p: Option<f64>,
+    /// Draw among the tokens that have at least P times the probability of the likeliest
+    #[arg(long, value_name = "P")]
+    min_p: Option<f64>,
     /// Seed of the draws [default: 0]
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,

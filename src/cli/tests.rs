@@ -157,11 +157,15 @@ fn a_dead_flag_is_found() {
 /// What can be set is a flag, or the help says how a file sets it.
 #[test]
 fn every_setting_is_in_the_help() {
-    use prune::commands::{analyze, bench, compare, cut, demo, fetch, merge, methods, run, sample};
+    use prune::commands::{
+        analyze, bench, compare, cut, demo, fetch, generate_settings, merge, methods, run, sample, teach_settings,
+    };
     use prune::settings::{SECTIONS, keys};
-    let known: [(&str, &[&str]); 12] = [
+    let known: [(&str, &[&str]); 14] = [
         ("analyze", keys::<analyze::AnalyzeSettings>()),
         ("cut", keys::<cut::CutSettings>()),
+        ("generate", keys::<generate_settings::GenerateSettings>()),
+        ("teach", keys::<teach_settings::TeachSettings>()),
         ("heal", keys::<prune::heal::HealSettings>()),
         ("merge", keys::<merge::MergeSettings>()),
         ("eval", keys::<prune::eval::settings::EvalSettings>()),

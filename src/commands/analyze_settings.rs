@@ -23,7 +23,7 @@ pub struct AnalyzeSettings {
     /// Directory or hub id.
     pub model: Option<String>,
     /// Where the text is; of several, each weighs the same.
-    #[serde(with = "super::sample_text::names")]
+    #[serde(with = "crate::data::names")]
     pub data: Vec<String>,
     /// Field of the rows that holds the text.
     pub text_field: String,

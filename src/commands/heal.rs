@@ -12,8 +12,10 @@ use super::heal_measure::Uncut;
 use super::heal_record::{Inputs, Record};
 use super::heal_rows::Texts;
 use super::open;
+use super::taught::Taught;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, Workplace};
+use crate::data::Share;
 use crate::data::chat::Survey;
 use crate::heal::{HealSettings, KnownLosses, MeasuredLosses, Quant, WorkDir, estimate};
 use crate::progress::Progress;
@@ -39,6 +41,9 @@ pub struct HealReport {
     /// What the conversations come to; absent for plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat: Option<Survey>,
+    /// What each of several texts gives; empty for one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Share>,
 }
 
 /// What came of a healing.
@@ -87,8 +92,13 @@ pub(super) fn heal_sharing(
     spec.check(&checkpoint.index)?;
     let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
     let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &checkpoint)?;
-    let teacher = settings.teacher.as_deref().map(|teacher| open::checkpoint(Some(teacher), progress)).transpose();
-    let teacher = teacher.context(|| "--teacher")?;
+    let taught = Taught::open(settings, progress)?;
+    if device.is_cuda() && matches!(taught, Some(Taught::Cache(_))) {
+        return Err(Error::request(
+            "a cached teacher is learned from on a CPU: --device cpu, or name the model itself",
+        ));
+    }
+    let teacher = taught.as_ref().and_then(Taught::model).cloned();
     let adapter = settings.adapter.as_deref().map(|dir| trainable(dir, &checkpoint, &spec, &device)).transpose();
     let adapter = adapter.context(|| "--adapter")?;
     let (mut settings, said) = settled(settings, adapter.as_ref()).settled(spec.max_positions);
@@ -104,14 +114,20 @@ pub(super) fn heal_sharing(
             history.gone()
         ));
     }
-    let teacher_bytes = teacher.as_ref().map_or(0, |teacher| teacher.tensors.values().map(|entry| entry.len).sum());
+    let teacher_size = taught.as_ref().map(Taught::size).unwrap_or_default();
     let unfinished = place.as_deref().filter(|place| !settings.restart && WorkDir::check(place).is_ok());
     let held = unfinished.map(|place| WorkDir::peek(place.target())).transpose()?.flatten();
     let held = held.and_then(|held| held.policy);
-    let plan = estimate(&checkpoint, &spec, &settings, (&device, budget), teacher_bytes, held)?;
+    let plan = estimate(&checkpoint, &spec, &settings, (&device, budget), teacher_size, held)?;
     let text = Texts::open(&mut settings, &checkpoint, open::host(budget, &device), progress)?;
     let settings = &settings;
+    if let Some(taught) = &taught {
+        taught.check(settings, (&checkpoint, &spec), &text, progress)?;
+    }
     let uncut = Uncut::find(settings, teacher.as_ref(), (&checkpoint, &spec), progress)?;
+    if let Some(taught) = &taught {
+        taught.check_maker(settings, uncut.as_ref(), progress)?;
+    }
     let estimate = to_value(&plan)?;
     let mut report = HealReport {
         estimate,
@@ -121,15 +137,17 @@ pub(super) fn heal_sharing(
         out: None,
         found: false,
         chat: text.survey.clone(),
+        sources: text.shares.clone(),
     };
     let (Some(place), Some(out), false) = (place, settings.out.as_deref(), settings.dry_run) else {
         return Ok(report);
     };
     let inputs = Inputs {
         model: &checkpoint,
-        data: &text.training,
+        data: (text.files(), text.bytes()),
+        chat: text.chat(),
         eval_data: text.validation.as_ref(),
-        teacher: teacher.as_deref(),
+        teacher: taught.as_ref(),
         adapter: settings.adapter.as_deref(),
         reference: uncut.as_ref().map(|uncut| &*uncut.checkpoint),
     };
@@ -140,7 +158,7 @@ pub(super) fn heal_sharing(
     if !report.found {
         let models = Models { checkpoint: &checkpoint, spec: &spec, uncut, device, budget };
         let job = Job { models, settings, plan, text, place, max_shard, progress, record };
-        let (result, steps_before) = job.run(adapter, teacher, known)?;
+        let (result, steps_before) = job.run(adapter, taught, known)?;
         (report.result, report.steps_before) = (Some(result), steps_before);
     }
     Ok(report)

@@ -11,10 +11,11 @@ use super::heal_measure::{Gauge, Uncut};
 use super::heal_record::{Record, pretty};
 use super::heal_rows::Texts;
 use super::made::Described;
+use super::taught::Taught;
 use crate::arch::ModelSpec;
 use crate::card::Kind;
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, Workplace, content_hash, create_dir, write_new};
-use crate::data::{StreamOptions, Tokenizer, TrainStream};
+use crate::data::{PassedOver, TextMixture, Tokenizer};
 use crate::heal::{
     Best, EVENTS, Estimate, HealOutcome, HealRun, HealSettings, KnownLosses, Line, Losses, MeasuredLosses, Merge,
     MergeOnto, TextSamples, Train, Trainer, WorkDir, load_options,
@@ -63,7 +64,7 @@ impl Job<'_> {
     pub(super) fn run(
         &self,
         adapter: Option<Adapters>,
-        teacher: Option<Arc<Checkpoint>>,
+        teacher: Option<Taught>,
         known: &mut KnownLosses,
     ) -> Result<(HealResult, usize)> {
         let Self { place, settings, .. } = self;
@@ -95,7 +96,7 @@ impl Job<'_> {
         &self,
         dir: &WorkDir,
         adapter: Option<Adapters>,
-        teacher: Option<Arc<Checkpoint>>,
+        teacher: Option<Taught>,
         known: &mut KnownLosses,
     ) -> Result<(HealResult, usize)> {
         let Models { checkpoint, device, budget, .. } = &self.models;
@@ -139,7 +140,7 @@ impl Job<'_> {
         tokenizer: &Tokenizer,
         validation: &[Vec<u32>],
         adapter: Option<Adapters>,
-        teacher: Option<Arc<Checkpoint>>,
+        teacher: Option<Taught>,
     ) -> Result<Trained> {
         let (settings, progress) = (self.settings, self.progress);
         let Models { checkpoint, spec, device, budget, .. } = &self.models;
@@ -164,22 +165,26 @@ impl Job<'_> {
         if is_fresh {
             model.begin_magnitudes()?;
         }
-        let teacher = teacher
-            .map(|teacher| {
+        let (tutor, cache) = match teacher {
+            Some(Taught::Model(teacher)) => {
                 let options = ModelOptions { device: device.clone(), budget: *budget, ..ModelOptions::default() };
-                Model::open(teacher, &options, progress)
-            })
-            .transpose()?;
-        let trainer = Trainer::new(&model, teacher.as_ref(), settings, self.plan.policy)?;
+                (Some(Model::open(teacher, &options, progress)?), None)
+            }
+            Some(Taught::Cache(cache)) => (None, Some(cache)),
+            None => (None, None),
+        };
+        let mut trainer = Trainer::new(&model, tutor.as_ref(), settings, self.plan.policy)?;
+        if let Some(cache) = &cache {
+            trainer = trainer.taught_by(cache);
+        }
         let mut run = HealRun { model: &model, trainer, settings, dir, validation };
         let place = run.restore()?;
-        let stream = StreamOptions { shape: settings.shape(), window: settings.shuffle_window, seed: settings.seed };
         let position = place.as_ref().map(|place| place.position.clone());
-        let open = if settings.data_changed { TrainStream::on_changed } else { TrainStream::new };
-        let stream = open(&self.text.training, tokenizer, stream, position)?;
+        let shuffle = (settings.shuffle_window, settings.seed);
+        let stream = TextMixture::new(&self.text.training, tokenizer, shuffle, position, settings.data_changed)?;
         let mut samples = TextSamples { stream, tokenizer };
         let finished = run.train(place, &mut samples, progress)?;
-        samples.stream.passed_over().notes().iter().for_each(|note| progress.warn(note));
+        samples.stream.passed_over().flat_map(PassedOver::notes).for_each(|note| progress.warn(&note));
         Ok(Trained { finished, adapters, parameters: run.trainer.parameters().to_vec() })
     }
 
@@ -210,7 +215,7 @@ impl Job<'_> {
         }
         let measured = measured.map(|(gauge, before)| self.measure_healed(gauge, before, adapters, out.path()));
         let result = result(finished, measured.transpose()?);
-        let chat = self.text.training.chat();
+        let chat = self.text.chat();
         let made = Described::healed(checkpoint, spec.layers, (settings, chat), &result, progress)?;
         if adapters.is_some() {
             made.write(&out.path().join("adapter"), Kind::Adapter)?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
+use super::heal_rows::shape_of;
 use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
@@ -82,7 +83,7 @@ impl<'a> Gauge<'a> {
         (device, budget): (Device, Budget),
         progress: &'a dyn Progress,
     ) -> Result<Self> {
-        let shape = settings.shape();
+        let shape = shape_of(settings, source);
         let options = SequenceOptions { samples: Some(settings.eval_samples), shape, seed: None };
         let rows = Sequences::read(source, tokenizer, &options, progress)?.rows;
         let text = Text {

@@ -6,9 +6,11 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::heal::HealResult;
-use crate::checkpoint::{Checkpoint, content_hash, read_json};
+use super::taught::Taught;
+use crate::checkpoint::{Checkpoint, content_hash, differences, read_json};
 use crate::data::TextSource;
-use crate::heal::{HealSettings, Train, differences};
+use crate::data::chat::Chat;
+use crate::heal::{HealSettings, Train};
 use crate::progress::Progress;
 use crate::weights::lora::ADAPTER_FILES;
 use crate::{Context, Error, Result};
@@ -30,9 +32,11 @@ pub(super) struct Record {
 /// What a healing reads.
 pub(super) struct Inputs<'a> {
     pub(super) model: &'a Checkpoint,
-    pub(super) data: &'a TextSource,
+    /// Files of the texts, and their bytes.
+    pub(super) data: (Vec<PathBuf>, u64),
+    pub(super) chat: Option<&'a Chat>,
     pub(super) eval_data: Option<&'a TextSource>,
-    pub(super) teacher: Option<&'a Checkpoint>,
+    pub(super) teacher: Option<&'a Taught>,
     pub(super) adapter: Option<&'a Path>,
     pub(super) reference: Option<&'a Checkpoint>,
 }
@@ -50,20 +54,20 @@ impl Record {
     pub(super) fn new(settings: &HealSettings, inputs: &Inputs<'_>, progress: &dyn Progress) -> Result<Self> {
         let mut deciding = settings.deciding();
         deciding.insert("model_is".to_owned(), json!(sample_hash(inputs.model)?));
-        if let Some(teacher) = inputs.teacher {
+        if let Some(teacher) = inputs.teacher.and_then(Taught::model) {
             deciding.insert("teacher_is".to_owned(), json!(sample_hash(teacher)?));
         }
-        deciding.insert("data_bytes".to_owned(), json!(inputs.data.bytes()));
-        if let Some(template) = inputs.data.chat().and_then(|chat| chat.template.as_ref()) {
+        deciding.insert("data_bytes".to_owned(), json!(inputs.data.1));
+        if let Some(template) = inputs.chat.and_then(|chat| chat.template.as_ref()) {
             deciding.insert("chat_template_sha256".to_owned(), json!(template.sha256()));
         }
         deciding.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
         let adapter: Option<Vec<PathBuf>> = inputs.adapter.map(|dir| ADAPTER_FILES.map(|file| dir.join(file)).into());
         for (key, files) in CONTENTS.iter().zip([
             Some(inputs.model.content_files()),
-            Some(inputs.data.files().to_vec()),
+            Some(inputs.data.0.clone()),
             inputs.eval_data.map(|source| source.files().to_vec()),
-            inputs.teacher.map(Checkpoint::content_files),
+            inputs.teacher.map(Taught::files),
             adapter,
         ]) {
             if let Some(files) = files {

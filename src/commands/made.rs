@@ -51,8 +51,14 @@ impl Described {
         let mut said = settings.deciding();
         said.extend(settings.written());
         for value in said.values_mut() {
-            if let Value::String(text) = value {
-                *text = placeless(text).to_owned();
+            let texts = match value {
+                Value::Array(list) => &mut list[..],
+                value => std::slice::from_mut(value),
+            };
+            for value in texts {
+                if let Value::String(text) = value {
+                    *text = placeless(text).to_owned();
+                }
             }
         }
         let measured = result.measured.as_ref().map(placed_nowhere);
@@ -61,7 +67,7 @@ impl Described {
         });
         described.history.trained();
         described.step("heal", [("settings", Value::Object(said)), ("losses", json!(losses))]);
-        let text = settings.data.as_deref().map(placeless).unwrap_or_default();
+        let text = settings.data.iter().map(|name| placeless(name)).collect::<Vec<_>>().join(" and ");
         let trained = match settings.train {
             Train::Lora => {
                 let held = if settings.quant == Quant::Nf4 { "in NF4 (QLoRA)" } else { "as they are" };

@@ -34,6 +34,8 @@ pub struct SampleSettings {
     pub top_k: Option<usize>,
     /// Draws among the likeliest tokens that together have this probability.
     pub top_p: Option<f64>,
+    /// Draws among tokens of at least this share of the likeliest one's probability.
+    pub min_p: Option<f64>,
     /// Seed of the draws.
     pub seed: u64,
     /// Where it computes: `auto`, `cpu`.
@@ -55,6 +57,7 @@ impl Default for SampleSettings {
             temperature: None,
             top_k: None,
             top_p: None,
+            min_p: None,
             seed: 0,
             device: None,
             dtype: None,
@@ -164,8 +167,8 @@ fn continuation(
     let adapters = adapters.context(|| "--adapter")?;
     let load_options = LoadOptions { adapters: adapters.map(Arc::new), ..LoadOptions::default() };
     let model = open::speaker(&checkpoint, &spec, load_options, device, budget, longest, progress)?;
-    let SampleSettings { temperature, top_k, top_p, seed, .. } = *settings;
-    let choice = SamplingParams { temperature, top_k, top_p, seed };
+    let SampleSettings { temperature, top_k, top_p, min_p, seed, .. } = *settings;
+    let choice = SamplingParams { temperature, top_k, top_p, min_p, seed };
     let (mut spoken, mut text) = (Spoken::after(&tokenizer, &ids), String::new());
     let mut say = |part: String| {
         text.push_str(&part);

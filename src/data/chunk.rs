@@ -74,7 +74,7 @@ fn encode_told(tokenizer: &Tokenizer, text: &str, told: &Told) -> Result<Vec<u32
                 .for_each(|(token, _)| *token = given(*token));
             return Ok(tokens);
         }
-        Learned::All | Learned::After(_) => tokenizer.encode(text, told.special)?,
+        Learned::All | Learned::After(_) | Learned::Answer(_) => tokenizer.encode(text, told.special)?,
     };
     if let Learned::After(prompt) = &told.learned {
         let before = tokenizer.encode(prompt, told.special)?;

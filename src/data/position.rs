@@ -19,9 +19,25 @@ pub struct Position {
     pub cuts: Vec<usize>,
     /// Sequences of the window that are behind.
     pub next: usize,
+    /// Of a mixture of sources, where the others stand: this is the first one's place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Position>,
+    /// Of a mixture, the sequences taken so far.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub taken: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Position {
+    /// Passes that are behind over every source.
+    #[must_use]
+    pub fn passes(&self) -> u64 {
+        self.beside.iter().map(Self::passes).fold(self.epoch, u64::min)
+    }
+
     /// Refuses a place where no stream can be: a saved one may be anyone's.
     pub(super) fn check(&self, shape: &Shape, tokenizer: &Tokenizer) -> Result<()> {
         let (ends, most) = (1..=self.carry.len(), shape.seq_len.saturating_sub(1));

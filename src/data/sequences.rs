@@ -85,6 +85,30 @@ impl Sequences {
         Ok(sequences)
     }
 
+    /// How many sequences `source` makes, and whether that is guessed from its first `bytes` bytes.
+    ///
+    /// # Errors
+    /// As [`Sequences::read`].
+    pub fn count(source: &TextSource, tokenizer: &Tokenizer, shape: &Shape, bytes: u64) -> Result<(u64, bool)> {
+        shape.check()?;
+        let ends = Ends::new(shape, tokenizer, source.chat().is_some())?;
+        let (mut packer, mut documents) = (Packer::new(*shape, 0, Carry::default()), source.documents());
+        while documents.bytes_read() < bytes {
+            let chunk = chunk::read(&mut documents, usize::MAX, shape.skips_empty())?;
+            if chunk.is_empty() {
+                return Ok((packer.tally.sequences, false));
+            }
+            for (document, tokens) in chunk.iter().zip(chunk::encode(tokenizer, ends, &chunk, shape.skips_empty())?) {
+                if chunk::has_text(document) || !shape.skips_empty() {
+                    packer.take(tokens);
+                }
+            }
+            packer.ready().clear();
+        }
+        let (read, all) = (documents.bytes_read().max(1) as f64, source.bytes() as f64);
+        Ok(((packer.tally.sequences as f64 * (all / read).max(1.0)).round() as u64, true))
+    }
+
     /// Takes the sequences out; those beyond `samples`, which the last document may have made, leave the tally too.
     fn collect(mut packer: Packer, samples: Option<usize>) -> Self {
         packer.drop_rest();

@@ -125,13 +125,25 @@ impl TextSource {
     /// # Errors
     /// Those of the file.
     pub fn form(&self) -> Result<Form> {
+        self.form_of(false)
+    }
+
+    /// [`TextSource::form`] of rows that ask something, and may lack the answers.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn prompt_form(&self) -> Result<Form> {
+        self.form_of(true)
+    }
+
+    fn form_of(&self, asks: bool) -> Result<Form> {
         const ROWS: usize = 100;
         let Some(file) = self.files.first() else { return Ok(Form::Text) };
         let read = ReadOptions { only: None, text: true, ..self.read.clone() };
         let mut rows = rows::rows_with(file, &read)?;
         let first = std::iter::from_fn(|| rows.next_or_fault()).take(ROWS).map_while(Result::ok);
         let rows: Vec<Map<String, Value>> = first.flatten().map(|row| row.fields).collect();
-        Ok(recognized(rows.iter(), &self.field))
+        Ok(recognized(rows.iter(), &self.field, asks))
     }
 
     /// The same, its rows read as conversations.

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
+use candle_core::Tensor;
+
 use super::passes::{ScoredTargets, TokenRequest};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Tokenizer, end_tokens, repetition_penalty};
-use crate::model::Model;
+use crate::model::{Ended, Growing, Model, Speaker, Together, Wanted, likeliest_of};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
@@ -106,22 +108,44 @@ pub fn generate(
     progress: &dyn Progress,
 ) -> Result<Vec<String>> {
     let (mut until, mut prompts) = (Vec::new(), Vec::new());
-    for request in requests {
+    for (item, request) in requests.iter().enumerate() {
         let ScoredTargets::Until { until: texts, most } = &request.targets else {
             return Err(Error::work("a request that is scored, not answered"));
         };
         until.push(*texts);
-        prompts.push((&*request.input, *most));
+        prompts.push(Wanted { item, prompt: request.input.to_vec(), most: *most });
     }
-    let said = model.generate_each(&prompts, &endings.ids, endings.penalty, &mut |index, ids| {
-        progress.advance(1);
-        Ok(!endings.is_over(ids, until[index])?)
-    });
-    let said = said.context(|| if let [_] = requests { name(0) } else { format!("{} and others", name(0)) })?;
-    // what was not said was not needed
-    let unsaid = said.iter().zip(&prompts).map(|(ids, (_, most))| (most - ids.len()) as u64);
-    progress.advance(unsaid.sum());
-    said.iter().zip(until).map(|(ids, until)| endings.answer(ids, until)).collect()
+    let together = Together { most: prompts.len(), ends: &endings.ids, alike: false };
+    let mut answering = Answering { endings, until: &until, said: vec![Vec::new(); requests.len()], progress };
+    let said = model.generate_each(&mut prompts.into_iter(), together, &mut answering);
+    said.context(|| if let [_] = requests { name(0) } else { format!("{} and others", name(0)) })?;
+    answering.said.iter().zip(&until).map(|(ids, until)| endings.answer(ids, until)).collect()
+}
+
+/// Answers by the likeliest tokens, up to what a task says ends them.
+struct Answering<'a> {
+    endings: &'a Endings,
+    until: &'a [&'a [&'a str]],
+    said: Vec<Vec<u32>>,
+    progress: &'a dyn Progress,
+}
+
+impl Speaker for Answering<'_> {
+    fn choose(&mut self, texts: &[Growing], logits: &Tensor) -> Result<Vec<u32>> {
+        likeliest_of(texts, logits, self.endings.penalty)
+    }
+
+    fn goes_on(&mut self, text: &Growing) -> Result<bool> {
+        self.progress.advance(1);
+        Ok(!self.endings.is_over(&text.said, self.until[text.wanted.item])?)
+    }
+
+    fn is_over(&mut self, text: Growing, _ended: Ended) -> Result<()> {
+        // what was not said was not needed
+        self.progress.advance((text.wanted.most - text.said.len()) as u64);
+        self.said[text.wanted.item] = text.said;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

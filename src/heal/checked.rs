@@ -36,6 +36,7 @@ impl HealSettings {
                 return Err(Error::request(format!("{name} is {value}, expected from {from} to below {below}")));
             }
         }
+        self.check_weights()?;
         if self.train != Train::Lora && self.adapter.is_some() {
             return Err(Error::request("adapter goes with train = \"lora\""));
         }
@@ -68,6 +69,23 @@ impl HealSettings {
         }
         self.unspread().check()
     }
+
+    fn check_weights(&self) -> Result<()> {
+        let (weights, texts) = (self.weights.len(), self.data.len());
+        if weights > 0 && weights != texts {
+            return Err(Error::request(format!(
+                "weights has {weights} numbers, data {texts} texts: expected one each"
+            )));
+        }
+        if let Some(weight) = self.weights.iter().find(|weight| !(**weight > 0.0 && weight.is_finite())) {
+            let fault = "expected numbers above 0; a text that is not wanted is left out of data";
+            return Err(Error::request(format!("weights: {weight}: {fault}")));
+        }
+        if weights == 1 {
+            return Err(Error::request("weights are for several texts: name more with --data, or leave them out"));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +107,11 @@ mod tests {
             ("quant = \"none\"\nmerge_onto = \"quantized\"", "merge_onto"),
             ("adapter_only = true\nmerge_onto = \"quantized\"", "merge_onto"),
             ("reference = \"m\"", "eval-data"),
+            ("data = [\"a\", \"b\"]\nweights = [1]", "1 numbers, data 2 texts"),
+            ("data = [\"a\", \"b\"]\nweights = [1, 0]", "weights: 0"),
+            ("data = [\"a\", \"b\"]\nweights = [1, -2.5]", "weights: -2.5"),
+            ("data = [\"a\", \"b\"]\nweights = [1, nan]", "weights: NaN"),
+            ("data = \"a\"\nweights = [2]", "several texts"),
             ("patience = 2", "eval_data"),
             ("patience = 0\neval_data = \"v\"", "1 or more"),
             ("patience = 2\neval_data = \"v\"\neval_every = 0", "eval_every"),

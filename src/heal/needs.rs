@@ -17,6 +17,23 @@ use crate::ops;
 /// What the allocator keeps.
 const SLACK: u64 = 16 << 20;
 
+/// What a teacher takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TeacherSize {
+    /// Bytes of its weights.
+    pub bytes: u64,
+    /// Of one that is remembered, its likeliest tokens of each row.
+    pub remembered: Option<usize>,
+}
+
+impl TeacherSize {
+    /// Of a model with weights of `bytes`, or none.
+    #[must_use]
+    pub fn model(bytes: u64) -> Self {
+        Self { bytes, remembered: None }
+    }
+}
+
 /// What decides how many bytes a step takes, all in bytes.
 pub(super) struct Needs {
     /// There throughout: weights, adapters, moments, what a teacher gives.
@@ -45,13 +62,18 @@ impl Needs {
         settings: &HealSettings,
         device: &Device,
         (fixed, trained): (u64, u64),
-        (walked, dora): (usize, &Outputs),
+        (walked, dora, teacher): (usize, &Outputs, TeacherSize),
     ) -> Self {
         let d = spec.hidden_size as u64;
         let of_step = (settings.seq_len() * settings.batch) as u64;
         let tokens = (settings.pass_tokens.max(settings.seq_len()) as u64).min(of_step);
-        let taught = settings.teacher.is_some();
-        let lessons = if taught { 4 * d * of_step } else { 0 };
+        let taught = settings.teacher.is_some() && teacher.remembered.is_none();
+        let lessons = match teacher.remembered {
+            // ids and logarithms, as they are on the disk and as they are used
+            Some(k) => 16 * k as u64 * tokens,
+            None if taught => 4 * d * of_step,
+            None => 0,
+        };
         let logits = ops::objective_bytes(tokens as usize, (spec.hidden_size, spec.vocab_size), taught, device);
         let whole = settings.train != Train::Lora;
         let rotations = spec.rope.rotary_dim as u64;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::choices::{Quant, Train};
 use super::dora;
-use super::needs::Needs;
+use super::needs::{Needs, TeacherSize};
 use super::settings::HealSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
@@ -45,8 +45,8 @@ pub struct Estimate {
     pub disk: u64,
 }
 
-/// Estimates the healing of `checkpoint` by `settings` on a device, within a budget of its memory. The weights of a
-/// teacher of `teacher_bytes` are in memory as well. A run that goes on is held to the tokens at a time it began with.
+/// Estimates the healing of `checkpoint` by `settings` on a device, within a budget of its memory. What a
+/// teacher takes is in memory as well. A run that goes on is held to the tokens at a time it began with.
 ///
 /// # Errors
 /// Request: it does not fit; says what would.
@@ -55,7 +55,7 @@ pub fn estimate(
     spec: &ModelSpec,
     settings: &HealSettings,
     (device, budget): (&Device, Budget),
-    teacher_bytes: u64,
+    teacher: TeacherSize,
     held: Option<CheckpointingPolicy>,
 ) -> Result<Estimate> {
     check_sizes(settings, spec, budget)?;
@@ -64,13 +64,13 @@ pub fn estimate(
     let head = Head::bytes(checkpoint, spec, &load_options, device);
     let frozen: u64 = (0..spec.layers).map(|layer| load_options.bytes(checkpoint, spec, (layer, layer), device)).sum();
     let adapters = if settings.train == Train::Lora { 4 * trained } else { 0 };
-    let weights = frozen + head + adapters + teacher_bytes;
+    let weights = frozen + head + adapters + teacher.bytes;
     // gradients, two moments
     let optimizer = 12 * trained;
 
     let (walked, outputs) = (walked(spec, settings)?, dora::outputs(spec, settings)?);
     let fixed = weights + 8 * trained + outputs.norms_bytes();
-    let needs = Needs::new((checkpoint, spec), settings, device, (fixed, trained), (walked, &outputs));
+    let needs = Needs::new((checkpoint, spec), settings, device, (fixed, trained), (walked, &outputs, teacher));
     let host = if device.is_cuda() { memory::free() / 10 * 9 } else { 0 };
     let most = held.unwrap_or_else(|| CheckpointingPolicy::on(device, 0));
     let rooms = (budget.usable(), host);
@@ -84,7 +84,7 @@ pub fn estimate(
     let tokens_per_step = (settings.batch as u64).saturating_mul(settings.seq_len() as u64);
     let recomputed = 1.0 - policy.saved_layers as f64 / walked.max(1) as f64;
     let source: u64 = checkpoint.tensors.values().map(|entry| entry.len).sum();
-    let taught = teacher_bytes as f64 / source.max(1) as f64;
+    let taught = teacher.bytes as f64 / source.max(1) as f64;
     let flops_per_step = tokens_per_step as f64
         * flops_per_token(spec, settings, trained, (walked, recomputed), taught)
         + tokens_per_step as f64 * outputs.more_flops(settings.dropout, recomputed);
@@ -133,7 +133,8 @@ fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Res
 /// else.
 fn check_window(settings: &HealSettings, budget: Budget) -> Result<()> {
     let seq_len = settings.seq_len();
-    let window = (seq_len as u64).saturating_mul(4).saturating_add(32).saturating_mul(settings.shuffle_window as u64);
+    let sequences = (settings.shuffle_window as u64).saturating_mul(settings.data.len().max(1) as u64);
+    let window = (seq_len as u64).saturating_mul(4).saturating_add(32).saturating_mul(sequences);
     if window > budget.bytes() / 4 {
         let (window, cap) = (ByteSize(window), ByteSize(budget.bytes()));
         return Err(Error::request(format!(

@@ -197,7 +197,7 @@ impl HealRun<'_> {
             lr: report.rate,
             grad_norm: report.norm,
             tokens: place.tokens,
-            epoch: place.position.epoch,
+            epoch: place.position.passes(),
             tokens_per_second: (report.tokens as f64 / seconds * 10.0).round() / 10.0,
             memory_mib: ops::device_peak(self.model.device())?.unwrap_or_else(memory::resident) >> 20,
         };

@@ -1,7 +1,7 @@
 //! Where the sequences of a step come from.
 
 use crate::Result;
-use crate::data::{Position, Tokenizer, TrainStream};
+use crate::data::{Position, TextMixture, Tokenizer};
 
 /// An endless supply of token sequences that can be taken up again where it was left.
 pub trait Samples {
@@ -15,10 +15,10 @@ pub trait Samples {
     fn position(&self) -> Position;
 }
 
-/// Sequences of a text.
+/// Sequences of texts.
 pub struct TextSamples<'a> {
-    /// The text.
-    pub stream: TrainStream,
+    /// The texts.
+    pub stream: TextMixture,
     /// Its tokenizer.
     pub tokenizer: &'a Tokenizer,
 }
@@ -29,7 +29,7 @@ impl Samples for TextSamples<'_> {
     }
 
     fn position(&self) -> Position {
-        self.stream.position().clone()
+        self.stream.position()
     }
 }
 

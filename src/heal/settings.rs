@@ -21,8 +21,12 @@ use crate::weights::lora::{LayerList, LoraSettings, Patterns, RankSchedule, Targ
 pub struct HealSettings {
     /// The cut model: directory or hub id.
     pub model: Option<String>,
-    /// Text to train on: a file or a directory of files.
-    pub data: Option<String>,
+    /// Texts to train on: each a file or a directory of files.
+    #[serde(with = "crate::data::names")]
+    pub data: Vec<String>,
+    /// How much of the sequences comes from each of several texts; the same from each by default.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<f64>,
     /// Directory of the results.
     pub out: Option<PathBuf>,
 
@@ -167,7 +171,8 @@ impl Default for HealSettings {
         let (lora, adam) = (LoraSettings::default(), AdamW::default());
         Self {
             model: None,
-            data: None,
+            data: Vec::new(),
+            weights: Vec::new(),
             out: None,
             text_field: "text".to_owned(),
             text_split: TextSplit::default(),

@@ -1,7 +1,6 @@
 //! What a run that stopped goes on from: a directory beside the output, and in it the parameters, the optimiser and the
 //! place in the text, in one file that is replaced whole.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,7 +15,8 @@ use super::measure::KnownLosses;
 use super::optimizer::{Moments, Optimizer};
 use super::tensorboard::EVENTS;
 use crate::checkpoint::{
-    Index, Shard, Slot, Workplace, adopt, read_json, refuse_other_work, unfinished, write_file, write_tensor,
+    Index, Shard, Slot, Workplace, adopt, differences, read_json, refuse_other_work, unfinished, write_file,
+    write_tensor,
 };
 use crate::data::Position;
 use crate::files::{self, Bound};
@@ -334,21 +334,6 @@ fn remove(path: &Path) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, &error)),
         _ => Ok(()),
     }
-}
-
-/// The settings that differ, with what they were and are: `lr was 0.001, is 0.003`.
-#[must_use]
-pub fn differences(before: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String> {
-    let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
-    let differing = keys.into_iter().filter(|key| before.get(*key) != now.get(*key));
-    // of a hash, its beginning tells enough
-    let show = |value: Option<&Value>| match value {
-        Some(Value::String(hash)) if hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            format!("{}…", &hash[..12])
-        }
-        value => value.map_or_else(|| "absent".to_owned(), Value::to_string),
-    };
-    differing.map(|key| format!("{key} was {}, is {}", show(before.get(key)), show(now.get(key)))).collect()
 }
 
 fn write_settings(path: &Path, deciding: &Map<String, Value>) -> Result<()> {

@@ -7,7 +7,7 @@ use super::optimizer::{Optimizer, clip};
 use super::pass::{Gradients, PassLoss, PassSettings, parameters, pass};
 use super::schedule::Schedule;
 use super::settings::HealSettings;
-use crate::model::{Batch, CheckpointingPolicy, Dropout, Lesson, Model, Observer};
+use crate::model::{Batch, CheckpointingPolicy, Dropout, Lesson, Lessons, Model, Observer, Said};
 use crate::ops::{self, FiniteWatch};
 use crate::progress::Silent;
 use crate::{Context, Error, Result};
@@ -27,10 +27,19 @@ pub struct StepReport {
     pub tokens: usize,
 }
 
+/// Whom a model learns from.
+#[derive(Clone, Copy)]
+enum Tutoring<'a> {
+    Model(&'a Model),
+    Lessons(&'a dyn Lessons),
+}
+
 /// A model in training.
 pub struct Trainer<'a> {
     model: &'a Model,
-    teacher: Option<(&'a Model, f64, f64)>,
+    tutor: Option<Tutoring<'a>>,
+    /// Weight of the teacher, and what softens both.
+    lesson: (f64, f64),
     parameters: Vec<(String, Tensor)>,
     optimizer: Optimizer,
     rates: Schedule,
@@ -63,7 +72,8 @@ impl<'a> Trainer<'a> {
         }
         Ok(Self {
             model,
-            teacher: teacher.map(|teacher| (teacher, settings.teacher_weight, settings.temperature)),
+            tutor: teacher.map(Tutoring::Model),
+            lesson: (settings.teacher_weight, settings.temperature),
             parameters,
             optimizer: Optimizer::new(settings.adam()),
             rates: settings.rates(),
@@ -74,6 +84,12 @@ impl<'a> Trainer<'a> {
             policy,
             collective: &Alone,
         })
+    }
+
+    /// Learns from what a teacher said before.
+    #[must_use]
+    pub fn taught_by(self, lessons: &'a dyn Lessons) -> Self {
+        Self { tutor: Some(Tutoring::Lessons(lessons)), ..self }
     }
 
     /// Trains together with other processes, all of which make the same steps.
@@ -165,16 +181,28 @@ impl<'a> Trainer<'a> {
             return Err(Error::work("no sequence of this step has a second token"));
         }
         let own = share(batches.len(), self.collective.rank(), self.collective.size());
-        let taught = self.teacher.map(|(teacher, ..)| Last::of(teacher, &batches[own.clone()])).transpose()?;
+        let streams = match self.tutor {
+            Some(Tutoring::Model(teacher)) => Some(Last::of(teacher, &batches[own.clone()])?),
+            _ => None,
+        };
+        let sequences = |batch: &Batch| batch.layout.segments().len();
+        let mut first: usize = batches[..own.start].iter().map(sequences).sum();
         let mut parts = vec![Sums::default()];
         for (place, index) in own.enumerate() {
             let micro_batch = (self.optimizer.steps as u64) << 16 | index as u64;
-            let lesson = self.teacher.zip(taught.as_ref()).map(|((teacher, weight, temperature), taught)| Lesson {
-                head: teacher.head(),
-                x: &taught[place],
-                weight,
-                temperature,
-            });
+            let end = first + sequences(&batches[index]);
+            let known = match self.tutor {
+                Some(Tutoring::Lessons(lessons)) => Some(lessons.of(&rows[first..end])?),
+                _ => None,
+            };
+            first = end;
+            let said = match (self.tutor, &streams, &known) {
+                (Some(Tutoring::Model(teacher)), Some(streams), _) => Some(Said::Now(teacher.head(), &streams[place])),
+                (_, _, Some(known)) => Some(Said::Before(known)),
+                _ => None,
+            };
+            let (weight, temperature) = self.lesson;
+            let lesson = said.map(|said| Lesson { said, weight, temperature });
             let settings = PassSettings {
                 factor: 1.0 / targets as f64,
                 dropout: (self.dropout > 0.0).then_some(Dropout { rate: self.dropout, seed: self.seed, micro_batch }),

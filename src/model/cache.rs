@@ -181,17 +181,18 @@ impl Model {
     /// No tokens, more than there is room for, a token id outside the vocabulary, a weight that cannot be read, a
     /// non-finite residual stream. Interrupted.
     pub fn extend(&self, cache: &mut Cache, ids: &[u32]) -> Result<Tensor> {
-        together(self.extend_each(&mut [cache], &[ids])?)
+        together(self.extend_each(&mut [cache], &[ids], false)?)
     }
 
-    /// The same for several sequences, whose tokens go through a layer together: each one's streams.
+    /// The same for several sequences, whose tokens go through a layer together: each one's streams. With `alike` they
+    /// are the same, on a CPU, whichever others there are.
     ///
     /// # Errors
     /// As [`Model::extend`].
-    pub(crate) fn extend_each(&self, caches: &mut [&mut Cache], ids: &[&[u32]]) -> Result<Vec<Tensor>> {
+    pub(crate) fn extend_each(&self, caches: &mut [&mut Cache], ids: &[&[u32]], alike: bool) -> Result<Vec<Tensor>> {
         let runs = caches.iter().zip(ids).map(|(cache, ids)| cache.grown(ids, &self.spec));
         let runs: Vec<Run> = runs.collect::<Result<_>>()?;
-        let mut passes = self.passes(&runs)?;
+        let mut passes = self.passes(&runs, alike && self.device.is_cpu())?;
         self.stack.walk(|place, block| {
             for (cache, run) in caches.iter_mut().zip(&runs) {
                 cache.layers[place].len = run.first;
@@ -224,12 +225,19 @@ impl Model {
         new.collect()
     }
 
-    /// The runs in pieces, as many as fit together into a pass. A sequence has one at most in each.
-    fn passes(&self, runs: &[Run]) -> Result<Vec<Pass>> {
+    /// Rows that are each multiplied by itself.
+    pub(super) const ALIKE: usize = ops::ROWS_ALIKE;
+
+    /// The runs in pieces, as many as fit together into a pass. A sequence has one at most in each. `alike`, several
+    /// tokens of a sequence have a pass of their own, and single ones are together no more than [`Model::ALIKE`].
+    fn passes(&self, runs: &[Run], alike: bool) -> Result<Vec<Pass>> {
         let (mut passes, mut parts, mut tokens) = (Vec::new(), Vec::<Part>::new(), 0);
+        let apart = |parts: &[Part], piece: &[u32]| {
+            alike && (piece.len() > 1 || parts.iter().any(|part| part.len > 1) || parts.len() == Self::ALIKE)
+        };
         for (sequence, run) in runs.iter().enumerate() {
             for (index, piece) in run.ids.chunks(PASS_TOKENS).enumerate() {
-                if !parts.is_empty() && (index > 0 || tokens + piece.len() > PASS_TOKENS) {
+                if !parts.is_empty() && (index > 0 || tokens + piece.len() > PASS_TOKENS || apart(&parts, piece)) {
                     passes.push(Pass::new(self, runs, std::mem::take(&mut parts))?);
                     tokens = 0;
                 }

@@ -1,11 +1,12 @@
 //! Text from a model, token after token.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
-use candle_core::{D, Tensor};
+use candle_core::{Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
-use serde::Serialize;
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use super::{Cache, Model};
 use crate::{Context, Error, Result};
@@ -13,22 +14,47 @@ use crate::{Context, Error, Result};
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SamplingParams {
-    /// Divides the logits; `None` takes the likeliest token, unless `top_k` or `top_p` is given: then 1.
+    /// Divides the logits; `None` takes the likeliest token, unless `top_k`, `top_p` or `min_p` is given: then 1.
     pub temperature: Option<f64>,
     /// Draws among so many of the likeliest tokens.
     pub top_k: Option<usize>,
     /// Draws among the likeliest tokens that together have this probability.
     pub top_p: Option<f64>,
+    /// Draws among tokens that have at least this share of the likeliest one's probability (arXiv 2407.01082); those
+    /// that have less are left out before `top_k` and `top_p` choose.
+    pub min_p: Option<f64>,
     /// Of the draws.
     pub seed: u64,
 }
 
+/// Draws tokens, one after the other.
+pub(crate) struct Drawer {
+    processor: LogitsProcessor,
+    /// How far below the largest logit one may be.
+    within: Option<f32>,
+}
+
+impl Drawer {
+    /// The next token, of logits `[v]`.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn draw(&mut self, logits: &Tensor) -> Result<u32> {
+        let Some(within) = self.within else { return Ok(self.processor.sample(logits)?) };
+        let mut numbers = logits.to_vec1::<f32>()?;
+        let least = numbers.iter().copied().fold(f32::MIN, f32::max) - within;
+        numbers.iter_mut().filter(|logit| **logit < least).for_each(|logit| *logit = f32::NEG_INFINITY);
+        let count = numbers.len();
+        Ok(self.processor.sample(&Tensor::from_vec(numbers, count, &Device::Cpu)?)?)
+    }
+}
+
 impl SamplingParams {
-    /// candle's processor for it.
+    /// What draws by it.
     ///
     /// # Errors
     /// Request: numbers that make no sense, their flag named.
-    fn processor(&self) -> Result<LogitsProcessor> {
+    pub(crate) fn drawer(&self) -> Result<Drawer> {
         let refused = |flag: &str, found: &dyn std::fmt::Display, expected: &str| {
             Err(Error::request(format!("{flag} {found}: expected {expected}")))
         };
@@ -38,24 +64,39 @@ impl SamplingParams {
         if self.top_k == Some(0) {
             return refused("--top-k", &0, "at least 1");
         }
-        if let Some(p) = self.top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
-            return refused("--top-p", &p, "a probability above 0, at most 1");
+        for (flag, p) in [("--top-p", self.top_p), ("--min-p", self.min_p)] {
+            if let Some(p) = p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
+                return refused(flag, &p, "a probability above 0, at most 1");
+            }
         }
-        let drawn = self.top_k.is_some() || self.top_p.is_some();
-        let sampling = match (self.temperature.unwrap_or(if drawn { 1.0 } else { 0.0 }), self.top_k, self.top_p) {
-            (0.0, None, None) => Sampling::ArgMax,
-            (0.0, ..) => return refused("--temperature", &0, "a number above 0 with --top-k or --top-p"),
+        let drawn = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
+        let temperature = self.temperature.unwrap_or(if drawn { 1.0 } else { 0.0 });
+        let sampling = match (temperature, self.top_k, self.top_p) {
+            (0.0, None, None) if !drawn => Sampling::ArgMax,
+            (0.0, ..) => return refused("--temperature", &0, "a number above 0 with --top-k, --top-p or --min-p"),
             (temperature, None, None) => Sampling::All { temperature },
             (temperature, Some(k), None) => Sampling::TopK { k, temperature },
             (temperature, None, Some(p)) => Sampling::TopP { p, temperature },
             (temperature, Some(k), Some(p)) => Sampling::TopKThenTopP { k, p, temperature },
         };
-        Ok(LogitsProcessor::from_sampling(self.seed, sampling))
+        let within = self.min_p.map(|p| (-temperature * p.ln()) as f32);
+        Ok(Drawer { processor: LogitsProcessor::from_sampling(self.seed, sampling), within })
+    }
+
+    /// The same with a seed that depends on nothing but its own, on the item that is drawn for and on which of its
+    /// samples it is.
+    #[must_use]
+    pub fn of_item(&self, item: u64, sample: u64) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+        random.set_stream(item);
+        // a word has 32 bits
+        random.set_word_pos(2 * u128::from(sample));
+        Self { seed: random.next_u64(), ..*self }
     }
 }
 
 /// Why a text ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
     /// The model said that the text is over.
@@ -101,14 +142,14 @@ impl Model {
         choice: &SamplingParams,
         said: &mut dyn FnMut(u32) -> Result<()>,
     ) -> Result<Generated> {
-        let mut processor = choice.processor()?;
+        let mut drawer = choice.drawer()?;
         if prompt.is_empty() || tokens == 0 {
             return Err(Error::request("nothing to generate: a prompt and at least one new token are needed"));
         }
         let mut next = |x: &Tensor, known: usize| -> Result<u32> {
             let last = x.narrow(0, x.dim(0)? - 1, 1)?;
             let logits = self.logits(&last).context(|| format!("token {} (from 0)", known - 1))?;
-            Ok(processor.sample(&logits.squeeze(0)?)?)
+            drawer.draw(&logits.squeeze(0)?)
         };
         let started = Instant::now();
         let mut cache = Cache::new(self, prompt.len().saturating_add(tokens))?;
@@ -129,82 +170,43 @@ impl Model {
         };
         Ok(Generated { ids, ended, first_token_seconds, seconds: started.elapsed().as_secs_f64() })
     }
-
-    /// Continues each of `prompts` by the likeliest tokens, as many as it says at most, until one of `ends`, or until
-    /// `goes_on`, which sees a text's tokens after each new one, says that it is enough: the tokens after each prompt.
-    /// A token of `ends` is not among them. `penalty` divides the logits of tokens that stand in the text already, and
-    /// multiplies those that are negative (arXiv 1909.05858).
-    ///
-    /// # Errors
-    /// Request: an empty prompt, no tokens asked for. Work: logits that are not finite, what `goes_on` and
-    /// [`Model::extend`] find. Interrupted.
-    pub(crate) fn generate_each(
-        &self,
-        prompts: &[(&[u32], usize)],
-        ends: &[u32],
-        penalty: Option<f64>,
-        goes_on: &mut dyn FnMut(usize, &[u32]) -> Result<bool>,
-    ) -> Result<Vec<Vec<u32>>> {
-        if prompts.iter().any(|(prompt, most)| prompt.is_empty() || *most == 0) {
-            return Err(Error::request("nothing to generate: a prompt and at least one new token are needed"));
-        }
-        let cache = |(prompt, most): &(&[u32], usize)| Cache::new(self, prompt.len().saturating_add(*most));
-        let caches: Vec<Cache> = prompts.iter().map(cache).collect::<Result<_>>()?;
-        let mut going: Vec<(usize, Cache)> = caches.into_iter().enumerate().collect();
-        let mut said: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
-        let mut new: Vec<Vec<u32>> = prompts.iter().map(|(prompt, _)| prompt.to_vec()).collect();
-        while !going.is_empty() {
-            let mut caches: Vec<&mut Cache> = going.iter_mut().map(|(_, cache)| cache).collect();
-            let ids: Vec<&[u32]> = new.iter().map(Vec::as_slice).collect();
-            let last = self.extend_each(&mut caches, &ids)?.into_iter().map(|x| x.narrow(0, x.dim(0)? - 1, 1));
-            let last = Tensor::cat(&last.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
-            let logits = self.logits(&last)?;
-            let tokens = match penalty {
-                None => logits.argmax(D::Minus1)?.to_vec1::<u32>()?,
-                Some(penalty) => {
-                    let texts = going.iter().map(|(index, _)| prompts[*index].0.iter().chain(&said[*index]));
-                    let logits = logits.to_vec2::<f32>()?.into_iter();
-                    logits.zip(texts).map(|(logits, text)| likeliest(logits, text, penalty as f32)).collect()
-                }
-            };
-            let before = std::mem::take(&mut going);
-            new.clear();
-            for ((index, cache), token) in before.into_iter().zip(tokens) {
-                if ends.contains(&token) {
-                    continue;
-                }
-                said[index].push(token);
-                if goes_on(index, &said[index])? && said[index].len() < prompts[index].1 {
-                    going.push((index, cache));
-                    new.push(vec![token]);
-                }
-            }
-        }
-        Ok(said)
-    }
-}
-
-/// The token of the largest logit once those in `text` are penalized; the first of several.
-fn likeliest<'a>(mut logits: Vec<f32>, text: impl Iterator<Item = &'a u32>, penalty: f32) -> u32 {
-    for token in text.copied().collect::<BTreeSet<u32>>() {
-        if let Some(logit) = logits.get_mut(token as usize) {
-            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
-        }
-    }
-    (1..logits.len()).fold(0, |best, token| if logits[token] > logits[best] { token } else { best }) as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn drawn(params: SamplingParams, count: usize) -> Vec<u32> {
+        let logits = Tensor::new(&[0f32, 1.0, 2.0, 3.0], &Device::Cpu).unwrap();
+        let mut drawer = params.drawer().unwrap();
+        (0..count).map(|_| drawer.draw(&logits).unwrap()).collect()
+    }
+
     #[test]
-    fn what_was_said_is_less_likely_once() {
-        let logits = vec![-1.0, 3.0, 2.5, 1.0, -0.5];
-        assert_eq!(likeliest(logits.clone(), [].iter(), 2.0), 1);
-        assert_eq!(likeliest(logits.clone(), [1, 9].iter(), 1.1), 1);
-        assert_eq!(likeliest(logits.clone(), [1, 1, 1, 4].iter(), 1.25), 2);
-        assert_eq!(likeliest(logits, [1, 2].iter(), 3.0), 1, "the first of 1.0, 0.83, 1.0");
-        assert_eq!(likeliest(vec![-1.0, -2.0], [0].iter(), 3.0), 1);
+    fn what_is_far_below_the_likeliest_is_never_drawn() {
+        // e^-1 of the likeliest is 0.37 of it, e^-2 0.14
+        for (min_p, temperature, least) in [(1.0, 1.0, 3), (0.3, 1.0, 2), (0.3, 2.0, 1), (0.1, 1.0, 1), (0.01, 1.0, 0)]
+        {
+            let params = SamplingParams { min_p: Some(min_p), temperature: Some(temperature), ..Default::default() };
+            let found = drawn(params, 400);
+            assert_eq!(found.iter().min(), Some(&least), "{min_p} {temperature}");
+        }
+        let greedy = SamplingParams { temperature: Some(0.0), min_p: Some(0.5), ..Default::default() };
+        assert!(greedy.drawer().err().unwrap().to_string().contains("--min-p"));
+        assert!(SamplingParams { min_p: Some(0.0), ..Default::default() }.drawer().is_err());
+    }
+
+    #[test]
+    fn each_item_and_sample_draws_by_itself() {
+        let params = SamplingParams { temperature: Some(1.0), seed: 7, ..Default::default() };
+        let seeds: Vec<u64> =
+            (0..20).flat_map(|item| (0..3).map(move |sample| params.of_item(item, sample).seed)).collect();
+        let mut different = seeds.clone();
+        different.sort_unstable();
+        different.dedup();
+        assert_eq!(different.len(), 60);
+        assert_eq!(params.of_item(5, 2).seed, seeds[17]);
+        assert_ne!(SamplingParams { seed: 8, ..params }.of_item(5, 2).seed, seeds[17]);
+        assert_eq!(drawn(params.of_item(5, 2), 50), drawn(params.of_item(5, 2), 50));
     }
 }

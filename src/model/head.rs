@@ -8,7 +8,7 @@ use super::LoadOptions;
 use super::not_finite::overflows;
 use crate::arch::{HEAD, ModelSpec};
 use crate::checkpoint::Checkpoint;
-use crate::ops::{self, Scored, Teacher, WeightMatrix};
+use crate::ops::{self, Remembered, Scored, Teacher, TopTokens, Tutor, WeightMatrix};
 use crate::weights::four_bit;
 use crate::weights::lora::{At, Table};
 use crate::{Context, Error, Result};
@@ -31,13 +31,29 @@ pub struct Head {
     weight: OnceLock<Tensor>,
 }
 
+/// What a teacher says of a pass.
+#[derive(Clone, Copy, Debug)]
+pub enum Said<'a> {
+    /// By a model that is there: its head, and what leaves its last layer, `[t, d']`.
+    Now(&'a Head, &'a Tensor),
+    /// Before, under the same temperature: its likeliest tokens at each row that has a target.
+    Before(&'a TopTokens),
+}
+
+/// What a teacher said of sequences before.
+pub trait Lessons: Sync {
+    /// Its likeliest tokens at each place of `rows`, in order, that has a target.
+    ///
+    /// # Errors
+    /// Work: a sequence that it never saw, a file that cannot be read.
+    fn of(&self, rows: &[Vec<u32>]) -> Result<TopTokens>;
+}
+
 /// A model to learn from, as far as the loss is concerned.
 #[derive(Clone, Copy, Debug)]
 pub struct Lesson<'a> {
-    /// The teacher's head.
-    pub head: &'a Head,
-    /// What leaves the teacher's last layer, `[t, d']`.
-    pub x: &'a Tensor,
+    /// What it says.
+    pub said: Said<'a>,
     /// Weight of the divergence from the teacher, from 0 to 1.
     pub weight: f64,
     /// Softens both distributions.
@@ -186,20 +202,28 @@ impl Head {
         lesson: Option<Lesson<'_>>,
     ) -> Result<HeadLoss> {
         let normed = self.norm(x)?;
-        let taught = lesson.map(|lesson| Ok::<_, crate::Error>((lesson, lesson.head.norm(lesson.x)?))).transpose()?;
-        let teacher = taught
-            .as_ref()
-            .map(|(lesson, hidden)| {
-                let Lesson { weight, temperature, .. } = *lesson;
-                Ok::<_, crate::Error>(Teacher { hidden, head: lesson.head.weight()?, weight, temperature })
-            })
-            .transpose()?;
-        let found = ops::objective(&normed, self.weight()?, targets, teacher, self.unfrozen)?;
+        let taught = match lesson.map(|lesson| lesson.said) {
+            Some(Said::Now(head, x)) => Some(head.norm(x)?),
+            _ => None,
+        };
+        let tutor = match (lesson, &taught) {
+            (Some(Lesson { said: Said::Now(head, _), weight, temperature }), Some(hidden)) => {
+                Some(Tutor::Live(Teacher { hidden, head: head.weight()?, weight, temperature }))
+            }
+            (Some(Lesson { said: Said::Before(top), weight, temperature }), _) => {
+                Some(Tutor::Remembered(Remembered { top, weight, temperature }))
+            }
+            _ => None,
+        };
+        let found = ops::objective(&normed, self.weight()?, targets, tutor, self.unfrozen)?;
         if !found.cross_entropy.is_finite() {
             return Err(self.not_finite(x)?);
         }
         if let Some(lesson) = lesson.filter(|_| !found.loss.is_finite()) {
-            return Err(lesson.head.not_finite(lesson.x)?).context(|| "the teacher");
+            return match lesson.said {
+                Said::Now(head, x) => Err(head.not_finite(x)?).context(|| "the teacher"),
+                Said::Before(_) => Err(Error::work("the teacher's cache holds numbers that are none")),
+            };
         }
         drop((normed, taught));
         let dnormed = (found.hidden * factor)?;

@@ -115,6 +115,6 @@ impl Model {
 }
 
 /// Tokens that go through a layer together: the same whatever memory there is, since sums hang on it.
-pub(super) fn tokens_of_a_batch(device: &Device) -> usize {
+pub(crate) fn tokens_of_a_batch(device: &Device) -> usize {
     if device.is_cuda() { tokens_at_once(device) } else { 512 }
 }

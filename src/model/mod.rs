@@ -26,6 +26,7 @@ pub mod peak;
 mod stack;
 mod stacks;
 mod sublayers;
+mod together;
 mod training;
 mod trie;
 
@@ -35,7 +36,7 @@ pub use cache::Cache;
 pub use context::ForwardContext;
 pub use generate::{Ended, Generated, SamplingParams};
 pub use gradients::{LayerGradients, WantedGradients};
-pub use head::{Head, HeadLoss, Lesson};
+pub use head::{Head, HeadLoss, Lesson, Lessons, Said};
 pub use load_options::LoadOptions;
 pub use loss::Loss;
 pub use memory::{Budget, Placement};
@@ -47,8 +48,11 @@ pub use stacks::{EndOfStack, StackUnit, Stacks};
 pub use training::CheckpointingPolicy;
 pub use trie::Trie;
 
+pub(crate) use generate::Drawer;
 pub(crate) use load_options::{Parameter, Part};
+pub(crate) use loss::tokens_of_a_batch;
 pub(crate) use sublayers::{Cost, Linear, TrainingCost, mean_flops};
+pub(crate) use together::{Growing, Speaker, Together, Wanted, likeliest_of};
 pub(crate) use training::{Dropout, TrainContext};
 
 use std::sync::{Arc, OnceLock};

@@ -4,11 +4,11 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::cuda::{self, Arg, Grid, plain as as_it_is, turned};
-use super::exp::exp;
 use super::linear::{Dense, Multiply, WithWeight, with_dense};
 use super::matmul::{Matrix, Target, Weight, product_back, weight_product, weight_product_back};
+use super::row_losses::{distilled, plain, remembered};
 use super::rows::{Rows, with_rows};
-use super::simd::{change_and_sum, max, vectorized};
+use super::top_k::TopTokens;
 use crate::{Error, Result};
 
 /// A model to learn from, and how.
@@ -37,9 +37,30 @@ pub struct Objective {
     pub head: Option<Tensor>,
 }
 
+/// What a teacher said before, and how to learn from it.
+#[derive(Clone, Copy, Debug)]
+pub struct Remembered<'a> {
+    /// Its likeliest tokens, under the same temperature, at each row that has a target.
+    pub top: &'a TopTokens,
+    /// As [`Teacher::weight`].
+    pub weight: f64,
+    /// As [`Teacher::temperature`].
+    pub temperature: f64,
+}
+
+/// Whom to learn from.
+#[derive(Clone, Copy, Debug)]
+pub enum Tutor<'a> {
+    /// A model that is there.
+    Live(Teacher<'a>),
+    /// What one has said.
+    Remembered(Remembered<'a>),
+}
+
 /// The training loss summed over the rows that have a target, with its gradients: the
 /// cross-entropy -ln p(target), or, with a teacher, (1-w)·cross-entropy + w·τ²·KL(teacher ‖ model) where both
-/// distributions are those of logits/τ (arXiv 1503.02531). `hidden` is `[t, d]` f32, already normed, `head` `[v, d]`.
+/// distributions are those of logits/τ (arXiv 1503.02531). Of a teacher that is remembered all tokens but its likeliest
+/// are one class, in its distribution and in the model's. `hidden` is `[t, d]` f32, already normed, `head` `[v, d]`.
 ///
 /// # Errors
 /// Shapes that do not fit, a target beyond the vocabulary, or a device without this kernel.
@@ -47,7 +68,7 @@ pub fn objective(
     hidden: &Tensor,
     head: &Tensor,
     targets: &[Option<u32>],
-    teacher: Option<Teacher<'_>>,
+    tutor: Option<Tutor<'_>>,
     of_head: bool,
 ) -> Result<Objective> {
     let ((rows, d), (vocabulary, head_d)) = (hidden.dims2()?, head.dims2()?);
@@ -58,7 +79,14 @@ pub fn objective(
     if let Some(token) = targets.iter().flatten().find(|token| **token as usize >= vocabulary) {
         return Err(Error::work(format!("token {token} is beyond the vocabulary of {vocabulary}")));
     }
-    if let Some(teacher) = &teacher {
+    if let Some(Tutor::Remembered(Remembered { top, .. })) = &tutor {
+        let count = targets.iter().flatten().count();
+        let is_known = top.ids.iter().all(|id| (*id as usize) < vocabulary);
+        if top.rows() != count || top.ids.len() != count * top.k || top.log_probs.len() != top.ids.len() || !is_known {
+            return Err(Error::work(format!("objective: {} remembered rows for {count} targets", top.rows())));
+        }
+    }
+    if let Some(Tutor::Live(teacher)) = &tutor {
         let ((teacher_rows, width), (teacher_vocabulary, head_width)) =
             (teacher.hidden.dims2()?, teacher.head.dims2()?);
         if teacher_rows != rows || width != head_width || teacher_vocabulary != vocabulary {
@@ -66,11 +94,16 @@ pub fn objective(
         }
     }
     if hidden.device().is_cuda() {
+        let teacher = match tutor {
+            None => None,
+            Some(Tutor::Live(teacher)) => Some(teacher),
+            Some(Tutor::Remembered(_)) => return Err(Error::work("objective: what is remembered is for a CPU")),
+        };
         return on_gpu(hidden, head, &present(targets), teacher, of_head);
     }
     let (device, targets) = (hidden.device(), &present(targets));
     let (sums, gradients) =
-        with_rows("objective", [hidden], |[hidden]| with_dense(head, Work { hidden, targets, teacher, of_head })?)?;
+        with_rows("objective", [hidden], |[hidden]| with_dense(head, Work { hidden, targets, tutor, of_head })?)?;
     Ok(Objective {
         loss: sums.loss,
         cross_entropy: sums.cross_entropy,
@@ -146,10 +179,10 @@ struct Gradients {
 }
 
 /// Over the rows.
-#[derive(Clone, Copy, Default)]
-struct Sums {
-    loss: f64,
-    cross_entropy: f64,
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sums {
+    pub(super) loss: f64,
+    pub(super) cross_entropy: f64,
 }
 
 /// Logits that exist at one time, 64 MiB of them: enough rows of most vocabularies that the head is read once a pass.
@@ -186,7 +219,7 @@ pub(crate) fn objective_bytes(rows: usize, (d, v): (usize, usize), taught: bool,
 struct Work<'a> {
     hidden: Rows<'a>,
     targets: &'a [(usize, usize)],
-    teacher: Option<Teacher<'a>>,
+    tutor: Option<Tutor<'a>>,
     of_head: bool,
 }
 
@@ -204,7 +237,7 @@ impl WithWeight for Work<'_> {
         let mut logits = vec![0f32; rows * v];
         let (mut inputs, mut dinputs) = (vec![0f32; rows * d], vec![0f32; rows * d]);
         let mut sums = Sums::default();
-        for targets in targets.chunks(rows.max(1)) {
+        for (chunk, targets) in targets.chunks(rows.max(1)).enumerate() {
             let n = targets.len();
             for (input, (row, _)) in inputs.chunks_exact_mut(d).zip(targets) {
                 input.copy_from_slice(hidden.row(*row));
@@ -212,9 +245,14 @@ impl WithWeight for Work<'_> {
             let inputs = Matrix::new(&inputs, n, d, d, 1);
             weight_product(inputs, head, None, &mut Target::over(&mut logits, n, v, v));
             let own = logits[..n * v].par_chunks_exact_mut(v).zip(targets);
-            let losses: Vec<Sums> = match &self.teacher {
+            let losses: Vec<Sums> = match &self.tutor {
                 None => own.map(|(logits, (_, token))| plain(logits, *token)).collect(),
-                Some(teacher) => {
+                Some(Tutor::Remembered(known)) => {
+                    let first = chunk * rows;
+                    let rows = own.enumerate();
+                    rows.map(|(row, (logits, (_, token)))| remembered(logits, *token, known, first + row)).collect()
+                }
+                Some(Tutor::Live(teacher)) => {
                     let teachers = teacher.logits(targets)?;
                     let pairs = own.zip(teachers.par_chunks_exact(v));
                     pairs.map(|((logits, (_, token)), other)| distilled(logits, *token, other, teacher)).collect()
@@ -248,56 +286,6 @@ impl Teacher<'_> {
             with_dense(self.head, Multiply { x: x.matrix(), low: None, back: false })
         })
     }
-}
-
-/// -ln p(token); the row's logits become the gradient of that, p - 1(token).
-fn plain(logits: &mut [f32], token: usize) -> Sums {
-    let loss = vectorized(
-        #[inline(always)]
-        || row_loss(logits, token),
-    );
-    Sums { loss, cross_entropy: loss }
-}
-
-#[inline(always)]
-fn row_loss(logits: &mut [f32], token: usize) -> f64 {
-    let (max, own) = (max(logits), logits[token]);
-    let sum = change_and_sum(logits, |logit| exp(logit - max));
-    let factor = 1.0 / sum;
-    logits.iter_mut().for_each(|logit| *logit *= factor);
-    logits[token] -= 1.0;
-    f64::from(sum.ln() - (own - max))
-}
-
-/// The mixed loss of a row; its logits z become the gradient, (1-w)·(p - 1(token)) + w·τ·(p_τ - q_τ).
-fn distilled(logits: &mut [f32], token: usize, teacher_logits: &[f32], teacher: &Teacher<'_>) -> Sums {
-    let (weight, temperature) = (teacher.weight, teacher.temperature);
-    let soft = |logits: &[f32]| -> (Vec<f32>, f64) {
-        let max = max(logits);
-        let mut probabilities: Vec<f32> = logits.iter().map(|logit| (logit - max) / temperature as f32).collect();
-        let sum = change_and_sum(&mut probabilities, exp);
-        probabilities.iter_mut().for_each(|p| *p /= sum);
-        (probabilities, f64::from(max) / temperature + f64::from(sum).ln())
-    };
-    vectorized(
-        #[inline(always)]
-        || {
-            let (own, own_normalizer) = soft(logits);
-            let (others, other_normalizer) = soft(teacher_logits);
-            let gaps = others
-                .iter()
-                .zip(logits.iter().zip(teacher_logits))
-                .map(|(q, (own, other))| f64::from(*q) * (f64::from(*other) - f64::from(*own)) / temperature);
-            let divergence = gaps.sum::<f64>() - other_normalizer + own_normalizer;
-            let cross_entropy = row_loss(logits, token);
-            let (hard, soft) = ((1.0 - weight) as f32, (weight * temperature) as f32);
-            for (logit, (p, q)) in logits.iter_mut().zip(own.iter().zip(&others)) {
-                *logit = hard * *logit + soft * (p - q);
-            }
-            let loss = (1.0 - weight) * cross_entropy + weight * temperature * temperature * divergence;
-            Sums { loss, cross_entropy }
-        },
-    )
 }
 
 #[cfg(test)]
@@ -342,7 +330,7 @@ mod tests {
             let (other, other_head) = ((random(3, t, other_d) * 3.0).unwrap(), random(4, v, other_d));
             for (weight, temperature) in [(0.0, 1.0), (0.5, 1.0), (0.3, 2.0), (1.0, 4.0)] {
                 let teacher = Teacher { hidden: &other, head: &other_head, weight, temperature };
-                let found = objective(&hidden, &head, &targets, Some(teacher), true).unwrap();
+                let found = objective(&hidden, &head, &targets, Some(Tutor::Live(teacher)), true).unwrap();
                 let inputs = [&hidden, &head, &other, &other_head];
                 let (loss, dhidden, dhead) = formula(inputs, &targets, (weight, temperature));
                 assert!((found.loss - loss).abs() < 1e-5 * loss.abs().max(1.0), "{} {loss}", found.loss);
@@ -377,7 +365,7 @@ mod tests {
         let targets = vec![Some(7); 90];
         assert!(objective(&hidden, &head, &targets[..9], None, false).is_err());
         assert!(objective(&hidden, &head, &[Some(300); 90], None, false).is_err());
-        let teacher = |head| Some(Teacher { hidden: &hidden, head, weight: 0.5, temperature: 2.0 });
+        let teacher = |head| Some(Tutor::Live(Teacher { hidden: &hidden, head, weight: 0.5, temperature: 2.0 }));
         assert!(objective(&hidden, &head, &targets, teacher(&narrow), false).is_err());
         assert_same_on_any_threads(|| {
             let found = objective(&hidden, &head, &targets, teacher(&head), true).unwrap();

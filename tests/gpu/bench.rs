@@ -10,7 +10,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use prune::arch::ModelSpec;
 use prune::checkpoint::Checkpoint;
-use prune::heal::{HealSettings, Trainer, estimate, load_options};
+use prune::heal::{HealSettings, TeacherSize, Trainer, estimate, load_options};
 use prune::importance::{METRICS, Probe, Watch};
 use prune::model::{Batch, Budget, CheckpointingPolicy, Model, ModelOptions, Observer, Residency};
 use prune::ops;
@@ -167,7 +167,8 @@ fn longest(device: &Device, dir: &Path, outside: u64) {
         let (cap, most) = cap.split_once(':').unwrap_or((cap, "1048576"));
         let (cap, most) = ((1e9 * cap.parse::<f64>().unwrap()) as u64, most.parse::<usize>().unwrap());
         let budget = Budget::on(device, Some(cap - outside)).unwrap();
-        let plan = |len: usize| estimate(&checkpoint, &spec, &settings(len), (device, budget), 0, None);
+        let plan =
+            |len: usize| estimate(&checkpoint, &spec, &settings(len), (device, budget), TeacherSize::default(), None);
         // in steps of 256 tokens
         let (mut fits, mut too_long) = (0, 1 << 12);
         while fits + 1 < too_long {

@@ -74,7 +74,7 @@ fn analyze_eval_and_heal() {
         let out = dir.path().join(format!("healed-{}", device.replace(':', "")));
         let settings = HealSettings {
             model: Some(text(&model)),
-            data: Some(text(&data)),
+            data: vec![text(&data)],
             eval_data: Some(text(&data)),
             out: Some(out.clone()),
             device: device.to_owned(),

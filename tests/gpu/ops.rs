@@ -1,7 +1,7 @@
 //! Every op against the CPU's: the same numbers up to the order of sums.
 
 use candle_core::{DType, Device, Tensor};
-use prune::ops::{self, AdamWStep, FiniteWatch, Mask, Teacher, WeightMatrix};
+use prune::ops::{self, AdamWStep, FiniteWatch, Mask, Teacher, Tutor, WeightMatrix};
 
 use crate::gpu;
 use crate::numbers::{assert_close, numbers, random};
@@ -279,8 +279,9 @@ fn objective() {
         let (other, other_head) = ((random(3, t, other_d) * 3.0).unwrap(), random(4, v, other_d));
         let (moved, moved_head) = (on(&other), on(&other_head));
         for lesson in [None, Some((0.3, 2.0)), Some((1.0, 1.0))] {
-            let teacher =
-                |hidden, head| lesson.map(|(weight, temperature)| Teacher { hidden, head, weight, temperature });
+            let teacher = |hidden, head| {
+                lesson.map(|(weight, temperature)| Tutor::Live(Teacher { hidden, head, weight, temperature }))
+            };
             let found = ops::objective(&on(&hidden), &on(&head), &targets, teacher(&moved, &moved_head), true).unwrap();
             let expected = ops::objective(&hidden, &head, &targets, teacher(&other, &other_head), true).unwrap();
             for (found, expected) in [(found.loss, expected.loss), (found.cross_entropy, expected.cross_entropy)] {

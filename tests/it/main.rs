@@ -9,6 +9,7 @@ mod bf16;
 mod checkpoint;
 mod cli;
 mod data;
+mod distill;
 mod eval;
 #[path = "../fixture/mod.rs"]
 mod fixture;

@@ -14,7 +14,8 @@ use crate::commands::heal::settled;
 use crate::commands::heal_rows::Texts;
 use crate::commands::open;
 use crate::commands::repair::Shared;
-use crate::data::{SequenceOptions, Sequences, StreamOptions, Tokenizer, TrainStream};
+use crate::commands::taught::Taught;
+use crate::data::{SequenceOptions, Sequences, TextMixture, Tokenizer};
 use crate::eval::evaluation::Tokenized;
 use crate::eval::settings::EvalSettings;
 use crate::heal::{self, HealSettings};
@@ -160,25 +161,27 @@ impl Checked<'_> {
         let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
         let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, self.checkpoint)?;
         settings.max_shard_size.parse::<ByteSize>().context(|| "max_shard_size")?;
-        let teacher =
-            settings.teacher.as_deref().map(|teacher| open::checkpoint(Some(teacher), progress)).transpose()?;
+        let taught = Taught::open(settings, progress)?;
+        let teacher = taught.as_ref().and_then(Taught::model).cloned();
         let reference =
             settings.reference.as_deref().map(|model| open::checkpoint(Some(model), progress)).transpose()?;
         for model in teacher.iter().chain(&reference) {
             ModelSpec::from_config(&model.config).context(|| model.source.id.clone())?;
         }
-        let teacher = teacher.map_or(0, |teacher| teacher.tensors.values().map(|entry| entry.len).sum());
+        let size = taught.as_ref().map(Taught::size).unwrap_or_default();
         for wanted in wanted {
             let spec = cut_spec(self.spec, &wanted.which.as_much(self.spec.layers)?);
             let adapter = settings.adapter.as_deref().map(|dir| Adapters::open(dir, &spec, &device)).transpose()?;
             let (settings, _) = settled(settings, adapter.as_ref()).settled(spec.max_positions);
-            heal::estimate(self.checkpoint, &spec, &settings, (&device, budget), teacher, None)?;
+            heal::estimate(self.checkpoint, &spec, &settings, (&device, budget), size, None)?;
         }
         let (mut settings, _) = settings.settled(self.spec.max_positions);
         let tokenizer = Tokenizer::open(&self.checkpoint.source.dir)?;
         let text = Texts::open(&mut settings, self.checkpoint, open::host(budget, &device), progress)?;
-        let options = StreamOptions { shape: settings.shape(), window: 1, seed: settings.seed };
-        TrainStream::new(&text.training, &tokenizer, options, None)?;
+        if let Some(taught) = &taught {
+            taught.check(&settings, (self.checkpoint, self.spec), &text, progress)?;
+        }
+        TextMixture::new(&text.training, &tokenizer, (1, settings.seed), None, false)?;
         if let Some(source) = &text.validation {
             let options = SequenceOptions { samples: Some(1), shape: settings.shape(), seed: None };
             Sequences::read(source, &tokenizer, &options, progress)?;

@@ -17,8 +17,8 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::commands::analyze::{self, AnalyzeSettings};
 use crate::commands::eval::EvalReport;
-use crate::commands::open;
 use crate::commands::repair::Shared;
+use crate::commands::{open, taught::Taught};
 use crate::heal;
 use crate::importance::Analysis;
 use crate::model::memory::transient_bytes_per_token;
@@ -298,7 +298,7 @@ impl Ahead<'_> {
         let budget = open::budget(settings.memory.as_deref(), &device)?;
         let spec = cut_spec(&self.spec, &dropped);
         let dense_bytes = self.bytes_without(&Dropped::default());
-        let teacher = settings.teacher.as_ref().map_or(0, |_| dense_bytes);
+        let teacher = Taught::expected(settings, dense_bytes);
         let plan = heal::estimate(self.checkpoint, &spec, settings, (&device, budget), teacher, None)
             .context(|| healed.clone())?;
         self.stages.push(StageReport {

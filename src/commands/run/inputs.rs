@@ -106,8 +106,9 @@ impl<'a> Keys<'a> {
         let settings = &settings.settled(self.positions).0;
         let adapter = settings.adapter.as_ref().map(|path| path.display().to_string());
         let template = settings.chat_template.as_ref().map(|path| path.display().to_string());
-        let read = [&settings.data, &settings.eval_data, &settings.teacher, &adapter, &template];
-        let read: Vec<Value> = read.into_iter().flatten().map(|name| named(name)).collect::<Result<_>>()?;
+        let others = [&settings.eval_data, &settings.teacher, &adapter, &template];
+        let read = settings.data.iter().chain(others.into_iter().flatten());
+        let read: Vec<Value> = read.map(|name| named(name)).collect::<Result<_>>()?;
         // what came later counts where it is not left at what was always done
         let mut new = Vec::new();
         if settings.merge_onto != MergeOnto::default() {

@@ -16,9 +16,11 @@ use crate::commands::compare::CompareSettings;
 use crate::commands::cut::CutSettings;
 use crate::commands::demo::DemoSettings;
 use crate::commands::fetch::FetchSettings;
+use crate::commands::generate_settings::GenerateSettings;
 use crate::commands::merge::MergeSettings;
 use crate::commands::methods::MethodsSettings;
 use crate::commands::sample::SampleSettings;
+use crate::commands::teach_settings::TeachSettings;
 use crate::eval::settings::EvalSettings;
 use crate::heal::HealSettings;
 use crate::repair::Repair;
@@ -175,7 +177,7 @@ impl Recipe {
         self.repair.as_ref().map_or(Ok(()), Repairs::check)?;
         if let Some(heal) = &self.heal {
             heal.check().context(|| "[heal]")?;
-            if heal.data.is_none() {
+            if heal.data.is_empty() {
                 return Err(Error::request("[heal] data: which text? name some, or leave [heal] out"));
             }
         }
@@ -215,10 +217,12 @@ impl Recipe {
 type Check = fn(&Table, &str) -> Result<()>;
 
 /// Sections that a recipe may have for single commands; `prune run` does not use them.
-const OTHERS: [(&str, Check); 6] = [
+const OTHERS: [(&str, Check); 8] = [
     ("compare", well_formed::<CompareSettings>),
+    ("generate", well_formed::<GenerateSettings>),
     ("merge", well_formed::<MergeSettings>),
     ("sample", well_formed::<SampleSettings>),
+    ("teach", well_formed::<TeachSettings>),
     ("fetch", well_formed::<FetchSettings>),
     ("demo", well_formed::<DemoSettings>),
     ("methods", well_formed::<MethodsSettings>),

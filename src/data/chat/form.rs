@@ -51,6 +51,15 @@ impl Form {
         }
     }
 
+    /// The form of a row that asks something, answered or not.
+    pub(super) fn of_prompt(fields: &Map<String, Value>) -> Option<Self> {
+        Self::of(fields).or_else(|| match () {
+            () if fields.contains_key("prompt") => Some(Self::PromptCompletion),
+            () if fields.contains_key("instruction") => Some(Self::Alpaca),
+            () => None,
+        })
+    }
+
     /// The fields that are read.
     pub(in crate::data) fn fields(self) -> &'static [&'static str] {
         match self {
@@ -130,6 +139,35 @@ pub(super) fn read(form: Form, fields: &mut Map<String, Value>) -> Result<Talk, 
         },
     };
     Ok(Talk::Messages { messages, answer, tools, more })
+}
+
+/// What the fields of a row of `form` ask, without the answer that they may end with.
+pub(super) fn read_prompt(form: Form, fields: &mut Map<String, Value>) -> Result<Talk, String> {
+    let is_text = fields.get("prompt").is_some_and(Value::is_string);
+    match form {
+        Form::Alpaca => drop(fields.insert("output".to_owned(), json!(""))),
+        Form::PromptCompletion if is_text => drop(fields.insert("completion".to_owned(), json!(""))),
+        Form::PromptCompletion => {
+            // to be asked by is what messages are
+            let prompt = fields.remove("prompt").ok_or("no field `prompt`")?;
+            fields.remove("conversations");
+            fields.insert("messages".to_owned(), prompt);
+        }
+        Form::Auto | Form::Text | Form::Messages | Form::Sharegpt => {}
+    }
+    let read_as = if form == Form::PromptCompletion && !is_text { Form::Messages } else { form };
+    let (mut messages, tools, more) = match read(read_as, fields)? {
+        Talk::Messages { messages, tools, more, .. } => (messages, tools, more),
+        texts @ Talk::Texts { .. } => return Ok(texts),
+    };
+    let is_answer = |message: &Value| message.get("role").and_then(Value::as_str) == Some("assistant");
+    while messages.last().is_some_and(is_answer) {
+        messages.pop();
+    }
+    match messages.len() {
+        0 => Err("no message to be answered".to_owned()),
+        len => Ok(Talk::Messages { messages, answer: Some(len), tools, more }),
+    }
 }
 
 fn wrong(field: &str, expected: &str, found: &Value) -> String {

@@ -6,6 +6,7 @@
 //! alone has. Where a template has no such block, an answer is what the text of the messages up to it has more than the
 //! text of those before it.
 
+mod asked;
 mod environment;
 mod form;
 mod jinja;
@@ -21,6 +22,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub(super) use self::asked::Asked;
 pub use self::form::Form;
 use self::form::{Talk, read};
 pub(crate) use self::jinja::PromptTemplate;
@@ -55,6 +57,8 @@ pub struct Chat {
     pub loss_on: LossOn,
     /// What ends a completion that is a text.
     pub eos: Option<String>,
+    /// Whether rows are what a model is asked, so that their answers do not count.
+    pub asks: bool,
 }
 
 /// How a document that was a conversation is tokenized, and what of it is learned.
@@ -72,6 +76,8 @@ pub(super) enum Learned {
     Parts(Vec<Range<usize>>),
     /// The tokens that follow those of this text.
     After(String),
+    /// What a model has yet to say.
+    Answer(Asked),
 }
 
 impl Chat {
@@ -80,6 +86,9 @@ impl Chat {
     /// # Errors
     /// Work: what is wrong with the row.
     pub(super) fn tell(&self, row: &mut Row) -> Result<(String, Told)> {
+        if self.asks {
+            return self.ask(row);
+        }
         let talk = read(self.form, &mut row.fields).map_err(|fault| row.fault(&fault))?;
         let told = self.told(talk).map_err(|error| row.fault(&error.to_string()))?;
         let spanned = !matches!(told.1.learned, Learned::All);
@@ -163,14 +172,19 @@ fn answers(
     Ok(parts)
 }
 
-/// What the first rows of a file say about its form: a text where any of them has the field of the text.
-pub(super) fn recognized<'a>(rows: impl Iterator<Item = &'a Map<String, Value>>, text_fields: &[String]) -> Form {
+/// What the first rows of a file say about its form: a text where any of them has the field of the text. Rows that
+/// only `asks` may lack their answers.
+pub(super) fn recognized<'a>(
+    rows: impl Iterator<Item = &'a Map<String, Value>>,
+    text_fields: &[String],
+    asks: bool,
+) -> Form {
     let mut form = None;
     for fields in rows {
         if fields.keys().any(|name| text_fields.contains(name)) {
             return Form::Text;
         }
-        form = form.or_else(|| Form::of(fields));
+        form = form.or_else(|| if asks { Form::of_prompt(fields) } else { Form::of(fields) });
     }
     form.unwrap_or(Form::Text)
 }

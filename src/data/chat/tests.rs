@@ -138,7 +138,7 @@ fn rows_are_told_apart_and_become_messages() {
         ),
         (Form::PromptCompletion, json!({"prompt": [user], "completion": [answer]}), json!([[user, answer], 1, null])),
     ] {
-        assert_eq!(recognized([fields(row.clone())].iter(), &["text".to_owned()]), form, "{row}");
+        assert_eq!(recognized([fields(row.clone())].iter(), &["text".to_owned()], false), form, "{row}");
         assert_eq!(messages(form, row), expected);
     }
     let texts = read(Form::PromptCompletion, &mut fields(json!({"prompt": "p", "completion": "c"})));
@@ -159,6 +159,6 @@ fn rows_are_told_apart_and_become_messages() {
         assert!(fault.contains(words), "{fault}");
     }
     let plain = [fields(json!({"text": "a", "messages": [{"role": "user"}]}))];
-    assert_eq!(recognized(plain.iter(), &["text".to_owned()]), Form::Text);
-    assert_eq!(recognized([].iter(), &["text".to_owned()]), Form::Text);
+    assert_eq!(recognized(plain.iter(), &["text".to_owned()], false), Form::Text);
+    assert_eq!(recognized([].iter(), &["text".to_owned()], false), Form::Text);
 }

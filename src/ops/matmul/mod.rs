@@ -14,7 +14,7 @@ pub(crate) use pairs::{
 };
 pub(crate) use views::{Matrix, Target};
 pub(crate) use weights::{
-    DEPTH, LowRank, SKEW, Weight, blocks, each, in_parallel, product, product_back, widen_part, with_scratch,
+    DEPTH, FEW, LowRank, SKEW, Weight, blocks, each, in_parallel, product, product_back, widen_part, with_scratch,
 };
 
 /// [`product`] in what products with weights are computed in: f32, or bf16 with sums in f32.

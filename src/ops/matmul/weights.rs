@@ -67,8 +67,9 @@ pub(crate) const DEPTH: usize = 192;
 const DEPTH_BACK: usize = 256;
 /// Numbers added to a widened row, so that rows a power of two apart do not meet in the same cache set.
 pub(crate) const SKEW: usize = 16;
-/// Rows of `x` up to which reading the weight costs more than the arithmetic: dot products straight from the weight.
-pub(super) const FEW: usize = 8;
+/// Rows of `x` up to which reading the weight costs more than the arithmetic: dot products straight from the weight, of
+/// each row by itself.
+pub(crate) const FEW: usize = 8;
 /// Length of their dot products between two visits of the sum.
 const FEW_DEPTH: usize = 2048;
 /// Multiply-adds below which starting threads costs more than it saves.

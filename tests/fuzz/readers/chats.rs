@@ -106,7 +106,7 @@ pub(super) fn chats(dir: &Path) -> Feed {
             return;
         }
         let loss_on = if case.is_one_in(4) { LossOn::All } else { LossOn::Answers };
-        let chat = Chat { form, template, loss_on, eos: Some("</s>".to_owned()) };
+        let chat = Chat { form, template, loss_on, eos: Some("</s>".to_owned()), asks: case.rng.random() };
         case.heard(chat.check());
         let source = source.talking(Arc::new(chat));
         let shape = Shape { seq_len: 16, ..Shape::default() };

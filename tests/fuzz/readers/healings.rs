@@ -128,7 +128,7 @@ pub(super) fn resumed(dir: &Path) -> Feed {
     fs::write(&text, "{\"text\": \"w3 w4 w5 w6 w3 w4\"}\n{\"text\": \"w7 w3 w9 w8 w9 w3\"}\n".repeat(8)).unwrap();
     let settings = HealSettings {
         model: Some(model.display().to_string()),
-        data: Some(text.display().to_string()),
+        data: vec![text.display().to_string()],
         packing: Some(Packing::Packed),
         steps: 3,
         batch: 1,

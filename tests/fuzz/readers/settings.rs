@@ -6,7 +6,9 @@ use std::path::Path;
 use prune::arch::ModelSpec;
 use prune::commands::analyze::AnalyzeSettings;
 use prune::commands::cut::CutSettings;
+use prune::commands::generate_settings::GenerateSettings;
 use prune::commands::run::{Compute, Recipe};
+use prune::commands::teach_settings::TeachSettings;
 use prune::eval::settings::EvalSettings;
 use prune::heal::HealSettings;
 use prune::settings::resolve;
@@ -124,6 +126,13 @@ pub(super) fn settings(dir: &Path) -> Feed {
         }
         case.heard(resolve::<AnalyzeSettings>("analyze", path, Table::new()));
         case.heard(resolve::<CutSettings>("cut", path, Table::new()));
+        if let Some(settings) = case.heard(resolve::<GenerateSettings>("generate", path, Table::new())) {
+            case.heard(settings.check());
+            let _ = settings.deciding();
+        }
+        if let Some(settings) = case.heard(resolve::<TeachSettings>("teach", path, Table::new())) {
+            case.heard(settings.check());
+        }
     })
 }
 

@@ -169,6 +169,8 @@ fn names_that_are_not_utf_8() {
         "analyze model --data text.jsonl --csv",
         "cut model --drop 1 -o",
         "cut model -o a --plan",
+        "generate model --prompts text.jsonl -o",
+        "teach model --data text.jsonl -o",
         "heal model --data text.jsonl -o",
         "merge model --adapter",
         "eval model --tasks text:text.jsonl -o",

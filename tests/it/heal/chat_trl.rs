@@ -42,7 +42,7 @@ fn labeled(case: &Path) -> (Form, Labeled) {
     let template = Template::open(&case.join("model"), None, &tokenizer).unwrap();
     let source = TextSource::open(case.join("data.jsonl"), &SourceOptions::default()).unwrap();
     let (form, eos) = (source.form().unwrap(), tokenizer.eos().and_then(|id| tokenizer.token(id)));
-    let chat = Chat { form, template, loss_on: LossOn::Answers, eos };
+    let chat = Chat { form, template, loss_on: LossOn::Answers, eos, asks: false };
     let options = SequenceOptions { shape: Shape { seq_len: 96, ..Shape::default() }, ..SequenceOptions::default() };
     let rows = Sequences::read(&source.talking(Arc::new(chat)), &tokenizer, &options, &Silent).unwrap().rows;
     let label = |token: &u32| if marked::is_given(*token) { -100 } else { i64::from(*token) };

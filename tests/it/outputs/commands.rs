@@ -68,6 +68,14 @@ pub(crate) const COMMANDS: &[Making] = &[
         failing: &["--lr 1e30", "--text-field nothing", "--max-shard-size x"],
     },
     Making {
+        name: "teach",
+        line: "teach model --data text.jsonl --seq-len 8 --steps 4 --batch 2 --top-k 5 -o out",
+        other: ("--steps 4", "--steps 3"),
+        is_whole: false,
+        forces: &["--force"],
+        failing: &["--text-field nothing", "--top-k 65", "--memory 1KiB"],
+    },
+    Making {
         name: "eval",
         line: "eval model --tasks text:text.txt --pass-tokens 32 -o out",
         other: ("text:text.txt", "text:text.jsonl"),
@@ -114,6 +122,8 @@ pub(crate) const READING: &[&str] = &[
     "cut model --drop 1 -o out --dry-run",
     "cut model --drop 1 --repair refit --data text.jsonl --seq-len 16 -o out --dry-run",
     "heal model --data text.jsonl --seq-len 16 --steps 1 --batch 1 --warmup 0 -o out --dry-run",
+    "generate model --prompts text.jsonl --tokens 2 -o out.jsonl --dry-run",
+    "teach model --data text.jsonl --seq-len 8 --steps 2 --batch 2 -o out --dry-run",
     "merge model --adapter adapter -o out --dry-run",
     "eval model --tasks text:text.txt",
     "eval model --tasks text:text.txt -o out --dry-run",

@@ -211,6 +211,11 @@ fn heal() {
 }
 
 #[test]
+fn teach() {
+    finishes("teach");
+}
+
+#[test]
 fn eval() {
     finishes("eval");
 }
