@@ -12,8 +12,8 @@ use toml::{Table, Value};
 use crate::{Context, Error, Result, files};
 
 /// Sections that a file may have: one for each command that has settings, and what `prune run` drops and repairs by.
-pub const SECTIONS: [&str; 13] = [
-    "drop", "repair", "analyze", "cut", "heal", "merge", "eval", "compare", "sample", "bench", "fetch", "demo",
+pub const SECTIONS: [&str; 14] = [
+    "drop", "repair", "analyze", "cut", "grow", "heal", "merge", "eval", "compare", "sample", "bench", "fetch", "demo",
     "methods",
 ];
 /// Keys above the sections: they belong to `prune run`.

@@ -157,11 +157,12 @@ fn a_dead_flag_is_found() {
 /// What can be set is a flag, or the help says how a file sets it.
 #[test]
 fn every_setting_is_in_the_help() {
-    use prune::commands::{analyze, bench, compare, cut, demo, fetch, merge, methods, run, sample};
+    use prune::commands::{analyze, bench, compare, cut, demo, fetch, grow, merge, methods, run, sample};
     use prune::settings::{SECTIONS, keys};
-    let known: [(&str, &[&str]); 12] = [
+    let known: [(&str, &[&str]); 13] = [
         ("analyze", keys::<analyze::AnalyzeSettings>()),
         ("cut", keys::<cut::CutSettings>()),
+        ("grow", keys::<grow::GrowSettings>()),
         ("heal", keys::<prune::heal::HealSettings>()),
         ("merge", keys::<merge::MergeSettings>()),
         ("eval", keys::<prune::eval::settings::EvalSettings>()),

@@ -21,6 +21,7 @@ mod doctor_view;
 pub mod eval;
 mod eval_view;
 pub mod fetch;
+pub mod grow;
 pub mod heal;
 mod heal_figure;
 mod heal_job;

@@ -16,6 +16,7 @@ use crate::commands::compare::CompareSettings;
 use crate::commands::cut::CutSettings;
 use crate::commands::demo::DemoSettings;
 use crate::commands::fetch::FetchSettings;
+use crate::commands::grow::GrowSettings;
 use crate::commands::merge::MergeSettings;
 use crate::commands::methods::MethodsSettings;
 use crate::commands::sample::SampleSettings;
@@ -215,8 +216,9 @@ impl Recipe {
 type Check = fn(&Table, &str) -> Result<()>;
 
 /// Sections that a recipe may have for single commands; `prune run` does not use them.
-const OTHERS: [(&str, Check); 6] = [
+const OTHERS: [(&str, Check); 7] = [
     ("compare", well_formed::<CompareSettings>),
+    ("grow", well_formed::<GrowSettings>),
     ("merge", well_formed::<MergeSettings>),
     ("sample", well_formed::<SampleSettings>),
     ("fetch", well_formed::<FetchSettings>),

@@ -6,6 +6,7 @@ use std::path::Path;
 use prune::arch::ModelSpec;
 use prune::commands::analyze::AnalyzeSettings;
 use prune::commands::cut::CutSettings;
+use prune::commands::grow::GrowSettings;
 use prune::commands::run::{Compute, Recipe};
 use prune::eval::settings::EvalSettings;
 use prune::heal::HealSettings;
@@ -53,6 +54,9 @@ limit = 100
 [cut]
 max_shard_size = "5GB"
 allow_unsliced = ["a.b"]
+[grow]
+after = "1"
+by = "mean"
 "#;
 
 const SETTINGS: &str = "samples = 150\nseq_len = 256\nlayers = 2\nmetric = \"angular\"\nforce = true\nlr = 1e-3\n\
@@ -124,6 +128,7 @@ pub(super) fn settings(dir: &Path) -> Feed {
         }
         case.heard(resolve::<AnalyzeSettings>("analyze", path, Table::new()));
         case.heard(resolve::<CutSettings>("cut", path, Table::new()));
+        case.heard(resolve::<GrowSettings>("grow", path, Table::new()));
     })
 }
 
