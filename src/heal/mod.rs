@@ -18,7 +18,6 @@ mod journal;
 mod measure;
 mod merge;
 mod needs;
-pub mod optimizer;
 mod pass;
 mod plan;
 mod run;

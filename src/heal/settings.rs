@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{MergeOnto, Quant, Track, Train};
-use super::optimizer::AdamW;
 use super::schedule::{Decay, Schedule, warmup_steps};
 use super::settled::{is_default, settled_packing};
 use crate::Result;
 use crate::arch::ModelSpec;
 use crate::data::chat::{Form, LossOn};
 use crate::data::{Attention, BadRow, Packing, Separator, Shape, SourceOptions, TextSplit};
+use crate::ops::AdamW;
 use crate::weights::lora::{LayerList, LoraSettings, Patterns, RankSchedule, Targets};
 
 /// Settings of `prune heal`. The defaults are those of the paper (arXiv 2403.17887, appendix A.1) where it has one for
