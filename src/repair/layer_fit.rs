@@ -113,7 +113,11 @@ impl LayerFit<'_> {
         let (weight, index) = (self.tensor(role, part), &self.task.cut.checkpoint().index);
         let expr = Expr::Tensor(values.to_device(&Device::Cpu)?);
         let written = stored(index, &weight, &expr, index.entry(&weight)?.dtype)?.to_dtype(DType::F32)?;
-        ops::numbers(&written.contiguous()?, |new| ops::edit(values, |values| values.copy_from_slice(new)))??;
+        // numbers of their own: where nothing is rounded, these may be `values` themselves, which cannot be read and
+        // written at once
+        let numbers: Vec<f32> = written.flatten_all()?.to_vec1()?;
+        ops::edit(values, |values| values.copy_from_slice(&numbers))?;
+        let written = Tensor::from_vec(numbers, written.shape(), &Device::Cpu)?;
         let change = Change::Made { weight: Some(Expr::Tensor(written)), bias: None };
         Ok((Projection { weight, bias: None }, change))
     }

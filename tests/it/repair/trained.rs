@@ -248,7 +248,6 @@ fn what_cannot_be_learned_is_refused() {
         (line("3", "xmerge", ""), vec!["last layers", "streamline trains the one before"]),
         (line("attn:1", "streamline", "--format zeros"), vec!["whole layers"]),
         (line("1", "streamline", "--lr 0"), vec!["--lr 0", "above 0"]),
-        (line("1", "streamline", "--lr nan"), vec!["--lr"]),
         (line("1", "xmerge", "--steps 0"), vec!["--steps 0", "1 or more"]),
         (line("1", "xmerge", "--batch 0"), vec!["--batch 0", "1 or more"]),
         (line("1", "xmerge", "--batch 10"), vec!["--batch 10: 9 sequences"]),
