@@ -49,7 +49,7 @@ impl MadeFrom<'_> {
     /// Front matter in the hub's keys, and the title, behind which `what` may stand.
     #[must_use]
     pub fn head(&self, what: &str, tags: &[&str]) -> String {
-        let Provenance { origin, layers, .. } = self.history;
+        let Provenance { origin, layers, inserted, .. } = self.history;
         let mut text = String::from("---\n");
         if let Some((name, _)) = on_hub(self.parent).or_else(|| on_hub(origin)) {
             let is_direct = on_hub(self.parent).is_some() || !self.is_cut();
@@ -70,6 +70,7 @@ impl MadeFrom<'_> {
             _ = writeln!(text, "- {tag}");
         }
         let depth = match layers.len() == origin.layers {
+            _ if self.history.only_grows() => format!("{} layers, {} of them inserted", layers.len(), inserted.len()),
             true => format!("{} layers", origin.layers),
             false => format!("{} of {} layers", layers.len(), origin.layers),
         };
@@ -84,7 +85,17 @@ impl MadeFrom<'_> {
         let (mut model, layers) = (linked(origin), origin.layers);
         let repairs: Vec<&str> = self.history.repairs().collect();
         if !repairs.is_empty() {
-            _ = write!(model, ", repaired without training ({}),", repairs.join(", "));
+            let how = if self.history.trained_in_repair() { "layer by layer" } else { "without training" };
+            _ = write!(model, ", repaired {how} ({}),", repairs.join(", "));
+        }
+        if self.history.only_grows() {
+            let model = model.trim_end_matches(',');
+            let Provenance { inserted, layers: all, .. } = self.history;
+            let (count, places) = (inserted.len(), ranges(inserted.iter().copied()));
+            return format!(
+                "{model}, its {layers} decoder layers and {count} inserted ones: {places} of {}",
+                all.len()
+            );
         }
         if self.history.is_rebuilt() {
             let stack: Vec<String> = self.history.layers.iter().map(usize::to_string).collect();

@@ -42,7 +42,8 @@
 //! # Add to it
 //!
 //! Every extension point is a table, and its documentation says how a row is added: an [architecture](arch), a
-//! [metric](importance::METRICS), a [method and a pick](methods), a [repair], a [task](eval::tasks).
+//! [metric](importance::METRICS), a [method and a pick](methods), a [repair], a [growth](surgery::GROWTHS), a
+//! [task](eval::tasks).
 //!
 //! # Floor plan
 //!

@@ -37,6 +37,9 @@ pub struct Provenance {
     /// By layer of this checkpoint, the sub-layers that it was left without.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub without: BTreeMap<usize, SubLayers>,
+    /// Layers of this checkpoint that were put between those of the origin, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inserted: Vec<usize>,
     /// What was done, the first step first; each names its command as `step`.
     pub steps: Vec<Map<String, Value>>,
 }
@@ -47,7 +50,7 @@ impl Provenance {
     pub fn new(origin: PlannedFor) -> Self {
         let layers = (0..origin.layers).collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Self { version, origin, layers, without: BTreeMap::new(), steps: Vec::new() }
+        Self { version, origin, layers, without: BTreeMap::new(), inserted: Vec::new(), steps: Vec::new() }
     }
 
     /// The history that lies in the checkpoint directory `dir`; `None` when there is none.
@@ -67,6 +70,9 @@ impl Provenance {
         }
         if history.layers.len() != layers {
             return Err(fault(format!("speaks of {} layers, the checkpoint has {layers}", history.layers.len())));
+        }
+        if let Some(inserted) = history.inserted.iter().find(|inserted| **inserted >= layers) {
+            return Err(fault(format!("says that layer {inserted} was inserted, the checkpoint has {layers} layers")));
         }
         Ok(Some(history))
     }
@@ -97,9 +103,22 @@ impl Provenance {
         !self.layers.is_sorted_by(|low, high| low < high) || places.into_iter().any(|place| place.get("made").is_some())
     }
 
-    /// The repairs without training that its cuts were given, the first one first.
+    /// Whether it is the origin's layers, all of them in order, and layers between them.
+    #[must_use]
+    pub fn only_grows(&self) -> bool {
+        let own = self.layers.iter().enumerate().filter(|(place, _)| !self.inserted.contains(place));
+        !self.inserted.is_empty() && self.without.is_empty() && own.map(|(_, layer)| *layer).eq(0..self.origin.layers)
+    }
+
+    /// The repairs that its cuts were given, the first one first.
     pub fn repairs(&self) -> impl Iterator<Item = &str> {
         self.steps.iter().filter_map(|step| step.get("repair")?.get("name")?.as_str())
+    }
+
+    /// Whether one of those repairs trained layers.
+    #[must_use]
+    pub fn trained_in_repair(&self) -> bool {
+        self.steps.iter().filter_map(|step| step.get("repair")).any(|repair| repair.get("layers").is_some())
     }
 
     /// How the checkpoint says what its layers lack; `None` where they lack nothing.
@@ -138,6 +157,9 @@ impl Provenance {
     pub fn push_stack(&mut self, step: Map<String, Value>, stack: &[Place]) {
         let known = |place: &Place| self.without.get(&place.layer).copied().unwrap_or_default().and(place.without);
         let without = stack.iter().map(known).enumerate().filter(|(_, without)| !without.is_empty()).collect();
+        let is_inserted = |place: &Place| place.inserted || self.inserted.contains(&place.layer);
+        let inserted = stack.iter().enumerate().filter(|(_, place)| is_inserted(place)).map(|(at, _)| at).collect();
+        self.inserted = inserted;
         self.layers = stack.iter().filter_map(|place| self.layers.get(place.layer).copied()).collect();
         self.without = without;
         self.push(step);
@@ -172,6 +194,17 @@ mod tests {
         trained.push(zeros);
         trained.trained();
         assert!(trained.gone().are_layers());
+        let mut grown = Provenance::new(history.origin.clone());
+        let inserted = |layer| Place { inserted: true, ..Place::of(layer) };
+        grown.push_stack(
+            Map::new(),
+            &[Place::of(0), Place::of(1), inserted(1), Place::of(2), Place::of(3), inserted(3)],
+        );
+        assert_eq!((grown.layers.as_slice(), grown.inserted.as_slice()), (&[0, 1, 1, 2, 3, 3][..], &[2, 5][..]));
+        assert!(grown.only_grows() && grown.is_rebuilt());
+        // layers move, and stay inserted
+        grown.push_stack(Map::new(), &[1, 2, 3, 5].map(Place::of));
+        assert_eq!((grown.inserted.as_slice(), grown.only_grows()), (&[1, 3][..], false));
         history.push_stack(Map::new(), &[1, 0, 1].map(Place::of));
         assert_eq!(history.layers, [3, 2, 3]);
         assert!(history.is_rebuilt());

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 const OUTPUTS: &[&str] = &["out", "csv", "extract"];
 
 /// Settings that name a row of a table: a directory may be called the same.
-const NAMES: &[&str] = &["format", "method", "methods", "metric", "metrics", "repair", "strategies", "strategy"];
+const NAMES: &[&str] = &["by", "format", "method", "methods", "metric", "metrics", "repair", "strategies", "strategy"];
 
 /// Which command makes an output, and what from.
 #[derive(Clone, Debug)]
@@ -99,7 +99,13 @@ mod tests {
         let kept = |settings| Origin::of("cut", &settings).unwrap().keep_inputs(&target).is_err();
         assert!(kept(json!({"data": path})) && kept(json!({"tasks": [format!("text:{path}")]})));
         assert!(kept(json!({"cut": {"plan": path}})));
-        for own in [json!({"out": path}), json!({"repair": path}), json!({"metrics": [path]}), json!({"samples": 3})] {
+        for own in [
+            json!({"out": path}),
+            json!({"repair": path}),
+            json!({"by": path}),
+            json!({"metrics": [path]}),
+            json!({"samples": 3}),
+        ] {
             assert!(!kept(own.clone()), "{own}");
         }
     }

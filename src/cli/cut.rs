@@ -23,6 +23,7 @@ use super::text::TextArgs;
   prune cut ./llama --drop 21-28 --repair refit --data c4.jsonl -o out    fitted to the whole model, no training
   prune cut ./llama --method shortgpt --layers 2 --one-at-a-time --data c4.jsonl -o out
   prune cut ./llama --drop 21-28 --repair average -o out                  merged into layer 20, no text
+  prune cut ./llama --drop 21-28 --repair streamline --data c4.jsonl --steps 2 -o out  layer 20 learns 20 to 28
   prune cut ./llama --method laco --threshold 0.5 --data c4.jsonl -o out  layers merged while alike
   prune cut ./llama --plan analysis/analysis.json --target bytes=4GiB -o out
   prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
@@ -76,8 +77,9 @@ pub(crate) struct CutArgs {
     /// Keep a list of config.json as it is although its length is the layer count
     #[arg(long, value_name = "KEY")]
     allow_unsliced: Vec<String>,
-    /// Put this at the seams without training, fitted on --data; rdsc and average merge the dropped layers into the one
-    /// before and need no text; see prune methods
+    /// Put this at the seams, fitted on --data; rdsc and average merge the dropped layers into the one before and need
+    /// no text. streamline trains that layer until its stream is the one that left the dropped ones, xmerge the layer
+    /// behind them: as many layers are left as --drop leaves. See prune methods
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(cut::repair_names()))]
     repair: Option<String>,
     /// Let the layers of --method go one after the other: the model loses one, is repaired where --repair says so, and
@@ -111,6 +113,15 @@ pub(crate) struct CutArgs {
     /// activations of first tokens that the dropped layers made
     #[arg(long)]
     leave_out_first: bool,
+    /// Learning rate of --repair streamline and xmerge (AdamW, no decay, constant) [default: the papers' 2e-4 and 1e-5]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    lr: Option<f64>,
+    /// Steps of --repair streamline and xmerge, for each layer that is trained [default: 300]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Sequences of a step of --repair streamline and xmerge [default: 16]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
     /// Also hash the source's weight files whole for prune.json, which reads them once more
     #[arg(long)]
     hash: bool,

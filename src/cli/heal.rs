@@ -30,6 +30,8 @@ const FORMS: [&str; 6] = ["auto", "text", "messages", "sharegpt", "alpaca", "pro
   prune heal ./llama-24 --data c4.jsonl --rank 4..12 --layers-to-transform 8-23 -o healed
                                                                      ranks rise with depth
   prune heal ./llama-24 --data c4.jsonl --train lm-head+last3 --quant none -o healed
+  prune heal ./llama-36 --data c4.jsonl --layers-to-transform inserted -o healed
+                                                                     only what prune grow put in
   prune heal ./llama-24 --data c4.jsonl --teacher ./llama -o healed  learn from the uncut model
   prune heal ./llama-24 --data chat.jsonl --eval-data chat-val.jsonl -o healed
                                                                      conversations: learns the answers
@@ -110,7 +112,7 @@ pub(crate) struct HealArgs {
     /// Write what the last step gave, not what did best in validation
     #[arg(long, help_heading = "Text")]
     keep_last: bool,
-    /// What is trained: lora, or lm-head+lastK [default: lora]
+    /// What is trained: lora; layers, those of --layers-to-transform whole; or lm-head+lastK [default: lora]
     #[arg(long, value_name = "WHAT", help_heading = "Adapters")]
     train: Option<String>,
     /// Rank of the adapters; 4..12 on a line from the lowest adapted layer to the highest, rounded [default: the
@@ -132,7 +134,8 @@ pub(crate) struct HealArgs {
     /// Adapted layers: mlp, attention, all-linear, or module names [default: mlp]
     #[arg(long, value_name = "WHICH", help_heading = "Adapters")]
     target: Option<String>,
-    /// Layers that get adapters, such as 8-15,20 [default: all]
+    /// Layers that get adapters, or with --train layers are trained whole, such as 8-15,20; inserted: those that prune
+    /// grow put in [default: all]
     #[arg(long, value_name = "LAYERS", help_heading = "Adapters")]
     layers_to_transform: Option<String>,
     /// Adapter in PEFT's files to start from

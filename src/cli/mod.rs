@@ -13,6 +13,7 @@ mod eval;
 mod fetch;
 mod flags;
 mod generate;
+mod grow;
 mod heal;
 mod merge;
 mod methods;
@@ -55,6 +56,7 @@ Examples:
   prune analyze ./llama --data c4.jsonl -o analysis   which block hurts least
   prune cut ./llama --plan analysis/analysis.json --fraction 0.25 -o ./llama-24
   prune heal ./llama-24 --data c4.jsonl -o healed     QLoRA on the cut model
+  prune grow ./llama --after 1,3,5,7 -o ./llama-36    more layers, to train alone
   prune eval ./llama-24 --tasks mmlu,boolq -o scores  how good it still is
   prune compare dense scores                          two evaluations, question by question
   prune sample ./llama-24 --prompt \"Once upon\"        whether it still speaks
@@ -84,6 +86,7 @@ enum Command {
     Cut(Box<cut::CutArgs>),
     Generate(Box<generate::GenerateArgs>),
     Teach(Box<teach::TeachArgs>),
+    Grow(grow::GrowArgs),
     Heal(Box<heal::HealArgs>),
     Merge(merge::MergeArgs),
     Eval(eval::EvalArgs),
@@ -107,7 +110,7 @@ impl Command {
             }
             Self::Eval(_) => "with an --out the same command goes on where it stopped, without one it begins anew",
             Self::Analyze(_) => SEARCH_GOES_ON,
-            Self::Cut(_) | Self::Merge(_) => "nothing was written; the same command begins anew",
+            Self::Cut(_) | Self::Grow(_) | Self::Merge(_) => "nothing was written; the same command begins anew",
             Self::Compare(_)
             | Self::Sample(_)
             | Self::Bench(_)
@@ -158,6 +161,7 @@ fn dispatch(command: Command, context: &Context) -> Result<()> {
         Command::Cut(args) => cut::run(&args, context),
         Command::Generate(args) => generate::run(&args, context),
         Command::Teach(args) => teach::run(&args, context),
+        Command::Grow(args) => grow::run(&args, context),
         Command::Heal(args) => heal::run(&args, context),
         Command::Merge(args) => merge::run(&args, context),
         Command::Eval(args) => eval::run(&args, context),

@@ -158,14 +158,15 @@ fn a_dead_flag_is_found() {
 #[test]
 fn every_setting_is_in_the_help() {
     use prune::commands::{
-        analyze, bench, compare, cut, demo, fetch, generate_settings, merge, methods, run, sample, teach_settings,
+        analyze, bench, compare, cut, demo, fetch, generate_settings, grow, merge, methods, run, sample, teach_settings,
     };
     use prune::settings::{SECTIONS, keys};
-    let known: [(&str, &[&str]); 14] = [
+    let known: [(&str, &[&str]); 15] = [
         ("analyze", keys::<analyze::AnalyzeSettings>()),
         ("cut", keys::<cut::CutSettings>()),
         ("generate", keys::<generate_settings::GenerateSettings>()),
         ("teach", keys::<teach_settings::TeachSettings>()),
+        ("grow", keys::<grow::GrowSettings>()),
         ("heal", keys::<prune::heal::HealSettings>()),
         ("merge", keys::<merge::MergeSettings>()),
         ("eval", keys::<prune::eval::settings::EvalSettings>()),

@@ -243,7 +243,7 @@ impl fmt::Display for CutReport {
             "weights      {}, {} of files: {}",
             shrunk(self.bytes, &size),
             size(self.disk_needed),
-            self.files()
+            names(&self.shards)
         )?;
         for edit in &self.config {
             writeln!(f, "config       {edit}")?;
@@ -280,21 +280,23 @@ impl fmt::Display for CutReport {
     }
 }
 
-impl CutReport {
-    /// The weight files by name, the ends of the list only.
-    fn files(&self) -> String {
-        match self.shards.as_slice() {
-            [] => "none".to_owned(),
-            [only] => only.file.clone(),
-            [first, .., last] => format!("{} to {}", first.file, last.file),
-        }
+/// The weight files by name, the ends of the list only.
+pub(super) fn names(shards: &[ShardReport]) -> String {
+    match shards {
+        [] => "none".to_owned(),
+        [only] => only.file.clone(),
+        [first, .., last] => format!("{} to {}", first.file, last.file),
     }
+}
+
+/// The weight files that `cut` makes.
+pub(super) fn shards(cut: &Cut) -> Vec<ShardReport> {
+    let shards = &cut.blueprint().shards().shards;
+    shards.iter().map(|shard| ShardReport { file: shard.file.clone(), bytes: shard.size() }).collect()
 }
 
 fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
     let plan = cut.plan();
-    let files = cut.blueprint().shards();
-    let shards = files.shards.iter().map(|shard| ShardReport { file: shard.file.clone(), bytes: shard.size() });
     CutReport {
         model: plan.planned_for.pinned(),
         out: settings.out.clone(),
@@ -306,9 +308,9 @@ fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
         notations: plan.notations(),
         parameters: cut.parameters(),
         bytes: cut.bytes(),
-        shards: shards.collect(),
+        shards: shards(cut),
         config: cut.edits().to_vec(),
-        disk_needed: files.disk_size(),
+        disk_needed: cut.blueprint().shards().disk_size(),
         disk_free: None,
         identical: None,
         seams: None,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
 use crate::methods::{KeepShare, Method};
-use crate::repair::Repair;
+use crate::repair::{LayerTraining, REPAIRS, Repair};
 use crate::surgery::Target;
 use crate::{Error, Result};
 
@@ -45,7 +45,7 @@ pub struct CutSettings {
     pub format: Option<String>,
     /// Config keys that stay although they look as if they had one value per layer: a name, or a path with dots.
     pub allow_unsliced: Vec<String>,
-    /// What is put at the seams without training; most take `data`.
+    /// What is put at the seams, without training or by training single layers; most take `data`.
     pub repair: Option<&'static Repair>,
     /// Whether layers go one after the other, the model repaired and scored anew between them.
     pub one_at_a_time: bool,
@@ -77,6 +77,12 @@ pub struct CutSettings {
     pub seed: Option<u64>,
     /// The first token of each sequence takes no part in the fit of a repair.
     pub leave_out_first: bool,
+    /// Learning rate of a repair that trains layers; `None` is its paper's.
+    pub lr: Option<f64>,
+    /// Its steps for each layer; `None` is 300.
+    pub steps: Option<usize>,
+    /// Its sequences a step; `None` is 16, or all that fit where those are fewer.
+    pub batch: Option<usize>,
     /// Where a repair is computed: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: Option<String>,
     /// What products with weights are computed in: `auto`, `bf16`, `f32`.
@@ -127,6 +133,9 @@ impl Default for CutSettings {
             attention: Attention::default(),
             seed: None,
             leave_out_first: false,
+            lr: None,
+            steps: None,
+            batch: None,
             device: None,
             dtype: None,
             memory: None,
@@ -139,6 +148,16 @@ impl Default for CutSettings {
 }
 
 impl CutSettings {
+    /// How the repair trains layers; `None` where it trains none.
+    pub(super) fn training(&self) -> Option<LayerTraining> {
+        let own = self.repair.and_then(Repair::training)?;
+        Some(LayerTraining {
+            lr: self.lr.unwrap_or(own.lr),
+            steps: self.steps.unwrap_or(own.steps),
+            batch: self.batch.unwrap_or(own.batch),
+        })
+    }
+
     /// Refuses settings of a repair where there is none, and a repair without a text.
     ///
     /// # Errors
@@ -168,6 +187,23 @@ impl CutSettings {
             ("--dtype", self.dtype.is_some()),
             ("--memory", self.memory.is_some()),
         ];
+        let of_training =
+            [("--lr", self.lr.is_some()), ("--steps", self.steps.is_some()), ("--batch", self.batch.is_some())];
+        if let (Some((flag, _)), None) =
+            (of_training.iter().find(|(_, given)| *given), self.repair.and_then(Repair::training))
+        {
+            let train = REPAIRS.iter().filter(|repair| repair.training().is_some()).map(|repair| repair.name);
+            let train = train.collect::<Vec<_>>().join(" and ");
+            return Err(Error::request(format!("{flag} goes with a --repair that trains layers: {train}")));
+        }
+        if let Some(lr) = self.lr.filter(|lr| !lr.is_finite() || *lr <= 0.0) {
+            return Err(Error::request(format!("--lr {lr}: expected a learning rate above 0, such as 2e-4")));
+        }
+        for (flag, number) in [("--steps", self.steps), ("--batch", self.batch)] {
+            if number == Some(0) {
+                return Err(Error::request(format!("{flag} 0: expected 1 or more")));
+            }
+        }
         // what scores layers between the rounds, or judges merges, reads the same text
         let reads = self.one_at_a_time || self.method.is_some_and(Method::merges);
         let is_free = |flag: &str| fitted.is_some() || reads && flag != "--leave-out-first";

@@ -107,6 +107,7 @@ pub(super) fn heal_sharing(
         return Err(Error::request("dora is not trained on a GPU: --device cpu, or leave --dora out"));
     }
     let history = Provenance::read(&checkpoint.source.dir, spec.layers).ok().flatten();
+    settings = settings.with_inserted(history.as_ref().map_or(&[], |history| &history.inserted))?;
     if let Some(history) = history.filter(|history| history.format() == Some("zeros")) {
         progress.warn(&format!(
             "what was left out ({}) is zeros here, and training brings it back; cut with --format per-layer to heal \

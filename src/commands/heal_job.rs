@@ -148,7 +148,7 @@ impl Job<'_> {
         let adapters = match (settings.train, adapter) {
             (Train::Lora, Some(adapters)) => Some(adapters),
             (Train::Lora, None) => Some(Adapters::new(spec, &settings.lora(spec)?, settings.seed, device)?),
-            (Train::Last(_), _) => None,
+            (Train::Last(_) | Train::Layers, _) => None,
         };
         let adapters = adapters.map(Arc::new);
         let mut load_options = load_options(spec, settings);

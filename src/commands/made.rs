@@ -76,6 +76,10 @@ impl Described {
                 let kind = if settings.dora { "DoRA" } else { "LoRA" };
                 format!("{kind} of rank {} on {target}, the weights held {held}", settings.rank)
             }
+            Train::Layers => {
+                let layers = settings.layers_to_transform.as_ref().map(ToString::to_string).unwrap_or_default();
+                format!("layers {layers} trained whole")
+            }
             Train::Last(count) => format!("the head, the final norm and the last {count} layers trained whole"),
         };
         let rows = chat.map(conversations).unwrap_or_default();

@@ -14,7 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::importance::FinalStates;
 use crate::methods::{LayerSum, MergeBounds, MergeTrial, Method};
 use crate::model::{Model, ModelOptions};
-use crate::plan::{Made, Place, Plan, PlannedFor, SubLayers, Term, ranges};
+use crate::plan::{Made, Place, Plan, PlannedFor, Term, ranges};
 use crate::progress::{Progress, Silent};
 use crate::surgery::{Cut, CutOptions};
 use crate::{Error, Result};
@@ -170,5 +170,5 @@ fn place(layer: &LayerSum, spec: &ModelSpec) -> Place {
         .filter(|tensor| tensor.role.is_linear())
         .filter_map(|tensor| Some((tensor.name[tensor.name.find(tensor.role.module())?..].to_owned(), sum())))
         .collect();
-    Place { layer: layer.base, without: SubLayers::default(), made }
+    Place { made, ..Place::of(layer.base) }
 }

@@ -88,7 +88,7 @@ impl fmt::Display for MethodsReport {
             let line = if place == 0 { "" } else { "\n" };
             write!(f, "{line}{name:<19} {about}\n{:<19} {unit}, {pick}{seen}; costs {cost}; {reference}", "")?;
         }
-        write!(f, "\n\nRepairs without training, for cut --repair:")?;
+        write!(f, "\n\nRepairs, for cut --repair:")?;
         for RepairRow { name, about, reference, opens_everywhere } in &self.repairs {
             let opens = if *opens_everywhere { "opens everywhere" } else { "opens here" };
             write!(f, "\n{name:<19} {about}\n{:<19} {opens}; {reference}", "")?;

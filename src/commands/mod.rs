@@ -24,6 +24,7 @@ pub mod fetch;
 pub mod generate;
 mod generate_room;
 pub mod generate_settings;
+pub mod grow;
 pub mod heal;
 mod heal_figure;
 mod heal_job;

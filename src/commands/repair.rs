@@ -1,5 +1,6 @@
 //! The repair of `prune cut`: its text, what it takes, the fit, and what came of it.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +17,9 @@ use crate::data::Shape;
 use crate::importance::rises;
 use crate::model::{Loss, Model, ModelOptions, Placement, Residency};
 use crate::progress::{Progress, Silent};
-use crate::repair::{Found, RefitStep, Repair, RepairNeeds, RepairTask, Repaired, SeamFit, TextTokens, fit};
+use crate::repair::{
+    Found, LayerTraining, RefitStep, Repair, RepairNeeds, RepairTask, Repaired, SeamFit, TextTokens, TrainedLayer, fit,
+};
 use crate::surgery::Cut;
 use crate::{Context, Error, Result, ops};
 
@@ -83,6 +86,9 @@ pub struct RepairResult {
     /// Of each seam, what was fitted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub seams: Vec<SeamFit>,
+    /// Of each layer that was trained, what came of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<TrainedLayer>,
     /// Seconds it took.
     pub seconds: f64,
 }
@@ -108,6 +114,9 @@ pub(super) struct Repairing {
     judged_by: TextSize,
     needs: RepairNeeds,
     keeps: bool,
+    training: Option<LayerTraining>,
+    /// Where streams wait that are not kept in memory.
+    spill: Option<PathBuf>,
     options: ModelOptions,
     memory_bytes: u64,
     /// The text, as the history tells it.
@@ -133,7 +142,7 @@ impl Repairing {
         }
         let spec = ModelSpec::from_config(&source.config)?;
         // what the plan does not allow is said before any text is read
-        repair.needs(cut.plan(), &spec, &source, TextTokens::default())?;
+        repair.needs(cut.plan(), &spec, &source, (TextTokens::default(), None))?;
         let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
         let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &source)?;
         let sequences = sequences(settings, &source, shared, progress)?;
@@ -148,7 +157,15 @@ impl Repairing {
         let (fitted_on, judged_by) = (size(false), size(true));
         let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
         let tokens = TextTokens { fitting: fitted_on.tokens, judging: judged_by.tokens, longest };
-        let needs = repair.needs(cut.plan(), &spec, &source, tokens)?;
+        let training = settings.training();
+        let fitting = sequences.len() - judging.iter().filter(|judges| **judges).count();
+        if let Some(batch) = settings.batch.filter(|batch| *batch > fitting) {
+            return Err(Error::request(format!(
+                "--batch {batch}: {fitting} sequences of the text are fitted on: give more text, or a smaller --batch"
+            )));
+        }
+        let training = training.map(|own| LayerTraining { batch: own.batch.min(fitting), ..own });
+        let needs = repair.needs(cut.plan(), &spec, &source, (tokens, training))?;
         let usable = fitted_on.tokens - if settings.leave_out_first { fitted_on.sequences } else { 0 };
         if usable < needs.tokens {
             return Err(Error::request(format!(
@@ -175,6 +192,8 @@ impl Repairing {
         let keeps = memory_bytes + needs.bytes_to_keep <= budget.usable();
         let memory_bytes = memory_bytes + if keeps { needs.bytes_to_keep } else { 0 };
         let (text, first) = (said(settings), !settings.leave_out_first);
+        let beside = settings.out.as_deref().and_then(Path::parent).filter(|dir| dir.is_dir());
+        let spill = beside.map(Path::to_owned);
         Ok(Self {
             repair,
             source,
@@ -185,6 +204,8 @@ impl Repairing {
             judged_by,
             needs,
             keeps,
+            training,
+            spill,
             options,
             memory_bytes,
             text,
@@ -226,6 +247,8 @@ impl Repairing {
             judging: &self.judging,
             first: self.first,
             keeps: self.keeps,
+            training: self.training,
+            spill: self.spill.as_deref(),
         };
         let repaired = fit(self.repair, &task, progress)?;
         let result = result(&repaired, started.elapsed().as_secs_f64());
@@ -262,7 +285,7 @@ impl Repairing {
                 result.cut, result.repaired
             ));
         }
-        let record = json!({
+        let mut record = json!({
             "name": name,
             "about": repair.about,
             "reference": repair.reference,
@@ -274,6 +297,9 @@ impl Repairing {
             "projections": result.projections,
             "seams": result.seams,
         });
+        if !result.layers.is_empty() {
+            record["layers"] = json!(result.layers.iter().map(told).collect::<Vec<_>>());
+        }
         report.result = Some(result);
         Ok((cut.repaired(changes, record)?, report))
     }
@@ -330,18 +356,32 @@ fn said(settings: &CutSettings) -> Value {
         ("separator", json!(settings.separator), settings.separator != default.separator),
         ("attention", json!(settings.attention), settings.attention != default.attention),
         ("leave_out_first", json!(true), settings.leave_out_first),
+        ("lr", json!(settings.lr), settings.lr.is_some()),
+        ("steps", json!(settings.steps), settings.steps.is_some()),
+        ("batch", json!(settings.batch), settings.batch.is_some()),
     ];
     let given = all.into_iter().filter(|(.., given)| *given);
     Value::Object(given.map(|(key, value, _)| (key.to_owned(), value)).collect())
+}
+
+/// A trained layer as the history tells it: the error of every step is for the report.
+fn told(layer: &TrainedLayer) -> Value {
+    let mut told = json!(layer);
+    told["steps"] = json!(layer.losses.len());
+    if let Some(told) = told.as_object_mut() {
+        told.shift_remove("losses");
+    }
+    told
 }
 
 fn result(repaired: &Repaired, seconds: f64) -> RepairResult {
     let mean = |losses: &[Loss]| Loss::total(losses).mean();
     let (cut, after) = (repaired.losses_at(0.0), repaired.losses_at(repaired.step));
     let change = rises(cut, &[&after.to_vec()], vec![1], "repair");
-    let (projections, seams) = match repaired.found.clone() {
-        Found::Projections(steps) => (steps, Vec::new()),
-        Found::Seams(seams) => (Vec::new(), seams),
+    let (projections, seams, layers) = match repaired.found.clone() {
+        Found::Projections(steps) => (steps, Vec::new(), Vec::new()),
+        Found::Seams(seams) => (Vec::new(), seams, Vec::new()),
+        Found::Layers(layers) => (Vec::new(), Vec::new(), layers),
     };
     RepairResult {
         whole: mean(&repaired.whole),
@@ -354,6 +394,7 @@ fn result(repaired: &Repaired, seconds: f64) -> RepairResult {
         tensors: repaired.changes(repaired.step).len(),
         projections,
         seams,
+        layers,
         seconds,
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use super::repair::RepairReport;
 use crate::checkpoint::ByteSize;
 use crate::plan::SubLayer;
-use crate::repair::RefitStep;
+use crate::repair::{RefitStep, TrainedLayer};
 
 impl fmt::Display for RepairReport {
     /// Some lines of a page.
@@ -49,6 +49,16 @@ impl fmt::Display for RepairReport {
                 seam.layer,
                 100.0 * seam.explained,
                 100.0 * seam.explained_other
+            )?;
+        }
+        for TrainedLayer { layer, first, last, lr, batch, before, after, before_other, after_other, losses } in
+            &result.layers
+        {
+            let steps = losses.len();
+            writeln!(
+                f,
+                "layer        {layer} stands for {first}..={last}: {steps} steps of {batch} sequences, lr {lr:e}; squared \
+                 error {before:.4} -> {after:.4}, in other text {before_other:.4} -> {after_other:.4}"
             )?;
         }
         Ok(())

@@ -40,9 +40,19 @@ impl HealSettings {
         if self.train != Train::Lora && self.adapter.is_some() {
             return Err(Error::request("adapter goes with train = \"lora\""));
         }
-        let of_adapters = [("layers_to_transform", self.layers_to_transform.is_some()), ("dora", self.dora)];
-        if let Some((name, _)) = of_adapters.into_iter().find(|(_, given)| *given && self.train != Train::Lora) {
-            return Err(Error::request(format!("{name} goes with train = \"lora\"")));
+        if self.dora && self.train != Train::Lora {
+            return Err(Error::request("dora goes with train = \"lora\""));
+        }
+        match (self.train, &self.layers_to_transform) {
+            (Train::Last(_), Some(_)) => {
+                return Err(Error::request("layers_to_transform goes with train = \"lora\" or \"layers\""));
+            }
+            (Train::Layers, None) => {
+                return Err(Error::request(
+                    "train = \"layers\": which? name them with layers_to_transform, such as 8-15, or inserted",
+                ));
+            }
+            _ => {}
         }
         if self.train != Train::Lora && self.adapter_only {
             return Err(Error::request(format!("train = \"{}\" makes no adapter: leave adapter_only out", self.train)));
@@ -102,6 +112,9 @@ mod tests {
             ("teacher_weight = 1.5", "teacher_weight"),
             ("temperature = 0.0", "temperature"),
             ("rank = 0", "rank"),
+            ("train = \"layers\"", "layers_to_transform"),
+            ("train = \"layers\"\nlayers_to_transform = 1\ndora = true", "dora"),
+            ("train = \"lm-head+last1\"\nlayers_to_transform = \"inserted\"", "layers_to_transform"),
             ("dropout = 1.0", "dropout"),
             ("train = \"lm-head+last2\"\nadapter_only = true", "adapter_only"),
             ("quant = \"none\"\nmerge_onto = \"quantized\"", "merge_onto"),

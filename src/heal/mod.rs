@@ -18,7 +18,6 @@ mod journal;
 mod measure;
 mod merge;
 mod needs;
-pub mod optimizer;
 mod pass;
 mod plan;
 mod run;
@@ -30,7 +29,7 @@ mod state;
 mod tensorboard;
 mod trainer;
 
-pub use choices::{MergeOnto, Quant, Track, Train};
+pub use choices::{MergeOnto, Quant, Track, Train, TrainedLayers};
 pub use journal::{Journal, Line};
 pub use measure::{KnownLosses, Losses, MeasuredLosses, Paired, Text, measurement};
 pub use merge::Merge;

@@ -75,7 +75,7 @@ impl Needs {
             None => 0,
         };
         let logits = ops::objective_bytes(tokens as usize, (spec.hidden_size, spec.vocab_size), taught, device);
-        let whole = settings.train != Train::Lora;
+        let (whole, trains_head) = (settings.train != Train::Lora, settings.train.trains_head());
         let rotations = spec.rope.rotary_dim as u64;
         let cost = dora.with(TrainingCost::most(spec, device));
         // the gradient of the stream
@@ -87,7 +87,9 @@ impl Needs {
             kept: tokens * cost.saved,
             walked: walked as u64,
             // the gradient of a head is made anew with its factor; a trained head has a copy for products on a GPU
-            loss: 4 * tokens * (3 * d + rotations) + logits + if whole { 8 * spec.vocab_size as u64 * d } else { 0 },
+            loss: 4 * tokens * (3 * d + rotations)
+                + logits
+                + if trains_head { 8 * spec.vocab_size as u64 * d } else { 0 },
             mixing: tokens * (throughout + cost.mixing),
             around_chunk: tokens * (throughout + cost.held) + beside_a_product(checkpoint, spec, settings, device),
             chunk_per_token: cost.chunk,

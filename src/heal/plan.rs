@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
-use super::choices::{Quant, Train};
+use super::choices::{Quant, Train, TrainedLayers};
 use super::dora;
 use super::needs::{Needs, TeacherSize};
 use super::settings::HealSettings;
@@ -151,10 +151,8 @@ fn check_window(settings: &HealSettings, budget: Budget) -> Result<()> {
 pub fn load_options(spec: &ModelSpec, settings: &HealSettings) -> LoadOptions {
     LoadOptions {
         four_bit: (settings.quant == Quant::Nf4).then_some(!settings.plain_scales),
-        unfrozen_from: match settings.train {
-            Train::Lora => None,
-            Train::Last(layers) => Some(spec.layers.saturating_sub(layers)),
-        },
+        unfrozen: settings.whole_layers(spec.layers),
+        unfrozen_head: settings.train.trains_head(),
         ..LoadOptions::default()
     }
 }
@@ -166,10 +164,15 @@ fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
         Train::Last(layers) if layers > spec.layers => {
             Err(Error::request(format!("train = \"{}\": the model has {} layers", settings.train, spec.layers)))
         }
-        Train::Last(layers) => {
-            let tensors = (spec.layers - layers..spec.layers).flat_map(|layer| spec.layer_tensors(layer));
+        Train::Last(_) | Train::Layers => {
+            let whole = settings.whole_layers(spec.layers);
+            if let Some(TrainedLayers::Named(named)) = &settings.layers_to_transform {
+                named.check(spec.layers)?;
+            }
+            let tensors = whole.into_iter().flat_map(|layer| spec.layer_tensors(layer));
             let numbers: usize = tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum();
-            Ok((numbers + spec.vocab_size * spec.hidden_size + spec.hidden_size) as u64)
+            let head = if settings.train.trains_head() { (spec.vocab_size + 1) * spec.hidden_size } else { 0 };
+            Ok((numbers + head) as u64)
         }
     }
 }
@@ -181,7 +184,10 @@ fn walked(spec: &ModelSpec, settings: &HealSettings) -> Result<usize> {
             let lowest = settings.lora(spec)?.modules(spec)?.into_iter().map(|(layer, ..)| layer).min();
             Ok(spec.layers - lowest.unwrap_or(spec.layers))
         }
-        Train::Last(layers) => Ok(layers.min(spec.layers)),
+        Train::Last(_) | Train::Layers => {
+            let lowest = settings.whole_layers(spec.layers).first().copied();
+            Ok(spec.layers - lowest.unwrap_or(spec.layers).min(spec.layers))
+        }
     }
 }
 
@@ -210,7 +216,11 @@ fn flops_per_token(
             Train::Lora => {
                 layers * forward + walked * (forward * recomputed + back) + 6.0 * trained as f64 + 2.0 * head
             }
-            Train::Last(_) => layers * forward + walked * (forward * recomputed + back + products) + 3.0 * head,
+            Train::Last(_) | Train::Layers => {
+                let whole = settings.whole_layers(spec.layers).len() as f64;
+                let head = if settings.train.trains_head() { 3.0 * head } else { 2.0 * head };
+                layers * forward + walked * (forward * recomputed + back) + whole * products + head
+            }
         }
 }
 

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::choices::{MergeOnto, Quant, Track, Train};
-use super::optimizer::AdamW;
+use super::choices::{MergeOnto, Quant, Track, Train, TrainedLayers};
 use super::schedule::{Decay, Schedule, warmup_steps};
 use super::settled::{is_default, settled_packing};
 use crate::Result;
 use crate::arch::ModelSpec;
 use crate::data::chat::{Form, LossOn};
 use crate::data::{Attention, BadRow, Packing, Separator, Shape, SourceOptions, TextSplit};
-use crate::weights::lora::{LayerList, LoraSettings, Patterns, RankSchedule, Targets};
+use crate::ops::AdamW;
+use crate::weights::lora::{LoraSettings, Patterns, RankSchedule, Targets};
 
 /// Settings of `prune heal`. The defaults are those of the paper (arXiv 2403.17887, appendix A.1) where it has one for
 /// all models.
@@ -72,7 +72,8 @@ pub struct HealSettings {
     /// Writes what the last step gave, not what did best in validation.
     pub keep_last: bool,
 
-    /// What is trained: `lora`, or `lm-head+lastK`, the head, the final norm and the last K layers whole.
+    /// What is trained: `lora`; `layers`, those of `layers_to_transform` whole; or `lm-head+lastK`, the head, the final
+    /// norm and the last K layers whole.
     pub train: Train,
     /// Rank of the adapters; `4..12` on a line from the lowest adapted layer to the highest.
     pub rank: RankSchedule,
@@ -87,9 +88,9 @@ pub struct HealSettings {
     pub dora: bool,
     /// Adapted layers: `mlp`, `attention`, `all-linear` or names.
     pub target: Targets,
-    /// The layers that have adapters; all by default.
+    /// The layers that have adapters, or are trained whole; all by default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub layers_to_transform: Option<LayerList>,
+    pub layers_to_transform: Option<TrainedLayers>,
     /// Other ranks for modules by name.
     #[serde(skip_serializing_if = "Patterns::is_empty")]
     pub rank_pattern: Patterns<usize>,
@@ -254,7 +255,7 @@ impl HealSettings {
             rslora: self.rslora,
             dora: self.dora,
             targets: self.target.clone(),
-            layers_to_transform: self.layers_to_transform.clone(),
+            layers_to_transform: self.layers_to_transform.as_ref().and_then(TrainedLayers::named).cloned(),
             rank_pattern: self.rank_pattern.clone(),
             alpha_pattern: self.alpha_pattern.clone(),
         }

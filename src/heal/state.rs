@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::measure::KnownLosses;
-use super::optimizer::{Moments, Optimizer};
 use super::tensorboard::EVENTS;
 use crate::checkpoint::{
     Index, Shard, Slot, Workplace, adopt, differences, read_json, refuse_other_work, unfinished, write_file,
@@ -21,6 +20,7 @@ use crate::checkpoint::{
 use crate::data::Position;
 use crate::files::{self, Bound};
 use crate::model::CheckpointingPolicy;
+use crate::ops::{Moments, Optimizer};
 use crate::plan::MOST_LAYERS;
 use crate::progress::Silent;
 use crate::shown::from_here;

@@ -3,12 +3,11 @@
 use candle_core::Tensor;
 
 use super::collective::{Alone, Collective, Sums, share};
-use super::optimizer::{Optimizer, clip};
 use super::pass::{Gradients, PassLoss, PassSettings, parameters, pass};
 use super::schedule::Schedule;
 use super::settings::HealSettings;
 use crate::model::{Batch, CheckpointingPolicy, Dropout, Lesson, Lessons, Model, Observer, Said};
-use crate::ops::{self, FiniteWatch};
+use crate::ops::{self, FiniteWatch, Optimizer, clip};
 use crate::progress::Silent;
 use crate::{Context, Error, Result};
 

@@ -81,7 +81,7 @@ impl Head {
         load_options: &LoadOptions,
     ) -> Result<Self> {
         let norm = checkpoint.load_f32(spec.final_norm_tensor(), &[spec.hidden_size], device)?;
-        let (unfrozen, table) = (load_options.unfrozen_from.is_some(), load_options.table(HEAD).cloned());
+        let (unfrozen, table) = (load_options.unfrozen_head, load_options.table(HEAD).cloned());
         Ok(Self { checkpoint, spec, device: device.clone(), unfrozen, table, norm, weight: OnceLock::new() })
     }
 
@@ -90,7 +90,7 @@ impl Head {
     pub fn bytes(checkpoint: &Checkpoint, spec: &ModelSpec, load_options: &LoadOptions, device: &Device) -> u64 {
         let entry = checkpoint.index.tensors.get(spec.head_tensor(&checkpoint.index));
         let numbers = (spec.vocab_size * spec.hidden_size) as u64;
-        let wide = load_options.unfrozen_from.is_some() || load_options.table(HEAD).is_some();
+        let wide = load_options.unfrozen_head || load_options.table(HEAD).is_some();
         if wide { 4 * numbers } else { entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device)) }
     }
 

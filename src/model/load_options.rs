@@ -1,5 +1,6 @@
 //! What is done to a block's weights when they are read.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -19,15 +20,17 @@ pub struct LoadOptions {
     pub four_bit: Option<bool>,
     /// Adapters by place in the stack.
     pub adapters: Option<Arc<Adapters>>,
-    /// Blocks from this place on are held in f32, all of them to be trained, and so are the final norm and the head.
-    pub unfrozen_from: Option<usize>,
+    /// Places whose blocks are held in f32, all of them to be trained.
+    pub unfrozen: BTreeSet<usize>,
+    /// Whether the final norm and the head are held so.
+    pub unfrozen_head: bool,
 }
 
 impl LoadOptions {
     /// Whether all of the block at `place` is trained, which is held in f32 for that.
     #[must_use]
     pub(crate) fn is_unfrozen(&self, place: usize) -> bool {
-        self.unfrozen_from.is_some_and(|from| place >= from)
+        self.unfrozen.contains(&place)
     }
 
     /// What is done to the embedding or the head, `name`.

@@ -1,6 +1,6 @@
 //! Plans that need no measurement: layers the user names, a block, layers chosen by their place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use serde_json::{Map, Value, json};
@@ -57,6 +57,29 @@ impl Plan {
     pub fn by_place(model: PlannedFor, layers: Range<usize>, name: &str) -> Result<Self> {
         let why = why([("strategy", json!(name)), ("layers", json!(layers.len()))]);
         Self::without(model, &layers.collect(), why)
+    }
+
+    /// Puts places between the layers: behind each layer that `after` has, its places. Nothing is dropped.
+    ///
+    /// # Errors
+    /// A request error when a layer does not exist, or there would be more than a model can have.
+    pub fn insert(model: PlannedFor, after: &BTreeMap<usize, Vec<Place>>, why: Map<String, Value>) -> Result<Self> {
+        if let Some(layer) = after.keys().find(|layer| **layer >= model.layers) {
+            return Err(Error::request(format!(
+                "cannot insert after layer {layer}: the model has {} layers (0..={})",
+                model.layers,
+                model.layers.saturating_sub(1)
+            )));
+        }
+        let mut stack = Vec::with_capacity(model.layers);
+        for layer in 0..model.layers {
+            stack.push(Place::of(layer));
+            let inserted = after.get(&layer).into_iter().flatten().cloned();
+            stack.extend(inserted.map(|place| Place { inserted: true, ..place }));
+        }
+        let plan = Self { planned_for: model, stack, why };
+        plan.check()?;
+        Ok(plan)
     }
 
     fn without(model: PlannedFor, dropped: &BTreeSet<usize>, why: Map<String, Value>) -> Result<Self> {

@@ -102,7 +102,8 @@ impl Plan {
     /// Whether the new stack is the source's less whole layers: what other tools have words for.
     #[must_use]
     pub fn only_drops_layers(&self) -> bool {
-        self.stack.iter().all(Place::is_copy) && self.stack.is_sorted_by(|low, high| low.layer < high.layer)
+        self.stack.iter().all(|place| place.is_copy() && !place.inserted)
+            && self.stack.is_sorted_by(|low, high| low.layer < high.layer)
     }
 
     /// What goes: layers that no place has, and sub-layers that places are without, by the source's layers.
@@ -120,11 +121,14 @@ impl Plan {
         again.is_ok_and(|again| again.stack == self.stack)
     }
 
-    /// The stack in words, place by place: `0, 1 without mlp, 1, 2 with mlp.down_proj.weight made`.
+    /// The stack in words, place by place: `0, 1 without mlp, 1 inserted, 2 with mlp.down_proj.weight made`.
     #[must_use]
     pub fn in_words(&self) -> String {
         let places = self.stack.iter().map(|place| {
             let mut words = place.layer.to_string();
+            if place.inserted {
+                words += " inserted";
+            }
             if !place.without.is_empty() {
                 words += &format!(" without {}", place.without);
             }
@@ -145,6 +149,12 @@ impl Plan {
         let mut stack = self.stack.clone();
         stack.iter_mut().flat_map(|place| place.made.values_mut()).for_each(|made| made.rename_files(&name));
         stack
+    }
+
+    /// Places of layers that were put between those of the source, ascending.
+    #[must_use]
+    pub fn inserted(&self) -> Vec<usize> {
+        self.stack.iter().enumerate().filter(|(_, place)| place.inserted).map(|(at, _)| at).collect()
     }
 
     /// The files that tensors of the plan are stored in, each once.

@@ -14,6 +14,9 @@ use crate::{Error, Result};
 pub struct Place {
     /// The layer of the source.
     pub layer: usize,
+    /// Whether it was put between the layers of the source, and is none of them.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub inserted: bool,
     /// Its sub-layers that are left out.
     #[serde(default, skip_serializing_if = "SubLayers::is_empty")]
     pub without: SubLayers,
@@ -26,7 +29,7 @@ impl Place {
     /// The layer as it is.
     #[must_use]
     pub fn of(layer: usize) -> Self {
-        Self { layer, without: SubLayers::default(), made: BTreeMap::new() }
+        Self { layer, inserted: false, without: SubLayers::default(), made: BTreeMap::new() }
     }
 
     /// Whether it is the source's layer bit for bit.
@@ -34,6 +37,11 @@ impl Place {
     pub fn is_copy(&self) -> bool {
         self.without.is_empty() && self.made.is_empty()
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_not(inserted: &bool) -> bool {
+    !inserted
 }
 
 /// A residual update within a layer.
@@ -159,6 +167,10 @@ mod tests {
         let place: Place = serde_json::from_value(without.clone()).unwrap();
         assert!(place.without.is_all() && !place.is_copy());
         assert_eq!(serde_json::to_value(place).unwrap(), without);
+        let inserted = json!({"layer": 7, "inserted": true});
+        let place: Place = serde_json::from_value(inserted.clone()).unwrap();
+        assert!(place.inserted && place.is_copy() && place != Place::of(7));
+        assert_eq!(serde_json::to_value(place).unwrap(), inserted);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a repair takes, and what it cannot work with: told before any text is run.
 
+use super::trained::{self, LayerTraining};
 use super::units::{Unit, lacks_the_bottom, units};
 use super::{How, Repair, refit};
 use crate::arch::{ModelSpec, Role};
@@ -81,11 +82,22 @@ pub(super) fn check(repair: &Repair, plan: &Plan, spec: &ModelSpec, source: &Che
 }
 
 impl Repair {
-    /// What it takes for `plan` of a model with a text of `tokens`.
+    /// What it takes for `plan` of a model with a text of `tokens`, where layers are trained by `training` if it is not
+    /// as the repair has it.
     ///
     /// # Errors
     /// Request: as [`fit`](super::fit), as far as can be told before it.
-    pub fn needs(&self, plan: &Plan, spec: &ModelSpec, source: &Checkpoint, tokens: TextTokens) -> Result<RepairNeeds> {
+    pub fn needs(
+        &self,
+        plan: &Plan,
+        spec: &ModelSpec,
+        source: &Checkpoint,
+        (tokens, training): (TextTokens, Option<LayerTraining>),
+    ) -> Result<RepairNeeds> {
+        if let How::Trained(_, own) = self.how {
+            let replaced = trained::replaced(self, plan, spec, source)?;
+            return Ok(trained::needs(&replaced, training.unwrap_or(own), spec, tokens));
+        }
         check(self, plan, spec, source)?;
         let units = units(plan, spec)?;
         let first = units.iter().position(|unit| unit.is_seam || !unit.is_copy).unwrap_or(units.len());

@@ -135,10 +135,16 @@ impl<'a> Course<'a> {
 
     /// The sequence and position of a row of a batch, for a message.
     fn named(&self, index: usize, row: usize) -> String {
-        let before: usize = self.batches[..index].iter().map(|batch| batch.layout.segments().len()).sum();
-        let segments = self.batches[index].layout.segments();
-        let own = segments.partition_point(|segment| segment.start + segment.len <= row);
-        let position = row - segments.get(own).map_or(0, |segment| segment.start);
-        format!("text {}, token {position} (from 0)", self.order.get(before + own).copied().unwrap_or_default())
+        named(&self.batches, &self.order, index, row)
     }
+}
+
+/// The sequence and position of row `row` of batch `index`, for a message; `order` has the numbers of the sequences in
+/// the text, as they lie in the batches.
+pub(super) fn named(batches: &[Batch], order: &[usize], index: usize, row: usize) -> String {
+    let before: usize = batches[..index].iter().map(|batch| batch.layout.segments().len()).sum();
+    let segments = batches[index].layout.segments();
+    let own = segments.partition_point(|segment| segment.start + segment.len <= row);
+    let position = row - segments.get(own).map_or(0, |segment| segment.start);
+    format!("text {}, token {position} (from 0)", order.get(before + own).copied().unwrap_or_default())
 }

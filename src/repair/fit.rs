@@ -2,6 +2,7 @@
 //! says so, before the stream goes on.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -11,6 +12,7 @@ use super::check;
 use super::course::Course;
 use super::refit::{Refit, RefitStep};
 use super::seam::{SeamFit, SeamFitter};
+use super::trained::{self, LayerTraining, TrainedLayer};
 use super::units::{Unit, lacks_the_bottom, units};
 use super::{How, Repair};
 use crate::model::{Batch, Block, Linear, Loss, Model};
@@ -36,8 +38,12 @@ pub struct RepairTask<'a> {
     /// Whether the first token of each sequence takes part in the fit.
     pub first: bool,
     /// Whether what enters a projection stays in memory while it is fitted. Without, it is computed once more; the
-    /// numbers are the same.
+    /// numbers are the same. Recorded streams stay in memory, or wait in a file.
     pub keeps: bool,
+    /// How layers are trained, where that is not as the repair has it.
+    pub training: Option<LayerTraining>,
+    /// The directory where that file is; `None` is the system's for temporary ones.
+    pub spill: Option<&'a Path>,
 }
 
 /// What was found of a cut.
@@ -47,12 +53,14 @@ pub enum Found {
     Projections(Vec<RefitStep>),
     /// Of each seam.
     Seams(Vec<SeamFit>),
+    /// Of each layer that was trained.
+    Layers(Vec<TrainedLayer>),
 }
 
 /// A repaired cut.
 #[derive(Debug)]
 pub struct Repaired {
-    changes: Vec<(Projection, Change)>,
+    pub(super) changes: Vec<(Projection, Change)>,
     /// What the repair found.
     pub found: Found,
     /// Losses of the judging sequences under the whole model.
@@ -125,14 +133,19 @@ pub(super) trait Fitter {
 /// Request: a plan or a text that the repair cannot work with. Work: weights that cannot be read, a stream that is not
 /// finite, equations without a solution. Interrupted.
 pub fn fit(repair: &Repair, task: &RepairTask<'_>, progress: &dyn Progress) -> Result<Repaired> {
-    let RepairTask { whole, cut, plan, sequences, judging, first, keeps } = *task;
+    if let How::Trained(_, training) = repair.how {
+        return trained::fit(repair, task.training.unwrap_or(training), task, progress);
+    }
+    let RepairTask { whole, cut, plan, sequences, judging, first, keeps, .. } = *task;
     check::check(repair, plan, whole.spec(), whole.checkpoint())?;
     let units = units(plan, whole.spec())?;
     let mut course = Course::begin((whole, cut), sequences, judging)?;
     let mut fitter: Box<dyn Fitter> = match repair.how {
         How::Projections => Box::new(Refit::new(first)),
         How::Seams(estimate) | How::BiasAtSeams(estimate) => Box::new(SeamFitter::new(estimate, first)),
-        How::Merged(_) => return Err(Error::request(format!("{} is fitted on no text", repair.name))),
+        How::Merged(_) | How::Trained(..) => {
+            return Err(Error::request(format!("{} is fitted at no seam", repair.name)));
+        }
     };
     let mut walk = Walk { cut, keeps, trials: Trials::new(fitter.steps()), block: None, changes: Vec::new() };
     progress.begin(&format!("fitting {}", repair.name), units.len() as u64, progress::Unit::Items);
@@ -166,7 +179,7 @@ pub fn fit(repair: &Repair, task: &RepairTask<'_>, progress: &dyn Progress) -> R
     progress.end();
     let step = match repair.how {
         How::Projections => best_step(&losses),
-        How::Seams(_) | How::BiasAtSeams(_) | How::Merged(_) => 1.0,
+        How::Seams(_) | How::BiasAtSeams(_) | How::Merged(_) | How::Trained(..) => 1.0,
     };
     Ok(Repaired { changes: walk.changes, found: fitter.found(), whole, losses, step })
 }

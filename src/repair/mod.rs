@@ -1,5 +1,5 @@
-//! Repairs without training: what is put at the seams of a cut, fitted in closed form on text, so that a checkpoint in
-//! the source's own form comes of it.
+//! Repairs: what is put at the seams of a cut, fitted in closed form on text, or a layer beside a gap that learns it,
+//! so that a checkpoint in the source's own form comes of it. No gradient goes through more than one layer.
 //!
 //! Two streams of the same text advance together, layer by layer: that of the whole model and that of the cut one. At a
 //! seam the whole model's runs ahead over the gap. What the two differ by there is what a repair explains from what the
@@ -8,7 +8,8 @@
 //!
 //! Every fourth sequence judges and takes no part in a fit.
 //!
-//! A merge needs no text: the layer before a gap becomes a sum of itself and of the layers that go ([`merged`]).
+//! A merge needs no text: the layer before a gap becomes a sum of itself and of the layers that go ([`merged`]). A
+//! layer that learns its gap is trained on streams of the whole model, which are recorded once, in memory or on disk.
 //!
 //! # Add a repair
 //! A repair at the seams is a file here and a line in [`REPAIRS`]: a function from the sums over the tokens of the
@@ -58,7 +59,8 @@
 //! let judging: Vec<bool> = (0..12).map(|row| row % 4 == 0).collect();
 //! let (first, keeps) = (true, true);
 //! let (plan, sequences, judging) = (&plan, &text, &judging);
-//! let task = RepairTask { whole: &whole, cut: &pruned, plan, sequences, judging, first, keeps };
+//! let (training, spill) = (None, None);
+//! let task = RepairTask { whole: &whole, cut: &pruned, plan, sequences, judging, first, keeps, training, spill };
 //! let repaired = fit(&LOUDER, &task, &Silent)?;
 //!
 //! let Found::Seams(seams) = &repaired.found else { unreachable!() };
@@ -78,12 +80,15 @@ mod course;
 mod fit;
 mod fold;
 mod joint;
+mod layer_fit;
 mod merge;
 mod normal;
+mod recorded;
 mod refit;
 mod scale;
 mod seam;
 mod sums;
+mod trained;
 mod units;
 
 pub use check::{RepairNeeds, TextTokens};
@@ -92,6 +97,7 @@ pub use merge::merged;
 pub use refit::RefitStep;
 pub use seam::SeamFit;
 pub use sums::{Map, SeamEstimate, SeamSums};
+pub use trained::{LayerTraining, Neighbor, TrainedLayer};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -124,6 +130,8 @@ pub enum How {
     /// Not at all: what the layer before a gap and the layers of the gap are taken times in a sum that takes its
     /// place. `None` leaves a tensor as it is. Whether it is a projection's, and the number of layers of the gap.
     Merged(fn(bool, usize) -> Option<Vec<f64>>),
+    /// By training the layer beside each gap, so where nobody says otherwise.
+    Trained(Neighbor, LayerTraining),
 }
 
 impl Repair {
@@ -132,11 +140,30 @@ impl Repair {
     pub fn needs_text(&self) -> bool {
         !matches!(self.how, How::Merged(_))
     }
+
+    /// How it trains layers where nobody says otherwise; `None` where it trains none.
+    #[must_use]
+    pub fn training(&self) -> Option<LayerTraining> {
+        match self.how {
+            How::Trained(_, training) => Some(training),
+            _ => None,
+        }
+    }
 }
 
 /// The repairs.
-pub const REPAIRS: &[Repair] =
-    &[refit::REFIT, fold::FOLD, fold::FOLD_PLAIN, joint::JOINT, scale::SCALE, bias::BIAS, merge::RDSC, merge::AVERAGE];
+pub const REPAIRS: &[Repair] = &[
+    refit::REFIT,
+    fold::FOLD,
+    fold::FOLD_PLAIN,
+    joint::JOINT,
+    scale::SCALE,
+    bias::BIAS,
+    merge::RDSC,
+    merge::AVERAGE,
+    trained::STREAMLINE,
+    trained::XMERGE,
+];
 
 /// The row called `name`.
 ///

@@ -22,8 +22,7 @@ pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> Str
     };
     let counted = if !made.is_cut() { "" } else { ", counted from 0" };
     say(&format!("{}{counted}.", made.lost()));
-    let trained = history.steps.iter().any(|step| step.get("step").is_some_and(|step| step != "cut"));
-    let then = if trained { "what was trained before is in `prune.json`" } else { "nothing was trained afterwards" };
+    let then = trained_since(history);
     let is_copied = plan.stack.iter().all(|place| place.made.is_empty());
     let kept = match (is_copied, cut.repair()) {
         (_, Some(_)) => "Every tensor that was not made anew",
@@ -77,6 +76,15 @@ pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> Str
     text
 }
 
+/// Whether anything was trained on the way, in words.
+pub(super) fn trained_since(history: &Provenance) -> &'static str {
+    let is_surgery = |step: &Value| ["cut", "grow"].iter().any(|own| step == own);
+    match history.steps.iter().any(|step| step.get("step").is_some_and(|step| !is_surgery(step))) {
+        true => "what was trained before is in `prune.json`",
+        false => "nothing was trained afterwards",
+    }
+}
+
 /// A number of parameters to three digits: `861 M`, `1.10 B`.
 #[must_use]
 pub fn short_count(count: u64) -> String {
@@ -100,8 +108,17 @@ fn repaired(repair: &Value) -> String {
     if repair["text"].is_null() {
         return format!("The cut was repaired without training, by `{}`: {}.", text("name"), text("about"));
     }
+    let how = match repair["layers"].as_array() {
+        Some(layers) => {
+            let one = |layer: &Value| {
+                format!("layer {} of the source stands for {} to {}", layer["layer"], layer["first"], layer["last"])
+            };
+            format!("by training single layers ({})", layers.iter().map(one).collect::<Vec<_>>().join("; "))
+        }
+        None => "without training".to_owned(),
+    };
     format!(
-        "The cut was repaired without training, by `{}`: {}. It was fitted on {} tokens of {}; on {} others, which \
+        "The cut was repaired {how}, by `{}`: {}. It was fitted on {} tokens of {}; on {} others, which \
          judged it, the loss is {:.4} nats a token, {:.4} before the repair and {:.4} before the cut.",
         text("name"),
         text("about"),

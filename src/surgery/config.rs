@@ -155,6 +155,11 @@ mod tests {
         assert_eq!(cut(&unused, &[0, 1]), with(&unused, after));
         let beyond = with(&old, json!({"max_window_layers": 70}));
         assert_eq!(cut(&beyond, &[0, 1]), with(&beyond, json!({"num_hidden_layers": 2})));
+        // a grown stack reaches beyond a number that was beyond the old one
+        let layers: Vec<usize> = (0..5).flat_map(|layer| [layer; 20]).collect();
+        let windowed = with(&old, json!({"max_window_layers": 70}));
+        let after = json!({"num_hidden_layers": 100, "max_window_layers": 100});
+        assert_eq!(cut(&windowed, &layers), with(&windowed, after));
         // no number: transformers assumes 28
         let layers: Vec<usize> = (0..32).filter(|layer| *layer != 5).collect();
         let silent = with(&old, json!({"num_hidden_layers": 32, "max_window_layers": null}));
@@ -190,6 +195,9 @@ mod tests {
         let after = json!({"num_hidden_layers": 3, "layer_types": [s, s, f]});
         assert_eq!(cut(&gemma, &[0, 2, 5]), with(&gemma, after));
         assert_eq!(cut(&gemma, &[0, 1, 4, 5]), with(&gemma, json!({"num_hidden_layers": 4})));
+        // an inserted layer is of the kind of the one before it
+        let after = json!({"num_hidden_layers": 8, "layer_types": [s, f, f, s, s, f, s, f]});
+        assert_eq!(cut(&gemma, &[0, 1, 1, 2, 2, 3, 4, 5]), with(&gemma, after));
         let cohere = json!({"model_type": "cohere2", "num_hidden_layers": 6, "sliding_window_pattern": 3});
         let after = json!({"num_hidden_layers": 3, "layer_types": [s, f, f], "sliding_window_pattern": null});
         assert_eq!(cut(&cohere, &[0, 2, 5]), with(&cohere, after));

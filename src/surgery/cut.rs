@@ -84,9 +84,7 @@ impl Cut {
         }
         let config = edited_config(source, after.as_ref(), kept.len(), &edits).context(place)?;
 
-        let extra = stacks[0].keys.get("num_nextn_predict_layers").and_then(Value::as_u64).unwrap_or(0);
-        let names = source.index.tensors.keys().map(String::as_str);
-        let stack = Stack::find(names, stacks[0].layers, usize::try_from(extra).unwrap_or(0)).context(place)?;
+        let stack = Stack::of(source)?;
         let places = Places::new(&kept, stacks[0].layers);
         let tensors = Tensors::new(source, stack, (&plan, &places), spec.as_ref(), is_zeros)?;
         let (draft, parameters, bytes) = tensors.draft()?;
@@ -114,6 +112,12 @@ impl Cut {
     #[must_use]
     pub fn blueprint(&self) -> &Arc<Blueprint> {
         &self.blueprint
+    }
+
+    /// Whether it inserts layers and drops none.
+    #[must_use]
+    pub fn is_growth(&self) -> bool {
+        !self.plan.inserted().is_empty() && self.plan.dropped().is_empty()
     }
 
     /// The plan.
@@ -166,16 +170,22 @@ impl Cut {
 /// Request: an encoder and a decoder. Work: a key that is missing or makes no sense, tensors that disagree with the
 /// config.
 fn family(source: &Checkpoint) -> Result<(Option<ModelSpec>, Option<String>)> {
-    if source.config.get("is_encoder_decoder") == Some(&Value::Bool(true)) {
-        return Err(Error::request(
-            "config.json: is_encoder_decoder is true: a plan speaks of one stack of layers, this model has two",
-        ));
-    }
+    has_one_stack(source)?;
     let spec = ModelSpec::from_config(&source.config);
     match spec.and_then(|spec| spec.check(&source.index).map(|_| spec)) {
         Ok(spec) => Ok((Some(spec), None)),
         Err(error) if error.exit_code() == 2 => Ok((None, Some(error.to_string()))),
         Err(error) => Err(error),
+    }
+}
+
+/// Refuses an encoder and a decoder.
+pub(super) fn has_one_stack(source: &Checkpoint) -> Result<()> {
+    match source.config.get("is_encoder_decoder") == Some(&Value::Bool(true)) {
+        false => Ok(()),
+        true => Err(Error::request(
+            "config.json: is_encoder_decoder is true: a plan speaks of one stack of layers, this model has two",
+        )),
     }
 }
 
@@ -271,7 +281,7 @@ fn edited_config(
     };
     if !is_right {
         return Err(Error::work(
-            "config.json: after the cut it would describe other layers than those that were kept; please report this",
+            "config.json: it would describe other layers than those of the new stack; please report this",
         ));
     }
     Ok(text)

@@ -2,12 +2,15 @@
 //! only; no tensor is decoded.
 //!
 //! A [`Cut`] is decided in full from a checkpoint and a plan; then its weights are copied, its config, model card and
-//! history written, and, if asked, the result compared with the source.
+//! history written, and, if asked, the result compared with the source. A plan that inserts layers ([`grow`],
+//! [`repeat`]) is one as any other.
 
 mod card;
 mod config;
 mod cut;
 mod format;
+mod grow;
+mod grown_card;
 mod json_text;
 mod layer_keys;
 mod module_names;
@@ -25,6 +28,7 @@ pub use card::short_count;
 pub use config::{ConfigEdit, config_edits, edit_config};
 pub use cut::{Cut, CutOptions, Shrunk};
 pub use format::{FORMATS, Format, format};
+pub use grow::{GROWTHS, Growth, grow, growth, repeat};
 pub use names::Stack;
 pub use stack_config::layer_count;
 pub use target::Target;

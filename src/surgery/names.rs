@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Error, Result};
+use serde_json::Value;
+
+use super::stack_config::StackConfig;
+use crate::checkpoint::Checkpoint;
+use crate::{Context, Error, Result};
 
 /// What stands before the number of a layer: Llama's and most families' word first, then GPT-2's, MPT's, and those of
 /// encoders.
@@ -21,6 +25,18 @@ pub struct Stack {
 }
 
 impl Stack {
+    /// The stack that the config of `source` speaks of.
+    ///
+    /// # Errors
+    /// Work: no number of layers in the config, tensors that disagree with it.
+    pub(super) fn of(source: &Checkpoint) -> Result<Self> {
+        let place = || source.source.dir.display();
+        let stacks = StackConfig::all(&source.config).context(place)?;
+        let extra = stacks[0].keys.get("num_nextn_predict_layers").and_then(Value::as_u64).unwrap_or(0);
+        let names = source.index.tensors.keys().map(String::as_str);
+        Self::find(names, stacks[0].layers, usize::try_from(extra).unwrap_or(0)).context(place)
+    }
+
     /// Finds the stack of `layers` layers. `extra` more may follow it: prediction heads beyond the stack
     /// (`num_nextn_predict_layers`) are numbered on from its last layer.
     ///

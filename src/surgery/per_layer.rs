@@ -205,7 +205,7 @@ impl Walk<'_> {
     fn refuse(&self, path: &[String], what: &str) -> Error {
         let key = path.join(".");
         Error::request(format!(
-            "config.json: `{key}` {what}, and what a cut does to it is not known; if it stays right as it is, pass \
+            "config.json: `{key}` {what}, and what becomes of it in another stack is not known; if it stays right as it is, pass \
              --allow-unsliced {key}"
         ))
     }

@@ -1,4 +1,4 @@
-//! Numbers in a config that give layers their kind by place: the first so many, every so many. After a cut the kept
+//! Numbers in a config that give layers their kind by place: the first so many, every so many. In the new stack the
 //! layers must still come out as what they were.
 
 use serde_json::{Map, Value, json};
@@ -25,7 +25,9 @@ pub(super) fn edits(
     }
     for (key, why) in TIES.iter().filter(|(key, _)| !allowed.has(key)) {
         if let Some(count) = stack.keys.get(*key).and_then(Value::as_u64).filter(|count| *count > 0) {
-            return Err(Error::request(format!("config.json: `{key}` is {count}: {why}; such models cannot be cut")));
+            return Err(Error::request(format!(
+                "config.json: `{key}` is {count}: {why}; such models are not cut or grown"
+            )));
         }
     }
     Ok(())
@@ -47,8 +49,11 @@ fn split_edit(split: &Split, stack: &StackConfig<'_>, kept: &[usize]) -> Result<
         Some(value) => value.as_u64(),
         None => assumed(),
     };
-    // beyond the stack: no layer is above it, before or after
-    let Some(before) = before.filter(|before| *before <= stack.layers as u64) else { return Ok(None) };
+    let Some(before) = before else { return Ok(None) };
+    // beyond the stack no layer is above it, and none may come to be
+    if before > stack.layers as u64 {
+        return Ok((kept.len() as u64 > before).then(|| stack.set(split.key, json!(kept.len()))));
+    }
     let is_below = |layer: &usize| (*layer as u64) < before;
     if !is_list(config, split.list) && !kept.is_sorted_by_key(|layer| !is_below(layer)) {
         return Err(Error::request(format!(
@@ -90,8 +95,8 @@ fn period_edits(period: &Period, stack: &StackConfig<'_>, kept: &[usize]) -> Res
             Ok([spelled_out].into_iter().chain(removal()).collect())
         }
         _ => Err(Error::request(format!(
-            "config.json: `{}` repeats a kind of layer every {length} layers, and after this cut layers would change \
-             their kind; drop a multiple of {length} layers in a row, or pass --allow-unsliced {} if no layer depends \
+            "config.json: `{}` repeats a kind of layer every {length} layers, and in the new stack layers would change \
+             their kind; drop or repeat a multiple of {length} layers in a row, or pass --allow-unsliced {} if no layer depends \
              on it",
             period.key, period.key
         ))),

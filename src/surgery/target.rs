@@ -117,9 +117,7 @@ impl Quantity {
             let of = |layer| if spec.has_attention(layer) { token } else { 0 };
             return Ok(Sizes { layers: (0..layers).map(of).collect(), beside: 0 });
         }
-        let extra = model.config.get("num_nextn_predict_layers").and_then(serde_json::Value::as_u64).unwrap_or(0);
-        let names = model.index.tensors.keys().map(String::as_str);
-        let stack = Stack::find(names, layers, usize::try_from(extra).unwrap_or(0))?;
+        let stack = Stack::of(model)?;
         let mut sizes = Sizes { layers: vec![0; layers], beside: 0 };
         for entry in model.index.tensors.values() {
             let size = match self {

@@ -233,7 +233,8 @@ fn is_of(within: &str, modules: &BTreeSet<&'static str>) -> bool {
     modules.iter().any(|module| within.strip_prefix(module).is_some_and(|rest| rest.starts_with('.')))
 }
 
-fn is_numbers(dtype: Dtype) -> bool {
+/// Whether a tensor of this type holds numbers that can be computed with.
+pub(super) fn is_numbers(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
 }
 

@@ -1,10 +1,10 @@
-//! Writing a cut: side files, weights, config, history, model card.
+//! Writing a cut or a growth: side files, weights, config, history, model card.
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Cut, card, sources};
+use super::{Cut, card, grown_card, sources};
 use crate::Result;
 use crate::checkpoint::{sha256, write_new};
 use crate::progress::{Progress, Silent};
@@ -21,17 +21,18 @@ impl Cut {
         self.blueprint().write(dir, progress)?;
         let source_card = self.blueprint().source().model_card()?;
         write_new(&dir.join(provenance::FILE), history.to_json()?)?;
-        write_new(&dir.join(crate::card::FILE), card::card(self, &history, source_card.as_deref()))
+        let card = if self.is_growth() { grown_card::card } else { card::card };
+        write_new(&dir.join(crate::card::FILE), card(self, &history, source_card.as_deref()))
     }
 
-    /// The source's history and this cut.
+    /// The source's history and this step.
     fn history(&self, settings: &Value, hash: bool, progress: &dyn Progress) -> Result<Provenance> {
         let (source, plan) = (self.blueprint().source(), self.plan());
         let model = &plan.planned_for;
         let mut history = Provenance::of(&source.source.dir, model, progress);
         let files = sources::files(source, hash, progress)?;
         let mut step = json!({
-            "step": "cut",
+            "step": if self.is_growth() { "grow" } else { "cut" },
             "version": env!("CARGO_PKG_VERSION"),
             "source": model,
             "files": files,
@@ -49,6 +50,9 @@ impl Cut {
             let name = |file: &Path| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let hashes = plan.files().into_iter().map(|file| Ok((name(file), json!(sha256(file, &Silent)?))));
             step["stored"] = Value::Object(hashes.collect::<Result<_>>()?);
+        }
+        if self.is_growth() {
+            step["inserted"] = json!(plan.inserted());
         }
         if let Some(repair) = self.repair() {
             step["repair"] = repair.clone();

@@ -17,6 +17,7 @@ use crate::commands::cut::CutSettings;
 use crate::commands::demo::DemoSettings;
 use crate::commands::fetch::FetchSettings;
 use crate::commands::generate_settings::GenerateSettings;
+use crate::commands::grow::GrowSettings;
 use crate::commands::merge::MergeSettings;
 use crate::commands::methods::MethodsSettings;
 use crate::commands::sample::SampleSettings;
@@ -217,9 +218,10 @@ impl Recipe {
 type Check = fn(&Table, &str) -> Result<()>;
 
 /// Sections that a recipe may have for single commands; `prune run` does not use them.
-const OTHERS: [(&str, Check); 8] = [
+const OTHERS: [(&str, Check); 9] = [
     ("compare", well_formed::<CompareSettings>),
     ("generate", well_formed::<GenerateSettings>),
+    ("grow", well_formed::<GrowSettings>),
     ("merge", well_formed::<MergeSettings>),
     ("sample", well_formed::<SampleSettings>),
     ("teach", well_formed::<TeachSettings>),

@@ -35,6 +35,12 @@ pub struct Repairs {
     pub seed: Option<u64>,
     /// The first token of each sequence takes no part in the fit.
     pub leave_out_first: bool,
+    /// Learning rate of repairs that train layers; `None` is that of each one's paper.
+    pub lr: Option<f64>,
+    /// Their steps for each layer; `None` is 300.
+    pub steps: Option<usize>,
+    /// Their sequences a step; `None` is 16.
+    pub batch: Option<usize>,
     /// Where it computes: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: Option<String>,
     /// What products with weights are computed in: `auto`, `bf16`, `f32`.
@@ -59,6 +65,9 @@ impl Default for Repairs {
             attention: cut.attention,
             seed: cut.seed,
             leave_out_first: cut.leave_out_first,
+            lr: cut.lr,
+            steps: cut.steps,
+            batch: cut.batch,
             device: cut.device,
             dtype: cut.dtype,
             memory: cut.memory,
@@ -129,7 +138,7 @@ impl Repairs {
         if !repair.needs_text() {
             return CutSettings { repair: Some(repair), ..cut.clone() };
         }
-        let of = self.clone();
+        let (of, trains) = (self.clone(), repair.training().is_some());
         CutSettings {
             repair: Some(repair),
             data: of.data,
@@ -143,6 +152,9 @@ impl Repairs {
             attention: of.attention,
             seed: of.seed,
             leave_out_first: of.leave_out_first,
+            lr: of.lr.filter(|_| trains),
+            steps: of.steps.filter(|_| trains),
+            batch: of.batch.filter(|_| trains),
             device: of.device,
             dtype: of.dtype,
             memory: of.memory,

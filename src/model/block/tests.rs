@@ -199,7 +199,7 @@ fn gradients_with_adapters(fixture: &Fixture, settings: &LoraSettings) {
 #[test]
 fn gradients_of_whole_blocks_are_slopes() {
     let fixture = Fixture::new(SubLayers::default());
-    let load_options = LoadOptions { unfrozen_from: Some(0), ..LoadOptions::default() };
+    let load_options = LoadOptions { unfrozen: [0].into(), ..LoadOptions::default() };
     let (x, dy, pass) = (random(6, 11, D), random(7, 11, D), pass(&fixture.spec, &[7, 4]));
     for wiring in wirings() {
         let block = fixture.wired(&wiring, &load_options).unwrap();

@@ -40,6 +40,13 @@ impl LayerList {
     }
 }
 
+impl FromIterator<usize> for LayerList {
+    /// These; one at least.
+    fn from_iter<T: IntoIterator<Item = usize>>(layers: T) -> Self {
+        Self(layers.into_iter().collect())
+    }
+}
+
 impl FromStr for LayerList {
     type Err = Error;
 

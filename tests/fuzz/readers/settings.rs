@@ -7,6 +7,7 @@ use prune::arch::ModelSpec;
 use prune::commands::analyze::AnalyzeSettings;
 use prune::commands::cut::CutSettings;
 use prune::commands::generate_settings::GenerateSettings;
+use prune::commands::grow::GrowSettings;
 use prune::commands::run::{Compute, Recipe};
 use prune::commands::teach_settings::TeachSettings;
 use prune::eval::settings::EvalSettings;
@@ -55,6 +56,9 @@ limit = 100
 [cut]
 max_shard_size = "5GB"
 allow_unsliced = ["a.b"]
+[grow]
+after = "1"
+by = "mean"
 "#;
 
 const SETTINGS: &str = "samples = 150\nseq_len = 256\nlayers = 2\nmetric = \"angular\"\nforce = true\nlr = 1e-3\n\
@@ -133,6 +137,7 @@ pub(super) fn settings(dir: &Path) -> Feed {
         if let Some(settings) = case.heard(resolve::<TeachSettings>("teach", path, Table::new())) {
             case.heard(settings.check());
         }
+        case.heard(resolve::<GrowSettings>("grow", path, Table::new()));
     })
 }
 

@@ -123,12 +123,15 @@ fn largest(tensor: &Tensor) -> f64 {
 #[test]
 fn equals_finite_differences() {
     for (family, config) in families() {
-        for train in [Train::Lora, Train::Last(2)] {
+        for (train, layers) in [(Train::Lora, None), (Train::Last(2), None), (Train::Layers, Some("1"))] {
             let dir = tempfile::tempdir().unwrap();
             write_random(dir.path(), &config);
-            let settings = HealSettings { train, target: "all-linear".parse().unwrap(), ..plain() };
+            let layers_to_transform = layers.map(|layers| layers.parse().unwrap());
+            let target = "all-linear".parse().unwrap();
+            let settings = HealSettings { train, target, layers_to_transform, ..plain() };
             let model = open(dir.path(), &settings);
             let parameters = parameters(&model).unwrap();
+            assert!(layers.is_none() || parameters.iter().all(|(name, _)| name.contains(".layers.1.")));
             shake(&parameters, 2);
             let trainer = Trainer::new(&model, None, &settings, CheckpointingPolicy::on(&Device::Cpu, 1)).unwrap();
             let loss = || {

@@ -9,6 +9,7 @@ mod dora;
 mod four_bit;
 mod gradients;
 mod identity;
+mod inserted;
 mod killed;
 mod kinds;
 mod measured;

@@ -59,6 +59,14 @@ pub(crate) const COMMANDS: &[Making] = &[
         failing: &["--max-shard-size x", "--deepest 2"],
     },
     Making {
+        name: "grow",
+        line: "grow model --after 1 --max-shard-size 4KB -o out",
+        other: ("--after 1", "--repeat 0-1"),
+        is_whole: true,
+        forces: &["--force"],
+        failing: &["--max-shard-size x", "--by copy --repeat 1"],
+    },
+    Making {
         name: "heal",
         line: "heal model --data text.jsonl --eval-data text.jsonl --seq-len 16 --steps 4 --batch 2 --rank 2 \
                --save-every 2 --warmup 1 --eval-every 3 --save-4bit -o out",
@@ -121,6 +129,8 @@ pub(crate) const READING: &[&str] = &[
     "cut model --drop 1 --dry-run",
     "cut model --drop 1 -o out --dry-run",
     "cut model --drop 1 --repair refit --data text.jsonl --seq-len 16 -o out --dry-run",
+    "grow model --after 0-1 --dry-run",
+    "grow model --repeat 0-1 -o out --dry-run",
     "heal model --data text.jsonl --seq-len 16 --steps 1 --batch 1 --warmup 0 -o out --dry-run",
     "generate model --prompts text.jsonl --tokens 2 -o out.jsonl --dry-run",
     "teach model --data text.jsonl --seq-len 8 --steps 2 --batch 2 -o out --dry-run",

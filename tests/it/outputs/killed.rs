@@ -206,6 +206,11 @@ fn cut() {
 }
 
 #[test]
+fn grow() {
+    finishes("grow");
+}
+
+#[test]
 fn heal() {
     finishes("heal");
 }

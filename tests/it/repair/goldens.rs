@@ -50,7 +50,8 @@ impl Material {
         let pruned = model(Arc::new(cut.blueprint().open().unwrap()), Residency::Streamed);
         // the reference leaves first tokens out of refit's sums only
         let first = name != "refit";
-        let task = RepairTask { whole: &whole, cut: &pruned, plan: cut.plan(), sequences, judging, first, keeps: true };
+        let (plan, keeps, training, spill) = (cut.plan(), true, None, None);
+        let task = RepairTask { whole: &whole, cut: &pruned, plan, sequences, judging, first, keeps, training, spill };
         let repaired = fit(repair(name).unwrap(), &task, &Silent).unwrap();
         (cut, repaired)
     }

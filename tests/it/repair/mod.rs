@@ -1,4 +1,4 @@
-//! Repairs without training: against independent code on the demo's model, and as `prune cut` and
+//! Repairs: against independent code on the demo's model, and as `prune cut` and
 //! recipes do them.
 
 mod cuts;
@@ -8,6 +8,7 @@ mod recipes;
 mod refused;
 mod rounds;
 mod thresholds;
+mod trained;
 
 use std::path::Path;
 use std::sync::Arc;

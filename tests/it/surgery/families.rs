@@ -28,7 +28,7 @@ impl Observer for Last {
 }
 
 /// Logits of the whole sequence, `[t, v]`, from the layers `places`.
-fn logits(dir: &Path, ids: &[u32], places: Option<Vec<usize>>) -> Vec<f32> {
+pub(super) fn logits(dir: &Path, ids: &[u32], places: Option<Vec<usize>>) -> Vec<f32> {
     let checkpoint = Arc::new(Checkpoint::open_dir(dir).unwrap());
     let model = Model::open(checkpoint, &ModelOptions { places, ..ModelOptions::default() }, &Silent).unwrap();
     let mut last = Last(None);
@@ -37,7 +37,7 @@ fn logits(dir: &Path, ids: &[u32], places: Option<Vec<usize>>) -> Vec<f32> {
 }
 
 /// Random weights for a config.
-fn write(dir: &Path, config: &Map<String, Value>, seed: u64) -> ModelSpec {
+pub(super) fn write(dir: &Path, config: &Map<String, Value>, seed: u64) -> ModelSpec {
     let spec = ModelSpec::from_config(config).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let table = vec![spec.vocab_size, spec.hidden_size];

@@ -1,7 +1,8 @@
-//! Cuts: every kept byte is the source's under its new name, the config describes the layers that stayed, whatever is
-//! wrong is refused with nothing left behind, and a killed cut leaves nothing that looks finished.
+//! Cuts and growths: every kept byte is the source's under its new name, the config describes the layers that stayed,
+//! whatever is wrong is refused with nothing left behind, and a killed cut leaves nothing that looks finished.
 
 mod families;
+mod grown;
 mod history;
 mod killed;
 mod places;

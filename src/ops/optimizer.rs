@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::AdamWStep;
 use crate::Result;
-use crate::ops::AdamWStep;
 
 /// Settings of the optimiser. The defaults are the Hugging Face Trainer's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
