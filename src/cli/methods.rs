@@ -51,8 +51,8 @@ pub(crate) struct MethodsArgs {
     /// Try every method, the long searches as well
     #[arg(long)]
     all: bool,
-    /// Repair every choice, as cut --repair does, and rank by the loss then; every fourth sequence judges, the others are
-    /// fitted on
+    /// Repair every choice, as cut --repair does, and rank by the loss then; every fourth sequence judges, the others
+    /// are fitted on
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(cut::repair_names()))]
     repair: Option<String>,
     /// Directory for methods.json, the ranking

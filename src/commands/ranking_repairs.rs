@@ -114,7 +114,7 @@ impl<'a> Repairs<'a> {
         Ok((cut, repairing))
     }
 
-    /// What is known before any work, told of the cut without `gone`; where it is `timed`, how long it may take as well.
+    /// What is known before any work, told of the cut without `gone`; where it is `timed`, how long it may take too.
     ///
     /// # Errors
     /// As [`Repairing::prepare`].

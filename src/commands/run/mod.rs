@@ -11,8 +11,9 @@ mod inputs;
 mod pipeline;
 mod recipe;
 mod repairs;
+mod sections;
 #[cfg(test)]
-mod settings_table;
+mod settings_tests;
 mod speeds;
 mod state;
 mod told;

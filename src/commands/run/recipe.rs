@@ -3,25 +3,16 @@
 
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::compute::Compute;
 use super::drop::{self, Drop, Wanted};
 use super::repairs::Repairs;
+use super::sections::{OTHERS, OWN, section};
 use crate::checkpoint::Checkpoint;
 use crate::commands::analyze::AnalyzeSettings;
 use crate::commands::bench::BenchSettings;
-use crate::commands::compare::CompareSettings;
 use crate::commands::cut::CutSettings;
-use crate::commands::demo::DemoSettings;
-use crate::commands::fetch::FetchSettings;
-use crate::commands::generate_settings::GenerateSettings;
-use crate::commands::grow::GrowSettings;
-use crate::commands::merge::MergeSettings;
-use crate::commands::methods::MethodsSettings;
-use crate::commands::sample::SampleSettings;
-use crate::commands::teach_settings::TeachSettings;
 use crate::eval::settings::EvalSettings;
 use crate::heal::HealSettings;
 use crate::repair::Repair;
@@ -52,40 +43,6 @@ pub struct Recipe {
     /// The recipe with what was set on the command line, TOML.
     pub text: String,
 }
-
-/// Settings of each section that are not the recipe's to make.
-pub(super) const OWN: [(&str, &[&str]); 5] = [
-    (
-        "analyze",
-        &["model", "layers", "fraction", "target", "max_loss", "keep", "from", "out", "csv", "force", "dry_run"],
-    ),
-    (
-        "cut",
-        &[
-            "model",
-            "plan",
-            "drop",
-            "deepest",
-            "tail",
-            "method",
-            "fraction",
-            "layers",
-            "target",
-            "max_loss",
-            "keep",
-            "one_at_a_time",
-            "threshold",
-            "merge_layers",
-            "interval",
-            "out",
-            "force",
-            "dry_run",
-        ],
-    ),
-    ("heal", &["model", "out", "restart", "force", "dry_run"]),
-    ("bench", &["model", "against"]),
-    ("eval", &["model", "adapter", "out", "against", "force", "dry_run"]),
-];
 
 impl Recipe {
     /// Reads the recipe at `path`, sets what `set` says, `heal.steps=10`, and has every section compute as `compute`
@@ -215,30 +172,6 @@ impl Recipe {
     }
 }
 
-type Check = fn(&Table, &str) -> Result<()>;
-
-/// Sections that a recipe may have for single commands; `prune run` does not use them.
-const OTHERS: [(&str, Check); 9] = [
-    ("compare", well_formed::<CompareSettings>),
-    ("generate", well_formed::<GenerateSettings>),
-    ("grow", well_formed::<GrowSettings>),
-    ("merge", well_formed::<MergeSettings>),
-    ("sample", well_formed::<SampleSettings>),
-    ("teach", well_formed::<TeachSettings>),
-    ("fetch", well_formed::<FetchSettings>),
-    ("demo", well_formed::<DemoSettings>),
-    ("methods", well_formed::<MethodsSettings>),
-];
-
-fn well_formed<T: DeserializeOwned>(table: &Table, name: &str) -> Result<()> {
-    section::<T>(table, name).map(|_| ())
-}
-
-fn section<T: DeserializeOwned>(table: &Table, name: &str) -> Result<Option<T>> {
-    let Some(Value::Table(section)) = table.get(name) else { return Ok(None) };
-    settings::build(section, &|key| format!("[{name}] {key}")).map(Some)
-}
-
 /// A key above the sections.
 fn word(table: &Table, key: &str) -> Result<Option<String>> {
     match table.get(key) {
@@ -289,7 +222,7 @@ mod tests {
         let data = recipe.analyze.as_ref().unwrap().data[0].clone();
         assert!(Path::new(&data).is_absolute() && data.ends_with("text.jsonl"), "{data}");
         assert_eq!(recipe.eval.as_ref().unwrap().limit, Some(3.0));
-        assert_eq!(recipe.heal.as_ref().unwrap().data.as_deref(), Some("c4"));
+        assert_eq!(recipe.heal.as_ref().unwrap().data, ["c4"]);
         assert!(recipe.text.contains("limit = 3"));
         let names: Vec<String> = recipe.drop.wanted(16).unwrap().into_iter().map(|wanted| wanted.name).collect();
         let expected = "similarity-2 similarity-4 similarity-8 deepest-2 deepest-4 deepest-8 given-1+3-5";

@@ -117,8 +117,8 @@ pub(super) fn product_back(x: Matrix, weight: &impl Weight, low: Option<LowRank>
 }
 
 /// Sets `out`, `[t, columns]`, to x · weight, `x` `[t, inner]`. `build` writes the pairs of the part of the weight
-/// where the ranges of `inner` and of `columns` meet, as [`narrow::multiply`] reads them; its last argument is `scratch`
-/// numbers of memory.
+/// where the ranges of `inner` and of `columns` meet, as [`narrow::multiply`] reads them; its last argument is
+/// `scratch` numbers of memory.
 fn run(
     x: Matrix,
     (inner, columns): (usize, usize),

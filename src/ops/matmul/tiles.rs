@@ -105,8 +105,8 @@ struct Step {
 macro_rules! kernel {
     ($name:ident, [$($load:literal)*], [$($clear:literal)*], [$($take:literal)*], [$($store:literal)*]) => {
         /// # Safety
-        /// The shapes of all tiles that it uses are loaded, and the block is inside the factors and the output, which is
-        /// set where it is added to.
+        /// The shapes of all tiles that it uses are loaded, and the block is inside the factors and the output, which
+        /// is set where it is added to.
         unsafe fn $name(step: &Step) {
             let second = |bytes: usize| SIDE * bytes;
             // SAFETY: the caller's word

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::recipe::OWN;
+use super::sections::OWN;
 use super::{Drop, Repairs};
 use crate::commands::analyze::AnalyzeSettings;
 use crate::commands::bench::BenchSettings;
@@ -23,7 +23,7 @@ line: `--set heal.steps=200`. The same file serves the single commands: `prune h
 ";
 
 const CLOSING: &str = "
-This file is made from the program's source: `PRUNE_WRITE_SETTINGS=1 cargo test --release --lib settings_table` writes it anew.
+This file is made from the program's source: `PRUNE_WRITE_SETTINGS=1 cargo test --release --lib settings_tests` writes it anew.
 ";
 
 /// Fields of `pub struct name` in a source file, with what their documentation says.
