@@ -112,7 +112,14 @@ fn number(text: &str) -> Option<u64> {
             from = place + 1;
         }
     }
-    if from < words.len() { sum.checked_add(formed(&words[from..])?) } else { Some(sum) }
+    // where a thousand ends the number, word2number counts what follows the million once more
+    let behind = places.into_iter().rev().flatten().find(|place| place + 1 != words.len());
+    let rest = match behind {
+        Some(place) => formed(&words[place + 1..])?,
+        None if known.is_empty() => formed(&words)?,
+        None => 0,
+    };
+    sum.checked_add(rest)
 }
 
 /// The number of up to four words in front of a thousand or the like.
@@ -141,7 +148,9 @@ mod tests {
             ("three", Some("3")),
             ("nothing", None),
             ("seventeen items, not eight", Some("17")),
-            ("two million, three thousand", Some("2003000")),
+            ("two million three thousand", Some("2004003")),
+            // a word with a comma is none
+            ("two million, three thousand", Some("5000")),
         ] {
             assert_eq!(number_in_words(said).unwrap().as_deref(), expected, "{said}");
         }

@@ -245,6 +245,9 @@ fn merged(entries: Vec<Entry>) -> Result<Vec<Entry>, Fault> {
     Ok(all)
 }
 
+/// Tags of a word that mean what it means without them.
+const CORE: [&str; 4] = ["int", "float", "bool", "null"];
+
 fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Kind, String> {
     let text_of = || Kind::Scalar(Value::String(text.to_owned()));
     match tag {
@@ -253,6 +256,7 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Kind, Str
         Some(tag) if !tag.is_yaml_core_schema() && !tag.suffix.is_empty() => Err(format!("the tag {tag} is not known")),
         Some(tag) if !tag.is_yaml_core_schema() => Ok(text_of()),
         None if style != ScalarStyle::Plain => Ok(text_of()),
+        Some(tag) if !CORE.contains(&tag.suffix.as_str()) => Err(format!("the tag {tag} is not known")),
         _ => plain(text).map(Kind::Scalar),
     }
 }

@@ -39,7 +39,7 @@ fn responses_are_what_the_harness_makes_of_them() {
     ] {
         assert_eq!(apply(choice, said), expected, "{said}");
     }
-    let words = "    - function: remove_whitespace\n    - function: uppercase\n    - {function: map, mapping_dict: {YES: \
+    let words = "    - function: remove_whitespace\n    - function: uppercase\n    - {function: map, mapping_dict: {'YES': \
                  'y', 'NO': 'n'}, default_value: x}\n";
     assert_eq!([" yes\n", "no", "so"].map(|said| apply(words, said)), ["y", "n", "x"]);
     let vote =
