@@ -287,7 +287,7 @@ mod tests {
         let data = recipe.analyze.as_ref().unwrap().data[0].clone();
         assert!(Path::new(&data).is_absolute() && data.ends_with("text.jsonl"), "{data}");
         assert_eq!(recipe.eval.as_ref().unwrap().limit, Some(3.0));
-        assert_eq!(recipe.heal.as_ref().unwrap().data.as_deref(), Some("c4"));
+        assert_eq!(recipe.heal.as_ref().unwrap().data, ["c4"]);
         assert!(recipe.text.contains("limit = 3"));
         let names: Vec<String> = recipe.drop.wanted(16).unwrap().into_iter().map(|wanted| wanted.name).collect();
         let expected = "similarity-2 similarity-4 similarity-8 deepest-2 deepest-4 deepest-8 given-1+3-5";
