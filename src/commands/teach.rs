@@ -16,7 +16,7 @@ use crate::checkpoint::{
 };
 use crate::data::{Share, TextMixture, Tokenizer};
 use crate::distill::{CACHE, CacheRecord, CacheWriter, CachedSequences, SAID, Teaching, group};
-use crate::heal::HealSettings;
+use crate::heal::{HealSettings, check_text};
 use crate::model::{Model, ModelOptions, Placement, memory};
 use crate::progress::Progress;
 use crate::shown::from_here;
@@ -72,6 +72,7 @@ pub fn teach(settings: &TeachSettings, progress: &dyn Progress) -> Result<TeachR
     let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &checkpoint)?;
     let (mut healing, said) = settings.healing().settled(spec.max_positions);
     said.iter().for_each(|warning| progress.warn(warning));
+    check_text(&healing, open::host(budget, &device))?;
     let options = ModelOptions { device, budget, ..ModelOptions::default() };
     let places: Vec<usize> = (0..spec.layers).collect();
     let placement = Placement::new(&checkpoint, &spec, &places, &options)?;

@@ -35,6 +35,7 @@ pub use measure::{KnownLosses, Losses, MeasuredLosses, Paired, Text, measurement
 pub use merge::Merge;
 pub use needs::TeacherSize;
 pub use pass::{Gradients, PassLoss, parameters, targets};
+pub(crate) use plan::check_text;
 pub use plan::{Estimate, estimate, load_options};
 pub use run::{HealOutcome, HealRun};
 pub use samples::{FixedSamples, Samples, TextSamples};

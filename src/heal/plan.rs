@@ -116,7 +116,21 @@ fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Res
     if let Some(rank) = ranks.find(|rank| settings.train == Train::Lora && *rank > widest) {
         return Err(Error::request(format!("rank is {rank}: no layer of the model is wider than {widest}")));
     }
-    // a step's sequences are read together: ids, and the vector that holds them
+    check_step(settings, budget)
+}
+
+/// Refuses text that takes more than may be in memory while it is read.
+///
+/// # Errors
+/// Request: as said.
+pub(crate) fn check_text(settings: &HealSettings, budget: Budget) -> Result<()> {
+    check_step(settings, budget)?;
+    check_window(settings, budget)
+}
+
+/// Refuses a step whose sequences, which are read together, take more than may be in memory.
+fn check_step(settings: &HealSettings, budget: Budget) -> Result<()> {
+    // ids, and the vector that holds them
     let (batch, seq_len) = (settings.batch, settings.seq_len());
     let step = (seq_len as u64).saturating_mul(4).saturating_add(32).saturating_mul(batch as u64);
     if step > budget.bytes() {

@@ -207,7 +207,7 @@ fn a_stopped_run_ends_the_same() {
     let text = |name: &str| Some(desk.path(name).display().to_string());
     let settings = |out: &str| HealSettings {
         model: text("model"),
-        data: text("text.jsonl"),
+        data: text("text.jsonl").into_iter().collect(),
         eval_data: text("text.jsonl"),
         steps: 5,
         batch: 2,

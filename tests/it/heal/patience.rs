@@ -16,7 +16,7 @@ fn settings(desk: &Desk, out: &str, patience: Option<usize>) -> HealSettings {
     let text = |name: &str| Some(desk.path(name).display().to_string());
     HealSettings {
         model: text("model"),
-        data: text("text.jsonl"),
+        data: text("text.jsonl").into_iter().collect(),
         eval_data: text("text.jsonl"),
         steps: 12,
         batch: 2,

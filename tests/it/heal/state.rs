@@ -33,7 +33,7 @@ fn a_place_where_no_run_can_be_is_refused() {
     let text = |name: &str| Some(desk.path(name).display().to_string());
     let settings = HealSettings {
         model: text("model"),
-        data: text("text.jsonl"),
+        data: text("text.jsonl").into_iter().collect(),
         packing: Some(Packing::Packed),
         steps: 4,
         batch: 1,

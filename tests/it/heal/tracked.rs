@@ -124,7 +124,7 @@ fn events_are_the_log() {
     let text = |name: &str| Some(desk.path(name).display().to_string());
     let settings = |out: &str, track: Option<Track>| HealSettings {
         model: text("model"),
-        data: text("text.jsonl"),
+        data: text("text.jsonl").into_iter().collect(),
         eval_data: text("text.jsonl"),
         teacher: text("model"),
         steps: 5,
