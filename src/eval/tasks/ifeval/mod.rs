@@ -129,3 +129,33 @@ fn given<'a>(settings: &'a Fields, name: &str) -> Option<&'a Value> {
         Value::Bool(true) => true,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the harness makes of every recorded answer to every recorded document.
+    #[test]
+    fn answers_are_judged_as_the_harness_judges_them() {
+        let read = |name: &str| {
+            let path = format!("{}/tests/data/eval/{name}", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(path).unwrap();
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+        };
+        let (documents, cases) = (read("data/IFEval/train.jsonl"), read("cases.jsonl"));
+        let judged = cases.iter().filter(|case| case["task"] == "ifeval").flat_map(|case| case["judged"].as_array());
+        let mut compared = 0;
+        for answer in judged.flatten() {
+            let said = [Answer::Text(answer[0].as_str().unwrap().to_owned())];
+            for (document, expected) in documents.iter().zip(answer[1].as_array().unwrap()) {
+                let found = TASK.judge(document.as_object().unwrap(), &said).unwrap();
+                for (metric, measure) in ABOUT.metrics.iter().zip(&found).take(4) {
+                    let expected = expected["none"][metric.name].as_f64().unwrap();
+                    assert_eq!(measure.sum, expected, "{} {:?} {}", metric.name, answer[0], document["key"]);
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 2000, "{compared}");
+    }
+}
