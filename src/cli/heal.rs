@@ -195,7 +195,7 @@ pub(crate) struct HealArgs {
     /// Write the adapter alone, no merged model
     #[arg(long, help_heading = "Output")]
     adapter_only: bool,
-    /// Weights the adapter is merged onto: full, the cut model's own, the better ones where it was measured (README);
+    /// Weights the adapter is merged onto: full, the cut model's own, the better ones where it was measured;
     /// quantized, what nf4 left of them, so that what was trained is what is written, rounding error included
     /// [default: full]
     #[arg(long, value_name = "WHICH", value_parser = ["full", "quantized"], help_heading = "Output")]

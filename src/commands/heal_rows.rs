@@ -48,7 +48,7 @@ fn told_shares(
         if share.taken == 0 {
             let fault = "of these weights, no sequence of this run comes from it";
             progress.warn(&format!("{}: {fault}", share.source));
-        } else if share.passes > OFTEN {
+        } else if share.passes > OFTEN && share.sequences > 0 {
             let times = share.passes.round();
             progress.warn(&format!("{}: each of its {} sequences comes {times} times", share.source, share.sequences));
         }

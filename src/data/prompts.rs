@@ -117,7 +117,7 @@ impl RowPrompts {
                 break;
             }
             let prompts: Vec<_> = chunk.par_iter().map(|document| of_document(document, tokenizer, options)).collect();
-            for (prompt, document) in prompts.into_iter().zip(&chunk).take(most - found.all.len()) {
+            for (prompt, document) in prompts.into_iter().zip(&chunk) {
                 match prompt? {
                     Some(prompt) if prompt.ids.len() < options.positions => {
                         found.bytes += prompt.bytes();

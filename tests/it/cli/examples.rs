@@ -154,6 +154,7 @@ fn desk() -> Desk {
     desk.works("prune cut ./llama --deepest 8 -o llama-24");
     desk.works("prune grow ./llama --after 1,3,5,7 -o llama-36");
     desk.works("prune heal ./llama-24 --data c4.jsonl --seq-len 32 --steps 2 --batch 2 --rank 2 --warmup 0 -o healed");
+    desk.works("prune teach ./llama --data c4.jsonl --seq-len 32 --steps 2 --batch 4 --top-k 16 -o cache");
     desk.works("prune eval ./llama-24 --tasks boolq -o dense/results");
     desk.works("prune eval ./llama-24 --tasks boolq -o pruned/results");
     desk

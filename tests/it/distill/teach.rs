@@ -59,7 +59,7 @@ fn a_cache_teaches_as_the_model_does() {
             before = off;
         }
         // all tokens: what is left is the rounding of logarithms to f16
-        assert!(before < 2e-5, "{before}");
+        assert!(before < 5e-5, "{before}");
     }
 }
 
