@@ -205,7 +205,7 @@ pub fn rank(settings: &MethodsSettings, progress: &dyn Progress) -> Result<Ranki
     }
     choices.sort_by_key(|(row, _)| tried.iter().position(|method| method.name == row.name));
     ranked(&mut report, choices, &mut measured)?;
-    drop(measured);
+    // its memory is the repairs'
     drop(model);
     if let Some(repairs) = repairs {
         repairs.rank(&mut report, progress)?;

@@ -21,7 +21,7 @@ pub(super) enum Taught {
     /// A model.
     Model(Arc<Checkpoint>),
     /// What one said.
-    Cache(TeacherCache),
+    Cache(Box<TeacherCache>),
 }
 
 /// The settings that say which sequences of a text a healing draws.
@@ -35,7 +35,7 @@ impl Taught {
     pub(super) fn open(settings: &HealSettings, progress: &dyn Progress) -> Result<Option<Self>> {
         let Some(teacher) = settings.teacher.as_deref() else { return Ok(None) };
         let opened = match TeacherCache::is_at(Path::new(teacher)) {
-            true => TeacherCache::open(Path::new(teacher)).map(Self::Cache),
+            true => TeacherCache::open(Path::new(teacher)).map(|cache| Self::Cache(Box::new(cache))),
             false => open::checkpoint(Some(teacher), progress).map(Self::Model),
         };
         opened.context(|| "--teacher").map(Some)

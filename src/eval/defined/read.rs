@@ -107,10 +107,10 @@ fn build(definition: &Definition, name: &str) -> Result<FileTask> {
     let repeats = definition.get("repeats").map_or(Ok(1), Key::count)?.max(1);
     let filters = definition.get("filter_list").map(|key| pipelines(key, repeats)).transpose()?;
     let all = filters.unwrap_or_else(|| vec![Pipeline::first()]);
-    if let (Some(key), false) = (definition.get("filter_list"), output == OutputType::Generate) {
-        if let Some(filter) = all.iter().find(|filter| !filter.is_plain()) {
-            return Err(key.fault(format!("{}: only answers of generate_until are texts to filter", filter.name)));
-        }
+    if let (Some(key), false) = (definition.get("filter_list"), output == OutputType::Generate)
+        && let Some(filter) = all.iter().find(|filter| !filter.is_plain())
+    {
+        return Err(key.fault(format!("{}: only answers of generate_until are texts to filter", filter.name)));
     }
     let measured = match definition.get("metric_list") {
         Some(key) => Measured::new(key, output)?,

@@ -75,8 +75,8 @@ impl Shapes {
         for half in 0..2 {
             set(4 + half, rows[half], pairs);
             set(6 + half, pairs, columns[half]);
-            for other in 0..2 {
-                set(2 * half + other, rows[half], columns[other]);
+            for (other, columns) in columns.into_iter().enumerate() {
+                set(2 * half + other, rows[half], columns);
             }
         }
         shapes
