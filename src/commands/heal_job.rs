@@ -175,7 +175,7 @@ impl Job<'_> {
         };
         let mut trainer = Trainer::new(&model, tutor.as_ref(), settings, self.plan.policy)?;
         if let Some(cache) = &cache {
-            trainer = trainer.taught_by(cache);
+            trainer = trainer.taught_by(&**cache);
         }
         let mut run = HealRun { model: &model, trainer, settings, dir, validation };
         let place = run.restore()?;

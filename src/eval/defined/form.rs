@@ -15,7 +15,7 @@ pub(super) enum Form {
     /// The same for every document: a number, a list.
     Constant(Value),
     /// A field, where the document has one of that name, else a template.
-    Text { key: Box<Key>, text: String, template: PromptTemplate },
+    Text { key: Key, text: String, template: Box<PromptTemplate> },
 }
 
 impl Form {
@@ -57,7 +57,7 @@ impl Form {
 
     fn template(key: &Key, text: &str) -> Result<Self> {
         let template = PromptTemplate::new(text).map_err(|fault| key.fault(format!("no template: {fault}")))?;
-        Ok(Self::Text { key: Box::new(key.clone()), text: text.to_owned(), template })
+        Ok(Self::Text { key: key.clone(), text: text.to_owned(), template: Box::new(template) })
     }
 
     /// What it says of a document: a field's value or the text of the template.

@@ -102,11 +102,11 @@ pub(super) fn healed(dir: &Path) -> Feed {
     let (model, text, out) = (dir.join("model"), dir.join("text.jsonl"), dir.join("out"));
     small().write(&model);
     fs::write(&text, "{\"text\": \"w3 w4 w5 w6 w3 w4\"}\n{\"text\": \"w7 w3 w9 w8 w9 w3\"}\n".repeat(8)).unwrap();
-    let text = Some(text.display().to_string());
+    let text = text.display().to_string();
     let settings = HealSettings {
         model: Some(model.display().to_string()),
-        eval_data: text.clone(),
-        data: text,
+        eval_data: Some(text.clone()),
+        data: vec![text],
         steps: 1,
         batch: 1,
         seq_len: Some(4),

@@ -138,10 +138,10 @@ fn what_is_told_is_what_is_written() {
 
             let rows: Vec<Vec<u32>> = {
                 use prune::data::{SequenceOptions, Sequences, Shape, SourceOptions, TextSource, Tokenizer};
-                let source = TextSource::open(&desk.path("text.jsonl"), &SourceOptions::default()).unwrap();
+                let source = TextSource::open(desk.path("text.jsonl"), &SourceOptions::default()).unwrap();
                 let shape = Shape { seq_len: 16, ..Shape::default() };
                 let options = SequenceOptions { shape, ..SequenceOptions::default() };
-                let tokenizer = Tokenizer::open(&desk.path("model")).unwrap();
+                let tokenizer = Tokenizer::open(desk.path("model")).unwrap();
                 Sequences::read(&source, &tokenizer, &options, &Silent).unwrap().rows
             };
             let rows: Vec<Vec<u32>> = rows.into_iter().step_by(4).collect();
