@@ -27,8 +27,7 @@ cache.json and teacher.safetensors hold it.
 Examples:
   prune teach ./llama --data c4.jsonl --seq-len 32 --steps 2 --batch 4 --top-k 16 -o cache
   prune teach ./llama --data c4.jsonl --dry-run            how large the cache is
-then
-  prune heal ./llama-24 --data c4.jsonl --seq-len 32 --steps 2 --batch 4 --teacher cache -o healed
+A healing learns from it by heal --teacher cache, with the same text and settings.
 A run that was stopped goes on when the same command is given again."
 )]
 pub(crate) struct TeachArgs {

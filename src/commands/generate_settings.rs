@@ -154,7 +154,7 @@ impl GenerateSettings {
     /// How tokens are drawn.
     #[must_use]
     pub fn sampling(&self) -> SamplingParams {
-        let Self { temperature, top_k, top_p, min_p, seed, .. } = *self;
+        let GenerateSettings { temperature, top_k, top_p, min_p, seed, .. } = *self;
         SamplingParams { temperature: Some(temperature), top_k, top_p, min_p, seed }
     }
 

@@ -221,7 +221,7 @@ mod tests {
         // one BOS and two letters
         let cut = read(rows, None, PromptOptions { tokens: Some(3), limit: Some(2), ..ALL }, BadRow::Error).unwrap();
         assert_eq!(row(&cut.all[1], "x"), serde_json::json!({"text": "cdx"}));
-        assert_eq!(row(&RowPrompt::beginning(bytes().bos().unwrap()), "x"), serde_json::json!({"text": "x"}));
+        assert_eq!(row(&RowPrompt::beginning(0), "x"), serde_json::json!({"text": "x"}));
     }
 
     #[test]
