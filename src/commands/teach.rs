@@ -12,7 +12,7 @@ use super::taught::identity;
 use super::teach_settings::TeachSettings;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{
-    Checkpoint, Origin, Workplace, adopt, content_hash, differences, made_by, read_json, write_file,
+    Checkpoint, Origin, Workplace, adopt, content_hash, differences, has_leftovers, made_by, read_json, write_file,
 };
 use crate::data::{Share, TextMixture, Tokenizer};
 use crate::distill::{CACHE, CacheRecord, CacheWriter, CachedSequences, SAID, Teaching, group};
@@ -191,6 +191,10 @@ fn taken_up(place: &Workplace, new: CacheRecord, settings: &TeachSettings, disk:
         }
         if (CacheRecord { done: 0, group: new.group, ..before.clone() }) == new && before.is_sound() {
             adopt(target, &[])?;
+            if has_leftovers(&record) {
+                // a kill came between the record's appearance and the end of its writing
+                write(place, &before)?;
+            }
             return Ok(before);
         }
     }
