@@ -12,8 +12,6 @@ mod pipeline;
 mod recipe;
 mod repairs;
 mod sections;
-#[cfg(test)]
-mod settings_tests;
 mod speeds;
 mod state;
 mod told;
@@ -112,3 +110,6 @@ pub fn run(settings: &RunSettings, progress: &dyn Progress) -> Result<RunReport>
     };
     Ok(RunReport { stages: done.stages.iter().map(stage).collect(), data: Some(data), page: Some(page) })
 }
+
+#[cfg(test)]
+mod settings_tests;
