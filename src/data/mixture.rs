@@ -75,7 +75,7 @@ pub struct TextMixture {
 }
 
 impl TextMixture {
-    /// Opens the streams of `ingredients`, at `position` if there is one; `changed` as [`TrainStream::on_changed`].
+    /// Opens the streams of `ingredients`, at `position` if there is one; `changed` as `TrainStream::on_changed`.
     ///
     /// # Errors
     /// As [`TrainStream::new`]; Work for a position of other sources.

@@ -1,9 +1,9 @@
 //! Tasks that users define in the YAML files of lm-evaluation-harness (`--include-path`): multiple choice, generated
 //! answers, continuations, texts, and groups of them. What such a file leaves to Python is refused by name.
 //!
-//! [`TaskFiles`] knows which file has which name. A [file](definition::Definition) is its keys, those of its `include`
-//! beneath them, each with its line; [`read`](read::task) makes a [task](task::FileTask) of one that is asked for, with
-//! [`forms`](form) for what it says of a document, [`filters`], [`metrics`].
+//! [`TaskFiles`] knows which file has which name. A file (`definition`) is its keys, those of its `include`
+//! beneath them, each with its line; `read` makes a task (`task`) of one that is asked for, with
+//! `form` for what it says of a document, `filters`, `metrics`.
 //!
 //! ```yaml
 //! task: rivers
