@@ -9,7 +9,7 @@ texts and questions of the demo, each log-likelihood that `prune eval` gives is 
 - PEFT's model: our adapter on our four-bit checkpoint, loaded by bitsandbytes (1e-3),
 - transformers: our merged model (1e-5); its weights are those of PEFT's own merge, rounded once,
 - PEFT's model: an adapter that PEFT made, and the same after `prune heal --adapter` trained it on (1e-5),
-- PEFT's model: an adapter of every other kind that it makes (1e-5).
+- PEFT's model: an adapter of every other kind that it makes (2e-5).
 Exits 0 when they agree, 1 when not, 77 when a Python package is missing."""
 import argparse
 import glob
@@ -173,7 +173,8 @@ def every_kind(work, tokenizer):
         model.save_pretrained(work.where / f"kind{number}")
         loaded = PeftModel.from_pretrained(open_model(work.where / "cut")[0], work.where / f"kind{number}")
         samples = work.samples(f"k{number}", "cut", "--adapter", f"kind{number}")
-        compare(f"{kind}, made by PEFT", loaded, tokenizer, samples, 1e-5)
+        # 1.1e-5 was seen where PyTorch's products in f32 are AVX-512's of a Sapphire Rapids
+        compare(f"{kind}, made by PEFT", loaded, tokenizer, samples, 2e-5)
 
 
 def main():
