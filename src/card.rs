@@ -148,6 +148,13 @@ impl MadeFrom<'_> {
                     " Put into its weights, by `prune merge MODEL --adapter ADAPTER -o DIR`, it needs no PEFT.\n",
                 );
             }
+            Kind::Model | Kind::FourBit if self.history.has_seam_maps() => {
+                text = String::from(
+                    "## Usage\n\n`seam_maps` in `config.json` says which layers have a linear map behind them. `prune \
+                     sample DIR --prompt TEXT` lets the model speak, `prune eval DIR --tasks NAMES` scores it. No other \
+                     program knows these maps, and none opens it by its `model_type`.\n",
+                );
+            }
             Kind::Model | Kind::FourBit if self.history.format() == Some("per-layer") => {
                 text = String::from(
                     "## Usage\n\n`per_layer_config` in `config.json` says which parts layers lack. `prune sample DIR \

@@ -128,6 +128,12 @@ impl Provenance {
         formats.into_iter().next().filter(|_| !self.without.is_empty())
     }
 
+    /// Whether a repair put linear maps behind layers.
+    #[must_use]
+    pub fn has_seam_maps(&self) -> bool {
+        self.steps.iter().filter_map(|step| step.get("repair")).any(|repair| repair.get("seam_maps").is_some())
+    }
+
     /// Training brings back what only zeros had left out.
     pub fn trained(&mut self) {
         if self.format() == Some("zeros") {

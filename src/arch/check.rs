@@ -29,7 +29,7 @@ impl ModelSpec {
             used.insert(name.to_owned());
         }
         for layer in 0..self.layers {
-            for tensor in self.layer_tensors(layer) {
+            for tensor in self.layer_tensors(layer).into_iter().chain(self.seam_tensors(layer)) {
                 check_tensor(index, &tensor.name, &tensor.shape)?;
                 used.insert(tensor.name);
             }

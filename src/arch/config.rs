@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::keys::Keys;
 use super::table::{Architecture, Bias};
-use super::{ModelSpec, left_out, refused, rope_config, windows};
+use super::{ModelSpec, left_out, refused, rope_config, seam_maps, windows};
 use crate::plan::MOST_LAYERS;
 use crate::{Context, Error, Result};
 
@@ -95,6 +95,7 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
             Some(blocks) => blocks.without,
             None => left_out::skipped(&keys, layers)?,
         },
+        seam_maps: seam_maps::read(&keys, layers, hidden_size)?,
         qkv_bias: bias(row.qkv_bias)?,
         o_bias: bias(row.o_bias)?,
         mlp_bias: bias(row.mlp_bias)?,

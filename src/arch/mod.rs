@@ -34,6 +34,7 @@ mod names;
 mod refused;
 mod rope;
 mod rope_config;
+mod seam_maps;
 mod spec;
 mod sublayers;
 mod table;
@@ -43,7 +44,8 @@ pub use left_out::nas_mlp_size;
 
 pub(crate) use left_out::{NAS, NAS_CLASS};
 pub(crate) use names::EMBEDDING;
+pub(crate) use seam_maps::{SEAM_MAPS, seam_map_type};
 pub use names::{HEAD, LayerTensor};
-pub use spec::{ModelSpec, Role, Rope, RopeScaling};
+pub use spec::{ModelSpec, Role, Rope, RopeScaling, SeamMap};
 pub use sublayers::{Residual, SubLayerKind};
 pub use table::{ARCHITECTURES, Architecture, Bias, WindowRule};

@@ -43,13 +43,14 @@ impl Role {
             Self::Up => "mlp.up_proj",
             Self::GateUp => "mlp.gate_up_proj",
             Self::Down => "mlp.down_proj",
+            Self::SeamMap => "seam_map",
         }
     }
 
     /// Whether it is a matrix that multiplies the stream, as opposed to a norm.
     #[must_use]
     pub fn is_linear(self) -> bool {
-        !matches!(self, Self::InputNorm | Self::PostNorm | Self::QNorm | Self::KNorm)
+        !matches!(self, Self::InputNorm | Self::PostNorm | Self::QNorm | Self::KNorm | Self::SeamMap)
     }
 }
 
@@ -69,6 +70,7 @@ impl ModelSpec {
             Role::Gate | Role::Up => (vec![f, d], self.mlp_bias),
             Role::GateUp => (vec![2 * f, d], self.mlp_bias),
             Role::Down => (vec![d, f], self.mlp_bias),
+            Role::SeamMap => (vec![d, d], false),
         };
         let module = format!("{LAYERS}{l}.{}", role.module());
         LayerTensor { role, name: format!("{module}.weight"), shape, bias: bias.then(|| format!("{module}.bias")) }

@@ -34,6 +34,8 @@ pub enum Role {
     GateUp = 11,
     /// MLP down projection, `[d, f]`.
     Down = 12,
+    /// Linear map behind the layer, which `prune cut --repair` puts there, `[d, d]` or in two factors.
+    SeamMap = 64,
 }
 
 /// How the base frequencies are stretched for long contexts.
@@ -103,6 +105,15 @@ pub struct Rope {
     pub max_positions: usize,
 }
 
+/// A linear map behind a layer: the stream x that leaves it becomes x + x·M, M `[d, d]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeamMap {
+    /// Mᵀ in one tensor, `[d, d]`.
+    Full,
+    /// M in two: to so many numbers, `[r, d]`, and back, `[d, r]`.
+    Rank(usize),
+}
+
 /// One model, ready for the one block implementation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
@@ -134,6 +145,8 @@ pub struct ModelSpec {
     pub rotated: Vec<bool>,
     /// The sub-layers that each layer lacks.
     pub without: Vec<SubLayers>,
+    /// The map behind each layer, which `prune cut --repair` puts there.
+    pub seam_maps: Vec<Option<SeamMap>>,
     /// Bias on query, key and value projections.
     pub qkv_bias: bool,
     /// Bias on the attention output projection.
@@ -160,6 +173,7 @@ impl ModelSpec {
             windows: layers.iter().map(|layer| self.windows[*layer]).collect(),
             rotated: layers.iter().map(|layer| self.rotated[*layer]).collect(),
             without: layers.iter().map(|layer| self.without[*layer]).collect(),
+            seam_maps: layers.iter().map(|layer| self.seam_maps[*layer]).collect(),
             ..self.clone()
         }
     }

@@ -22,6 +22,7 @@ use super::text::TextArgs;
   prune cut ./llama --method tail --layers 8 -o out                       a method of prune methods
   prune cut ./llama --drop 21-28 --repair refit --data c4.jsonl -o out    fitted to the whole model, no training
   prune cut ./llama --method shortgpt --layers 2 --one-at-a-time --data c4.jsonl -o out
+  prune cut ./llama --drop 21-28 --repair reduced-rank --rank 8 --data c4.jsonl -o out  read by prune alone
   prune cut ./llama --drop 21-28 --repair average -o out                  merged into layer 20, no text
   prune cut ./llama --drop 21-28 --repair streamline --data c4.jsonl --steps 2 -o out  layer 20 learns 20 to 28
   prune cut ./llama --method laco --threshold 0.5 --data c4.jsonl -o out  layers merged while alike
@@ -79,7 +80,8 @@ pub(crate) struct CutArgs {
     allow_unsliced: Vec<String>,
     /// Put this at the seams, fitted on --data; rdsc and average merge the dropped layers into the one before and need
     /// no text. streamline trains that layer until its stream is the one that left the dropped ones, xmerge the layer
-    /// behind them: as many layers are left as --drop leaves. See prune methods
+    /// behind them: as many layers are left as --drop leaves. operator, reduced-rank, patch and patch-diagonal put a
+    /// linear map behind the layer before a seam, which this program alone reads. See prune methods
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(cut::repair_names()))]
     repair: Option<String>,
     /// Let the layers of --method go one after the other: the model loses one, is repaired where --repair says so, and
@@ -113,6 +115,9 @@ pub(crate) struct CutArgs {
     /// activations of first tokens that the dropped layers made
     #[arg(long)]
     leave_out_first: bool,
+    /// Rank of the map of --repair reduced-rank [default: 64, at most the width of the stream]
+    #[arg(long, value_name = "R")]
+    rank: Option<usize>,
     /// Learning rate of --repair streamline and xmerge (AdamW, no decay, constant) [default: the papers' 2e-4 and 1e-5]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     lr: Option<f64>,

@@ -184,6 +184,11 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
         None => cut,
         Some(repairing) => {
             let (cut, repaired) = repairing.repair(cut, progress)?;
+            // maps are tensors more
+            (report.parameters, report.bytes) = (cut.parameters(), cut.bytes());
+            (report.config, report.shards) = (cut.edits().to_vec(), shards(&cut));
+            report.disk_needed = cut.blueprint().shards().disk_size();
+            out.require_space(report.disk_needed)?;
             report.repair = Some(repaired);
             cut
         }

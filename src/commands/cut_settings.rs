@@ -77,6 +77,8 @@ pub struct CutSettings {
     pub seed: Option<u64>,
     /// The first token of each sequence takes no part in the fit of a repair.
     pub leave_out_first: bool,
+    /// Rank of the map of `reduced-rank`; `None` is 64, or the width of the stream where that is less.
+    pub rank: Option<usize>,
     /// Learning rate of a repair that trains layers; `None` is its paper's.
     pub lr: Option<f64>,
     /// Its steps for each layer; `None` is 300.
@@ -133,6 +135,7 @@ impl Default for CutSettings {
             attention: Attention::default(),
             seed: None,
             leave_out_first: false,
+            rank: None,
             lr: None,
             steps: None,
             batch: None,
@@ -195,6 +198,14 @@ impl CutSettings {
             let train = REPAIRS.iter().filter(|repair| repair.training().is_some()).map(|repair| repair.name);
             let train = train.collect::<Vec<_>>().join(" and ");
             return Err(Error::request(format!("{flag} goes with a --repair that trains layers: {train}")));
+        }
+        if let (Some(rank), false) = (self.rank, self.repair.is_some_and(Repair::has_rank)) {
+            let ranked = REPAIRS.iter().filter(|repair| repair.has_rank()).map(|repair| repair.name);
+            let ranked = ranked.collect::<Vec<_>>().join(" and ");
+            return Err(Error::request(format!("--rank {rank} goes with a --repair whose map has one: {ranked}")));
+        }
+        if self.rank == Some(0) {
+            return Err(Error::request("--rank 0: expected 1 or more"));
         }
         if let Some(lr) = self.lr.filter(|lr| !lr.is_finite() || *lr <= 0.0) {
             return Err(Error::request(format!("--lr {lr}: expected a learning rate above 0, such as 2e-4")));

@@ -114,6 +114,7 @@ pub(super) struct Repairing {
     judged_by: TextSize,
     needs: RepairNeeds,
     keeps: bool,
+    rank: Option<usize>,
     training: Option<LayerTraining>,
     /// Where streams wait that are not kept in memory.
     spill: Option<PathBuf>,
@@ -204,6 +205,7 @@ impl Repairing {
             judged_by,
             needs,
             keeps,
+            rank: settings.rank,
             training,
             spill,
             options,
@@ -247,6 +249,7 @@ impl Repairing {
             judging: &self.judging,
             first: self.first,
             keeps: self.keeps,
+            rank: self.rank,
             training: self.training,
             spill: self.spill.as_deref(),
         };
@@ -272,7 +275,7 @@ impl Repairing {
     pub(super) fn repair(self, cut: Cut, progress: &dyn Progress) -> Result<(Cut, RepairReport)> {
         let mut report = self.report(None)?;
         let (repaired, result) = self.fit(&cut, progress)?;
-        let changes = repaired.changes(repaired.step);
+        let (changes, maps) = (repaired.changes(repaired.step), repaired.seam_maps());
         let Self { repair, text, .. } = self;
         let name = repair.name;
         if repaired.step == 0.0 {
@@ -297,11 +300,14 @@ impl Repairing {
             "projections": result.projections,
             "seams": result.seams,
         });
+        if !maps.is_empty() {
+            record["seam_maps"] = json!(maps.keys().collect::<Vec<_>>());
+        }
         if !result.layers.is_empty() {
             record["layers"] = json!(result.layers.iter().map(told).collect::<Vec<_>>());
         }
         report.result = Some(result);
-        Ok((cut.repaired(changes, record)?, report))
+        Ok((cut.repaired(changes, record)?.mapped(maps)?, report))
     }
 }
 
@@ -356,6 +362,7 @@ fn said(settings: &CutSettings) -> Value {
         ("separator", json!(settings.separator), settings.separator != default.separator),
         ("attention", json!(settings.attention), settings.attention != default.attention),
         ("leave_out_first", json!(true), settings.leave_out_first),
+        ("rank", json!(settings.rank), settings.rank.is_some()),
         ("lr", json!(settings.lr), settings.lr.is_some()),
         ("steps", json!(settings.steps), settings.steps.is_some()),
         ("batch", json!(settings.batch), settings.batch.is_some()),
@@ -377,6 +384,7 @@ fn told(layer: &TrainedLayer) -> Value {
 fn result(repaired: &Repaired, seconds: f64) -> RepairResult {
     let mean = |losses: &[Loss]| Loss::total(losses).mean();
     let (cut, after) = (repaired.losses_at(0.0), repaired.losses_at(repaired.step));
+    let maps = repaired.seam_maps().values().map(|(_, factors)| factors.len()).sum::<usize>();
     let change = rises(cut, &[&after.to_vec()], vec![1], "repair");
     let (projections, seams, layers) = match repaired.found.clone() {
         Found::Projections(steps) => (steps, Vec::new(), Vec::new()),
@@ -391,7 +399,7 @@ fn result(repaired: &Repaired, seconds: f64) -> RepairResult {
         change_stderr: change.error(1, 0),
         step: repaired.step,
         steps: repaired.losses.iter().map(|(step, losses)| (*step, mean(losses))).collect(),
-        tensors: repaired.changes(repaired.step).len(),
+        tensors: repaired.changes(repaired.step).len() + maps,
         projections,
         seams,
         layers,

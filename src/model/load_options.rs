@@ -41,9 +41,9 @@ impl LoadOptions {
     /// Bytes that the block at `place`, read from layer `l`, takes in the memory of `device`.
     #[must_use]
     pub fn bytes(&self, checkpoint: &Checkpoint, spec: &ModelSpec, (l, place): (usize, usize), device: &Device) -> u64 {
-        let tensors = spec.layer_tensors(l).into_iter().map(|tensor| {
+        let tensors = spec.layer_tensors(l).into_iter().chain(spec.seam_tensors(l)).map(|tensor| {
             let numbers = tensor.shape.iter().product::<usize>() as u64;
-            let matrix = tensor.shape.len() == 2;
+            let matrix = tensor.role.is_linear();
             let given = checkpoint.four_bit_state(&tensor.name).is_some();
             match checkpoint.tensors.get(&tensor.name) {
                 _ if self.is_unfrozen(place) || !matrix => 4 * numbers,

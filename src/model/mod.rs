@@ -48,6 +48,7 @@ pub use stacks::{EndOfStack, StackUnit, Stacks};
 pub use training::CheckpointingPolicy;
 pub use trie::Trie;
 
+pub(crate) use block::LinearMap;
 pub(crate) use generate::Drawer;
 pub(crate) use load_options::{Parameter, Part};
 pub(crate) use loss::tokens_of_a_batch;

@@ -34,8 +34,8 @@ impl Model {
             ("the embedding".to_owned(), vec![name.to_owned()])
         } else {
             let layer = self.stack.source_layer(place - 1);
-            let tensors = self.spec.layer_tensors(layer).into_iter().map(|tensor| tensor.name);
-            (format!("layer {layer}"), tensors.collect())
+            let tensors = self.spec.layer_tensors(layer).into_iter().chain(self.spec.seam_tensors(layer));
+            (format!("layer {layer}"), tensors.map(|tensor| tensor.name).collect())
         };
         for name in tensors {
             let entry = self.checkpoint.entry(&name)?.clone();

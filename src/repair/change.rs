@@ -3,8 +3,8 @@
 use candle_core::{DType, Tensor};
 
 use crate::Result;
-use crate::arch::Role;
-use crate::model::{Linear, Model};
+use crate::arch::{Role, SeamMap};
+use crate::model::{Linear, LinearMap, Model};
 use crate::ops::WeightMatrix;
 use crate::weights::{Expr, stored};
 
@@ -22,6 +22,18 @@ pub(super) enum Change {
     Added(Tensor),
     /// Weight and bias are made so, where they are made otherwise.
     Made { weight: Option<Expr>, bias: Option<Expr> },
+    /// The projection stays, and a map follows the layer at this place.
+    Behind(usize, StoredMap),
+}
+
+/// A map as it is written, f32.
+#[derive(Clone, Debug)]
+pub(super) struct StoredMap {
+    pub(super) what: SeamMap,
+    /// What [`ModelSpec::seam_tensors`](crate::arch::ModelSpec::seam_tensors) calls, in that order.
+    pub(super) factors: Vec<Tensor>,
+    /// The same where the model is.
+    pub(super) map: LinearMap,
 }
 
 impl Projection {
@@ -37,6 +49,7 @@ impl Change {
     pub(super) fn at(&self, projection: &Projection, step: f64) -> Vec<(String, Expr)> {
         let weight = &projection.weight;
         match self {
+            Self::Behind(..) => Vec::new(),
             _ if step == 0.0 => Vec::new(),
             Self::Added(difference) => {
                 let terms = vec![(1.0, Expr::Source(weight.clone())), (step, Expr::Tensor(difference.clone()))];
@@ -65,5 +78,16 @@ impl Change {
             }
         }
         Ok(linear)
+    }
+
+    /// The stream `x` `[t, d]` that leaves the sub-layer, going `step` of the way.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(super) fn behind(&self, x: Tensor, step: f64) -> Result<Tensor> {
+        match self {
+            Self::Behind(_, stored) if step != 0.0 => stored.map.forward(&x),
+            _ => Ok(x),
+        }
     }
 }

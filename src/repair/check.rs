@@ -2,6 +2,7 @@
 
 use super::trained::{self, LayerTraining};
 use super::units::{Unit, lacks_the_bottom, units};
+use super::hadamard::hadamard;
 use super::{How, Repair, refit};
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
@@ -70,6 +71,20 @@ pub(super) fn check(repair: &Repair, plan: &Plan, spec: &ModelSpec, source: &Che
     if !units.iter().any(|unit| unit.is_seam) {
         return Err(Error::request(format!("--repair {name}: the plan drops nothing: there is no seam to repair")));
     }
+    if let How::Maps(mapping) = repair.how {
+        if mapping.rotated {
+            hadamard(spec.hidden_size)?;
+        }
+        let is_last = |unit: &&Unit| !units.iter().any(|other| other.place == unit.place && other.own > unit.own);
+        if let Some(unit) = units.iter().filter(|unit| unit.is_seam).find(|unit| !is_last(unit)) {
+            return Err(Error::request(format!(
+                "--repair {name}: its map stands behind a layer, and the plan leaves a seam within layer {}; drop whole \
+                 layers, or repair with refit, fold or scale",
+                unit.layer
+            )));
+        }
+        return Ok(());
+    }
     let lacks = |unit: &&Unit| spec.layer_tensor(unit.layer, role(unit.sublayer)).bias.is_none();
     let bias = units.iter().filter(|unit| unit.is_seam).find(lacks);
     match (repair.how, bias) {
@@ -117,7 +132,8 @@ impl Repair {
                 let changes: usize = behind().map(|unit| 4 * d * width(unit)).sum();
                 (8 * (3 * widest * widest + 5 * widest * d) + 8 * 512 * (widest + d), changes)
             }
-            false => (8 * 10 * d * d + 8 * 512 * 2 * d, 4 * d * d * behind().filter(|unit| unit.is_seam).count()),
+            // a map that is reduced: the matrix, its eigenvectors, what they are sorted from
+            false => (8 * (if self.has_rank() { 16 } else { 10 }) * d * d + 8 * 512 * 2 * d, 4 * d * d * behind().filter(|unit| unit.is_seam).count()),
         };
         // a projection remade, some numbers of it at a time
         let remade = 4 * 4 * d * widest;

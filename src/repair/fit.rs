@@ -10,11 +10,13 @@ use candle_core::Tensor;
 use super::change::{Change, Projection};
 use super::check;
 use super::course::Course;
+use super::maps::MapFitter;
 use super::refit::{Refit, RefitStep};
 use super::seam::{SeamFit, SeamFitter};
 use super::trained::{self, LayerTraining, TrainedLayer};
 use super::units::{Unit, lacks_the_bottom, units};
 use super::{How, Repair};
+use crate::arch::SeamMap;
 use crate::model::{Batch, Block, Linear, Loss, Model};
 use crate::ops;
 use crate::plan::Plan;
@@ -40,6 +42,8 @@ pub struct RepairTask<'a> {
     /// Whether what enters a projection stays in memory while it is fitted. Without, it is computed once more; the
     /// numbers are the same. Recorded streams stay in memory, or wait in a file.
     pub keeps: bool,
+    /// The rank of a map, where that is not as the repair has it.
+    pub rank: Option<usize>,
     /// How layers are trained, where that is not as the repair has it.
     pub training: Option<LayerTraining>,
     /// The directory where that file is; `None` is the system's for temporary ones.
@@ -76,6 +80,17 @@ impl Repaired {
     #[must_use]
     pub fn changes(&self, step: f64) -> BTreeMap<String, Expr> {
         self.changes.iter().flat_map(|(projection, change)| change.at(projection, step)).collect()
+    }
+
+    /// The maps that stand behind layers of the cut model now, by their places: what each is, and its tensors in f32,
+    /// as [`ModelSpec::seam_tensors`](crate::arch::ModelSpec::seam_tensors) has them.
+    #[must_use]
+    pub fn seam_maps(&self) -> BTreeMap<usize, (SeamMap, Vec<Tensor>)> {
+        let maps = self.changes.iter().filter_map(|(_, change)| match change {
+            Change::Behind(place, stored) => Some((*place, (stored.what, stored.factors.clone()))),
+            _ => None,
+        });
+        maps.collect()
     }
 
     /// Losses with `step` of the changes, one of those that were tried.
@@ -136,13 +151,14 @@ pub fn fit(repair: &Repair, task: &RepairTask<'_>, progress: &dyn Progress) -> R
     if let How::Trained(_, training) = repair.how {
         return trained::fit(repair, task.training.unwrap_or(training), task, progress);
     }
-    let RepairTask { whole, cut, plan, sequences, judging, first, keeps, .. } = *task;
+    let RepairTask { whole, cut, plan, sequences, judging, first, keeps, rank, .. } = *task;
     check::check(repair, plan, whole.spec(), whole.checkpoint())?;
     let units = units(plan, whole.spec())?;
     let mut course = Course::begin((whole, cut), sequences, judging)?;
     let mut fitter: Box<dyn Fitter> = match repair.how {
         How::Projections => Box::new(Refit::new(first)),
         How::Seams(estimate) | How::BiasAtSeams(estimate) => Box::new(SeamFitter::new(estimate, first)),
+        How::Maps(own) => Box::new(MapFitter::new(own.with(rank, whole.spec().hidden_size), first, whole)?),
         How::Merged(_) | How::Trained(..) => {
             return Err(Error::request(format!("{} is fitted at no seam", repair.name)));
         }
@@ -179,7 +195,7 @@ pub fn fit(repair: &Repair, task: &RepairTask<'_>, progress: &dyn Progress) -> R
     progress.end();
     let step = match repair.how {
         How::Projections => best_step(&losses),
-        How::Seams(_) | How::BiasAtSeams(_) | How::Merged(_) | How::Trained(..) => 1.0,
+        How::Seams(_) | How::BiasAtSeams(_) | How::Maps(_) | How::Merged(_) | How::Trained(..) => 1.0,
     };
     Ok(Repaired { changes: walk.changes, found: fitter.found(), whole, losses, step })
 }
@@ -251,6 +267,10 @@ impl Walk<'_> {
                 None => block.before_output(unit.sublayer, stream, context)?,
             };
             let x = ops::add(stream, &linear.forward(&input)?)?;
+            let x = match &change {
+                Some(change) => change.behind(x, 1.0)?,
+                None => x,
+            };
             course.take(unit, index, x)?;
         }
         self.changes.extend(change.map(|change| (projection, change)));
@@ -289,6 +309,9 @@ impl Trials {
                 interrupt::check()?;
                 let input = block.before_output(unit.sublayer, x, context)?;
                 *x = ops::add(x, &linear.forward(&input)?)?;
+                if let Some(change) = change {
+                    *x = change.behind(x.clone(), *step)?;
+                }
             }
         }
         Ok(())

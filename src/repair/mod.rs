@@ -59,8 +59,9 @@
 //! let judging: Vec<bool> = (0..12).map(|row| row % 4 == 0).collect();
 //! let (first, keeps) = (true, true);
 //! let (plan, sequences, judging) = (&plan, &text, &judging);
-//! let (training, spill) = (None, None);
-//! let task = RepairTask { whole: &whole, cut: &pruned, plan, sequences, judging, first, keeps, training, spill };
+//! let (rank, training, spill) = (None, None, None);
+//! let task =
+//!     RepairTask { whole: &whole, cut: &pruned, plan, sequences, judging, first, keeps, rank, training, spill };
 //! let repaired = fit(&LOUDER, &task, &Silent)?;
 //!
 //! let Found::Seams(seams) = &repaired.found else { unreachable!() };
@@ -79,8 +80,10 @@ mod counted;
 mod course;
 mod fit;
 mod fold;
+mod hadamard;
 mod joint;
 mod layer_fit;
+mod maps;
 mod merge;
 mod normal;
 mod recorded;
@@ -93,6 +96,7 @@ mod units;
 
 pub use check::{RepairNeeds, TextTokens};
 pub use fit::{Found, RepairTask, Repaired, fit};
+pub use maps::SeamMapping;
 pub use merge::merged;
 pub use refit::RefitStep;
 pub use seam::SeamFit;
@@ -127,6 +131,8 @@ pub enum How {
     Seams(fn(&SeamSums) -> Result<SeamEstimate>),
     /// The same, where what is fitted needs a bias of the projection before the seam.
     BiasAtSeams(fn(&SeamSums) -> Result<SeamEstimate>),
+    /// By a linear map of the stream at each seam, which no standard file has.
+    Maps(SeamMapping),
     /// Not at all: what the layer before a gap and the layers of the gap are taken times in a sum that takes its
     /// place. `None` leaves a tensor as it is. Whether it is a projection's, and the number of layers of the gap.
     Merged(fn(bool, usize) -> Option<Vec<f64>>),
@@ -139,6 +145,12 @@ impl Repair {
     #[must_use]
     pub fn needs_text(&self) -> bool {
         !matches!(self.how, How::Merged(_))
+    }
+
+    /// Whether a rank can be chosen.
+    #[must_use]
+    pub fn has_rank(&self) -> bool {
+        matches!(self.how, How::Maps(SeamMapping { rank: Some(_), .. }))
     }
 
     /// How it trains layers where nobody says otherwise; `None` where it trains none.
@@ -159,6 +171,10 @@ pub const REPAIRS: &[Repair] = &[
     joint::JOINT,
     scale::SCALE,
     bias::BIAS,
+    maps::OPERATOR,
+    maps::REDUCED_RANK,
+    maps::PATCH,
+    maps::PATCH_DIAGONAL,
     merge::RDSC,
     merge::AVERAGE,
     trained::STREAMLINE,

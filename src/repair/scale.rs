@@ -11,5 +11,5 @@ pub(super) const SCALE: Repair = Repair {
     about: "later updates are divided by the ratio of magnitudes behind and before the gap",
     reference: "Prune&Comp, arXiv 2507.18212",
     opens_everywhere: true,
-    how: How::Seams(|sums| Ok(SeamEstimate { scale: sums.ratio, map: Map::Times(sums.ratio), bias: None })),
+    how: How::Seams(|sums| Ok(SeamEstimate { scale: sums.ratio(), map: Map::Times(sums.ratio()), bias: None })),
 };

@@ -30,8 +30,9 @@ pub struct SeamSums {
     pub gap: f64,
     /// Sums of P, Y and Z over tokens, `[d]` each.
     pub totals: [Vec<f64>; 3],
-    /// The mean over sequences and channels of the ratio of mean |Z| to mean |X|, means over the tokens of a sequence.
-    pub ratio: f64,
+    /// Of each channel the mean over sequences of the ratio of mean |Z| to mean |X|, means over the tokens of a
+    /// sequence; `[d]`.
+    pub ratios: Vec<f64>,
 }
 
 /// The map of an estimate.
@@ -95,6 +96,12 @@ impl SeamEstimate {
 }
 
 impl SeamSums {
+    /// The mean of the channels' ratios.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        self.ratios.iter().sum::<f64>() / self.d as f64
+    }
+
     /// The map (PᵀP + ridge·I)⁻¹ Pᵀ(Z - scale·Y), `[d, d]`; the ridge in units of the mean of PᵀP's diagonal.
     ///
     /// # Errors
@@ -136,7 +143,7 @@ pub(super) struct Summing {
     /// |Y|², ⟨Y, Z⟩, |Z|², |Z - X|².
     scalars: [f64; 4],
     totals: [Vec<f64>; 3],
-    ratios: f64,
+    ratios: Vec<f64>,
     sequences: usize,
 }
 
@@ -153,7 +160,7 @@ impl Summing {
             with_target: sum()?,
             scalars: [0.0; 4],
             totals: std::array::from_fn(|_| vec![0.0; d]),
-            ratios: 0.0,
+            ratios: vec![0.0; d],
             sequences: 0,
         })
     }
@@ -192,8 +199,8 @@ impl Summing {
             if segment.len == self.passed {
                 continue;
             }
-            let ratios = left.iter().zip(&entered).map(|(left, entered)| left / entered);
-            self.ratios += ratios.sum::<f64>() / self.d as f64;
+            let own = left.iter().zip(&entered).map(|(left, entered)| left / entered);
+            self.ratios.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
             self.sequences += 1;
         }
         self.tokens += batch.tokens() - self.passed * batch.layout.segments().len();
@@ -213,7 +220,7 @@ impl Summing {
             target,
             gap,
             totals: self.totals,
-            ratio: self.ratios / self.sequences as f64,
+            ratios: self.ratios.iter().map(|sum| sum / self.sequences as f64).collect(),
         })
     }
 }

@@ -36,6 +36,12 @@ pub(super) fn units(plan: &Plan, spec: &ModelSpec) -> Result<Vec<Unit>> {
             "a repair follows the whole model through its layers: the plan must keep them in order, each once",
         ));
     }
+    if spec.seam_maps.iter().any(Option::is_some) {
+        return Err(Error::request(
+            "a linear map stands behind a layer of this model already (seam_maps in config.json): repair the cut of the \
+             model without, all of it at once",
+        ));
+    }
     let has = |layer: usize, sublayer| !spec.without.get(layer).is_some_and(|without| without.contains(sublayer));
     let own = |layer: usize, which: usize| layer * SubLayer::ALL.len() + which;
     let mut units = Vec::new();

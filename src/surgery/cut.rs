@@ -43,14 +43,14 @@ pub struct CutOptions<'a> {
 /// What a cut will write.
 #[derive(Debug)]
 pub struct Cut {
-    blueprint: Arc<Blueprint>,
+    pub(super) blueprint: Arc<Blueprint>,
     plan: Plan,
     kept: Vec<usize>,
-    edits: Vec<ConfigEdit>,
+    pub(super) edits: Vec<ConfigEdit>,
     format: Option<&'static Format>,
     not_computed: Option<String>,
-    parameters: Shrunk,
-    bytes: Shrunk,
+    pub(super) parameters: Shrunk,
+    pub(super) bytes: Shrunk,
     repair: Option<Value>,
 }
 

@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use crate::arch::SEAM_MAPS;
+
 /// Lists with one value for each layer, where the value is a list at all.
 pub(super) const PER_LAYER: &[&str] = &[
     "activation_sparsity_pattern",
@@ -54,7 +56,7 @@ pub(super) const LAYER_NUMBERS: &[&str] = &[
 ];
 
 /// Objects whose keys are layer numbers.
-pub(super) const BY_LAYER_NUMBER: &[&str] = &["per_layer_config"];
+pub(super) const BY_LAYER_NUMBER: &[&str] = &["per_layer_config", SEAM_MAPS];
 
 /// Lists and objects that have nothing to do with layers, even where their length is the number of layers.
 pub(super) const NOT_PER_LAYER: &[&str] = &[

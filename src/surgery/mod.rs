@@ -13,6 +13,7 @@ mod grow;
 mod grown_card;
 mod json_text;
 mod layer_keys;
+mod mapped;
 mod module_names;
 mod names;
 mod per_layer;

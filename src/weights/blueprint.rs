@@ -123,7 +123,7 @@ impl Draft {
     /// Work: tensors that no file can hold, two of one name.
     pub fn finish(self, config: String, max_shard: ByteSize) -> Result<Blueprint> {
         let Self { source, slots, tensors } = self;
-        Ok(Blueprint { source, config, tensors, shards: ShardPlan::new(slots, max_shard)? })
+        Ok(Blueprint { source, config, tensors, shards: ShardPlan::new(slots, max_shard)?, max_shard })
     }
 }
 
@@ -135,6 +135,7 @@ pub struct Blueprint {
     /// By name; of a weight in four bits, by the weight's name.
     pub(super) tensors: BTreeMap<String, Made>,
     pub(super) shards: ShardPlan,
+    max_shard: ByteSize,
 }
 
 impl Blueprint {
@@ -193,7 +194,23 @@ impl Blueprint {
         for (name, made) in &self.tensors {
             tensors.entry(name.clone()).or_insert_with(|| made.clone());
         }
-        Ok(Self { source: self.source.clone(), config: self.config.clone(), tensors, shards: self.shards.clone() })
+        let (source, config, shards) = (self.source.clone(), self.config.clone(), self.shards.clone());
+        Ok(Self { source, config, tensors, shards, max_shard: self.max_shard })
+    }
+
+    /// The same with the tensors `added`, f32, behind its own, and another text of its `config.json`.
+    ///
+    /// # Errors
+    /// Work: a tensor of that name is there, tensors that no file can hold.
+    pub fn adding(&self, added: Vec<(String, Tensor)>, config: String) -> Result<Self> {
+        let mut slots: Vec<Slot> = self.shards.shards.iter().flat_map(|shard| shard.slots.clone()).collect();
+        let mut tensors = self.tensors.clone();
+        for (name, tensor) in added {
+            slots.push(Slot { name: name.clone(), dtype: Dtype::F32, shape: tensor.dims().to_vec() });
+            tensors.insert(name, Made::Numbers(Expr::Tensor(tensor)));
+        }
+        let (source, max_shard) = (self.source.clone(), self.max_shard);
+        Ok(Self { source, config, tensors, shards: ShardPlan::new(slots, max_shard)?, max_shard })
     }
 
     /// Disk and memory that writing takes.

@@ -35,6 +35,8 @@ pub struct Repairs {
     pub seed: Option<u64>,
     /// The first token of each sequence takes no part in the fit.
     pub leave_out_first: bool,
+    /// Rank of the map of `reduced-rank`; `None` is 64.
+    pub rank: Option<usize>,
     /// Learning rate of repairs that train layers; `None` is that of each one's paper.
     pub lr: Option<f64>,
     /// Their steps for each layer; `None` is 300.
@@ -65,6 +67,7 @@ impl Default for Repairs {
             attention: cut.attention,
             seed: cut.seed,
             leave_out_first: cut.leave_out_first,
+            rank: cut.rank,
             lr: cut.lr,
             steps: cut.steps,
             batch: cut.batch,
@@ -152,6 +155,7 @@ impl Repairs {
             attention: of.attention,
             seed: of.seed,
             leave_out_first: of.leave_out_first,
+            rank: of.rank.filter(|_| repair.has_rank()),
             lr: of.lr.filter(|_| trains),
             steps: of.steps.filter(|_| trains),
             batch: of.batch.filter(|_| trains),

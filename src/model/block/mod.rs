@@ -4,6 +4,7 @@
 //! Only sub-layers of the first residual look at other tokens. All else works on some tokens at a time, since an MLP is
 //! the widest part.
 
+mod seam_map;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -19,12 +20,16 @@ use crate::arch::{self, ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result, ops, plan};
 
+pub(crate) use seam_map::LinearMap;
+
 /// One decoder block: `x + attention(norm(x))`, then `x + mlp(norm(x))`, or what else its architecture says.
 #[derive(Debug)]
 pub struct Block {
     /// Whether all of it is trained.
     unfrozen: bool,
     residuals: Vec<Residual>,
+    /// What the stream goes through behind them.
+    seam_map: Option<LinearMap>,
 }
 
 /// `x` plus the sum of what the sub-layers make of `norm(x)`.
@@ -60,7 +65,8 @@ impl Block {
         if residuals.iter().skip(1).any(Residual::mixes_tokens) {
             return Err(Error::work("only the first residual of a block may look at other tokens"));
         }
-        Ok(Self { unfrozen: loader.load_options.is_unfrozen(loader.place), residuals })
+        let seam_map = LinearMap::load(loader)?;
+        Ok(Self { unfrozen: loader.load_options.is_unfrozen(loader.place), residuals, seam_map })
     }
 
     /// The residual stream `[t, d]` that leaves the block, from the one that enters it.
@@ -113,6 +119,12 @@ impl Block {
 
     /// The sub-layer `sublayer` with its residual; `None` where the block does without.
     fn alone(&self, sublayer: plan::SubLayer) -> Result<Option<(&Residual, &dyn SubLayer)>> {
+        if self.seam_map.is_some() {
+            return Err(Error::request(
+                "a linear map stands behind a layer of this model (seam_maps in config.json): its sub-layers are not \
+                 taken apart; start from the model without",
+            ));
+        }
         for residual in &self.residuals {
             match &residual.sum[..] {
                 [own] if own.name() == sublayer => return Ok(Some((residual, own.as_ref()))),
@@ -135,7 +147,10 @@ impl Block {
         for residual in &self.residuals {
             x = residual.forward(&x, context, cache.as_deref_mut())?;
         }
-        Ok(x)
+        match &self.seam_map {
+            Some(map) => map.forward(&x),
+            None => Ok(x),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::*;
 use crate::arch::{Residual as Wiring, Role, SubLayerKind};
 use crate::model::training::{CheckpointingPolicy, TrainContext};
 use crate::model::{Batch, Parameter, Part};
+use crate::ops::WeightMatrix;
 use crate::ops::testing::{assert_close, numbers, random};
 use crate::plan::SubLayers;
 use crate::reference::Layer;
@@ -107,6 +108,37 @@ fn halves_make_the_whole() {
     let half = |attention, mlp, x: &Tensor| whole.load_without(SubLayers { attention, mlp }).forward(x, &pass).unwrap();
     let found = half(true, false, &half(false, true, &x));
     assert_eq!(numbers(&found), numbers(&whole.load(&LoadOptions::default()).forward(&x, &pass).unwrap()));
+}
+
+/// A map behind a block: the stream plus itself times M, and the same back; of a rank as whole.
+#[test]
+fn a_linear_map_follows_a_block() {
+    let fixture = Fixture::new(SubLayers::default());
+    let (x, dy, pass) = (random(4, 7, D), random(5, 7, D), pass(&fixture.spec, &[4, 3]));
+    let policy = CheckpointingPolicy::on(&Device::Cpu, 1);
+    let training = TrainContext { forward: &pass, place: 0, dropout: None, policy, inputs: None };
+    let plain = fixture.load(&LoadOptions::default());
+    let (reduce, expand) = (random(6, 3, D), random(7, D, 3));
+    let whole = expand.matmul(&reduce).unwrap();
+    for factors in [vec![whole.clone()], vec![reduce, expand]] {
+        let mut mapped = fixture.load(&LoadOptions::default());
+        let factors = factors.into_iter().map(WeightMatrix::Dense).collect();
+        mapped.seam_map = Some(LinearMap::new(factors).unwrap());
+        let left = plain.forward(&x, &pass).unwrap();
+        let expected = (&left + left.matmul(&whole.t().unwrap()).unwrap()).unwrap();
+        assert_close("forward", &mapped.forward(&x, &pass).unwrap(), &expected, 1e-5);
+        let through = (&dy + dy.matmul(&whole).unwrap()).unwrap();
+        for all in [true, false] {
+            let (y, saved) = mapped.forward_saving(&x, &training, all).unwrap();
+            assert_close("training", &y, &expected, 1e-5);
+            let (dx, _) = mapped.backward(saved, &training, dy.copy().unwrap(), true).unwrap();
+            let (_, saved) = plain.forward_saving(&x, &training, all).unwrap();
+            let (expected, _) = plain.backward(saved, &training, through.copy().unwrap(), true).unwrap();
+            assert_close("backward", &dx.unwrap(), &expected.unwrap(), 1e-5);
+        }
+        let refused = mapped.forward_sublayer(plan::SubLayer::Mlp, &x, &pass).unwrap_err();
+        assert!(refused.exit_code() == 2 && refused.to_string().contains("seam_maps"), "{refused}");
+    }
 }
 
 /// The wirings that differ: in turn, each alone, in parallel, none.

@@ -61,7 +61,12 @@ impl Block {
         let (mut y, mut streams) = (Gathered::new(training.tokens()), Streams::new());
         for chunk in training.chunks() {
             let mut left = self.climb(&mut passes, x, &chunk, training, self.residuals.len())?;
-            y.put(&chunk, left.pop().map_or_else(|| rows(x, &chunk), Ok)?)?;
+            let last = left.pop().map_or_else(|| rows(x, &chunk), Ok)?;
+            let last = match &self.seam_map {
+                Some(map) => map.forward(&last)?,
+                None => last,
+            };
+            y.put(&chunk, last)?;
             if all {
                 streams.insert(chunk.start, left);
             }
@@ -159,6 +164,10 @@ impl Block {
             None => (self.begin(&x, training, true)?, Streams::new()),
         };
         // the gradient of the residual stream, from chunk to chunk that of one further down
+        let dy = match &self.seam_map {
+            Some(map) => map.backward(&dy)?,
+            None => dy,
+        };
         let mut stream = Gathered::over(dy)?;
         let top = self.residuals.len().saturating_sub(1);
         for chunk in training.chunks() {

@@ -45,13 +45,26 @@ impl Material {
 
     /// The repair `name` of the demo's model without `drop`.
     fn repaired(&self, name: &str, drop: &str, sequences: &[Vec<u32>], judging: &[bool]) -> (Cut, Repaired) {
+        self.repaired_to(None, name, drop, sequences, judging)
+    }
+
+    /// The same with a map of the rank `rank`.
+    fn repaired_to(
+        &self,
+        rank: Option<usize>,
+        name: &str,
+        drop: &str,
+        sequences: &[Vec<u32>],
+        judging: &[bool],
+    ) -> (Cut, Repaired) {
         let (source, cut) = cut_of(self.model.path(), drop, Some("per-layer"));
         let whole = model(source, Residency::Resident);
         let pruned = model(Arc::new(cut.blueprint().open().unwrap()), Residency::Streamed);
         // the reference leaves first tokens out of refit's sums only
         let first = name != "refit";
-        let (plan, keeps, training, spill) = (cut.plan(), true, None, None);
-        let task = RepairTask { whole: &whole, cut: &pruned, plan, sequences, judging, first, keeps, training, spill };
+        let (plan, keeps, rank, training, spill) = (cut.plan(), true, rank, None, None);
+        let (whole, cut_model) = (&whole, &pruned);
+        let task = RepairTask { whole, cut: cut_model, plan, sequences, judging, first, keeps, rank, training, spill };
         let repaired = fit(repair(name).unwrap(), &task, &Silent).unwrap();
         (cut, repaired)
     }
@@ -165,4 +178,51 @@ fn the_folded_projection() {
     let largest: f32 = difference.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap();
     println!("folded projection: {largest:.2e}");
     assert!(largest < 1e-4, "{largest}");
+}
+
+/// Maps of the stream, which no standard file holds: what they explain, what the model loses, the numbers themselves.
+#[test]
+fn linear_maps_at_a_seam() {
+    let Some(material) = material("repairs.json") else { return };
+    let path = shared("golden/methods/repairs.safetensors").unwrap();
+    let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let (fitting, other) = (material.ids("rows"), material.ids("other_rows"));
+    let text = [fitting.clone(), other.clone()].concat();
+    let judging: Vec<bool> = (0..text.len()).map(|row| row >= fitting.len()).collect();
+    let rows = [
+        ("operator", None, "M"),
+        ("reduced-rank", Some(4), "M_rank4"),
+        ("reduced-rank", Some(16), "M_rank16"),
+        ("patch", None, "patch_hadamard"),
+        ("patch-diagonal", None, "patch_diag"),
+    ];
+    for (block, (drop, prefix)) in
+        material.golden["blocks"].as_array().unwrap().iter().zip([("9-12", "l9n4"), ("8-11", "l8n4")])
+    {
+        for (name, rank, key) in rows {
+            let (cut, repaired) = material.repaired_to(rank, name, drop, &text, &judging);
+            let expected = &block["repairs"][key];
+            let Found::Seams(seams) = &repaired.found else { panic!("{name}: no seams") };
+            let at = format!("{drop} {key}");
+            near(&at, seams[0].explained, &expected["r2_fit"], 1e-6, false);
+            near(&at, seams[0].explained_other, &expected["r2_other"], 1e-6, false);
+            near(&at, Loss::total(repaired.losses_at(1.0)).mean(), &expected["loss_other"], 2e-6, false);
+            let maps = repaired.seam_maps();
+            let (place, (_, factors)) = maps.first_key_value().unwrap();
+            assert_eq!((maps.len(), *place + 1), (1, drop.split('-').next().unwrap().parse().unwrap()));
+            if let Some(expected) = tensors.get(&format!("{prefix}.{key}")) {
+                // row vectors there, columns here
+                let whole = factors[1..].iter().fold(factors[0].clone(), |own, next| next.matmul(&own).unwrap());
+                let difference = (whole.t().unwrap() - expected).unwrap().abs().unwrap();
+                let largest: f32 = difference.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap();
+                println!("{at}: {largest:.1e}");
+                assert!(largest < 2e-5, "{at}: {largest}");
+            }
+            // the checkpoint that is made scores as the streams did, and others know that they cannot read it
+            let cut = cut.repaired(repaired.changes(1.0), Value::Null).unwrap().mapped(maps).unwrap();
+            let opened = Arc::new(cut.blueprint().open().unwrap());
+            assert_eq!(opened.config["model_type"], "llama-seam-maps");
+            near(&at, loss(&model(opened, Residency::Streamed), &other), &expected["loss_other"], 2e-6, false);
+        }
+    }
 }

@@ -49,6 +49,7 @@ fn trainings_are_the_references() {
                 judging: &judging,
                 first: true,
                 keeps,
+                rank: None,
                 training,
                 spill: None,
             };
@@ -222,6 +223,7 @@ fn every_family_learns() {
                 judging: &judging,
                 first: true,
                 keeps: true,
+                rank: None,
                 training: Some(LayerTraining { lr: 1e-3, steps: 20, batch: 6 }),
                 spill: None,
             };
