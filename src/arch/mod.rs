@@ -44,8 +44,8 @@ pub use left_out::nas_mlp_size;
 
 pub(crate) use left_out::{NAS, NAS_CLASS};
 pub(crate) use names::EMBEDDING;
-pub(crate) use seam_maps::{SEAM_MAPS, seam_map_type};
 pub use names::{HEAD, LayerTensor};
+pub(crate) use seam_maps::{SEAM_MAPS, seam_map_type};
 pub use spec::{ModelSpec, Role, Rope, RopeScaling, SeamMap};
 pub use sublayers::{Residual, SubLayerKind};
 pub use table::{ARCHITECTURES, Architecture, Bias, WindowRule};

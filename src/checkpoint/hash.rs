@@ -34,6 +34,11 @@ impl Index {
     }
 }
 
+/// SHA-256 of `bytes`, in hexadecimal.
+pub(crate) fn bytes_hash(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// SHA-256 of the file at `path`, in hexadecimal; advances `progress` by the bytes read.
 ///
 /// # Errors

@@ -33,6 +33,7 @@ mod writer;
 
 pub(crate) use content::content_hash;
 pub(crate) use four_bit::four_bit_owner;
+pub(crate) use hash::bytes_hash;
 pub use hash::sha256;
 pub use hub::{Cached, Dataset, Hub, HubFile, Needed};
 pub use index::{Entry, Index};

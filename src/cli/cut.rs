@@ -127,6 +127,9 @@ pub(crate) struct CutArgs {
     /// Sequences of a step of --repair streamline and xmerge [default: 16]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// Forget a training of --repair streamline or xmerge that was stopped, instead of going on
+    #[arg(long)]
+    restart: bool,
     /// Also hash the source's weight files whole for prune.json, which reads them once more
     #[arg(long)]
     hash: bool,

@@ -16,7 +16,7 @@ use super::repair::{RepairReport, Repairing, Shared};
 use super::rounds::Round;
 use super::seam::Seam;
 use super::{merges, open, rounds, seam};
-use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
+use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir, Workplace};
 use crate::methods::{METHODS, MergeTrial};
 use crate::plan::{Dropped, Notations, SubLayers, ranges};
 use crate::progress::Progress;
@@ -133,7 +133,10 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
     let planned_for = open::identity(&checkpoint, layers);
     let format = settings.format.as_deref().map(format).transpose().context(|| "--format")?;
     let options = CutOptions { max_shard_size, allow_unsliced: &settings.allow_unsliced, format };
-    let opened = |target: &PathBuf| OutputDir::create(target, settings.force, &Origin::of("cut", settings)?);
+    let opened = |target: &PathBuf| -> Result<(Arc<Workplace>, OutputDir)> {
+        let place = Arc::new(Workplace::open(target, &Origin::of("cut", settings)?)?);
+        Ok((place.clone(), OutputDir::at(place, settings.force)?))
+    };
     // what is in the way is said before the work
     let is_late = settings.one_at_a_time || merging_by.is_some();
     let mut early = settings.out.as_ref().filter(|_| is_late).map(opened).transpose()?;
@@ -174,16 +177,23 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
             false => Err(Error::request("where to? name the directory of the new checkpoint with --out")),
         };
     };
-    let out = early.take().map_or_else(|| opened(target), Ok)?;
+    let (place, out) = early.take().map_or_else(|| opened(target), Ok)?;
     report.disk_free = Some(fs4::available_space(out.path()).map_err(|error| Error::io(target, &error))?);
     if settings.dry_run {
         return Ok(report);
     }
     out.require_space(report.disk_needed)?;
+    let mut state = None;
     let cut = match repairing {
         None => cut,
         Some(repairing) => {
-            let (cut, repaired) = repairing.repair(cut, progress)?;
+            state = repairing.state(&cut, (&place, settings), progress)?;
+            let repaired = repairing.repair(cut, state.as_ref(), progress);
+            if let (Err(_), Some(blank)) = (&repaired, state.as_ref().filter(|state| !state.is_begun())) {
+                // what says why it failed is more than what stays behind
+                drop(blank.remove());
+            }
+            let (cut, repaired) = repaired?;
             // maps are tensors more
             (report.parameters, report.bytes) = (cut.parameters(), cut.bytes());
             (report.config, report.shards) = (cut.edits().to_vec(), shards(&cut));
@@ -202,6 +212,9 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
         }
     }
     out.commit()?;
+    if let Some(Err(Error::Request(why))) = state.map(|state| state.remove()) {
+        progress.warn(&why);
+    }
     Ok(report)
 }
 

@@ -85,6 +85,8 @@ pub struct CutSettings {
     pub steps: Option<usize>,
     /// Its sequences a step; `None` is 16, or all that fit where those are fewer.
     pub batch: Option<usize>,
+    /// Forgets a training of layers that was stopped.
+    pub restart: bool,
     /// Where a repair is computed: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: Option<String>,
     /// What products with weights are computed in: `auto`, `bf16`, `f32`.
@@ -139,6 +141,7 @@ impl Default for CutSettings {
             lr: None,
             steps: None,
             batch: None,
+            restart: false,
             device: None,
             dtype: None,
             memory: None,
@@ -190,8 +193,12 @@ impl CutSettings {
             ("--dtype", self.dtype.is_some()),
             ("--memory", self.memory.is_some()),
         ];
-        let of_training =
-            [("--lr", self.lr.is_some()), ("--steps", self.steps.is_some()), ("--batch", self.batch.is_some())];
+        let of_training = [
+            ("--lr", self.lr.is_some()),
+            ("--steps", self.steps.is_some()),
+            ("--batch", self.batch.is_some()),
+            ("--restart", self.restart),
+        ];
         if let (Some((flag, _)), None) =
             (of_training.iter().find(|(_, given)| *given), self.repair.and_then(Repair::training))
         {

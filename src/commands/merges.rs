@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::cut_settings::CutSettings;
 use super::open;
-use super::repair::{Shared, sequences};
+use super::repair::Shared;
+use super::repair_text::sequences;
 use crate::arch::ModelSpec;
 use crate::card::placeless;
 use crate::checkpoint::Checkpoint;

@@ -45,6 +45,7 @@ mod ranking_groups;
 mod ranking_repairs;
 mod ranking_view;
 mod repair;
+mod repair_text;
 mod repair_view;
 mod rounds;
 pub mod run;

@@ -9,22 +9,18 @@ use serde_json::{Value, json};
 
 use super::cut_settings::CutSettings;
 use super::open;
-use super::sample_text::{self, SampleText};
+use super::repair_text::{said, sequences, text_hash};
 use crate::arch::ModelSpec;
-use crate::card::placeless;
-use crate::checkpoint::Checkpoint;
-use crate::data::Shape;
+use crate::checkpoint::{Checkpoint, Workplace, content_hash};
 use crate::importance::rises;
 use crate::model::{Loss, Model, ModelOptions, Placement, Residency};
-use crate::progress::{Progress, Silent};
+use crate::progress::Progress;
 use crate::repair::{
-    Found, LayerTraining, RefitStep, Repair, RepairNeeds, RepairTask, Repaired, SeamFit, TextTokens, TrainedLayer, fit,
+    Found, LayerTraining, RefitStep, Repair, RepairNeeds, RepairTask, Repaired, SeamFit, TextTokens, TrainedLayer,
+    TrainingState, fit,
 };
 use crate::surgery::Cut;
 use crate::{Context, Error, Result, ops};
-
-/// Sequences where the user does not say.
-const SAMPLES: usize = 128;
 
 /// One sequence of so many judges.
 const JUDGES: usize = 4;
@@ -97,7 +93,7 @@ pub struct RepairResult {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     /// The text.
-    sequences: Option<Arc<Vec<Vec<u32>>>>,
+    pub(super) sequences: Option<Arc<Vec<Vec<u32>>>>,
     /// Floating point operations a second.
     speed: Option<f64>,
 }
@@ -237,7 +233,12 @@ impl Repairing {
         })
     }
 
-    fn fit(&self, cut: &Cut, progress: &dyn Progress) -> Result<(Repaired, RepairResult)> {
+    fn fit(
+        &self,
+        cut: &Cut,
+        state: Option<&TrainingState>,
+        progress: &dyn Progress,
+    ) -> Result<(Repaired, RepairResult)> {
         let started = Instant::now();
         let whole = Model::open(self.source.clone(), &self.options, progress)?;
         let pruned = Model::open(Arc::new(cut.blueprint().open()?), &self.options, progress)?;
@@ -252,6 +253,7 @@ impl Repairing {
             rank: self.rank,
             training: self.training,
             spill: self.spill.as_deref(),
+            state,
         };
         let repaired = fit(self.repair, &task, progress)?;
         let result = result(&repaired, started.elapsed().as_secs_f64());
@@ -263,18 +265,51 @@ impl Repairing {
     /// # Errors
     /// As [`fit`].
     pub(super) fn judged(&self, cut: &Cut, progress: &dyn Progress) -> Result<(RepairResult, Vec<Loss>)> {
-        let (repaired, result) = self.fit(cut, progress)?;
+        let (repaired, result) = self.fit(cut, None, progress)?;
         let losses = repaired.losses_at(repaired.step).to_vec();
         Ok((result, losses))
+    }
+
+    /// Where a training of layers is kept that `place` is for; `None` where the repair trains none.
+    ///
+    /// # Errors
+    /// As [`TrainingState::open`].
+    pub(super) fn state(
+        &self,
+        cut: &Cut,
+        (place, settings): (&Arc<Workplace>, &CutSettings),
+        progress: &dyn Progress,
+    ) -> Result<Option<TrainingState>> {
+        let Some(LayerTraining { lr, steps, batch }) = self.training else { return Ok(None) };
+        let deciding = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "model_sha256": content_hash(&self.source.content_files(), progress)?,
+            "keeps": cut.kept(),
+            "repair": self.repair.name,
+            "text_sha256": text_hash(&self.sequences),
+            "lr": lr,
+            "steps": steps,
+            "batch": batch,
+            "leave_out_first": !self.first,
+            "dtype": settings.dtype,
+            "on_gpu": self.options.device.is_cuda(),
+        });
+        let deciding = deciding.as_object().cloned().unwrap_or_default();
+        TrainingState::open(place.clone(), &deciding, settings.restart).map(Some)
     }
 
     /// Does it.
     ///
     /// # Errors
     /// As [`fit`].
-    pub(super) fn repair(self, cut: Cut, progress: &dyn Progress) -> Result<(Cut, RepairReport)> {
+    pub(super) fn repair(
+        self,
+        cut: Cut,
+        state: Option<&TrainingState>,
+        progress: &dyn Progress,
+    ) -> Result<(Cut, RepairReport)> {
         let mut report = self.report(None)?;
-        let (repaired, result) = self.fit(&cut, progress)?;
+        let (repaired, result) = self.fit(&cut, state, progress)?;
         let (changes, maps) = (repaired.changes(repaired.step), repaired.seam_maps());
         let Self { repair, text, .. } = self;
         let name = repair.name;
@@ -309,66 +344,6 @@ impl Repairing {
         report.result = Some(result);
         Ok((cut.repaired(changes, record)?.mapped(maps)?, report))
     }
-}
-
-/// The text of a repair, unless it is `shared` already.
-///
-/// # Errors
-/// Work: it cannot be read.
-pub(super) fn sequences(
-    settings: &CutSettings,
-    source: &Checkpoint,
-    shared: &mut Shared,
-    progress: &dyn Progress,
-) -> Result<Arc<Vec<Vec<u32>>>> {
-    if let Some(known) = &shared.sequences {
-        return Ok(known.clone());
-    }
-    let spec = ModelSpec::from_config(&source.config)?;
-    let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), &Silent)?;
-    let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, source)?;
-    let seq_len = sample_text::seq_len(settings.seq_len, &spec, progress);
-    let read = text(settings, seq_len).read(source, open::host(budget, &device), progress)?;
-    Ok(shared.sequences.insert(Arc::new(read.rows)).clone())
-}
-
-/// The text that a repair is fitted on.
-fn text(settings: &CutSettings, seq_len: usize) -> SampleText<'_> {
-    let CutSettings { packing, separator, attention, .. } = *settings;
-    SampleText {
-        data: settings.data.as_deref(),
-        field: &settings.text_field,
-        split: settings.text_split,
-        on_bad_row: settings.on_bad_row,
-        samples: (settings.samples, SAMPLES),
-        shape: Shape { seq_len, packing, separator, attention, ..Shape::default() },
-        seed: settings.seed,
-    }
-}
-
-/// The flags that say which text it was, but for those that were left as they are.
-fn said(settings: &CutSettings) -> Value {
-    let default = CutSettings::default();
-    let data = settings.data.as_deref().map(placeless);
-    let all = [
-        ("data", json!(data), true),
-        ("samples", json!(settings.samples), settings.samples.is_some()),
-        ("seq_len", json!(settings.seq_len), settings.seq_len.is_some()),
-        ("seed", json!(settings.seed), settings.seed.is_some()),
-        ("text_field", json!(settings.text_field), settings.text_field != default.text_field),
-        ("text_split", json!(settings.text_split), settings.text_split != default.text_split),
-        ("on_bad_row", json!(settings.on_bad_row), settings.on_bad_row != default.on_bad_row),
-        ("packing", json!(settings.packing), settings.packing != default.packing),
-        ("separator", json!(settings.separator), settings.separator != default.separator),
-        ("attention", json!(settings.attention), settings.attention != default.attention),
-        ("leave_out_first", json!(true), settings.leave_out_first),
-        ("rank", json!(settings.rank), settings.rank.is_some()),
-        ("lr", json!(settings.lr), settings.lr.is_some()),
-        ("steps", json!(settings.steps), settings.steps.is_some()),
-        ("batch", json!(settings.batch), settings.batch.is_some()),
-    ];
-    let given = all.into_iter().filter(|(.., given)| *given);
-    Value::Object(given.map(|(key, value, _)| (key.to_owned(), value)).collect())
 }
 
 /// A trained layer as the history tells it: the error of every step is for the report.

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::cut_settings::CutSettings;
 use super::merging::merging;
 use super::open;
-use super::repair::{Repairing, Shared, sequences};
+use super::repair::{Repairing, Shared};
+use super::repair_text::sequences;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::importance::{self, Metric, Protect, metric};
@@ -105,7 +106,7 @@ pub(super) fn choose(
                 Some(merge) if !merge.needs_text() => merging(merge, cut)?.0,
                 Some(repair) => {
                     let repairing = Repairing::prepare(repair, settings, &cut, shared, progress)?;
-                    repairing.repair(cut, progress)?.0
+                    repairing.repair(cut, None, progress)?.0
                 }
             };
             current = Arc::new(cut.blueprint().open()?);

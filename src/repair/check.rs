@@ -1,8 +1,8 @@
 //! What a repair takes, and what it cannot work with: told before any text is run.
 
+use super::hadamard::hadamard;
 use super::trained::{self, LayerTraining};
 use super::units::{Unit, lacks_the_bottom, units};
-use super::hadamard::hadamard;
 use super::{How, Repair, refit};
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
@@ -133,7 +133,10 @@ impl Repair {
                 (8 * (3 * widest * widest + 5 * widest * d) + 8 * 512 * (widest + d), changes)
             }
             // a map that is reduced: the matrix, its eigenvectors, what they are sorted from
-            false => (8 * (if self.has_rank() { 16 } else { 10 }) * d * d + 8 * 512 * 2 * d, 4 * d * d * behind().filter(|unit| unit.is_seam).count()),
+            false => (
+                8 * (if self.has_rank() { 16 } else { 10 }) * d * d + 8 * 512 * 2 * d,
+                4 * d * d * behind().filter(|unit| unit.is_seam).count(),
+            ),
         };
         // a projection remade, some numbers of it at a time
         let remade = 4 * 4 * d * widest;

@@ -14,6 +14,7 @@ use super::maps::MapFitter;
 use super::refit::{Refit, RefitStep};
 use super::seam::{SeamFit, SeamFitter};
 use super::trained::{self, LayerTraining, TrainedLayer};
+use super::training_state::TrainingState;
 use super::units::{Unit, lacks_the_bottom, units};
 use super::{How, Repair};
 use crate::arch::SeamMap;
@@ -48,6 +49,8 @@ pub struct RepairTask<'a> {
     pub training: Option<LayerTraining>,
     /// The directory where that file is; `None` is the system's for temporary ones.
     pub spill: Option<&'a Path>,
+    /// Where a training of layers is kept that it may go on from; `None` keeps nothing.
+    pub state: Option<&'a TrainingState>,
 }
 
 /// What was found of a cut.

@@ -9,6 +9,7 @@ use super::change::{Change, Projection};
 use super::fit::RepairTask;
 use super::recorded::Recorded;
 use super::trained::{LayerTraining, Replaced, TrainedLayer};
+use super::training_state::EVERY;
 use crate::arch::Role;
 use crate::model::{
     Batch, Block, CheckpointingPolicy, ForwardContext, LoadOptions, Model, Part, TrainContext, tokens_at_once,
@@ -63,11 +64,24 @@ impl LayerFit<'_> {
         let [before, before_other] = [self.error(&block, &fits)?, self.error(&block, &judges)?];
 
         let parameters = block.parameters();
+        let named = parameters.iter().map(|(role, part, values)| (self.tensor(*role, *part), values.clone()));
+        let named: Vec<(String, Tensor)> = named.collect();
         let mut optimizer = Optimizer::new(AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 });
-        let mut losses = Vec::new();
+        let mut losses = match task.state {
+            Some(state) => state.restore(self.index, &named, &mut optimizer)?,
+            None => Vec::new(),
+        };
+        let keep = |losses: &[f64], optimizer: &Optimizer| match task.state {
+            Some(state) if !losses.is_empty() => state.save(losses, &named, optimizer),
+            _ => Ok(()),
+        };
         progress.begin(&format!("{name}: training layer {}", replaced.layer), steps as u64, Unit::Items);
-        for step in 0..steps {
-            interrupt::check()?;
+        progress.advance(losses.len() as u64);
+        for step in losses.len()..steps {
+            if let Err(stopped) = interrupt::check() {
+                keep(&losses, &optimizer)?;
+                return Err(stopped);
+            }
             let own = (0..batch).map(|index| fits[(step * batch + index) % fits.len()].clone());
             let own: Vec<Placed<'_>> = own.collect();
             // inside the pool, where every op is
@@ -80,17 +94,24 @@ impl LayerFit<'_> {
                 )));
             }
             optimizer.begin_step();
-            for (role, part, values) in &parameters {
+            for ((role, part, values), (name, _)) in parameters.iter().zip(&named) {
                 let Some(gradient) = gradients.remove(&(*role, *part)) else {
-                    return Err(Error::work(format!("the gradients do not reach {}", self.tensor(*role, *part))));
+                    return Err(Error::work(format!("the gradients do not reach {name}")));
                 };
-                optimizer.update(&self.tensor(*role, *part), values, &gradient, lr, 1.0)?;
+                optimizer.update(name, values, &gradient, lr, 1.0)?;
             }
             losses.push(loss);
+            if losses.len().is_multiple_of(EVERY) && losses.len() < steps {
+                keep(&losses, &optimizer)?;
+            }
             progress.detail(&format!("squared error {loss:.4e}"));
             progress.advance(1);
         }
         progress.end();
+        keep(&losses, &optimizer)?;
+        if let Some(state) = task.state {
+            state.finished(&losses, &named)?;
+        }
         let changes = parameters.iter().map(|(role, part, values)| self.settle(*role, *part, values));
         let changes = changes.collect::<Result<_>>()?;
         let [after, after_other] = [self.error(&block, &fits)?, self.error(&block, &judges)?];

@@ -179,8 +179,7 @@ impl Fitter for MapFitter {
         let (fit, judge, d) = (fit.finish()?, judge.finish()?, cut.spec().hidden_size);
         let map = (self.mapping.map)(&fit).context(place)?;
         let turned = |map: &[f64], (rows, columns): (usize, usize)| -> Result<Tensor> {
-            let numbers: Vec<f32> =
-                (0..rows * columns).map(|at| map[at % rows * columns + at / rows] as f32).collect();
+            let numbers: Vec<f32> = (0..rows * columns).map(|at| map[at % rows * columns + at / rows] as f32).collect();
             Ok(Tensor::from_vec(numbers, (columns, rows), &Device::Cpu)?)
         };
         // x·M is M's transpose times a column

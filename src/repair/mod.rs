@@ -59,9 +59,11 @@
 //! let judging: Vec<bool> = (0..12).map(|row| row % 4 == 0).collect();
 //! let (first, keeps) = (true, true);
 //! let (plan, sequences, judging) = (&plan, &text, &judging);
-//! let (rank, training, spill) = (None, None, None);
-//! let task =
-//!     RepairTask { whole: &whole, cut: &pruned, plan, sequences, judging, first, keeps, rank, training, spill };
+//! let (rank, training, spill, state) = (None, None, None, None);
+//! let (whole, cut_model) = (&whole, &pruned);
+//! let task = RepairTask {
+//!     whole, cut: cut_model, plan, sequences, judging, first, keeps, rank, training, spill, state
+//! };
 //! let repaired = fit(&LOUDER, &task, &Silent)?;
 //!
 //! let Found::Seams(seams) = &repaired.found else { unreachable!() };
@@ -92,6 +94,7 @@ mod scale;
 mod seam;
 mod sums;
 mod trained;
+mod training_state;
 mod units;
 
 pub use check::{RepairNeeds, TextTokens};
@@ -102,6 +105,7 @@ pub use refit::RefitStep;
 pub use seam::SeamFit;
 pub use sums::{Map, SeamEstimate, SeamSums};
 pub use trained::{LayerTraining, Neighbor, TrainedLayer};
+pub use training_state::TrainingState;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

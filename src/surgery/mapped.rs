@@ -25,9 +25,8 @@ impl Cut {
             return Ok(self);
         }
         let broken = |error: String| Error::work(format!("config.json: {error}"));
-        let parse = |text: &str| {
-            parse_json::<Map<String, Value>>(text.as_bytes()).map_err(|error| broken(error.to_string()))
-        };
+        let parse =
+            |text: &str| parse_json::<Map<String, Value>>(text.as_bytes()).map_err(|error| broken(error.to_string()));
         let config = parse(self.blueprint.config())?;
         let before = ModelSpec::from_config(&config)?;
         if config.contains_key(SEAM_MAPS) || config.contains_key("block_configs") {
@@ -47,7 +46,9 @@ impl Cut {
         let after = ModelSpec::from_config(&parse(&text)?)?;
         let expected = (0..before.layers).map(|place| maps.get(&place).map(|(what, _)| *what)).collect();
         if after != (ModelSpec { model_type: after.model_type.clone(), seam_maps: expected, ..before }) {
-            return Err(broken("it would describe other layers than those of the new stack; please report this".into()));
+            return Err(broken(
+                "it would describe other layers than those of the new stack; please report this".into(),
+            ));
         }
         let (mut added, mut numbers) = (Vec::new(), 0);
         for (place, (_, factors)) in maps {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::arch::cases::cases;
 use crate::fixture::Llama;
+use crate::fixture::desk::Desk;
 use crate::fixture::material::shared;
 
 /// A text of words of the fixture, more tokens than any projection is wide.
@@ -254,4 +255,54 @@ fn the_stories_model_is_better_for_it() {
     let result = report.repair.unwrap().result.unwrap();
     let gain = result.cut - result.repaired;
     assert!(gain > 3.0 * result.change_stderr.unwrap() && gain > 0.3 * (result.cut - result.whole), "{result:?}");
+}
+
+/// A cut with linear maps: scored as it was judged, cut again with its maps under other numbers, spoken with, healed
+/// through them, and told on its card; its sub-layers are not taken apart, and it is not repaired again.
+#[test]
+fn linear_maps_stand_behind_layers() {
+    let desk = Desk::new();
+    Llama { layers: 6, ..Llama::default() }.write(&desk.path("model"));
+    let written = text(&desk.path(""));
+    for (name, flags, shapes) in [
+        ("operator", "", vec!["model.layers.1.seam_map.weight", "model.layers.2.seam_map.weight"]),
+        (
+            "reduced-rank",
+            "--rank 3",
+            vec!["model.layers.1.seam_map.expand.weight", "model.layers.2.seam_map.expand.weight"],
+        ),
+        ("patch", "", vec!["model.layers.1.seam_map.weight"]),
+        ("patch-diagonal", "", vec!["model.layers.1.seam_map.weight"]),
+    ] {
+        let line = format!("cut model --drop 2,4 --repair {name} {flags} --data text.jsonl -o {name} --verify --json");
+        let report = desk.json(&line);
+        let result = &report["repair"]["result"];
+        let loss = judged(&desk.path(name), &written);
+        assert!((loss - result["repaired"].as_f64().unwrap()).abs() < 2e-5, "{name}: {loss} {result}");
+        let config: Value = serde_json::from_slice(&fs::read(desk.path(name).join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["model_type"], "llama-seam-maps");
+        let tensors =
+            candle_core::safetensors::load(desk.path(name).join("model.safetensors"), &candle_core::Device::Cpu);
+        let tensors = tensors.unwrap();
+        assert!(shapes.iter().all(|name| tensors.contains_key(*name)), "{name}: {:?}", tensors.keys());
+        let card = fs::read_to_string(desk.path(name).join("README.md")).unwrap();
+        assert!(card.contains("No other program knows these maps") && !card.contains("from_pretrained"), "{card}");
+    }
+    // of layers 0, 1, 3, 5 with maps behind the second and the third
+    let again = desk.json("cut operator --drop 0 -o again --verify --json");
+    assert_eq!(again["layers"]["after"], 3);
+    let config: Value = serde_json::from_slice(&fs::read(desk.path("again/config.json")).unwrap()).unwrap();
+    assert_eq!(config["seam_maps"], json!({"0": "full", "1": "full"}));
+    desk.refused("cut operator --drop attn:1 --format per-layer -o less --verify", 2, &["seam_maps"]);
+    desk.refused("cut operator --drop 1 --repair fold --data text.jsonl -o more", 2, &["seam_maps"]);
+    desk.refused("cut model --drop attn:2 --format per-layer --repair operator --data text.jsonl -o x", 2, &["within"]);
+    desk.refused("cut model --drop 2 --repair fold --rank 3 --data text.jsonl -o x", 2, &["--rank", "reduced-rank"]);
+    let healed = desk.json(
+        "heal operator --data text.jsonl --eval-data text.jsonl --seq-len 16 --batch 2 --steps 4 --rank 2 -o healed \
+         --json",
+    );
+    assert!(healed["measured"]["healed"].as_f64().is_some(), "{healed}");
+    let model = Checkpoint::open_dir(&desk.path("healed/merged"));
+    assert_eq!(model.unwrap().config["seam_maps"], json!({"1": "full", "2": "full"}));
+    assert!(desk.run("sample operator --prompt w5 --tokens 5").status.success());
 }

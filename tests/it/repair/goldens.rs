@@ -62,9 +62,19 @@ impl Material {
         let pruned = model(Arc::new(cut.blueprint().open().unwrap()), Residency::Streamed);
         // the reference leaves first tokens out of refit's sums only
         let first = name != "refit";
-        let (plan, keeps, rank, training, spill) = (cut.plan(), true, rank, None, None);
-        let (whole, cut_model) = (&whole, &pruned);
-        let task = RepairTask { whole, cut: cut_model, plan, sequences, judging, first, keeps, rank, training, spill };
+        let task = RepairTask {
+            whole: &whole,
+            cut: &pruned,
+            plan: cut.plan(),
+            sequences,
+            judging,
+            first,
+            keeps: true,
+            rank,
+            training: None,
+            spill: None,
+            state: None,
+        };
         let repaired = fit(repair(name).unwrap(), &task, &Silent).unwrap();
         (cut, repaired)
     }

@@ -9,6 +9,7 @@ mod refused;
 mod rounds;
 mod thresholds;
 mod trained;
+mod training_killed;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -52,6 +52,7 @@ fn trainings_are_the_references() {
                 rank: None,
                 training,
                 spill: None,
+                state: None,
             };
             let repaired = fit(repair(name).unwrap(), &task, &Silent).unwrap();
             let expected = &material.golden[name];
@@ -226,6 +227,7 @@ fn every_family_learns() {
                 rank: None,
                 training: Some(LayerTraining { lr: 1e-3, steps: 20, batch: 6 }),
                 spill: None,
+                state: None,
             };
             let repaired = fit(repair(repair_name).unwrap(), &task, &Silent).unwrap();
             let Found::Layers(layers) = &repaired.found else { panic!("{name}: no layers") };
