@@ -19,6 +19,7 @@ What is inserted is written into prune.json, and prune heal trains it alone: --l
 Examples:
   prune grow ./llama --after 1,3,5,7 -o ./llama-36             means of neighbors that change nothing yet
   prune grow ./llama --after 1,3,5,7 --by copy -o ./llama-36   each of these layers twice
+  prune grow ./llama --after 1,3 --by lesa -o ./llama-34       predicted from the layers around them
   prune grow ./llama --repeat 8-23 -o ./llama-48               depth up-scaling: layers 0-23, then 8-31
   prune grow ./llama --after 0-15 --dry-run                    what would be written")]
 pub(crate) struct GrowArgs {
@@ -32,9 +33,13 @@ pub(crate) struct GrowArgs {
     #[arg(long, value_name = "LAYERS", conflicts_with = "repeat")]
     after: Option<String>,
     /// How new layers are made: mean, the mean of the layers on both sides with o_proj and down_proj zero, so that the
-    /// model computes what it did (Llama SLayer), or copy, the layer before once more (SOLAR) [default: mean]
+    /// model computes what it did (Llama SLayer); copy, the layer before once more (SOLAR); or lesa, what a small network
+    /// that learns from all layers tells from the layers on both sides [default: mean]
     #[arg(long, value_name = "HOW", value_parser = PossibleValuesParser::new(grow::growth_names()))]
     by: Option<String>,
+    /// Seed of what --by lesa learns with [default: 0]
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
     /// A range of layers that comes once more, in order, behind its last layer
     #[arg(long, value_name = "RANGE")]
     repeat: Option<String>,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -15,7 +16,9 @@ use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
 use crate::plan::{Plan, PlannedFor, parse_drop, ranges};
 use crate::progress::Progress;
 use crate::shown::{shown, shown_message};
-use crate::surgery::{ConfigEdit, Cut, CutOptions, GROWTHS, Growth, Shrunk, grow as grown, repeat};
+use crate::surgery::{
+    ConfigEdit, Cut, CutOptions, GROWTHS, Growth, Predicted, Shrunk, grow as grown, lesa_bytes, predict, repeat,
+};
 use crate::surgery::{layer_count, short_count};
 use crate::weights::Identical;
 use crate::{Context, Error, Result};
@@ -32,6 +35,8 @@ pub struct GrowSettings {
     pub after: Option<String>,
     /// How inserted layers are made; `None` is `mean`.
     pub by: Option<&'static Growth>,
+    /// Seed of what a growth learns with.
+    pub seed: u64,
     /// A range of layers that comes once more behind its last, such as `8-23`.
     pub repeat: Option<String>,
     /// Tensors of one weight file take no more than this, unless one alone does: `5GB`, `2GiB`.
@@ -55,6 +60,7 @@ impl Default for GrowSettings {
             out: None,
             after: None,
             by: None,
+            seed: 0,
             repeat: None,
             max_shard_size: "5GB".to_owned(),
             allow_unsliced: Vec::new(),
@@ -95,6 +101,9 @@ pub struct GrowReport {
     pub disk_needed: u64,
     /// Bytes free where the output goes; absent in a dry run without one.
     pub disk_free: Option<u64>,
+    /// What was learned of each kind of matrix; absent where nothing is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<Learned>,
     /// What `verify` compared; absent when it was not asked for.
     pub identical: Option<Identical>,
     /// Angular distance between the streams that leave both models, 0 where all numbers are the same, as `verify` ran
@@ -102,6 +111,17 @@ pub struct GrowReport {
     pub distance: Option<f64>,
     /// Why this program does not compute the model; absent where it does.
     pub not_computed: Option<String>,
+}
+
+/// What was learned of a kind of matrix: mean squared errors over rows in the basis of all layers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Learned {
+    /// The matrix, as its module is called.
+    pub module: &'static str,
+    /// Of the network, in its last epoch.
+    pub error: f64,
+    /// Of the mean of a layer's neighbors.
+    pub of_means: f64,
 }
 
 /// Names that `--by` takes.
@@ -129,6 +149,16 @@ pub fn grow(settings: &GrowSettings, progress: &dyn Progress) -> Result<GrowRepo
         progress.note(&format!("not computed here ({}): its layers go by names and bytes", shown_message(why)));
     }
     kinds(&cut, &checkpoint, progress);
+    if by.predicts {
+        let spec = ModelSpec::from_config(&checkpoint.config)?;
+        let (needed, budget) = (lesa_bytes(&spec, cut.plan().inserted().len()), open::budget(None, &Device::Cpu)?);
+        if needed > budget.usable() {
+            let (needed, free) = (ByteSize(needed), ByteSize(budget.usable()));
+            return Err(Error::request(format!(
+                "--by lesa takes {needed} of memory, {free} are free; --by mean takes none"
+            )));
+        }
+    }
     let mut report = report(settings, &cut, by);
     let Some(target) = &settings.out else {
         return match settings.dry_run {
@@ -142,6 +172,14 @@ pub fn grow(settings: &GrowSettings, progress: &dyn Progress) -> Result<GrowRepo
         return Ok(report);
     }
     out.require_space(report.disk_needed)?;
+    let cut = match by.predicts {
+        false => cut,
+        true => {
+            let (cut, learned) = learn(cut, settings.seed, by, progress)?;
+            report.learned = learned;
+            cut
+        }
+    };
     let said = json!({
         "max_shard_size": settings.max_shard_size,
         "allow_unsliced": settings.allow_unsliced,
@@ -167,6 +205,25 @@ pub fn grow(settings: &GrowSettings, progress: &dyn Progress) -> Result<GrowRepo
     Ok(report)
 }
 
+/// The layers that `cut` inserts, learned from those of its source.
+///
+/// # Errors
+/// Request: too few layers. Work: memory, weights that cannot be read. Interrupted.
+fn learn(cut: Cut, seed: u64, by: &Growth, progress: &dyn Progress) -> Result<(Cut, Vec<Learned>)> {
+    let source = cut.blueprint().source().clone();
+    let spec = ModelSpec::from_config(&source.config)?;
+    let stack = &cut.plan().stack;
+    let places: Vec<(usize, usize)> = cut.plan().inserted().iter().map(|place| (stack[*place].layer, *place)).collect();
+    let (changes, predicted) = predict(&source, &spec, &places, seed, progress)?;
+    let learned = predicted.iter().map(|Predicted { role, error, of_means }| Learned {
+        module: role.module(),
+        error: *error,
+        of_means: *of_means,
+    });
+    let record = json!({"name": by.name, "about": by.about, "reference": by.reference, "seed": seed});
+    Ok((cut.repaired(changes, record)?, learned.collect()))
+}
+
 /// Exactly one way to say which layers.
 fn one_way(settings: &GrowSettings) -> Result<()> {
     match (&settings.after, &settings.repeat, settings.by) {
@@ -174,6 +231,9 @@ fn one_way(settings: &GrowSettings) -> Result<()> {
             "where to? give --after with the layers that a new one comes after, or --repeat with a range of layers",
         )),
         (Some(_), Some(_), _) => Err(Error::request("--after and --repeat say different things; give one of them")),
+        _ if settings.seed != 0 && !settings.by.is_some_and(|by| by.predicts) => {
+            Err(Error::request("--seed goes with --by lesa, which learns; the others draw nothing"))
+        }
         (None, Some(_), Some(by)) if by.name != "copy" => {
             Err(Error::request(format!("--by {}: --repeat copies layers; --after goes with any growth", by.name)))
         }
@@ -233,6 +293,7 @@ fn report(settings: &GrowSettings, cut: &Cut, by: &Growth) -> GrowReport {
         config: cut.edits().to_vec(),
         disk_needed: cut.blueprint().shards().disk_size(),
         disk_free: None,
+        learned: Vec::new(),
         identical: None,
         distance: None,
         not_computed: cut.not_computed().map(str::to_owned),
@@ -256,6 +317,9 @@ impl fmt::Display for GrowReport {
         }
         if let Some(free) = self.disk_free {
             writeln!(f, "disk         {disk} needed, {} free", size(free))?;
+        }
+        for Learned { module, error, of_means } in &self.learned {
+            writeln!(f, "learned      {module}: squared error {error:.3e} of a row, {of_means:.3e} by the mean")?;
         }
         if let Some(Identical { tensors, bytes }) = self.identical {
             writeln!(f, "verified     {tensors} tensors, {} byte for byte the source's", size(bytes))?;

@@ -31,6 +31,8 @@ pub struct Growth {
     pub reference: &'static str,
     /// Whether the grown model computes what its source does.
     pub keeps_function: bool,
+    /// Whether the matrices of a new layer are learned from all layers ([`predict`](super::predict)).
+    pub predicts: bool,
     place: fn(&Layers<'_>, usize) -> Result<Place>,
 }
 
@@ -42,14 +44,25 @@ pub const GROWTHS: &[Growth] = &[
                 computes what it did",
         reference: "Llama SLayer, arXiv 2410.02330",
         keeps_function: true,
-        place: mean,
+        predicts: false,
+        place: |layers, layer| mean(layers, layer, true),
     },
     Growth {
         name: "copy",
         about: "the layer before it once more, bit for bit",
         reference: "depth up-scaling, SOLAR, arXiv 2312.15166",
         keeps_function: false,
+        predicts: false,
         place: |_, layer| Ok(Place::of(layer)),
+    },
+    Growth {
+        name: "lesa",
+        about: "matrices that a small network, which learns from all layers in one basis each, tells from the layers on \
+                both sides; norms the mean of theirs",
+        reference: "LESA, arXiv 2502.13794",
+        keeps_function: false,
+        predicts: true,
+        place: |layers, layer| mean(layers, layer, false),
     },
 ];
 
@@ -121,9 +134,10 @@ impl Layers<'_> {
     }
 }
 
-/// Llama SLayer's layer: every tensor the mean of its neighbours', zeros where a sub-layer ends.
-fn mean(layers: &Layers<'_>, layer: usize) -> Result<Place> {
-    let refused = |why: String| Err(Error::request(format!("--by mean after layer {layer}: {why}")));
+/// Every tensor the mean of its neighbours'; in Llama SLayer's layer zeros where a sub-layer ends.
+fn mean(layers: &Layers<'_>, layer: usize, ends_in_zeros: bool) -> Result<Place> {
+    let by = if ends_in_zeros { "mean" } else { "lesa" };
+    let refused = |why: String| Err(Error::request(format!("--by {by} after layer {layer}: {why}")));
     let spec = match ModelSpec::from_config(&layers.source.config) {
         Ok(spec) => spec,
         Err(error) => {
@@ -159,7 +173,7 @@ fn mean(layers: &Layers<'_>, layer: usize) -> Result<Place> {
     }
     let kinds = spec.sublayers(layer).into_iter().flat_map(|residual| residual.sum);
     let ends: BTreeSet<&str> = kinds.map(|kind| last_module(&spec, kind)).collect();
-    let is_end = |name: &str| name.rsplit_once('.').is_some_and(|(module, _)| ends.contains(module));
+    let is_end = |name: &str| ends_in_zeros && name.rsplit_once('.').is_some_and(|(module, _)| ends.contains(module));
     let half = |layer| Term { times: 0.5, of: Made::Layer(layer) };
     let made = own.keys().map(|name| {
         let made = if is_end(name) { Made::Zeros } else { Made::Sum(vec![half(layer), half(next)]) };

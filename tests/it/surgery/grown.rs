@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use prune::arch::ModelSpec;
 use prune::checkpoint::{ByteSize, Checkpoint};
 use prune::commands::cut::cut;
 use prune::commands::grow::{GrowReport, GrowSettings, grow};
 use prune::model::{Loss, Model, ModelOptions, Residency};
 use prune::plan::{Plan, PlannedFor, ranges};
 use prune::progress::Silent;
-use prune::surgery::{Cut, CutOptions, GROWTHS, growth};
+use prune::surgery::{Cut, CutOptions, Decomposed, GROWTHS, growth};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use safetensors::Dtype;
@@ -63,12 +64,16 @@ fn every_architecture_grows() {
             GROWTHS.iter().flat_map(|by| [(by, vec![0]), (by, (0..spec.layers - 1).step_by(2).collect())])
         {
             let at = format!("{name}, {} after {after:?}", by.name);
+            if by.predicts && spec.layers < 3 {
+                continue;
+            }
             let out = dir.path().join(&at);
             let report = grown(&source, &out, &ranges(after.iter().copied()), by.name);
             let mut stack: Vec<usize> = (0..spec.layers).chain(after.iter().copied()).collect();
             stack.sort_unstable();
             assert_eq!((report.layers.after as usize, report.inserted.len()), (stack.len(), after.len()), "{at}");
             match by.keeps_function {
+                _ if by.predicts => assert_ne!(logits(&out, &ids, None), whole, "{at}"),
                 true => assert_eq!((logits(&out, &ids, None), report.distance), (whole.clone(), Some(0.0)), "{at}"),
                 false => assert_eq!(logits(&out, &ids, None), logits(&source, &ids, Some(stack)), "{at}"),
             }
@@ -296,4 +301,53 @@ fn the_references_growth_changes_nothing() {
     assert_eq!(found.to_bits(), dense.to_bits());
     let expected = golden["slayer"]["loss"].as_f64().unwrap();
     assert!((found - expected).abs() < 2e-6, "{found} {expected}");
+}
+
+/// LESA's basis of all layers against PyTorch's on the demo's model, golden/methods/README.md, section 11; and what is
+/// learned there: inserted norms are means, and a seed is what it is.
+#[test]
+fn a_predicted_layer_is_learned_in_the_references_basis() {
+    let (Some(golden), Some(demo)) = (shared("golden/methods/insertion.json"), shared("demo/model")) else { return };
+    let golden = &json(&golden)["lesa"];
+    let checkpoint = open(&demo);
+    let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
+    for role in spec.roles(0).into_iter().filter(|role| role.is_linear()) {
+        let all = Decomposed::new(&checkpoint, &spec, role).unwrap();
+        let expected: Vec<f64> = serde_json::from_value(golden[role.module()]["singular_values"].clone()).unwrap();
+        assert!(all.singular_values.len() >= expected.len(), "{role:?}");
+        for (found, expected) in all.singular_values.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-6 * expected, "{role:?}: {found}, expected {expected}");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let learned = |seed: u64, out: &str| {
+        let settings = GrowSettings {
+            model: Some(demo.display().to_string()),
+            out: Some(dir.path().join(out)),
+            after: Some("3".to_owned()),
+            by: Some(growth("lesa").unwrap()),
+            seed,
+            ..GrowSettings::default()
+        };
+        grow(&settings, &Silent).unwrap()
+    };
+    let report = learned(0, "a");
+    for own in &report.learned {
+        println!("{}: {:.3e}, by means {:.3e}", own.module, own.error, own.of_means);
+        assert!(own.error < own.of_means, "{own:?}");
+    }
+    learned(0, "b");
+    learned(1, "c");
+    let [a, b, c] = ["a", "b", "c"].map(|name| tensors(&dir.path().join(name)));
+    assert!(a == b && a != c);
+    let norm = "model.layers.4.input_layernorm.weight";
+    let read = |name: &str| -> Vec<f32> {
+        checkpoint.index.load_f32(name, &[128], &candle_core::Device::Cpu).unwrap().to_vec1().unwrap()
+    };
+    let (below, above) = (read("model.layers.3.input_layernorm.weight"), read(norm));
+    let grown = open(&dir.path().join("a"));
+    let made: Vec<f32> = grown.index.load_f32(norm, &[128], &candle_core::Device::Cpu).unwrap().to_vec1().unwrap();
+    for ((below, above), made) in below.iter().zip(&above).zip(made) {
+        assert!((0.5 * (below + above) - made).abs() < 4e-3 * made.abs());
+    }
 }
