@@ -81,7 +81,8 @@ pub(crate) struct CutArgs {
     /// Put this at the seams, fitted on --data; rdsc and average merge the dropped layers into the one before and need
     /// no text. streamline trains that layer until its stream is the one that left the dropped ones, xmerge the layer
     /// behind them: as many layers are left as --drop leaves. operator, reduced-rank, patch and patch-diagonal put a
-    /// linear map behind the layer before a seam, which this program alone reads. See prune methods
+    /// linear map behind the layer before a seam, which this program alone reads. best is refit. See prune
+    /// methods
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(cut::repair_names()))]
     repair: Option<String>,
     /// Let the layers of --method go one after the other: the model loses one, is repaired where --repair says so, and

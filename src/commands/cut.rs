@@ -20,7 +20,7 @@ use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir, Workplace};
 use crate::methods::{METHODS, MergeTrial};
 use crate::plan::{Dropped, Notations, SubLayers, ranges};
 use crate::progress::Progress;
-use crate::repair::REPAIRS;
+use crate::repair::{BEST, REPAIRS};
 use crate::shown::{shown, shown_message};
 use crate::surgery::{ConfigEdit, Cut, CutOptions, FORMATS, Shrunk, format, layer_count, short_count};
 use crate::weights::Identical;
@@ -99,7 +99,7 @@ pub fn method_names() -> Vec<&'static str> {
 /// Names that `--repair` takes.
 #[must_use]
 pub fn repair_names() -> Vec<&'static str> {
-    REPAIRS.iter().map(|repair| repair.name).collect()
+    REPAIRS.iter().map(|repair| repair.name).chain([BEST.0]).collect()
 }
 
 /// Names that `--format` takes.

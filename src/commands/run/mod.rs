@@ -12,6 +12,7 @@ mod pipeline;
 mod recipe;
 mod repairs;
 mod sections;
+mod shipped;
 mod speeds;
 mod state;
 mod told;

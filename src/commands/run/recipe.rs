@@ -9,6 +9,7 @@ use super::compute::Compute;
 use super::drop::{self, Drop, Wanted};
 use super::repairs::Repairs;
 use super::sections::{OTHERS, OWN, section};
+use super::shipped::{SHIPPED, nearest, shipped};
 use crate::checkpoint::Checkpoint;
 use crate::commands::analyze::AnalyzeSettings;
 use crate::commands::bench::BenchSettings;
@@ -45,14 +46,26 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Reads the recipe at `path`, sets what `set` says, `heal.steps=10`, and has every section compute as `compute`
+    /// Reads the recipe at `path`, or the shipped one of that name, sets what `set` says, `heal.steps=10`, and has every section compute as `compute`
     /// says.
     ///
     /// # Errors
     /// Request: no such file, not TOML, a key that is unknown or that `prune run` sets itself; each is named.
     pub fn read(path: &Path, set: &[String], compute: &Compute) -> Result<Self> {
         let place = || path.display().to_string();
-        let mut table = settings::read(path)?;
+        let mut table = match shipped(path) {
+            Some(text) => text.parse::<Table>().map_err(|error| Error::request(error.to_string())).context(place)?,
+            None if !path.exists() && path.extension().is_none() && path.components().count() == 1 => {
+                let meant = nearest(path).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+                let names: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
+                return Err(Error::request(format!(
+                    "{}: no such file, and no recipe of that name comes with the program (those are {}){meant}",
+                    place(),
+                    names.join(", ")
+                )));
+            }
+            None => settings::read(path)?,
+        };
         drop::check_names(&table).context(place)?;
         drop::rename(&mut table);
         for change in set {
@@ -181,12 +194,33 @@ fn word(table: &Table, key: &str) -> Result<Option<String>> {
     }
 }
 
-/// Puts `section.key=value` in its place. A value that is not TOML is a string.
+/// Puts `section.key=value` in its place; `fraction`, `layers` and `data` have theirs. A value that is not TOML is a string.
 fn merge(table: &mut Table, change: &str) -> Result<()> {
     let (path, value) =
         change.split_once('=').ok_or_else(|| Error::request("expected section.key=value, such as heal.steps=100"))?;
     let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
     let value = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
+    let value = match (path.trim(), value) {
+        // what every recipe has, by a short name
+        ("fraction" | "layers", value) => {
+            let (own, other) = if path.trim() == "layers" { ("layers", "fractions") } else { ("fractions", "layers") };
+            let drop = table.entry("drop").or_insert_with(|| Value::Table(Table::new())).as_table_mut();
+            let drop = drop.ok_or_else(|| Error::request("drop is no section"))?;
+            drop.remove(other);
+            drop.insert(own.to_owned(), if value.is_array() { value } else { Value::Array(vec![value]) });
+            return Ok(());
+        }
+        ("data", value) => {
+            let sections = ["analyze", "repair", "heal"].into_iter().filter(|name| table.contains_key(*name));
+            for name in sections.collect::<Vec<_>>() {
+                if let Some(section) = table.get_mut(name).and_then(Value::as_table_mut) {
+                    section.insert("data".to_owned(), value.clone());
+                }
+            }
+            return Ok(());
+        }
+        (_, value) => value,
+    };
     let mut place = table;
     let mut keys = path.split('.').map(str::trim).peekable();
     while let Some(key) = keys.next() {
