@@ -133,13 +133,13 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
     let planned_for = open::identity(&checkpoint, layers);
     let format = settings.format.as_deref().map(format).transpose().context(|| "--format")?;
     let options = CutOptions { max_shard_size, allow_unsliced: &settings.allow_unsliced, format };
-    let opened = |target: &PathBuf| -> Result<(Arc<Workplace>, OutputDir)> {
-        let place = Arc::new(Workplace::open(target, &Origin::of("cut", settings)?)?);
-        Ok((place.clone(), OutputDir::at(place, settings.force)?))
+    let opened = |target: &PathBuf| -> Result<Arc<Workplace>> {
+        Ok(Arc::new(Workplace::open(target, &Origin::of("cut", settings)?)?))
     };
+    let begun = |place: Arc<Workplace>| OutputDir::at(place, settings.force);
     // what is in the way is said before the work
     let is_late = settings.one_at_a_time || merging_by.is_some();
-    let mut early = settings.out.as_ref().filter(|_| is_late).map(opened).transpose()?;
+    let early = settings.out.as_ref().filter(|_| is_late).map(|target| opened(target).and_then(begun)).transpose()?;
     let of = (&checkpoint, &planned_for, &options);
     let (mut rounds, mut merges) = (Vec::new(), Vec::new());
     let plan = match (merging_by, amount(settings, &planned_for, &checkpoint)?) {
@@ -177,23 +177,27 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
             false => Err(Error::request("where to? name the directory of the new checkpoint with --out")),
         };
     };
-    let (place, out) = early.take().map_or_else(|| opened(target), Ok)?;
+    let mut state = None;
+    let out = match early {
+        Some(out) => out,
+        None => {
+            let place = opened(target)?;
+            if let Some(repairing) = repairing.as_ref().filter(|_| !settings.dry_run) {
+                place.refuse_taken(settings.force)?;
+                state = repairing.state(&cut, (&place, settings), progress)?;
+            }
+            begun(place)?
+        }
+    };
     report.disk_free = Some(fs4::available_space(out.path()).map_err(|error| Error::io(target, &error))?);
     if settings.dry_run {
         return Ok(report);
     }
     out.require_space(report.disk_needed)?;
-    let mut state = None;
     let cut = match repairing {
         None => cut,
         Some(repairing) => {
-            state = repairing.state(&cut, (&place, settings), progress)?;
-            let repaired = repairing.repair(cut, state.as_ref(), progress);
-            if let (Err(_), Some(blank)) = (&repaired, state.as_ref().filter(|state| !state.is_begun())) {
-                // what says why it failed is more than what stays behind
-                drop(blank.remove());
-            }
-            let (cut, repaired) = repaired?;
+            let (cut, repaired) = repairing.repair(cut, state.as_ref(), progress)?;
             // maps are tensors more
             (report.parameters, report.bytes) = (cut.parameters(), cut.bytes());
             (report.config, report.shards) = (cut.edits().to_vec(), shards(&cut));

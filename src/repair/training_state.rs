@@ -58,12 +58,6 @@ impl TrainingState {
         Ok(Self { work: Resumable::open(place, &TRAINING, deciding, restart)?, done: Mutex::default() })
     }
 
-    /// Whether a step was kept.
-    #[must_use]
-    pub fn is_begun(&self) -> bool {
-        self.work.file(STATE).exists()
-    }
-
     /// Removes it: the output stands, or there is nothing to go on from.
     ///
     /// # Errors
@@ -162,5 +156,14 @@ impl TrainingState {
         let values = parameters.iter().map(|(name, value)| Ok((name.clone(), value.copy()?)));
         self.done().push((LayerPlace { losses: losses.to_vec() }, values.collect::<Result<_>>()?));
         Ok(())
+    }
+}
+
+impl Drop for TrainingState {
+    /// What has a step is gone on from; nothing else stays.
+    fn drop(&mut self) {
+        if !self.work.file(STATE).exists() {
+            drop(self.work.remove());
+        }
     }
 }

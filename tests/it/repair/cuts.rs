@@ -293,7 +293,8 @@ fn linear_maps_stand_behind_layers() {
     assert_eq!(again["layers"]["after"], 3);
     let config: Value = serde_json::from_slice(&fs::read(desk.path("again/config.json")).unwrap()).unwrap();
     assert_eq!(config["seam_maps"], json!({"0": "full", "1": "full"}));
-    desk.refused("cut operator --drop attn:1 --format per-layer -o less --verify", 2, &["seam_maps"]);
+    let less = desk.json("cut operator --drop attn:1 --format per-layer -o less --verify --json");
+    assert_eq!(less["without"], json!({"1": ["attention"]}));
     desk.refused("cut operator --drop 1 --repair fold --data text.jsonl -o more", 2, &["seam_maps"]);
     desk.refused("cut model --drop attn:2 --format per-layer --repair operator --data text.jsonl -o x", 2, &["within"]);
     desk.refused("cut model --drop 2 --repair fold --rank 3 --data text.jsonl -o x", 2, &["--rank", "reduced-rank"]);

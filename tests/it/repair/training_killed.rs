@@ -22,7 +22,8 @@ fn killed_in_either_layer_it_ends_with_the_same_bytes() {
     let desk = Desk::new();
     Llama { layers: 6, ..Llama::default() }.write(&desk.path("model"));
     let (steps, state) = (300, desk.path("out.repairing/state.safetensors"));
-    assert!(desk.run(&format!("{LINE} --steps {steps} -o whole")).status.success());
+    let whole = desk.run(&format!("{LINE} --steps {steps} -o whole"));
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
     let mut kills = 0;
     // a state once, another one later
     for wanted in [1, 3, 5] {
