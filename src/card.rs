@@ -115,11 +115,8 @@ impl MadeFrom<'_> {
             let of = gone.sublayers.iter().filter(|(_, without)| without.contains(sublayer)).map(|(layer, _)| *layer);
             let of = ranges(of);
             if !of.is_empty() {
-                let _ = write!(
-                    said,
-                    ", without {} in {of}",
-                    if sublayer == SubLayer::Mlp { "the MLP" } else { "attention" }
-                );
+                let part = if sublayer == SubLayer::Mlp { "the MLP" } else { "attention" };
+                let _ = write!(said, ", without {part} in {of}");
             }
         }
         said
@@ -149,11 +146,10 @@ impl MadeFrom<'_> {
                 );
             }
             Kind::Model | Kind::FourBit if self.history.has_seam_maps() => {
-                text = String::from(
-                    "## Usage\n\n`seam_maps` in `config.json` says which layers have a linear map behind them. `prune \
-                     sample DIR --prompt TEXT` lets the model speak, `prune eval DIR --tasks NAMES` scores it. No other \
-                     program knows these maps, and none opens it by its `model_type`.\n",
-                );
+                text =
+                    "## Usage\n\n`seam_maps` in `config.json` says which layers have a linear map behind them: `prune \
+                        sample` and `prune eval` know them. No other program knows these maps, nor its `model_type`.\n"
+                        .to_owned();
             }
             Kind::Model | Kind::FourBit if self.history.format() == Some("per-layer") => {
                 text = String::from(

@@ -64,7 +64,7 @@
 //! surgery      arch checkpoint model pico weights
 //! importance   arch checkpoint data model ops
 //! methods      importance model
-//! repair       arch checkpoint model ops weights
+//! repair       arch checkpoint model ops pico weights
 //! distill      arch checkpoint data model ops
 //! heal         arch checkpoint data model ops weights
 //! eval         arch checkpoint data model ops weights

@@ -46,7 +46,7 @@ pub use overlay::Computed;
 pub use python_json::to_python_json;
 pub(crate) use python_json::{parse_json, python_number};
 pub use size::ByteSize;
-pub(crate) use unfinished::{Doing, Resumable, differences, refuse_other_work, unfinished};
+pub(crate) use unfinished::{Doing, Resumable, differences, refuse_other_work, replace_tensors, unfinished};
 pub(crate) use workplace::check_place;
 pub use workplace::{Workplace, has_leftovers};
 pub(crate) use writer::with_bytes;

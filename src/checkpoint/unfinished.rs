@@ -1,6 +1,7 @@
 //! Unfinished work beside an output, in `OUT.healing` or `OUT.analyzing`: what a command that stopped goes on from.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use super::json::read_json;
 use super::mark::{adopt, claim, made_by};
 use super::output::write_file;
 use super::workplace::Workplace;
+use super::writer::{Shard, Slot};
+use crate::progress::Silent;
 use crate::shown::from_here;
 use crate::{Error, Result};
 
@@ -88,6 +91,33 @@ impl Resumable {
     pub(crate) fn remove(&self) -> Result<()> {
         self.place.discard(&self.path)
     }
+}
+
+/// Writes the safetensors file `name` of `dir` beside its place, makes it durable and renames it: the old one stands
+/// until then. `write` is given the name of each of `slots`, and the file.
+///
+/// # Errors
+/// Work: the disk is full; what `write` finds wrong.
+pub(crate) fn replace_tensors(
+    dir: &Path,
+    name: &str,
+    slots: Vec<Slot>,
+    mut write: impl FnMut(&str, &mut File) -> Result<()>,
+) -> Result<()> {
+    let new = format!("{name}.new");
+    let (fresh, target) = (dir.join(&new), dir.join(name));
+    let at = |error: std::io::Error| Error::io(&fresh, &error);
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(at(error)),
+        _ => {}
+    }
+    Shard::new(new, slots)?.write(dir, &Silent, |slot, file| write(&slot.name, file))?;
+    File::open(&fresh).and_then(|file| file.sync_all()).map_err(at)?;
+    fs::rename(&fresh, &target).map_err(at)?;
+    if cfg!(unix) {
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(at)?;
+    }
+    Ok(())
 }
 
 /// The settings that differ, with what they were and are: `lr was 0.001, is 0.003`.

@@ -33,8 +33,8 @@ pub(crate) struct GrowArgs {
     #[arg(long, value_name = "LAYERS", conflicts_with = "repeat")]
     after: Option<String>,
     /// How new layers are made: mean, the mean of the layers on both sides with o_proj and down_proj zero, so that the
-    /// model computes what it did (Llama SLayer); copy, the layer before once more (SOLAR); or lesa, what a small network
-    /// that learns from all layers tells from the layers on both sides [default: mean]
+    /// model computes what it did (Llama SLayer); copy, the layer before once more (SOLAR); or lesa, what a small
+    /// network that learns from all layers tells from the layers on both sides [default: mean]
     #[arg(long, value_name = "HOW", value_parser = PossibleValuesParser::new(grow::growth_names()))]
     by: Option<String>,
     /// Seed of what --by lesa learns with [default: 0]

@@ -15,10 +15,9 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir};
 use crate::plan::{Plan, PlannedFor, parse_drop, ranges};
 use crate::progress::Progress;
+use crate::repair::{Predicted, lesa_bytes, predict};
 use crate::shown::{shown, shown_message};
-use crate::surgery::{
-    ConfigEdit, Cut, CutOptions, GROWTHS, Growth, Predicted, Shrunk, grow as grown, lesa_bytes, predict, repeat,
-};
+use crate::surgery::{ConfigEdit, Cut, CutOptions, GROWTHS, Growth, Shrunk, grow as grown, repeat};
 use crate::surgery::{layer_count, short_count};
 use crate::weights::Identical;
 use crate::{Context, Error, Result};

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::measure::KnownLosses;
 use super::tensorboard::EVENTS;
 use crate::checkpoint::{
-    Index, Shard, Slot, Workplace, adopt, differences, read_json, refuse_other_work, unfinished, write_file,
+    Index, Slot, Workplace, adopt, differences, read_json, refuse_other_work, replace_tensors, unfinished, write_file,
     write_tensor,
 };
 use crate::data::Position;
@@ -22,7 +22,6 @@ use crate::files::{self, Bound};
 use crate::model::CheckpointingPolicy;
 use crate::ops::{Moments, Optimizer};
 use crate::plan::MOST_LAYERS;
-use crate::progress::Silent;
 use crate::shown::from_here;
 use crate::{Context, Error, Result, ops};
 
@@ -180,7 +179,7 @@ impl WorkDir {
         }
         let moments =
             |name: &str| optimizer.moments.get(name).ok_or_else(|| Error::work(format!("no moments of {name}")));
-        self.replace(STATE, slots, |name, file| {
+        replace_tensors(&self.path, STATE, slots, |name, file| {
             if name == PLACE {
                 return write_bytes(file, &place);
             }
@@ -260,7 +259,7 @@ impl WorkDir {
     /// As [`WorkDir::save`].
     pub fn save_best(&self, parameters: &[(String, Tensor)]) -> Result<()> {
         let slots = parameters.iter().map(|(name, tensor)| slot(name.clone(), tensor.dims())).collect();
-        self.replace(BEST, slots, |name, file| write_tensor(find(parameters, name)?, file))
+        replace_tensors(&self.path, BEST, slots, |name, file| write_tensor(find(parameters, name)?, file))
     }
 
     /// Puts the best parameters in place.
@@ -278,26 +277,6 @@ impl WorkDir {
     /// Request: somebody else's files are in it; it stays. Work: it cannot be removed.
     pub fn remove(self) -> Result<()> {
         self.place.discard(&self.path)
-    }
-
-    /// Writes a safetensors file beside `name`, makes it durable and renames it.
-    fn replace(
-        &self,
-        name: &str,
-        slots: Vec<Slot>,
-        mut write: impl FnMut(&str, &mut File) -> Result<()>,
-    ) -> Result<()> {
-        let (new, target) = (format!("{name}.new"), self.path.join(name));
-        let fresh = self.path.join(&new);
-        remove(&fresh)?;
-        Shard::new(new, slots)?.write(&self.path, &Silent, |slot, file| write(&slot.name, file))?;
-        let at = |error: std::io::Error| Error::io(&fresh, &error);
-        File::open(&fresh).and_then(|file| file.sync_all()).map_err(at)?;
-        fs::rename(&fresh, &target).map_err(at)?;
-        if cfg!(unix) {
-            File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(at)?;
-        }
-        Ok(())
     }
 }
 

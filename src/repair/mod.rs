@@ -11,6 +11,9 @@
 //! A merge needs no text: the layer before a gap becomes a sum of itself and of the layers that go ([`merged`]). A
 //! layer that learns its gap is trained on streams of the whole model, which are recorded once, in memory or on disk.
 //!
+//! A layer that is inserted may be predicted from all others ([`predict`]), which trains a small network on weights
+//! alone.
+//!
 //! # Add a repair
 //! A repair at the seams is a file here and a line in [`REPAIRS`]: a function from the sums over the tokens of the
 //! fitting text to a [`SeamEstimate`] of the stream behind the gap, α·Y + P·T + b, where P is the update of the last
@@ -85,6 +88,8 @@ mod fold;
 mod hadamard;
 mod joint;
 mod layer_fit;
+mod lesa;
+mod lesa_network;
 mod maps;
 mod merge;
 mod normal;
@@ -99,6 +104,7 @@ mod units;
 
 pub use check::{RepairNeeds, TextTokens};
 pub use fit::{Found, RepairTask, Repaired, fit};
+pub use lesa::{Decomposed, Predicted, lesa_bytes, predict};
 pub use maps::SeamMapping;
 pub use merge::merged;
 pub use refit::RefitStep;

@@ -2,7 +2,6 @@
 //! are trained, the one that is being trained with its optimiser, and what is to be told of them, in one file that is
 //! replaced whole.
 
-use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,10 +11,9 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{Doing, Index, Resumable, Shard, Slot, Workplace, write_tensor};
+use crate::checkpoint::{Doing, Index, Resumable, Slot, Workplace, replace_tensors, write_tensor};
 use crate::files::{self, Bound};
 use crate::ops::{Moments, Optimizer};
-use crate::progress::Silent;
 use crate::{Context, Error, Result, ops};
 
 const TRAINING: Doing = Doing {
@@ -130,22 +128,15 @@ impl TrainingState {
         let slot = |name: &str, dtype, shape: &[usize]| Slot { name: name.to_owned(), dtype, shape: shape.to_vec() };
         let mut slots = vec![slot(PLACE, Dtype::U8, &[places.len()])];
         slots.extend(tensors.iter().map(|(name, tensor)| slot(name, Dtype::F32, tensor.dims())));
-        let (new, path) = (format!("{STATE}.new"), self.work.file(STATE));
-        let fresh = self.work.file(&new);
-        let at = |error: std::io::Error| Error::io(&fresh, &error);
-        if fresh.exists() {
-            fs::remove_file(&fresh).map_err(at)?;
-        }
+        let path = self.work.file(STATE);
         let dir = path.parent().unwrap_or(Path::new("."));
-        Shard::new(new, slots)?.write(dir, &Silent, |slot, file| match slot.name == PLACE {
+        replace_tensors(dir, STATE, slots, |name, file| match name == PLACE {
             true => file.write_all(&places).map_err(|error| Error::work(error.to_string())),
-            false => match tensors.iter().find(|(name, _)| *name == slot.name) {
+            false => match tensors.iter().find(|(own, _)| own == name) {
                 Some((_, tensor)) => write_tensor(tensor, file),
-                None => Err(Error::work(format!("no tensor {}", slot.name))),
+                None => Err(Error::work(format!("no tensor {name}"))),
             },
-        })?;
-        File::open(&fresh).and_then(|file| file.sync_all()).map_err(at)?;
-        fs::rename(&fresh, &path).map_err(at)
+        })
     }
 
     /// Counts a layer among those that are done.

@@ -31,7 +31,7 @@ pub struct Growth {
     pub reference: &'static str,
     /// Whether the grown model computes what its source does.
     pub keeps_function: bool,
-    /// Whether the matrices of a new layer are learned from all layers ([`predict`](super::predict)).
+    /// Whether the matrices of a new layer are learned from all layers (`repair::predict`).
     pub predicts: bool,
     place: fn(&Layers<'_>, usize) -> Result<Place>,
 }

@@ -5,7 +5,6 @@
 //! history written, and, if asked, the result compared with the source. A plan that inserts layers ([`grow`],
 //! [`repeat`]) is one as any other.
 
-mod between;
 mod card;
 mod config;
 mod cut;
@@ -14,7 +13,6 @@ mod grow;
 mod grown_card;
 mod json_text;
 mod layer_keys;
-mod lesa;
 mod mapped;
 mod module_names;
 mod names;
@@ -32,7 +30,6 @@ pub use config::{ConfigEdit, config_edits, edit_config};
 pub use cut::{Cut, CutOptions, Shrunk};
 pub use format::{FORMATS, Format, format};
 pub use grow::{GROWTHS, Growth, grow, growth, repeat};
-pub use lesa::{Decomposed, Predicted, lesa_bytes, predict};
 pub use names::Stack;
 pub use stack_config::layer_count;
 pub use target::Target;

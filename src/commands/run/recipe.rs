@@ -46,8 +46,8 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Reads the recipe at `path`, or the shipped one of that name, sets what `set` says, `heal.steps=10`, and has every section compute as `compute`
-    /// says.
+    /// Reads the recipe at `path`, or the shipped one of that name, sets what `set` says, `heal.steps=10`, and has
+    /// every section compute as `compute` says.
     ///
     /// # Errors
     /// Request: no such file, not TOML, a key that is unknown or that `prune run` sets itself; each is named.
@@ -194,7 +194,8 @@ fn word(table: &Table, key: &str) -> Result<Option<String>> {
     }
 }
 
-/// Puts `section.key=value` in its place; `fraction`, `layers` and `data` have theirs. A value that is not TOML is a string.
+/// Puts `section.key=value` in its place; `fraction`, `layers` and `data` have theirs. A value that is not TOML is a
+/// string.
 fn merge(table: &mut Table, change: &str) -> Result<()> {
     let (path, value) =
         change.split_once('=').ok_or_else(|| Error::request("expected section.key=value, such as heal.steps=100"))?;

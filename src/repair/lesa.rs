@@ -12,7 +12,7 @@ use nalgebra::{DMatrix, SymmetricEigen};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::between::Between;
+use super::lesa_network::Between;
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{ProductSum, product64};
