@@ -33,6 +33,7 @@ const FORMS: [&str; 6] = ["auto", "text", "messages", "sharegpt", "alpaca", "pro
   prune heal ./llama-36 --data c4.jsonl --layers-to-transform inserted -o healed
                                                                      only what prune grow put in
   prune heal ./llama-24 --data c4.jsonl --teacher ./llama -o healed  learn from the uncut model
+  prune heal ./llama-24 --data c4.jsonl --teacher ./llama --divergence jsd --jsd-beta 0.1 -o healed
   prune heal ./llama-24 --data chat.jsonl --eval-data chat-val.jsonl -o healed
                                                                      conversations: learns the answers
   prune heal ./llama-24 --data c4.jsonl --data code.jsonl --weights 3,1 -o healed
@@ -185,6 +186,13 @@ pub(crate) struct HealArgs {
     /// Softens teacher's and model's distributions [default: 1]
     #[arg(long, value_name = "T", requires = "teacher", help_heading = "Training")]
     temperature: Option<f64>,
+    /// Divergence from the teacher: kl, reverse-kl, or jsd between the two, as in TRL's GKD [default: kl]
+    #[arg(long, value_name = "WHICH", value_parser = ["kl", "reverse-kl", "jsd"], help_heading = "Training")]
+    divergence: Option<String>,
+    /// Of jsd: the weight of the teacher in the mixture, above 0 (towards kl), below 1 (towards reverse-kl)
+    /// [default: 0.5]
+    #[arg(long, value_name = "B", help_heading = "Training")]
+    jsd_beta: Option<f64>,
     /// Steps between two saved states [default: 100]
     #[arg(long, value_name = "K", help_heading = "Output")]
     save_every: Option<usize>,

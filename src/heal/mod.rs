@@ -12,6 +12,7 @@ mod checked;
 mod choices;
 pub mod collective;
 mod deciding;
+mod distilling;
 mod dora;
 mod given;
 mod journal;
@@ -30,6 +31,7 @@ mod tensorboard;
 mod trainer;
 
 pub use choices::{MergeOnto, Quant, Track, Train, TrainedLayers};
+pub use distilling::DivergenceKind;
 pub use journal::{Journal, Line};
 pub use measure::{KnownLosses, Losses, MeasuredLosses, Paired, Text, measurement};
 pub use merge::Merge;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{MergeOnto, Quant, Track, Train, TrainedLayers};
+use super::distilling::DivergenceKind;
 use super::schedule::{Decay, Schedule, warmup_steps};
 use super::settled::{is_default, settled_packing};
 use crate::Result;
@@ -136,6 +137,13 @@ pub struct HealSettings {
     pub teacher_weight: f64,
     /// Softens teacher's and model's distributions.
     pub temperature: f64,
+    /// Which divergence: `kl`, that of the model from the teacher, which temperature squared scales; `reverse-kl`; or
+    /// `jsd`, between the two. The latter are those of TRL's GKD, without that factor.
+    #[serde(skip_serializing_if = "is_default")]
+    pub divergence: DivergenceKind,
+    /// Of `jsd`: the weight of the teacher in the mixture, above 0 and below 1; 0.5 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jsd_beta: Option<f64>,
 
     /// Steps between two saved states.
     pub save_every: usize,
@@ -220,6 +228,8 @@ impl Default for HealSettings {
             teacher: None,
             teacher_weight: 0.5,
             temperature: 1.0,
+            divergence: DivergenceKind::default(),
+            jsd_beta: None,
             save_every: 100,
             track: None,
             adapter_only: false,

@@ -7,7 +7,7 @@ use super::pass::{Gradients, PassLoss, PassSettings, parameters, pass};
 use super::schedule::Schedule;
 use super::settings::HealSettings;
 use crate::model::{Batch, CheckpointingPolicy, Dropout, Lesson, Lessons, Model, Observer, Said};
-use crate::ops::{self, FiniteWatch, Optimizer, clip};
+use crate::ops::{self, Divergence, FiniteWatch, Optimizer, clip};
 use crate::progress::Silent;
 use crate::{Context, Error, Result};
 
@@ -37,8 +37,8 @@ enum Tutoring<'a> {
 pub struct Trainer<'a> {
     model: &'a Model,
     tutor: Option<Tutoring<'a>>,
-    /// Weight of the teacher, and what softens both.
-    lesson: (f64, f64),
+    /// Weight of the teacher, what softens both, and which divergence.
+    lesson: (f64, f64, Divergence),
     parameters: Vec<(String, Tensor)>,
     optimizer: Optimizer,
     rates: Schedule,
@@ -72,7 +72,7 @@ impl<'a> Trainer<'a> {
         Ok(Self {
             model,
             tutor: teacher.map(Tutoring::Model),
-            lesson: (settings.teacher_weight, settings.temperature),
+            lesson: (settings.teacher_weight, settings.temperature, settings.divergence()),
             parameters,
             optimizer: Optimizer::new(settings.adam()),
             rates: settings.rates(),
@@ -200,8 +200,8 @@ impl<'a> Trainer<'a> {
                 (_, _, Some(known)) => Some(Said::Before(known)),
                 _ => None,
             };
-            let (weight, temperature) = self.lesson;
-            let lesson = said.map(|said| Lesson { said, weight, temperature });
+            let (weight, temperature, divergence) = self.lesson;
+            let lesson = said.map(|said| Lesson { said, weight, temperature, divergence });
             let settings = PassSettings {
                 factor: 1.0 / targets as f64,
                 dropout: (self.dropout > 0.0).then_some(Dropout { rate: self.dropout, seed: self.seed, micro_batch }),
