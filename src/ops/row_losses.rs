@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn what_cannot_be_said_gives_numbers() {
         let (own, others) = (vec![0.0, 200.0, -300.0, 1.0, 2.0], vec![0.0, -300.0, 200.0, 1.0, 2.0]);
-        let other = Tensor::new(&[&others[..]], &Device::Cpu).unwrap();
+        let other = Tensor::from_slice(&others, (1, others.len()), &Device::Cpu).unwrap();
         for divergence in KINDS {
             let teacher = Teacher { hidden: &other, head: &other, weight: 1.0, temperature: 1.0, divergence };
             let mut live = own.clone();

@@ -1,5 +1,5 @@
-//! The small recordings of `tests/data/golden`: NF4, an adapter and its training, distances, divergences. The questions are
-//! `eval`'s.
+//! The small recordings of `tests/data/golden`: NF4, an adapter and its training, distances, divergences. The
+//! questions are `eval`'s.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use prune::heal::schedule::Decay;
 use prune::heal::{HealSettings, Quant, Trainer, parameters};
 use prune::importance::{Probe, Scores, Streams, Watch, metric};
 use prune::model::{Batch, CheckpointingPolicy, LoadOptions, Model, ModelOptions};
-use prune::ops::{self, Divergence, Layout, Teacher, Tutor};
 use prune::ops::nf4::{BLOCK, CODES, Nf4Weight, SCALE_BLOCK, Scales, dynamic_map};
+use prune::ops::{self, Divergence, Layout, Teacher, Tutor};
 use prune::progress::Silent;
 use prune::weights::lora::Adapters;
 use serde_json::Value;
