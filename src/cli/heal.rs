@@ -33,6 +33,11 @@ const FORMS: [&str; 6] = ["auto", "text", "messages", "sharegpt", "alpaca", "pro
   prune heal ./llama-36 --data c4.jsonl --layers-to-transform inserted -o healed
                                                                      only what prune grow put in
   prune heal ./llama-24 --data c4.jsonl --teacher ./llama -o healed  learn from the uncut model
+  prune heal ./llama-24 --data c4.jsonl --teacher ./llama --divergence jsd --jsd-beta 0.1 -o healed
+  prune heal ./llama-24 --data c4.jsonl --teacher ./llama --hidden-states seam -o healed
+                                                                     its streams as well
+  prune heal ./llama-24 --data c4.jsonl --teacher ./llama --divergence jsd --on-policy 0.5 -o healed
+                                                                     half of it written by itself
   prune heal ./llama-24 --data chat.jsonl --eval-data chat-val.jsonl -o healed
                                                                      conversations: learns the answers
   prune heal ./llama-24 --data c4.jsonl --data code.jsonl --weights 3,1 -o healed
@@ -185,6 +190,31 @@ pub(crate) struct HealArgs {
     /// Softens teacher's and model's distributions [default: 1]
     #[arg(long, value_name = "T", requires = "teacher", help_heading = "Training")]
     temperature: Option<f64>,
+    /// Divergence from the teacher: kl, reverse-kl, or jsd between the two, as in TRL's GKD [default: kl]
+    #[arg(long, value_name = "WHICH", value_parser = ["kl", "reverse-kl", "jsd"], help_heading = "Training")]
+    divergence: Option<String>,
+    /// Of jsd: the weight of the teacher in the mixture, above 0 (towards kl), below 1 (towards reverse-kl)
+    /// [default: 0.5]
+    #[arg(long, value_name = "B", help_heading = "Training")]
+    jsd_beta: Option<f64>,
+    /// Hold streams of the model against the teacher's: at the seam, as its prune.json tells, or what enters layers
+    /// such as 8,12-14; the mean squared difference joins the loss
+    #[arg(long, value_name = "LAYERS", help_heading = "Training")]
+    hidden_states: Option<String>,
+    /// What that difference is multiplied with [default: 1]
+    #[arg(long, value_name = "W", help_heading = "Training")]
+    hidden_weight: Option<f64>,
+    /// Share of the sequences that the model writes itself, from their beginnings or what conversations ask, and learns
+    /// by the divergence from the teacher alone [default: 0]
+    #[arg(long, value_name = "SHARE", help_heading = "Training")]
+    on_policy: Option<f64>,
+    /// Tokens that it writes at most: the first number at the beginning, the second once few of its texts end in
+    /// repetitions; or one number [default: 64..512]
+    #[arg(long, value_name = "N..M", help_heading = "Training")]
+    rollout_tokens: Option<String>,
+    /// Of a plain text the first tokens, which it goes on with [default: 32]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    prompt_tokens: Option<usize>,
     /// Steps between two saved states [default: 100]
     #[arg(long, value_name = "K", help_heading = "Output")]
     save_every: Option<usize>,
@@ -252,7 +282,7 @@ fn text(report: &HealReport) -> String {
     let Some(result) = &report.result else {
         let _ = writeln!(
             text,
-            "estimated {} at the speed of this machine just now, validations not counted",
+            "estimated {} at the speed of this machine just now, validations and rollouts not counted",
             time(seconds)
         );
         return text + "dry run: nothing trained, nothing written";

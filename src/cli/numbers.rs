@@ -34,7 +34,11 @@ const REQUESTS: [(&str, &str); 9] = [
     ("cut", "cut model -o OUT"),
     ("generate", "generate model --prompts text/validation.jsonl -o OUT.jsonl"),
     ("teach", "teach model --data text/validation.jsonl -o OUT"),
-    ("heal", "heal model --data text/validation.jsonl --eval-data text/validation.jsonl --teacher model -o OUT"),
+    (
+        "heal",
+        "heal model --data text/validation.jsonl --eval-data text/validation.jsonl --teacher model --divergence jsd \
+         --hidden-states 3 -o OUT",
+    ),
     ("eval", "eval model --tasks text:text/validation.jsonl,boolq --data-dir . -o OUT"),
     ("sample", "sample model --prompt The"),
     ("bench", "bench model"),

@@ -17,7 +17,7 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, Workplace};
 use crate::data::Share;
 use crate::data::chat::Survey;
-use crate::heal::{HealSettings, KnownLosses, MeasuredLosses, Quant, WorkDir, estimate};
+use crate::heal::{HealSettings, KnownLosses, MeasuredLosses, Quant, TeacherSize, WorkDir, estimate};
 use crate::progress::Progress;
 use crate::provenance::Provenance;
 use crate::weights::lora::Adapters;
@@ -98,6 +98,9 @@ pub(super) fn heal_sharing(
             "a cached teacher is learned from on a CPU: --device cpu, or name the model itself",
         ));
     }
+    if let Some(taught) = &taught {
+        taught.check_model(settings, &spec)?;
+    }
     let teacher = taught.as_ref().and_then(Taught::model).cloned();
     let adapter = settings.adapter.as_deref().map(|dir| trainable(dir, &checkpoint, &spec, &device)).transpose();
     let adapter = adapter.context(|| "--adapter")?;
@@ -108,6 +111,8 @@ pub(super) fn heal_sharing(
     }
     let history = Provenance::read(&checkpoint.source.dir, spec.layers).ok().flatten();
     settings = settings.with_inserted(history.as_ref().map_or(&[], |history| &history.inserted))?;
+    let pairs = taught.as_ref().map(|taught| taught.pairs(&settings, &spec, history.as_ref()));
+    let pairs = pairs.transpose()?.unwrap_or_default();
     if let Some(history) = history.filter(|history| history.format() == Some("zeros")) {
         progress.warn(&format!(
             "what was left out ({}) is zeros here, and training brings it back; cut with --format per-layer to heal \
@@ -116,6 +121,7 @@ pub(super) fn heal_sharing(
         ));
     }
     let teacher_size = taught.as_ref().map(Taught::size).unwrap_or_default();
+    let teacher_size = TeacherSize { streams: pairs.len(), ..teacher_size };
     let unfinished = place.as_deref().filter(|place| !settings.restart && WorkDir::check(place).is_ok());
     let held = unfinished.map(|place| WorkDir::peek(place.target())).transpose()?.flatten();
     let held = held.and_then(|held| held.policy);
@@ -158,7 +164,7 @@ pub(super) fn heal_sharing(
     report.found = report.result.is_some();
     if !report.found {
         let models = Models { checkpoint: &checkpoint, spec: &spec, uncut, device, budget };
-        let job = Job { models, settings, plan, text, place, max_shard, progress, record };
+        let job = Job { models, settings, plan, pairs, text, place, max_shard, progress, record };
         let (result, steps_before) = job.run(adapter, taught, known)?;
         (report.result, report.steps_before) = (Some(result), steps_before);
     }

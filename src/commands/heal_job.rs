@@ -15,10 +15,10 @@ use super::taught::Taught;
 use crate::arch::ModelSpec;
 use crate::card::Kind;
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, Workplace, content_hash, create_dir, write_new};
-use crate::data::{PassedOver, TextMixture, Tokenizer};
+use crate::data::{PassedOver, TextMixture, Tokenizer, end_tokens};
 use crate::heal::{
     Best, EVENTS, Estimate, HealOutcome, HealRun, HealSettings, KnownLosses, Line, Losses, MeasuredLosses, Merge,
-    MergeOnto, TextSamples, Train, Trainer, WorkDir, load_options,
+    MergeOnto, StreamPair, TextSamples, Train, Trainer, WorkDir, load_options,
 };
 use crate::model::{Budget, LoadOptions, Loss, Model, ModelOptions, Residency};
 use crate::progress::Progress;
@@ -39,6 +39,8 @@ pub(super) struct Job<'a> {
     pub(super) models: Models<'a>,
     pub(super) settings: &'a HealSettings,
     pub(super) plan: Estimate,
+    /// Depths of the model that are held against the teacher's.
+    pub(super) pairs: Vec<StreamPair>,
     pub(super) text: Texts,
     pub(super) place: Arc<Workplace>,
     pub(super) max_shard: ByteSize,
@@ -173,11 +175,13 @@ impl Job<'_> {
             Some(Taught::Cache(cache)) => (None, Some(cache)),
             None => (None, None),
         };
-        let mut trainer = Trainer::new(&model, tutor.as_ref(), settings, self.plan.policy)?;
+        let trainer = Trainer::new(&model, tutor.as_ref(), settings, self.plan.policy)?;
+        let mut trainer = trainer.held_to(self.pairs.clone());
         if let Some(cache) = &cache {
             trainer = trainer.taught_by(&**cache);
         }
-        let mut run = HealRun { model: &model, trainer, settings, dir, validation };
+        let ends = end_tokens(&checkpoint.source.dir, tokenizer)?;
+        let mut run = HealRun { model: &model, trainer, settings, dir, validation, ends: &ends };
         let place = run.restore()?;
         let position = place.as_ref().map(|place| place.position.clone());
         let shuffle = (settings.shuffle_window, settings.seed);

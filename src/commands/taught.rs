@@ -11,8 +11,9 @@ use super::open;
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, content_hash, differences};
 use crate::distill::TeacherCache;
-use crate::heal::{HealSettings, TeacherSize};
+use crate::heal::{HealSettings, StreamPair, TeacherSize, lowest_trained};
 use crate::progress::Progress;
+use crate::provenance::Provenance;
 use crate::shown::from_here;
 use crate::{Context, Error, Result};
 
@@ -61,7 +62,7 @@ impl Taught {
     pub(super) fn size(&self) -> TeacherSize {
         match self {
             Self::Model(model) => TeacherSize::model(model.tensors.values().map(|entry| entry.len).sum()),
-            Self::Cache(cache) => TeacherSize { bytes: 0, remembered: Some(cache.record.k) },
+            Self::Cache(cache) => TeacherSize { remembered: Some(cache.record.k), ..TeacherSize::default() },
         }
     }
 
@@ -69,9 +70,54 @@ impl Taught {
     pub(super) fn expected(settings: &HealSettings, bytes: u64) -> TeacherSize {
         let Some(teacher) = settings.teacher.as_deref().map(Path::new) else { return TeacherSize::default() };
         match TeacherCache::is_at(teacher).then(|| TeacherCache::open(teacher)) {
-            Some(Ok(cache)) => TeacherSize { bytes: 0, remembered: Some(cache.record.k) },
+            Some(Ok(cache)) => TeacherSize { remembered: Some(cache.record.k), ..TeacherSize::default() },
             _ => TeacherSize::model(bytes),
         }
+    }
+
+    /// Refuses a teacher that a healing of the model `spec` cannot learn from as it is asked to.
+    ///
+    /// # Errors
+    /// Request: another vocabulary, another width where hidden states are held against the teacher's, a cache where the
+    /// model itself is needed.
+    pub(super) fn check_model(&self, settings: &HealSettings, spec: &ModelSpec) -> Result<()> {
+        let place = settings.teacher.as_deref().unwrap_or_default();
+        let refused = |why: String| Err(Error::request(format!("--teacher: {}: {why}", from_here(Path::new(place)))));
+        let Self::Model(model) = self else {
+            let asked = [
+                (settings.hidden_states.is_some(), "--hidden-states: a cache has no streams"),
+                (settings.on_policy > 0.0, "--on-policy: a cache knows nothing of what the model will write"),
+            ];
+            return match asked.into_iter().find(|(asked, _)| *asked) {
+                Some((_, why)) => refused(format!("{why}; name the model itself")),
+                None => Ok(()),
+            };
+        };
+        let theirs = ModelSpec::from_config(&model.config).context(|| model.source.id.clone())?;
+        if theirs.vocab_size != spec.vocab_size {
+            let (theirs, ours) = (theirs.vocab_size, spec.vocab_size);
+            return refused(format!("its vocabulary has {theirs} tokens, the model's {ours}"));
+        }
+        if settings.hidden_states.is_some() && theirs.hidden_size != spec.hidden_size {
+            let (theirs, ours) = (theirs.hidden_size, spec.hidden_size);
+            return refused(format!("--hidden-states: its streams are {theirs} wide, the model's {ours}"));
+        }
+        Ok(())
+    }
+
+    /// The depths of a healing that are held against the teacher's.
+    ///
+    /// # Errors
+    /// As [`HealSettings::stream_pairs`].
+    pub(super) fn pairs(
+        &self,
+        settings: &HealSettings,
+        spec: &ModelSpec,
+        history: Option<&Provenance>,
+    ) -> Result<Vec<StreamPair>> {
+        let Self::Model(model) = self else { return Ok(Vec::new()) };
+        let theirs = ModelSpec::from_config(&model.config).context(|| model.source.id.clone())?;
+        settings.stream_pairs(history, (spec.layers, lowest_trained(spec, settings)?), theirs.layers)
     }
 
     /// Refuses a cache that this healing of `spec` on `texts` cannot learn from.

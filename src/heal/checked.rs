@@ -37,6 +37,7 @@ impl HealSettings {
             }
         }
         self.check_weights()?;
+        self.check_distilling()?;
         if self.train != Train::Lora && self.adapter.is_some() {
             return Err(Error::request("adapter goes with train = \"lora\""));
         }

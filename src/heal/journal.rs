@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::rollouts::RolloutCounts;
 use super::settings::HealSettings;
 use super::state::{Best, LOG};
 use crate::checkpoint::write_file;
@@ -25,6 +26,12 @@ pub enum Line {
         /// The cross-entropy alone, where there is a teacher.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         cross_entropy: Option<f64>,
+        /// The mean squared difference of hidden states from the teacher's, where some are held against them.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        hidden: Option<f64>,
+        /// What the model wrote itself, where it did.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        rollouts: Option<RolloutReport>,
         /// The learning rate used.
         lr: f64,
         /// Norm of the gradients before clipping.
@@ -52,6 +59,16 @@ pub enum Line {
         /// Loss on the validation text, nats a token.
         loss: f64,
     },
+}
+
+/// What a model wrote itself in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutReport {
+    /// Tokens of a text at most.
+    pub most: usize,
+    /// What the texts were like.
+    #[serde(flatten)]
+    pub counts: RolloutCounts,
 }
 
 impl Line {
@@ -218,6 +235,8 @@ mod tests {
             step,
             loss: 1.5,
             cross_entropy: None,
+            hidden: None,
+            rollouts: None,
             lr: 1e-3,
             grad_norm: 0.25,
             tokens: 100,

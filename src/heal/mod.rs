@@ -2,9 +2,9 @@
 //! whole.
 //!
 //! `settings` says what can be asked for, `given` what was, `pass` computes gradients, `trainer` makes steps of them
-//! with `optimizer` and `schedule`, `collective` is who else
-//! does, `run` is the loop with validations and `state`s to go on from, `journal` its log,
-//! `tensorboard` the same for TensorBoard;
+//! with `optimizer` and `schedule`, `collective` is who else does, `distilling` how it learns from a teacher, with
+//! `hidden` states beside the loss and texts of its own (`writing`, as long as `rollouts` says), `run` is the loop with
+//! validations and `state`s to go on from, `journal` its log, `tensorboard` the same for TensorBoard;
 //! `merge` writes a model with the adapters in its weights, `measure` says what became of its loss; `plan` says
 //! beforehand what all that takes, `needs` of memory.
 
@@ -12,14 +12,17 @@ mod checked;
 mod choices;
 pub mod collective;
 mod deciding;
+mod distilling;
 mod dora;
 mod given;
+mod hidden;
 mod journal;
 mod measure;
 mod merge;
 mod needs;
 mod pass;
 mod plan;
+mod rollouts;
 mod run;
 mod samples;
 pub mod schedule;
@@ -28,15 +31,19 @@ mod settled;
 mod state;
 mod tensorboard;
 mod trainer;
+mod writing;
 
 pub use choices::{MergeOnto, Quant, Track, Train, TrainedLayers};
-pub use journal::{Journal, Line};
+pub use distilling::DivergenceKind;
+pub use hidden::{HiddenStates, StreamPair};
+pub use journal::{Journal, Line, RolloutReport};
 pub use measure::{KnownLosses, Losses, MeasuredLosses, Paired, Text, measurement};
 pub use merge::Merge;
 pub use needs::TeacherSize;
 pub use pass::{Gradients, PassLoss, parameters, targets};
 pub(crate) use plan::check_text;
-pub use plan::{Estimate, estimate, load_options};
+pub use plan::{Estimate, estimate, load_options, lowest_trained};
+pub use rollouts::{RolloutCounts, RolloutLength, RolloutTokens};
 pub use run::{HealOutcome, HealRun};
 pub use samples::{FixedSamples, Samples, TextSamples};
 pub use settings::HealSettings;

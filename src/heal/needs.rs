@@ -9,9 +9,10 @@ use candle_core::Device;
 use super::choices::{Quant, Train};
 use super::dora::Outputs;
 use super::settings::HealSettings;
+use super::writing::TOGETHER;
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
-use crate::model::{CheckpointingPolicy, TrainingCost};
+use crate::model::{Cache, CheckpointingPolicy, TrainingCost};
 use crate::ops;
 
 /// What the allocator keeps.
@@ -24,13 +25,15 @@ pub struct TeacherSize {
     pub bytes: u64,
     /// Of one that is remembered, its likeliest tokens of each row.
     pub remembered: Option<usize>,
+    /// Streams that are held against its own.
+    pub streams: usize,
 }
 
 impl TeacherSize {
     /// Of a model with weights of `bytes`, or none.
     #[must_use]
     pub fn model(bytes: u64) -> Self {
-        Self { bytes, remembered: None }
+        Self { bytes, remembered: None, streams: 0 }
     }
 }
 
@@ -50,6 +53,8 @@ pub(super) struct Needs {
     around_chunk: u64,
     chunk_per_token: u64,
     tokens: u64,
+    /// What texts take that the model writes itself before the passes.
+    writing: u64,
     /// Whether gradients are there only after what waits has gone.
     in_turn: bool,
 }
@@ -71,7 +76,8 @@ impl Needs {
         let lessons = match teacher.remembered {
             // ids and logarithms, as they are on the disk and as they are used
             Some(k) => 16 * k as u64 * tokens,
-            None if taught => 4 * d * of_step,
+            // its streams of the step, and the differences from them of a pass
+            None if taught => 4 * d * (of_step * (1 + teacher.streams as u64) + tokens * teacher.streams as u64),
             None => 0,
         };
         let logits = ops::objective_bytes(tokens as usize, (spec.hidden_size, spec.vocab_size), taught, device);
@@ -94,6 +100,7 @@ impl Needs {
             around_chunk: tokens * (throughout + cost.held) + beside_a_product(checkpoint, spec, settings, device),
             chunk_per_token: cost.chunk,
             tokens,
+            writing: writing_bytes(spec, settings),
             in_turn: !whole && tokens == of_step,
         }
     }
@@ -109,7 +116,7 @@ impl Needs {
         };
         let chunk = self.around_chunk + self.chunk_per_token * self.tokens.min(policy.chunk_size as u64);
         let returned = if policy.offload_activations { self.input } else { 0 };
-        self.fixed + held + self.loss.max(self.mixing.max(chunk) + returned)
+        self.fixed + self.writing.max(held + self.loss.max(self.mixing.max(chunk) + returned))
     }
 
     /// The policy that fits into `room` with the least work done for nothing; else the bytes of the thriftiest
@@ -145,6 +152,16 @@ impl Needs {
     }
 }
 
+/// Bytes of the keys and values of texts that the model writes at a time, as long as a sequence can be, and of their
+/// logits, on their way to a draw.
+fn writing_bytes(spec: &ModelSpec, settings: &HealSettings) -> u64 {
+    if settings.on_policy == 0.0 {
+        return 0;
+    }
+    let texts = TOGETHER.min(settings.batch) as u64;
+    texts.saturating_mul(Cache::bytes(spec, settings.seq_len()).saturating_add(12 * spec.vocab_size as u64))
+}
+
 /// Bytes beside a product with the largest matrix of a layer: on a GPU its numbers in the type of the product where
 /// they are held in another, and where it is trained a chunk's part of its gradient and the sum with it.
 fn beside_a_product(checkpoint: &Checkpoint, spec: &ModelSpec, settings: &HealSettings, device: &Device) -> u64 {
@@ -175,6 +192,7 @@ mod tests {
             around_chunk: 5,
             chunk_per_token: 1,
             tokens: 40,
+            writing: 0,
             in_turn: true,
         }
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
+use super::hidden::{Differences, Held};
 use crate::arch::HEAD;
 use crate::model::{
     Batch, Block, CheckpointingPolicy, Dropout, ForwardContext, Lesson, Model, Parameter, TrainContext,
@@ -31,6 +32,8 @@ pub(super) struct PassSettings<'a> {
     pub(super) policy: CheckpointingPolicy,
     /// A teacher.
     pub(super) lesson: Option<Lesson<'a>>,
+    /// Streams that are held against the teacher's.
+    pub(super) held: Option<Held<'a>>,
 }
 
 /// Sums over the targets of a pass.
@@ -40,6 +43,8 @@ pub struct PassLoss {
     pub loss: f64,
     /// The cross-entropy alone.
     pub cross_entropy: f64,
+    /// The mean squared difference of hidden states, not weighted, times the targets.
+    pub hidden: f64,
 }
 
 /// For each token of the batch, the next of its sequence.
@@ -85,17 +90,18 @@ pub(super) fn pass(
 ) -> Result<PassLoss> {
     let blocks = blocks(model)?;
     let prepared = ForwardContext::new(model.spec(), batch, model.device())?;
-    let PassSettings { dropout, policy, .. } = *settings;
+    let PassSettings { factor, dropout, policy, lesson, held } = *settings;
     let training = |place| TrainContext { forward: &prepared, place, dropout, policy, inputs: None };
     let trained = |block: &std::sync::Arc<Block>| !block.parameters().is_empty();
     let lowest = blocks.iter().position(trained).unwrap_or(blocks.len());
 
     let mut x = model.embed(batch)?;
-    let mut kept = Vec::new();
+    let (mut kept, mut differences) = (Vec::new(), Differences::default());
     let mut watch = ops::FiniteWatch::new(blocks.len(), model.device())?;
     let broken = |place| Error::work(format!("layer {place} gives values that are not finite"));
     for (place, block) in blocks.iter().enumerate() {
         interrupt::check()?;
+        differences.look(held.as_ref(), place, &x)?;
         if place < lowest {
             x = block.forward(&x, &prepared)?;
         } else {
@@ -111,13 +117,14 @@ pub(super) fn pass(
         return Err(broken(place));
     }
 
-    let found = model.head().train(&x, &targets(batch), settings.factor, settings.lesson)?;
+    differences.look(held.as_ref(), blocks.len(), &x)?;
+    let found = model.head().train(&x, &targets(batch), factor, lesson)?;
     drop(x);
     if let Some((norm, head)) = found.own {
         add(gradients, FINAL_NORM.to_owned(), norm)?;
         add(gradients, HEAD.to_owned(), head)?;
     }
-    let mut dx = Some(found.dx);
+    let mut dx = Some(differences.join(blocks.len(), found.dx)?);
     for (place, block) in blocks.iter().enumerate().skip(lowest).rev() {
         interrupt::check()?;
         let (Some(kept), Some(dy)) = (kept.pop(), dx.take()) else { break };
@@ -126,9 +133,12 @@ pub(super) fn pass(
             let (name, gradient) = named(model, place, parameter);
             add(gradients, name, gradient)?;
         }
-        dx = below;
+        dx = below.map(|below| differences.join(place, below)).transpose()?;
     }
-    Ok(PassLoss { loss: found.loss, cross_entropy: found.cross_entropy })
+    // over the targets, as the rest of the loss
+    let hidden = differences.mean / factor;
+    let weighted = held.map_or(0.0, |held| held.weight * hidden);
+    Ok(PassLoss { loss: found.loss + weighted, cross_entropy: found.cross_entropy, hidden })
 }
 
 /// Adds a gradient to the sum for its parameter.

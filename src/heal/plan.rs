@@ -39,7 +39,8 @@ pub struct Estimate {
     pub tokens_per_step: u64,
     /// Floating point operations of a step.
     pub flops_per_step: f64,
-    /// Seconds of all steps at the speed measured on this machine just now; validations not counted.
+    /// Seconds of all steps at the speed measured on this machine just now; validations not counted, nor texts that the
+    /// model writes itself.
     pub seconds: f64,
     /// Bytes on disk, at most: the state while it runs, with it what is written at the end.
     pub disk: u64,
@@ -116,6 +117,7 @@ fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Res
     if let Some(rank) = ranks.find(|rank| settings.train == Train::Lora && *rank > widest) {
         return Err(Error::request(format!("rank is {rank}: no layer of the model is wider than {widest}")));
     }
+    settings.check_room()?;
     check_step(settings, budget)
 }
 
@@ -189,6 +191,14 @@ fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
             Ok((numbers + head) as u64)
         }
     }
+}
+
+/// The lowest layer that is trained; all of them where none is.
+///
+/// # Errors
+/// Request: a target that the model does not have.
+pub fn lowest_trained(spec: &ModelSpec, settings: &HealSettings) -> Result<usize> {
+    Ok(spec.layers - walked(spec, settings)?)
 }
 
 /// Layers from the lowest trained one up: what is below keeps nothing and is not walked back through.

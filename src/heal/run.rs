@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use super::choices::Track;
-use super::journal::{Journal, Line};
+use super::journal::{Journal, Line, RolloutReport};
 use super::samples::Samples;
 use super::settings::HealSettings;
 use super::state::{Best, TrainerState, WorkDir};
 use super::tensorboard::Events;
 use super::trainer::Trainer;
+use super::writing::{Written, write};
 use crate::model::{CheckpointingPolicy, Loss, Model, memory};
 use crate::progress::{Progress, Silent, Unit};
 use crate::shown::from_here;
@@ -43,6 +44,8 @@ pub struct HealRun<'a> {
     pub dir: &'a WorkDir,
     /// Sequences to validate on.
     pub validation: &'a [Vec<u32>],
+    /// Tokens that end a text which the model writes.
+    pub ends: &'a [u32],
 }
 
 impl HealRun<'_> {
@@ -184,16 +187,21 @@ impl HealRun<'_> {
     /// Does a step; what there is to say of it.
     fn step(&mut self, at: &mut At, samples: &mut dyn Samples) -> Result<String> {
         let started = Instant::now();
-        let rows = samples.take(self.settings.batch)?;
-        let report = self.trainer.step(&rows)?;
+        let mut rows = samples.take(self.settings.batch)?;
+        let written = self.written(at, &mut rows)?;
+        let report = self.trainer.step_with(&rows, &written.rows)?;
         let seconds = started.elapsed().as_secs_f64();
         let place = &mut at.place;
         (place.step, place.tokens) = (place.step + 1, place.tokens + report.tokens as u64);
         place.position = samples.position();
+        let most = place.rollouts.tokens(self.settings.rollout_tokens);
+        place.rollouts.after(written.counts, self.settings.rollout_tokens);
         let line = Line::Step {
             step: place.step,
             loss: report.loss,
-            cross_entropy: self.settings.teacher.is_some().then_some(report.cross_entropy),
+            cross_entropy: report.cross_entropy.filter(|_| self.settings.teacher.is_some()),
+            hidden: report.hidden,
+            rollouts: (written.counts.texts > 0).then_some(RolloutReport { most, counts: written.counts }),
             lr: report.rate,
             grad_norm: report.norm,
             tokens: place.tokens,
@@ -203,7 +211,26 @@ impl HealRun<'_> {
         };
         at.add(line)?;
         let speed = report.tokens as f64 / seconds;
-        Ok(format!("loss {:.4}  lr {:.2e}  {speed:.0} tokens/s", report.loss, report.rate))
+        let mut said = format!("loss {:.4}  lr {:.2e}  {speed:.0} tokens/s", report.loss, report.rate);
+        if written.counts.texts > 0 {
+            let repeated = 100.0 * written.counts.repeated_share();
+            said += &format!("  {repeated:.0} % of its texts repeat themselves, {most} tokens at most");
+        }
+        Ok(said)
+    }
+
+    /// Takes those of a step's sequences that the model is to write itself out of `rows`, and writes them.
+    fn written(&self, at: &At, rows: &mut Vec<Vec<u32>>) -> Result<Written> {
+        let count = self.settings.rollouts(at.place.step, rows.len());
+        if count == 0 {
+            return Ok(Written::default());
+        }
+        let tokens = at.place.rollouts.tokens(self.settings.rollout_tokens);
+        let begun: Vec<Vec<u32>> = rows.drain(..count).collect();
+        let sources = (self.settings, self.ends);
+        let step = at.place.step;
+        // inside the pool, as the steps are
+        rayon::scope(|_| write(self.model, &begun, sources, (step, tokens))).context(|| format!("step {}", step + 1))
     }
 
     fn validate(&self, at: &mut At) -> Result<()> {

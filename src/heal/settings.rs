@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{MergeOnto, Quant, Track, Train, TrainedLayers};
+use super::distilling::DivergenceKind;
+use super::hidden::HiddenStates;
+use super::rollouts::RolloutTokens;
 use super::schedule::{Decay, Schedule, warmup_steps};
 use super::settled::{is_default, settled_packing};
 use crate::Result;
@@ -136,6 +139,32 @@ pub struct HealSettings {
     pub teacher_weight: f64,
     /// Softens teacher's and model's distributions.
     pub temperature: f64,
+    /// Which divergence: `kl`, that of the model from the teacher, which temperature squared scales; `reverse-kl`; or
+    /// `jsd`, between the two. The latter are those of TRL's GKD, without that factor.
+    #[serde(skip_serializing_if = "is_default")]
+    pub divergence: DivergenceKind,
+    /// Of `jsd`: the weight of the teacher in the mixture, above 0 and below 1; 0.5 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jsd_beta: Option<f64>,
+    /// Streams that are held against the teacher's, squared differences added to the loss: `seam`, or layers, of which
+    /// it is what enters them; the number of layers is what leaves the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden_states: Option<HiddenStates>,
+    /// What the mean squared difference is multiplied with; 1 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden_weight: Option<f64>,
+    /// Share of the sequences that the model writes itself, from the beginnings of the text's; of these the divergence
+    /// from the teacher alone is learned.
+    #[serde(skip_serializing_if = "is_default")]
+    pub on_policy: f64,
+    /// Tokens that it writes at most: `64..512` begins with 64 and ends with 512 as its texts come to end in fewer
+    /// repetitions.
+    #[serde(skip_serializing_if = "is_default")]
+    pub rollout_tokens: RolloutTokens,
+    /// Of a plain text the first tokens, which it goes on with; 32 by default. Of a conversation it is all before the
+    /// last answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<usize>,
 
     /// Steps between two saved states.
     pub save_every: usize,
@@ -220,6 +249,13 @@ impl Default for HealSettings {
             teacher: None,
             teacher_weight: 0.5,
             temperature: 1.0,
+            divergence: DivergenceKind::default(),
+            jsd_beta: None,
+            hidden_states: None,
+            hidden_weight: None,
+            on_policy: 0.0,
+            rollout_tokens: RolloutTokens::default(),
+            prompt_tokens: None,
             save_every: 100,
             track: None,
             adapter_only: false,

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::measure::KnownLosses;
+use super::rollouts::RolloutLength;
+use super::settled::is_default;
 use super::tensorboard::EVENTS;
 use crate::checkpoint::{
     Index, Slot, Workplace, adopt, differences, read_json, refuse_other_work, replace_tensors, unfinished, write_file,
@@ -56,6 +58,9 @@ pub struct TrainerState {
     /// Tokens of a pass of validation, for the same reason.
     #[serde(default)]
     pub validation_tokens: Option<usize>,
+    /// How long the texts are that the model writes itself.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rollouts: RolloutLength,
 }
 
 impl TrainerState {
@@ -69,6 +74,7 @@ impl TrainerState {
             Some(policy) if policy.saved_layers > MOST_LAYERS => wrong("so many layers"),
             Some(policy) if policy.chunk_size == 0 => wrong("0 tokens at a time"),
             _ if self.validation_tokens == Some(0) => wrong("0 tokens at a time"),
+            _ if !self.rollouts.is_sound() => wrong("such texts of its own"),
             _ => Ok(()),
         }
     }

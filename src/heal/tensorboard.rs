@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::journal::Line;
+use super::journal::{Line, RolloutReport};
 use crate::checkpoint::write_file;
 use crate::{Error, Result, files};
 
@@ -63,7 +63,7 @@ fn now() -> f64 {
 /// The numbers of a line by their tags, those of the Hugging Face Trainer.
 fn numbers(line: &Line) -> Vec<(&'static str, f64)> {
     match line {
-        Line::Step { loss, cross_entropy, lr, grad_norm, tokens_per_second, .. } => {
+        Line::Step { loss, cross_entropy, hidden, rollouts, lr, grad_norm, tokens_per_second, .. } => {
             let mut numbers = vec![
                 ("train/loss", *loss),
                 ("train/learning_rate", *lr),
@@ -71,6 +71,11 @@ fn numbers(line: &Line) -> Vec<(&'static str, f64)> {
                 ("train/tokens_per_second", *tokens_per_second),
             ];
             numbers.extend(cross_entropy.map(|loss| ("train/cross_entropy", loss)));
+            numbers.extend(hidden.map(|loss| ("train/hidden", loss)));
+            if let Some(RolloutReport { most, counts }) = rollouts {
+                numbers.push(("train/repeated", counts.repeated_share()));
+                numbers.push(("train/rollout_tokens", *most as f64));
+            }
             numbers
         }
         Line::Validation { val_loss, .. } => vec![("eval/loss", *val_loss)],

@@ -3,12 +3,12 @@
 use candle_core::Tensor;
 
 use super::collective::{Alone, Collective, Sums, share};
+use super::hidden::{Held, StreamPair, TeacherStreams};
 use super::pass::{Gradients, PassLoss, PassSettings, parameters, pass};
 use super::schedule::Schedule;
 use super::settings::HealSettings;
-use crate::model::{Batch, CheckpointingPolicy, Dropout, Lesson, Lessons, Model, Observer, Said};
-use crate::ops::{self, FiniteWatch, Optimizer, clip};
-use crate::progress::Silent;
+use crate::model::{Batch, CheckpointingPolicy, Dropout, Lesson, Lessons, Model, Said};
+use crate::ops::{self, Divergence, FiniteWatch, Optimizer, clip};
 use crate::{Context, Error, Result};
 
 /// What a step did.
@@ -16,8 +16,10 @@ use crate::{Context, Error, Result};
 pub struct StepReport {
     /// The loss: mean over the targets of all sequences of the step.
     pub loss: f64,
-    /// The cross-entropy alone, the same unless there is a teacher.
-    pub cross_entropy: f64,
+    /// The cross-entropy alone, the same unless there is a teacher; absent where the model wrote all sequences itself.
+    pub cross_entropy: Option<f64>,
+    /// The mean squared difference of hidden states from the teacher's, where some are held against them.
+    pub hidden: Option<f64>,
     /// Norm of all gradients before clipping.
     pub norm: f64,
     /// The learning rate used.
@@ -33,12 +35,23 @@ enum Tutoring<'a> {
     Lessons(&'a dyn Lessons),
 }
 
+/// Tokens that are predicted in a step.
+#[derive(Clone, Copy)]
+struct Targets {
+    all: usize,
+    /// Of them, those of sequences that the model did not write itself.
+    of_text: usize,
+}
+
 /// A model in training.
 pub struct Trainer<'a> {
     model: &'a Model,
     tutor: Option<Tutoring<'a>>,
-    /// Weight of the teacher, and what softens both.
-    lesson: (f64, f64),
+    /// Weight of the teacher, what softens both, and which divergence.
+    lesson: (f64, f64, Divergence),
+    /// Streams that are held against the teacher's, and their weight.
+    pairs: Vec<StreamPair>,
+    hidden_weight: f64,
     parameters: Vec<(String, Tensor)>,
     optimizer: Optimizer,
     rates: Schedule,
@@ -72,7 +85,9 @@ impl<'a> Trainer<'a> {
         Ok(Self {
             model,
             tutor: teacher.map(Tutoring::Model),
-            lesson: (settings.teacher_weight, settings.temperature),
+            lesson: (settings.teacher_weight, settings.temperature, settings.divergence()),
+            pairs: Vec::new(),
+            hidden_weight: settings.hidden_weight(),
             parameters,
             optimizer: Optimizer::new(settings.adam()),
             rates: settings.rates(),
@@ -89,6 +104,12 @@ impl<'a> Trainer<'a> {
     #[must_use]
     pub fn taught_by(self, lessons: &'a dyn Lessons) -> Self {
         Self { tutor: Some(Tutoring::Lessons(lessons)), ..self }
+    }
+
+    /// Holds streams of the model against those of the teacher, which is a model and as wide.
+    #[must_use]
+    pub fn held_to(self, pairs: Vec<StreamPair>) -> Self {
+        Self { pairs, ..self }
     }
 
     /// Trains together with other processes, all of which make the same steps.
@@ -132,10 +153,19 @@ impl<'a> Trainer<'a> {
     /// Work: a loss, gradient or new parameter that is not finite (named with its layer or parameter), a parameter that
     /// the gradients do not reach. Interrupted.
     pub fn step(&mut self, rows: &[Vec<u32>]) -> Result<StepReport> {
+        self.step_with(rows, &[])
+    }
+
+    /// The same on `rows`, and on `written` that the model wrote itself: of those the divergence from the teacher alone
+    /// is learned.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn step_with(&mut self, rows: &[Vec<u32>], written: &[Vec<u32>]) -> Result<StepReport> {
         let step = self.optimizer.steps;
         // inside the pool, where every op is: not a thread that wakes the pool and sleeps for each of them
-        let computed = rayon::scope(|_| self.parts(rows));
-        let (parts, targets) = computed.context(|| format!("step {}", step + 1))?;
+        let computed = rayon::scope(|_| self.parts(rows, written));
+        let (parts, Targets { all: targets, of_text }) = computed.context(|| format!("step {}", step + 1))?;
         // outside it: a thread that waits for other processes takes up no work meanwhile
         let Sums { loss: sums, mut gradients } = self.collective.sum(parts).context(|| format!("step {}", step + 1))?;
         let norm = self.norm(&gradients).context(|| format!("step {}", step + 1))?;
@@ -154,10 +184,11 @@ impl<'a> Trainer<'a> {
         }
         Ok(StepReport {
             loss: sums.loss / targets as f64,
-            cross_entropy: sums.cross_entropy / targets as f64,
+            cross_entropy: (of_text > 0).then(|| sums.cross_entropy / of_text as f64),
+            hidden: (!self.pairs.is_empty()).then(|| sums.hidden / targets as f64),
             norm,
             rate,
-            tokens: rows.iter().map(Vec::len).sum(),
+            tokens: rows.iter().chain(written).map(Vec::len).sum(),
         })
     }
 
@@ -166,22 +197,34 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// As [`Trainer::step`].
     pub fn gradients(&self, rows: &[Vec<u32>]) -> Result<(PassLoss, Gradients, usize)> {
-        let (parts, targets) = self.parts(rows)?;
-        let Sums { loss, gradients } = self.collective.sum(parts)?;
-        Ok((loss, gradients, targets))
+        self.gradients_with(rows, &[])
     }
 
-    /// What this process's micro-batches of `rows` give, for [`Collective::sum`]; the targets of all rows.
-    fn parts(&self, rows: &[Vec<u32>]) -> Result<(Vec<Sums>, usize)> {
+    /// The same of `rows`, and of `written` that the model wrote itself.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn gradients_with(&self, rows: &[Vec<u32>], written: &[Vec<u32>]) -> Result<(PassLoss, Gradients, usize)> {
+        let (parts, targets) = self.parts(rows, written)?;
+        let Sums { loss, gradients } = self.collective.sum(parts)?;
+        Ok((loss, gradients, targets.all))
+    }
+
+    /// What this process's micro-batches of `rows` and `written` give, for [`Collective::sum`]; the targets of all.
+    fn parts(&self, rows: &[Vec<u32>], written: &[Vec<u32>]) -> Result<(Vec<Sums>, Targets)> {
         self.model.refresh()?;
-        let batches = Batch::pack(rows, self.pass_tokens)?;
-        let targets: usize = batches.iter().map(|batch| batch.targets().iter().flatten().count()).sum();
-        if targets == 0 {
+        let mut batches = Batch::pack(rows, self.pass_tokens)?;
+        let of_text = batches.len();
+        batches.extend(Batch::pack(written, self.pass_tokens)?);
+        let count = |batches: &[Batch]| batches.iter().map(|batch| batch.targets().iter().flatten().count()).sum();
+        let targets = Targets { all: count(&batches), of_text: count(&batches[..of_text]) };
+        let tokens = batches.iter().map(Batch::tokens).sum();
+        if targets.all == 0 {
             return Err(Error::work("no sequence of this step has a second token"));
         }
         let own = share(batches.len(), self.collective.rank(), self.collective.size());
         let streams = match self.tutor {
-            Some(Tutoring::Model(teacher)) => Some(Last::of(teacher, &batches[own.clone()])?),
+            Some(Tutoring::Model(teacher)) => Some(TeacherStreams::of(teacher, &batches[own.clone()], &self.pairs)?),
             _ => None,
         };
         let sequences = |batch: &Batch| batch.layout.segments().len();
@@ -196,17 +239,31 @@ impl<'a> Trainer<'a> {
             };
             first = end;
             let said = match (self.tutor, &streams, &known) {
-                (Some(Tutoring::Model(teacher)), Some(streams), _) => Some(Said::Now(teacher.head(), &streams[place])),
+                (Some(Tutoring::Model(teacher)), Some(streams), _) => {
+                    let last = streams[place].get(&teacher.layers());
+                    let last = last.ok_or_else(|| Error::work("the teacher gave nothing"))?;
+                    Some(Said::Now(teacher.head(), last))
+                }
                 (_, _, Some(known)) => Some(Said::Before(known)),
                 _ => None,
             };
-            let (weight, temperature) = self.lesson;
-            let lesson = said.map(|said| Lesson { said, weight, temperature });
+            let (weight, temperature, divergence) = self.lesson;
+            let is_text = index < of_text;
+            let weight = if is_text { weight } else { 1.0 };
+            let lesson = said.map(|said| Lesson { said, weight, temperature, divergence });
+            let streams = streams.as_ref().filter(|_| !self.pairs.is_empty());
+            let held = streams.map(|streams| Held {
+                pairs: &self.pairs,
+                streams: &streams[place],
+                tokens,
+                weight: self.hidden_weight,
+            });
             let settings = PassSettings {
-                factor: 1.0 / targets as f64,
+                factor: 1.0 / targets.all as f64,
                 dropout: (self.dropout > 0.0).then_some(Dropout { rate: self.dropout, seed: self.seed, micro_batch }),
                 policy: self.policy,
                 lesson,
+                held,
             };
             // one sum is enough where nobody adds before
             if place > 0 && self.collective.size() > 1 {
@@ -215,7 +272,8 @@ impl<'a> Trainer<'a> {
             let Some(sums) = parts.last_mut() else { continue };
             let pass = pass(self.model, &batches[index], &settings, &mut sums.gradients)?;
             sums.loss.loss += pass.loss;
-            sums.loss.cross_entropy += pass.cross_entropy;
+            sums.loss.cross_entropy += if is_text { pass.cross_entropy } else { 0.0 };
+            sums.loss.hidden += pass.hidden;
         }
         Ok((parts, targets))
     }
@@ -230,29 +288,5 @@ impl<'a> Trainer<'a> {
             return Err(Error::work(format!("the gradient of {} is not finite", self.parameters[broken].0)));
         }
         Ok(squares.iter().sum::<f64>().sqrt())
-    }
-}
-
-/// Keeps what leaves the last layer of each batch.
-struct Last(Vec<Option<Tensor>>, usize);
-
-impl Last {
-    fn of(model: &Model, batches: &[Batch]) -> Result<Vec<Tensor>> {
-        let mut last = Self(vec![None; batches.len()], model.layers());
-        model.run(batches, &mut last, "teacher", &Silent)?;
-        last.0.into_iter().map(|x| x.ok_or_else(|| Error::work("the teacher gave nothing"))).collect()
-    }
-}
-
-impl Observer for Last {
-    fn residual(&mut self, batch: usize, place: usize, x: &Tensor) -> Result<()> {
-        if place == self.1 {
-            self.0[batch] = Some(x.clone());
-        }
-        Ok(())
-    }
-
-    fn streams_kept(&self) -> usize {
-        1
     }
 }

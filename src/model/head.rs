@@ -8,7 +8,7 @@ use super::LoadOptions;
 use super::not_finite::overflows;
 use crate::arch::{HEAD, ModelSpec};
 use crate::checkpoint::Checkpoint;
-use crate::ops::{self, Remembered, Scored, Teacher, TopTokens, Tutor, WeightMatrix};
+use crate::ops::{self, Divergence, Remembered, Scored, Teacher, TopTokens, Tutor, WeightMatrix};
 use crate::weights::four_bit;
 use crate::weights::lora::{At, Table};
 use crate::{Context, Error, Result};
@@ -58,6 +58,8 @@ pub struct Lesson<'a> {
     pub weight: f64,
     /// Softens both distributions.
     pub temperature: f64,
+    /// Which divergence.
+    pub divergence: Divergence,
 }
 
 /// The training loss of a pass, and its gradients.
@@ -207,11 +209,11 @@ impl Head {
             _ => None,
         };
         let tutor = match (lesson, &taught) {
-            (Some(Lesson { said: Said::Now(head, _), weight, temperature }), Some(hidden)) => {
-                Some(Tutor::Live(Teacher { hidden, head: head.weight()?, weight, temperature }))
+            (Some(Lesson { said: Said::Now(head, _), weight, temperature, divergence }), Some(hidden)) => {
+                Some(Tutor::Live(Teacher { hidden, head: head.weight()?, weight, temperature, divergence }))
             }
-            (Some(Lesson { said: Said::Before(top), weight, temperature }), _) => {
-                Some(Tutor::Remembered(Remembered { top, weight, temperature }))
+            (Some(Lesson { said: Said::Before(top), weight, temperature, divergence }), _) => {
+                Some(Tutor::Remembered(Remembered { top, weight, temperature, divergence }))
             }
             _ => None,
         };

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::cuda::{self, Arg, Grid, plain as as_it_is, turned};
+use super::divergence::Divergence;
 use super::linear::{Dense, Multiply, WithWeight, with_dense};
 use super::matmul::{Matrix, Target, Weight, product_back, weight_product, weight_product_back};
 use super::row_losses::{distilled, plain, remembered};
@@ -22,6 +23,8 @@ pub struct Teacher<'a> {
     pub weight: f64,
     /// Both distributions are softened by this temperature.
     pub temperature: f64,
+    /// Which divergence.
+    pub divergence: Divergence,
 }
 
 /// A loss and its gradients.
@@ -46,6 +49,8 @@ pub struct Remembered<'a> {
     pub weight: f64,
     /// As [`Teacher::temperature`].
     pub temperature: f64,
+    /// As [`Teacher::divergence`].
+    pub divergence: Divergence,
 }
 
 /// Whom to learn from.
@@ -58,9 +63,9 @@ pub enum Tutor<'a> {
 }
 
 /// The training loss summed over the rows that have a target, with its gradients: the
-/// cross-entropy -ln p(target), or, with a teacher, (1-w)·cross-entropy + w·τ²·KL(teacher ‖ model) where both
-/// distributions are those of logits/τ (arXiv 1503.02531). Of a teacher that is remembered all tokens but its likeliest
-/// are one class, in its distribution and in the model's. `hidden` is `[t, d]` f32, already normed, `head` `[v, d]`.
+/// cross-entropy -ln p(target), or, with a teacher, (1-w)·cross-entropy + w·[`Divergence`] where both distributions are
+/// those of logits/τ. Of a teacher that is remembered all tokens but its likeliest are one class, in its distribution
+/// and in the model's. `hidden` is `[t, d]` f32, already normed, `head` `[v, d]`.
 ///
 /// # Errors
 /// Shapes that do not fit, a target beyond the vocabulary, or a device without this kernel.
@@ -147,9 +152,14 @@ fn on_gpu(
                 let others = cuda::product(as_it_is(&inputs), turned(other_matrix), DType::F32)?;
                 let tensors = [&logits, &others, &tokens, &losses].map(Arg::Tensor);
                 let (weight, temperature) = (teacher.weight as f32, teacher.temperature as f32);
-                let scalars = [Arg::Size(v), Arg::Float(weight), Arg::Float(temperature)];
+                let scalars = [weight, temperature, teacher.divergence.beta() as f32].map(Arg::Float);
+                let (kernel, scalars) = match teacher.divergence {
+                    Divergence::Kl => ("distilled", &scalars[..2]),
+                    Divergence::ReverseKl | Divergence::Jsd { .. } => ("distilled_jsd", &scalars[..]),
+                };
+                let args = [&tensors[..], &[Arg::Size(v)], scalars].concat();
                 // SAFETY: as above, and as many of the teacher's logits
-                unsafe { cuda::launch("distilled", Grid::rows(n, v), &[&tensors[..], &scalars].concat())? };
+                unsafe { cuda::launch(kernel, Grid::rows(n, v), &args)? };
             }
         }
         for losses in losses.to_vec2::<f64>()? {
@@ -329,7 +339,8 @@ mod tests {
             let (hidden, head) = ((random(1, t, d) * 3.0).unwrap(), random(2, v, d));
             let (other, other_head) = ((random(3, t, other_d) * 3.0).unwrap(), random(4, v, other_d));
             for (weight, temperature) in [(0.0, 1.0), (0.5, 1.0), (0.3, 2.0), (1.0, 4.0)] {
-                let teacher = Teacher { hidden: &other, head: &other_head, weight, temperature };
+                let divergence = Divergence::Kl;
+                let teacher = Teacher { hidden: &other, head: &other_head, weight, temperature, divergence };
                 let found = objective(&hidden, &head, &targets, Some(Tutor::Live(teacher)), true).unwrap();
                 let inputs = [&hidden, &head, &other, &other_head];
                 let (loss, dhidden, dhead) = formula(inputs, &targets, (weight, temperature));
@@ -365,7 +376,10 @@ mod tests {
         let targets = vec![Some(7); 90];
         assert!(objective(&hidden, &head, &targets[..9], None, false).is_err());
         assert!(objective(&hidden, &head, &[Some(300); 90], None, false).is_err());
-        let teacher = |head| Some(Tutor::Live(Teacher { hidden: &hidden, head, weight: 0.5, temperature: 2.0 }));
+        let teacher = |head| {
+            let divergence = Divergence::Jsd { beta: 0.4 };
+            Some(Tutor::Live(Teacher { hidden: &hidden, head, weight: 0.5, temperature: 2.0, divergence }))
+        };
         assert!(objective(&hidden, &head, &targets, teacher(&narrow), false).is_err());
         assert_same_on_any_threads(|| {
             let found = objective(&hidden, &head, &targets, teacher(&head), true).unwrap();

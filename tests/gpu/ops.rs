@@ -1,7 +1,7 @@
 //! Every op against the CPU's: the same numbers up to the order of sums.
 
 use candle_core::{DType, Device, Tensor};
-use prune::ops::{self, AdamWStep, FiniteWatch, Mask, Teacher, Tutor, WeightMatrix};
+use prune::ops::{self, AdamWStep, Divergence, FiniteWatch, Mask, Teacher, Tutor, WeightMatrix};
 
 use crate::gpu;
 use crate::numbers::{assert_close, numbers, random};
@@ -278,9 +278,15 @@ fn objective() {
         let (hidden, head) = ((random(1, t, d) * 3.0).unwrap(), random(2, v, d));
         let (other, other_head) = ((random(3, t, other_d) * 3.0).unwrap(), random(4, v, other_d));
         let (moved, moved_head) = (on(&other), on(&other_head));
-        for lesson in [None, Some((0.3, 2.0)), Some((1.0, 1.0))] {
+        let lessons = [(0.3, 2.0), (1.0, 1.0)].into_iter().flat_map(|(weight, temperature)| {
+            let all = [Divergence::Kl, Divergence::ReverseKl, Divergence::Jsd { beta: 0.3 }];
+            all.map(|divergence| Some((weight, temperature, divergence)))
+        });
+        for lesson in [None].into_iter().chain(lessons) {
             let teacher = |hidden, head| {
-                lesson.map(|(weight, temperature)| Tutor::Live(Teacher { hidden, head, weight, temperature }))
+                lesson.map(|(weight, temperature, divergence)| {
+                    Tutor::Live(Teacher { hidden, head, weight, temperature, divergence })
+                })
             };
             let found = ops::objective(&on(&hidden), &on(&head), &targets, teacher(&moved, &moved_head), true).unwrap();
             let expected = ops::objective(&hidden, &head, &targets, teacher(&other, &other_head), true).unwrap();

@@ -1,5 +1,5 @@
-//! The small recordings of `tests/data/golden`: NF4, an adapter and its training, distances. The questions are
-//! `eval`'s.
+//! The small recordings of `tests/data/golden`: NF4, an adapter and its training, distances, divergences. The
+//! questions are `eval`'s.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,11 @@ use prune::heal::schedule::Decay;
 use prune::heal::{HealSettings, Quant, Trainer, parameters};
 use prune::importance::{Probe, Scores, Streams, Watch, metric};
 use prune::model::{Batch, CheckpointingPolicy, LoadOptions, Model, ModelOptions};
-use prune::ops::Layout;
 use prune::ops::nf4::{BLOCK, CODES, Nf4Weight, SCALE_BLOCK, Scales, dynamic_map};
+use prune::ops::{self, Divergence, Layout, Teacher, Tutor};
 use prune::progress::Silent;
 use prune::weights::lora::Adapters;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::arch::cases::{Case, read, weights};
@@ -203,4 +204,39 @@ fn distances_are_those_of_f64() {
     let layout = Layout::sequences(vec![t; samples]).unwrap();
     probe.observe_batch(&Streams::Numbers { states: &states, d }, &layout).unwrap();
     near("streams", &probe.finish().unwrap()[0], &golden.0["recorded.distances"], 1e-14);
+}
+
+/// Every divergence from a teacher and its gradient are those of TRL's GKD, at every beta and temperature; of KL
+/// without the temperature squared, which is not there.
+#[test]
+fn divergences_are_those_of_trl() {
+    let record: Value = serde_json::from_slice(&std::fs::read(path("divergences.json")).unwrap()).unwrap();
+    let rows = |value: &Value| -> Tensor {
+        let rows: Vec<Vec<f64>> = serde_json::from_value(value.clone()).unwrap();
+        let (n, v) = (rows.len(), rows[0].len());
+        Tensor::from_vec(rows.concat(), (n, v), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
+    };
+    let (student, teacher) = (rows(&record["student"]), rows(&record["teacher"]));
+    let (n, v) = student.dims2().unwrap();
+    let identity = Tensor::eye(v, DType::F32, &Device::Cpu).unwrap();
+    let cases = record["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 8);
+    for case in cases {
+        let [beta, temperature, loss] = ["beta", "temperature", "loss"].map(|key| case[key].as_f64().unwrap());
+        let (divergence, scale) = match beta {
+            0.0 => (Divergence::Kl, temperature * temperature),
+            1.0 => (Divergence::ReverseKl, 1.0),
+            beta => (Divergence::Jsd { beta }, 1.0),
+        };
+        let lesson = Teacher { hidden: &teacher, head: &identity, weight: 1.0, temperature, divergence };
+        let found = ops::objective(&student, &identity, &vec![Some(0); n], Some(Tutor::Live(lesson)), false).unwrap();
+        let off = (found.loss / scale - loss).abs();
+        assert!(off < 1e-6 * loss.max(1.0), "beta {beta}, temperature {temperature}: {} {loss}", found.loss / scale);
+        let gradient = ((found.hidden.to_dtype(DType::F64).unwrap() / scale).unwrap()
+            - rows(&case["gradient"]).to_dtype(DType::F64).unwrap())
+        .unwrap();
+        let off: f64 = gradient.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap();
+        println!("beta {beta}, temperature {temperature}: gradient off by {off:e}");
+        assert!(off < 1e-6, "beta {beta}, temperature {temperature}: a gradient is off by {off:e}");
+    }
 }

@@ -162,6 +162,9 @@ impl Checked<'_> {
         let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, self.checkpoint)?;
         settings.max_shard_size.parse::<ByteSize>().context(|| "max_shard_size")?;
         let taught = Taught::open(settings, progress)?;
+        if let Some(taught) = &taught {
+            taught.check_model(settings, self.spec)?;
+        }
         let teacher = taught.as_ref().and_then(Taught::model).cloned();
         let reference =
             settings.reference.as_deref().map(|model| open::checkpoint(Some(model), progress)).transpose()?;

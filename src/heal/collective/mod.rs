@@ -34,6 +34,7 @@ impl Sums {
     pub fn add(&mut self, next: Self) -> Result<()> {
         self.loss.loss += next.loss.loss;
         self.loss.cross_entropy += next.loss.cross_entropy;
+        self.loss.hidden += next.loss.hidden;
         next.gradients.into_iter().try_for_each(|(name, gradient)| add(&mut self.gradients, name, gradient))
     }
 }

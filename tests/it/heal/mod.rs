@@ -5,6 +5,7 @@ mod cards;
 mod chat;
 mod chat_trl;
 mod depth;
+mod distilled;
 mod dora;
 mod four_bit;
 mod gradients;
