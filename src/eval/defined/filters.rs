@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::bbh;
 use super::definition::Key;
 use super::yaml::{Kind, Node};
+use super::{bbh, programs};
 use crate::eval::fields::{Fields, texts};
 use crate::eval::python::{Found, Pattern, strip};
 use crate::{Error, Result};
@@ -32,6 +32,10 @@ enum Step {
     FirstOf(usize),
     Majority,
     First,
+    /// A program is the beginning in the field `prompt` and the response.
+    Begun { block: bool },
+    /// A program is the first block of code in the response, which goes on with one.
+    Block,
 }
 
 /// `regex`: which match of which expression, and what is said where there is none.
@@ -75,6 +79,9 @@ const STEPS: &[(&str, &[&str])] = &[
     ("lowercase", &[]),
     ("uppercase", &[]),
     ("map", &["mapping_dict", "default_value"]),
+    ("humaneval_predictions", &[]),
+    ("humaneval_instruct_predictions", &[]),
+    ("mbpp_code_block", &[]),
     ("take_first_k", &["k"]),
     ("majority_vote", &[]),
     ("take_first", &[]),
@@ -111,10 +118,6 @@ pub(super) fn pipelines(key: &Key, repeats: usize) -> Result<Vec<Pipeline>> {
                 return Err(key.fault_at(node.line, what));
             }
             built.push(step(key, node, repeats)?);
-        }
-        if !matches!(built.last(), Some(Step::First)) {
-            let what = format!("{name} leaves a list of responses, which no metric takes; let take_first be the last");
-            return Err(key.fault_at(node.line, what));
         }
         if all.iter().any(|known| known.name == name) {
             return Err(key.fault_at(node.line, format!("{name} is there twice")));
@@ -210,6 +213,9 @@ fn step(key: &Key, node: &Node, repeats: usize) -> Result<Step> {
             let k = whole("k")?.and_then(|k| usize::try_from(k).ok()).filter(|k| (1..=repeats).contains(k));
             Step::FirstOf(k.ok_or_else(|| fault(format!("k: expected a number from 1 to repeats, {repeats}")))?)
         }
+        "humaneval_predictions" => Step::Begun { block: false },
+        "humaneval_instruct_predictions" => Step::Begun { block: true },
+        "mbpp_code_block" => Step::Block,
         "majority_vote" => Step::Majority,
         _ => Step::First,
     })
@@ -241,17 +247,22 @@ impl Pipeline {
         self.steps.iter().all(|step| matches!(step, Step::First | Step::FirstOf(_) | Step::Majority))
     }
 
-    /// What it takes of the responses to a document.
+    /// Whether all responses are left.
+    pub(super) fn takes_all(&self) -> bool {
+        !matches!(self.steps.last(), Some(Step::First))
+    }
+
+    /// What it takes of the responses to a document: one, or as many as it leaves.
     ///
     /// # Errors
     /// Work: an expression that takes too many steps; a document without choices.
-    pub(super) fn apply(&self, document: &Fields, responses: Vec<String>) -> Result<String> {
+    pub(super) fn apply(&self, document: &Fields, responses: Vec<String>) -> Result<Vec<String>> {
         let mut responses = responses;
         for step in &self.steps {
             responses =
                 step.apply(document, responses).map_err(|fault| Error::work(format!("{}: {fault}", self.name)))?;
         }
-        Ok(responses.into_iter().next().unwrap_or_default())
+        Ok(responses)
     }
 }
 
@@ -288,6 +299,11 @@ impl Step {
             Self::Lower => each(&|text| Ok(text.to_lowercase())),
             Self::Upper => each(&|text| Ok(text.to_uppercase())),
             Self::Map { mapping, default } => each(&|text| Ok(mapping.get(text).unwrap_or(default).clone())),
+            Self::Begun { block } => {
+                let prompt = document.get("prompt").and_then(Value::as_str).ok_or("field prompt is no text")?;
+                each(&|text| Ok(programs::begun(prompt, text, *block)))
+            }
+            Self::Block => each(&programs::block),
             Self::FirstOf(count) => {
                 responses.truncate(*count);
                 Ok(responses)
