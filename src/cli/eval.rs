@@ -20,7 +20,9 @@ use super::compute::ComputeArgs;
   prune eval ./llama-24 --include-path ./tasks --tasks rivers         own tasks, as lm-eval's YAML files have them
   prune eval ./llama-24 --tasks text:validation.jsonl                 mean token loss on any text
   prune eval ./llama-it --tasks boolq --apply-chat-template           a chat model, asked in conversations
-  prune eval ./llama-24 --tasks boolq --against dense/results -o out  difference to that run")]
+  prune eval ./llama-24 --tasks boolq --against dense/results -o out  difference to that run
+  prune eval ./llama-24 --tasks boolq --shard 1/2 -o one              a share of the questions
+  prune eval ./llama-24 --tasks boolq --merge one two -o results      all shares together")]
 pub(crate) struct EvalArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
     #[arg(required_unless_present = "config")]

@@ -177,12 +177,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// The end of the context, so that as many new tokens as may be have room behind it.
-    fn generation(
-        &self,
-        asked: &mut DocumentRequests,
-        context: &Prompt,
-        targets: ScoredTargets,
-    ) -> Result<()> {
+    fn generation(&self, asked: &mut DocumentRequests, context: &Prompt, targets: ScoredTargets) -> Result<()> {
         let most = targets.len();
         let Some(longest) = self.max_length.checked_sub(most).filter(|longest| *longest > 0) else {
             return Err(Error::request(format!(

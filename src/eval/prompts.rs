@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::chat::AppliedTemplate;
-use super::examples::Examples;
 use super::defined::kept;
+use super::examples::Examples;
 use super::fields::Fields;
 use super::gen_kwargs::GenKwargs;
 use super::request::{Draws, Request};

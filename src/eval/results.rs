@@ -15,9 +15,9 @@ use super::python::to_json_pretty;
 use super::samples::{self, Hashes};
 use super::settings::EvalSettings;
 use super::tasks::{About, Config, Sampler};
+use crate::Result;
 use crate::checkpoint::{create_dir, write_new};
 use crate::data::TextSplit;
-use crate::Result;
 
 /// What the files say about the model.
 #[derive(Clone, Debug, Default)]

@@ -95,13 +95,7 @@ fn response(answer: &Answer) -> Value {
 }
 
 /// Writes a line for each document, filter after filter.
-pub(super) fn write(
-    path: &Path,
-    part: &Part,
-    score: &TaskScore,
-    hashes: &Hashes,
-    asked: Asked<'_>,
-) -> Result<()> {
+pub(super) fn write(path: &Path, part: &Part, score: &TaskScore, hashes: &Hashes, asked: Asked<'_>) -> Result<()> {
     written(path, &mut |out| lines(out, part, score, hashes, asked))
 }
 
@@ -113,13 +107,7 @@ fn written(path: &Path, lines: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>)
     out.flush().map_err(io)
 }
 
-fn lines(
-    out: &mut dyn Write,
-    part: &Part,
-    score: &TaskScore,
-    hashes: &Hashes,
-    asked: Asked<'_>,
-) -> io::Result<()> {
+fn lines(out: &mut dyn Write, part: &Part, score: &TaskScore, hashes: &Hashes, asked: Asked<'_>) -> io::Result<()> {
     let About { filters, metrics, .. } = *part.leaf.task.about();
     for (place, filter) in filters.iter().enumerate() {
         let measured = place * metrics.len()..(place + 1) * metrics.len();

@@ -207,10 +207,15 @@ impl EvalSettings {
         }
         self.kwargs()?;
         if let Some(python) = self.python.as_deref().filter(|_| self.run_code != Some(true)) {
-            return Err(Error::request(format!("--python {}: it is for --run-code, which is not given", python.display())));
+            return Err(Error::request(format!(
+                "--python {}: it is for --run-code, which is not given",
+                python.display()
+            )));
         }
         if self.run_code == Some(false) && self.out.is_none() {
-            return Err(Error::request("--run-code false: programs are written to be run elsewhere; --out says where to"));
+            return Err(Error::request(
+                "--run-code false: programs are written to be run elsewhere; --out says where to",
+            ));
         }
         let (shares, merges) = (self.shard.is_some(), !self.merge.is_empty());
         for (is_wrong, fault) in [

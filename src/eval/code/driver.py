@@ -1,6 +1,6 @@
 # Runs the program on standard input in a process of its own, and says `passed` or `failed`, and `apart` where the
 # system gave it a network of its own, with nothing in it. Arguments: seconds, bytes of memory, bytes of a file.
-import os, resource, select, signal, sys, time
+import os, resource, select, shutil, signal, subprocess, sys, time
 
 SECONDS, MEMORY, SIZE = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 PROCESSES = 32

@@ -6,7 +6,7 @@ use crate::progress::Silent;
 /// A runner with little patience; nothing where there is no Python.
 fn runner() -> Option<CodeRunner> {
     let runner = CodeRunner::open(None, &Silent).ok()?;
-    Some(CodeRunner { seconds: 1.0, ..runner })
+    Some(CodeRunner { seconds: 2.0, ..runner })
 }
 
 #[test]
@@ -57,11 +57,11 @@ fn nothing_of_a_program_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let sign = dir.path().join("alive");
     let program = format!(
-        "import posix, time\nif posix.fork() == 0:\n    time.sleep(1.5)\n    open({:?}, 'w').close()\nraise ValueError",
+        "import posix, time\nif posix.fork() == 0:\n    time.sleep(3)\n    open({:?}, 'w').close()\nraise ValueError",
         sign.display().to_string()
     );
     assert!(!runner.run(&program).unwrap().passed);
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(4));
     assert!(!sign.exists());
 }
 

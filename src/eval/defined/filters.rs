@@ -21,19 +21,32 @@ pub(super) struct Pipeline {
 #[derive(Debug)]
 enum Step {
     Regex(Extract),
-    Choice { extract: Extract, ignore: Ignore, in_input: bool },
-    Mapped { extract: Extract, ignore: Ignore, values: Vec<(Pattern, String)> },
+    Choice {
+        extract: Extract,
+        ignore: Ignore,
+        in_input: bool,
+    },
+    Mapped {
+        extract: Extract,
+        ignore: Ignore,
+        values: Vec<(Pattern, String)>,
+    },
     Number(Extract),
     SortedWords,
     Strip,
     Lower,
     Upper,
-    Map { mapping: BTreeMap<String, String>, default: String },
+    Map {
+        mapping: BTreeMap<String, String>,
+        default: String,
+    },
     FirstOf(usize),
     Majority,
     First,
     /// A program is the beginning in the field `prompt` and the response.
-    Begun { block: bool },
+    Begun {
+        block: bool,
+    },
     /// A program is the first block of code in the response, which goes on with one.
     Block,
 }
@@ -95,12 +108,12 @@ const OTHERS: &[(&str, &str)] = &[
     ("decontaminate", "needs an index of training data"),
 ];
 
-/// Filters of `filter_list`.
+/// Filters of `filter_list`, which take one response, or with `takes_all` may take all.
 ///
 /// # Errors
 /// Request: a filter or a setting that is not known, an expression that is none, a filter that leaves several
 /// responses.
-pub(super) fn pipelines(key: &Key, repeats: usize) -> Result<Vec<Pipeline>> {
+pub(super) fn pipelines(key: &Key, repeats: usize, takes_all: bool) -> Result<Vec<Pipeline>> {
     let list = key.value.list().filter(|list| !list.is_empty());
     let list = list.ok_or_else(|| key.fault("expected a list of filters, each with name and filter"))?;
     let mut all: Vec<Pipeline> = Vec::new();
@@ -118,6 +131,10 @@ pub(super) fn pipelines(key: &Key, repeats: usize) -> Result<Vec<Pipeline>> {
                 return Err(key.fault_at(node.line, what));
             }
             built.push(step(key, node, repeats)?);
+        }
+        if !takes_all && !matches!(built.last(), Some(Step::First)) {
+            let what = format!("{name} leaves a list of responses, which no metric takes; let take_first be the last");
+            return Err(key.fault_at(node.line, what));
         }
         if all.iter().any(|known| known.name == name) {
             return Err(key.fault_at(node.line, format!("{name} is there twice")));

@@ -15,8 +15,7 @@ pub(super) fn begun(prompt: &str, response: &str, block: bool) -> String {
 /// # Errors
 /// A response that takes too many steps.
 pub(super) fn block(response: &str) -> Result<String, String> {
-    static BLOCK: LazyLock<Result<Pattern, String>> =
-        LazyLock::new(|| Pattern::new(r"(?s)```(?:\w+)?\n?(.*?)\n?```"));
+    static BLOCK: LazyLock<Result<Pattern, String>> = LazyLock::new(|| Pattern::new(r"(?s)```(?:\w+)?\n?(.*?)\n?```"));
     let block = BLOCK.as_ref().map_err(Clone::clone)?;
     let found = block.find_all(&format!("```{response}"))?;
     let found = if found.is_empty() { block.find_all(&response.replace("```python", "```"))? } else { found };

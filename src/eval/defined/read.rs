@@ -15,7 +15,7 @@ use super::task::{Asks, FileTask};
 use super::yaml::{Kind, Node};
 use crate::Result;
 use crate::eval::gen_kwargs::GenKwargs;
-use crate::eval::metrics::{TaskMetric, Takes};
+use crate::eval::metrics::{Takes, TaskMetric};
 use crate::eval::request::Draws;
 use crate::eval::tasks::{About, Config, Filter, OutputType, Sampler, Task, UNVERSIONED};
 
@@ -108,17 +108,18 @@ fn build(definition: &Definition, name: &str) -> Result<FileTask> {
         check_shots(key)?;
     }
     let repeats = definition.get("repeats").map_or(Ok(1), Key::count)?.max(1);
-    let filters = definition.get("filter_list").map(|key| pipelines(key, repeats)).transpose()?;
+    let measured = match definition.get("metric_list") {
+        Some(key) => Measured::new(key, output, repeats)?,
+        None => Measured::default_of(output),
+    };
+    let is_code = measured.metrics.iter().any(|metric| matches!(metric.takes, Takes::Passed(_)));
+    let filters = definition.get("filter_list").map(|key| pipelines(key, repeats, is_code)).transpose()?;
     let all = filters.unwrap_or_else(|| vec![Pipeline::first()]);
     if let (Some(key), false) = (definition.get("filter_list"), output == OutputType::Generate)
         && let Some(filter) = all.iter().find(|filter| !filter.is_plain())
     {
         return Err(key.fault(format!("{}: only answers of generate_until are texts to filter", filter.name)));
     }
-    let measured = match definition.get("metric_list") {
-        Some(key) => Measured::new(key, output, repeats)?,
-        None => Measured::default_of(output),
-    };
     check_programs(definition, &measured, &all)?;
     let delimiter = |key: &str, default: &'static str| definition.text(key).map(|text| text.map_or(default, kept));
     let own = [delimiter("target_delimiter", " ")?, delimiter("fewshot_delimiter", "\n\n")?];
@@ -197,15 +198,11 @@ fn build(definition: &Definition, name: &str) -> Result<FileTask> {
     })
 }
 
-/// Programs are measured by whether they pass, and by nothing else; other answers are no programs.
+/// Programs are measured by whether they pass, and by nothing else.
 fn check_programs(definition: &Definition, measured: &Measured, filters: &[Pipeline]) -> Result<()> {
     let is_passed = |metric: &TaskMetric| matches!(metric.takes, Takes::Passed(_));
     let Some(key) = definition.get("metric_list").filter(|_| measured.metrics.iter().any(is_passed)) else {
-        let list = filters.iter().find(|filter| filter.takes_all());
-        return list.map_or(Ok(()), |filter| {
-            let what = "leaves a list of responses, which only pass_at_k takes; let take_first be the last";
-            Err(definition.fault(format!("filter_list: {} {what}", filter.name)))
-        });
+        return Ok(());
     };
     if filters.len() > 1 || !measured.metrics.iter().all(is_passed) {
         return Err(key.fault("programs have one filter, and are measured by pass_at_k or pass_at_1 alone"));
@@ -307,7 +304,11 @@ fn asks(definition: &Definition, shots: Option<&Key>, output: OutputType) -> Res
 }
 
 /// How answers are generated; nothing where they are not.
-fn said(definition: &Definition, output: OutputType, delimiter: &'static str) -> Result<Option<(GenKwargs, Option<Draws>)>> {
+fn said(
+    definition: &Definition,
+    output: OutputType,
+    delimiter: &'static str,
+) -> Result<Option<(GenKwargs, Option<Draws>)>> {
     if output != OutputType::Generate {
         return Ok(None);
     }

@@ -194,8 +194,20 @@ impl<'a> Evaluation<'a> {
             load_options: LoadOptions { adapters: adapters.map(Arc::new), ..LoadOptions::default() },
             ..ModelOptions::default()
         };
-        let evaluation =
-            Self { settings, place, checkpoint, spec, options, about, endings, cached_tokens, other, job, known, runner };
+        let evaluation = Self {
+            settings,
+            place,
+            checkpoint,
+            spec,
+            options,
+            about,
+            endings,
+            cached_tokens,
+            other,
+            job,
+            known,
+            runner,
+        };
         if let Some(place) = evaluation.place.as_ref().filter(|_| !evaluation.is_found()) {
             place.refuse_taken(true)?;
         }

@@ -90,7 +90,8 @@ impl Evaluation<'_> {
         let own = passes.iter().enumerate().filter(|(place, _)| is_own(*place)).map(|(_, pass)| pass);
         let own_batches = batches.iter().enumerate().filter(|(place, _)| is_own(passes.len() + place));
         let own_batches: Vec<&Vec<usize>> = own_batches.map(|(_, batch)| batch).collect();
-        let generated = own_batches.iter().copied().flatten().filter_map(|request| generate::room(&job.requests[*request]));
+        let generated =
+            own_batches.iter().copied().flatten().filter_map(|request| generate::room(&job.requests[*request]));
         let report = PassReport {
             residency: fit.residency,
             weight_bytes: fit.weight_bytes,

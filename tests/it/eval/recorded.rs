@@ -11,7 +11,7 @@ use prune::eval::code::{CodeRunner, pass_at_k};
 use prune::eval::defined::TaskFiles;
 use prune::eval::encode::Encoder;
 use prune::eval::fields::Fields;
-use prune::eval::metrics::{TaskMetric, Takes};
+use prune::eval::metrics::{Takes, TaskMetric};
 use prune::eval::outcome::Measure;
 use prune::eval::passes::ScoredTargets;
 use prune::eval::prompts::prompts;
