@@ -94,7 +94,8 @@ def main():
     os.waitpid(child, 0)
     print("passed" if said == token else "failed", "apart" if cut else "beside", flush=True)
     # all that the program started, and this process
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
 
 
 main()

@@ -124,6 +124,8 @@ impl CodeRunner {
         // the order of a set of texts is the same in every run
         command.envs([("PYTHONHASHSEED", "0"), ("LANG", "C.UTF-8"), ("OMP_NUM_THREADS", "1")]);
         command.envs([("OPENBLAS_NUM_THREADS", "1"), ("PYTHONDONTWRITEBYTECODE", "1")]);
+        // what numpy sets otherwise, by a function that is taken away
+        command.envs([("OPENBLAS_MAIN_FREE", "1"), ("GOTOBLAS_MAIN_FREE", "1")]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
