@@ -6,6 +6,7 @@ use clap::Args;
 use prune::Result;
 use prune::commands::eval;
 use prune::eval::settings::ChatTemplate;
+use prune::eval::shard::EvalShard;
 use serde::Serialize;
 
 use super::Context;
@@ -19,7 +20,9 @@ use super::compute::ComputeArgs;
   prune eval ./llama-24 --include-path ./tasks --tasks rivers         own tasks, as lm-eval's YAML files have them
   prune eval ./llama-24 --tasks text:validation.jsonl                 mean token loss on any text
   prune eval ./llama-it --tasks boolq --apply-chat-template           a chat model, asked in conversations
-  prune eval ./llama-24 --tasks boolq --against dense/results -o out  difference to that run")]
+  prune eval ./llama-24 --tasks boolq --against dense/results -o out  difference to that run
+  prune eval ./llama-24 --tasks boolq --shard 1/2 -o one              a share of the questions
+  prune eval ./llama-24 --tasks boolq --merge one two -o results      all shares together")]
 pub(crate) struct EvalArgs {
     /// Model: a directory or a hub id (org/name, org/name@revision)
     #[arg(required_unless_present = "config")]
@@ -29,8 +32,8 @@ pub(crate) struct EvalArgs {
     adapter: Option<PathBuf>,
     /// Tasks and groups, separated by commas: mmlu, mmlu_stem, boolq, hellaswag, arc_easy, arc_challenge, piqa,
     /// winogrande, openbookqa, commonsense_qa, truthfulqa_mc1, truthfulqa_mc2, race, copa, rte, cb, lambada_openai,
-    /// gsm8k, gsm8k_cot, gsm8k_cot_zeroshot, gsm8k_cot_llama, ifeval, nq_open, triviaqa, mmlu_pro, bbh_fewshot,
-    /// bbh_zeroshot, bbh_cot_fewshot, bbh_cot_zeroshot, wikitext, c4, text:FILE...
+    /// gsm8k, gsm8k_cot, gsm8k_cot_zeroshot, gsm8k_cot_llama, ifeval, humaneval, humaneval_64, mbpp, nq_open,
+    /// triviaqa, mmlu_pro, bbh_fewshot, bbh_zeroshot, bbh_cot_fewshot, bbh_cot_zeroshot, wikitext, c4, text:FILE...
     #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "config")]
     tasks: Vec<String>,
     /// Folder of tasks in lm-evaluation-harness's YAML files, to be named in --tasks
@@ -57,6 +60,15 @@ pub(crate) struct EvalArgs {
     /// First questions of each task: a number, or a share when below 1
     #[arg(long, value_name = "N")]
     limit: Option<f64>,
+    /// How answers are generated, over what the tasks say: temperature=0.8,top_p=0.95,max_gen_toks=512, or JSON
+    #[arg(long, value_name = "KWARGS")]
+    gen_kwargs: Option<String>,
+    /// Run the programs that the model writes for humaneval and mbpp; false: write them to be run elsewhere
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    run_code: Option<bool>,
+    /// Python that runs them [default: python3]
+    #[arg(long, value_name = "FILE")]
+    python: Option<PathBuf>,
     /// Equal a version of lm-evaluation-harness in everything, oddities included
     #[arg(long, value_name = "VERSION", value_parser = ["lm-eval-0.4.0", "lm-eval-0.4.13"])]
     compat: Option<String>,
@@ -69,7 +81,7 @@ pub(crate) struct EvalArgs {
     /// Score MMLU, BoolQ and C4 the way the scripts of arXiv 2403.17887 do
     #[arg(long)]
     paper: bool,
-    /// Seed of the few-shot examples [default: 1234]
+    /// Seed of the few-shot examples and of drawn answers [default: 1234]
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
     /// Directory for results and samples; a stopped run goes on there
@@ -78,6 +90,12 @@ pub(crate) struct EvalArgs {
     /// Results of another run to compare with, question by question
     #[arg(long, value_name = "RESULTS")]
     against: Option<PathBuf>,
+    /// Answer a share of the questions here: 1/3 is the first of three, each in an --out of its own
+    #[arg(long, value_name = "I/N")]
+    shard: Option<EvalShard>,
+    /// Put the shares in these directories together, the other settings being the same
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    merge: Vec<PathBuf>,
     /// Replace results that prune made before; files of others are never touched
     #[arg(long)]
     force: bool,

@@ -10,6 +10,7 @@ use crate::checkpoint::Hub;
 use crate::eval::compare::Comparison;
 use crate::eval::evaluation::{Asked, Evaluation, PassReport, ScoredModel, Tokenized};
 use crate::eval::settings::EvalSettings;
+use crate::eval::shard::EvalShard;
 use crate::eval::source::TaskSource;
 use crate::eval::table::{self, FigureReport};
 use crate::eval::tasks::Task;
@@ -33,6 +34,9 @@ pub struct EvalReport {
     pub kept: Vec<String>,
     /// Whether everything was there, and nothing was done.
     pub found: bool,
+    /// Which share was answered, where it was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<EvalShard>,
     /// Where the results are.
     pub out: Option<PathBuf>,
     /// Files written.
@@ -88,10 +92,16 @@ fn evaluate(
         passes: plan.report.clone(),
         kept: evaluation.kept(),
         found: evaluation.is_found(),
+        shard: settings.shard,
         out: settings.out.clone(),
         written: Vec::new(),
     };
     if settings.dry_run {
+        return Ok(report);
+    }
+    if settings.shard.is_some() {
+        evaluation.run_share(&mut plan, progress)?;
+        report.passes = plan.report;
         return Ok(report);
     }
     let scores = evaluation.run(&mut plan, progress)?;

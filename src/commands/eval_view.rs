@@ -59,6 +59,9 @@ impl EvalReport {
                 let _ = writeln!(text, "\n{task} {metric} is degenerate: {}{share}", degenerate.words());
             }
         }
+        if let Some((shard, out)) = self.shard.zip(self.out.as_deref()) {
+            let _ = writeln!(text, "share {shard} is answered in {}; --merge puts all shares together", out.display());
+        }
         if !self.written.is_empty() {
             text.push('\n');
         }

@@ -105,7 +105,13 @@ impl Before {
             let Some(place) = named.or_else(|| places.next()) else {
                 return refuse(&format!("of {name} with other data or settings"));
             };
-            known.insert(place, self.finished.outcomes(name, &job.parts[place])?);
+            let outcomes = self.finished.outcomes(name, &job.parts[place])?;
+            let is_code = job.parts[place].leaf.task.about().is_code();
+            // programs that were written and not run are asked for again where they are to be run
+            if is_code && settings.run_code == Some(true) && outcomes.iter().any(|outcome| outcome.passed.is_empty()) {
+                continue;
+            }
+            known.insert(place, outcomes);
         }
         Ok(known)
     }

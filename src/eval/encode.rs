@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::passes::{ScoredTargets, TokenRequest};
 use super::prompts::AskedDocument;
 use super::python::rstrip;
-use super::request::{MAX_GEN_TOKS, Prompt, Request};
+use super::request::{Draw, Draws, MAX_GEN_TOKS, Prompt, Request};
 use super::room::{Taken, size};
 use super::settings::Compat;
 use crate::data::{Special, Tokenizer};
@@ -114,8 +114,18 @@ impl<'a> Encoder<'a> {
                     self.continuation(&mut asked, &context.text(), continuation, &mut last)
                 }
                 Request::LogLikelihoodRolling { text } => self.text(&mut asked, text),
-                Request::GenerateUntil { context, until, max_gen_toks } => {
-                    self.generation(&mut asked, context, until, max_gen_toks.unwrap_or(MAX_GEN_TOKS))
+                Request::GenerateUntil { context, until, max_gen_toks, draws } => {
+                    let each = |sample: usize, draws: &Draws| Draw {
+                        draws: *draws,
+                        item: document.id as u64,
+                        sample: sample as u64,
+                    };
+                    let answers = draws.as_ref().map_or(1, |draws| draws.repeats.max(1));
+                    (0..answers).try_for_each(|sample| {
+                        let draw = draws.as_ref().map(|draws| each(sample, draws));
+                        let most = max_gen_toks.unwrap_or(MAX_GEN_TOKS);
+                        self.generation(&mut asked, context, ScoredTargets::Until { until, most, draw })
+                    })
                 }
             }?;
         }
@@ -167,13 +177,8 @@ impl<'a> Encoder<'a> {
     }
 
     /// The end of the context, so that as many new tokens as may be have room behind it.
-    fn generation(
-        &self,
-        asked: &mut DocumentRequests,
-        context: &Prompt,
-        until: &'static [&'static str],
-        most: usize,
-    ) -> Result<()> {
+    fn generation(&self, asked: &mut DocumentRequests, context: &Prompt, targets: ScoredTargets) -> Result<()> {
+        let most = targets.len();
         let Some(longest) = self.max_length.checked_sub(most).filter(|longest| *longest > 0) else {
             return Err(Error::request(format!(
                 "{most} new tokens leave no room for a question in the {} that the model reads at most",
@@ -181,7 +186,7 @@ impl<'a> Encoder<'a> {
             )));
         };
         let input = self.fit(asked, &self.tokens(&context.text())?, longest)?;
-        asked.add(TokenRequest { from: input.len() - 1, input, targets: ScoredTargets::Until { until, most } })
+        asked.add(TokenRequest { from: input.len() - 1, input, targets })
     }
 
     /// One request: all but the last token go in, those from `context` on are scored.

@@ -194,7 +194,8 @@ impl Finished {
             let document = document.ok_or_else(|| row.fault("is not the document that was asked for"))?;
             let found = answers(&row.fields, &document.requests);
             let found = found.ok_or_else(|| row.fault("holds no answers of this program"))?;
-            outcomes.push(judge(part.leaf.task, document, found).context(|| &row.place)?);
+            let passed = passed(&row.fields);
+            outcomes.push(judge(part.leaf.task, document, found, passed).context(|| &row.place)?);
         }
         if documents.next().is_some() {
             return Err(Error::work(format!("{}: documents are missing", path.display())));
@@ -215,8 +216,14 @@ fn chosen(line: &Map<String, Value>) -> Option<usize> {
     first_greatest(&likelihoods)
 }
 
+/// Which of a document's programs passed.
+fn passed(line: &Map<String, Value>) -> Vec<bool> {
+    line.get("passed").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_bool).collect()
+}
+
 /// The answers to a document's requests in its line of samples.
 fn answers(line: &Map<String, Value>, requests: &[Request]) -> Option<Vec<Answer>> {
+    let said = |response: &Value| Some(Answer::Text(response.as_str()?.to_owned()));
     let number = |value: &Value| value.as_str()?.parse::<f64>().ok();
     let answer = |(request, response): (&Request, &Value)| match request {
         Request::LogLikelihood { .. } => {
@@ -227,8 +234,11 @@ fn answers(line: &Map<String, Value>, requests: &[Request]) -> Option<Vec<Answer
             let (own, tokens) = pair(line.get(TaskMetric::LOSS.name)?)?;
             Some(Answer::Rolling { log_likelihood: number(response)?, own, tokens: tokens as usize })
         }
-        Request::GenerateUntil { .. } => Some(Answer::Text(response.as_str()?.to_owned())),
+        Request::GenerateUntil { .. } => said(response),
     };
+    if let ([Request::GenerateUntil { draws: Some(draws), .. }], Some(drawn)) = (requests, line.get("resps")?.get(0)) {
+        return drawn.as_array().filter(|all| all.len() == draws.repeats)?.iter().map(said).collect();
+    }
     let responses = line.get("resps")?.as_array().filter(|responses| responses.len() == requests.len())?;
     requests.iter().zip(responses).map(|(request, response)| answer((request, response.get(0)?))).collect()
 }

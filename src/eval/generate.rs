@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::passes::{ScoredTargets, TokenRequest};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Tokenizer, end_tokens, repetition_penalty};
-use crate::model::{Ended, Growing, Model, Speaker, Together, Wanted, likeliest_of};
+use crate::model::{Drawer, Ended, Growing, Model, Speaker, Together, Wanted, likeliest_of, penalized};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
@@ -95,8 +95,9 @@ impl Endings {
     }
 }
 
-/// What the model answers to `requests`, one of [`batches`], by the likeliest tokens, those that stand there already
-/// made less likely where the model's files say so. `name` says which document a request belongs to.
+/// What the model answers to `requests`, one of [`batches`], by the likeliest tokens or by drawn ones, those that stand
+/// there already made less likely where the model's files say so. What is drawn does not depend on the requests beside
+/// it. `name` says which document a request belongs to.
 ///
 /// # Errors
 /// The model's; a request of another kind.
@@ -107,32 +108,50 @@ pub fn generate(
     name: &dyn Fn(usize) -> String,
     progress: &dyn Progress,
 ) -> Result<Vec<String>> {
-    let (mut until, mut prompts) = (Vec::new(), Vec::new());
+    let (mut until, mut prompts, mut drawers) = (Vec::new(), Vec::new(), Vec::new());
     for (item, request) in requests.iter().enumerate() {
-        let ScoredTargets::Until { until: texts, most } = &request.targets else {
+        let ScoredTargets::Until { until: texts, most, draw } = &request.targets else {
             return Err(Error::work("a request that is scored, not answered"));
         };
         until.push(*texts);
+        drawers.push(draw.map(|draw| draw.params().drawer()).transpose()?);
         prompts.push(Wanted { item, prompt: request.input.to_vec(), most: *most });
     }
-    let together = Together { most: prompts.len(), ends: &endings.ids, alike: false };
-    let mut answering = Answering { endings, until: &until, said: vec![Vec::new(); requests.len()], progress };
+    // a draw near the border of two tokens would fall otherwise for the last bits of a probability
+    let alike = drawers.iter().any(Option::is_some);
+    let together = Together { most: prompts.len(), ends: &endings.ids, alike };
+    let said = vec![Vec::new(); requests.len()];
+    let mut answering = Answering { endings, until: &until, drawers, said, progress };
     let said = model.generate_each(&mut prompts.into_iter(), together, &mut answering);
     said.context(|| if let [_] = requests { name(0) } else { format!("{} and others", name(0)) })?;
     answering.said.iter().zip(&until).map(|(ids, until)| endings.answer(ids, until)).collect()
 }
 
-/// Answers by the likeliest tokens, up to what a task says ends them.
+/// Answers by the likeliest tokens or by drawn ones, up to what a task says ends them.
 struct Answering<'a> {
     endings: &'a Endings,
     until: &'a [&'a [&'a str]],
+    /// Of the answers that are drawn.
+    drawers: Vec<Option<Drawer>>,
     said: Vec<Vec<u32>>,
     progress: &'a dyn Progress,
 }
 
 impl Speaker for Answering<'_> {
     fn choose(&mut self, texts: &[Growing], logits: &Tensor) -> Result<Vec<u32>> {
-        likeliest_of(texts, logits, self.endings.penalty)
+        if self.drawers.iter().all(Option::is_none) {
+            return likeliest_of(texts, logits, self.endings.penalty);
+        }
+        let logits = logits.to_device(&Device::Cpu)?;
+        let mut tokens = Vec::with_capacity(texts.len());
+        for (row, text) in texts.iter().enumerate() {
+            let logits = penalized(text, &logits.get(row)?, self.endings.penalty)?;
+            tokens.push(match self.drawers.get_mut(text.wanted.item).and_then(Option::as_mut) {
+                Some(drawer) => drawer.draw(&logits)?,
+                None => logits.argmax(0)?.to_scalar::<u32>()?,
+            });
+        }
+        Ok(tokens)
     }
 
     fn goes_on(&mut self, text: &Growing) -> Result<bool> {
@@ -159,7 +178,7 @@ mod tests {
         TokenRequest {
             input: Arc::from(vec![1; input]),
             from: input - 1,
-            targets: ScoredTargets::Until { until, most },
+            targets: ScoredTargets::Until { until, most, draw: None },
         }
     }
 

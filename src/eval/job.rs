@@ -7,9 +7,10 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::chat::AppliedTemplate;
+use super::code::{CodeRunner, pass_at_k};
 use super::encode::Encoder;
-use super::metrics::figure;
-use super::outcome::Outcome;
+use super::metrics::{Takes, figure};
+use super::outcome::{Measure, Outcome};
 use super::passes::{ScoredTargets, TokenRequest};
 use super::prompts::{AskedDocument, Prompts, prompts};
 use super::request::{Answer, Request};
@@ -170,7 +171,7 @@ impl Job {
     /// # Errors
     /// A document that its task cannot judge.
     pub(super) fn outcomes(&self, answers: &[Answer]) -> Result<Vec<Outcome>> {
-        let parts = self.parts.iter().map(|part| part.outcomes(&self.requests, answers));
+        let parts = self.parts.iter().map(|part| part.outcomes(&self.requests, answers, None));
         Ok(parts.collect::<Result<Vec<_>>>()?.concat())
     }
 
@@ -192,15 +193,21 @@ impl Job {
     }
 
     /// What the answers to all requests amount to. `vocabulary` is the number of tokens the model knows; `known` has
-    /// the outcomes of parts that were scored before.
+    /// the outcomes of parts that were scored before; `runner` runs programs, which have no figures without.
     ///
     /// # Errors
     /// A task without a token to predict, or a figure that no number can hold: a perplexity of hundreds of nats.
-    pub fn scores(&self, answers: &[Answer], mut known: Known, vocabulary: usize) -> Result<EvalScores> {
+    pub fn scores(
+        &self,
+        answers: &[Answer],
+        mut known: Known,
+        vocabulary: usize,
+        runner: Option<(&CodeRunner, &dyn Progress)>,
+    ) -> Result<EvalScores> {
         let score = |(place, part): (usize, &Part)| {
             let outcomes = match known.remove(&place) {
                 Some(outcomes) => outcomes,
-                None => part.outcomes(&self.requests, answers)?,
+                None => part.outcomes(&self.requests, answers, runner)?,
             };
             Ok(part.score(outcomes, vocabulary))
         };
@@ -212,17 +219,37 @@ impl Job {
 }
 
 impl Part {
-    fn outcomes(&self, requests: &[TokenRequest], answers: &[Answer]) -> Result<Vec<Outcome>> {
-        let documents = self.prompts.documents.iter().zip(&self.asked).zip(&self.leads);
-        let outcomes = documents.map(|((document, asked), lead)| {
-            let answers = answered(document, &requests[asked.clone()], &answers[asked.clone()], *lead);
-            judge(self.leaf.task, document, answers).context(|| place(&self.leaf, document))
+    fn outcomes(
+        &self,
+        requests: &[TokenRequest],
+        answers: &[Answer],
+        runner: Option<(&CodeRunner, &dyn Progress)>,
+    ) -> Result<Vec<Outcome>> {
+        let (task, documents) = (self.leaf.task, &self.prompts.documents);
+        let said = documents.iter().zip(&self.asked).zip(&self.leads).map(|((document, asked), lead)| {
+            answered(document, &requests[asked.clone()], &answers[asked.clone()], *lead)
+        });
+        let said: Vec<Vec<Answer>> = said.collect();
+        let mut passed = vec![Vec::new(); documents.len()];
+        if let Some((runner, progress)) = runner.filter(|_| task.about().is_code()) {
+            let programs = |(document, said): (&AskedDocument, &Vec<Answer>)| {
+                programs(task, document, said).context(|| place(&self.leaf, document))
+            };
+            let programs = documents.iter().zip(&said).map(programs).collect::<Result<Vec<_>>>()?;
+            let mut ran = runner.passes(&programs.concat(), progress)?.into_iter();
+            passed = programs.iter().map(|own| ran.by_ref().take(own.len()).collect()).collect();
+        }
+        let outcomes = documents.iter().zip(said).zip(passed).map(|((document, said), passed)| {
+            judge(task, document, said, passed).context(|| place(&self.leaf, document))
         });
         outcomes.collect()
     }
 
     fn score(&self, outcomes: Vec<Outcome>, vocabulary: usize) -> TaskScore {
-        let figures = self.leaf.task.about().measured().enumerate().map(|(index, (filter, metric))| {
+        // programs that were not run have no figures
+        let is_scored = outcomes.iter().all(|outcome| !outcome.measures.is_empty());
+        let measured = self.leaf.task.about().measured().enumerate().filter(|_| is_scored);
+        let figures = measured.map(|(index, (filter, metric))| {
             let parts: Vec<(f64, f64)> = outcomes.iter().map(|outcome| outcome.measures[index].parts()).collect();
             figure(metric, filter.name, &parts, vocabulary)
         });
@@ -272,8 +299,9 @@ fn digest(requests: &[TokenRequest]) -> String {
         match targets {
             ScoredTargets::Sequence(tokens) => numbers(&[&[*from as u32, 0], tokens.as_slice()].concat()),
             ScoredTargets::AnyOf(tokens) => numbers(&[&[*from as u32, 1], tokens.as_slice()].concat()),
-            ScoredTargets::Until { until, most } => {
+            ScoredTargets::Until { until, most, draw } => {
                 numbers(&[*from as u32, 2, *most as u32]);
+                draw.iter().for_each(|draw| numbers(&format!("{draw:?}").bytes().map(u32::from).collect::<Vec<_>>()));
                 until.iter().for_each(|text| numbers(&text.bytes().map(u32::from).collect::<Vec<_>>()));
             }
         }
@@ -308,14 +336,38 @@ fn rolled(requests: &[TokenRequest], answers: &[Answer], lead: bool) -> Answer {
     }
 }
 
-/// What `answers` to the requests of `document` amount to.
-pub(super) fn judge(task: &dyn Task, document: &AskedDocument, answers: Vec<Answer>) -> Result<Outcome> {
+/// The programs that a model's answers are, with what runs behind them.
+fn programs(task: &dyn Task, document: &AskedDocument, answers: &[Answer]) -> Result<Vec<String>> {
+    let tests = task.tests(&document.row)?;
+    let all = task.about().filters.iter().map(|filter| task.filtered(filter, &document.row, answers));
+    let program = |answer: &Answer| match answer {
+        Answer::Text(text) => Ok(format!("{text}\n{tests}")),
+        _ => Err(Error::work("an answer that is no program")),
+    };
+    all.collect::<Result<Vec<_>>>()?.concat().iter().map(program).collect()
+}
+
+/// What `answers` to the requests of `document` amount to; of programs, of which each `passed` or did not.
+pub(super) fn judge(
+    task: &dyn Task,
+    document: &AskedDocument,
+    answers: Vec<Answer>,
+    passed: Vec<bool>,
+) -> Result<Outcome> {
     let mut measures = Vec::new();
+    if task.about().is_code() {
+        let (all, right) = (passed.len(), passed.iter().filter(|passed| **passed).count());
+        for metric in task.about().metrics.iter().filter(|_| all > 0) {
+            let Takes::Passed(k) = metric.takes else { return Err(task.about().misplaced(metric)) };
+            measures.push(Measure { sum: pass_at_k(all, right, k), weight: 1.0, chosen: None });
+        }
+        return Ok(Outcome { answers, measures, passed });
+    }
     for filter in task.about().filters {
         measures.extend(task.judge(&document.row, &task.filtered(filter, &document.row, &answers)?)?);
     }
     if measures.len() != task.about().measured().count() {
         return Err(Error::work("the task measures something else than its metrics"));
     }
-    Ok(Outcome { answers, measures })
+    Ok(Outcome { answers, measures, passed })
 }

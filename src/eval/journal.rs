@@ -139,6 +139,25 @@ impl Journal {
         Ok(journal)
     }
 
+    /// The passes that another process has finished in `dir`, of the same run.
+    ///
+    /// # Errors
+    /// Request: no journal there, or one of another run. The file system's.
+    pub fn finished(dir: &Path, run: &RunId, sizes: &[usize]) -> Result<BTreeMap<usize, Vec<Answer>>> {
+        let path = dir.join(JOURNAL);
+        let (file, _) = files::open(&path)
+            .map_err(|_| Error::request(format!("--merge {}: no share of an evaluation is there", dir.display())))?;
+        let said = run.cached_tokens.map_or(0, |tokens| tokens.saturating_mul(TOKEN));
+        let (known, done, _) = read(&file, sizes, said).map_err(|error| Error::io(&path, &error))?;
+        match known {
+            Some(known) if known == *run => Ok(done),
+            _ => Err(Error::request(format!(
+                "--merge {}: holds a share of another evaluation: another model, other data, settings or --pass-tokens",
+                dir.display()
+            ))),
+        }
+    }
+
     /// Answers of a pass that an earlier process finished.
     #[must_use]
     pub fn answers(&self, pass: usize) -> Option<&[Answer]> {

@@ -1,5 +1,7 @@
 //! What an unfinished evaluation has kept, and what is left of it to do.
 
+use std::path::Path;
+
 use safetensors::Dtype;
 
 use super::generate::{Endings, generate};
@@ -60,6 +62,19 @@ impl Kept {
             }
         }
         Ok(kept)
+    }
+
+    /// Takes what another process has kept in `dir`.
+    ///
+    /// # Errors
+    /// Request: nothing there, or of another run.
+    pub(super) fn merge(&mut self, dir: &Path, run: &RunId, asked: &[&[usize]]) -> Result<()> {
+        let sizes: Vec<usize> = asked.iter().map(|requests| requests.len()).collect();
+        for (number, found) in Journal::finished(dir, run, &sizes)? {
+            self.fill(asked[number], &found);
+            self.left.retain(|left| *left != number);
+        }
+        Ok(())
     }
 
     fn fill(&mut self, requests: &[usize], found: &[Answer]) {

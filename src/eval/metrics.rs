@@ -16,6 +16,8 @@ pub enum Takes {
     Continuation(fn(f64, bool) -> f64),
     /// What the task makes of the generated text, 1 at best.
     Generated,
+    /// Of programs that were run: whether one of so many passes.
+    Passed(usize),
 }
 
 /// What the windows of a text add up to.
@@ -102,6 +104,14 @@ impl TaskMetric {
     /// Share of generated answers that are the right one.
     pub const EXACT_MATCH: Self = Self { name: "exact_match", ..Self::MEAN };
 
+    /// Share of questions whose program passes its tests.
+    pub const PASS_AT_1: Self = Self { name: "pass_at_1", takes: Takes::Passed(1), ..Self::MEAN };
+
+    /// Share of questions one of whose programs, `k` of them, passes its tests.
+    pub(super) fn pass_at(k: usize, name: &'static str) -> Self {
+        Self { name, takes: Takes::Passed(k), ..Self::MEAN }
+    }
+
     /// Share of prompts all of whose instructions are followed.
     pub const PROMPT_STRICT: Self = Self { name: "prompt_level_strict_acc", ..Self::MEAN };
 
@@ -162,6 +172,7 @@ impl TaskMetric {
         Self::ACC_NORM,
         Self::ACC_BYTES,
         Self::EXACT_MATCH,
+        Self::PASS_AT_1,
         Self::F1_OF_THREE,
         Self::MCC,
         Self::PROMPT_STRICT,

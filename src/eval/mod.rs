@@ -16,6 +16,7 @@
 
 mod before;
 pub mod chat;
+pub mod code;
 pub mod compare;
 pub mod defined;
 pub mod degenerate;
@@ -24,6 +25,7 @@ pub mod evaluation;
 mod examples;
 pub mod fields;
 pub mod finished;
+pub mod gen_kwargs;
 pub mod generate;
 pub mod job;
 pub mod journal;
@@ -43,6 +45,7 @@ pub mod score;
 pub mod scores;
 pub mod select;
 pub mod settings;
+pub mod shard;
 pub mod shots;
 pub mod side;
 pub mod source;

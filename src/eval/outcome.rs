@@ -32,8 +32,10 @@ impl Measure {
 pub struct Outcome {
     /// One a request.
     pub answers: Vec<Answer>,
-    /// One for each metric of each filter of the task, in that order.
+    /// One for each metric of each filter of the task, in that order; none of programs that were not run.
     pub measures: Vec<Measure>,
+    /// Whether each answer passes, where those are programs that were run.
+    pub passed: Vec<bool>,
 }
 
 impl Outcome {

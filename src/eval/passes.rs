@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::request::Draw;
 use crate::model::Batch;
 use crate::ops::{Layout, Segment};
 use crate::{Error, Result};
@@ -37,6 +38,8 @@ pub enum ScoredTargets {
         until: &'static [&'static str],
         /// Tokens at most.
         most: usize,
+        /// How tokens are drawn; nothing where they are the likeliest ones.
+        draw: Option<Draw>,
     },
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::model::SamplingParams;
+
 /// The text before an answer: examples that many documents share, and the document's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
@@ -48,7 +50,60 @@ pub enum Request {
         until: &'static [&'static str],
         /// Tokens at most, where the task says so; else [`MAX_GEN_TOKS`].
         max_gen_toks: Option<usize>,
+        /// How answers are drawn, and how many; nothing where one is made of the likeliest tokens.
+        draws: Option<Draws>,
     },
+}
+
+/// How answers are drawn, and how many of a question. Numbers are kept by their bits, so that requests can be ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Draws {
+    temperature: u64,
+    top_p: Option<u64>,
+    top_k: Option<usize>,
+    /// Answers to a question.
+    pub repeats: usize,
+    /// Of all draws.
+    pub seed: u64,
+}
+
+impl Draws {
+    /// `repeats` answers at a temperature above 0, of the likeliest tokens where `top_p` or `top_k` says so.
+    #[must_use]
+    pub fn new(temperature: f64, top_p: Option<f64>, top_k: Option<usize>, repeats: usize) -> Self {
+        Self { temperature: temperature.to_bits(), top_p: top_p.map(f64::to_bits), top_k, repeats, seed: 0 }
+    }
+
+    /// The same with a seed.
+    #[must_use]
+    pub fn params(&self, seed: u64) -> SamplingParams {
+        SamplingParams {
+            temperature: Some(f64::from_bits(self.temperature)),
+            top_p: self.top_p.map(f64::from_bits),
+            top_k: self.top_k,
+            min_p: None,
+            seed,
+        }
+    }
+}
+
+/// One drawn answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Draw {
+    /// How.
+    pub draws: Draws,
+    /// Number of the document.
+    pub item: u64,
+    /// Which of its answers.
+    pub sample: u64,
+}
+
+impl Draw {
+    /// How its tokens are drawn: nothing but the seed, the document and the number of the answer decides it.
+    #[must_use]
+    pub fn params(&self) -> SamplingParams {
+        self.draws.params(self.draws.seed).of_item(self.item, self.sample)
+    }
 }
 
 /// Tokens that are generated at most where the task does not say.

@@ -3,7 +3,6 @@
 //! The names end in a digest of the results instead of a date, and no clock shows in the files: the same evaluation
 //! gives the same bytes.
 
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::scores::{EvalScores, GroupScore, TaskScore};
@@ -16,9 +15,9 @@ use super::python::to_json_pretty;
 use super::samples::{self, Hashes};
 use super::settings::EvalSettings;
 use super::tasks::{About, Config, Sampler};
-use crate::checkpoint::{create_dir, create_file, write_new};
+use crate::Result;
+use crate::checkpoint::{create_dir, write_new};
 use crate::data::TextSplit;
-use crate::{Error, Result};
 
 /// What the files say about the model.
 #[derive(Clone, Debug, Default)]
@@ -65,14 +64,16 @@ pub fn write(
     let text = to_json_pretty(&results(about, settings, (job, &parts), &hashes, scores));
     let stamp = &format!("{:x}", Sha256::digest(&text))[..12];
     let mut files = vec![folder.join(format!("results_{stamp}.json"))];
+    let kwargs = settings.kwargs()?;
     for ((part, score), hashes) in parts.iter().zip(&hashes) {
         let file = folder.join(samples_file(&score.name, stamp));
-        let path = dir.join(&file);
-        let io = |error: std::io::Error| Error::io(&path, &error);
-        let mut out = BufWriter::new(create_file(&path)?);
-        samples::write(&mut out, part, score, hashes, settings.paper).map_err(io)?;
-        out.flush().map_err(io)?;
+        samples::write(&dir.join(&file), part, score, hashes, (settings.paper, kwargs.as_ref()))?;
         files.push(file);
+        if part.leaf.task.about().is_code() {
+            let file = folder.join(samples_file(&score.name, stamp).replacen("samples_", "programs_", 1));
+            samples::write_programs(&dir.join(&file), part, score)?;
+            files.push(file);
+        }
     }
     // last, so that results are there only when everything is
     write_new(&dir.join(&files[0]), text)?;
@@ -286,6 +287,9 @@ fn config(part: &Part, score: &TaskScore, settings: &EvalSettings) -> Value {
     if let Ok(Value::Object(definition)) = serde_json::from_str(definition) {
         entry.extend(definition);
     }
+    if let Some(told) = settings.kwargs().ok().flatten().and_then(|kwargs| samples::told(about, Some(&kwargs))) {
+        entry.insert("generation_kwargs".to_owned(), told);
+    }
     let is_first = matches!(sampler, Sampler::First | Sampler::FirstWithoutSelf);
     let sampler = if is_first { "first_n" } else { "default" };
     let shots_config = match samples {
@@ -349,7 +353,7 @@ fn run_config(about: &ModelFacts, settings: &EvalSettings) -> Value {
         "use_cache": Value::Null,
         "limit": settings.limit,
         "bootstrap_iters": 0,
-        "gen_kwargs": Value::Null,
+        "gen_kwargs": settings.kwargs().ok().flatten().map(|kwargs| kwargs.written().clone()),
         "random_seed": 0,
         "numpy_seed": 1234,
         "torch_seed": 1234,

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::gen_kwargs::GenKwargs;
+use super::shard::EvalShard;
 use crate::data::TextSplit;
 use crate::{Error, Result};
 
@@ -73,6 +75,15 @@ pub struct EvalSettings {
     pub system_instruction: Option<String>,
     /// First questions of each task: a number, or a share when below 1.
     pub limit: Option<f64>,
+    /// How answers are generated, over what the tasks say: `temperature=0.8,do_sample=true`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gen_kwargs: Option<String>,
+    /// Runs the programs that the model writes for tasks of programs, or writes them without a score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_code: Option<bool>,
+    /// What runs them; `python3` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub python: Option<PathBuf>,
     /// Version of the reference to equal in everything.
     pub compat: Option<Compat>,
     /// Forces or forbids the tokenizer's beginning-of-sequence token.
@@ -87,6 +98,12 @@ pub struct EvalSettings {
     pub out: Option<PathBuf>,
     /// Results of another run to compare with, question by question: a results file, or a directory with one.
     pub against: Option<PathBuf>,
+    /// Which share of the passes is answered here: `1/3` is the first of three.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<EvalShard>,
+    /// Directories in which the shares of this evaluation were answered, to be put together.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub merge: Vec<PathBuf>,
     /// Replaces existing results.
     pub force: bool,
     /// Where it computes: `auto`, `cpu`, `cuda`, `cuda:1`.
@@ -116,6 +133,9 @@ impl Default for EvalSettings {
             fewshot_as_multiturn: None,
             system_instruction: None,
             limit: None,
+            gen_kwargs: None,
+            run_code: None,
+            python: None,
             compat: None,
             bos: None,
             max_length: None,
@@ -123,6 +143,8 @@ impl Default for EvalSettings {
             seed: 1234,
             out: None,
             against: None,
+            shard: None,
+            merge: Vec::new(),
             force: false,
             device: None,
             dtype: None,
@@ -183,11 +205,41 @@ impl EvalSettings {
         {
             return Err(Error::request(format!("{flag}: {old} knows no conversations")));
         }
+        self.kwargs()?;
+        if let Some(python) = self.python.as_deref().filter(|_| self.run_code != Some(true)) {
+            return Err(Error::request(format!(
+                "--python {}: it is for --run-code, which is not given",
+                python.display()
+            )));
+        }
+        if self.run_code == Some(false) && self.out.is_none() {
+            return Err(Error::request(
+                "--run-code false: programs are written to be run elsewhere; --out says where to",
+            ));
+        }
+        let (shares, merges) = (self.shard.is_some(), !self.merge.is_empty());
+        for (is_wrong, fault) in [
+            (shares && merges, "--shard answers a share, and --merge puts all of them together: one at a time"),
+            (shares && self.against.is_some(), "--against: a share has no figures to compare; give it with --merge"),
+            ((shares || merges) && self.out.is_none(), "--shard and --merge keep what they find: --out says where"),
+        ] {
+            if is_wrong {
+                return Err(Error::request(fault));
+            }
+        }
         let file = self.data_dir.as_deref().filter(|path| self.tasks.len() > 1 && path.is_file());
         if let Some(file) = file {
             return Err(Error::request(format!("--data-dir {}: one file can serve one task only", file.display())));
         }
         Ok(())
+    }
+
+    /// How answers are generated, over what the tasks say.
+    ///
+    /// # Errors
+    /// Request: `gen_kwargs` that are none.
+    pub fn kwargs(&self) -> Result<Option<GenKwargs>> {
+        self.gen_kwargs.as_deref().map(GenKwargs::parse).transpose()
     }
 
     /// The chat template that is applied, if one is: the one of that name, or the model's default one.

@@ -137,13 +137,29 @@ pub(crate) fn likeliest_of(texts: &[Growing], logits: &Tensor, penalty: Option<f
     Ok(logits.zip(texts).map(|(logits, text)| likeliest(logits, tokens(text), penalty as f32)).collect())
 }
 
-/// The token of the largest logit once those in `text` are penalized; the first of several.
-fn likeliest(mut logits: Vec<f32>, text: BTreeSet<u32>, penalty: f32) -> u32 {
+/// Logits `[v]` of a text's next token by `penalty`, as [`likeliest_of`] has it.
+///
+/// # Errors
+/// The device's.
+pub(crate) fn penalized(text: &Growing, logits: &Tensor, penalty: Option<f64>) -> Result<Tensor> {
+    let Some(penalty) = penalty else { return Ok(logits.clone()) };
+    let mut numbers = logits.to_vec1::<f32>()?;
+    let tokens: BTreeSet<u32> = text.wanted.prompt.iter().chain(&text.said).copied().collect();
+    penalize(&mut numbers, tokens, penalty as f32);
+    Ok(Tensor::from_vec(numbers, logits.shape(), logits.device())?)
+}
+
+fn penalize(logits: &mut [f32], text: BTreeSet<u32>, penalty: f32) {
     for token in text {
         if let Some(logit) = logits.get_mut(token as usize) {
             *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
         }
     }
+}
+
+/// The token of the largest logit once those in `text` are penalized; the first of several.
+fn likeliest(mut logits: Vec<f32>, text: BTreeSet<u32>, penalty: f32) -> u32 {
+    penalize(&mut logits, text, penalty);
     (1..logits.len()).fold(0, |best, token| if logits[token] > logits[best] { token } else { best }) as u32
 }
 

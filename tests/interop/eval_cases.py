@@ -8,12 +8,12 @@ The rows are in the layout of `--data-dir`. Models are the formula's (arch_cases
 tests/data/tokens, in f64. A line of cases.jsonl is a run of one task: its settings, the ids of every request (as a
 digest), the prompts of the first document, the harness's samples and results; and of tasks that generate, what its
 filters and metrics make of given answers."""
-import hashlib, importlib.util, json, logging, math, os, pathlib, struct, sys, tempfile, types
+import hashlib, importlib.util, json, logging, math, os, pathlib, struct, subprocess, sys, tempfile, types
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
                "TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 try:
-    import lm_eval, torch, yaml
+    import evaluate, lm_eval, torch, yaml
     from lm_eval.api.instance import Instance
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.models.huggingface import HFLM
@@ -54,6 +54,11 @@ TASKS = {
     "nq_open": ("nq_open/nq_open.yaml", "nq_open", ["train", "validation"]),
     "triviaqa": ("triviaqa/default.yaml", "trivia_qa", ["train", "validation"]),
     "ifeval": ("ifeval/ifeval.yaml", "IFEval", ["train"]),
+    "humaneval": ("humaneval/humaneval.yaml", "humaneval", ["test"]),
+    "humaneval_instruct": ("humaneval/humaneval_instruct.yaml", "humaneval", ["test"]),
+    "humaneval_64": ("humaneval/humaneval_64.yaml", "humaneval", ["test"]),
+    "mbpp": ("mbpp/mbpp.yaml", "mbpp", ["test"]),
+    "mbpp_instruct": ("mbpp/mbpp_instruct.yaml", "mbpp", ["test"]),
     "mmlu_pro_biology": ("mmlu_pro/mmlu_pro_biology.yaml", "MMLU-Pro", ["validation", "test"]),
 } | {
     f"bbh_{form}_{name}": (f"bbh/{form}/{name}.yaml", f"bbh/{name}", ["test"])
@@ -123,6 +128,32 @@ CASES += [case("ifeval", None, tokenizer="qwen2", asked=True), case("ifeval", No
 for name in ["langdetect", "immutabledict"]:
     if importlib.util.find_spec(name) is None:
         sys.modules[name] = types.SimpleNamespace(immutabledict=dict, LangDetectException=Exception)
+# programs: the metric that runs them is a file of the hub, and what it does is done here
+PROGRAMS = ["humaneval", "humaneval_instruct", "humaneval_64", "mbpp", "mbpp_instruct"]
+CASES += [case(task, None, tokenizer="qwen2", asked=task != "mbpp") for task in PROGRAMS]
+CASES += [case(task, shots, "chatml", fewshot_as_multiturn=True, asked=True)
+          for task, shots in [("humaneval_instruct", 0), ("mbpp_instruct", 2)]]
+
+
+def code_eval(predictions, references, k, timeout=3.0):
+    """`code_eval` of evaluate 0.4, `metrics/code_eval`: the share of programs that end without an exception."""
+    def passes(program):
+        try:
+            run = subprocess.run([sys.executable, "-c", "import sys; exec(sys.stdin.read(), {})"], input=program, text=True,
+                                 capture_output=True, timeout=timeout + 5)
+            return run.returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
+
+    right = [(len(own), sum(passes(program + "\n" + test) for program in own)) for own, test in zip(predictions, references)]
+    estimate = lambda n, c, k: 1.0 if n - c < k else 1.0 - math.prod(1.0 - k / m for m in range(n - c + 1, n + 1))
+    at = {f"pass@{k}": sum(estimate(n, c, k) for n, c in right) / len(right) for k in k if all(n >= k for n, _ in right)}
+    return at, {}
+
+
+evaluate_load = evaluate.load
+evaluate.load = lambda name, *more, **named: (
+    types.SimpleNamespace(compute=code_eval) if name == "code_eval" else evaluate_load(name, *more, **named))
 # answers that filters and metrics are tried on
 SUMS = ["8 * 50 = 400. The answer is 400.", "The answer is 400", "The answer is $1,500.00. The final answer is $1,500",
         "The answer is 1,500. No, The answer is 400.\n", "The final answer is 7. The final answer is -400 kg",
@@ -136,6 +167,12 @@ ANSWERS |= {task: ["the answer is (B). Yes.", "answer is A", "the answer is True
                    "costume, counterpart oven", "oven costume counterpart oven", "great, RAIN", "So: B", ") } ]", " ", "-3",
                    "the answer is ) } ]\n", "What a day (again), of course", "The final answer: (A)."]
             for task in BBH + ["bbh_zeroshot_snarks", "mmlu_pro_biology"]}
+ANSWERS |= {task: ["    return a + b", "    return max(words, key=len, default='')\n```\nSo it is done.", "    return 1 +", "    pass\n",
+                   "    return sum([a, b])\n```", "", "    if True: return a + b"] for task in ["humaneval", "humaneval_instruct"]}
+ANSWERS["mbpp"] = ["def double(x):\n    return x + x", "def join(words):\r\n  return '-'.join(words)", "", "def double(x): return 4\n",
+                   "import sys\nsys.exit()", "double = lambda x: x * 2\n[DONE]"]
+ANSWERS["mbpp_instruct"] = ["def double(x):\n    return x + x\n```\nThat is all.", "```python\ndef double(x):\n    return x + x\n```", "x",
+                            "python\ndef join(words):\n  return '-'.join(words)\n```", "\ndouble = lambda x: 2 * x\n```\n```\n1 / 0\n```"]
 ANSWERS["ifeval"] = [
     "Rain, rain and snow.", "rain sn0w RAIN", '"No sun, nine nuns."', "*One* and **two**\n***\nThen * * three", " *** a *** b",
     "One.\n\n'Then' it ended.\n\nP.S. No", "First\n\n\"then, so\n\np. s. x", "[a] [b\n]\n* one\n- two\n** three", "- a\n - b\n",
@@ -195,7 +232,7 @@ def run(case, work):
     tracker = EvaluationTracker(output_path=str(work / "out"))
     found = lm_eval.simple_evaluate(
         lm, tasks=[name], num_fewshot=case["few_shot"], log_samples=True, task_manager=manager, bootstrap_iters=0,
-        evaluation_tracker=tracker, apply_chat_template=bool(case["template"]),
+        evaluation_tracker=tracker, confirm_run_unsafe_code=True, apply_chat_template=bool(case["template"]),
         fewshot_as_multiturn=case.get("fewshot_as_multiturn", False), system_instruction=case.get("system_instruction"))
     samples = found.pop("samples")
     if case.get("group"):

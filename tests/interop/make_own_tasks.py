@@ -3,12 +3,12 @@
     python make_own_tasks.py            writes the files
     python make_own_tasks.py --check    makes them again and compares
 
-A file is a group; what its tasks have in common stands under `common`. Functions of Python are replaced by what prune
-has for them: filters of bbh by its own names, mmlu_pro's prompts by templates and its choice of rows by `only`."""
-import pathlib, sys
+A file is a task, or several, which may be a group; what they have in common stands under `common`. Functions of Python
+are replaced by what prune has for them: filters of bbh and of programs by its own names, mmlu_pro's prompts by templates and its choice of rows by `only`."""
+import importlib, pathlib, sys, types
 
 try:
-    import lm_eval, yaml
+    import evaluate, lm_eval, yaml
 except ImportError as missing:
     print("skipped:", missing)
     sys.exit(77)
@@ -22,6 +22,10 @@ FUNCTIONS = {
                          " {{option.strip()}}\n{% endfor %}Answer: Let's think step by step.",
     "utils.fewshot_to_target": "{{cot_content.replace(\"A: Let's think step by step. \", '')}}",
 }
+# the harness's files of programs load a metric that would run some
+evaluate.load = lambda *_: types.SimpleNamespace(compute=lambda **_: None)
+SAMPLES = importlib.import_module("lm_eval.tasks.mbpp.utils").list_fewshot_samples()
+FUNCTIONS |= {"utils.list_fewshot_samples": SAMPLES, "utils.pass_at_k": "pass_at_k", "utils.pass_at_1": "pass_at_1"}
 FUNCTIONS["utils.fewshot_to_text"] = FUNCTIONS["utils.doc_to_text"]
 
 
@@ -58,11 +62,35 @@ def single(path):
     return {"task": task.pop("task")} | task
 
 
+def programs(folder, filters, names):
+    """Tasks of programs, which include each other: what the first one has is common to all."""
+    def whole(name):
+        task = load(TASKS / folder / f"{name}.yaml")
+        task = (whole(task.pop("include").removesuffix(".yaml")) if "include" in task else {}) | task
+        for step in [step for own in task.get("filter_list", []) for step in own["filter"] if "filter_fn" in step]:
+            step["function"] = filters[step.pop("filter_fn")]
+        return task
+
+    common = whole(names[0])
+    tasks = []
+    for task in map(whole, names):
+        own = {key: value for key, value in task.items() if common.get(key) != value}
+        tasks.append({"task": task["task"]} | own | {key: None for key in common if key not in task})
+    common.pop("task")
+    return {"common": common, "task": tasks}
+
+
 FILES = {
     "bbh_fewshot": family("bbh/fewshot", "_fewshot_template_yaml", "_bbh_fewshot.yaml"),
     "bbh_zeroshot": family("bbh/zeroshot", "_zeroshot_template_yaml", "_bbh_zeroshot.yaml"),
     "bbh_cot_fewshot": family("bbh/cot_fewshot", "_cot_fewshot_template_yaml", "_bbh_cot_fewshot.yaml"),
     "bbh_cot_zeroshot": family("bbh/cot_zeroshot", "_cot_zeroshot_template_yaml", "_bbh_cot_zeroshot.yaml"),
+    "humaneval": programs(
+        "humaneval", {"utils.build_predictions": "humaneval_predictions",
+                      "utils.build_predictions_instruct": "humaneval_instruct_predictions"},
+        ["humaneval", "humaneval_instruct", "humaneval_64", "humaneval_64_instruct", "humaneval_plus"]),
+    "mbpp": programs("mbpp", {"utils.build_predictions": "mbpp_code_block"},
+                     ["mbpp", "mbpp_instruct", "mbpp_plus", "mbpp_plus_instruct"]),
     "mmlu_pro": family("mmlu_pro", "_default_template_yaml", "_mmlu_pro.yaml"),
     "nq_open": single("nq_open/nq_open.yaml"),
     "triviaqa": single("triviaqa/default.yaml"),

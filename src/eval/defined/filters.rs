@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::bbh;
 use super::definition::Key;
 use super::yaml::{Kind, Node};
+use super::{bbh, programs};
 use crate::eval::fields::{Fields, texts};
 use crate::eval::python::{Found, Pattern, strip};
 use crate::{Error, Result};
@@ -21,17 +21,34 @@ pub(super) struct Pipeline {
 #[derive(Debug)]
 enum Step {
     Regex(Extract),
-    Choice { extract: Extract, ignore: Ignore, in_input: bool },
-    Mapped { extract: Extract, ignore: Ignore, values: Vec<(Pattern, String)> },
+    Choice {
+        extract: Extract,
+        ignore: Ignore,
+        in_input: bool,
+    },
+    Mapped {
+        extract: Extract,
+        ignore: Ignore,
+        values: Vec<(Pattern, String)>,
+    },
     Number(Extract),
     SortedWords,
     Strip,
     Lower,
     Upper,
-    Map { mapping: BTreeMap<String, String>, default: String },
+    Map {
+        mapping: BTreeMap<String, String>,
+        default: String,
+    },
     FirstOf(usize),
     Majority,
     First,
+    /// A program is the beginning in the field `prompt` and the response.
+    Begun {
+        block: bool,
+    },
+    /// A program is the first block of code in the response, which goes on with one.
+    Block,
 }
 
 /// `regex`: which match of which expression, and what is said where there is none.
@@ -75,6 +92,9 @@ const STEPS: &[(&str, &[&str])] = &[
     ("lowercase", &[]),
     ("uppercase", &[]),
     ("map", &["mapping_dict", "default_value"]),
+    ("humaneval_predictions", &[]),
+    ("humaneval_instruct_predictions", &[]),
+    ("mbpp_code_block", &[]),
     ("take_first_k", &["k"]),
     ("majority_vote", &[]),
     ("take_first", &[]),
@@ -88,12 +108,12 @@ const OTHERS: &[(&str, &str)] = &[
     ("decontaminate", "needs an index of training data"),
 ];
 
-/// Filters of `filter_list`.
+/// Filters of `filter_list`, which take one response, or with `takes_all` may take all.
 ///
 /// # Errors
 /// Request: a filter or a setting that is not known, an expression that is none, a filter that leaves several
 /// responses.
-pub(super) fn pipelines(key: &Key, repeats: usize) -> Result<Vec<Pipeline>> {
+pub(super) fn pipelines(key: &Key, repeats: usize, takes_all: bool) -> Result<Vec<Pipeline>> {
     let list = key.value.list().filter(|list| !list.is_empty());
     let list = list.ok_or_else(|| key.fault("expected a list of filters, each with name and filter"))?;
     let mut all: Vec<Pipeline> = Vec::new();
@@ -112,7 +132,7 @@ pub(super) fn pipelines(key: &Key, repeats: usize) -> Result<Vec<Pipeline>> {
             }
             built.push(step(key, node, repeats)?);
         }
-        if !matches!(built.last(), Some(Step::First)) {
+        if !takes_all && !matches!(built.last(), Some(Step::First)) {
             let what = format!("{name} leaves a list of responses, which no metric takes; let take_first be the last");
             return Err(key.fault_at(node.line, what));
         }
@@ -210,6 +230,9 @@ fn step(key: &Key, node: &Node, repeats: usize) -> Result<Step> {
             let k = whole("k")?.and_then(|k| usize::try_from(k).ok()).filter(|k| (1..=repeats).contains(k));
             Step::FirstOf(k.ok_or_else(|| fault(format!("k: expected a number from 1 to repeats, {repeats}")))?)
         }
+        "humaneval_predictions" => Step::Begun { block: false },
+        "humaneval_instruct_predictions" => Step::Begun { block: true },
+        "mbpp_code_block" => Step::Block,
         "majority_vote" => Step::Majority,
         _ => Step::First,
     })
@@ -241,17 +264,22 @@ impl Pipeline {
         self.steps.iter().all(|step| matches!(step, Step::First | Step::FirstOf(_) | Step::Majority))
     }
 
-    /// What it takes of the responses to a document.
+    /// Whether all responses are left.
+    pub(super) fn takes_all(&self) -> bool {
+        !matches!(self.steps.last(), Some(Step::First))
+    }
+
+    /// What it takes of the responses to a document: one, or as many as it leaves.
     ///
     /// # Errors
     /// Work: an expression that takes too many steps; a document without choices.
-    pub(super) fn apply(&self, document: &Fields, responses: Vec<String>) -> Result<String> {
+    pub(super) fn apply(&self, document: &Fields, responses: Vec<String>) -> Result<Vec<String>> {
         let mut responses = responses;
         for step in &self.steps {
             responses =
                 step.apply(document, responses).map_err(|fault| Error::work(format!("{}: {fault}", self.name)))?;
         }
-        Ok(responses.into_iter().next().unwrap_or_default())
+        Ok(responses)
     }
 }
 
@@ -288,6 +316,11 @@ impl Step {
             Self::Lower => each(&|text| Ok(text.to_lowercase())),
             Self::Upper => each(&|text| Ok(text.to_uppercase())),
             Self::Map { mapping, default } => each(&|text| Ok(mapping.get(text).unwrap_or(default).clone())),
+            Self::Begun { block } => {
+                let prompt = document.get("prompt").and_then(Value::as_str).ok_or("field prompt is no text")?;
+                each(&|text| Ok(programs::begun(prompt, text, *block)))
+            }
+            Self::Block => each(&programs::block),
             Self::FirstOf(count) => {
                 responses.truncate(*count);
                 Ok(responses)

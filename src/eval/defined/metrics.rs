@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::definition::Key;
 use super::filters::expressions;
-use super::read::nearest;
+use super::read::{kept, nearest};
 use super::yaml::{Kind, Node};
 use crate::Result;
 use crate::eval::metrics::TaskMetric;
@@ -30,7 +30,7 @@ fn rows(output: OutputType) -> (&'static [Row], usize) {
         (TaskMetric::BYTE_PERPLEXITY, "weighted_perplexity"),
         (TaskMetric::BITS_PER_BYTE, "bits_per_byte"),
     ];
-    const SAID: &[Row] = &[(TaskMetric::EXACT_MATCH, "mean")];
+    const SAID: &[Row] = &[(TaskMetric::EXACT_MATCH, "mean"), (TaskMetric::PASS_AT_1, "mean")];
     match output {
         OutputType::MultipleChoice => (CHOICE, 2),
         OutputType::LogLikelihood => (CONTINUATION, 2),
@@ -69,11 +69,15 @@ impl Measured {
     ///
     /// # Errors
     /// Request: a metric, an aggregation or a setting that is not known.
-    pub(super) fn new(key: &Key, output: OutputType) -> Result<Self> {
+    pub(super) fn new(key: &Key, output: OutputType, repeats: usize) -> Result<Self> {
         let list = key.value.list().filter(|list| !list.is_empty());
         let list = list.ok_or_else(|| key.fault("expected a list of metrics, such as `- metric: acc`"))?;
         let mut measured = Self { metrics: Vec::new(), exact: Exact::default() };
         for node in list {
+            if output == OutputType::Generate && node.get("metric").and_then(Node::text) == Some("pass_at_k") {
+                measured.metrics.extend(passed(key, node, repeats)?);
+                continue;
+            }
             let metric = metric(key, node, output)?;
             if metric == TaskMetric::EXACT_MATCH && output == OutputType::Generate {
                 measured.exact = Exact::new(key, node)?;
@@ -85,6 +89,23 @@ impl Measured {
         }
         Ok(measured)
     }
+}
+
+/// `pass_at_k`: one metric for each number of programs, as many as there are at most.
+fn passed(key: &Key, node: &Node, repeats: usize) -> Result<Vec<TaskMetric>> {
+    for entry in node.entries().into_iter().flatten() {
+        if !["metric", "aggregation", "higher_is_better", "k"].contains(&entry.key.as_str()) {
+            return Err(key.fault_at(entry.line, format!("pass_at_k has no setting {}; it has k", entry.key)));
+        }
+    }
+    let fault = || key.fault_at(node.line, format!("pass_at_k: k: expected numbers from 1 to repeats, {repeats}"));
+    let numbers = node.get("k").ok_or_else(fault)?;
+    let number = |node: &Node| {
+        let number = node.json().as_u64().and_then(|number| usize::try_from(number).ok());
+        let k = number.filter(|k| (1..=repeats).contains(k)).ok_or_else(fault)?;
+        Ok(TaskMetric::pass_at(k, kept(&format!("pass@{k}"))))
+    };
+    numbers.list().unwrap_or(std::slice::from_ref(numbers)).iter().map(number).collect()
 }
 
 fn metric(key: &Key, node: &Node, output: OutputType) -> Result<TaskMetric> {

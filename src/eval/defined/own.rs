@@ -14,6 +14,8 @@ const FILES: &[(&str, &str)] = &[
     ("bbh_cot_zeroshot", include_str!("own/bbh_cot_zeroshot.yaml")),
     ("bbh_fewshot", include_str!("own/bbh_fewshot.yaml")),
     ("bbh_zeroshot", include_str!("own/bbh_zeroshot.yaml")),
+    ("humaneval", include_str!("own/humaneval.yaml")),
+    ("mbpp", include_str!("own/mbpp.yaml")),
     ("mmlu_pro", include_str!("own/mmlu_pro.yaml")),
     ("nq_open", include_str!("own/nq_open.yaml")),
     ("triviaqa", include_str!("own/triviaqa.yaml")),
@@ -54,13 +56,13 @@ fn keys(node: &Node, file: &Arc<Path>) -> Vec<Key> {
     node.entries().unwrap_or_default().iter().map(key).collect()
 }
 
-/// Adds a task, or a group and its tasks.
+/// Adds a task, or several, which may be a group.
 fn add(all: &mut TaskFiles, definition: &Definition) {
     let text = |name: &str| definition.get(name).and_then(|key| key.value.text()).map(str::to_owned);
-    let (Some(group), Some(tasks)) = (text("group"), definition.get("task")) else {
-        all.names.extend(text("task").map(|name| (name, Named::Task(definition.clone()))));
-        return;
-    };
+    if let Some(name) = text("task") {
+        all.names.insert(name, Named::Task(definition.clone()));
+    }
+    let Some(tasks) = definition.get("task").filter(|tasks| tasks.value.list().is_some()) else { return };
     let common = definition.get("common").map(|key| keys(&key.value, &key.file)).unwrap_or_default();
     let mut names = Vec::new();
     for task in tasks.value.list().unwrap_or_default() {
@@ -70,6 +72,7 @@ fn add(all: &mut TaskFiles, definition: &Definition) {
         names.push(Node { line: task.line, kind: Kind::Scalar(name.into()) });
         all.names.insert(name.to_owned(), Named::Task(own));
     }
+    let Some(group) = text("group") else { return };
     let mut whole = definition.clone();
     whole.keys.retain(|key| key.name != "common");
     let members = Node { line: tasks.line, kind: Kind::List(names) };
@@ -93,6 +96,6 @@ mod tests {
                 tasks += 1;
             }
         }
-        assert_eq!((tasks, OWN.names.len()), (27 * 4 + 14 + 2, 27 * 4 + 14 + 2 + 6));
+        assert_eq!((tasks, OWN.names.len()), (27 * 4 + 14 + 2 + 9, 27 * 4 + 14 + 2 + 9 + 6));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::data;
 use super::definition::{Definition, Key};
@@ -14,6 +14,9 @@ use super::own::is_own;
 use super::task::{Asks, FileTask};
 use super::yaml::{Kind, Node};
 use crate::Result;
+use crate::eval::gen_kwargs::GenKwargs;
+use crate::eval::metrics::{Takes, TaskMetric};
+use crate::eval::request::Draws;
 use crate::eval::tasks::{About, Config, Filter, OutputType, Sampler, Task, UNVERSIONED};
 
 /// Keys of a task.
@@ -61,7 +64,7 @@ const OTHERS: &[(&str, &str)] = &[
 ];
 
 /// `did you mean X?`, or what there is.
-pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(in crate::eval) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
     let near = known.iter().map(|other| (strsim::levenshtein(name, other), other)).min();
     match near {
@@ -72,7 +75,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> S
 }
 
 /// What lives as long as the program, as the tasks of the table do.
-pub(super) fn kept(text: &str) -> &'static str {
+pub(in crate::eval) fn kept(text: &str) -> &'static str {
     Box::leak(text.to_owned().into_boxed_str())
 }
 
@@ -105,17 +108,19 @@ fn build(definition: &Definition, name: &str) -> Result<FileTask> {
         check_shots(key)?;
     }
     let repeats = definition.get("repeats").map_or(Ok(1), Key::count)?.max(1);
-    let filters = definition.get("filter_list").map(|key| pipelines(key, repeats)).transpose()?;
+    let measured = match definition.get("metric_list") {
+        Some(key) => Measured::new(key, output, repeats)?,
+        None => Measured::default_of(output),
+    };
+    let is_code = measured.metrics.iter().any(|metric| matches!(metric.takes, Takes::Passed(_)));
+    let filters = definition.get("filter_list").map(|key| pipelines(key, repeats, is_code)).transpose()?;
     let all = filters.unwrap_or_else(|| vec![Pipeline::first()]);
     if let (Some(key), false) = (definition.get("filter_list"), output == OutputType::Generate)
         && let Some(filter) = all.iter().find(|filter| !filter.is_plain())
     {
         return Err(key.fault(format!("{}: only answers of generate_until are texts to filter", filter.name)));
     }
-    let measured = match definition.get("metric_list") {
-        Some(key) => Measured::new(key, output)?,
-        None => Measured::default_of(output),
-    };
+    check_programs(definition, &measured, &all)?;
     let delimiter = |key: &str, default: &'static str| definition.text(key).map(|text| text.map_or(default, kept));
     let own = [delimiter("target_delimiter", " ")?, delimiter("fewshot_delimiter", "\n\n")?];
     let of_shots = |name: &str| shots.and_then(|key| key.value.get(name)).and_then(Node::text);
@@ -123,8 +128,8 @@ fn build(definition: &Definition, name: &str) -> Result<FileTask> {
         [of_shots("target_delimiter").map_or(own[0], kept), of_shots("fewshot_delimiter").map_or(own[1], kept)];
     let said = said(definition, output, own[1])?;
     let mut written = definition.json();
-    if let Some(said) = &said {
-        written.insert("generation_kwargs".to_owned(), said.written.clone());
+    if let Some((kwargs, _)) = &said {
+        written.insert("generation_kwargs".to_owned(), Value::Object(kwargs.written().clone()));
     }
     let number = definition.get("num_fewshot").map(Key::count).transpose()?;
     let samples =
@@ -145,8 +150,8 @@ fn build(definition: &Definition, name: &str) -> Result<FileTask> {
         (false, true) => Sampler::DrawnWithoutSelf,
         (false, false) => Sampler::Drawn,
     };
-    let filters: Vec<Filter> =
-        all.iter().map(|filter| Filter { name: kept(&filter.name), extract: str::to_owned }).collect();
+    let of = |filter: &Pipeline| Filter { name: kept(&filter.name), takes_all: filter.takes_all(), ..Filter::FIRST };
+    let filters: Vec<Filter> = all.iter().map(of).collect();
     let about = About {
         name: kept(name),
         title: kept(name),
@@ -176,8 +181,8 @@ fn build(definition: &Definition, name: &str) -> Result<FileTask> {
         definition: kept(&Value::Object(written).to_string()),
         ..About::CHOICE
     };
-    let (until, max_gen_toks): (&'static [&'static str], _) =
-        said.map_or((&[], None), |said| (said.until.leak(), said.most));
+    let (kwargs, draws) = said.unwrap_or_default();
+    let until: Vec<&'static str> = kwargs.until().iter().flatten().map(|text| kept(text)).collect();
     let differs = ["doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix"];
     let differs = shots.filter(|key| differs.iter().any(|name| key.value.get(name).is_some()));
     Ok(FileTask {
@@ -185,11 +190,24 @@ fn build(definition: &Definition, name: &str) -> Result<FileTask> {
         asks: asks(definition, None, output)?,
         solved: differs.map(|key| asks(definition, Some(key), output)).transpose()?,
         description: definition.get("description").map(Form::new).transpose()?,
-        until,
-        max_gen_toks,
+        until: until.leak(),
+        max_gen_toks: kwargs.most(),
+        draws,
         pipelines: all,
         exact: measured.exact,
     })
+}
+
+/// Programs are measured by whether they pass, and by nothing else.
+fn check_programs(definition: &Definition, measured: &Measured, filters: &[Pipeline]) -> Result<()> {
+    let is_passed = |metric: &TaskMetric| matches!(metric.takes, Takes::Passed(_));
+    let Some(key) = definition.get("metric_list").filter(|_| measured.metrics.iter().any(is_passed)) else {
+        return Ok(());
+    };
+    if filters.len() > 1 || !measured.metrics.iter().all(is_passed) {
+        return Err(key.fault("programs have one filter, and are measured by pass_at_k or pass_at_1 alone"));
+    }
+    Ok(())
 }
 
 /// Keys that are not known, or that need Python.
@@ -285,59 +303,31 @@ fn asks(definition: &Definition, shots: Option<&Key>, output: OutputType) -> Res
     })
 }
 
-/// How answers are generated.
-struct Said {
-    until: Vec<&'static str>,
-    most: Option<usize>,
-    written: Value,
-}
-
-/// Names of the number of new tokens at most, the first of which counts.
-const MOST: [&str; 4] = ["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"];
-
-fn said(definition: &Definition, output: OutputType, delimiter: &'static str) -> Result<Option<Said>> {
+/// How answers are generated; nothing where they are not.
+fn said(
+    definition: &Definition,
+    output: OutputType,
+    delimiter: &'static str,
+) -> Result<Option<(GenKwargs, Option<Draws>)>> {
     if output != OutputType::Generate {
         return Ok(None);
     }
+    let mut kwargs = GenKwargs::default();
     let Some(key) = definition.get("generation_kwargs") else {
-        let written = json!({"temperature": 0.0, "do_sample": false, "max_gen_toks": 256, "until": [delimiter]});
-        return Ok(Some(Said { until: vec![delimiter], most: Some(256), written }));
+        kwargs.or("temperature", json!(0.0));
+        kwargs.or("do_sample", json!(false));
+        kwargs.or("max_gen_toks", json!(256));
+        kwargs.or("until", json!([delimiter]));
+        return Ok(Some((kwargs, None)));
     };
     let entries = key.value.entries().ok_or_else(|| key.fault("expected keys, such as `until`"))?;
-    let (mut until, mut most, mut written) = (vec![delimiter], [None; 4], Map::new());
-    let samples = key.value.get("do_sample").map(Node::json) != Some(json!(false));
     for entry in entries.iter().filter(|entry| !entry.value.is_null()) {
-        let (name, value) = (entry.key.as_str(), entry.value.json());
-        let fault = |what: &str| key.fault_at(entry.line, format!("{name} is {value}, {what}"));
-        match name {
-            "until" => {
-                let nodes = entry.value.list().unwrap_or(std::slice::from_ref(&entry.value));
-                let texts: Option<Vec<&str>> = nodes.iter().map(Node::text).collect();
-                until = texts.ok_or_else(|| fault("expected texts"))?.into_iter().map(kept).collect();
-            }
-            "do_sample" if value == json!(false) => {}
-            "temperature" if !samples || value.as_f64() == Some(0.0) => {}
-            "do_sample" | "temperature" => return Err(fault("but answers are made of the likeliest tokens here")),
-            "top_p" | "top_k" if !samples || key.value.get("temperature").is_none() => {}
-            "num_beams" if value == json!(1) => {}
-            _ => match MOST.iter().position(|known| *known == name) {
-                Some(place) => {
-                    let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
-                    most[place] = Some(number.filter(|n| *n > 0).ok_or_else(|| fault("expected a number of tokens"))?);
-                }
-                None => {
-                    let known = MOST.into_iter().chain(["until", "do_sample", "temperature"]);
-                    let near = nearest(name, known);
-                    return Err(key.fault_at(entry.line, format!("{name} is not known here; {near}")));
-                }
-            },
-        }
-        let value = if name == "temperature" { json!(value.as_f64()) } else { value };
-        written.insert(name.to_owned(), value);
+        kwargs.set(&entry.key, &entry.value.json()).map_err(|fault| key.fault_at(entry.line, fault))?;
     }
-    written.entry("until").or_insert_with(|| json!(until));
-    let most = most.into_iter().flatten().next();
-    Ok(Some(Said { until, most, written: Value::Object(written) }))
+    kwargs.or("until", json!([delimiter]));
+    let repeats = definition.get("repeats").map_or(Ok(1), Key::count)?.max(1);
+    let draws = kwargs.draws(repeats).map_err(|fault| key.fault(fault))?;
+    Ok(Some((kwargs, draws)))
 }
 
 /// A scalar as a text: names may look like numbers.

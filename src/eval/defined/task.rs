@@ -9,7 +9,7 @@ use crate::eval::fields::Fields;
 use crate::eval::metrics::{Takes, TaskMetric, TextSums};
 use crate::eval::outcome::{Measure, first_greatest};
 use crate::eval::python::words;
-use crate::eval::request::{Answer, Prompt, Request};
+use crate::eval::request::{Answer, Draws, Prompt, Request};
 use crate::eval::shots::{Example, Shots};
 use crate::eval::tasks::{About, Filter, OutputType, Task};
 use crate::{Error, Result};
@@ -33,6 +33,7 @@ pub(super) struct FileTask {
     pub(super) description: Option<Form>,
     pub(super) until: &'static [&'static str],
     pub(super) max_gen_toks: Option<usize>,
+    pub(super) draws: Option<Draws>,
     pub(super) pipelines: Vec<Pipeline>,
     pub(super) exact: Exact,
 }
@@ -208,8 +209,8 @@ impl Task for FileTask {
             OutputType::Generate => {
                 // what cannot be judged is told before the work
                 self.right(document)?;
-                let (until, max_gen_toks) = (self.until, self.max_gen_toks);
-                Request::GenerateUntil { context: shots.before(&text)?, until, max_gen_toks }
+                let (until, max_gen_toks, draws) = (self.until, self.max_gen_toks, self.draws);
+                Request::GenerateUntil { context: shots.before(&text)?, until, max_gen_toks, draws }
             }
             _ => Request::LogLikelihood { context: shots.before(&text)?, continuation: own()? },
         }])
@@ -227,11 +228,11 @@ impl Task for FileTask {
         let Some(pipeline) = self.pipelines.iter().find(|pipeline| pipeline.name == filter.name) else {
             return Ok(answers.to_vec());
         };
-        let each = answers.iter().map(|answer| match answer {
-            Answer::Text(text) => pipeline.apply(document, vec![text.clone(); self.about.repeats]).map(Answer::Text),
-            other => Ok(other.clone()),
-        });
-        each.collect()
+        let said = |answer: &Answer| if let Answer::Text(text) = answer { Some(text.clone()) } else { None };
+        let Some(said) = answers.iter().map(said).collect::<Option<Vec<String>>>() else { return Ok(answers.to_vec()) };
+        // the likeliest answer is the same each time
+        let responses = if let [one] = said.as_slice() { vec![one.clone(); self.about.repeats] } else { said };
+        Ok(pipeline.apply(document, responses)?.into_iter().map(Answer::Text).collect())
     }
 
     fn judge(&self, document: &Fields, answers: &[Answer]) -> Result<Vec<Measure>> {

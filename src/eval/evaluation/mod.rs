@@ -18,6 +18,7 @@ use crate::checkpoint::{Checkpoint, Origin, OutputDir, Workplace, sha256};
 use crate::data::{Rules, Tokenizer};
 use crate::eval::before::{self, Before};
 use crate::eval::chat::AppliedTemplate;
+use crate::eval::code::CodeRunner;
 use crate::eval::compare::{Comparison, compare};
 use crate::eval::defined::TaskFiles;
 use crate::eval::encode::Encoder;
@@ -36,7 +37,7 @@ use crate::eval::tasks::Task;
 use crate::model::{Budget, Cache, LoadOptions, Model, ModelOptions};
 use crate::progress::{Progress, Silent};
 use crate::weights::lora::Adapters;
-use crate::{Context, Result};
+use crate::{Context, Error, Result};
 
 /// What is asked for, before a model is looked at.
 #[derive(Debug)]
@@ -46,6 +47,7 @@ pub struct Asked {
     selection: Selection,
     place: Option<Arc<Workplace>>,
     before: Option<Before>,
+    runner: Option<CodeRunner>,
 }
 
 impl Asked {
@@ -75,6 +77,17 @@ impl Asked {
                 select_with(&tasks, &source.subjects(), &files)?
             }
         };
+        let code = selection.leaves.iter().find(|leaf| leaf.task.about().is_code());
+        let runner = match (code, settings.run_code) {
+            (Some(leaf), None) => return Err(unasked(&leaf.name)),
+            (None, Some(_)) => return Err(Error::request("--run-code: none of the tasks asks for programs")),
+            (Some(_), Some(true)) => Some(CodeRunner::open(settings.python.as_deref(), progress)?),
+            (Some(leaf), Some(false)) => {
+                progress.warn(&format!("{}: programs are written and not run: no score", leaf.name));
+                None
+            }
+            (None, None) => None,
+        };
         for name in &selection.replaced {
             progress.warn(&format!("{name} is the task of --include-path, not prune's own"));
         }
@@ -82,7 +95,7 @@ impl Asked {
             progress.warn(&format!("text:{} is asked for more than once; it is scored once", path.display()));
         }
         let settings = EvalSettings { tasks, ..settings.clone() };
-        Ok(Self { settings, source, selection, place, before })
+        Ok(Self { settings, source, selection, place, before, runner })
     }
 }
 
@@ -125,6 +138,8 @@ pub struct Evaluation<'a> {
     job: &'a Job,
     /// What came out for tasks that were scored before.
     known: Known,
+    /// Runs programs, where that was asked for.
+    runner: Option<CodeRunner>,
 }
 
 impl<'a> Evaluation<'a> {
@@ -138,7 +153,7 @@ impl<'a> Evaluation<'a> {
         tokenized: &'a mut Tokenized,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let Asked { settings, source, selection, place, before } = asked;
+        let Asked { settings, source, selection, place, before, runner } = asked;
         let ScoredModel { checkpoint, spec, adapters, device, budget, host } = scored;
         let rules = if settings.compat == Some(Compat::V0_4_13) { Rules::Transformers5 } else { Rules::File };
         let tokenizer = Tokenizer::open_as(&checkpoint.source.dir, rules)?;
@@ -168,7 +183,9 @@ impl<'a> Evaluation<'a> {
         let known = before.map(|before| before.known(job, &about, &settings)).transpose()?.unwrap_or_default();
         let rooms: Vec<usize> = job.requests.iter().filter_map(generate::room).collect();
         let endings = (!rooms.is_empty()).then(|| Endings::new(tokenizer, &checkpoint)).transpose()?;
-        let cached_tokens = endings.as_ref().map(|_| plan::cached_tokens(&rooms, &spec, budget));
+        // shares are planned alike whatever memory there is
+        let planned = if is_shared(&settings) { Budget::new(Some(u64::MAX)) } else { budget };
+        let cached_tokens = endings.as_ref().map(|_| plan::cached_tokens(&rooms, &spec, planned));
         let cached = Cache::bytes(&spec, cached_tokens.unwrap_or(0));
         let options = ModelOptions {
             budget,
@@ -177,8 +194,20 @@ impl<'a> Evaluation<'a> {
             load_options: LoadOptions { adapters: adapters.map(Arc::new), ..LoadOptions::default() },
             ..ModelOptions::default()
         };
-        let evaluation =
-            Self { settings, place, checkpoint, spec, options, about, endings, cached_tokens, other, job, known };
+        let evaluation = Self {
+            settings,
+            place,
+            checkpoint,
+            spec,
+            options,
+            about,
+            endings,
+            cached_tokens,
+            other,
+            job,
+            known,
+            runner,
+        };
         if let Some(place) = evaluation.place.as_ref().filter(|_| !evaluation.is_found()) {
             place.refuse_taken(true)?;
         }
@@ -215,7 +244,16 @@ impl<'a> Evaluation<'a> {
     /// The model's and the file system's; a task without a token to predict, a figure that no number can hold.
     pub fn run(&self, plan: &mut PassPlan, progress: &dyn Progress) -> Result<EvalScores> {
         let answers = if self.is_found() { Vec::new() } else { self.answers(plan, progress)? };
-        self.job.scores(&answers, self.known.clone(), self.spec.vocab_size)
+        let runner = self.runner.as_ref().map(|runner| (runner, progress));
+        self.job.scores(&answers, self.known.clone(), self.spec.vocab_size, runner)
+    }
+
+    /// Runs the passes of this process's share that are left, and keeps what comes of each.
+    ///
+    /// # Errors
+    /// As [`Evaluation::run`].
+    pub fn run_share(&self, plan: &mut PassPlan, progress: &dyn Progress) -> Result<()> {
+        if self.is_found() { Ok(()) } else { self.answers(plan, progress).map(drop) }
     }
 
     fn answers(&self, plan: &mut PassPlan, progress: &dyn Progress) -> Result<Vec<Answer>> {
@@ -223,7 +261,21 @@ impl<'a> Evaluation<'a> {
         let asked = passes.iter().map(|pass| &pass.requests).chain(&*batches);
         let asked: Vec<&[usize]> = asked.map(Vec::as_slice).collect();
         let mut kept = Kept::open(self.place.as_deref(), self.settings.force, run, &asked, self.job.requests.len())?;
-        report.resumed = asked.len() - kept.left.len();
+        let is_own = |pass: &usize| self.settings.shard.is_none_or(|shard| shard.has(*pass));
+        kept.left.retain(is_own);
+        report.resumed = (0..asked.len()).filter(is_own).count() - kept.left.len();
+        for dir in &self.settings.merge {
+            kept.merge(dir, run, &asked)?;
+        }
+        if let Some(missing) = kept.left.first().filter(|_| !self.settings.merge.is_empty()) {
+            let first = asked[*missing].first().map_or_else(String::new, |request| self.job.name(*request));
+            return Err(Error::request(format!(
+                "--merge: {} of {} passes are in none of the shares, the first of them asks {first}: run the --shard \
+                 that has it",
+                kept.left.len(),
+                asked.len()
+            )));
+        }
         if !kept.left.is_empty() {
             let model = Model::open(self.checkpoint.clone(), &self.options, progress)?;
             let started = Instant::now();
@@ -273,6 +325,19 @@ impl<'a> Evaluation<'a> {
     }
 }
 
+/// Whether several processes do it.
+fn is_shared(settings: &EvalSettings) -> bool {
+    settings.shard.is_some() || !settings.merge.is_empty()
+}
+
+/// Programs of a model are run when the user says so, and not before.
+fn unasked(task: &str) -> Error {
+    Error::request(format!(
+        "{task} asks for programs, and is scored by running what the model writes: --run-code runs it here, within \
+         limits; --run-code false writes the programs, to be run elsewhere"
+    ))
+}
+
 /// Results to compare with, opened before the model runs, so that what cannot be compared is refused early.
 fn against(path: PathBuf, about: &ModelFacts) -> Result<(PathBuf, Finished)> {
     let opened = Finished::open(&path).and_then(|other| other.same_tokenizer(about).map(|()| other));
@@ -305,6 +370,6 @@ fn questions(settings: &EvalSettings, selection: &Selection, about: &ModelFacts)
     let tasks: Vec<_> = selection.leaves.iter().map(leaf).collect();
     let groups: Vec<&String> = selection.groups.iter().map(|group| &group.name).collect();
     let chosen = (tasks, groups, few_shot, data_dir, text_split, limit, compat, bos, paper, seed);
-    let said = (&about.chat_template, settings.is_multiturn(), system_instruction);
+    let said = (&about.chat_template, settings.is_multiturn(), system_instruction, &settings.gen_kwargs);
     format!("{chosen:?} {said:?} {} {} {:?}", about.tokenizer, about.max_length, about.special)
 }

@@ -5,7 +5,7 @@ use std::fs;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::Evaluation;
+use super::{Evaluation, is_shared};
 use crate::arch::ModelSpec;
 use crate::eval::generate;
 use crate::eval::journal::{Journal, RunId};
@@ -63,10 +63,19 @@ impl Evaluation<'_> {
         let fit = Placement::new(&self.checkpoint, &self.spec, &places, options)?;
         let (usual, most) = match settings.pass_tokens {
             Some(tokens) => (tokens, tokens),
+            None if is_shared(settings) => fit.tree_tokens(&self.spec, Budget::new(Some(u64::MAX))),
             None => fit.tree_tokens(&self.spec, options.budget),
         };
         let now = PassTokens { usual, most };
         let mut run = self.run_of(now)?;
+        let is_large = settings.pass_tokens.is_none() && settings.shard.is_some();
+        if is_large && fit.pass_bytes(&self.spec, now.most.min(job.tokens())) > options.budget.usable() {
+            return Err(Error::request(format!(
+                "--shard: passes of {} tokens, alike in every share, do not fit into the memory there is: allow more \
+                 with --memory, or give every share the same --pass-tokens",
+                now.most
+            )));
+        }
         if run.pass_tokens != now {
             // without a cap what is free now counts, not the nine tenths of it that a new run is planned for
             let budget = options.budget;
@@ -77,7 +86,12 @@ impl Evaluation<'_> {
         }
         let passes = passes::plan(&job.requests, &self.ranges(), run.pass_tokens)?;
         let batches = generate::batches(&job.requests, &self.ranges(), run.cached_tokens.unwrap_or(0));
-        let generated = batches.iter().flatten().filter_map(|request| generate::room(&job.requests[*request]));
+        let is_own = |place: usize| settings.shard.is_none_or(|shard| shard.has(place));
+        let own = passes.iter().enumerate().filter(|(place, _)| is_own(*place)).map(|(_, pass)| pass);
+        let own_batches = batches.iter().enumerate().filter(|(place, _)| is_own(passes.len() + place));
+        let own_batches: Vec<&Vec<usize>> = own_batches.map(|(_, batch)| batch).collect();
+        let generated =
+            own_batches.iter().copied().flatten().filter_map(|request| generate::room(&job.requests[*request]));
         let report = PassReport {
             residency: fit.residency,
             weight_bytes: fit.weight_bytes,
@@ -85,8 +99,8 @@ impl Evaluation<'_> {
             documents: job.documents(),
             requests: job.requests.len(),
             tokens_asked: job.tokens(),
-            tokens_run: passes.iter().map(|pass| pass.batch.tokens()).chain(generated).sum(),
-            passes: passes.len() + batches.len(),
+            tokens_run: own.clone().map(|pass| pass.batch.tokens()).chain(generated).sum(),
+            passes: own.count() + own_batches.len(),
             resumed: 0,
             seconds: None,
         };
@@ -106,10 +120,14 @@ impl Evaluation<'_> {
         if self.options.device.is_cuda() {
             digest.update(format!("GPU {:?}", settings.dtype));
         }
+        if is_shared(settings) {
+            // files of other machines have other times
+            digest.update(&self.about.weights);
+        }
         let config = checkpoint.source.dir.join("config.json");
         let adapter = settings.adapter.as_ref().map(|dir| ADAPTER_FILES.map(|file| dir.join(file)));
         let files = std::iter::once(&config).chain(&checkpoint.index.shards).chain(adapter.iter().flatten());
-        for path in files {
+        for path in files.filter(|_| !is_shared(settings)) {
             let metadata = fs::metadata(path).map_err(|error| Error::io(path, &error))?;
             let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
             digest.update(format!("{} {} {changed:?}\n", path.display(), metadata.len()));

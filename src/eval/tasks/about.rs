@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::eval::fields::Fields;
-use crate::eval::metrics::{NO_FILTER, TaskMetric};
+use crate::eval::metrics::{NO_FILTER, Takes, TaskMetric};
 use crate::eval::request::Answer;
 
 /// What there is to say about a task.
@@ -110,6 +110,12 @@ impl About {
         self.filters.iter().flat_map(move |filter| metrics.iter().map(move |metric| (filter, *metric)))
     }
 
+    /// Whether its answers are programs that have to be run.
+    #[must_use]
+    pub fn is_code(&self) -> bool {
+        self.metrics.iter().any(|metric| matches!(metric.takes, Takes::Passed(_)))
+    }
+
     /// A metric that its form of task cannot tell.
     pub(in crate::eval) fn misplaced(&self, metric: &TaskMetric) -> Error {
         Error::work(format!("{}: {} is no metric of such a task", self.name, metric.name))
@@ -149,9 +155,14 @@ pub struct Filter {
     pub name: &'static str,
     /// From the text to what is judged.
     pub extract: fn(&str) -> String,
+    /// Whether all answers to a question are judged, not the first one.
+    pub takes_all: bool,
 }
 
 impl Filter {
+    /// The first answer as it is.
+    pub const FIRST: Self = Self { name: NO_FILTER, extract: str::to_owned, takes_all: false };
+
     /// What is judged of an answer.
     pub(in crate::eval) fn apply(&self, answer: &Answer) -> Answer {
         match answer {
@@ -223,4 +234,4 @@ pub const PERPLEXITY: &[TaskMetric] = &[
     TaskMetric::LOSS_PER_LOG_VOCAB,
 ];
 /// Nothing is filtered.
-pub const AS_THEY_ARE: &[Filter] = &[Filter { name: NO_FILTER, extract: str::to_owned }];
+pub const AS_THEY_ARE: &[Filter] = &[Filter::FIRST];

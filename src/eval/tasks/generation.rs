@@ -43,7 +43,7 @@ impl Task for Generation {
 
     fn requests(&self, document: &Fields, shots: &Shots<'_>) -> Result<Vec<Request>> {
         let context = shots.before(&(self.context)(document)?)?;
-        Ok(vec![Request::GenerateUntil { context, until: self.until, max_gen_toks: self.max_gen_toks }])
+        Ok(vec![Request::GenerateUntil { context, until: self.until, max_gen_toks: self.max_gen_toks, draws: None }])
     }
 
     fn judge(&self, document: &Fields, answers: &[Answer]) -> Result<Vec<Measure>> {

@@ -23,8 +23,8 @@ pub(super) const TASK: Generation = Generation {
         output: OutputType::Generate,
         metrics: &[TaskMetric::EXACT_MATCH],
         filters: &[
-            Filter { name: "strict-match", extract: strict },
-            Filter { name: "flexible-extract", extract: flexible },
+            Filter { name: "strict-match", extract: strict, ..Filter::FIRST },
+            Filter { name: "flexible-extract", extract: flexible, ..Filter::FIRST },
         ],
         version: 3.0,
         definition: DEFINITION,

@@ -19,8 +19,8 @@ pub(super) const COT: Generation = Generation {
         shots: 8,
         samples: COT_SAMPLES,
         filters: &[
-            Filter { name: "strict-match", extract: strict },
-            Filter { name: "flexible-extract", extract: flexible },
+            Filter { name: "strict-match", extract: strict, ..Filter::FIRST },
+            Filter { name: "flexible-extract", extract: flexible, ..Filter::FIRST },
         ],
         definition: COT_DEFINITION,
         ..TASK.about
@@ -55,8 +55,8 @@ pub(super) const LLAMA: Generation = Generation {
         target_delimiter: "",
         samples: LLAMA_SAMPLES,
         filters: &[
-            Filter { name: "strict-match", extract: final_answer },
-            Filter { name: "flexible-extract", extract: flexible },
+            Filter { name: "strict-match", extract: final_answer, ..Filter::FIRST },
+            Filter { name: "flexible-extract", extract: flexible, ..Filter::FIRST },
         ],
         version: 4.0,
         definition: LLAMA_DEFINITION,

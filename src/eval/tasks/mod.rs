@@ -175,6 +175,14 @@ pub trait Task: Debug + Sync {
         Ok(answers.iter().map(|answer| filter.apply(answer)).collect())
     }
 
+    /// What is to be run behind each answer, where answers are programs ([`About::is_code`]).
+    ///
+    /// # Errors
+    /// See [`Task::prepare`].
+    fn tests(&self, document: &Fields) -> Result<String> {
+        self.target(document)
+    }
+
     /// What the answers to all requests of a document say: one measure for each of the task's metrics. Each filter's
     /// answers are judged on their own.
     ///

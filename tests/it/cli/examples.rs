@@ -157,6 +157,8 @@ fn desk() -> Desk {
     desk.works("prune teach ./llama --data c4.jsonl --seq-len 32 --steps 2 --batch 4 --top-k 16 -o cache");
     desk.works("prune eval ./llama-24 --tasks boolq -o dense/results");
     desk.works("prune eval ./llama-24 --tasks boolq -o pruned/results");
+    desk.works("prune eval ./llama-24 --tasks boolq --shard 1/2 -o one");
+    desk.works("prune eval ./llama-24 --tasks boolq --shard 2/2 -o two");
     desk
 }
 

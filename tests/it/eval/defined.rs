@@ -84,7 +84,10 @@ fn a_definition_that_is_wrong_is_refused_with_file_line_and_key() {
         ("SOUND\nfewshot_config: {split: test, n: 2}\n", &["fewshot_config: n: is no key of it"]),
         ("SOUND\ndataset_kwargs: {data_files: {train: rows.jsonl}}\n", &["line 10", "no split test, which is scored"]),
         ("SOUND\ndataset_kwargs: {data_files: {test: \"https://x/y.json\"}}\n", &["name its copy"]),
-        ("SOUND\noutput_type: generate_until\ngeneration_kwargs: {do_sample: true}\n", &["line 11", "likeliest"]),
+        (
+            "SOUND\noutput_type: generate_until\ngeneration_kwargs: {do_sample: true}\n",
+            &["line 11", "temperature is 0"],
+        ),
         ("SOUND\noutput_type: generate_until\ngeneration_kwargs: {stop: x}\n", &["line 11", "stop is not known here"]),
         ("task: t\ntest_split: test\n", &["t.yaml: dataset_path is missing"]),
         ("task: t\ndataset_path: json\n", &["neither test_split nor validation_split"]),

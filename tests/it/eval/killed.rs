@@ -4,11 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use prune::commands::eval::eval;
-use prune::eval::settings::EvalSettings;
+use prune::eval::settings::{ChatTemplate, EvalSettings};
 use prune::progress::Silent;
 
 use crate::eval::generation::{generation, problems};
-use crate::eval::shared::{Small, tree};
+use crate::eval::shared::{Small, read, tree};
 use crate::fixture::killer::Killer;
 
 #[test]
@@ -71,4 +71,42 @@ fn answers_that_were_given_before_the_kill_stand() {
     problems(&small, 40);
     // a line for the run, one for each batch of sixteen answers
     killed_and_resumed(&small, &generation(&small, "whole"), 3);
+}
+
+/// The same of a chat model, asked in conversations.
+#[test]
+fn answers_of_a_conversation_stand_as_well() {
+    let small = Small::new();
+    problems(&small, 40);
+    let template = "{% for message in messages %}w3 {{ message.content }} w4 {% endfor %}";
+    fs::write(small.path("model/chat_template.jinja"), template).unwrap();
+    let settings = EvalSettings {
+        apply_chat_template: Some(ChatTemplate::Applied(true)),
+        system_instruction: Some("w7 w8".into()),
+        gen_kwargs: Some("max_gen_toks=40".into()),
+        ..generation(&small, "whole")
+    };
+    killed_and_resumed(&small, &settings, 3);
+}
+
+/// A text that is never said ends no answer: the number of tokens does.
+#[test]
+fn a_stop_string_that_never_comes_is_no_end() {
+    let small = Small::new();
+    problems(&small, 3);
+    let until = |out: &str, until: &str| EvalSettings {
+        gen_kwargs: Some(format!("{{\"until\": [\"{until}\"], \"max_gen_toks\": 9}}")),
+        ..generation(&small, out)
+    };
+    eval(&until("never", "no such text"), &Silent).unwrap();
+    let said = |out: &str| -> Vec<String> {
+        let (_, samples) = read(&small.path(out));
+        samples["gsm8k"].iter().map(|line| line["resps"][0][0].as_str().unwrap().to_owned()).collect()
+    };
+    let whole = said("never");
+    assert!(whole.iter().any(|text| text.split(' ').count() == 9), "{whole:?}");
+    // one that comes at once leaves nothing
+    let first = whole[0].split(' ').next().unwrap();
+    eval(&until("once", first), &Silent).unwrap();
+    assert_eq!(said("once")[0], "");
 }

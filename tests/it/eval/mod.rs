@@ -6,6 +6,8 @@ mod defined;
 mod generation;
 mod goldens;
 mod killed;
+mod programs;
 mod recorded;
 mod requests;
+mod shards;
 mod shared;

@@ -33,8 +33,8 @@ pub(crate) fn read(out: &Path) -> (Value, BTreeMap<String, Vec<Value>>) {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if name.starts_with("results_") {
                 results = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-            } else {
-                let task = name.strip_prefix("samples_").unwrap().rsplit_once('_').unwrap().0;
+            } else if let Some(name) = name.strip_prefix("samples_") {
+                let task = name.rsplit_once('_').unwrap().0;
                 samples.insert(task.to_owned(), lines(&path));
             }
         }

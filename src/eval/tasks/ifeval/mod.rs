@@ -77,7 +77,7 @@ impl Task for IfEval {
         // what cannot be checked is told before the work
         instructions(document)?;
         let context = shots.before(text(document, "prompt")?)?;
-        Ok(vec![Request::GenerateUntil { context, until: &[], max_gen_toks: Some(1280) }])
+        Ok(vec![Request::GenerateUntil { context, until: &[], max_gen_toks: Some(1280), draws: None }])
     }
 
     fn judge(&self, document: &Fields, answers: &[Answer]) -> Result<Vec<Measure>> {
