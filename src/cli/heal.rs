@@ -212,7 +212,7 @@ pub(crate) struct HealArgs {
     /// repetitions; or one number [default: 64..512]
     #[arg(long, value_name = "N..M", help_heading = "Training")]
     rollout_tokens: Option<String>,
-    /// Of a plain text the first tokens, which it goes on with [default: 32]
+    /// Of a plain text the first tokens, which it goes on with [default: 32, at most half a sequence]
     #[arg(long, value_name = "N", help_heading = "Training")]
     prompt_tokens: Option<usize>,
     /// Steps between two saved states [default: 100]

@@ -161,8 +161,8 @@ pub struct HealSettings {
     /// repetitions.
     #[serde(skip_serializing_if = "is_default")]
     pub rollout_tokens: RolloutTokens,
-    /// Of a plain text the first tokens, which it goes on with; 32 by default. Of a conversation it is all before the
-    /// last answer.
+    /// Of a plain text the first tokens, which it goes on with; 32 by default, at most half a sequence. Of a
+    /// conversation it is all before the last answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<usize>,
 

@@ -12,7 +12,7 @@ use crate::{Context, Error, Result};
 /// Texts that grow at a time. A number of its own: sums may hang on it.
 pub(super) const TOGETHER: usize = 8;
 
-/// Tokens of a text that it is gone on with, where nobody says otherwise.
+/// Tokens of a text that it is gone on with, where nobody says otherwise; at most half a sequence.
 const PROMPT: usize = 32;
 
 impl HealSettings {
@@ -25,7 +25,7 @@ impl HealSettings {
 
     /// Tokens of a text that the model goes on with.
     pub(super) fn prompt_tokens(&self) -> usize {
-        self.prompt_tokens.unwrap_or(PROMPT)
+        self.prompt_tokens.unwrap_or_else(|| PROMPT.min(self.seq_len() / 2).max(1))
     }
 }
 
