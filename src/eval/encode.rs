@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::passes::{ScoredTargets, TokenRequest};
 use super::prompts::AskedDocument;
 use super::python::rstrip;
-use super::request::{Draw, Draws, MAX_GEN_TOKS, Prompt, Request};
+use super::request::{AnswerDraws, Draw, MAX_GEN_TOKS, Prompt, Request};
 use super::room::{Taken, size};
 use super::settings::Compat;
 use crate::data::{Special, Tokenizer};
@@ -115,7 +115,7 @@ impl<'a> Encoder<'a> {
                 }
                 Request::LogLikelihoodRolling { text } => self.text(&mut asked, text),
                 Request::GenerateUntil { context, until, max_gen_toks, draws } => {
-                    let each = |sample: usize, draws: &Draws| Draw {
+                    let each = |sample: usize, draws: &AnswerDraws| Draw {
                         draws: *draws,
                         item: document.id as u64,
                         sample: sample as u64,

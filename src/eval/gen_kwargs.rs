@@ -3,7 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::request::Draws;
+use super::defined::kept;
+use super::request::{AnswerDraws, Request};
+use super::settings::EvalSettings;
+use super::tasks::{About, OutputType};
 use crate::{Error, Result};
 
 /// Names of the number of new tokens at most, the first of which counts.
@@ -107,8 +110,8 @@ impl GenKwargs {
     /// How answers are drawn, `repeats` of each question; nothing where they are made of the likeliest tokens.
     ///
     /// # Errors
-    /// Draws at a temperature of nothing.
-    pub(super) fn draws(&self, repeats: usize) -> Result<Option<Draws>, String> {
+    /// AnswerDraws at a temperature of nothing.
+    pub(super) fn draws(&self, repeats: usize) -> Result<Option<AnswerDraws>, String> {
         let number = |name: &str| self.0.get(name).and_then(Value::as_f64);
         let temperature = number("temperature").unwrap_or(0.0);
         match self.0.get("do_sample").and_then(Value::as_bool) {
@@ -119,8 +122,44 @@ impl GenKwargs {
             }
             _ => {
                 let top_k = self.0.get("top_k").and_then(Value::as_u64).filter(|k| *k > 0);
-                Ok(Some(Draws::new(temperature, number("top_p"), top_k.map(|k| k as usize), repeats)))
+                Ok(Some(AnswerDraws::new(temperature, number("top_p"), top_k.map(|k| k as usize), repeats)))
             }
+        }
+    }
+}
+
+/// How answers to a task's documents are generated.
+pub(super) struct Told {
+    until: Option<&'static [&'static str]>,
+    most: Option<usize>,
+    draws: Option<AnswerDraws>,
+}
+
+impl Told {
+    /// What `settings` say over the definition of `task`, if they say anything.
+    pub(super) fn of(task: &About, settings: &EvalSettings) -> Result<Option<Self>> {
+        let Some(kwargs) = settings.kwargs()?.filter(|_| task.output == OutputType::Generate) else { return Ok(None) };
+        let is_asked = kwargs.draws(task.repeats).is_ok_and(|draws| draws.is_some());
+        let kwargs = GenKwargs::of_definition(task.definition).map_or(kwargs.clone(), |own| kwargs.over(&own));
+        let refuse = |fault: String| Error::request(format!("--gen-kwargs: {}: {fault}", task.name));
+        let draws = kwargs.draws(task.repeats).map_err(&refuse)?;
+        if is_asked && draws.is_none() {
+            let what = format!("{} says do_sample false: draws need do_sample=true beside the temperature", task.name);
+            return Err(Error::request(format!("--gen-kwargs: {what}")));
+        }
+        let texts = |texts: Vec<String>| &*texts.iter().map(|text| kept(text)).collect::<Vec<_>>().leak();
+        Ok(Some(Self { until: kwargs.until().map(texts), most: kwargs.most(), draws }))
+    }
+
+    /// Makes a request as the user wants it.
+    pub(super) fn put(told: Option<&Self>, request: &mut Request, seed: u64) {
+        let Request::GenerateUntil { until, max_gen_toks, draws, .. } = request else { return };
+        if let Some(told) = told {
+            (*until, *max_gen_toks) = (told.until.unwrap_or(until), told.most.or(*max_gen_toks));
+            *draws = told.draws;
+        }
+        if let Some(draws) = draws {
+            draws.seed = seed;
         }
     }
 }
@@ -154,7 +193,7 @@ mod tests {
     #[test]
     fn draws_are_asked_for_as_in_the_harness() {
         let draws = |text: &str| GenKwargs::parse(text).unwrap().draws(3);
-        let drawn = Draws::new(0.8, None, None, 3);
+        let drawn = AnswerDraws::new(0.8, None, None, 3);
         assert_eq!(draws("temperature=0.8"), Ok(Some(drawn)));
         assert_eq!(draws("temperature=0.8,do_sample=True,top_k=0"), Ok(Some(drawn)));
         assert_eq!(draws("temperature=0.8,do_sample=false,top_p=0.5"), Ok(None));

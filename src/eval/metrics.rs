@@ -80,7 +80,7 @@ impl TaskMetric {
     pub const ACC_BYTES: Self = Self { name: "acc_bytes", ..Self::MEAN };
 
     /// F1 of the second of two classes.
-    pub const F1_OF_TWO: Self = Self { whole: Some(f1_of_two), ..Self::F1_OF_THREE };
+    pub const F1_OF_TWO: Self = Self { whole: Some(|pairs| f1(pairs, 1.0)), ..Self::F1_OF_THREE };
 
     /// Correlation of the right classes and the likeliest ones (Matthews).
     pub const MCC: Self = Self { name: "mcc", whole: Some(correlation), ..Self::F1_OF_THREE };
@@ -282,10 +282,6 @@ fn f1(pairs: &[(f64, f64)], class: f64) -> f64 {
 
 fn f1_of_three(pairs: &[(f64, f64)]) -> f64 {
     (f1(pairs, 0.0) + f1(pairs, 1.0) + f1(pairs, 2.0)) / 3.0
-}
-
-fn f1_of_two(pairs: &[(f64, f64)]) -> f64 {
-    f1(pairs, 1.0)
 }
 
 /// Covariance of the classes, one-hot, by the root of both variances; nothing where one of those is nothing.

@@ -3,20 +3,19 @@
 use std::sync::Arc;
 
 use super::chat::AppliedTemplate;
-use super::defined::kept;
 use super::examples::Examples;
 use super::fields::Fields;
-use super::gen_kwargs::GenKwargs;
-use super::request::{Draws, Request};
+use super::gen_kwargs::Told;
+use super::request::Request;
 use super::room::Room;
 use super::select::Leaf;
 use super::settings::EvalSettings;
 use super::shots::{self, Message, Shots};
 use super::source::TaskSource;
-use super::tasks::{About, OutputType, Task};
+use super::tasks::Task;
 use crate::data::Row;
 use crate::progress::Progress;
-use crate::{Context, Error, Result};
+use crate::{Context, Result};
 
 /// A document and what is asked about it.
 #[derive(Clone, Debug)]
@@ -118,25 +117,6 @@ struct Asker<'a> {
     seed: u64,
 }
 
-/// How answers to a task's documents are generated.
-struct Told {
-    until: Option<&'static [&'static str]>,
-    most: Option<usize>,
-    draws: Option<Draws>,
-}
-
-impl Told {
-    /// What `settings` say over the definition of `task`, if they say anything.
-    fn of(task: &About, settings: &EvalSettings) -> Result<Option<Self>> {
-        let Some(kwargs) = settings.kwargs()?.filter(|_| task.output == OutputType::Generate) else { return Ok(None) };
-        let kwargs = GenKwargs::of_definition(task.definition).map_or(kwargs.clone(), |own| kwargs.over(&own));
-        let refuse = |fault: String| Error::request(format!("--gen-kwargs: {}: {fault}", task.name));
-        let draws = kwargs.draws(task.repeats).map_err(refuse)?;
-        let texts = |texts: Vec<String>| &*texts.iter().map(|text| kept(text)).collect::<Vec<_>>().leak();
-        Ok(Some(Self { until: kwargs.until().map(texts), most: kwargs.most(), draws }))
-    }
-}
-
 impl<'a> Asker<'a> {
     fn open(
         (leaf, chat): (&'a Leaf, Option<&'a AppliedTemplate>),
@@ -151,18 +131,6 @@ impl<'a> Asker<'a> {
         let told = Told::of(leaf.task.about(), settings)?;
         let (shared, seed) = (Arc::from(""), settings.seed);
         Ok(Self { task: leaf.task, chat, examples, subject, instruction, shared, told, seed })
-    }
-
-    /// A request as the user wants it.
-    fn generated(&self, request: &mut Request) {
-        let Request::GenerateUntil { until, max_gen_toks, draws, .. } = request else { return };
-        if let Some(told) = &self.told {
-            (*until, *max_gen_toks) = (told.until.unwrap_or(until), told.most.or(*max_gen_toks));
-            *draws = told.draws;
-        }
-        if let Some(draws) = draws {
-            draws.seed = self.seed;
-        }
     }
 
     /// The document of a row that stands at `place`, in `room`.
@@ -187,7 +155,7 @@ impl<'a> Asker<'a> {
         let shots = shots.begun(self.task.prefix(&row).context(|| &place)?);
         let target = self.task.target(&row).context(|| &place)?;
         let mut requests = self.task.requests(&row, &shots).context(|| &place)?;
-        requests.iter_mut().for_each(|request| self.generated(request));
+        requests.iter_mut().for_each(|request| Told::put(self.told.as_ref(), request, self.seed));
         let document = AskedDocument { id, row, target, requests };
         room.document(&document)?;
         Ok(document)

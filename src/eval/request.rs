@@ -51,13 +51,13 @@ pub enum Request {
         /// Tokens at most, where the task says so; else [`MAX_GEN_TOKS`].
         max_gen_toks: Option<usize>,
         /// How answers are drawn, and how many; nothing where one is made of the likeliest tokens.
-        draws: Option<Draws>,
+        draws: Option<AnswerDraws>,
     },
 }
 
 /// How answers are drawn, and how many of a question. Numbers are kept by their bits, so that requests can be ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Draws {
+pub struct AnswerDraws {
     temperature: u64,
     top_p: Option<u64>,
     top_k: Option<usize>,
@@ -67,7 +67,7 @@ pub struct Draws {
     pub seed: u64,
 }
 
-impl Draws {
+impl AnswerDraws {
     /// `repeats` answers at a temperature above 0, of the likeliest tokens where `top_p` or `top_k` says so.
     #[must_use]
     pub fn new(temperature: f64, top_p: Option<f64>, top_k: Option<usize>, repeats: usize) -> Self {
@@ -91,7 +91,7 @@ impl Draws {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Draw {
     /// How.
-    pub draws: Draws,
+    pub draws: AnswerDraws,
     /// Number of the document.
     pub item: u64,
     /// Which of its answers.

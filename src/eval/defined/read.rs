@@ -16,7 +16,7 @@ use super::yaml::{Kind, Node};
 use crate::Result;
 use crate::eval::gen_kwargs::GenKwargs;
 use crate::eval::metrics::{Takes, TaskMetric};
-use crate::eval::request::Draws;
+use crate::eval::request::AnswerDraws;
 use crate::eval::tasks::{About, Config, Filter, OutputType, Sampler, Task, UNVERSIONED};
 
 /// Keys of a task.
@@ -308,7 +308,7 @@ fn said(
     definition: &Definition,
     output: OutputType,
     delimiter: &'static str,
-) -> Result<Option<(GenKwargs, Option<Draws>)>> {
+) -> Result<Option<(GenKwargs, Option<AnswerDraws>)>> {
     if output != OutputType::Generate {
         return Ok(None);
     }

@@ -9,7 +9,7 @@ use crate::eval::fields::Fields;
 use crate::eval::metrics::{Takes, TaskMetric, TextSums};
 use crate::eval::outcome::{Measure, first_greatest};
 use crate::eval::python::words;
-use crate::eval::request::{Answer, Draws, Prompt, Request};
+use crate::eval::request::{Answer, AnswerDraws, Prompt, Request};
 use crate::eval::shots::{Example, Shots};
 use crate::eval::tasks::{About, Filter, OutputType, Task};
 use crate::{Error, Result};
@@ -33,7 +33,7 @@ pub(super) struct FileTask {
     pub(super) description: Option<Form>,
     pub(super) until: &'static [&'static str],
     pub(super) max_gen_toks: Option<usize>,
-    pub(super) draws: Option<Draws>,
+    pub(super) draws: Option<AnswerDraws>,
     pub(super) pipelines: Vec<Pipeline>,
     pub(super) exact: Exact,
 }

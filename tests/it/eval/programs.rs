@@ -19,8 +19,8 @@ fn humaneval(small: &Small) {
             "entry_point": "f", "test": "def check(candidate):\n    assert candidate() == 1\n",
         })
     };
-    fs::create_dir_all(small.path("data/humaneval")).unwrap();
-    fs::write(small.path("data/humaneval/test.jsonl"), format!("{}\n{}\n", row(0, 1), row(1, 2))).unwrap();
+    fs::create_dir_all(small.path("data/openai_humaneval")).unwrap();
+    fs::write(small.path("data/openai_humaneval/test.jsonl"), format!("{}\n{}\n", row(0, 1), row(1, 2))).unwrap();
 }
 
 fn settings(small: &Small, task: &str, out: &str) -> EvalSettings {
@@ -107,20 +107,29 @@ fn drawn_answers_hang_on_seed_and_document_alone() {
         let settings = EvalSettings { gen_kwargs: Some(kwargs.into()), ..generation(&small, out) };
         EvalSettings { pass_tokens: None, ..settings }
     };
-    let warm = "temperature=1.5,max_gen_toks=12";
+    let warm = "do_sample=true,temperature=1.5,max_gen_toks=12";
     eval(&drawn("a", warm), &Silent).unwrap();
     eval(&EvalSettings { limit: Some(3.0), ..drawn("few", warm) }, &Silent).unwrap();
     eval(&drawn("greedy", "max_gen_toks=12"), &Silent).unwrap();
-    eval(&EvalSettings { few_shot: Some(0), ..drawn("nothing", "top_k=1,temperature=1.5,max_gen_toks=12") }, &Silent)
-        .unwrap();
+    eval(
+        &EvalSettings {
+            few_shot: Some(0),
+            ..drawn("nothing", "do_sample=true,top_k=1,temperature=1.5,max_gen_toks=12")
+        },
+        &Silent,
+    )
+    .unwrap();
     let all = said(&small, "a", "gsm8k");
     assert_eq!(all[..3], said(&small, "few", "gsm8k"));
     assert_ne!(all, said(&small, "greedy", "gsm8k"));
+    // a temperature that changes nothing is refused
+    let (text, code) = message(eval(&drawn("cold", "temperature=1.5"), &Silent));
+    assert!(text.contains("gsm8k says do_sample false") && code == 2, "{text}");
     // of one token the likeliest is drawn
     eval(&EvalSettings { few_shot: Some(0), ..drawn("likeliest", "max_gen_toks=12") }, &Silent).unwrap();
     assert_eq!(said(&small, "nothing", "gsm8k"), said(&small, "likeliest", "gsm8k"));
     let (results, samples) = read(&small.path("a"));
-    assert_eq!(results["config"]["gen_kwargs"], json!({"temperature": 1.5, "max_gen_toks": 12}));
+    assert_eq!(results["config"]["gen_kwargs"], json!({"do_sample": true, "temperature": 1.5, "max_gen_toks": 12}));
     let told = &samples["gsm8k"][0]["arguments"]["gen_args_0"]["arg_1"];
     assert_eq!((&told["temperature"], &told["until"][0]), (&json!(1.5), &json!("Question:")));
 }
