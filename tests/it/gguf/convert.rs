@@ -1,0 +1,1 @@
+//! Conversions: from a GGUF file to a directory and back.
