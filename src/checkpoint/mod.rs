@@ -164,6 +164,15 @@ impl Checkpoint {
         std::iter::once(config).chain(tokenizer).chain(self.index.shards.iter().cloned()).collect()
     }
 
+    /// The file that has the config: of a checkpoint that is a single file, that.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        match (&self.source.unpacked, self.index.shards.first()) {
+            (Some(_), Some(file)) => file.clone(),
+            _ => self.source.dir.join(CONFIG),
+        }
+    }
+
     /// Dtype the weights were saved in, as the config says: `bfloat16`. Both spellings of the key, `dtype` and
     /// `torch_dtype`, with or without `torch.` in front.
     pub fn dtype_name(&self) -> Option<&str> {

@@ -26,7 +26,7 @@ use super::text::TextArgs;
   prune cut ./llama --drop 21-28 --repair streamline --data c4.jsonl --steps 2 -o out  layer 20 learns 20 to 28
   prune cut ./llama --method laco --threshold 0.5 --data c4.jsonl -o out  layers merged while alike
   prune cut ./llama --plan analysis/analysis.json --target bytes=4GiB -o out
-  prune cut ./llama.gguf --drop 21-28 -o out                              a GGUF file, as it is quantised
+  prune cut ./llama.gguf --drop 1-2 -o out                                a GGUF file, as it is quantised
   prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
 pub(crate) struct CutArgs {
     /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision)

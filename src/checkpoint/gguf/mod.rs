@@ -32,10 +32,11 @@ mod value;
 
 pub(crate) use families::{FAMILIES, Family, layer};
 pub(crate) use file::{GgufFile, GgufTensor, MetaValue};
-pub(crate) use header::{Header, Pair, TensorInfo};
+pub(crate) use header::Pair;
 pub(crate) use kinds::{KINDS, Kind, kind_named};
 pub(crate) use opened::Gguf;
 pub(super) use opened::{in_dir, is_gguf, open};
 pub(super) use packed::Packed;
 pub(crate) use pre::Pre;
+pub(crate) use rope::llama3;
 pub(crate) use value::Value;

@@ -303,7 +303,7 @@ fn index(gguf: &Gguf, family: Option<&'static Family>) -> Result<Index> {
     for (shard, part) in gguf.parts.iter().enumerate() {
         let at = |error: std::io::Error| Error::io(&part.path, &error);
         let (file, metadata) = (part.file.try_clone().map_err(at)?, part.file.metadata().map_err(at)?);
-        let mut packed = Packed::new(file, metadata, part.header.begin);
+        let mut packed = Packed::new(file, metadata);
         for tensor in part.header.tensors.iter().filter(|tensor| family.is_none() || !is_beside(&tensor.name)) {
             let parts = family.and_then(|family| family.permuted(&tensor.name, heads));
             let head = parts.map(|heads| head(tensor, heads)).transpose()?;

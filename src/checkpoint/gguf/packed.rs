@@ -19,8 +19,6 @@ const PIECE: u64 = 1 << 16;
 pub(in crate::checkpoint) struct Packed {
     file: File,
     pub(in crate::checkpoint) metadata: Metadata,
-    /// Bytes before the tensors'.
-    pub(in crate::checkpoint) header: u64,
     /// By their first bytes.
     tensors: BTreeMap<u64, Stored>,
 }
@@ -37,8 +35,8 @@ struct Stored {
 }
 
 impl Packed {
-    pub(super) fn new(file: File, metadata: Metadata, header: u64) -> Self {
-        Self { file, metadata, header, tensors: BTreeMap::new() }
+    pub(super) fn new(file: File, metadata: Metadata) -> Self {
+        Self { file, metadata, tensors: BTreeMap::new() }
     }
 
     /// Tensor `info`, which is read; of heads of `head` rows, whose rows go back to transformers' order.

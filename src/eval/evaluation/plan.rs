@@ -106,7 +106,7 @@ impl Evaluation<'_> {
         if self.options.device.is_cuda() {
             digest.update(format!("GPU {:?}", settings.dtype));
         }
-        let config = checkpoint.source.dir.join("config.json");
+        let config = checkpoint.config_file();
         let adapter = settings.adapter.as_ref().map(|dir| ADAPTER_FILES.map(|file| dir.join(file)));
         let files = std::iter::once(&config).chain(&checkpoint.index.shards).chain(adapter.iter().flatten());
         for path in files {

@@ -126,7 +126,7 @@ fn the_program_takes_a_file_where_it_takes_a_directory() {
     desk.json("analyze llama.gguf --data text.txt --seq-len 32 --layers 1 -o analysis --json");
     desk.json("cut llama.gguf --plan analysis/analysis.json -o cut --json");
     assert_eq!(desk.json("eval cut --tasks text:text.txt --json")["model"], "cut");
-    desk.json("sample llama.gguf --prompt the --max-tokens 4 --json");
+    desk.json("sample llama.gguf --prompt the --tokens 4 --json");
     desk.refused("cut llama.gguf --drop 1 --repair average -o no", 2, &["a GGUF file keeps them"]);
     desk.refused("cut llama.gguf --drop 1 --format zeros -o no", 2, &["--format", "--to safetensors"]);
     desk.refused("analyze nothing.gguf --data text.txt", 2, &["nothing.gguf: no such"]);

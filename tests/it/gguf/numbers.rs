@@ -120,6 +120,10 @@ fn its_tokens_are_those_of_transformers() {
             // behind a special token llama.cpp puts a space, which transformers 5 leaves out
             expected.insert(1, 326);
         }
+        if text.starts_with(' ') {
+            // and in front of a space, as SentencePiece does
+            expected[0] = 294;
+        }
         assert_eq!(tokenizer.encode(text, Special::None).unwrap(), expected, "{text:?}");
         assert_eq!(tokenizer.encode(text, Special::Default).unwrap()[0], 1);
         texts += 1;
