@@ -101,8 +101,8 @@ impl Deref for Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the model called `id`: a directory, a GGUF file, or a model of the hub, `org/name` or `org/name@revision`, fetched into
-    /// the shared cache first. What exists, or starts with `.`, `/` or `~`, is a directory.
+    /// Opens the model called `id`: a directory, a GGUF file, or a model of the hub, `org/name` or `org/name@revision`,
+    /// fetched into the shared cache first. What exists, or starts with `.`, `/` or `~`, is a directory.
     ///
     /// # Errors
     /// As [`Checkpoint::open_dir`] and [`Hub::model`].

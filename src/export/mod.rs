@@ -1,4 +1,5 @@
-//! Making a GGUF file of a checkpoint: names, config and tokenizer as llama.cpp has them, numbers in the type asked for.
+//! Making a GGUF file of a checkpoint: names, config and tokenizer as llama.cpp has them, numbers in the type that is
+//! asked for.
 //!
 //! Source: `convert_hf_to_gguf.py` of llama.cpp. `metadata` says what the config says, `tokenizer` the vocabulary,
 //! `stored` which type a tensor gets and its blocks, by candle's quantizers.

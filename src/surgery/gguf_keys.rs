@@ -113,7 +113,7 @@ pub(super) fn check(source: &Gguf, kept: &[usize]) -> Result<()> {
         let moved = kept.iter().enumerate().find(|(place, layer)| is_other(*place) != is_other(**layer));
         if let Some((place, layer)) = moved {
             return Err(Error::request(format!(
-                "{} computes every {period}th layer otherwise, by its number alone: layer {layer} would be another at \
+                "{} computes one of {period} layers otherwise, by its number alone: layer {layer} would be another at \
                  place {place}; drop blocks of a multiple of {period} layers, or write --to safetensors where it is read",
                 source.arch
             )));

@@ -75,7 +75,8 @@ pub(super) fn unpack(path: &Path, header: &Header, config: &Map<String, Json>) -
             write("tokenizer_config.json", &python(&files.settings)?)?;
             None
         }
-        Err(why) => Some(why),
+        // a file without any has nothing that could be read
+        Err(why) => header.get("tokenizer.ggml.model").map(|_| why),
     };
     for pair in &header.pairs {
         let Some(template) = header.get(&pair.key).and_then(Value::text) else { continue };

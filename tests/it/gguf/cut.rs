@@ -103,7 +103,7 @@ fn what_a_number_means_is_heeded() {
         assert!(error.exit_code() == 2 && error.to_string().contains(word), "{error}");
         assert!(!out.exists());
     };
-    refused(&plain("gemma2", 6), "2", "every 2th layer");
+    refused(&plain("gemma2", 6), "2", "one of 2 layers");
     refused(&plain("glm4moe", 6).u32("glm4moe.nextn_predict_layers", 1), "5", "beyond the next");
     refused(&plain("t5", 2).numbers("enc.blk.0.attn_q.weight", &[8]), "1", "second stack");
     refused(&plain("gemma3n", 6).numbers("per_layer_token_embd.weight", &[8]), "1", "parts of all layers");
