@@ -155,11 +155,7 @@ fn splits(step: &Value) -> Option<Vec<String>> {
         }
         "Digits" if flag("individual_digits") == Some(true) => Some(vec![DIGIT.to_owned()]),
         "Split" => {
-            let is_whole = match (text("behavior")?, flag("invert")) {
-                ("Isolated", _) => true,
-                ("Removed", Some(true)) => true,
-                _ => false,
-            };
+            let is_whole = matches!((text("behavior")?, flag("invert")), ("Isolated", _) | ("Removed", Some(true)));
             let regex = step.pointer("/pattern/Regex").and_then(Value::as_str)?;
             is_whole.then(|| vec![regex.to_owned()])
         }
