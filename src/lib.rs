@@ -60,6 +60,7 @@
 //! demo         checkpoint
 //! pico         arch checkpoint
 //! weights      arch checkpoint ops
+//! export       arch checkpoint ops weights
 //! model        arch checkpoint data ops weights
 //! surgery      arch checkpoint model pico weights
 //! importance   arch checkpoint data model ops
@@ -87,6 +88,7 @@ pub mod demo;
 pub mod distill;
 pub mod error;
 pub mod eval;
+pub mod export;
 pub mod files;
 pub mod heal;
 pub mod importance;

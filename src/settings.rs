@@ -12,9 +12,9 @@ use toml::{Table, Value};
 use crate::{Context, Error, Result, files};
 
 /// Sections that a file may have: one for each command that has settings, and what `prune run` drops and repairs by.
-pub const SECTIONS: [&str; 16] = [
-    "drop", "repair", "analyze", "cut", "grow", "generate", "teach", "heal", "merge", "eval", "compare", "sample",
-    "bench", "fetch", "demo", "methods",
+pub const SECTIONS: [&str; 17] = [
+    "drop", "repair", "analyze", "cut", "grow", "generate", "teach", "heal", "merge", "convert", "eval", "compare",
+    "sample", "bench", "fetch", "demo", "methods",
 ];
 /// Keys above the sections: they belong to `prune run`.
 pub(crate) const ABOVE: [&str; 2] = ["model", "caveat"];

@@ -9,6 +9,7 @@ mod content;
 mod fingerprint;
 mod flush;
 mod four_bit;
+pub(crate) mod gguf;
 mod hash;
 mod hub;
 mod index;
@@ -45,6 +46,7 @@ pub use output::{OutputDir, OutputFile, write_file};
 pub use overlay::Computed;
 pub use python_json::to_python_json;
 pub(crate) use python_json::{parse_json, python_number};
+pub(crate) use read::{copy_range, read_at};
 pub use size::ByteSize;
 pub(crate) use unfinished::{Doing, Resumable, differences, refuse_other_work, replace_tensors, unfinished};
 pub(crate) use workplace::check_place;
@@ -54,8 +56,10 @@ pub use writer::{Shard, ShardPlan, Slot, write_tensor};
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use tempfile::TempDir;
 
 use crate::files::meant;
 use crate::progress::Progress;
@@ -70,6 +74,8 @@ pub struct Source {
     pub dir: PathBuf,
     /// Commit of the hub repository.
     pub revision: Option<String>,
+    /// Where the files beside the weights are while the checkpoint is open, of one that is a single file.
+    pub(crate) unpacked: Option<Arc<TempDir>>,
 }
 
 /// An opened checkpoint: nothing decoded, no tensor read. It reads like its [`Index`]: `checkpoint.load(..)`.
@@ -83,6 +89,8 @@ pub struct Checkpoint {
     pub leftover: Option<(&'static str, Value)>,
     /// Every tensor by name.
     pub index: Index,
+    /// What it is beside that as a GGUF file; `None` where it is none.
+    pub(crate) gguf: Option<Arc<gguf::Gguf>>,
 }
 
 impl Deref for Checkpoint {
@@ -94,15 +102,15 @@ impl Deref for Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the model called `id`: a directory, or a model of the hub, `org/name` or `org/name@revision`, fetched into
-    /// the shared cache first. What exists, or starts with `.`, `/` or `~`, is a directory.
+    /// Opens the model called `id`: a directory, a GGUF file, or a model of the hub, `org/name` or `org/name@revision`,
+    /// fetched into the shared cache first. What exists, or starts with `.`, `/` or `~`, is a directory.
     ///
     /// # Errors
     /// As [`Checkpoint::open_dir`] and [`Hub::model`].
     pub fn open(id: &str, hub: &Hub, progress: &dyn Progress) -> Result<Self> {
         let path = hub::expand_home(Path::new(id));
         if path.is_absolute() || id.starts_with(['.', '~']) || path.exists() {
-            return Self::open_at(Source { id: id.to_owned(), dir: path, revision: None });
+            return Self::open_at(Source { id: id.to_owned(), dir: path, revision: None, unpacked: None });
         }
         Self::open_at(hub.model(id, progress).map_err(|error| absent(id, &path, error))?)
     }
@@ -114,11 +122,14 @@ impl Checkpoint {
     /// header or index.
     pub fn open_dir(dir: &Path) -> Result<Self> {
         let id = dir.display().to_string();
-        Self::open_at(Source { id, dir: dir.to_owned(), revision: None })
+        Self::open_at(Source { id, dir: dir.to_owned(), revision: None, unpacked: None })
     }
 
     fn open_at(source: Source) -> Result<Self> {
         let dir = &source.dir;
+        if gguf::is_gguf(dir) {
+            return gguf::open(source);
+        }
         let place = dir.display().to_string();
         let refused = |reason: &str| Err(Error::request(format!("{place}: {reason}")));
         if !dir.is_dir() {
@@ -133,13 +144,16 @@ impl Checkpoint {
         }
         let path = dir.join(CONFIG);
         if !path.exists() {
+            if let Some(file) = gguf::in_dir(dir)? {
+                return gguf::open(Source { dir: file, ..source });
+            }
             let adapter = dir.join(ADAPTER_CONFIG).exists().then(|| ADAPTER_CONFIG.to_owned());
             return Err(no_config(&place, adapter.as_slice()));
         }
         let mut config: Map<String, Value> = read_json(&path)?;
         let index = Index::open_dir(dir)?;
         let leftover = leftover::take(&mut config, &index);
-        Ok(Self { source, config, leftover, index })
+        Ok(Self { source, config, leftover, index, gguf: None })
     }
 
     /// The files that decide what the model makes of a text: config, tokenizer, weights, in order; for
@@ -149,6 +163,15 @@ impl Checkpoint {
         let tokenizer = tokenizer.into_iter().filter(|path| path.exists());
         let config = self.source.dir.join(CONFIG);
         std::iter::once(config).chain(tokenizer).chain(self.index.shards.iter().cloned()).collect()
+    }
+
+    /// The file that has the config: of a checkpoint that is a single file, that.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        match (&self.source.unpacked, self.index.shards.first()) {
+            (Some(_), Some(file)) => file.clone(),
+            _ => self.source.dir.join(CONFIG),
+        }
     }
 
     /// Dtype the weights were saved in, as the config says: `bfloat16`. Both spellings of the key, `dtype` and

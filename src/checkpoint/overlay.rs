@@ -6,6 +6,7 @@ use std::fs::{File, Metadata};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::gguf::Packed;
 use super::index::Index;
 use super::{Entry, Slot, four_bit_owner};
 use crate::{Error, Result};
@@ -24,6 +25,8 @@ pub trait Computed: Debug + Send + Sync {
 pub(super) enum Held {
     /// An open file, and what it was when its header was checked.
     File(File, Metadata),
+    /// A GGUF file, whose tensors are read as the numbers they stand for.
+    Packed(Arc<Packed>),
     /// Nothing: the one tensor of this shard is computed when it is read.
     Computed(Arc<dyn Computed>),
 }
@@ -33,6 +36,7 @@ impl Held {
     pub(super) fn file_len(&self) -> u64 {
         match self {
             Self::File(_, metadata) => metadata.len(),
+            Self::Packed(packed) => packed.metadata.len(),
             Self::Computed(_) => 0,
         }
     }
@@ -42,6 +46,7 @@ impl Held {
             Self::File(file, metadata) => {
                 Self::File(file.try_clone().map_err(|error| Error::io(path, &error))?, metadata.clone())
             }
+            Self::Packed(packed) => Self::Packed(packed.clone()),
             Self::Computed(tensor) => Self::Computed(tensor.clone()),
         })
     }

@@ -1,6 +1,8 @@
 //! Bytes of tensors: into memory, or from file to file.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 
 use super::index::{Entry, Index};
 use super::overlay::Held;
@@ -11,6 +13,29 @@ use crate::{Error, Result};
 /// own copy from file to file touch every page twice; through a buffer that stays in cache it is faster. With twice as
 /// much, Linux spends more time on finding room in the page cache than on copying.
 const COPIED: usize = 512 << 10;
+
+/// Fills `bytes` from byte `offset` of `file`.
+///
+/// # Errors
+/// The system's; a file that ends early.
+pub(crate) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    read_exact_at(file, bytes, offset)
+}
+
+/// Copies the bytes `range` of `file` to `out`, a piece at a time.
+///
+/// # Errors
+/// Work: either side fails.
+pub(crate) fn copy_range(file: &File, range: Range<u64>, out: &mut impl Write) -> Result<()> {
+    let fault = |error: io::Error| Error::work(error.to_string());
+    let mut piece = vec![0; COPIED.min((range.end - range.start) as usize)];
+    for at in range.clone().step_by(COPIED) {
+        let piece = &mut piece[..COPIED.min((range.end - at) as usize)];
+        read_exact_at(file, piece, at).map_err(fault)?;
+        out.write_all(piece).map_err(fault)?;
+    }
+    Ok(())
+}
 
 impl Index {
     /// All bytes of one tensor, as on disk.
@@ -34,6 +59,9 @@ impl Index {
         match &self.files[entry.shard] {
             Held::File(file, _) => read_exact_at(file, bytes, entry.begin + offset)
                 .map_err(|error| self.fault(entry, format!("cannot be read: {error}"))),
+            Held::Packed(packed) => packed
+                .read_at(entry.begin, offset, bytes)
+                .map_err(|error| self.fault(entry, format!("cannot be read: {error}"))),
             Held::Computed(tensor) => tensor.read_at(offset, bytes),
         }
     }
@@ -47,11 +75,16 @@ impl Index {
             let file = self.shards[entry.shard].display();
             Error::work(format!("copying tensor {} out of {file}: {error}", entry.name))
         };
-        if let Held::File(file, then) = &self.files[entry.shard] {
-            let now = file.metadata().map_err(fault)?;
-            if now.len() != then.len() || now.modified().ok() != then.modified().ok() {
-                return Err(fault(io::Error::other("the file changed since it was opened")));
+        let is_same = match &self.files[entry.shard] {
+            Held::File(file, then) => {
+                let now = file.metadata().map_err(fault)?;
+                now.len() == then.len() && now.modified().ok() == then.modified().ok()
             }
+            Held::Packed(packed) => packed.is_same().map_err(fault)?,
+            Held::Computed(_) => true,
+        };
+        if !is_same {
+            return Err(fault(io::Error::other("the file changed since it was opened")));
         }
         let mut piece = vec![0; COPIED.min(entry.len as usize)];
         for offset in (0..entry.len).step_by(COPIED) {
@@ -60,6 +93,7 @@ impl Index {
                 Held::File(file, _) => {
                     read_exact_at(file, &mut piece[..len], entry.begin + offset).map_err(fault)?;
                 }
+                Held::Packed(packed) => packed.read_at(entry.begin, offset, &mut piece[..len])?,
                 Held::Computed(tensor) => tensor.read_at(offset, &mut piece[..len])?,
             }
             out.write_all(&piece[..len]).map_err(fault)?;

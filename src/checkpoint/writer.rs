@@ -235,7 +235,7 @@ impl ShardPlan {
 
 /// Claims the room of the whole file before its first byte: a full disk is known at once, and the flush beside the
 /// copying need not look for places, which takes as long as the copying.
-fn allocate(file: &File, bytes: u64) -> std::io::Result<()> {
+pub(super) fn allocate(file: &File, bytes: u64) -> std::io::Result<()> {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match FileExt::allocate(file, bytes) {
         Err(error) if matches!(error.kind(), FileTooLarge | QuotaExceeded | StorageFull) => Err(error),
@@ -245,7 +245,7 @@ fn allocate(file: &File, bytes: u64) -> std::io::Result<()> {
 }
 
 /// Runs `work` with a flusher, and waits for that before the result counts.
-fn flushing(dir: &Path, work: impl FnOnce(&mut Flusher) -> Result<()>) -> Result<()> {
+pub(super) fn flushing(dir: &Path, work: impl FnOnce(&mut Flusher) -> Result<()>) -> Result<()> {
     let at = |error: std::io::Error| Error::io(dir, &error);
     let mut flusher = Flusher::start().map_err(at)?;
     let done = work(&mut flusher);

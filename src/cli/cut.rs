@@ -27,9 +27,10 @@ use super::text::TextArgs;
   prune cut ./llama --drop 21-28 --repair streamline --data c4.jsonl --steps 2 -o out  layer 20 learns 20 to 28
   prune cut ./llama --method laco --threshold 0.5 --data c4.jsonl -o out  layers merged while alike
   prune cut ./llama --plan analysis/analysis.json --target bytes=4GiB -o out
+  prune cut ./llama.gguf --drop 1-2 -o out                                a GGUF file, as it is quantised
   prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
 pub(crate) struct CutArgs {
-    /// Model: a directory or a hub id (org/name, org/name@revision)
+    /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision)
     #[arg(required_unless_present = "config")]
     model: Option<String>,
     /// Directory of the new checkpoint
@@ -71,6 +72,9 @@ pub(crate) struct CutArgs {
     /// Size of a shard at most [default: 5GB]
     #[arg(long, value_name = "SIZE")]
     max_shard_size: Option<String>,
+    /// What the new checkpoint is: safetensors, or gguf where the model is a GGUF file [default: as the model]
+    #[arg(long, value_name = "CONTAINER", value_parser = ["safetensors", "gguf"])]
+    to: Option<String>,
     /// How a checkpoint says that layers lack sub-layers: per-layer (transformers' per_layer_config, any family), nas
     /// (block_configs, which vLLM and llama.cpp read) or zeros (opens everywhere, saves nothing)
     #[arg(long, value_name = "FORMAT", value_parser = clap::builder::PossibleValuesParser::new(cut::format_names()))]

@@ -6,6 +6,7 @@ mod bench;
 mod compare;
 mod completions;
 mod compute;
+mod convert;
 mod cut;
 mod demo;
 mod doctor;
@@ -89,6 +90,7 @@ enum Command {
     Grow(grow::GrowArgs),
     Heal(Box<heal::HealArgs>),
     Merge(merge::MergeArgs),
+    Convert(convert::ConvertArgs),
     Eval(eval::EvalArgs),
     Compare(compare::CompareArgs),
     Run(run::RunArgs),
@@ -110,7 +112,9 @@ impl Command {
             }
             Self::Eval(_) => "with an --out the same command goes on where it stopped, without one it begins anew",
             Self::Analyze(_) => SEARCH_GOES_ON,
-            Self::Cut(_) | Self::Grow(_) | Self::Merge(_) => "nothing was written; the same command begins anew",
+            Self::Cut(_) | Self::Grow(_) | Self::Merge(_) | Self::Convert(_) => {
+                "nothing was written; the same command begins anew"
+            }
             Self::Compare(_)
             | Self::Sample(_)
             | Self::Bench(_)
@@ -164,6 +168,7 @@ fn dispatch(command: Command, context: &Context) -> Result<()> {
         Command::Grow(args) => grow::run(&args, context),
         Command::Heal(args) => heal::run(&args, context),
         Command::Merge(args) => merge::run(&args, context),
+        Command::Convert(args) => convert::run(&args, context),
         Command::Eval(args) => eval::run(&args, context),
         Command::Compare(args) => compare::run(&args, context),
         Command::Run(args) => run::run(&args, context),

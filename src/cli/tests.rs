@@ -158,10 +158,11 @@ fn a_dead_flag_is_found() {
 #[test]
 fn every_setting_is_in_the_help() {
     use prune::commands::{
-        analyze, bench, compare, cut, demo, fetch, generate_settings, grow, merge, methods, run, sample, teach_settings,
+        analyze, bench, compare, convert, cut, demo, fetch, generate_settings, grow, merge, methods, run, sample,
+        teach_settings,
     };
     use prune::settings::{SECTIONS, keys};
-    let known: [(&str, &[&str]); 15] = [
+    let known: [(&str, &[&str]); 16] = [
         ("analyze", keys::<analyze::AnalyzeSettings>()),
         ("cut", keys::<cut::CutSettings>()),
         ("generate", keys::<generate_settings::GenerateSettings>()),
@@ -169,6 +170,7 @@ fn every_setting_is_in_the_help() {
         ("grow", keys::<grow::GrowSettings>()),
         ("heal", keys::<prune::heal::HealSettings>()),
         ("merge", keys::<merge::MergeSettings>()),
+        ("convert", keys::<convert::ConvertSettings>()),
         ("eval", keys::<prune::eval::settings::EvalSettings>()),
         ("compare", keys::<compare::CompareSettings>()),
         ("run", keys::<run::RunSettings>()),

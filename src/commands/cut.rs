@@ -131,6 +131,7 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let layers = layer_count(&checkpoint.config).context(|| checkpoint.source.dir.display())?;
     let planned_for = open::identity(&checkpoint, layers);
+    let in_gguf = settings.in_gguf(checkpoint.gguf.is_some())?;
     let format = settings.format.as_deref().map(format).transpose().context(|| "--format")?;
     let options = CutOptions { max_shard_size, allow_unsliced: &settings.allow_unsliced, format };
     let opened = |target: &PathBuf| -> Result<Arc<Workplace>> {
@@ -156,6 +157,7 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
         (None, share) => plan(settings, &planned_for, share)?,
     };
     let cut = Cut::new(&checkpoint, &planned_for, plan, &options)?;
+    let cut = if in_gguf { cut.in_gguf(&settings.allow_unsliced)? } else { cut };
     let (cut, merged) = match settings.repair.filter(|repair| !repair.needs_text()) {
         None => (cut, None),
         Some(merge) => merging(merge, cut).map(|(cut, merged)| (cut, Some(merged)))?,
@@ -210,7 +212,7 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
     cut.write(out.path(), &provenance_settings(settings, cut.format()), settings.hash, progress)?;
     if settings.verify {
         let written = Arc::new(Checkpoint::open_dir(out.path())?);
-        report.identical = Some(cut.blueprint().verify(&written, progress)?);
+        report.identical = Some(cut.verify(&written, out.path(), progress)?);
         if cut.not_computed().is_none() {
             report.seams = Some(seam::check(&cut, &written, progress)?);
         }
@@ -313,8 +315,7 @@ pub(super) fn names(shards: &[ShardReport]) -> String {
 
 /// The weight files that `cut` makes.
 pub(super) fn shards(cut: &Cut) -> Vec<ShardReport> {
-    let shards = &cut.blueprint().shards().shards;
-    shards.iter().map(|shard| ShardReport { file: shard.file.clone(), bytes: shard.size() }).collect()
+    cut.files().into_iter().map(|(file, bytes)| ShardReport { file, bytes }).collect()
 }
 
 fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
@@ -332,7 +333,7 @@ fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
         bytes: cut.bytes(),
         shards: shards(cut),
         config: cut.edits().to_vec(),
-        disk_needed: cut.blueprint().shards().disk_size(),
+        disk_needed: cut.files().iter().map(|(_, bytes)| bytes).sum(),
         disk_free: None,
         identical: None,
         seams: None,

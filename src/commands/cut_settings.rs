@@ -41,6 +41,8 @@ pub struct CutSettings {
     pub keep: Option<KeepShare>,
     /// Tensors of one weight file take no more than this, unless one alone does: `5GB`, `2GiB`.
     pub max_shard_size: String,
+    /// Container of the new checkpoint, `safetensors` or `gguf`; `None` is the source's.
+    pub to: Option<String>,
     /// How missing sub-layers are written: `per-layer`, `nas` or `zeros`; needed where some are left out.
     pub format: Option<String>,
     /// Config keys that stay although they look as if they had one value per layer: a name, or a path with dots.
@@ -112,6 +114,7 @@ impl Default for CutSettings {
             drop: None,
             deepest: None,
             tail: None,
+            to: None,
             method: None,
             fraction: None,
             layers: None,
@@ -162,6 +165,33 @@ impl CutSettings {
             steps: self.steps.unwrap_or(own.steps),
             batch: self.batch.unwrap_or(own.batch),
         })
+    }
+
+    /// Whether a GGUF file is written, of a model that is one if `is_gguf`.
+    ///
+    /// # Errors
+    /// Request: another container than there are, what only safetensors can hold.
+    pub(super) fn in_gguf(&self, is_gguf: bool) -> Result<bool> {
+        let hint = "write --to safetensors, or prune convert it first";
+        match (self.to.as_deref(), is_gguf) {
+            (None | Some("safetensors"), false) | (Some("safetensors"), true) => return Ok(false),
+            (Some("gguf"), false) => {
+                return Err(Error::request(
+                    "--to gguf: the model is no GGUF file; cut it as it is, then prune convert the cut --to gguf",
+                ));
+            }
+            (None | Some("gguf"), true) => {}
+            (Some(other), _) => {
+                return Err(Error::request(format!("to is {other:?}, expected \"safetensors\" or \"gguf\"")));
+            }
+        }
+        match (self.repair, &self.format) {
+            (Some(repair), _) => {
+                Err(Error::request(format!("--repair {} changes numbers, a GGUF file keeps them: {hint}", repair.name)))
+            }
+            (None, Some(_)) => Err(Error::request(format!("--format is about safetensors checkpoints: {hint}"))),
+            (None, None) => Ok(true),
+        }
     }
 
     /// Refuses settings of a repair where there is none, and a repair without a text.

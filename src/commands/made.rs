@@ -94,6 +94,22 @@ impl Described {
         Ok(described)
     }
 
+    /// The model of `checkpoint` in another container, its matrices in another type.
+    ///
+    /// # Errors
+    /// Work: a card that cannot be read.
+    pub(super) fn converted(
+        checkpoint: &Checkpoint,
+        layers: usize,
+        (to, stored): (&str, &str),
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let mut described = Self::new(checkpoint, layers, progress)?;
+        described.step("convert", [("to", json!(to)), ("type", json!(stored))]);
+        described.what = format!("Converted to {to}, its matrices in {stored}.");
+        Ok(described)
+    }
+
     /// The model of `checkpoint` with the adapter in `dir` in its weights.
     ///
     /// # Errors

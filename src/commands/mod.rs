@@ -12,6 +12,7 @@ pub mod bench;
 mod bench_view;
 pub mod compare;
 mod compare_view;
+pub mod convert;
 pub mod cut;
 mod cut_plan;
 mod cut_settings;

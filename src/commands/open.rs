@@ -17,7 +17,7 @@ const DISPUTES: usize = 3;
 
 /// The model a command was given.
 pub(super) fn checkpoint(model: Option<&str>, progress: &dyn Progress) -> Result<Arc<Checkpoint>> {
-    let model = model.ok_or_else(|| Error::request("which model? give a directory or a hub id"))?;
+    let model = model.ok_or_else(|| Error::request("which model? give a directory, a GGUF file or a hub id"))?;
     let checkpoint = Checkpoint::open(model, &Hub::from_env()?, progress)?;
     for (shown, dispute) in checkpoint.index.disputes.values().enumerate() {
         if shown == DISPUTES {
@@ -29,6 +29,9 @@ pub(super) fn checkpoint(model: Option<&str>, progress: &dyn Progress) -> Result
     if let Some((key, _)) = &checkpoint.leftover {
         let id = &checkpoint.source.id;
         progress.warn(&format!("{id}: {key} in config.json was left over, the weights are not quantised; not heeded"));
+    }
+    if let Some(why) = checkpoint.gguf.as_ref().and_then(|gguf| gguf.no_tokenizer.as_ref()) {
+        progress.warn(&format!("{}: its tokenizer is not read: {why}", checkpoint.source.id));
     }
     Ok(Arc::new(checkpoint))
 }

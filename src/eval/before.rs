@@ -127,7 +127,7 @@ fn own<'a>(finished: &'a Finished, key: &str) -> Option<&'a Value> {
 /// # Errors
 /// The file system's.
 pub(super) fn weights(checkpoint: &Checkpoint, adapter: Option<&Path>, device: &str) -> Result<String> {
-    let config = checkpoint.source.dir.join("config.json");
+    let config = checkpoint.config_file();
     let adapter = adapter.map(|dir| ADAPTER_FILES.map(|file| dir.join(file)));
     let files: Vec<&PathBuf> =
         std::iter::once(&config).chain(&checkpoint.index.shards).chain(adapter.iter().flatten()).collect();

@@ -9,6 +9,8 @@ mod card;
 mod config;
 mod cut;
 mod format;
+mod gguf;
+mod gguf_keys;
 mod grow;
 mod grown_card;
 mod json_text;

@@ -8,9 +8,9 @@ use super::stack_config::StackConfig;
 use crate::checkpoint::Checkpoint;
 use crate::{Context, Error, Result};
 
-/// What stands before the number of a layer: Llama's and most families' word first, then GPT-2's, MPT's, and those of
-/// encoders.
-pub(super) const WORDS: &[&str] = &["layers", "h", "blocks", "block", "layer"];
+/// What stands before the number of a layer: Llama's and most families' word first, then GPT-2's, MPT's, those of
+/// encoders, llama.cpp's.
+pub(super) const WORDS: &[&str] = &["layers", "h", "blocks", "block", "layer", "blk"];
 
 /// Parts of a prefix that say that the stack is a language model's, and the beginnings of those that say that it is one
 /// of images or sounds.

@@ -33,14 +33,19 @@ pub(super) fn files(source: &Checkpoint, hash: bool, progress: &dyn Progress) ->
     let dir = &source.source.dir;
     let mut files = BTreeMap::new();
     let index = Path::new("model.safetensors.index.json");
-    let sharded = (source.index.shards.len() > 1).then(|| index.to_owned());
-    for name in source.side_files()?.into_iter().chain([Path::new("config.json").to_owned()]).chain(sharded) {
+    let sharded = (source.index.shards.len() > 1 && source.gguf.is_none()).then(|| index.to_owned());
+    // a GGUF file holds the rest
+    let beside = match source.gguf {
+        Some(_) => Vec::new(),
+        None => [source.side_files()?, vec![Path::new("config.json").to_owned()]].concat(),
+    };
+    for name in beside.into_iter().chain(sharded) {
         let path = dir.join(&name);
         let file = SourceFile { bytes: length(&path)?, sha256: Some(sha256(&path, &Silent)?), header_sha256: None };
         files.insert(name.to_string_lossy().into_owned(), file);
     }
     let hashed = if hash { source.index.shard_hashes(progress)? } else { BTreeMap::new() };
-    for path in &source.index.shards {
+    for (shard, path) in source.index.shards.iter().enumerate() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (known, computed) = (cached_hash(path), hashed.get(&name).cloned());
         if let (Some(known), Some(computed)) = (&known, &computed)
@@ -52,7 +57,8 @@ pub(super) fn files(source: &Checkpoint, hash: bool, progress: &dyn Progress) ->
                 path.display()
             )));
         }
-        let header = header_hash(path).map_err(|error| Error::io(path, &error))?;
+        let header = header_hash(path, source.gguf.as_ref().map(|gguf| gguf.parts[shard].header.begin))
+            .map_err(|error| Error::io(path, &error))?;
         let file = SourceFile { bytes: length(path)?, sha256: computed.or(known), header_sha256: Some(header) };
         files.insert(name, file);
     }
@@ -71,9 +77,14 @@ fn cached_hash(path: &Path) -> Option<String> {
     (is_hash && blob.parent()?.file_name()? == "blobs").then(|| name.to_owned())
 }
 
-/// SHA-256 of the length and the text of a safetensors header.
-fn header_hash(path: &Path) -> io::Result<String> {
+/// SHA-256 of the length and the text of a safetensors header, or of the `bytes` before the tensors.
+fn header_hash(path: &Path, bytes: Option<u64>) -> io::Result<String> {
     let mut file = File::open(path)?;
+    if let Some(bytes) = bytes {
+        let mut sum = Sha256::new();
+        io::copy(&mut file.take(bytes), &mut sum)?;
+        return Ok(format!("{:x}", sum.finalize()));
+    }
     let mut prefix = [0; 8];
     file.read_exact(&mut prefix)?;
     let mut sum = Sha256::new();

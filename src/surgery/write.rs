@@ -18,7 +18,7 @@ impl Cut {
     /// Work: a file that cannot be read or written, a hub cache whose files are not what the hub says. Interrupted.
     pub fn write(&self, dir: &Path, settings: &Value, hash: bool, progress: &dyn Progress) -> Result<()> {
         let history = self.history(settings, hash, progress)?;
-        self.blueprint().write(dir, progress)?;
+        self.write_weights(dir, progress)?;
         let source_card = self.blueprint().source().model_card()?;
         write_new(&dir.join(provenance::FILE), history.to_json()?)?;
         let card = if self.is_growth() { grown_card::card } else { card::card };

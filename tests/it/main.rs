@@ -13,6 +13,7 @@ mod distill;
 mod eval;
 #[path = "../fixture/mod.rs"]
 mod fixture;
+mod gguf;
 mod golden;
 mod heal;
 mod importance;

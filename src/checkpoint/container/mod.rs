@@ -77,7 +77,7 @@ pub(super) fn no_weights(place: &str, names: &[String]) -> Error {
         "holds pytorch_model.bin, which can run code when opened; convert it to safetensors first: in transformers, \
          AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW)"
     } else if names.iter().any(|name| name.ends_with(".gguf")) {
-        "holds a GGUF file; prune works on the safetensors checkpoint it was made from"
+        "holds a GGUF file beside the config of another checkpoint; name the GGUF file itself"
     } else {
         "holds neither model.safetensors nor model.safetensors.index.json"
     };

@@ -57,7 +57,7 @@ impl Hub {
             Err(Failure::Unreachable(why)) => self.cached(&repo, &cache, &why, missing_file, progress)?,
             fetched => fetched.map_err(|failure| self.explain(failure, &repo, None))?,
         };
-        Ok(Source { id: id.to_owned(), dir: cache.snapshot(&commit), revision: Some(commit) })
+        Ok(Source { id: id.to_owned(), dir: cache.snapshot(&commit), revision: Some(commit), unpacked: None })
     }
 
     /// The data file `datasets/org/name/path/in/repo[@revision]` in the cache.

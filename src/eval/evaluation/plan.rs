@@ -124,7 +124,7 @@ impl Evaluation<'_> {
             // files of other machines have other times
             digest.update(&self.about.weights);
         }
-        let config = checkpoint.source.dir.join("config.json");
+        let config = checkpoint.config_file();
         let adapter = settings.adapter.as_ref().map(|dir| ADAPTER_FILES.map(|file| dir.join(file)));
         let files = std::iter::once(&config).chain(&checkpoint.index.shards).chain(adapter.iter().flatten());
         for path in files.filter(|_| !is_shared(settings)) {

@@ -129,6 +129,6 @@ impl Adapters {
         }
         let Checkpoint { source, config, leftover, .. } = checkpoint.as_ref();
         let (source, config, leftover) = (source.clone(), config.clone(), leftover.clone());
-        Ok(Arc::new(Checkpoint { source, config, leftover, index }))
+        Ok(Arc::new(Checkpoint { source, config, leftover, index, gguf: None }))
     }
 }

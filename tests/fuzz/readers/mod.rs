@@ -3,6 +3,7 @@
 mod adapters;
 mod chats;
 mod checkpoints;
+mod gguf;
 mod healings;
 mod hub;
 mod marks;
@@ -34,6 +35,7 @@ type Row = (&'static str, u32, fn(&Path) -> Feed);
 const TABLE: &[Row] = &[
     ("header", 48, checkpoints::header),
     ("index", 24, checkpoints::index),
+    ("gguf", 40, gguf::gguf),
     ("config", 56, models::config),
     ("weights", 32, models::weights),
     ("four-bit", 24, models::four_bit),

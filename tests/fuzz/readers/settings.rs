@@ -5,6 +5,7 @@ use std::path::Path;
 
 use prune::arch::ModelSpec;
 use prune::commands::analyze::AnalyzeSettings;
+use prune::commands::convert::ConvertSettings;
 use prune::commands::cut::CutSettings;
 use prune::commands::generate_settings::GenerateSettings;
 use prune::commands::grow::GrowSettings;
@@ -137,6 +138,7 @@ pub(super) fn settings(dir: &Path) -> Feed {
         if let Some(settings) = case.heard(resolve::<TeachSettings>("teach", path, Table::new())) {
             case.heard(settings.check());
         }
+        case.heard(resolve::<ConvertSettings>("convert", path, Table::new()));
         case.heard(resolve::<GrowSettings>("grow", path, Table::new()));
     })
 }

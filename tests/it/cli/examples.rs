@@ -101,6 +101,9 @@ fn gz(contents: &[u8]) -> Vec<u8> {
 fn desk() -> Desk {
     let desk = Desk { dir: tempfile::tempdir().unwrap() };
     Llama { layers: 32, hidden: 8, mlp: 8, heads: 2, kv_heads: 1, ..Llama::default() }.write(&desk.path("llama"));
+    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/gguf/llama.gguf"), desk.path("llama.gguf"))
+        .unwrap();
+    desk.works("prune convert llama.gguf -o smol");
     for name in ["c4.jsonl", "code.jsonl", "val.jsonl", "validation.jsonl"] {
         fs::write(desk.path(name), text(40)).unwrap();
     }
