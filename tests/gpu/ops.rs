@@ -280,7 +280,8 @@ fn objective() {
         let (moved, moved_head) = (on(&other), on(&other_head));
         for lesson in [None, Some((0.3, 2.0)), Some((1.0, 1.0))] {
             let teacher = |hidden, head| {
-                lesson.map(|(weight, temperature)| Tutor::Live(Teacher { hidden, head, weight, temperature }))
+                lesson
+                    .map(|(weight, temperature)| Tutor::Live(Teacher { hidden, head, cap: None, weight, temperature }))
             };
             let found = ops::objective(&on(&hidden), &on(&head), &targets, teacher(&moved, &moved_head), true).unwrap();
             let expected = ops::objective(&hidden, &head, &targets, teacher(&other, &other_head), true).unwrap();
