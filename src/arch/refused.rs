@@ -46,6 +46,8 @@ const MULTIPLIED: &[&str] = &[
 
 /// Families of other kinds of layers, and why no row says them.
 const FAMILIES: &[(&str, &str)] = &[
+    ("apertus", "the function of its MLP, xIELU, has weights of its own"),
+    ("gpt_neox", "its queries, keys and values lie in one tensor, head by head"),
     ("falcon_h1", "its layers have a state space model beside attention"),
     ("lfm2", "most of its layers are short convolutions"),
     ("lfm2_moe", "most of its layers are short convolutions"),

@@ -17,8 +17,6 @@ use crate::{Error, Result, interrupt, ops};
 /// Gradients by the name of their parameter, summed over passes.
 pub type Gradients = BTreeMap<String, Tensor>;
 
-/// Name of the final norm's weight.
-
 /// A pass to make.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PassSettings<'a> {
