@@ -54,7 +54,7 @@
 //! room         uses
 //! checkpoint
 //! ops
-//! arch         checkpoint
+//! arch         checkpoint ops
 //! data         checkpoint
 //! report       checkpoint
 //! demo         checkpoint

@@ -47,7 +47,7 @@ pub fn write(dir: &Path) -> Result<()> {
     let mut slots = vec![
         slot(EMBEDDING.to_owned(), table.clone()),
         slot(HEAD.to_owned(), table),
-        slot(spec.final_norm_tensor().to_owned(), vec![spec.hidden_size]),
+        slot(spec.final_norm_tensor(), vec![spec.hidden_size]),
     ];
     let layers = (0..spec.layers).flat_map(|layer| spec.layer_tensors(layer));
     slots.extend(layers.map(|tensor| slot(tensor.name, tensor.shape)));

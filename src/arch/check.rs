@@ -20,13 +20,11 @@ impl ModelSpec {
         self.check_layer_count(index)?;
         let table = vec![self.vocab_size, self.hidden_size];
         let mut used = HashSet::new();
-        for (name, shape) in [
-            (self.embedding_tensor(index), table.clone()),
-            (self.head_tensor(index), table),
-            (self.final_norm_tensor(), vec![self.hidden_size]),
-        ] {
-            check_tensor(index, name, &shape)?;
-            used.insert(name.to_owned());
+        let tables =
+            [self.embedding_tensor(index), self.head_tensor(index)].map(|name| (name.to_owned(), table.clone()));
+        for (name, shape) in tables.into_iter().chain(self.end_tensors()) {
+            check_tensor(index, &name, &shape)?;
+            used.insert(name);
         }
         for layer in 0..self.layers {
             for tensor in self.layer_tensors(layer).into_iter().chain(self.seam_tensors(layer)) {

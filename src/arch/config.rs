@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::keys::Keys;
 use super::table::{Architecture, Bias};
-use super::{ModelSpec, left_out, refused, rope_config, seam_maps, windows};
+use super::{ModelSpec, left_out, multipliers, refused, rope_config, seam_maps, windows};
 use crate::plan::MOST_LAYERS;
 use crate::{Context, Error, Result};
 
@@ -75,8 +75,10 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
         }
     };
     let max_positions = keys.length("max_position_embeddings")?.unwrap_or(row.max_positions);
-    let norm_eps = keys.number("rms_norm_eps", "a small number, 0 or above", |eps| (0.0..1.0).contains(&eps))?;
-    let rotated = windows::rotated(&keys, row, layers)?;
+    let (eps_key, eps) = row.norm_eps;
+    let norm_eps = keys.number(eps_key, "a small number, 0 or above", |eps| (0.0..1.0).contains(&eps))?;
+    let (windows, rotated) = windows::read(&keys, row, layers)?;
+    let (rope, sliding_rope) = rope_config::read(&keys, row, head_dim, max_positions)?;
     Ok(ModelSpec {
         model_type: keys.text("model_type")?.unwrap_or(row.model_type).to_owned(),
         layers,
@@ -87,9 +89,10 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
         head_dim,
         vocab_size,
         max_positions,
-        norm_eps: norm_eps.unwrap_or(row.norm_eps),
-        rope: rope_config::read(&keys, row, head_dim, max_positions)?,
-        windows: windows::windows(&keys, row, &rotated)?,
+        norm_eps: norm_eps.unwrap_or(eps),
+        rope,
+        sliding_rope,
+        windows,
         rotated,
         without: match blocks {
             Some(blocks) => blocks.without,
@@ -99,8 +102,18 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
         qkv_bias: bias(row.qkv_bias)?,
         o_bias: bias(row.o_bias)?,
         mlp_bias: bias(row.mlp_bias)?,
+        norm: row.norm,
+        norm_places: row.norm_places,
+        parallel: row.parallel,
         qk_norm: row.qk_norm,
-        fused: row.fused,
+        fused_qkv: row.fused_qkv,
+        fused_gate_up: row.fused_gate_up,
+        gated: row.gated,
+        activation: refused::activation(&keys, row)?,
+        multipliers: multipliers::read(&keys, row.multipliers, (hidden_size, head_dim))?,
+        head_bias: row.head_bias,
+        renamed: row.renamed,
+        final_norm: row.final_norm,
         tied: keys.flag("tie_word_embeddings")?.unwrap_or(row.tied),
     })
 }
@@ -131,7 +144,8 @@ mod tests {
     fn defaults_are_those_of_the_row() {
         let llama = spec("llama", &json!({"num_key_value_heads": "absent"})).unwrap();
         assert_eq!((llama.kv_heads, llama.head_dim, llama.max_positions, llama.norm_eps), (4, 8, 2048, 1e-6));
-        assert!(!llama.tied && !llama.qkv_bias && !llama.o_bias && !llama.mlp_bias && !llama.qk_norm && !llama.fused);
+        assert!(!llama.tied && !llama.qkv_bias && !llama.o_bias && !llama.mlp_bias && !llama.fused_qkv);
+        assert_eq!((llama.qk_norm, llama.multipliers.scores), (super::super::QkNorm::None, 8f64.sqrt().recip()));
         assert_eq!((llama.rope.theta, llama.rope.rotary_dim), (10_000.0, 8));
         assert_eq!((llama.windows, llama.rotated), (vec![None; 4], vec![true; 4]));
         let wide = json!({"num_attention_heads": 8, "num_key_value_heads": "absent"});
@@ -229,7 +243,9 @@ mod tests {
         let linear = json!({"rope_type": "linear", "factor": 2.0});
         for (model_type, patch, expected) in [
             ("gpt2", json!({}), "\"gpt2\" is not known"),
-            ("llama", json!({"hidden_act": "gelu"}), "hidden_act is \"gelu\""),
+            ("llama", json!({"hidden_act": "tanh"}), "hidden_act is \"tanh\""),
+            ("falcon_h1", json!({}), "a state space model beside attention"),
+            ("gemma3_text", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping is 50.0"),
             ("llama", json!({"num_local_experts": 8}), "num_local_experts is 8"),
             ("llama", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping is 50.0"),
             ("llama", json!({"residual_multiplier": 0.22}), "residual_multiplier is 0.22"),

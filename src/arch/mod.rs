@@ -1,15 +1,16 @@
 //! What a family member is, as data: one table row per `model_type`, read with a config into one [`ModelSpec`].
 //!
-//! `table` holds the rows, `config` reads a `config.json` with the help of a row, `names` says what the tensors are
-//! called, `sublayers` what a block is made of, `check` compares them with a checkpoint, `rope` computes the rotations.
+//! `rows` holds the rows, `table` and `kinds` say what a row can say, `config` reads a `config.json` with the help of a
+//! row, `names` says what the tensors are called, `sublayers` what a block is made of, `check` compares them with a
+//! checkpoint, `rope` computes the rotations.
 //!
 //! # Add an architecture
-//! A family of Llama's kind is a row of [`ARCHITECTURES`] in `table.rs` and nothing else: `model_type`, `class`, and
-//! what differs from Llama's row: biases, norms of heads, fused projections, windows, unrotated layers, defaults of
-//! keys that configs leave out. A switch that no row can say yet belongs in `refused.rs`, so that a config that turns
-//! it on is refused rather than computed wrongly. `tests/interop/make_arch_fixtures.py` records what transformers
-//! computes for a small random model of the family in `tests/data/arch`; the tests compare logits with that, before and
-//! after a cut, for every row.
+//! A family is a row of [`ARCHITECTURES`] in `rows.rs` and nothing else: `model_type`, `class`, and what differs from
+//! Llama's row: kinds and places of norms, parallel sub-layers, activations, multipliers, biases, fused projections,
+//! windows, rotations, names of modules, defaults of keys that configs leave out. A switch that no row can say yet
+//! belongs in `refused.rs`, so that a config that turns it on is refused rather than computed wrongly.
+//! `tests/interop/make_arch_fixtures.py` records what transformers computes for a small random model of the family in
+//! `tests/data/arch`: logits before and after a cut, the loss, gradients; the tests compare with that for every row.
 //!
 //! ```
 //! use prune::arch::{ARCHITECTURES, ModelSpec};
@@ -29,23 +30,28 @@ mod alike;
 mod check;
 mod config;
 mod keys;
+mod kinds;
 mod left_out;
+mod multipliers;
 mod names;
 mod refused;
 mod rope;
 mod rope_config;
+mod rows;
 mod seam_maps;
 mod spec;
 mod sublayers;
 mod table;
 mod windows;
 
+pub use kinds::{Activation, MultiplierRule, Multipliers, NormKind, NormPlaces, QkNorm, RotationRule, SlidingRope};
 pub use left_out::nas_mlp_size;
 
 pub(crate) use left_out::{NAS, NAS_CLASS};
 pub(crate) use names::EMBEDDING;
 pub use names::{HEAD, LayerTensor};
+pub use rows::ARCHITECTURES;
 pub(crate) use seam_maps::{SEAM_MAPS, seam_map_type};
 pub use spec::{ModelSpec, Role, Rope, RopeScaling, SeamMap};
 pub use sublayers::{Residual, SubLayerKind};
-pub use table::{ARCHITECTURES, Architecture, Bias, WindowRule};
+pub use table::{Architecture, Bias, WindowRule};

@@ -1,5 +1,6 @@
 //! What the tensors of a model are called and how large they are.
 
+use super::kinds::QkNorm;
 use super::{ModelSpec, Role};
 use crate::checkpoint::Index;
 
@@ -7,8 +8,8 @@ use crate::checkpoint::Index;
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The vocabulary head, `[v, d]`.
 pub const HEAD: &str = "lm_head.weight";
-/// The norm before the head, `[d]`.
-const FINAL_NORM: &str = "model.norm.weight";
+/// The bias of the vocabulary head, `[v]`.
+const HEAD_BIAS: &str = "lm_head.bias";
 /// What the names of layer tensors start with; the layer's number follows.
 pub(super) const LAYERS: &str = "model.layers.";
 
@@ -26,9 +27,8 @@ pub struct LayerTensor {
 }
 
 impl Role {
-    /// The module within the layer, as transformers and PEFT name it.
-    #[must_use]
-    pub fn module(self) -> &'static str {
+    /// The module within a layer of Llama's names, as transformers and PEFT have them.
+    fn usual_module(self) -> &'static str {
         match self {
             Self::InputNorm => "input_layernorm",
             Self::PostNorm => "post_attention_layernorm",
@@ -43,6 +43,8 @@ impl Role {
             Self::Up => "mlp.up_proj",
             Self::GateUp => "mlp.gate_up_proj",
             Self::Down => "mlp.down_proj",
+            Self::AttentionPostNorm => "post_attention_layernorm",
+            Self::MlpPostNorm => "post_feedforward_layernorm",
             Self::SeamMap => "seam_map",
         }
     }
@@ -50,19 +52,51 @@ impl Role {
     /// Whether it is a matrix that multiplies the stream, as opposed to a norm.
     #[must_use]
     pub fn is_linear(self) -> bool {
-        !matches!(self, Self::InputNorm | Self::PostNorm | Self::QNorm | Self::KNorm | Self::SeamMap)
+        !matches!(
+            self,
+            Self::InputNorm
+                | Self::PostNorm
+                | Self::QNorm
+                | Self::KNorm
+                | Self::AttentionPostNorm
+                | Self::MlpPostNorm
+                | Self::SeamMap
+        )
+    }
+
+    /// Whether it is a matrix of attention.
+    #[must_use]
+    pub fn is_of_attention(self) -> bool {
+        matches!(self, Self::Q | Self::K | Self::V | Self::Qkv | Self::O)
+    }
+
+    /// Whether it is a matrix of the MLP.
+    #[must_use]
+    pub fn is_of_mlp(self) -> bool {
+        self.is_linear() && !self.is_of_attention()
     }
 }
 
 impl ModelSpec {
+    /// The module within a layer, as transformers and PEFT name it.
+    #[must_use]
+    pub fn module(&self, role: Role) -> &'static str {
+        let own = self.renamed.iter().find(|(renamed, _)| *renamed == role);
+        own.map_or_else(|| role.usual_module(), |(_, module)| module)
+    }
+
     /// The weight of layer `l` that has this role.
     #[must_use]
     pub fn layer_tensor(&self, l: usize, role: Role) -> LayerTensor {
         let (d, f, q, kv) =
             (self.hidden_size, self.mlp_size, self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let (shape, bias) = match role {
-            Role::InputNorm | Role::PostNorm => (vec![d], false),
-            Role::QNorm | Role::KNorm => (vec![self.head_dim], false),
+            Role::InputNorm | Role::PostNorm | Role::AttentionPostNorm | Role::MlpPostNorm => {
+                (vec![d], self.norm.has_bias())
+            }
+            Role::QNorm if self.qk_norm == QkNorm::Together => (vec![q], self.norm.has_bias()),
+            Role::KNorm if self.qk_norm == QkNorm::Together => (vec![kv], self.norm.has_bias()),
+            Role::QNorm | Role::KNorm => (vec![self.head_dim], self.norm.has_bias()),
             Role::Q => (vec![q, d], self.qkv_bias),
             Role::K | Role::V => (vec![kv, d], self.qkv_bias),
             Role::Qkv => (vec![q + 2 * kv, d], self.qkv_bias),
@@ -72,7 +106,7 @@ impl ModelSpec {
             Role::Down => (vec![d, f], self.mlp_bias),
             Role::SeamMap => (vec![d, d], false),
         };
-        let module = format!("{LAYERS}{l}.{}", role.module());
+        let module = format!("{LAYERS}{l}.{}", self.module(role));
         LayerTensor { role, name: format!("{module}.weight"), shape, bias: bias.then(|| format!("{module}.bias")) }
     }
 
@@ -94,13 +128,33 @@ impl ModelSpec {
     #[must_use]
     pub(crate) fn linear_modules(&self, l: usize) -> Vec<(Role, String)> {
         let linear = self.roles(l).into_iter().filter(|role| role.is_linear());
-        linear.map(|role| (role, format!("{LAYERS}{l}.{}", role.module()))).collect()
+        linear.map(|role| (role, format!("{LAYERS}{l}.{}", self.module(role)))).collect()
     }
 
     /// The norm before the head, `[d]`.
     #[must_use]
-    pub(crate) fn final_norm_tensor(&self) -> &'static str {
-        FINAL_NORM
+    pub(crate) fn final_norm_tensor(&self) -> String {
+        format!("{}.weight", self.final_norm)
+    }
+
+    /// Its bias, `[d]`, where norms have one.
+    #[must_use]
+    pub(crate) fn final_norm_bias(&self) -> Option<String> {
+        self.norm.has_bias().then(|| format!("{}.bias", self.final_norm))
+    }
+
+    /// The head's bias, `[v]`, where it has one.
+    #[must_use]
+    pub(crate) fn head_bias_tensor(&self) -> Option<&'static str> {
+        self.head_bias.then_some(HEAD_BIAS)
+    }
+
+    /// What stands behind the layers beside the head's matrix, with shapes: the norm, and biases.
+    #[must_use]
+    pub fn end_tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let norm = [Some(self.final_norm_tensor()), self.final_norm_bias()].into_iter().flatten();
+        let bias = self.head_bias_tensor().map(|name| (name.to_owned(), vec![self.vocab_size]));
+        norm.map(|name| (name, vec![self.hidden_size])).chain(bias).collect()
     }
 
     /// The embedding, `[v, d]`. A tied model may have kept only its head: then that.

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::keys::{Keys, brief};
+use super::kinds::Activation;
 use super::table::Architecture;
 use crate::{Error, Result};
 
@@ -29,6 +30,7 @@ const ADDED: &[&str] = &[
     "use_qk_norm",
     "rope_interleaved",
     "lm_head_bias",
+    "use_bidirectional_attention",
 ];
 
 /// Keys that multiply something unless they are absent, null or one.
@@ -42,26 +44,62 @@ const MULTIPLIED: &[&str] = &[
     "dim_model_base",
 ];
 
+/// Families of other kinds of layers, and why no row says them.
+const FAMILIES: &[(&str, &str)] = &[
+    ("apertus", "the function of its MLP, xIELU, has weights of its own"),
+    ("gpt_neox", "its queries, keys and values lie in one tensor, head by head"),
+    ("falcon_h1", "its layers have a state space model beside attention"),
+    ("lfm2", "most of its layers are short convolutions"),
+    ("lfm2_moe", "most of its layers are short convolutions"),
+    ("jamba", "most of its layers are state space models"),
+    ("mamba", "its layers are state space models"),
+    ("mamba2", "its layers are state space models"),
+    ("nemotron_h", "most of its layers are state space models"),
+    ("granitemoehybrid", "most of its layers are state space models"),
+    ("bamba", "most of its layers are state space models"),
+    ("zamba2", "most of its layers are state space models"),
+    ("recurrent_gemma", "most of its layers are recurrent"),
+    ("qwen3_next", "most of its layers are of linear attention"),
+];
+
+/// Why a family of this `model_type` is not computed, where more is known than that no row has it.
+pub(super) fn family(model_type: &str) -> Option<Error> {
+    let (_, why) = FAMILIES.iter().find(|(family, _)| *family == model_type)?;
+    Some(Error::request(format!(
+        "model_type {model_type:?} is not computed: {why}; layers of it can be cut all the same"
+    )))
+}
+
+/// The activation of the MLP.
+pub(super) fn activation(keys: &Keys<'_>, row: &Architecture) -> Result<Activation> {
+    let (key, default) = row.activation;
+    let Some(name) = keys.text(key)? else { return Ok(default) };
+    match Activation::named(name) {
+        Some(Activation::Gelu) if row.gelu_is_tanh => Ok(Activation::GeluTanh),
+        Some(known) => Ok(known),
+        None => Err(Error::request(format!(
+            "{key} is {name:?}; computed are silu, gelu, gelu_pytorch_tanh, gelu_new and relu2"
+        ))),
+    }
+}
+
 /// Refuses what the block does not compute.
 pub(super) fn check(keys: &Keys<'_>, row: &Architecture) -> Result<()> {
     quantized(keys)?;
     if keys.flag("is_encoder_decoder")?.unwrap_or(false) {
         return Err(Error::request("is_encoder_decoder is true: only decoder-only models have layers to drop"));
     }
-    let activation = keys.text("hidden_act")?.unwrap_or("silu");
-    if !matches!(activation, "silu" | "swish") {
-        return Err(Error::request(format!("hidden_act is {activation:?}, only silu is computed")));
-    }
     let refuse = |key: &str, value: &Value| {
         let (value, row) = (brief(value), row.model_type);
         Error::request(format!("{key} is {value}, which a {row} block does not compute"))
     };
-    for key in ADDED {
+    let is_read = |key: &&&str| !row.multipliers.keys().contains(*key) && !row.ignored.contains(*key);
+    for key in ADDED.iter().filter(is_read) {
         if let Some(value) = keys.get(key).filter(|value| !is_off(value)) {
             return Err(refuse(key, value));
         }
     }
-    for key in MULTIPLIED {
+    for key in MULTIPLIED.iter().filter(is_read) {
         if let Some(value) = keys.get(key).filter(|value| value.as_f64() != Some(1.0)) {
             return Err(refuse(key, value));
         }

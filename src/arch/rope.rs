@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     fn rope(scaling: RopeScaling) -> Rope {
-        Rope { theta: 10_000.0, rotary_dim: 8, scaling, max_positions: 64 }
+        Rope { theta: 10_000.0, rotary_dim: 8, interleaved: false, scaling, max_positions: 64 }
     }
 
     #[test]

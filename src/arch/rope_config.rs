@@ -7,18 +7,53 @@ use super::table::Architecture;
 use super::{Rope, RopeScaling};
 use crate::{Error, Result};
 
-/// Reads the positions of a config (`RotaryEmbeddingConfigMixin` and `modeling_rope_utils.py` of transformers 5.23).
-pub(super) fn read(keys: &Keys<'_>, row: &Architecture, head_dim: usize, max_positions: usize) -> Result<Rope> {
+/// Reads the positions of a config (`RotaryEmbeddingConfigMixin` and `modeling_rope_utils.py` of transformers 5.23):
+/// those of all layers, and those of layers with a sliding window where the family has others there.
+pub(super) fn read(
+    keys: &Keys<'_>,
+    row: &Architecture,
+    head_dim: usize,
+    max_positions: usize,
+) -> Result<(Rope, Option<Rope>)> {
     let empty = serde_json::Map::new();
-    let stretch = parameters(keys)?.unwrap_or(Keys::new(&empty));
-    let both = |key: &str, expected: &str, fits: fn(f64) -> bool| {
-        Ok::<_, Error>(stretch.number(key, expected, fits)?.or(keys.number(key, expected, fits)?))
+    let empty = Keys::new(&empty);
+    let base = |object: &Keys<'_>, key: &str| object.number(key, "a number above 1", |theta| theta > 1.0);
+    let of = |stretch: Keys<'_>, theta| one(keys, &stretch, row, (theta, head_dim, max_positions));
+    let Some(sliding) = row.sliding_rope else {
+        let stretch = parameters(keys)?.unwrap_or(empty);
+        let theta = base(&stretch, "rope_theta")?.or(base(keys, "rope_theta")?);
+        return Ok((of(stretch, theta.unwrap_or(row.rope_theta))?, None));
     };
-    let theta = both("rope_theta", "a number above 1", |theta| theta > 1.0)?.unwrap_or(row.rope_theta);
-    let part = both("partial_rotary_factor", "a number above 0, at most 1", |part| part > 0.0 && part <= 1.0)?;
-    let rotary_dim = match (part, row.phi_positions) {
-        (None | Some(1.0), _) => head_dim,
-        (Some(part), Some(_)) => (head_dim as f64 * part) as usize,
+    // by layer type; a stretch in the old spelling is that of layers without a window
+    let by_type = match filled(keys, "rope_parameters")? {
+        Some(object) if ["full_attention", "sliding_attention"].iter().all(|kind| object.get(kind).is_none()) => {
+            return Err(Error::request("rope_parameters: expected full_attention and sliding_attention within"));
+        }
+        object => object.unwrap_or(empty),
+    };
+    let of_type = |kind| Ok::<_, Error>(by_type.object(kind)?.unwrap_or(empty));
+    let (full, windowed) = (of_type("full_attention")?, of_type("sliding_attention")?);
+    let stretch = filled(keys, "rope_scaling")?.unwrap_or(full);
+    let theta = base(&stretch, "rope_theta")?.or(base(&full, "rope_theta")?).or(base(keys, "rope_theta")?);
+    let beside = sliding.key.map(|key| base(keys, key)).transpose()?.flatten();
+    let sliding_theta = base(&windowed, "rope_theta")?.or(beside).unwrap_or(sliding.theta);
+    Ok((of(stretch, theta.unwrap_or(row.rope_theta))?, Some(of(windowed, sliding_theta)?)))
+}
+
+/// The rotations of one base and one stretch.
+fn one(
+    keys: &Keys<'_>,
+    stretch: &Keys<'_>,
+    row: &Architecture,
+    (theta, head_dim, max_positions): (f64, usize, usize),
+) -> Result<Rope> {
+    let part = |keys: &Keys<'_>| {
+        keys.number("partial_rotary_factor", "a number above 0, at most 1", |part| part > 0.0 && part <= 1.0)
+    };
+    let part = part(stretch)?.or(part(keys)?);
+    let rotary_dim = match (part, row.partial_rotary) {
+        (part, Some(default)) => (head_dim as f64 * part.unwrap_or(default)) as usize,
+        (None | Some(1.0), None) => head_dim,
         (Some(part), None) => {
             return Err(Error::request(format!(
                 "partial_rotary_factor is {part}, but a {} block rotates whole heads",
@@ -35,15 +70,20 @@ pub(super) fn read(keys: &Keys<'_>, row: &Architecture, head_dim: usize, max_pos
         Some(kind) => kind,
         None => stretch.text("type")?.unwrap_or("default"),
     };
+    let alpha = if row.ntk_alpha && kind == "dynamic" { stretch.positive("alpha")? } else { None };
+    // a stretch of the base that does not hang on the length
+    let ntk = |alpha: f64| theta * alpha.powf(rotary_dim as f64 / (rotary_dim as f64 - 2.0));
+    let theta = alpha.filter(|_| rotary_dim > 2).map_or(theta, ntk);
     let scaling = match (kind, row.phi_positions) {
+        ("dynamic", None) if alpha.is_some() => RopeScaling::None,
         ("default", _) => RopeScaling::None,
         ("longrope" | "su" | "yarn", Some(_)) | ("longrope", None) => {
-            longrope(&stretch, trained(keys, &stretch, row, max_positions)?, rotary_dim, max_positions)?
+            longrope(stretch, trained(keys, stretch, row, max_positions)?, rotary_dim, max_positions)?
         }
-        ("linear", None) => RopeScaling::Linear { factor: factor(&stretch)? },
-        ("dynamic", None) if rotary_dim > 2 => RopeScaling::Dynamic { factor: factor(&stretch)? },
-        ("llama3", None) => llama3(&stretch, trained(keys, &stretch, row, max_positions)?)?,
-        ("yarn", None) => yarn(&stretch, trained(keys, &stretch, row, max_positions)?, max_positions)?,
+        ("linear", None) => RopeScaling::Linear { factor: factor(stretch)? },
+        ("dynamic", None) if rotary_dim > 2 => RopeScaling::Dynamic { factor: factor(stretch)? },
+        ("llama3", None) => llama3(stretch, trained(keys, stretch, row, max_positions)?)?,
+        ("yarn", None) => yarn(stretch, trained(keys, stretch, row, max_positions)?, max_positions)?,
         (kind, _) => {
             let known = match row.phi_positions {
                 Some(_) => "default and longrope",
@@ -56,7 +96,7 @@ pub(super) fn read(keys: &Keys<'_>, row: &Architecture, head_dim: usize, max_pos
             )));
         }
     };
-    let rope = Rope { theta, rotary_dim, scaling, max_positions };
+    let rope = Rope { theta, rotary_dim, interleaved: row.interleaved, scaling, max_positions };
     let usable = |longest| {
         let (frequencies, factor) = rope.inverse_frequencies(longest);
         frequencies.into_iter().all(f32::is_finite) && (factor as f32).is_normal() && factor > 0.0
@@ -70,12 +110,16 @@ pub(super) fn read(keys: &Keys<'_>, row: &Architecture, head_dim: usize, max_pos
     Ok(rope)
 }
 
+/// An object that says something.
+fn filled<'a>(keys: &Keys<'a>, key: &'a str) -> Result<Option<Keys<'a>>> {
+    Ok(keys.object(key)?.filter(|object| !object.map().is_empty()))
+}
+
 /// The object that holds the stretch. One per layer type counts as one where they all say the same.
 fn parameters<'a>(keys: &Keys<'a>) -> Result<Option<Keys<'a>>> {
-    let filled = |key| Ok::<_, Error>(keys.object(key)?.filter(|object| !object.map().is_empty()));
-    let Some(object) = (match filled("rope_scaling")? {
+    let Some(object) = (match filled(keys, "rope_scaling")? {
         Some(object) => Some(object),
-        None => filled("rope_parameters")?,
+        None => filled(keys, "rope_parameters")?,
     }) else {
         return Ok(None);
     };

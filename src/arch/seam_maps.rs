@@ -67,7 +67,7 @@ impl ModelSpec {
         let d = self.hidden_size;
         let tensor = |part: &str, shape: [usize; 2]| LayerTensor {
             role: Role::SeamMap,
-            name: format!("{LAYERS}{l}.{}{part}.weight", Role::SeamMap.module()),
+            name: format!("{LAYERS}{l}.{}{part}.weight", self.module(Role::SeamMap)),
             shape: shape.to_vec(),
             bias: None,
         };

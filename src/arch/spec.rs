@@ -1,5 +1,6 @@
 //! Everything a block needs to know about a model, whatever its family.
 
+use super::kinds::{Activation, Multipliers, NormKind, NormPlaces, QkNorm};
 use crate::plan::SubLayers;
 
 /// What a tensor of a layer is for.
@@ -22,9 +23,9 @@ pub enum Role {
     Qkv = 5,
     /// Attention output projection, `[d, h·e]`.
     O = 6,
-    /// Norm of each query head, `[e]` (Qwen3).
+    /// Norm of each query head, `[e]` (Qwen3), or of all together, `[h·e]` (OLMo 2).
     QNorm = 7,
-    /// Norm of each key head, `[e]` (Qwen3).
+    /// Norm of each key head, `[e]` (Qwen3), or of all together, `[k·e]` (OLMo 2).
     KNorm = 8,
     /// MLP gate projection, `[f, d]`.
     Gate = 9,
@@ -34,6 +35,10 @@ pub enum Role {
     GateUp = 11,
     /// MLP down projection, `[d, f]`.
     Down = 12,
+    /// Norm of what attention gives, `[d]` (OLMo 2, Gemma 2).
+    AttentionPostNorm = 13,
+    /// Norm of what the MLP gives, `[d]` (OLMo 2, Gemma 2).
+    MlpPostNorm = 14,
     /// Linear map behind the layer, which `prune cut --repair` puts there, `[d, d]` or in two factors.
     SeamMap = 64,
 }
@@ -92,13 +97,15 @@ pub enum RopeScaling {
     },
 }
 
-/// Rotary position embedding, half-split convention.
+/// Rotary position embedding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
     /// Rotated dimensions of each head, the first ones; `e` unless the config has a partial rotary factor.
     pub rotary_dim: usize,
+    /// Whether an angle turns numbers 2j and 2j+1 of a head, and not j and j + half of those rotated.
+    pub interleaved: bool,
     /// Stretch for long contexts.
     pub scaling: RopeScaling,
     /// Context the config promises (`max_position_embeddings`); dynamic scaling starts beyond it.
@@ -135,10 +142,12 @@ pub struct ModelSpec {
     pub vocab_size: usize,
     /// Longest sequence the config promises.
     pub max_positions: usize,
-    /// Epsilon of every RMS norm.
+    /// Epsilon of every norm.
     pub norm_eps: f64,
     /// Positions.
     pub rope: Rope,
+    /// Positions of layers with a sliding window, where those are others (Gemma 3).
+    pub sliding_rope: Option<Rope>,
     /// Sliding window of each layer: a token sees itself and the window-1 tokens before it. `None` sees all.
     pub windows: Vec<Option<usize>>,
     /// Whether each layer rotates its queries and keys; one that does not knows no positions (SmolLM3).
@@ -153,15 +162,49 @@ pub struct ModelSpec {
     pub o_bias: bool,
     /// Bias on the MLP projections.
     pub mlp_bias: bool,
-    /// Norm on each query and key head.
-    pub qk_norm: bool,
-    /// Query, key, value in one tensor and gate, up in one tensor.
-    pub fused: bool,
+    /// How norms are computed.
+    pub norm: NormKind,
+    /// Where residual updates are normed.
+    pub norm_places: NormPlaces,
+    /// Whether attention and MLP see one norm of the stream, and their updates are added together.
+    pub parallel: bool,
+    /// Norms of queries and keys.
+    pub qk_norm: QkNorm,
+    /// Query, key, value in one tensor.
+    pub fused_qkv: bool,
+    /// Gate and up in one tensor.
+    pub fused_gate_up: bool,
+    /// Whether the MLP has a gate.
+    pub gated: bool,
+    /// What the MLP does to each number.
+    pub activation: Activation,
+    /// Multipliers and caps.
+    pub multipliers: Multipliers,
+    /// Bias of the head, `[v]`.
+    pub head_bias: bool,
+    /// Modules within a layer that have other names than Llama's.
+    pub renamed: &'static [(Role, &'static str)],
+    /// The norm before the head, as a module.
+    pub final_norm: &'static str,
     /// The head is the embedding.
     pub tied: bool,
 }
 
 impl ModelSpec {
+    /// The rotations of layer `l`.
+    #[must_use]
+    pub fn rope_of(&self, l: usize) -> &Rope {
+        let windowed = self.windows.get(l).is_some_and(Option::is_some);
+        self.sliding_rope.as_ref().filter(|_| windowed).unwrap_or(&self.rope)
+    }
+
+    /// Whether what a sub-layer's last matrix gives is added to the stream as it is, one sub-layer after the other:
+    /// only then do streams tell what the matrix should give.
+    #[must_use]
+    pub fn adds_plainly(&self) -> bool {
+        !self.parallel && self.norm_places == NormPlaces::Before && self.multipliers.residual == 1.0
+    }
+
     /// The model whose layers are this one's `layers`, from the embedding up. A layer may come again.
     ///
     /// # Panics

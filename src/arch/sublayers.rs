@@ -1,5 +1,6 @@
 //! What a decoder block is made of: residual updates of the stream, each of one sub-layer or of several.
 
+use super::kinds::{NormPlaces, QkNorm};
 use super::{ModelSpec, Role};
 use crate::plan::SubLayer;
 
@@ -8,16 +9,20 @@ use crate::plan::SubLayer;
 pub enum SubLayerKind {
     /// Causal attention with rotary positions.
     Attention,
-    /// `down(silu(gate(x)) · up(x))`.
+    /// `down(act(gate(x)) · up(x))`.
     GatedMlp,
+    /// `down(act(up(x)))`.
+    Mlp,
 }
 
-/// A residual update: the sum of what its sub-layers make of the normed stream is added to the stream. Two in one sum
-/// are a parallel block.
+/// A residual update: the sum of what its sub-layers make of the normed stream is normed and added to the stream, with
+/// those norms that there are. Two in one sum are a parallel block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Residual {
     /// The norm that all of them see the stream through.
-    pub norm: Role,
+    pub norm: Option<Role>,
+    /// The norm of their sum.
+    pub post_norm: Option<Role>,
     /// The sub-layers, in the order in which they are added.
     pub sum: Vec<SubLayerKind>,
 }
@@ -28,7 +33,7 @@ impl SubLayerKind {
     pub fn sublayer(self) -> SubLayer {
         match self {
             Self::Attention => SubLayer::Attention,
-            Self::GatedMlp => SubLayer::Mlp,
+            Self::GatedMlp | Self::Mlp => SubLayer::Mlp,
         }
     }
 }
@@ -38,10 +43,23 @@ impl ModelSpec {
     /// tokens. A residual whose sub-layers the layer lacks is gone with its norm.
     #[must_use]
     pub fn sublayers(&self, l: usize) -> Vec<Residual> {
-        let mut residuals = vec![
-            Residual { norm: Role::InputNorm, sum: vec![SubLayerKind::Attention] },
-            Residual { norm: Role::PostNorm, sum: vec![SubLayerKind::GatedMlp] },
-        ];
+        let mlp = if self.gated { SubLayerKind::GatedMlp } else { SubLayerKind::Mlp };
+        let (before, after) = (self.norm_places != NormPlaces::After, self.norm_places != NormPlaces::Before);
+        let residual = |norm: Role, kind, post_norm: Role| Residual {
+            norm: before.then_some(norm),
+            sum: vec![kind],
+            post_norm: after.then_some(post_norm),
+        };
+        let mut residuals = match self.parallel {
+            true => {
+                let sum = vec![SubLayerKind::Attention, mlp];
+                vec![Residual { norm: Some(Role::InputNorm), sum, post_norm: None }]
+            }
+            false => vec![
+                residual(Role::InputNorm, SubLayerKind::Attention, Role::AttentionPostNorm),
+                residual(Role::PostNorm, mlp, Role::MlpPostNorm),
+            ],
+        };
         let without = self.without.get(l).copied().unwrap_or_default();
         for residual in &mut residuals {
             residual.sum.retain(|kind| !without.contains(kind.sublayer()));
@@ -61,11 +79,12 @@ impl ModelSpec {
     pub(crate) fn sublayer_roles(&self, kind: SubLayerKind) -> Vec<Role> {
         match kind {
             SubLayerKind::Attention => {
-                let qkv: &[Role] = if self.fused { &[Role::Qkv] } else { &[Role::Q, Role::K, Role::V] };
-                let norms: &[Role] = if self.qk_norm { &[Role::QNorm, Role::KNorm] } else { &[] };
+                let qkv: &[Role] = if self.fused_qkv { &[Role::Qkv] } else { &[Role::Q, Role::K, Role::V] };
+                let norms: &[Role] = if self.qk_norm == QkNorm::None { &[] } else { &[Role::QNorm, Role::KNorm] };
                 [qkv, norms, &[Role::O]].concat()
             }
-            SubLayerKind::GatedMlp if self.fused => vec![Role::GateUp, Role::Down],
+            SubLayerKind::Mlp => vec![Role::Up, Role::Down],
+            SubLayerKind::GatedMlp if self.fused_gate_up => vec![Role::GateUp, Role::Down],
             SubLayerKind::GatedMlp => vec![Role::Gate, Role::Up, Role::Down],
         }
     }
@@ -74,9 +93,10 @@ impl ModelSpec {
     #[must_use]
     pub fn roles(&self, l: usize) -> Vec<Role> {
         let mut roles = Vec::new();
-        for Residual { norm, sum } in self.sublayers(l) {
-            roles.push(norm);
+        for Residual { norm, sum, post_norm } in self.sublayers(l) {
+            roles.extend(norm);
             roles.extend(sum.into_iter().flat_map(|kind| self.sublayer_roles(kind)));
+            roles.extend(post_norm);
         }
         roles
     }

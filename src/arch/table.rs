@@ -1,11 +1,14 @@
 //! The one table of architectures: what a `model_type` means for the one block implementation.
 //!
-//! Every row is a class of Hugging Face transformers (5.23), its defaults and its switches; a family member joins by
-//! adding a row. What a row cannot say (another activation, experts, multipliers) is refused, never approximated.
+//! Every row of `rows` is a class of Hugging Face transformers (5.23), its defaults and its switches; a family joins by
+//! adding a row. What a row cannot say (experts, recurrent layers) is refused, never approximated.
 
 use serde_json::{Map, Value};
 
+use super::kinds::{Activation, MultiplierRule, NormKind, NormPlaces, QkNorm, RotationRule, SlidingRope};
 use super::left_out::NAS;
+use super::rows::ARCHITECTURES;
+use super::{Role, refused};
 use crate::{Error, Result};
 
 /// Whether a kind of bias is there.
@@ -39,6 +42,16 @@ pub enum WindowRule {
     /// Those that `layer_types` calls `sliding_attention`; without that list, those without rotation, where
     /// `use_sliding_window` is on.
     Unrotated,
+    /// Those that `layer_types` calls `sliding_attention`; without that list, all but every `period`-th. The window is
+    /// `sliding_window` (this, when absent); without one there are none.
+    Periodic {
+        /// Window where the key is absent.
+        window: usize,
+        /// `sliding_window_pattern` where that key is absent.
+        period: usize,
+        /// Whether the family reads that key.
+        reads_period: bool,
+    },
 }
 
 /// One row: a `model_type`, its defaults and its switches.
@@ -56,25 +69,57 @@ pub struct Architecture {
     pub o_bias: Bias,
     /// Bias on the MLP projections.
     pub mlp_bias: Bias,
-    /// Norm on each query and key head.
-    pub qk_norm: bool,
-    /// Query, key, value in one tensor and gate, up in one tensor.
-    pub fused: bool,
+    /// How norms are computed.
+    pub norm: NormKind,
+    /// Where they stand.
+    pub norm_places: NormPlaces,
+    /// Whether attention and MLP see one norm of the stream, and their updates are added together.
+    pub parallel: bool,
+    /// Norms of queries and keys.
+    pub qk_norm: QkNorm,
+    /// Query, key, value in one tensor.
+    pub fused_qkv: bool,
+    /// Gate and up in one tensor.
+    pub fused_gate_up: bool,
+    /// Whether the MLP has a gate.
+    pub gated: bool,
+    /// Key of the MLP's activation, and what it is where the key is absent.
+    pub activation: (&'static str, Activation),
+    /// Whether `gelu` means the one with the hyperbolic tangent.
+    pub gelu_is_tanh: bool,
+    /// Multipliers and caps.
+    pub multipliers: MultiplierRule,
+    /// Bias of the head.
+    pub head_bias: bool,
+    /// Modules within a layer that have other names than Llama's.
+    pub renamed: &'static [(Role, &'static str)],
+    /// The norm before the head, as a module.
+    pub final_norm: &'static str,
+    /// Keys of `refused` that the class does not look at, or that say what it does anyway.
+    pub ignored: &'static [&'static str],
     /// `head_dim` where the key is absent; otherwise hidden size over heads.
     pub head_dim: Option<usize>,
     /// `num_key_value_heads` where the key is absent; otherwise as many as query heads.
     pub kv_heads: Option<usize>,
     /// Sliding windows.
     pub windows: WindowRule,
-    /// Whether `no_rope_layers` leaves layers unrotated, by default every `no_rope_layer_interval`-th (this).
-    pub unrotated_interval: Option<usize>,
-    /// Phi-3's positions: `partial_rotary_factor` counts, `su` and `yarn` both mean LongRoPE, nothing else stretches,
+    /// Layers that rotate.
+    pub rotation: RotationRule,
+    /// Other rotations of layers with a window.
+    pub sliding_rope: Option<SlidingRope>,
+    /// Whether an angle turns numbers that stand side by side, and not half a head apart.
+    pub interleaved: bool,
+    /// `partial_rotary_factor` where the key is absent, in a family that heeds it.
+    pub partial_rotary: Option<f64>,
+    /// Whether `alpha` beside a dynamic stretch makes it a fixed one (Hunyuan).
+    pub ntk_alpha: bool,
+    /// Phi-3's positions: `su` and `yarn` both mean LongRoPE, nothing else stretches,
     /// and the trained context stands beside the stretch (this, when absent).
     pub phi_positions: Option<usize>,
     /// `rope_theta` where the key is absent.
     pub rope_theta: f64,
-    /// `rms_norm_eps` where the key is absent.
-    pub norm_eps: f64,
+    /// Key of the norms' epsilon, and what it is where the key is absent.
+    pub norm_eps: (&'static str, f64),
     /// `max_position_embeddings` where the key is absent.
     pub max_positions: usize,
     /// `tie_word_embeddings` where the key is absent.
@@ -82,128 +127,41 @@ pub struct Architecture {
 }
 
 /// Llama's row; the others say how they differ.
-const LLAMA: Architecture = Architecture {
+pub(super) const LLAMA: Architecture = Architecture {
     model_type: "llama",
     about: "Llama 1, 2, 3, 3.1 and later, and all that say LlamaForCausalLM: Yi, DeepSeek-LLM, SmolLM, TinyLlama...",
     class: "LlamaForCausalLM",
     qkv_bias: Bias::Key(&["attention_bias"], false),
     o_bias: Bias::Key(&["attention_bias"], false),
     mlp_bias: Bias::Key(&["mlp_bias"], false),
-    qk_norm: false,
-    fused: false,
+    norm: NormKind::Rms,
+    norm_places: NormPlaces::Before,
+    parallel: false,
+    qk_norm: QkNorm::None,
+    fused_qkv: false,
+    fused_gate_up: false,
+    gated: true,
+    activation: ("hidden_act", Activation::Silu),
+    gelu_is_tanh: false,
+    multipliers: MultiplierRule::Plain,
+    head_bias: false,
+    renamed: &[],
+    final_norm: "model.norm",
+    ignored: &[],
     head_dim: None,
     kv_heads: None,
     windows: WindowRule::Never,
-    unrotated_interval: None,
+    rotation: RotationRule::All,
+    sliding_rope: None,
+    interleaved: false,
+    partial_rotary: None,
+    ntk_alpha: false,
     phi_positions: None,
     rope_theta: 10_000.0,
-    norm_eps: 1e-6,
+    norm_eps: ("rms_norm_eps", 1e-6),
     max_positions: 2048,
     tied: false,
 };
-
-/// Every architecture that is computed.
-pub const ARCHITECTURES: &[Architecture] = &[
-    LLAMA,
-    Architecture {
-        model_type: "mistral",
-        about: "Mistral 7B to Large: Llama without biases, one sliding window for all layers where the config has one",
-        class: "MistralForCausalLM",
-        qkv_bias: Bias::Never,
-        o_bias: Bias::Never,
-        mlp_bias: Bias::Never,
-        kv_heads: Some(8),
-        windows: WindowRule::EveryLayer(Some(4096)),
-        max_positions: 131_072,
-        ..LLAMA
-    },
-    Architecture {
-        model_type: "ministral",
-        about: "Ministral 8B: Mistral with a sliding window on the layers that layer_types lists",
-        class: "MinistralForCausalLM",
-        qkv_bias: Bias::Never,
-        o_bias: Bias::Never,
-        mlp_bias: Bias::Never,
-        kv_heads: Some(8),
-        windows: WindowRule::Listed(Some(4096)),
-        max_positions: 131_072,
-        ..LLAMA
-    },
-    Architecture {
-        model_type: "qwen2",
-        about: "Qwen2 and Qwen2.5: biases on query, key and value, windows on the upper layers if switched on",
-        class: "Qwen2ForCausalLM",
-        qkv_bias: Bias::Always,
-        o_bias: Bias::Never,
-        mlp_bias: Bias::Never,
-        kv_heads: Some(32),
-        windows: WindowRule::UpperLayers { window: 4096, from: 28 },
-        max_positions: 32_768,
-        ..LLAMA
-    },
-    Architecture {
-        model_type: "qwen3",
-        about: "Qwen3: a norm on each query and key head, head_dim of its own, windows as Qwen2",
-        class: "Qwen3ForCausalLM",
-        mlp_bias: Bias::Never,
-        qk_norm: true,
-        head_dim: Some(128),
-        kv_heads: Some(32),
-        windows: WindowRule::UpperLayers { window: 4096, from: 28 },
-        max_positions: 32_768,
-        ..LLAMA
-    },
-    Architecture {
-        model_type: "phi3",
-        about: "Phi-3, Phi-3.5 and Phi-4: fused projections, LongRoPE, partly rotated heads",
-        class: "Phi3ForCausalLM",
-        qkv_bias: Bias::Never,
-        o_bias: Bias::Never,
-        mlp_bias: Bias::Never,
-        fused: true,
-        windows: WindowRule::EveryLayer(None),
-        phi_positions: Some(4096),
-        norm_eps: 1e-5,
-        max_positions: 4096,
-        ..LLAMA
-    },
-    Architecture {
-        model_type: "smollm3",
-        about: "SmolLM3: Llama in which every fourth layer does not rotate",
-        class: "SmolLM3ForCausalLM",
-        kv_heads: Some(4),
-        windows: WindowRule::Unrotated,
-        unrotated_interval: Some(4),
-        rope_theta: 2_000_000.0,
-        max_positions: 32_768,
-        tied: true,
-        ..LLAMA
-    },
-    Architecture {
-        model_type: "seed_oss",
-        about: "Seed-OSS: Llama with biases on query, key and value and a head_dim of its own",
-        class: "SeedOssForCausalLM",
-        qkv_bias: Bias::Key(&["attention_bias"], true),
-        o_bias: Bias::Key(&["attention_out_bias"], false),
-        head_dim: Some(128),
-        kv_heads: Some(8),
-        max_positions: 524_288,
-        ..LLAMA
-    },
-    Architecture {
-        model_type: "internlm3",
-        about: "InternLM3: Llama with other names for its bias keys and a head_dim of its own",
-        class: "InternLM3ForCausalLM",
-        qkv_bias: Bias::Key(&["qkv_bias", "attention_bias"], false),
-        o_bias: Bias::Key(&["bias", "mlp_bias"], false),
-        mlp_bias: Bias::Key(&["bias", "mlp_bias"], false),
-        head_dim: Some(128),
-        kv_heads: Some(2),
-        norm_eps: 1e-5,
-        max_positions: 32_768,
-        ..LLAMA
-    },
-];
 
 impl Architecture {
     /// The row of a config: by `model_type`, or else by the class it names in `architectures`.
@@ -224,6 +182,9 @@ impl Architecture {
             || classes.filter_map(Value::as_str).find_map(|class| ARCHITECTURES.iter().find(|row| row.class == class));
         let by_type = ARCHITECTURES.iter().find(|row| Some(row.model_type) == model_type);
         by_type.or_else(by_class).ok_or_else(|| {
+            if let Some(error) = model_type.and_then(refused::family) {
+                return error;
+            }
             let known: Vec<_> = ARCHITECTURES.iter().map(|row| row.model_type).collect();
             let found = match model_type {
                 Some(name) => format!("model_type {name:?} is not known"),

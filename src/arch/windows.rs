@@ -3,11 +3,25 @@
 use serde_json::Value;
 
 use super::keys::Keys;
+use super::kinds::RotationRule;
 use super::table::{Architecture, WindowRule};
 use crate::{Error, Result};
 
-/// Whether each layer rotates, `[l]`.
-pub(super) fn rotated(keys: &Keys<'_>, row: &Architecture, layers: usize) -> Result<Vec<bool>> {
+/// The sliding window of each layer, and whether it rotates, both `[l]`.
+pub(super) fn read(keys: &Keys<'_>, row: &Architecture, layers: usize) -> Result<(Vec<Option<usize>>, Vec<bool>)> {
+    let listed = listed_rotations(keys, row, layers)?;
+    let windows = windows(keys, row, &listed)?;
+    let sliding = || windows.iter().map(Option::is_some).collect();
+    let rotated = match row.rotation {
+        RotationRule::All | RotationRule::Interval(_) => listed,
+        RotationRule::SlidingOrAll if keys.map().get("sliding_window").is_some_and(Value::is_null) => listed,
+        RotationRule::Sliding | RotationRule::SlidingOrAll => sliding(),
+    };
+    Ok((windows, rotated))
+}
+
+/// Whether each layer rotates as far as `no_rope_layers` says it, `[l]`.
+fn listed_rotations(keys: &Keys<'_>, row: &Architecture, layers: usize) -> Result<Vec<bool>> {
     let list = keys.list("no_rope_layers")?;
     if let Some(list) = list.filter(|list| list.len() < layers) {
         return Err(wrong_length("no_rope_layers", list, layers));
@@ -19,22 +33,22 @@ pub(super) fn rotated(keys: &Keys<'_>, row: &Architecture, layers: usize) -> Res
     };
     // transformers allows it to go on beyond the layers
     let list = list.map(|list| list[..layers].iter().map(rotates).collect::<Result<Vec<_>>>()).transpose()?;
-    match (row.unrotated_interval, list) {
-        (Some(_), Some(list)) => Ok(list),
-        (Some(interval), None) => {
+    match (row.rotation, list) {
+        (RotationRule::Interval(_), Some(list)) => Ok(list),
+        (RotationRule::Interval(interval), None) => {
             let interval = keys.size("no_rope_layer_interval")?.unwrap_or(interval);
             Ok((0..layers).map(|layer| (layer + 1) % interval != 0).collect())
         }
-        (None, Some(list)) if list.contains(&false) => Err(Error::request(format!(
+        (_, Some(list)) if list.contains(&false) => Err(Error::request(format!(
             "no_rope_layers leaves layers without rotation, which a {} block does not compute",
             row.model_type
         ))),
-        (None, _) => Ok(vec![true; layers]),
+        _ => Ok(vec![true; layers]),
     }
 }
 
 /// The sliding window of each layer, `[l]`: the number of tokens it sees, its own included.
-pub(super) fn windows(keys: &Keys<'_>, row: &Architecture, rotated: &[bool]) -> Result<Vec<Option<usize>>> {
+fn windows(keys: &Keys<'_>, row: &Architecture, rotated: &[bool]) -> Result<Vec<Option<usize>>> {
     let layers = rotated.len();
     let listed = listed(keys, layers)?;
     let switched_on = keys.flag("use_sliding_window")?.unwrap_or(false);
@@ -68,6 +82,19 @@ pub(super) fn windows(keys: &Keys<'_>, row: &Architecture, rotated: &[bool]) -> 
             let window = if switched_on { window(Some(default))? } else { None };
             let from = keys.count("max_window_layers")?.unwrap_or(from);
             by_list(window, listed.unwrap_or_else(|| (0..layers).map(|l| window.is_some() && l >= from).collect()))
+        }
+        WindowRule::Periodic { window: default, period, reads_period } => {
+            let window = window(Some(default))?;
+            let list = match listed {
+                Some(list) => list,
+                None if window.is_none() => vec![false; layers],
+                None => {
+                    let own = if reads_period { keys.size("sliding_window_pattern")? } else { None };
+                    let period = own.unwrap_or(period);
+                    (0..layers).map(|layer| (layer + 1) % period != 0).collect()
+                }
+            };
+            by_list(window, list)
         }
         WindowRule::Unrotated => {
             let window = window(None)?;

@@ -312,6 +312,13 @@ fn check_parts(settings: &AnalyzeSettings, search: &Search, spec: &ModelSpec) ->
     let mut measured = settings.measured()?;
     measured.push(importance::metric(&search.metric)?);
     let fine: Vec<&Metric> = measured.into_iter().filter(|metric| metric.subject == Subject::SubLayer).collect();
+    if let Some(metric) = fine.iter().find(|metric| spec.parallel && metric.runs_sublayers()) {
+        return Err(Error::request(format!(
+            "{} runs attention and MLP one after the other, and in a {} model they stand side by side: follow scores of \
+             layers, or gate-sublayers",
+            metric.name, spec.model_type
+        )));
+    }
     match (spec.without.iter().position(|without| !without.is_empty()), fine.first()) {
         (Some(layer), Some(metric)) => Err(Error::request(format!(
             "{} looks at every attention and MLP, and layer {layer} of this model has no {}: follow scores of layers, \

@@ -215,7 +215,7 @@ fn learn(cut: Cut, seed: u64, by: &Growth, progress: &dyn Progress) -> Result<(C
     let places: Vec<(usize, usize)> = cut.plan().inserted().iter().map(|place| (stack[*place].layer, *place)).collect();
     let (changes, predicted) = predict(&source, &spec, &places, seed, progress)?;
     let learned = predicted.iter().map(|Predicted { role, error, of_means }| Learned {
-        module: role.module(),
+        module: spec.module(*role),
         error: *error,
         of_means: *of_means,
     });

@@ -169,7 +169,7 @@ fn place(layer: &LayerSum, spec: &ModelSpec) -> Place {
         .layer_tensors(layer.base)
         .into_iter()
         .filter(|tensor| tensor.role.is_linear())
-        .filter_map(|tensor| Some((tensor.name[tensor.name.find(tensor.role.module())?..].to_owned(), sum())))
+        .filter_map(|tensor| Some((tensor.name[tensor.name.find(spec.module(tensor.role))?..].to_owned(), sum())))
         .collect();
     Place { made, ..Place::of(layer.base) }
 }

@@ -21,7 +21,9 @@ pub(super) fn possible(chosen: &[&'static Method], spec: &ModelSpec, n: usize) -
     for method in chosen {
         let is_fine = method.metric().is_some_and(|metric| metric.subject == Subject::SubLayer);
         let lacks = spec.without.iter().position(|without| !without.is_empty()).filter(|_| is_fine);
+        let runs = spec.parallel && method.metric().is_some_and(Metric::runs_sublayers);
         let checked = match lacks {
+            _ if runs => Err(Error::request("attention and MLP stand side by side in this model")),
             Some(layer) => Err(Error::request(format!("layer {layer} has no {}", spec.without[layer]))),
             None if method.needs_scores() => {
                 method.search(Protect::default()).and_then(|search| search.protect.check(spec.layers, Some(n)))

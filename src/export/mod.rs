@@ -75,7 +75,7 @@ impl Export {
                 add(&tensor.name, tensor.shape)?;
             }
         }
-        add(spec.final_norm_tensor(), vec![spec.hidden_size])?;
+        add(&spec.final_norm_tensor(), vec![spec.hidden_size])?;
         if head != embedding {
             add(head, table)?;
         }

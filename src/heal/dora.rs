@@ -50,7 +50,7 @@ pub(super) fn outputs(spec: &ModelSpec, settings: &HealSettings) -> Result<Outpu
 }
 
 fn is_attention(role: Role) -> bool {
-    role.module().starts_with("self_attn.")
+    role.is_of_attention()
 }
 
 impl Outputs {

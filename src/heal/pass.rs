@@ -18,9 +18,6 @@ use crate::{Error, Result, interrupt, ops};
 /// Gradients by the name of their parameter, summed over passes.
 pub type Gradients = BTreeMap<String, Tensor>;
 
-/// Name of the final norm's weight.
-pub(crate) const FINAL_NORM: &str = "model.norm.weight";
-
 /// A pass to make.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PassSettings<'a> {
@@ -63,7 +60,9 @@ pub fn parameters(model: &Model) -> Result<Vec<(String, Tensor)>> {
         all.extend(block.parameters().into_iter().map(|parameter| named(model, place, parameter)));
     }
     if model.head().is_trained() {
-        all.push((FINAL_NORM.to_owned(), model.head().norm_weight().clone()));
+        let spec = model.spec();
+        all.push((spec.final_norm_tensor(), model.head().norm_weight().clone()));
+        all.extend(spec.final_norm_bias().zip(model.head().norm_bias().cloned()));
         all.push((HEAD.to_owned(), model.head().weight()?.clone()));
     }
     Ok(all)
@@ -120,9 +119,13 @@ pub(super) fn pass(
     differences.look(held.as_ref(), blocks.len(), &x)?;
     let found = model.head().train(&x, &targets(batch), factor, lesson)?;
     drop(x);
-    if let Some((norm, head)) = found.own {
-        add(gradients, FINAL_NORM.to_owned(), norm)?;
-        add(gradients, HEAD.to_owned(), head)?;
+    if let Some(own) = found.own {
+        let spec = model.spec();
+        add(gradients, spec.final_norm_tensor(), own.norm)?;
+        if let Some((name, bias)) = spec.final_norm_bias().zip(own.norm_bias) {
+            add(gradients, name, bias)?;
+        }
+        add(gradients, HEAD.to_owned(), own.weight)?;
     }
     let mut dx = Some(differences.join(blocks.len(), found.dx)?);
     for (place, block) in blocks.iter().enumerate().skip(lowest).rev() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::{Batch, ForwardContext, Model, PASS_TOKENS};
-use crate::arch::ModelSpec;
+use crate::arch::{ModelSpec, Rope};
 use crate::ops::{self, FiniteWatch, Heads, Layout};
 use crate::{Error, Result, interrupt};
 
@@ -98,8 +98,8 @@ impl Cache {
             let room = self.capacity - known;
             return Err(Error::work(format!("{} tokens to append, there is room for {room}", ids.len())));
         }
-        let rope = &spec.rope;
-        let stale = known > 0 && rope.inverse_frequencies(known) != rope.inverse_frequencies(longest);
+        let changes = |rope: &Rope| rope.inverse_frequencies(known) != rope.inverse_frequencies(longest);
+        let stale = known > 0 && (changes(&spec.rope) || spec.sliding_rope.as_ref().is_some_and(changes));
         let first = if stale { 0 } else { known };
         Ok(Run { first, longest, ids: [&self.ids[first..], ids].concat() })
     }
@@ -131,21 +131,14 @@ struct Pass {
 impl Pass {
     fn new(model: &Model, runs: &[Run], parts: Vec<Part>) -> Result<Self> {
         let spec = &model.spec;
-        let (mut cos, mut sin, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut positions, mut ids) = (Vec::new(), Vec::new());
         for Part { sequence, position, len } in &parts {
             let run = &runs[*sequence];
-            let positions: Vec<u32> = (*position..position + len).map(|position| position as u32).collect();
-            let (part_cos, part_sin) = spec.rope.tables(&positions, run.longest);
-            cos.extend(part_cos);
-            sin.extend(part_sin);
+            positions.push((*position..position + len, run.longest));
             ids.push(&run.ids[position - run.first..position - run.first + len]);
         }
-        let shape = (ids.iter().map(|ids| ids.len()).sum::<usize>(), spec.rope.rotary_dim / 2);
-        let context = ForwardContext {
-            layout: Arc::new(Layout::sequences(parts.iter().map(|part| part.len))?),
-            cos: Tensor::from_vec(cos, shape, &model.device)?,
-            sin: Tensor::from_vec(sin, shape, &model.device)?,
-        };
+        let layout = Arc::new(Layout::sequences(parts.iter().map(|part| part.len))?);
+        let context = ForwardContext::of(spec, layout, &positions, &model.device)?;
         let (x, watch) = (model.embed(&Batch::sequences(&ids)?)?, FiniteWatch::new(model.layers() + 1, &model.device)?);
         let mut pass = Self { parts, x, context, watch };
         pass.look(model, 0)?;

@@ -5,13 +5,24 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Device, Tensor};
 
 use super::LoadOptions;
+use super::load_options::normalization;
 use super::not_finite::overflows;
+use super::sublayers::Normalization;
 use crate::arch::{HEAD, ModelSpec};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, Divergence, Remembered, Scored, Teacher, TopTokens, Tutor, WeightMatrix};
 use crate::weights::four_bit;
 use crate::weights::lora::{At, Table};
 use crate::{Context, Error, Result};
+
+/// Columns of a head's bias: the first holds it, and the others are zero so that rows keep their alignment.
+const BIAS_COLUMNS: usize = 32;
+
+/// `column` `[n]` before columns of zeros.
+fn first_column(column: &Tensor) -> Result<Tensor> {
+    let zeros = Tensor::zeros((column.dim(0)?, BIAS_COLUMNS - 1), column.dtype(), column.device())?;
+    Ok(Tensor::cat(&[&column.unsqueeze(1)?, &zeros], 1)?)
+}
 
 /// Rows of the head that are looked at together.
 const ROWS: usize = 1024;
@@ -26,7 +37,7 @@ pub struct Head {
     unfrozen: bool,
     /// What is done to the matrix when it is read.
     table: Option<Table>,
-    norm: Tensor,
+    norm: Normalization,
     /// Read when the first rows are scored; an analysis never needs it.
     weight: OnceLock<Tensor>,
 }
@@ -72,7 +83,18 @@ pub struct HeadLoss {
     /// Gradient of what left the last layer, `[t, d]`, of the summed loss times `factor`.
     pub dx: Tensor,
     /// Gradients of the final norm and the head, when they are trained.
-    pub own: Option<(Tensor, Tensor)>,
+    pub own: Option<HeadGradients>,
+}
+
+/// Gradients of what stands behind the last layer.
+#[derive(Debug)]
+pub struct HeadGradients {
+    /// Of the final norm's weight, `[d]`.
+    pub norm: Tensor,
+    /// Of its bias, `[d]`, where it has one.
+    pub norm_bias: Option<Tensor>,
+    /// Of the head, `[v, d]`.
+    pub weight: Tensor,
 }
 
 impl Head {
@@ -82,7 +104,14 @@ impl Head {
         device: &Device,
         load_options: &LoadOptions,
     ) -> Result<Self> {
-        let norm = checkpoint.load_f32(spec.final_norm_tensor(), &[spec.hidden_size], device)?;
+        let (weight, bias, shape) = (spec.final_norm_tensor(), spec.final_norm_bias(), [spec.hidden_size]);
+        let norm = normalization((&checkpoint, &spec), &weight, bias.as_deref(), &shape, device)?;
+        if spec.head_bias && load_options.unfrozen_head {
+            return Err(Error::request(format!(
+                "a {} model's head has a bias, which is not trained: train its layers alone",
+                spec.model_type
+            )));
+        }
         let (unfrozen, table) = (load_options.unfrozen_head, load_options.table(HEAD).cloned());
         Ok(Self { checkpoint, spec, device: device.clone(), unfrozen, table, norm, weight: OnceLock::new() })
     }
@@ -92,15 +121,22 @@ impl Head {
     pub fn bytes(checkpoint: &Checkpoint, spec: &ModelSpec, load_options: &LoadOptions, device: &Device) -> u64 {
         let entry = checkpoint.index.tensors.get(spec.head_tensor(&checkpoint.index));
         let numbers = (spec.vocab_size * spec.hidden_size) as u64;
+        let bias = if spec.head_bias { 4 * (spec.vocab_size * BIAS_COLUMNS) as u64 } else { 0 };
         let wide = load_options.unfrozen_head || load_options.table(HEAD).is_some();
-        if wide { 4 * numbers } else { entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device)) }
+        let matrix = || entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device));
+        bias + if wide { 4 * numbers } else { matrix() }
     }
 
-    /// The head's matrix, `[v, d]`.
+    /// The head's matrix, `[v, d]`, which is trained as it stands here; where the head has a bias, more columns.
     ///
     /// # Errors
     /// It cannot be read.
     pub fn weight(&self) -> Result<&Tensor> {
+        self.matrix()
+    }
+
+    /// What is multiplied with, `[v, d]`, and where there is a bias this beside it.
+    fn matrix(&self) -> Result<&Tensor> {
         if let Some(weight) = self.weight.get() {
             return Ok(weight);
         }
@@ -116,6 +152,13 @@ impl Head {
             WeightMatrix::Dense(weight) => ops::on_device(&weight, &self.device)?,
             weight => ops::on_device(&weight.dense(DType::F32, &Device::Cpu)?, &self.device)?,
         };
+        let weight = match self.spec.head_bias_tensor() {
+            None => weight,
+            Some(name) => {
+                let bias = self.checkpoint.load_f32(name, &shape[..1], &self.device)?.to_dtype(weight.dtype())?;
+                Tensor::cat(&[&weight, &first_column(&bias)?], 1)?
+            }
+        };
         Ok(self.weight.get_or_init(|| weight))
     }
 
@@ -128,7 +171,13 @@ impl Head {
     /// The final norm's weight, `[d]`.
     #[must_use]
     pub fn norm_weight(&self) -> &Tensor {
-        &self.norm
+        &self.norm.weight
+    }
+
+    /// The final norm's bias, `[d]`, where it has one.
+    #[must_use]
+    pub fn norm_bias(&self) -> Option<&Tensor> {
+        self.norm.bias.as_ref()
     }
 
     /// The stream `[t, d]` behind the final norm.
@@ -136,12 +185,34 @@ impl Head {
     /// # Errors
     /// Shapes that do not go together.
     pub fn norm(&self, x: &Tensor) -> Result<Tensor> {
-        ops::rms_norm(x, &self.norm, self.spec.norm_eps)
+        self.norm.forward(x)
+    }
+
+    /// What meets the head's matrix: the stream behind the final norm, times what logits are multiplied with. A head
+    /// with a bias holds it as one more column, which meets a one.
+    fn hidden(&self, x: &Tensor) -> Result<Tensor> {
+        let normed = self.norm.forward(x)?;
+        let times = self.spec.multipliers.logits;
+        let hidden = if times == 1.0 { normed } else { (normed * times)? };
+        if !self.spec.head_bias {
+            return Ok(hidden);
+        }
+        let ones = Tensor::ones(hidden.dim(0)?, hidden.dtype(), hidden.device())?;
+        Ok(Tensor::cat(&[&hidden, &first_column(&ones)?], 1)?)
+    }
+
+    /// Where logits end, if anywhere.
+    fn cap(&self) -> Option<f32> {
+        self.spec.multipliers.logit_cap.map(|cap| cap as f32)
     }
 
     /// Logits `[n, v]`, all finite.
     pub(super) fn logits(&self, x: &Tensor) -> Result<Tensor> {
-        let logits = ops::linear(&self.norm(x)?, self.weight()?)?;
+        let logits = ops::linear(&self.hidden(x)?, self.matrix()?)?;
+        let logits = match self.cap() {
+            Some(cap) => ops::soft_cap(&logits, cap)?,
+            None => logits,
+        };
         if ops::all_finite(&logits)? { Ok(logits) } else { Err(self.not_finite(x)?) }
     }
 
@@ -152,7 +223,7 @@ impl Head {
         candidates: &[&[u32]],
         place: &dyn Fn(usize) -> String,
     ) -> Result<Vec<Vec<Scored>>> {
-        let scored = ops::log_likelihood(&self.norm(x)?, self.weight()?, candidates)?;
+        let scored = ops::log_likelihood_capped(&self.hidden(x)?, self.matrix()?, candidates, self.cap())?;
         let is_broken = |row: &Vec<Scored>| row.iter().any(|scored| !scored.log_likelihood.is_finite());
         match scored.iter().position(is_broken) {
             None => Ok(scored),
@@ -164,8 +235,8 @@ impl Head {
     /// with a weight that is not finite, or that gives such a number.
     fn not_finite(&self, x: &Tensor) -> Result<Error> {
         let holds = |name: &str| format!("tensor {name} holds non-finite values");
-        Ok(self.fault(&if !ops::all_finite(&self.norm)? {
-            holds(self.spec.final_norm_tensor())
+        Ok(self.fault(&if !ops::all_finite(&self.norm.weight)? {
+            holds(&self.spec.final_norm_tensor())
         } else if !ops::all_finite(&self.norm(x)?)? {
             overflows("the final norm")
         } else if !self.weight_is_finite()? {
@@ -177,7 +248,7 @@ impl Head {
 
     /// Some rows at a time: each part is widened.
     fn weight_is_finite(&self) -> Result<bool> {
-        let weight = self.weight()?;
+        let weight = self.matrix()?;
         let rows = weight.dim(0)?;
         for first in (0..rows).step_by(ROWS) {
             if !ops::all_finite(&weight.narrow(0, first, ROWS.min(rows - first))?)? {
@@ -203,21 +274,22 @@ impl Head {
         factor: f64,
         lesson: Option<Lesson<'_>>,
     ) -> Result<HeadLoss> {
-        let normed = self.norm(x)?;
+        let normed = self.hidden(x)?;
         let taught = match lesson.map(|lesson| lesson.said) {
-            Some(Said::Now(head, x)) => Some(head.norm(x)?),
+            Some(Said::Now(head, x)) => Some(head.hidden(x)?),
             _ => None,
         };
         let tutor = match (lesson, &taught) {
             (Some(Lesson { said: Said::Now(head, _), weight, temperature, divergence }), Some(hidden)) => {
-                Some(Tutor::Live(Teacher { hidden, head: head.weight()?, weight, temperature, divergence }))
+                let (head, cap) = (head.matrix()?, head.cap());
+                Some(Tutor::Live(Teacher { hidden, head, cap, weight, temperature, divergence }))
             }
             (Some(Lesson { said: Said::Before(top), weight, temperature, divergence }), _) => {
                 Some(Tutor::Remembered(Remembered { top, weight, temperature, divergence }))
             }
             _ => None,
         };
-        let found = ops::objective(&normed, self.weight()?, targets, tutor, self.unfrozen)?;
+        let found = ops::objective_capped(&normed, self.matrix()?, self.cap(), targets, tutor, self.unfrozen)?;
         if !found.cross_entropy.is_finite() {
             return Err(self.not_finite(x)?);
         }
@@ -228,9 +300,12 @@ impl Head {
             };
         }
         drop((normed, taught));
-        let dnormed = (found.hidden * factor)?;
-        let (dx, dnorm) = ops::rms_norm_backward(x, &self.norm, self.spec.norm_eps, &dnormed, self.unfrozen)?;
+        let dhidden =
+            if self.spec.head_bias { found.hidden.narrow(1, 0, x.dim(1)?)?.contiguous()? } else { found.hidden };
+        let dnormed = (dhidden * (factor * self.spec.multipliers.logits))?;
+        let (dx, dnorm) = self.norm.backward(x, &dnormed, self.unfrozen)?;
         let dweight = found.head.map(|head| head * factor).transpose()?;
-        Ok(HeadLoss { loss: found.loss, cross_entropy: found.cross_entropy, dx, own: dnorm.zip(dweight) })
+        let own = dnorm.zip(dweight).map(|((norm, norm_bias), weight)| HeadGradients { norm, norm_bias, weight });
+        Ok(HeadLoss { loss: found.loss, cross_entropy: found.cross_entropy, dx, own })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::sublayers::{Dora, Linear, Norm};
+use super::sublayers::{Dora, Linear, Norm, Normalization};
 use crate::arch::{LayerTensor, ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, WeightMatrix};
@@ -77,8 +77,14 @@ impl Loader<'_> {
     /// The norm `role`, widened to f32.
     pub(super) fn norm(&self, role: Role) -> Result<Norm> {
         let tensor = self.spec.layer_tensor(self.layer, role);
-        let weight = self.checkpoint.load_f32(&tensor.name, &tensor.shape, self.device)?;
-        Ok(Norm { role, weight, eps: self.spec.norm_eps })
+        let own = normalization(
+            (self.checkpoint, self.spec),
+            &tensor.name,
+            tensor.bias.as_deref(),
+            &tensor.shape,
+            self.device,
+        )?;
+        Ok(Norm { role, own })
     }
 
     /// The linear layer `role`.
@@ -107,6 +113,19 @@ impl Loader<'_> {
         let weight = if load_options.is_unfrozen(self.place) { weight } else { weight.on(device)? };
         Ok(Linear { weight, bias, adapter, dora })
     }
+}
+
+/// The norm of the model with this weight and bias, widened to f32.
+pub(super) fn normalization(
+    (checkpoint, spec): (&Checkpoint, &ModelSpec),
+    weight: &str,
+    bias: Option<&str>,
+    shape: &[usize],
+    device: &Device,
+) -> Result<Normalization> {
+    let weight = checkpoint.load_f32(weight, shape, device)?;
+    let bias = bias.map(|bias| checkpoint.load_f32(bias, shape, device)).transpose()?;
+    Ok(Normalization { kind: spec.norm, weight, bias, eps: spec.norm_eps })
 }
 
 /// What DoRA multiplies the outputs of a layer with, `[o]`.

@@ -36,7 +36,7 @@ pub use cache::Cache;
 pub use context::ForwardContext;
 pub use generate::{Ended, Generated, SamplingParams};
 pub use gradients::{LayerGradients, WantedGradients};
-pub use head::{Head, HeadLoss, Lesson, Lessons, Said};
+pub use head::{Head, HeadGradients, HeadLoss, Lesson, Lessons, Said};
 pub use load_options::LoadOptions;
 pub use loss::Loss;
 pub use memory::{Budget, Placement};
@@ -147,6 +147,13 @@ impl Model {
     ) -> Result<Self> {
         let spec = Arc::new(spec);
         spec.check(&checkpoint.index)?;
+        if options.device.is_cuda() && spec.multipliers.score_cap.is_some() {
+            return Err(Error::request(format!(
+                "a {} model caps the scores of attention, for which there is no GPU kernel yet: run it on the CPU \
+                 (--device cpu)",
+                spec.model_type
+            )));
+        }
         let checkpoint = match &options.load_options.adapters {
             Some(adapters) => adapters.over(&checkpoint, &spec)?,
             None => checkpoint,
@@ -250,7 +257,7 @@ impl Model {
             let rows = self.checkpoint.gather_rows(name, &shape, &batch.ids)?;
             let rows =
                 self.table.as_ref().map_or(Ok(rows.clone()), |table| table.updated(&rows, At::Ids(&batch.ids)))?;
-            return Ok(rows.to_device(&self.device)?);
+            return self.scaled(rows.to_device(&self.device)?);
         };
         let rows = match embedding.get() {
             Some(rows) => rows,
@@ -264,7 +271,13 @@ impl Model {
                 embedding.get_or_init(|| rows)
             }
         };
-        ops::gather(rows, &batch.ids)
+        self.scaled(ops::gather(rows, &batch.ids)?)
+    }
+
+    /// Embeddings times what the model multiplies them with.
+    fn scaled(&self, rows: Tensor) -> Result<Tensor> {
+        let times = self.spec.multipliers.embedding;
+        if times == 1.0 { Ok(rows) } else { Ok((rows * times)?) }
     }
 
     /// Runs every batch through the stack; `observer` sees the residual streams.

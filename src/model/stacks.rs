@@ -140,6 +140,12 @@ impl Model {
         see: &mut dyn FnMut(&EndOfStack<'_>) -> Result<()>,
     ) -> Result<()> {
         let Stacks { unit, stacks, beside_the_first: whole } = stacks;
+        if unit == StackUnit::SubLayer && self.spec.parallel {
+            return Err(Error::request(format!(
+                "attention and MLP of a {} model stand side by side: no stack has them one after the other",
+                self.spec.model_type
+            )));
+        }
         let layers = stacks.iter().flatten().map(|own| own / unit.per_layer());
         if let Some(layer) = layers.into_iter().find(|layer| *layer >= self.layers()) {
             let last = self.layers().saturating_sub(1);

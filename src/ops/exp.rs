@@ -32,6 +32,12 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x > HIGH { f32::INFINITY } else { y }
 }
 
+/// The hyperbolic tangent, within a few units in the last place of 1.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +57,15 @@ mod tests {
         vectorized(|| ys.iter_mut().zip(&xs).for_each(|(y, x)| *y = exp(*x)));
         let worst = xs.iter().zip(&ys).map(|(x, y)| ulps(*y, *x)).fold(0.0, f64::max);
         assert!(worst <= 2.0, "{worst} units");
+    }
+
+    #[test]
+    fn tangents_are_those_of_f64() {
+        for x in (-4000..4000).map(|x| x as f32 / 100.0) {
+            assert!((f64::from(tanh(x)) - f64::from(x).tanh()).abs() < 4e-7, "{x}");
+        }
+        assert_eq!((tanh(0.0), tanh(1e9), tanh(-1e9)), (0.0, 1.0, -1.0));
+        assert!(tanh(f32::NAN).is_nan());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::matmul::{
 };
 use super::rows::{Rows, with_rows};
 use super::simd::vectorized;
+use super::soft_cap::{capped, soft_cap};
 use crate::{Error, Result};
 
 /// One candidate token of one row.
@@ -31,6 +32,19 @@ pub struct Scored {
 /// # Errors
 /// Shapes that do not fit, a token beyond the vocabulary, or a device without this kernel.
 pub fn log_likelihood<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidates: &[C]) -> Result<Vec<Vec<Scored>>> {
+    log_likelihood_capped(hidden, head, candidates, None)
+}
+
+/// [`log_likelihood`] with logits that [`soft_cap`](super::soft_cap()) has held below `cap`.
+///
+/// # Errors
+/// As [`log_likelihood`].
+pub fn log_likelihood_capped<C: AsRef<[u32]>>(
+    hidden: &Tensor,
+    head: &Tensor,
+    candidates: &[C],
+    cap: Option<f32>,
+) -> Result<Vec<Vec<Scored>>> {
     let ((rows, d), (vocabulary, head_d)) = (hidden.dims2()?, head.dims2()?);
     if d != head_d || d == 0 || vocabulary == 0 || candidates.len() != rows {
         return Err(Error::work(format!(
@@ -44,14 +58,20 @@ pub fn log_likelihood<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidate
         return Err(Error::work(format!("token {token} is beyond the vocabulary of {vocabulary}")));
     }
     let on_gpu = hidden.device().is_cuda();
-    let scored = if on_gpu { score_on_gpu(hidden, head, candidates)? } else { score_on_cpu(hidden, head, candidates)? };
+    let score = if on_gpu { score_on_gpu } else { score_on_cpu };
+    let scored = score(hidden, head, candidates, cap)?;
     let mut scored = scored.into_iter();
     Ok(candidates.iter().map(|candidates| scored.by_ref().take(candidates.as_ref().len()).collect()).collect())
 }
 
-fn score_on_cpu<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidates: &[C]) -> Result<Vec<Scored>> {
+fn score_on_cpu<C: AsRef<[u32]>>(
+    hidden: &Tensor,
+    head: &Tensor,
+    candidates: &[C],
+    cap: Option<f32>,
+) -> Result<Vec<Scored>> {
     let wanted = by_token(candidates);
-    let score = |[hidden]: [Rows; 1]| with_dense(head, Score { hidden, wanted: &wanted, narrow: in_bf16() });
+    let score = |[hidden]: [Rows; 1]| with_dense(head, Score { hidden, wanted: &wanted, narrow: in_bf16(), cap });
     Ok(with_rows("log_likelihood", [hidden], score)?)
 }
 
@@ -59,7 +79,12 @@ fn score_on_cpu<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidates: &[C
 const GPU_LOGITS: usize = 64 << 20;
 
 /// Some rows' logits at a time.
-fn score_on_gpu<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidates: &[C]) -> Result<Vec<Scored>> {
+fn score_on_gpu<C: AsRef<[u32]>>(
+    hidden: &Tensor,
+    head: &Tensor,
+    candidates: &[C],
+    cap: Option<f32>,
+) -> Result<Vec<Scored>> {
     let (device, v) = (hidden.device(), head.dim(0)?);
     let head = cuda::operand(head)?;
     let rows = (GPU_LOGITS / v).max(1);
@@ -76,6 +101,10 @@ fn score_on_gpu<C: AsRef<[u32]>>(hidden: &Tensor, head: &Tensor, candidates: &[C
         }
         let hidden = hidden.narrow(0, index * rows, candidates.len())?;
         let logits = cuda::product(plain(&hidden), turned(&head), DType::F32)?;
+        let logits = match cap {
+            Some(cap) => soft_cap(&logits, cap)?,
+            None => logits,
+        };
         // SAFETY: each block of the kernel below writes those of its row's candidates
         let scores = unsafe { cuda::empty(tokens.len(), DType::F32, device)? };
         // SAFETY: as above
@@ -112,6 +141,7 @@ struct Score<'a> {
     wanted: &'a [Wanted],
     /// Whether products are of numbers rounded to bf16.
     narrow: bool,
+    cap: Option<f32>,
 }
 
 impl WithWeight for Score<'_> {
@@ -119,13 +149,13 @@ impl WithWeight for Score<'_> {
 
     fn run(self, head: &impl Weight) -> Vec<Scored> {
         // As few lanes beyond the last row as can be.
-        let Self { hidden, wanted, narrow } = self;
+        let Self { hidden, wanted, narrow, cap } = self;
         let rows = hidden.count;
         match rows.div_ceil(rows.div_ceil(64).max(1)) {
-            0..=16 => score::<16>(hidden, wanted, head, narrow),
-            17..=32 => score::<32>(hidden, wanted, head, narrow),
-            33..=48 => score::<48>(hidden, wanted, head, narrow),
-            _ => score::<64>(hidden, wanted, head, narrow),
+            0..=16 => score::<16>(hidden, wanted, head, (narrow, cap)),
+            17..=32 => score::<32>(hidden, wanted, head, (narrow, cap)),
+            33..=48 => score::<48>(hidden, wanted, head, (narrow, cap)),
+            _ => score::<64>(hidden, wanted, head, (narrow, cap)),
         }
     }
 }
@@ -197,10 +227,15 @@ fn by_lanes<const LANES: usize>(x: Rows) -> Vec<f32> {
 }
 
 /// The scores of `wanted`, which is sorted by token, in the order of their places.
-fn score<const LANES: usize>(hidden: Rows, wanted: &[Wanted], head: &impl Weight, narrow: bool) -> Vec<Scored> {
+fn score<const LANES: usize>(
+    hidden: Rows,
+    wanted: &[Wanted],
+    head: &impl Weight,
+    (narrow, cap): (bool, Option<f32>),
+) -> Vec<Scored> {
     let lanes = by_lanes::<LANES>(hidden);
     let pairs = narrow.then(|| columns_as_pairs(&lanes, hidden.width, LANES));
-    let pass = Pass::<LANES, _> { lanes: &lanes, pairs, head, wanted };
+    let pass = Pass::<LANES, _> { lanes: &lanes, pairs, head, wanted, cap };
     let row_blocks = hidden.count.div_ceil(LANES);
     let panels = blocks(head.rows(), PANEL, 1);
     let parts: Vec<_> = blocks(panels.len(), panels.len().div_ceil(PARTS), 1)
@@ -239,6 +274,7 @@ struct Pass<'a, const LANES: usize, W> {
     pairs: Option<Vec<u32>>,
     head: &'a W,
     wanted: &'a [Wanted],
+    cap: Option<f32>,
 }
 
 impl<'a, const LANES: usize, W: Weight> Pass<'a, LANES, W> {
@@ -273,6 +309,13 @@ impl<'a, const LANES: usize, W: Weight> Pass<'a, LANES, W> {
                     }
                 }
             }
+            if let Some(cap) = self.cap {
+                let tiles = &mut tiles[..n * LANES * row_blocks.len()];
+                vectorized(
+                    #[inline(always)]
+                    || tiles.iter_mut().for_each(|logit| *logit = capped(*logit, cap)),
+                );
+            }
             for (running, tile) in running.iter_mut().zip(tiles.chunks_exact(n * LANES)) {
                 vectorized(
                     #[inline(always)]
@@ -290,111 +333,4 @@ impl<'a, const LANES: usize, W: Weight> Pass<'a, LANES, W> {
 }
 
 #[cfg(test)]
-mod tests {
-    use candle_core::{DType, Device};
-    use rand::{Rng, SeedableRng};
-
-    use super::*;
-    use crate::ops::testing::{as_view, numbers, random};
-
-    fn logits(hidden: &Tensor, head: &Tensor) -> Vec<Vec<f64>> {
-        let (hidden, head) = (hidden.to_dtype(DType::F64).unwrap(), head.to_dtype(DType::F64).unwrap());
-        hidden.matmul(&head.t().unwrap()).unwrap().to_vec2().unwrap()
-    }
-
-    fn candidates(seed: u64, rows: usize, vocabulary: usize) -> Vec<Vec<u32>> {
-        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        (0..rows).map(|row| (0..row % 4).map(|_| rng.random_range(0..vocabulary as u32)).collect()).collect()
-    }
-
-    #[test]
-    fn narrow_scores_are_those_of_rounded_numbers() {
-        if !crate::ops::matmul::serves_bf16() {
-            return;
-        }
-        for (rows, d, v) in [(1, 8, 40), (20, 33, 300), (70, 450, 130)] {
-            let (hidden, head) = (random(1, rows, d), random(2, v, d));
-            let round = |x: &Tensor| x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
-            let candidates = candidates(3, rows, v);
-            let expected = log_likelihood(&round(&hidden), &round(&head), &candidates).unwrap().concat();
-            let wanted = by_token(&candidates);
-            let narrow = |[hidden]: [Rows; 1]| with_dense(&head, Score { hidden, wanted: &wanted, narrow: true });
-            let found = with_rows("log_likelihood", [&hidden], narrow).unwrap();
-            for (found, expected) in found.iter().zip(&expected) {
-                assert!((found.log_likelihood - expected.log_likelihood).abs() < 2e-5, "{found:?} {expected:?}");
-                assert_eq!(found.greedy, expected.greedy);
-            }
-        }
-    }
-
-    #[test]
-    fn agrees_with_the_formula() {
-        for (t, d, v) in
-            [(1, 1, 1), (2, 5, 3), (16, 40, 193), (17, 600, 500), (50, 64, 97), (500, 30, 1000), (3, 8, 13000)]
-        {
-            for dtype in [DType::F32, DType::BF16, DType::F16] {
-                let (hidden, head) = ((random(1, t, d) * 5.0).unwrap(), random(2, v, d).to_dtype(dtype).unwrap());
-                let mut candidates = candidates(3, t, v);
-                let logits = logits(&hidden, &head);
-                // Every row also asks for its most likely token.
-                for (candidates, logits) in candidates.iter_mut().zip(&logits) {
-                    let best = (0..v).fold(0, |best, token| if logits[token] > logits[best] { token } else { best });
-                    candidates.push(best as u32);
-                }
-                let scored = log_likelihood(&hidden, &head, &candidates).unwrap();
-                for ((scored, candidates), logits) in scored.iter().zip(&candidates).zip(&logits) {
-                    assert_eq!(scored.len(), candidates.len());
-                    let max = logits.iter().copied().fold(f64::MIN, f64::max);
-                    let normalizer = max + logits.iter().map(|logit| (logit - max).exp()).sum::<f64>().ln();
-                    for (scored, token) in scored.iter().zip(candidates) {
-                        let exact = logits[*token as usize] - normalizer;
-                        let error = (f64::from(scored.log_likelihood) - exact).abs();
-                        assert!(error < 2e-5 * exact.abs().max(1.0), "{} {exact}", scored.log_likelihood);
-                    }
-                    assert!(scored.last().unwrap().greedy);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_smallest_id_wins_a_tie() {
-        let head = Tensor::ones((1000, 4), DType::F32, &Device::Cpu).unwrap();
-        let scored = log_likelihood(&random(1, 2, 4), &head, &[vec![0, 1, 999], vec![500]]).unwrap();
-        assert_eq!(scored[0].iter().map(|scored| scored.greedy).collect::<Vec<_>>(), [true, false, false]);
-        assert!(!scored[1][0].greedy);
-        for scored in scored.iter().flatten() {
-            assert!((scored.log_likelihood + 1000f32.ln()).abs() < 1e-5);
-        }
-    }
-
-    #[test]
-    fn same_on_any_threads_and_from_views() {
-        let (hidden, head) = (random(1, 130, 70), random(2, 3000, 70));
-        let candidates = candidates(3, 130, 3000);
-        let on = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| log_likelihood(&hidden, &head, &candidates).unwrap())
-        };
-        assert_eq!(on(1), on(3));
-        assert_eq!(log_likelihood(&as_view(&hidden), &as_view(&head), &candidates).unwrap(), on(2));
-    }
-
-    #[test]
-    fn not_a_number_is_not_hidden() {
-        let hidden = Tensor::new(&[[f32::NAN, 1.0]], &Device::Cpu).unwrap();
-        let scored = log_likelihood(&hidden, &random(1, 300, 2), &[[7]]).unwrap();
-        assert!(scored[0][0].log_likelihood.is_nan());
-    }
-
-    #[test]
-    fn nothing_asked_nothing_answered() {
-        let none: [Vec<u32>; 0] = [];
-        let no_rows = random(1, 1, 4).narrow(0, 0, 0).unwrap();
-        assert!(log_likelihood(&no_rows, &random(2, 9, 4), &none).unwrap().is_empty());
-        assert_eq!(log_likelihood(&random(1, 1, 4), &random(2, 9, 4), &[vec![]]).unwrap(), [vec![]]);
-        assert!(log_likelihood(&random(1, 1, 4), &random(2, 9, 4), &[[9]]).is_err());
-        assert!(log_likelihood(&random(1, 2, 4), &random(2, 9, 4), &[[1]]).is_err());
-        assert!(numbers(&no_rows).is_empty());
-    }
-}
+mod tests;

@@ -6,9 +6,11 @@
 //! gradient is a function of its own (`swiglu_backward`), and the model walks back by hand. candle's autograd is what
 //! the tests hold that against, over formulas of plain operations (`tests/fixture/reference.rs`).
 
+mod activation;
 mod adamw;
 mod add;
 mod attention;
+mod center;
 mod cholesky;
 mod cuda;
 mod device;
@@ -33,6 +35,7 @@ mod rope;
 mod row_losses;
 mod rows;
 mod simd;
+mod soft_cap;
 mod speed;
 mod stream;
 mod swiglu;
@@ -41,10 +44,12 @@ pub(crate) mod testing;
 mod top_k;
 mod weight;
 
+pub use activation::{Activation, activate, activate_backward, gated, gated_backward};
 pub use adamw::{AdamWStep, square_sums};
 pub use add::add;
 pub(crate) use attention::attention_over;
 pub use attention::{Attended, Heads, attention, attention_backward, attention_kept};
+pub use center::center;
 pub(crate) use cholesky::Cholesky;
 pub use device::{device, device_memory, device_name, device_peak, device_total, settle_dtype};
 pub use divergence::Divergence;
@@ -55,18 +60,19 @@ pub(crate) use finite::first_not_finite;
 pub use finite::{FiniteWatch, all_finite};
 pub use inner_products::{InnerProducts, inner_products};
 pub use layout::{Layout, Segment};
-pub use likelihood::{Scored, log_likelihood};
+pub use likelihood::{Scored, log_likelihood, log_likelihood_capped};
 pub use linear::linear;
 pub use low_rank::{low_rank_down, low_rank_up, outer};
 pub(crate) use matmul::{FEW as ROWS_ALIKE, bf16_units, product_bytes};
 pub use nf4::Nf4Weight;
 pub(crate) use objective::objective_bytes;
-pub use objective::{Objective, Remembered, Teacher, Tutor, objective};
+pub use objective::{Objective, Remembered, Teacher, Tutor, objective, objective_capped};
 pub use optimizer::{AdamW, Moments, Optimizer, clip};
 pub(crate) use product64::{ProductSum, product64};
 pub use rms_norm::{rms_norm, rms_norm_backward, sum_rows};
-pub use rope::{rope, rope_backward};
+pub use rope::{rope, rope_backward, rope_interleaved, rope_interleaved_backward};
 pub(crate) use simd::vector_units;
+pub use soft_cap::soft_cap;
 pub(crate) use speed::multiply_adds;
 pub use speed::reading;
 pub(crate) use stream::{activation_bytes, restore_activation, save_activation};

@@ -7,8 +7,9 @@ use super::cuda::{self, Arg, Grid, plain as as_it_is, turned};
 use super::divergence::Divergence;
 use super::linear::{Dense, Multiply, WithWeight, with_dense};
 use super::matmul::{Matrix, Target, Weight, product_back, weight_product, weight_product_back};
-use super::row_losses::{distilled, plain, remembered};
+use super::row_losses::{distilled, plain, remembered, under};
 use super::rows::{Rows, with_rows};
+use super::soft_cap::{capped, soft_cap, soft_cap_slope};
 use super::top_k::TopTokens;
 use crate::{Error, Result};
 
@@ -19,6 +20,8 @@ pub struct Teacher<'a> {
     pub hidden: &'a Tensor,
     /// Its head, `[v, d']`.
     pub head: &'a Tensor,
+    /// What [`soft_cap`](super::soft_cap()) holds its logits below, if anything.
+    pub cap: Option<f32>,
     /// Weight of the divergence from the teacher; what is left of one is the weight of the cross-entropy.
     pub weight: f64,
     /// Both distributions are softened by this temperature.
@@ -76,6 +79,21 @@ pub fn objective(
     tutor: Option<Tutor<'_>>,
     of_head: bool,
 ) -> Result<Objective> {
+    objective_capped(hidden, head, None, targets, tutor, of_head)
+}
+
+/// [`objective`] with logits that [`soft_cap`](super::soft_cap()) has held below `cap`.
+///
+/// # Errors
+/// As [`objective`].
+pub fn objective_capped(
+    hidden: &Tensor,
+    head: &Tensor,
+    cap: Option<f32>,
+    targets: &[Option<u32>],
+    tutor: Option<Tutor<'_>>,
+    of_head: bool,
+) -> Result<Objective> {
     let ((rows, d), (vocabulary, head_d)) = (hidden.dims2()?, head.dims2()?);
     let fault = |what: &str, tensor: &Tensor| Error::work(format!("objective: {what} is {:?}", tensor.shape()));
     if rows != targets.len() || d != head_d {
@@ -104,11 +122,11 @@ pub fn objective(
             Some(Tutor::Live(teacher)) => Some(teacher),
             Some(Tutor::Remembered(_)) => return Err(Error::work("objective: what is remembered is for a CPU")),
         };
-        return on_gpu(hidden, head, &present(targets), teacher, of_head);
+        return on_gpu(hidden, (head, cap), &present(targets), teacher, of_head);
     }
     let (device, targets) = (hidden.device(), &present(targets));
     let (sums, gradients) =
-        with_rows("objective", [hidden], |[hidden]| with_dense(head, Work { hidden, targets, tutor, of_head })?)?;
+        with_rows("objective", [hidden], |[hidden]| with_dense(head, Work { hidden, targets, tutor, of_head, cap })?)?;
     Ok(Objective {
         loss: sums.loss,
         cross_entropy: sums.cross_entropy,
@@ -120,7 +138,7 @@ pub fn objective(
 /// The same on a GPU, some rows' logits at a time.
 fn on_gpu(
     hidden: &Tensor,
-    head: &Tensor,
+    (head, cap): (&Tensor, Option<f32>),
     targets: &[(usize, usize)],
     teacher: Option<Teacher<'_>>,
     of_head: bool,
@@ -137,7 +155,8 @@ fn on_gpu(
         let places = Tensor::from_iter(targets.iter().map(|(row, _)| *row as u32), device)?;
         let tokens = Tensor::from_iter(targets.iter().map(|(_, token)| *token as u32), device)?;
         let inputs = hidden.index_select(&places, 0)?;
-        let logits = cuda::product(as_it_is(&inputs), turned(&matrix), DType::F32)?;
+        let logits = capped_on_gpu(cuda::product(as_it_is(&inputs), turned(&matrix), DType::F32)?, cap)?;
+        let slopes = cap.map(|cap| soft_cap_slope(&logits, cap)).transpose()?;
         // the loss of each row, and with a teacher its cross-entropy beside it
         // SAFETY: each block of the kernel writes those of its row
         let losses = unsafe { cuda::empty((n, if teacher.is_some() { 2 } else { 1 }), DType::F64, device)? };
@@ -150,6 +169,7 @@ fn on_gpu(
             Some((teacher, other_matrix)) => {
                 let inputs = teacher.hidden.index_select(&places, 0)?;
                 let others = cuda::product(as_it_is(&inputs), turned(other_matrix), DType::F32)?;
+                let others = capped_on_gpu(others, teacher.cap)?;
                 let tensors = [&logits, &others, &tokens, &losses].map(Arg::Tensor);
                 let (weight, temperature) = (teacher.weight as f32, teacher.temperature as f32);
                 let scalars = [weight, temperature, teacher.divergence.beta() as f32].map(Arg::Float);
@@ -166,6 +186,10 @@ fn on_gpu(
             sums.loss += losses[0];
             sums.cross_entropy += losses[losses.len() - 1];
         }
+        let logits = match slopes {
+            Some(slopes) => (logits * slopes)?,
+            None => logits,
+        };
         let dinputs = cuda::product(as_it_is(&logits), as_it_is(&matrix), DType::F32)?;
         let tensors = [&dinputs, &places, &dhidden].map(Arg::Tensor);
         // SAFETY: n rows of d numbers, to places below the rows of `hidden`, of which no two are the same
@@ -175,6 +199,11 @@ fn on_gpu(
         }
     }
     Ok(Objective { loss: sums.loss, cross_entropy: sums.cross_entropy, hidden: dhidden, head: dhead })
+}
+
+/// Logits held below `cap`.
+fn capped_on_gpu(logits: Tensor, cap: Option<f32>) -> Result<Tensor> {
+    cap.map_or_else(|| Ok(logits.clone()), |cap| soft_cap(&logits, cap))
 }
 
 /// The rows that count, and their tokens.
@@ -231,6 +260,7 @@ struct Work<'a> {
     targets: &'a [(usize, usize)],
     tutor: Option<Tutor<'a>>,
     of_head: bool,
+    cap: Option<f32>,
 }
 
 impl WithWeight for Work<'_> {
@@ -256,16 +286,18 @@ impl WithWeight for Work<'_> {
             weight_product(inputs, head, None, &mut Target::over(&mut logits, n, v, v));
             let own = logits[..n * v].par_chunks_exact_mut(v).zip(targets);
             let losses: Vec<Sums> = match &self.tutor {
-                None => own.map(|(logits, (_, token))| plain(logits, *token)).collect(),
+                None => own.map(|(logits, (_, token))| under(self.cap, logits, |z| plain(z, *token))).collect(),
                 Some(Tutor::Remembered(known)) => {
                     let first = chunk * rows;
                     let rows = own.enumerate();
-                    rows.map(|(row, (logits, (_, token)))| remembered(logits, *token, known, first + row)).collect()
+                    let loss = |row, z: &mut [f32], token| remembered(z, token, known, first + row);
+                    rows.map(|(row, (z, (_, token)))| under(self.cap, z, |z| loss(row, z, *token))).collect()
                 }
                 Some(Tutor::Live(teacher)) => {
                     let teachers = teacher.logits(targets)?;
                     let pairs = own.zip(teachers.par_chunks_exact(v));
-                    pairs.map(|((logits, (_, token)), other)| distilled(logits, *token, other, teacher)).collect()
+                    let loss = |z: &mut [f32], token, other: &[f32]| distilled(z, token, other, teacher);
+                    pairs.map(|((z, (_, token)), other)| under(self.cap, z, |z| loss(z, *token, other))).collect()
                 }
             };
             for row in losses {
@@ -293,98 +325,14 @@ impl Teacher<'_> {
         let rows = Tensor::from_vec(rows, targets.len(), self.hidden.device())?;
         let hidden = self.hidden.index_select(&rows, 0)?;
         with_rows("objective", [&hidden], |[x]| {
-            with_dense(self.head, Multiply { x: x.matrix(), low: None, back: false })
+            let mut logits = with_dense(self.head, Multiply { x: x.matrix(), low: None, back: false })?;
+            if let Some(cap) = self.cap {
+                logits.iter_mut().for_each(|logit| *logit = capped(*logit, cap));
+            }
+            Ok(logits)
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use candle_core::{D, Var};
-
-    use super::*;
-    use crate::ops::testing::{as_view, assert_close, assert_same_on_any_threads, random};
-    use crate::reference;
-
-    fn log_softmax(logits: &Tensor) -> Tensor {
-        candle_nn::ops::log_softmax(logits, D::Minus1).unwrap()
-    }
-
-    /// Loss and gradients by candle's autograd in f64.
-    fn formula(
-        [hidden, head, other, other_head]: [&Tensor; 4],
-        targets: &[Option<u32>],
-        (weight, temperature): (f64, f64),
-    ) -> (f64, Tensor, Tensor) {
-        let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap();
-        let (hidden, head) = (Var::from_tensor(&wide(hidden)).unwrap(), Var::from_tensor(&wide(head)).unwrap());
-        let logits = hidden.matmul(&head.t().unwrap()).unwrap();
-        let others = wide(other).matmul(&wide(other_head).t().unwrap()).unwrap();
-        let soft_p = log_softmax(&(&logits / temperature).unwrap());
-        let soft_q = log_softmax(&(others / temperature).unwrap());
-        let divergence = (soft_q.exp().unwrap() * (&soft_q - soft_p).unwrap()).unwrap();
-        let mut sum = (reference::cross_entropy(&hidden, &head, targets).unwrap() * (1.0 - weight)).unwrap();
-        for (row, _) in targets.iter().enumerate().filter(|(_, token)| token.is_some()) {
-            let soft = divergence.get(row).unwrap().sum_all().unwrap();
-            sum = (sum + (soft * (weight * temperature * temperature)).unwrap()).unwrap();
-        }
-        let grads = sum.backward().unwrap();
-        (sum.to_scalar().unwrap(), grads.get(&hidden).unwrap().clone(), grads.get(&head).unwrap().clone())
-    }
-
-    #[test]
-    fn agrees_with_the_formula() {
-        for (t, d, v, other_d) in [(1, 3, 5, 4), (40, 16, 130, 24), (600, 8, 37, 8)] {
-            let targets: Vec<Option<u32>> = (0..t).map(|row| (row % 5 != 3).then_some((row * 31 % v) as u32)).collect();
-            let (hidden, head) = ((random(1, t, d) * 3.0).unwrap(), random(2, v, d));
-            let (other, other_head) = ((random(3, t, other_d) * 3.0).unwrap(), random(4, v, other_d));
-            for (weight, temperature) in [(0.0, 1.0), (0.5, 1.0), (0.3, 2.0), (1.0, 4.0)] {
-                let divergence = Divergence::Kl;
-                let teacher = Teacher { hidden: &other, head: &other_head, weight, temperature, divergence };
-                let found = objective(&hidden, &head, &targets, Some(Tutor::Live(teacher)), true).unwrap();
-                let inputs = [&hidden, &head, &other, &other_head];
-                let (loss, dhidden, dhead) = formula(inputs, &targets, (weight, temperature));
-                assert!((found.loss - loss).abs() < 1e-5 * loss.abs().max(1.0), "{} {loss}", found.loss);
-                assert_close("hidden", &found.hidden, &dhidden.to_dtype(DType::F32).unwrap(), 2e-5);
-                assert_close("head", &found.head.unwrap(), &dhead.to_dtype(DType::F32).unwrap(), 2e-5);
-                let plain = objective(&hidden, &head, &targets, None, false).unwrap();
-                assert!((plain.loss - found.cross_entropy).abs() < 1e-9 && plain.head.is_none());
-                if weight == 0.0 {
-                    assert_close("plain", &plain.hidden, &found.hidden, 1e-6);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn narrow_heads_views_and_absent_targets() {
-        let (hidden, head) = (random(1, 20, 24), random(2, 50, 24).to_dtype(DType::BF16).unwrap());
-        let of = |hidden: &Tensor, head: &Tensor, targets: &[_]| objective(hidden, head, targets, None, true).unwrap();
-        let wide = of(&hidden, &head.to_dtype(DType::F32).unwrap(), &[Some(7); 20]);
-        let narrow = of(&as_view(&hidden), &as_view(&head), &[Some(7); 20]);
-        assert_eq!(narrow.loss, wide.loss);
-        assert_close("hidden", &narrow.hidden, &wide.hidden, 0.0);
-        assert_close("head", &narrow.head.unwrap(), &wide.head.unwrap(), 0.0);
-        let none = of(&hidden, &head, &[None; 20]);
-        assert_eq!(none.loss, 0.0);
-        assert_close("hidden", &none.hidden, &hidden.zeros_like().unwrap(), 0.0);
-    }
-
-    #[test]
-    fn faults_and_threads() {
-        let (hidden, head, narrow) = (random(1, 90, 20), random(2, 300, 20), random(3, 299, 20));
-        let targets = vec![Some(7); 90];
-        assert!(objective(&hidden, &head, &targets[..9], None, false).is_err());
-        assert!(objective(&hidden, &head, &[Some(300); 90], None, false).is_err());
-        let teacher = |head| {
-            let divergence = Divergence::Jsd { beta: 0.4 };
-            Some(Tutor::Live(Teacher { hidden: &hidden, head, weight: 0.5, temperature: 2.0, divergence }))
-        };
-        assert!(objective(&hidden, &head, &targets, teacher(&narrow), false).is_err());
-        assert_same_on_any_threads(|| {
-            let found = objective(&hidden, &head, &targets, teacher(&head), true).unwrap();
-            let loss = Tensor::new(found.loss, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
-            vec![loss, found.hidden, found.head.unwrap()]
-        });
-    }
-}
+mod tests;

@@ -101,6 +101,8 @@ impl RmsNorm {
         weighted: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let (x, weight, dy) = (x.contiguous()?, weight.contiguous()?, dy.contiguous()?);
+        // no kernel takes a gradient that is wider than what was normed
+        let dy = if x.dtype() == DType::F32 { dy } else { cuda::in_type(&dy, x.dtype())? };
         let (rows, d) = x.dims2()?;
         cuda::all_are(DType::F32, &[&weight])?;
         let kernel = cuda::named("rms_norm_backward", &[x.dtype(), dy.dtype()]);

@@ -1,4 +1,5 @@
-//! Rotary position embedding (arXiv 2104.09864), half-split as in transformers' `rotate_half`.
+//! Rotary position embedding (arXiv 2104.09864): numbers half a head apart turn together, as in transformers'
+//! `rotate_half`, or neighbours, as in the paper.
 
 use candle_core::{DType, Tensor};
 
@@ -13,6 +14,49 @@ use crate::{Error, Result};
 /// Shapes that do not fit, or a device without this kernel.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
     turn(x, cos, sin, Rope { head_dim, back: false })
+}
+
+/// [`rope`] in which numbers 2j and 2j + 1 turn by angle j.
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn rope_interleaved(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
+    apart(rope(&together(x, head_dim, cos)?, cos, sin, head_dim)?, head_dim, cos)
+}
+
+/// The gradient of [`rope_interleaved`].
+///
+/// # Errors
+/// Shapes that do not fit, or a device without this kernel.
+pub fn rope_interleaved_backward(dy: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
+    apart(rope_backward(&together(dy, head_dim, cos)?, cos, sin, head_dim)?, head_dim, cos)
+}
+
+/// Of the first numbers of each head, two for each angle, those at even places and then those at odd ones.
+fn together(x: &Tensor, head_dim: usize, cos: &Tensor) -> Result<Tensor> {
+    reordered(x, head_dim, cos.dim(1)?, |half| (half, 2))
+}
+
+/// Undoes [`together`].
+fn apart(x: Tensor, head_dim: usize, cos: &Tensor) -> Result<Tensor> {
+    reordered(&x, head_dim, cos.dim(1)?, |half| (2, half))
+}
+
+/// The first 2·`half` numbers of each head as a matrix of `sides`, transposed.
+fn reordered(x: &Tensor, head_dim: usize, half: usize, sides: fn(usize) -> (usize, usize)) -> Result<Tensor> {
+    let (t, width) = x.dims2()?;
+    if head_dim == 0 || width % head_dim != 0 || 2 * half > head_dim {
+        return Err(Error::work(format!("rope: x is {:?}, heads of {head_dim}, {half} angles", x.shape())));
+    }
+    let (heads, (rows, columns)) = (t * width / head_dim, sides(half));
+    let x = x.contiguous()?.reshape((heads, head_dim))?;
+    let turned = x.narrow(1, 0, 2 * half)?.contiguous()?.reshape((heads, rows, columns))?;
+    let turned = turned.transpose(1, 2)?.contiguous()?.reshape((heads, 2 * half))?;
+    let whole = match head_dim - 2 * half {
+        0 => turned,
+        rest => Tensor::cat(&[turned, x.narrow(1, 2 * half, rest)?.contiguous()?], 1)?,
+    };
+    Ok(whole.reshape((t, width))?)
 }
 
 /// The gradient of [`rope`]: `dy` turned back.
@@ -117,6 +161,35 @@ mod tests {
                 1e-6,
             );
         }
+    }
+
+    /// Neighbours turn as complex numbers do, and the gradient turns them back.
+    #[test]
+    fn neighbours_turn_together() {
+        for (t, heads, head_dim, half) in [(1, 1, 2, 1), (3, 2, 8, 4), (7, 3, 10, 3)] {
+            let (x, angles) = (random(1, t, heads * head_dim), random(2, t, half));
+            let (cos, sin) = (angles.cos().unwrap(), angles.sin().unwrap());
+            let y = rope_interleaved(&x, &cos, &sin, head_dim).unwrap();
+            let rows = |x: &Tensor| x.to_vec2::<f32>().unwrap();
+            let (before, after, angles) = (rows(&x), rows(&y), rows(&angles));
+            for row in 0..t {
+                for at in 0..heads * head_dim {
+                    let (start, place) = (at / head_dim * head_dim, at % head_dim);
+                    let pair = start + place / 2 * 2;
+                    let expected = match angles[row].get(place / 2) {
+                        None => before[row][at],
+                        Some(angle) if place % 2 == 0 => {
+                            before[row][pair] * angle.cos() - before[row][pair + 1] * angle.sin()
+                        }
+                        Some(angle) => before[row][pair + 1] * angle.cos() + before[row][pair] * angle.sin(),
+                    };
+                    assert!((after[row][at] - expected).abs() < 1e-6, "{row} {at}");
+                }
+            }
+            let back = rope_interleaved_backward(&y, &cos, &sin, head_dim).unwrap();
+            assert_close("back", &back, &x, 1e-6);
+        }
+        assert!(rope_interleaved(&random(1, 2, 8), &random(1, 2, 3), &random(1, 2, 3), 4).is_err());
     }
 
     #[test]

@@ -4,6 +4,25 @@ use super::divergence::{Divergence, jensen_shannon, of_classes, reverse};
 use super::exp::exp;
 use super::objective::{Remembered, Sums, Teacher};
 use super::simd::{change_and_sum, max, vectorized};
+use super::soft_cap::{capped, slope};
+
+/// `loss` of a row of logits that are held below `cap`; the logits become the gradient of it.
+pub(super) fn under(cap: Option<f32>, logits: &mut [f32], loss: impl FnOnce(&mut [f32]) -> Sums) -> Sums {
+    let Some(cap) = cap else { return loss(logits) };
+    let slopes: Vec<f32> = vectorized(
+        #[inline(always)]
+        || {
+            let cap_one = |logit: &mut f32| {
+                *logit = capped(*logit, cap);
+                slope(*logit, cap)
+            };
+            logits.iter_mut().map(cap_one).collect()
+        },
+    );
+    let sums = loss(logits);
+    logits.iter_mut().zip(slopes).for_each(|(gradient, slope)| *gradient *= slope);
+    sums
+}
 
 /// -ln p(token); the row's logits become the gradient of that, p - 1(token).
 pub(super) fn plain(logits: &mut [f32], token: usize) -> Sums {
@@ -216,7 +235,8 @@ mod tests {
         let (own, other) = ((random(1, 1, 30) * 3.0).unwrap(), (random(2, 1, 30) * 3.0).unwrap());
         let [own, others] = [&own, &other].map(|row| row.flatten_all().unwrap().to_vec1::<f32>().unwrap());
         for divergence in KINDS {
-            let teacher = Teacher { hidden: &other, head: &other, weight: 0.6, temperature: 1.5, divergence };
+            let teacher =
+                Teacher { hidden: &other, head: &other, cap: None, weight: 0.6, temperature: 1.5, divergence };
             let mut live = own.clone();
             let whole = distilled(&mut live, TOKEN, &others, &teacher);
             let mut before = f64::INFINITY;
@@ -242,7 +262,8 @@ mod tests {
         let (own, others) = (vec![0.0, 200.0, -300.0, 1.0, 2.0], vec![0.0, -300.0, 200.0, 1.0, 2.0]);
         let other = Tensor::from_slice(&others, (1, others.len()), &Device::Cpu).unwrap();
         for divergence in KINDS {
-            let teacher = Teacher { hidden: &other, head: &other, weight: 1.0, temperature: 1.0, divergence };
+            let teacher =
+                Teacher { hidden: &other, head: &other, cap: None, weight: 1.0, temperature: 1.0, divergence };
             let mut live = own.clone();
             let whole = distilled(&mut live, TOKEN, &others, &teacher);
             let expected = match divergence {

@@ -47,6 +47,13 @@ fn role(sublayer: SubLayer) -> Role {
 /// # Errors
 /// Request: layers out of order, weights in codes, nothing before a seam, a projection that lacks a bias.
 pub(super) fn check(repair: &Repair, plan: &Plan, spec: &ModelSpec, source: &Checkpoint) -> Result<()> {
+    if !spec.adds_plainly() && !matches!(repair.how, How::Merged(_)) {
+        return Err(Error::request(format!(
+            "--repair {}: a {} layer does not add what its output projections give to the stream as it is, so no fit of \
+             these can follow the stream; --repair streamline and xmerge train whole layers",
+            repair.name, spec.model_type
+        )));
+    }
     let units = units(plan, spec)?;
     for unit in units.iter().skip_while(|unit| !unit.is_seam) {
         let tensor = spec.layer_tensor(unit.layer, role(unit.sublayer));

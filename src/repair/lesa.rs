@@ -59,7 +59,7 @@ impl Decomposed {
         let shape = |layer| spec.layer_tensor(layer, role);
         let (o, i) = match shape(0).shape[..] {
             [o, i] => (o, i),
-            _ => return Err(Error::work(format!("{} is no matrix", role.module()))),
+            _ => return Err(Error::work(format!("{} is no matrix", spec.module(role)))),
         };
         let read = |layer| checkpoint.load_f32(&shape(layer).name, &[o, i], &Device::Cpu);
         let mut gram = ProductSum::new(o, o, &Device::Cpu)?;
@@ -69,7 +69,7 @@ impl Decomposed {
         }
         let gram = gram.numbers()?;
         if gram.iter().any(|number| !number.is_finite()) {
-            return Err(Error::work(format!("{} of some layer is not finite", role.module())));
+            return Err(Error::work(format!("{} of some layer is not finite", spec.module(role))));
         }
         let eigen = SymmetricEigen::new(DMatrix::from_row_slice(o, o, &gram));
         let mut order: Vec<usize> = (0..o).collect();
@@ -80,7 +80,7 @@ impl Decomposed {
         let singular_values: Vec<f64> = kept.iter().map(|at| value(*at)).collect();
         let r = kept.len();
         if r == 0 {
-            return Err(Error::work(format!("{} is zero in every layer", role.module())));
+            return Err(Error::work(format!("{} is zero in every layer", spec.module(role))));
         }
         let left: Vec<f64> = (0..o * r).map(|at| eigen.eigenvectors[(at / r, kept[at % r])]).collect();
         let back: Vec<f64> =
@@ -171,10 +171,10 @@ pub fn predict(
     let roles: Vec<Role> = spec.roles(0).into_iter().filter(|role| role.is_linear()).collect();
     let (mut made, mut told) = (BTreeMap::new(), Vec::new());
     for role in roles {
-        let place = || role.module();
+        let place = || spec.module(role);
         let all = Decomposed::new(checkpoint, spec, role).context(place)?;
         let rows = (spec.layers - 2) * all.singular_values.len() * EPOCHS;
-        progress.begin(&format!("learning {}", role.module()), rows as u64, Unit::Items);
+        progress.begin(&format!("learning {}", spec.module(role)), rows as u64, Unit::Items);
         let (network, error, of_means) = all.learn(seed, progress).context(place)?;
         progress.end();
         told.push(Predicted { role, error, of_means });

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::ConfigEdit;
 use super::stack_config::StackConfig;
-use crate::arch::{ModelSpec, NAS, NAS_CLASS, SubLayerKind, nas_mlp_size};
+use crate::arch::{Activation, ModelSpec, Multipliers, NAS, NAS_CLASS, NormKind, QkNorm, SubLayerKind, nas_mlp_size};
 use crate::plan::SubLayers;
 use crate::{Error, Result};
 
@@ -138,8 +138,12 @@ fn nas(missing: &Missing<'_>) -> Result<Vec<ConfigEdit>> {
 /// Request: a model that is not a Llama to the loaders of `block_configs`.
 fn nas_factor(spec: &ModelSpec) -> Result<f64> {
     let refused = [
-        (spec.fused, "its projections are fused"),
-        (spec.qk_norm, "its heads have norms"),
+        (spec.fused_qkv || spec.fused_gate_up, "its projections are fused"),
+        (spec.qk_norm != QkNorm::None, "its queries and keys have norms"),
+        (spec.norm != NormKind::Rms || !spec.adds_plainly(), "its norms or residual updates are others"),
+        (!spec.gated || spec.activation != Activation::Silu, "its MLP computes something else"),
+        (spec.multipliers != Multipliers::plain(spec.head_dim), "it multiplies or caps what a Llama does not"),
+        (spec.rope.interleaved || spec.rope.rotary_dim != spec.head_dim, "it rotates otherwise"),
         (spec.qkv_bias != spec.o_bias, "it has biases on some projections of attention and not on others"),
         (spec.windows.iter().any(Option::is_some), "its attention has sliding windows"),
         (spec.rotated.contains(&false), "some of its layers do not rotate"),
@@ -204,5 +208,5 @@ fn merged(own: Option<&Value>, block: &Value) -> Value {
 /// The module that ends a sub-layer of this kind: with zeros there, its update is zero.
 pub(super) fn last_module(spec: &ModelSpec, kind: SubLayerKind) -> &'static str {
     let last = spec.sublayer_roles(kind).into_iter().rfind(|role| role.is_linear());
-    last.map_or("", |role| role.module())
+    last.map_or("", |role| spec.module(role))
 }

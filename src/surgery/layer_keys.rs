@@ -147,6 +147,7 @@ pub(super) const PERIODS: &[Period] = &[
         // Gemma 2, gpt-oss and OLMo 3 have the period in their code alone
         readers: &[
             ("cohere2", 4),
+            ("exaone4", 4),
             ("gemma2", 2),
             ("gemma3_text", 6),
             ("gemma3n_text", 5),

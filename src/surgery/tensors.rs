@@ -220,7 +220,7 @@ fn lost(spec: &ModelSpec, place: &Place, zeros: bool) -> Lost {
     let mut less = spec.clone();
     less.without[place.layer] = less.without[place.layer].and(place.without);
     let modules = |spec: &ModelSpec| -> BTreeSet<&'static str> {
-        let roles = spec.roles(place.layer).into_iter().map(|role| role.module());
+        let roles = spec.roles(place.layer).into_iter().map(|role| spec.module(role));
         // `self_attn` holds what else attention has, such as buffers
         roles.flat_map(|module| [module, module.split('.').next().unwrap_or(module)]).collect()
     };

@@ -68,9 +68,10 @@ pub fn between(
     let layers: Vec<usize> = (0..spec.layers * step).map(|place| place / step).collect();
     let stacked = spec.stacked(&layers);
     let mut draft = Draft::new(own);
-    for name in [spec.embedding_tensor(&own.index), spec.head_tensor(&own.index), spec.final_norm_tensor()] {
-        if !draft.has(name) {
-            copy(&mut draft, own, name, name)?;
+    let tables = [spec.embedding_tensor(&own.index), spec.head_tensor(&own.index)].map(str::to_owned);
+    for name in tables.into_iter().chain(spec.end_tensors().into_iter().map(|(name, _)| name)) {
+        if !draft.has(&name) {
+            copy(&mut draft, own, &name, &name)?;
         }
     }
     for (place, &l) in layers.iter().enumerate() {

@@ -20,7 +20,8 @@ use crate::forward::equals_transformers;
 use crate::gpu;
 use crate::numbers::assert_close;
 
-/// Small configs of the families whose blocks differ: biases, norms of heads, fused projections, windows.
+/// Small configs of the families whose blocks differ: biases, norms, fused projections, windows, rotations,
+/// multipliers, activations, sub-layers side by side.
 pub(crate) fn families() -> Vec<(&'static str, Map<String, Value>)> {
     let config = |patch: Value| {
         let mut config = Llama { layers: 3, ..Llama::default() }.config();
@@ -33,6 +34,14 @@ pub(crate) fn families() -> Vec<(&'static str, Map<String, Value>)> {
         ("qwen2", config(json!({"model_type": "qwen2"}))),
         ("qwen3", config(json!({"model_type": "qwen3", "tie_word_embeddings": true}))),
         ("phi3", config(json!({"model_type": "phi3"}))),
+        ("granite", config(json!({"model_type": "granite", "residual_multiplier": 0.5, "logits_scaling": 2.0}))),
+        ("nemotron", config(json!({"model_type": "nemotron", "hidden_act": "relu2"}))),
+        ("hunyuan", config(json!({"model_type": "hunyuan_v1_dense"}))),
+        ("gemma3", config(json!({"model_type": "gemma3_text", "sliding_window": 6, "sliding_window_pattern": 2}))),
+        ("olmo2", config(json!({"model_type": "olmo2"}))),
+        ("glm4", config(json!({"model_type": "glm4"}))),
+        ("cohere", config(json!({"model_type": "cohere"}))),
+        ("phi", config(json!({"model_type": "phi", "hidden_act": "gelu_new"}))),
     ]
 }
 
@@ -47,7 +56,9 @@ pub(crate) fn write(dir: &Path, config: &Map<String, Value>, dtype: Dtype) {
             tensors.push(random(&mut rng, tensor.name, &tensor.shape, dtype));
         }
     }
-    tensors.push(random(&mut rng, "model.norm.weight".into(), &[spec.hidden_size], dtype));
+    for (name, shape) in spec.end_tensors() {
+        tensors.push(random(&mut rng, name, &shape, dtype));
+    }
     if !spec.tied {
         tensors.push(random(&mut rng, "lm_head.weight".into(), &table, dtype));
     }

@@ -285,7 +285,7 @@ fn objective() {
         for lesson in [None].into_iter().chain(lessons) {
             let teacher = |hidden, head| {
                 lesson.map(|(weight, temperature, divergence)| {
-                    Tutor::Live(Teacher { hidden, head, weight, temperature, divergence })
+                    Tutor::Live(Teacher { hidden, head, cap: None, weight, temperature, divergence })
                 })
             };
             let found = ops::objective(&on(&hidden), &on(&head), &targets, teacher(&moved, &moved_head), true).unwrap();

@@ -28,9 +28,6 @@ EXPERTS = dict(moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
 
 # name: (keys of its config, layers, those to drop, where its layers are)
 FAMILIES = {
-    "gemma": (dict(**SMALL, head_dim=8), 6, [1, 2], "model.layers"),
-    "gemma2": (dict(**SMALL, head_dim=8, sliding_window=4, query_pre_attn_scalar=8), 6, [1, 2, 4], "model.layers"),
-    "gemma3_text": (dict(**SMALL, head_dim=8, sliding_window=4, query_pre_attn_scalar=8), 8, [2, 5], "model.layers"),
     "mixtral": (dict(**SMALL, num_local_experts=4, num_experts_per_tok=2), 6, [2, 3], "model.layers"),
     "qwen2_moe": (dict(**SMALL, **EXPERTS, shared_expert_intermediate_size=16), 6, [2, 3], "model.layers"),
     "qwen3_moe": (dict(**SMALL, **EXPERTS, head_dim=8, mlp_only_layers=[1, 4]), 6, [2, 4], "model.layers"),
@@ -40,16 +37,7 @@ FAMILIES = {
     "deepseek_v3": (dict(**WIDE, moe_intermediate_size=16, n_routed_experts=4, num_experts_per_tok=2, n_group=1,
                          topk_group=1, first_k_dense_replace=2, kv_lora_rank=8, q_lora_rank=8, qk_nope_head_dim=8,
                          qk_rope_head_dim=4, v_head_dim=8, n_shared_experts=1), 6, [1, 4], "model.layers"),
-    "olmo2": (SMALL, 6, [2, 3], "model.layers"),
-    "olmo3": (dict(**SMALL, sliding_window=4), 8, [1, 5], "model.layers"),
-    "granite": (dict(**SMALL, residual_multiplier=0.5, logits_scaling=2.0), 6, [4, 5], "model.layers"),
-    "cohere": (SMALL, 6, [1, 3], "model.layers"),
-    "cohere2": (dict(**SMALL, sliding_window=4), 8, [1, 5], "model.layers"),
     "stablelm": (SMALL, 6, [1, 3], "model.layers"),
-    "phi": (WIDE, 6, [1, 3], "model.layers"),
-    "glm4": (dict(**SMALL, head_dim=8), 6, [1, 3], "model.layers"),
-    "nemotron": (SMALL, 6, [1, 3], "model.layers"),
-    "starcoder2": (SMALL, 6, [1, 3], "model.layers"),
     "falcon": (dict(vocab_size=96, hidden_size=32, num_attention_heads=4, bos_token_id=1, eos_token_id=2), 6, [1, 3],
                "transformer.h"),
     "gpt_neox": (WIDE, 6, [1, 3], "gpt_neox.layers"),

@@ -54,6 +54,12 @@ QWEN2 = BASE | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "r
 QWEN3 = BASE | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "rms_norm_eps": 1e-6, "head_dim": 16}
 PHI3 = BASE | {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]}
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+
+
+def of(model_type, architecture, **keys):
+    return BASE | {"model_type": model_type, "architectures": [architecture]} | keys
+
+
 SHORT, LONG = [1.0, 1.05, 1.2, 1.6], [1.1, 1.9, 3.7, 7.3]
 
 # name -> (config, tokens, first and last dropped layer)
@@ -114,6 +120,46 @@ CASES = {
                          "attention_dropout": 0.1, "residual_dropout": 0.1, "rope_theta": 10000000.0}, 24, (1, 2)),
     "internlm3": (BASE | {"model_type": "internlm3", "architectures": ["InternLM3ForCausalLM"], "head_dim": 8, "qkv_bias": True, "bias": True,
                           "max_position_embeddings": 16, "rope_theta": 50000.0, "rope_scaling": {"factor": 6.0, "rope_type": "dynamic"}}, 24, (1, 2)),
+    "granite": (of("granite", "GraniteForCausalLM", embedding_multiplier=3.0, residual_multiplier=0.4, attention_multiplier=0.2,
+                   logits_scaling=2.5, attention_bias=True, rope_theta=10000.0, tie_word_embeddings=True), 24, (1, 2)),
+    "arcee": (of("arcee", "ArceeForCausalLM", hidden_act="relu2", mlp_bias=True, head_dim=8, max_position_embeddings=64,
+                 rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}), 24, (1, 2)),
+    "nemotron": (of("nemotron", "NemotronForCausalLM", hidden_act="relu2", norm_eps=1e-5, head_dim=16, partial_rotary_factor=0.5,
+                    rope_theta=10000.0, tie_word_embeddings=False), 24, (1, 2)),
+    "ernie4_5": (of("ernie4_5", "Ernie4_5ForCausalLM", head_dim=16, use_bias=True, rope_theta=500000.0), 24, (1, 2)),
+    # a fixed stretch that calls itself dynamic; norms after the rotation
+    "hunyuan_v1_dense": (of("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", head_dim=16, use_qk_norm=True, num_experts=1,
+                            tie_word_embeddings=True, rope_theta=10000.0,
+                            rope_scaling={"type": "dynamic", "alpha": 50.0, "factor": 1.0}), 24, (1, 2)),
+    # longer than the window; one layer of four is full and does not rotate
+    "exaone4": (of("exaone4", "Exaone4ForCausalLM", num_hidden_layers=6, sliding_window=5, sliding_window_pattern=3, head_dim=8,
+                   rope_theta=10000.0), 24, (1, 1)),
+    "exaone4-no-window": (of("exaone4", "Exaone4ForCausalLM", sliding_window=None, layer_types=["full_attention"] * 4,
+                             rope_theta=10000.0), 24, (1, 2)),
+    "gemma": (of("gemma", "GemmaForCausalLM", hidden_act="gelu", head_dim=16, rope_theta=10000.0), 24, (1, 2)),
+    # caps low enough to bend scores and logits
+    "gemma2": (of("gemma2", "Gemma2ForCausalLM", hidden_activation="gelu_pytorch_tanh", head_dim=16, query_pre_attn_scalar=24,
+                  sliding_window=6, attn_logit_softcapping=3.0, final_logit_softcapping=5.0, rope_theta=10000.0), 24, (1, 1)),
+    "gemma3_text": (of("gemma3_text", "Gemma3ForCausalLM", hidden_activation="gelu_pytorch_tanh", head_dim=16, query_pre_attn_scalar=24,
+                       num_hidden_layers=6, sliding_window=5, sliding_window_pattern=3, rope_theta=1000000.0,
+                       rope_local_base_freq=10000.0, rope_scaling={"rope_type": "linear", "factor": 8.0}), 24, (1, 1)),
+    "gemma3-new": (of("gemma3_text", "Gemma3ForCausalLM", hidden_activation="gelu_pytorch_tanh", head_dim=8, query_pre_attn_scalar=8,
+                      sliding_window=5, layer_types=["sliding_attention", "full_attention", "full_attention", "sliding_attention"],
+                      rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 500000.0},
+                                       "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0}}), 24, (1, 1)),
+    "olmo2": (of("olmo2", "Olmo2ForCausalLM", rope_theta=500000.0, attention_bias=False), 24, (1, 2)),
+    "olmo3": (of("olmo3", "Olmo3ForCausalLM", num_hidden_layers=6, sliding_window=5, rope_theta=500000.0, max_position_embeddings=64,
+                 rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}), 24, (1, 1)),
+    "glm": (of("glm", "GlmForCausalLM", head_dim=16, partial_rotary_factor=0.5, attention_bias=True, rope_theta=10000.0), 24, (1, 2)),
+    "glm4": (of("glm4", "Glm4ForCausalLM", head_dim=16, rms_norm_eps=1e-5, attention_bias=False,
+                rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}), 24, (1, 2)),
+    "cohere": (of("cohere", "CohereForCausalLM", layer_norm_eps=1e-5, logit_scale=0.25, rope_theta=10000.0), 24, (1, 2)),
+    "cohere2": (of("cohere2", "Cohere2ForCausalLM", layer_norm_eps=1e-5, logit_scale=0.25, num_hidden_layers=6, sliding_window=5,
+                   sliding_window_pattern=3, rope_theta=50000.0), 24, (1, 1)),
+    "phi": (of("phi", "PhiForCausalLM", hidden_act="gelu_new", layer_norm_eps=1e-5, partial_rotary_factor=0.5, num_key_value_heads=None,
+               rope_theta=10000.0), 24, (1, 2)),
+    "starcoder2": (of("starcoder2", "Starcoder2ForCausalLM", hidden_act="gelu", norm_epsilon=1e-5, sliding_window=7, rope_theta=100000.0,
+                      tie_word_embeddings=True), 24, (1, 2)),
 }
 
 # published settings of real models: their rotations alone, at positions near and far

@@ -56,17 +56,34 @@ def logits(model, tokens, positions):
     return short(out[positions])
 
 
-def rotations(model, dims):
+def rotations(model, dims, layer_type=None):
     """Frequencies, cosines and sines of the model's own rotary module, for a pass up to the last of the positions."""
-    out = []
+    out, of_type = [], {"layer_type": layer_type} if layer_type else {}
     for positions in (NEAR, FAR):
         with torch.no_grad():
-            cos, sin = model.rotary_emb(torch.zeros(1, 1, dims), torch.tensor([positions]))
+            cos, sin = model.rotary_emb(torch.zeros(1, 1, dims), torch.tensor([positions]), **of_type)
         half = cos.shape[-1] // 2
-        assert torch.equal(cos[..., :half], cos[..., half:])
-        out.append({"positions": positions, "inverse_frequencies": short(model.rotary_emb.inv_freq),
-                    "cos": short(cos[0, :, :half]), "sin": short(sin[0, :, :half])})
+        if torch.equal(cos[..., :half], cos[..., half:]):
+            cos, sin = cos[..., :half], sin[..., :half]
+        else:
+            # Cohere writes each angle twice, side by side
+            assert torch.equal(cos[..., ::2], cos[..., 1::2])
+            cos, sin = cos[..., ::2], sin[..., ::2]
+        frequencies = getattr(model.rotary_emb, f"{layer_type}_inv_freq" if layer_type else "inv_freq")
+        out.append({"positions": positions, "inverse_frequencies": short(frequencies), "cos": short(cos[0]), "sin": short(sin[0])})
     return out
+
+
+def loss_and_gradients(model, tokens):
+    """The mean loss over all tokens but the first, and of the gradient of each tensor of the layers its length and its
+    inner product with the tensor."""
+    model.zero_grad()
+    logits = model(torch.tensor([tokens]), use_cache=False).logits[0]
+    loss = torch.nn.functional.cross_entropy(logits[:-1].double(), torch.tensor(tokens[1:]))
+    loss.backward()
+    layers = [(name, own) for name, own in model.named_parameters() if name.startswith("model.layers.")]
+    gradients = {name: [own.grad.double().norm().item(), (own.grad.double() * own.detach().double()).sum().item()] for name, own in layers}
+    return loss.item(), {name: short(pair) for name, pair in gradients.items()}
 
 
 def fixture(name):
@@ -85,9 +102,14 @@ def fixture(name):
 
     cut, _ = model_of(cut_config(config, kept), kept_tensor)
     shapes = {n: shape for n, shape in shapes.items() if not n.startswith("model.layers.") or n.startswith("model.layers.0.")}
-    return {"config": config, "seed": seed, "ids": tokens, "positions": positions, "drop": [first, last], "tensors_up_to_layer_0": shapes,
+    loss, gradients = loss_and_gradients(model, tokens)
+    by_type = hasattr(model.model.rotary_emb, "full_attention_inv_freq")
+    made = {"config": config, "seed": seed, "ids": tokens, "positions": positions, "drop": [first, last], "tensors_up_to_layer_0": shapes,
             "logits": logits(model, tokens, positions), "logits_after_the_cut": logits(cut, tokens, positions),
-            "rotations": rotations(model.model, 8)}
+            "rotations": rotations(model.model, 8, "full_attention" if by_type else None)}
+    if by_type:
+        made["sliding_rotations"] = rotations(model.model, 8, "sliding_attention")
+    return made | {"loss": loss, "gradients": gradients}
 
 
 def rotation_fixture(name):
@@ -111,9 +133,13 @@ def compare(path, found, expected):
         assert list(found) == list(expected), (path, list(found), list(expected))
         for key in expected:
             compare(f"{path}.{key}", found[key], expected[key])
+    elif isinstance(expected, float):
+        assert abs(found - expected) <= tolerance, (path, found, expected)
     elif isinstance(expected, list) and expected and isinstance(expected[0], float):
         worst = np.abs(np.array(found) - np.array(expected)).max()
-        assert len(found) == len(expected) and worst <= tolerance, (path, worst)
+        # gradients may be large
+        scale = max(1.0, np.abs(np.array(expected)).max()) if "gradients" in path else 1.0
+        assert len(found) == len(expected) and worst <= tolerance * scale, (path, worst)
     elif isinstance(expected, list) and expected and isinstance(expected[0], dict):
         assert len(found) == len(expected), path
         for index, pair in enumerate(zip(found, expected)):

@@ -228,7 +228,7 @@ fn divergences_are_those_of_trl() {
             1.0 => (Divergence::ReverseKl, 1.0),
             beta => (Divergence::Jsd { beta }, 1.0),
         };
-        let lesson = Teacher { hidden: &teacher, head: &identity, weight: 1.0, temperature, divergence };
+        let lesson = Teacher { hidden: &teacher, head: &identity, cap: None, weight: 1.0, temperature, divergence };
         let found = ops::objective(&student, &identity, &vec![Some(0); n], Some(Tutor::Live(lesson)), false).unwrap();
         let off = (found.loss / scale - loss).abs();
         assert!(off < 1e-6 * loss.max(1.0), "beta {beta}, temperature {temperature}: {} {loss}", found.loss / scale);

@@ -270,6 +270,12 @@ impl Metric {
         matches!(self.subject, Subject::Block | Subject::Layer | Subject::SubLayer) && self.mixture().is_none()
     }
 
+    /// Whether it runs sub-layers one after the other, which those of a parallel block do not go.
+    #[must_use]
+    pub fn runs_sublayers(&self) -> bool {
+        self.subject.unit() == StackUnit::SubLayer && !matches!(self.value, Evaluate::Gates(_) | Evaluate::GatePairs)
+    }
+
     /// Which layers it mixes with another model's, where it does.
     #[must_use]
     pub fn mixture(&self) -> Option<Mixture> {

@@ -32,11 +32,14 @@ pub struct Block {
     seam_map: Option<LinearMap>,
 }
 
-/// `x` plus the sum of what the sub-layers make of `norm(x)`.
+/// `x` plus the sum of what the sub-layers make of `norm(x)`, normed again and multiplied.
 #[derive(Debug)]
 struct Residual {
-    norm: Norm,
+    norm: Option<Norm>,
     sum: Vec<Box<dyn SubLayer>>,
+    post_norm: Option<Norm>,
+    /// What the update is multiplied with.
+    times: f64,
 }
 
 impl Block {
@@ -59,7 +62,9 @@ impl Block {
     fn made_of(residuals: &[arch::Residual], loader: &Loader<'_>) -> Result<Self> {
         let residuals = residuals.iter().map(|residual| {
             let sum = residual.sum.iter().map(|kind| sublayers::load(*kind, loader)).collect::<Result<_>>()?;
-            Ok(Residual { norm: loader.norm(residual.norm)?, sum })
+            let norm = |role: Option<Role>| role.map(|role| loader.norm(role)).transpose();
+            let (norm, post_norm) = (norm(residual.norm)?, norm(residual.post_norm)?);
+            Ok(Residual { norm, sum, post_norm, times: loader.spec.multipliers.residual })
         });
         let residuals: Vec<Residual> = residuals.collect::<Result<_>>()?;
         if residuals.iter().skip(1).any(Residual::mixes_tokens) {
@@ -104,8 +109,8 @@ impl Block {
     ) -> Result<Tensor> {
         let (residual, own) = self.alone(sublayer)?.ok_or_else(|| absent(sublayer))?;
         match own.mixes_tokens() {
-            true => own.before_output(&residual.norm.forward(x)?, context, None),
-            false => some_at_a_time(x, |x| own.before_output(&residual.norm.forward(x)?, context, None)),
+            true => own.before_output(&residual.normed(x)?, context, None),
+            false => some_at_a_time(x, |x| own.before_output(&residual.normed(x)?, context, None)),
         }
     }
 
@@ -159,20 +164,39 @@ impl Residual {
         self.sum.iter().any(|own| own.mixes_tokens())
     }
 
+    /// What the sub-layers see.
+    fn normed(&self, x: &Tensor) -> Result<Tensor> {
+        self.norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
+    }
+
+    /// `x` and what a sub-layer has given.
+    fn add(&self, x: &Tensor, update: Tensor) -> Result<Tensor> {
+        let update = match &self.post_norm {
+            Some(norm) => norm.forward(&update)?,
+            None => update,
+        };
+        ops::add(x, &self.scaled(update)?)
+    }
+
+    /// An update, or its gradient, times what it is multiplied with.
+    fn scaled(&self, update: Tensor) -> Result<Tensor> {
+        if self.times == 1.0 { Ok(update) } else { Ok((update * self.times)?) }
+    }
+
     fn forward(&self, x: &Tensor, context: &ForwardContext, mut cache: Option<&mut LayerCache>) -> Result<Tensor> {
         if !self.mixes_tokens() {
             return some_at_a_time(x, |x| {
-                let normed = self.norm.forward(x)?;
-                self.sum.iter().try_fold(x.clone(), |sum, own| ops::add(&sum, &own.forward(&normed, context, None)?))
+                let normed = self.normed(x)?;
+                self.sum.iter().try_fold(x.clone(), |sum, own| self.add(&sum, own.forward(&normed, context, None)?))
             });
         }
-        let normed = self.norm.forward(x)?;
+        let normed = self.normed(x)?;
         self.sum.iter().try_fold(x.clone(), |sum, own| {
             let update = match own.mixes_tokens() {
                 true => own.forward(&normed, context, cache.as_deref_mut())?,
                 false => some_at_a_time(&normed, |normed| own.forward(normed, context, None))?,
             };
-            ops::add(&sum, &update)
+            self.add(&sum, update)
         })
     }
 }

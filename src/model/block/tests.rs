@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
@@ -30,16 +30,22 @@ struct Fixture {
 
 impl Fixture {
     fn new(without: SubLayers) -> Self {
-        let config = json!({
-            "model_type": "qwen3", "hidden_size": D, "intermediate_size": 20, "num_attention_heads": 4, "head_dim": 4,
+        Self::of(&json!({"model_type": "qwen3"}), without)
+    }
+
+    /// The same of the family that `patch` says.
+    fn of(patch: &Value, without: SubLayers) -> Self {
+        let mut config = json!({
+            "hidden_size": D, "intermediate_size": 20, "num_attention_heads": 4, "head_dim": 4,
             "num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": 16,
         });
+        config.as_object_mut().unwrap().extend(patch.as_object().unwrap().clone());
         let mut spec = ModelSpec::from_config(config.as_object().unwrap()).unwrap();
         spec.without = vec![without];
         let dir = tempfile::tempdir().unwrap();
         let tensors = spec.layer_tensors(0).into_iter().map(|tensor| {
             let count = tensor.shape.iter().product();
-            let norm = if tensor.role.is_linear() { 0.0 } else { 1.0 };
+            let norm = if tensor.role.is_linear() || tensor.name.ends_with("bias") { 0.0 } else { 1.0 };
             let values = numbers(&random(tensor.role as u64, 1, count)).into_iter().map(|x| (0.5 * x + norm) as f32);
             (tensor.name, tensor.shape, values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
         });
@@ -144,7 +150,7 @@ fn a_linear_map_follows_a_block() {
 /// The wirings that differ: in turn, each alone, in parallel, none.
 fn wirings() -> Vec<Vec<Wiring>> {
     use SubLayerKind::{Attention, GatedMlp};
-    let residual = |norm, sum: &[SubLayerKind]| Wiring { norm, sum: sum.to_vec() };
+    let residual = |norm, sum: &[SubLayerKind]| Wiring { norm: Some(norm), sum: sum.to_vec(), post_norm: None };
     let (attention, mlp) = (residual(Role::InputNorm, &[Attention]), residual(Role::PostNorm, &[GatedMlp]));
     let parallel = residual(Role::InputNorm, &[Attention, GatedMlp]);
     vec![vec![attention.clone(), mlp.clone()], vec![attention], vec![mlp], vec![parallel], vec![]]
@@ -183,11 +189,40 @@ fn gradients_of_any_wiring_are_autograds() {
     let fixture = Fixture::new(SubLayers::default());
     for dora in [false, true] {
         let settings = LoraSettings { targets: Targets::AllLinear, rank: 3, dora, ..LoraSettings::default() };
-        gradients_with_adapters(&fixture, &settings);
+        gradients_with_adapters(&fixture, &settings, &wirings());
     }
 }
 
-fn gradients_with_adapters(fixture: &Fixture, settings: &LoraSettings) {
+/// A family for each kind of norm, its places, rotation, activation, multiplier and cap.
+fn families() -> Vec<Value> {
+    vec![
+        json!({"model_type": "granite", "residual_multiplier": 0.3, "attention_multiplier": 0.7, "attention_bias": true}),
+        json!({"model_type": "nemotron"}),
+        json!({"model_type": "ernie4_5"}),
+        json!({"model_type": "hunyuan_v1_dense"}),
+        json!({"model_type": "exaone4"}),
+        json!({"model_type": "gemma2", "attn_logit_softcapping": 2.0, "sliding_window": 3}),
+        json!({"model_type": "gemma3_text", "sliding_window": 3}),
+        json!({"model_type": "olmo2"}),
+        json!({"model_type": "glm4"}),
+        json!({"model_type": "cohere", "num_key_value_heads": 4}),
+        json!({"model_type": "phi"}),
+        json!({"model_type": "starcoder2", "hidden_act": "gelu"}),
+    ]
+}
+
+#[test]
+fn gradients_of_any_family_are_autograds() {
+    let settings = LoraSettings { targets: Targets::AllLinear, rank: 3, ..LoraSettings::default() };
+    for family in families() {
+        let fixture = Fixture::of(&family, SubLayers::default());
+        let wiring = fixture.spec.sublayers(0);
+        gradients_with_adapters(&fixture, &settings, std::slice::from_ref(&wiring));
+        whole_gradients(&fixture, &wiring);
+    }
+}
+
+fn gradients_with_adapters(fixture: &Fixture, settings: &LoraSettings, wirings: &[Vec<Wiring>]) {
     let mut adapters = Adapters::new(&fixture.spec, settings, 0, &Device::Cpu).unwrap();
     for adapter in adapters.modules.values_mut() {
         let (outputs, rank) = adapter.b.dims2().unwrap();
@@ -207,12 +242,12 @@ fn gradients_with_adapters(fixture: &Fixture, settings: &LoraSettings) {
         }
     }
     let (x, dy, pass) = (random(4, 11, D), random(5, 11, D), pass(&fixture.spec, &[7, 4]));
-    for wiring in wirings() {
+    for wiring in wirings {
         let entered = Var::from_tensor(&x.to_dtype(DType::F64).unwrap()).unwrap();
-        let y = fixture.formula(&entered, &pass, &wiring, Some(&adapters));
+        let y = fixture.formula(&entered, &pass, wiring, Some(&adapters));
         let sum = (&y * dy.to_dtype(DType::F64).unwrap()).unwrap().sum_all().unwrap();
         let expected = sum.backward().unwrap();
-        let block = fixture.wired(&wiring, &plain).unwrap();
+        let block = fixture.wired(wiring, &plain).unwrap();
         for (at_once, all) in [(11, true), (11, false), (4, true), (4, false)] {
             let what = format!("{wiring:?}, {at_once} at a time, all kept: {all}");
             let (found, dx, gradients) = train(&block, &x, &pass, &dy, at_once, all);
@@ -231,10 +266,16 @@ fn gradients_with_adapters(fixture: &Fixture, settings: &LoraSettings) {
 #[test]
 fn gradients_of_whole_blocks_are_slopes() {
     let fixture = Fixture::new(SubLayers::default());
+    for wiring in wirings() {
+        whole_gradients(&fixture, &wiring);
+    }
+}
+
+fn whole_gradients(fixture: &Fixture, wiring: &[Wiring]) {
     let load_options = LoadOptions { unfrozen: [0].into(), ..LoadOptions::default() };
     let (x, dy, pass) = (random(6, 11, D), random(7, 11, D), pass(&fixture.spec, &[7, 4]));
-    for wiring in wirings() {
-        let block = fixture.wired(&wiring, &load_options).unwrap();
+    {
+        let block = fixture.wired(wiring, &load_options).unwrap();
         let (_, _, gradients) = train(&block, &x, &pass, &dy, 4, false);
         let mut gradients: BTreeMap<_, _> =
             gradients.into_iter().map(|(role, part, own)| ((role, part), own)).collect();

@@ -14,7 +14,7 @@ use super::{Block, Residual};
 use crate::Result;
 use crate::arch::Role;
 use crate::model::chunks::{Gathered, rows};
-use crate::model::sublayers::{Input, Linear, TrainingPass};
+use crate::model::sublayers::{Input, Linear, Norm, TrainingPass};
 use crate::model::training::{BackwardContext, TrainContext};
 use crate::model::{Parameter, Part};
 use crate::ops::{self, WeightMatrix};
@@ -80,7 +80,7 @@ impl Block {
         let sums = self.residuals.iter().map(|residual| &residual.sum);
         let mut passes: Passes<'_> = sums.map(|sum| sum.iter().map(|own| own.training_pass(save)).collect()).collect();
         if let (Some(residual), Some(passes)) = (self.residuals.first(), passes.first_mut()) {
-            let input = Input { x, first: 0, norm: &residual.norm };
+            let input = Input { x, first: 0, norm: residual.norm.as_ref() };
             passes.iter_mut().try_for_each(|pass| pass.mix(&input, training))?;
         }
         Ok(passes)
@@ -99,10 +99,10 @@ impl Block {
         for (residual, passes) in self.residuals.iter().zip(passes).take(top) {
             let entered =
                 left.last().map_or_else(|| ops::restore_activation(&rows(x, chunk)?), |x: &Tensor| Ok(x.clone()))?;
-            let input = Input { x: &entered, first: chunk.start, norm: &residual.norm };
+            let input = Input { x: &entered, first: chunk.start, norm: residual.norm.as_ref() };
             let mut sum = entered.clone();
             for pass in passes {
-                sum = ops::add(&sum, &pass.update(&input, chunk, training)?)?;
+                sum = residual.add(&sum, pass.update(&input, chunk, training)?)?;
             }
             left.push(sum);
         }
@@ -178,17 +178,17 @@ impl Block {
             for (index, (residual, passes)) in self.residuals.iter().zip(&mut passes).enumerate().rev() {
                 let own = if index > 0 { entered.pop() } else { None };
                 let (x, first) = own.as_ref().map_or((&x, 0), |own| (own, chunk.start));
-                let input = Input { x, first, norm: &residual.norm };
+                let input = Input { x, first, norm: residual.norm.as_ref() };
                 let below = wanted || self.residuals[..index].iter().any(|own| unfrozen || own.is_adapted());
                 let first_own = self.residuals[..index].iter().map(|residual| residual.sum.len()).sum();
-                Residual::backward(at, passes, &input, (&chunk, &mut stream), (below || unfrozen, first_own))?;
+                residual.backward(at, passes, &input, (&chunk, &mut stream), (below || unfrozen, first_own))?;
                 if !below {
                     break;
                 }
             }
         }
         if let (Some(residual), Some(passes)) = (self.residuals.first(), passes.first_mut()) {
-            let input = Input { x: &x, first: 0, norm: &residual.norm };
+            let input = Input { x: &x, first: 0, norm: residual.norm.as_ref() };
             for pass in passes {
                 pass.backward_mixed(at, &input, &mut stream, wanted || unfrozen)?;
             }
@@ -219,9 +219,9 @@ impl Block {
             }
         }
         if self.unfrozen {
-            let own = self.residuals.iter().map(|residual| &residual.norm);
+            let own = self.residuals.iter().flat_map(|residual| residual.norm.iter().chain(&residual.post_norm));
             let inner = self.residuals.iter().flat_map(|residual| residual.sum.iter().flat_map(|own| own.norms()));
-            parameters.extend(own.chain(inner).map(|norm| (norm.role, Part::Weight, norm.weight.clone())));
+            parameters.extend(own.chain(inner).flat_map(Norm::parameters));
         }
         parameters
     }
@@ -240,6 +240,7 @@ impl Residual {
     /// as it does not go through other tokens; where it is not `wanted` only to those of the parameters. Its sub-layers
     /// are those of the block from `first_own` on.
     fn backward(
+        &self,
         at: &mut BackwardContext<'_>,
         passes: &mut [Box<dyn TrainingPass + '_>],
         input: &Input<'_>,
@@ -249,11 +250,18 @@ impl Residual {
         let dy = stream.rows(chunk)?;
         let mut dnormed = None;
         for (own, pass) in passes.iter_mut().enumerate() {
-            if at.watches_gates() {
-                let update = pass.update(input, chunk, at.training)?;
-                at.note_gate(first_own + own, chunk, &update, &dy)?;
+            let mut dupdate = self.scaled(dy.clone())?;
+            if at.watches_gates() || self.post_norm.is_some() {
+                let given = pass.update(input, chunk, at.training)?;
+                if at.watches_gates() {
+                    let update = self.post_norm.as_ref().map_or(Ok(given.clone()), |norm| norm.forward(&given))?;
+                    at.note_gate(first_own + own, chunk, &self.scaled(update)?, &dy)?;
+                }
+                if let Some(norm) = &self.post_norm {
+                    dupdate = norm.backward(at, &given, &dupdate)?;
+                }
             }
-            dnormed = match (dnormed, pass.backward(at, input, chunk, &dy, wanted)?) {
+            dnormed = match (dnormed, pass.backward(at, input, chunk, &dupdate, wanted)?) {
                 (Some(sum), Some(own)) => Some(ops::add(&sum, &own)?),
                 (sum, own) => sum.or(own),
             };

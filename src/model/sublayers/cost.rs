@@ -3,7 +3,7 @@
 use candle_core::Device;
 
 use super::kind;
-use crate::arch::{ModelSpec, SubLayerKind};
+use crate::arch::{ModelSpec, NormPlaces, SubLayerKind};
 
 /// How a kind says what it takes.
 pub(super) type Of = fn(&ModelSpec) -> Cost;
@@ -48,9 +48,10 @@ fn kinds(spec: &ModelSpec, l: usize) -> impl Iterator<Item = SubLayerKind> {
 }
 
 impl Cost {
-    /// Of layer `l`: its sub-layers', and the stream in and out, and normed.
+    /// Of layer `l`: its sub-layers', and the stream in and out, and normed; and an update where that is normed.
     fn of_layer(spec: &ModelSpec, l: usize) -> Self {
-        let stream = Self { pass_bytes: 4 * (5 * spec.hidden_size) as u64, ..Self::default() };
+        let streams = if spec.norm_places == NormPlaces::Before { 5 } else { 6 };
+        let stream = Self { pass_bytes: 4 * (streams * spec.hidden_size) as u64, ..Self::default() };
         kinds(spec, l).map(|own| (kind(own).cost)(spec)).fold(stream, |sum, own| sum.with(own, |a, b| a + b))
     }
 
@@ -89,7 +90,10 @@ impl TrainingCost {
         let between = spec.sublayers(l).len().saturating_sub(1);
         let stream = Self { saved: 4 * (between * spec.hidden_size) as u64, ..Self::default() };
         let own = kinds(spec, l).map(|own| (kind(own).training_cost)(spec, device));
-        own.fold(stream, |sum, own| sum.with(own, |a, b| a + b))
+        let sum = own.fold(stream, |sum, own| sum.with(own, |a, b| a + b));
+        // a norm behind a sub-layer asks for the update again, and gives its gradient
+        let again = if spec.norm_places == NormPlaces::Before { 0 } else { 8 * spec.hidden_size as u64 };
+        Self { chunk: sum.chunk + again, ..sum }
     }
 
     /// Of any layer, at most.

@@ -1,4 +1,4 @@
-//! The gated MLP: `down(silu(gate(x)) · up(x))`.
+//! The gated MLP: `down(act(gate(x)) · up(x))`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use super::linear::LoraHidden;
 use super::{Cost, Input, Kind, Linear, SubLayer, TrainingCost, TrainingPass, cost, sum};
 use crate::Result;
-use crate::arch::{ModelSpec, Role, SubLayerKind};
+use crate::arch::{Activation, ModelSpec, Role, SubLayerKind};
 use crate::model::ForwardContext;
 use crate::model::cache::LayerCache;
 use crate::model::load_options::Loader;
@@ -23,6 +23,7 @@ struct GatedMlp {
     /// f.
     size: usize,
     gate_up: GateUpProj,
+    activation: Activation,
     down: Linear,
 }
 
@@ -34,11 +35,12 @@ enum GateUpProj {
 }
 
 fn load(loader: &Loader<'_>) -> Result<Box<dyn SubLayer>> {
-    let gate_up = match loader.spec.fused {
+    let gate_up = match loader.spec.fused_gate_up {
         true => GateUpProj::Fused(loader.linear(Role::GateUp)?),
         false => GateUpProj::Split { gate: loader.linear(Role::Gate)?, up: loader.linear(Role::Up)? },
     };
-    Ok(Box::new(GatedMlp { size: loader.spec.mlp_size, gate_up, down: loader.linear(Role::Down)? }))
+    let (size, activation) = (loader.spec.mlp_size, loader.spec.activation);
+    Ok(Box::new(GatedMlp { size, gate_up, activation, down: loader.linear(Role::Down)? }))
 }
 
 impl GatedMlp {
@@ -95,7 +97,7 @@ impl SubLayer for GatedMlp {
             GateUpProj::Split { gate, up } => (gate.forward(normed)?, up.forward(normed)?),
             GateUpProj::Fused(gate_up) => self.split(&gate_up.forward(normed)?)?,
         };
-        ops::swiglu(&gate, &up)
+        ops::gated(&gate, &up, self.activation)
     }
 
     fn training_pass(&self, save: bool) -> Box<dyn TrainingPass + '_> {
@@ -122,7 +124,7 @@ struct Saved {
 impl TrainingPass for MlpPass<'_> {
     fn update(&mut self, input: &Input<'_>, chunk: &Range<usize>, training: &TrainContext<'_>) -> Result<Tensor> {
         let mut own = self.mlp.expand(&input.normed(chunk)?, chunk.start, training)?;
-        let activation = ops::swiglu(&own.gate, &own.up)?;
+        let activation = ops::gated(&own.gate, &own.up, self.mlp.activation)?;
         let down = (Role::Down, chunk.start);
         let update = self.mlp.down.forward_saving(&activation, training, down, &mut own.hidden)?;
         if self.save {
@@ -144,11 +146,11 @@ impl TrainingPass for MlpPass<'_> {
             Some(saved) => saved,
             None => mlp.expand(&input.normed(chunk)?, row, at.training)?,
         };
-        let activation = ops::swiglu(&gate, &up)?;
+        let activation = ops::gated(&gate, &up, mlp.activation)?;
         let further = wanted || mlp.trains_gate_up();
         let dactivation = mlp.down.backward(at, (Role::Down, row), &hidden, activation, dy, further)?;
         let Some(dactivation) = dactivation else { return Ok(None) };
-        let (dgate, dup) = ops::swiglu_backward(gate, up, &dactivation)?;
+        let (dgate, dup) = ops::gated_backward(gate, up, mlp.activation, &dactivation)?;
         drop(dactivation);
         let normed = input.normed(chunk)?;
         match &mlp.gate_up {
@@ -167,7 +169,7 @@ impl TrainingPass for MlpPass<'_> {
 
 /// The projections and their product.
 fn cost(spec: &ModelSpec) -> Cost {
-    let fused = if spec.fused { 2 } else { 1 };
+    let fused = if spec.fused_gate_up { 2 } else { 1 };
     Cost {
         chunk_bytes: (4 * fused as u64 * 3 + ops::product_bytes()) * spec.mlp_size as u64,
         product_flops: cost::products(spec, SubLayerKind::GatedMlp),

@@ -9,6 +9,7 @@ mod cost;
 mod dora;
 mod gated_mlp;
 mod linear;
+mod mlp;
 mod norm;
 
 use std::fmt::Debug;
@@ -28,7 +29,7 @@ use crate::{Result, ops};
 pub(crate) use cost::{Cost, TrainingCost, mean_flops};
 pub(crate) use dora::Dora;
 pub(crate) use linear::Linear;
-pub(crate) use norm::Norm;
+pub(crate) use norm::{Norm, Normalization};
 
 /// What the program knows of a kind before anything is loaded.
 struct Kind {
@@ -42,6 +43,7 @@ fn kind(kind: SubLayerKind) -> Kind {
     match kind {
         SubLayerKind::Attention => attention::KIND,
         SubLayerKind::GatedMlp => gated_mlp::KIND,
+        SubLayerKind::Mlp => mlp::KIND,
     }
 }
 
@@ -130,8 +132,8 @@ pub(super) struct Input<'a> {
     pub(super) x: &'a Tensor,
     /// The row of the pass that they begin with.
     pub(super) first: usize,
-    /// The norm that the stream is seen through.
-    pub(super) norm: &'a Norm,
+    /// The norm that the stream is seen through, if through any.
+    pub(super) norm: Option<&'a Norm>,
 }
 
 impl Input<'_> {
@@ -142,7 +144,15 @@ impl Input<'_> {
 
     /// The same normed.
     fn normed(&self, chunk: &Range<usize>) -> Result<Tensor> {
-        self.norm.forward(&self.stream(chunk)?)
+        self.through_norm(self.stream(chunk)?)
+    }
+
+    /// Rows of the stream normed.
+    fn through_norm(&self, x: Tensor) -> Result<Tensor> {
+        match self.norm {
+            Some(norm) => norm.forward(&x),
+            None => Ok(x),
+        }
     }
 
     /// Adds to the gradient of the rows `chunk` of the stream, which are `x`, what comes through the norm.
@@ -154,8 +164,10 @@ impl Input<'_> {
         dnormed: &Tensor,
         stream: &mut Gathered,
     ) -> Result<()> {
-        let dx = self.norm.backward(at, x, dnormed)?;
-        stream.put(chunk, ops::add(&stream.rows(chunk)?, &dx)?)
+        match self.norm {
+            Some(norm) => stream.put(chunk, ops::add(&stream.rows(chunk)?, &norm.backward(at, x, dnormed)?)?),
+            None => stream.put(chunk, ops::add(&stream.rows(chunk)?, dnormed)?),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use super::super::exp::exp;
 use super::super::matmul::{Matrix, Target, in_parallel, multiply, with_scratch};
 use super::super::rows::{Rows, filled};
 use super::super::simd::{dot, vectorized};
+use super::super::soft_cap::{capped, slope};
 use super::forward::hide;
 use super::{Block, Heads, KEYS, Layout, QUERIES, by_lanes};
 
@@ -117,9 +118,15 @@ impl Pass<'_> {
                     multiply(&mut weights, k, queries.part(0..e, first..LANES), false);
                     multiply(&mut scores, v, douts.part(0..e, first..LANES), false);
                 }
+                // of a cap, where there is one
+                let mut slopes = Vec::new();
                 vectorized(
                     #[inline(always)]
                     || {
+                        if let Some(cap) = self.heads.cap {
+                            weights.iter_mut().for_each(|score| *score = capped(*score, cap));
+                            slopes = weights.iter().map(|score| slope(*score, cap)).collect();
+                        }
                         let (weights, _) = weights.as_chunks_mut::<LANES>();
                         let (scores, _) = scores.as_chunks_mut::<LANES>();
                         for (weights, scores) in weights.iter_mut().zip(scores.iter_mut()) {
@@ -129,6 +136,8 @@ impl Pass<'_> {
                                 *score = *weight * (*score - share) * self.heads.scale;
                             }
                         }
+                        let all_scores = scores.as_flattened_mut();
+                        all_scores.iter_mut().zip(&slopes).for_each(|(score, slope)| *score *= slope);
                         if !self.block.sees_all(keys, self.heads.window) {
                             hide(self.block, keys, self.heads.window, weights, 0.0);
                             hide(self.block, keys, self.heads.window, scores, 0.0);

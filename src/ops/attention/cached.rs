@@ -9,6 +9,7 @@ use super::super::exp::exp;
 use super::super::matmul::{blocks, each, with_scratch};
 use super::super::rows::{Rows, filled, with_rows};
 use super::super::simd::{SQUARE, change_and_sum, max, transpose, vectorized};
+use super::super::soft_cap::{capped, soft_cap};
 use super::{Block, Heads, forward};
 use crate::{Error, Result};
 
@@ -55,7 +56,7 @@ pub(crate) fn attention_over(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) 
 
 /// The same from candle's own operations, which run on a GPU too; all scores are in memory at once.
 fn all_at_once(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
-    let Heads { heads: h, kv_heads, head_dim: e, window, scale } = *heads;
+    let Heads { heads: h, kv_heads, head_dim: e, window, scale, cap } = *heads;
     let wide = |x: &Tensor| if x.device().is_cuda() { cuda::in_type(x, DType::F32) } else { Ok(x.clone()) };
     let (q, k, v) = (wide(q)?, wide(k)?, wide(v)?);
     let ((t, _), (n, _), group) = (q.dims2()?, k.dims2()?, h / kv_heads);
@@ -72,7 +73,12 @@ fn all_at_once(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tens
         mask[position + 1..].fill(f32::NEG_INFINITY);
     }
     let mask = Tensor::from_vec(mask, (1, group * t, n), q.device())?;
-    let scores = q.matmul(&k.t()?)?.broadcast_add(&mask)?;
+    let scores = q.matmul(&k.t()?)?;
+    let scores = match cap {
+        Some(cap) => soft_cap(&scores, cap)?,
+        None => scores,
+    };
+    let scores = scores.broadcast_add(&mask)?;
     let attended = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?;
     let attended = attended.reshape((kv_heads, group, t, e))?.permute((2, 0, 1, 3))?.contiguous()?;
     Ok(attended.reshape((t, h * e))?)
@@ -92,7 +98,7 @@ fn few(heads: &Heads, q: Rows, k: Rows, v: Rows) -> Vec<f32> {
                 let (position, columns) = (n - t + token.start, heads.columns(head));
                 let seen = heads.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
                 let query = &q.row(token.start)[columns.clone()];
-                let found = one(query, seen, heads.columns(head / group), (k, v), heads.scale);
+                let found = one(query, seen, heads.columns(head / group), (k, v), (heads.scale, heads.cap));
                 // SAFETY: tasks have different tokens or heads
                 unsafe { whole.part(token.clone(), columns) }.write(0, &found);
             }
@@ -103,7 +109,13 @@ fn few(heads: &Heads, q: Rows, k: Rows, v: Rows) -> Vec<f32> {
 }
 
 /// What one query `[e]` gives over the keys and values of the tokens `seen`, in these columns.
-fn one(query: &[f32], seen: Range<usize>, columns: Range<usize>, (k, v): (Rows, Rows), scale: f32) -> Vec<f32> {
+fn one(
+    query: &[f32],
+    seen: Range<usize>,
+    columns: Range<usize>,
+    (k, v): (Rows, Rows),
+    (scale, cap): (f32, Option<f32>),
+) -> Vec<f32> {
     let (e, n) = (query.len(), seen.len());
     let mut total = vec![0.0; e];
     with_scratch(n.next_multiple_of(LANES), |scores| {
@@ -117,6 +129,9 @@ fn one(query: &[f32], seen: Range<usize>, columns: Range<usize>, (k, v): (Rows, 
                 }
                 let scores = &mut scores[..n];
                 scores.iter_mut().for_each(|score| *score *= scale);
+                if let Some(cap) = cap {
+                    scores.iter_mut().for_each(|score| *score = capped(*score, cap));
+                }
                 let largest = max(scores);
                 let factor = 1.0 / change_and_sum(scores, |score| exp(score - largest));
                 scores.iter_mut().for_each(|score| *score *= factor);
@@ -179,7 +194,7 @@ mod tests {
         let sizes =
             few.iter().flat_map(|few| [(6, 2, 4), (3, 3, 64), (18, 9, 80), (2, 1, 17)].map(|size| (*few, size)));
         for ((t, n, window), (h, kv_heads, head_dim)) in sizes {
-            let heads = Heads { heads: h, kv_heads, head_dim, scale: 0.5, window };
+            let heads = Heads { heads: h, kv_heads, head_dim, scale: 0.5, window, cap: (t % 2 == 1).then_some(0.3) };
             let random = |rows, width| Tensor::randn(0f32, 0.5, (rows, width), &Device::Cpu).unwrap();
             let (q, k, v) = (random(t, h * head_dim), random(n, kv_heads * head_dim), random(n, kv_heads * head_dim));
             let (one, other) = (attention_over(&q, &k, &v, &heads).unwrap(), all_at_once(&q, &k, &v, &heads).unwrap());

@@ -4,6 +4,7 @@ use super::super::exp::exp;
 use super::super::matmul::{Matrix, Target, in_parallel, multiply, with_scratch};
 use super::super::rows::{Rows, filled};
 use super::super::simd::vectorized;
+use super::super::soft_cap::capped;
 use super::{Block, Heads, KEYS, Keys, QUERIES, by_lanes};
 
 /// The attended values `[t, h·e]`, and log Σ e^score of every token and head, `[t, h]`; the blocks cover q.
@@ -75,6 +76,12 @@ impl Pass<'_> {
                         let mut scores = Target::over(scores, n, LANES, LANES);
                         let mut scores = scores.inner(run.clone(), first..LANES);
                         multiply(&mut scores, k.part(run, 0..e), lanes.part(0..e, first..LANES), false);
+                    }
+                    if let Some(cap) = self.heads.cap {
+                        vectorized(
+                            #[inline(always)]
+                            || scores.iter_mut().for_each(|score| *score = capped(*score, cap)),
+                        );
                     }
                     vectorized(
                         #[inline(always)]

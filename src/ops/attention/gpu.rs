@@ -111,7 +111,7 @@ impl Kernels {
         let blocks = tables[0].elem_count() / BLOCK;
         let grid = Grid { blocks: (count, blocks), threads: THREADS, shared: self.shared(which) };
         let mut args: Vec<Arg> = tensors.iter().copied().chain(&tables).map(Arg::Tensor).collect();
-        let Heads { heads, kv_heads, head_dim, scale, window } = *heads;
+        let Heads { heads, kv_heads, head_dim, scale, window, .. } = *heads;
         args.extend([heads, kv_heads, head_dim, window.unwrap_or(0)].map(Arg::Size));
         args.push(Arg::Float(scale));
         // SAFETY: the caller's word for the tensors; the tables are of the layout, and the block shares what it needs

@@ -38,6 +38,8 @@ pub struct Heads {
     pub scale: f32,
     /// A token sees the last so many tokens of its sequence, itself included; `None` sees all.
     pub window: Option<usize>,
+    /// c of c · tanh(score / c), which scores become before the softmax.
+    pub cap: Option<f32>,
 }
 
 impl Heads {
@@ -88,6 +90,9 @@ pub struct Attended {
 /// As [`attention`].
 pub fn attention_kept(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, heads: &Heads) -> Result<Attended> {
     check(q, k, v, layout, heads)?;
+    if q.device().is_cuda() && heads.cap.is_some() {
+        return Err(Error::work("attention: no GPU kernel caps scores"));
+    }
     let (out, normalizer) = if q.device().is_cuda() {
         gpu::forward([q, k, v], layout, heads)?
     } else {

@@ -19,7 +19,7 @@ fn tree(lengths: [usize; 6]) -> Arc<Layout> {
 }
 
 fn heads(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> Heads {
-    Heads { heads, kv_heads, head_dim, scale: 2.0 / (head_dim as f32).sqrt(), window }
+    Heads { heads, kv_heads, head_dim, scale: 2.0 / (head_dim as f32).sqrt(), window, cap: None }
 }
 
 fn inputs(layout: &Layout, heads: &Heads) -> [Tensor; 3] {
@@ -55,6 +55,31 @@ fn agrees_with_the_formula() {
                 attention_backward((&x[0], &x[1], &x[2]), &attended, dy).map(|(dq, dk, dv)| vec![dq, dk, dv])
             },
             |x| reference::attention([&x[0], &x[1], &x[2]], &seen, heads.head_dim, heads.scale),
+            1e-5,
+        );
+    }
+}
+
+/// Caps of the scores, low enough to bend them.
+#[test]
+fn caps_agree_with_the_formula() {
+    for (layout, heads) in [
+        (Arc::new(Layout::sequences([7, 40]).unwrap()), heads(4, 2, 16, Some(3))),
+        (tree([130, 50, 20, 17, 3, 90]), heads(4, 2, 32, None)),
+    ] {
+        let (seen, cap) = (seen(&layout, heads.window), 0.8);
+        let heads = Heads { cap: Some(cap), ..heads };
+        check(
+            &inputs(&layout, &heads),
+            |x| attention(&x[0], &x[1], &x[2], &layout, &heads),
+            |x, dy| {
+                let attended = attention_kept(&x[0], &x[1], &x[2], &layout, &heads)?;
+                attention_backward((&x[0], &x[1], &x[2]), &attended, dy).map(|(dq, dk, dv)| vec![dq, dk, dv])
+            },
+            |x| {
+                let cap = Some(f64::from(cap));
+                reference::capped_attention([&x[0], &x[1], &x[2]], &seen, heads.head_dim, heads.scale, cap)
+            },
             1e-5,
         );
     }

@@ -170,7 +170,7 @@ pub(super) fn targets<'a>(
     let most = layers.map_or(spec.layers, |layers| layers.iter().len());
     let everywhere = |role: Role| modules.clone().filter(|(_, other)| *other == role).count() == most;
     let name = |(layer, role): &(usize, Role)| match everywhere(*role) {
-        true => last(role.module()).to_owned(),
+        true => last(spec.module(*role)).to_owned(),
         false => path(spec, *layer, *role),
     };
     let names: BTreeSet<String> = modules.clone().map(name).collect();

@@ -304,12 +304,8 @@ impl Reader<'_> {
 fn shapes(spec: &ModelSpec) -> BTreeMap<String, Vec<usize>> {
     let tensors = (0..spec.layers).flat_map(|layer| spec.layer_tensors(layer));
     let table = vec![spec.vocab_size, spec.hidden_size];
-    let rest = [
-        (EMBEDDING.to_owned(), table.clone()),
-        (HEAD.to_owned(), table),
-        (spec.final_norm_tensor().to_owned(), vec![spec.hidden_size]),
-    ];
-    tensors.map(|tensor| (tensor.name, tensor.shape)).chain(rest).collect()
+    let tables = [(EMBEDDING.to_owned(), table.clone()), (HEAD.to_owned(), table)];
+    tensors.map(|tensor| (tensor.name, tensor.shape)).chain(tables).chain(spec.end_tensors()).collect()
 }
 
 /// `lm_head` of `lm_head.weight`.

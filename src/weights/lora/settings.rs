@@ -50,8 +50,8 @@ impl Targets {
             }
         }
         let chosen = |(_, role, path): &Module| match self {
-            Self::Mlp => role.module().starts_with("mlp."),
-            Self::Attention => role.module().starts_with("self_attn."),
+            Self::Mlp => role.is_of_mlp(),
+            Self::Attention => role.is_of_attention(),
             Self::AllLinear => true,
             Self::Modules(names) => names.iter().any(|name| is_named(path, name)),
         };

@@ -31,6 +31,13 @@ pub(crate) struct Case {
     pub(crate) logits: Vec<f32>,
     pub(crate) logits_after_the_cut: Vec<f32>,
     pub(crate) rotations: Vec<Rotations>,
+    /// Of layers with a sliding window, where theirs are others.
+    #[serde(default)]
+    pub(crate) sliding_rotations: Vec<Rotations>,
+    /// Of all tokens but the first, the mean.
+    pub(crate) loss: f64,
+    /// Of each tensor of the layers: the length of its gradient, and the inner product of both.
+    pub(crate) gradients: BTreeMap<String, [f64; 2]>,
 }
 
 #[derive(Deserialize)]

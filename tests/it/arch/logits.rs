@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::llama;
 use prune::checkpoint;
-use prune::model::{Batch, Cache, Model, ModelOptions, Residency};
+use prune::model::{Batch, Cache, LayerGradients, Model, ModelOptions, Residency, WantedGradients};
 use prune::progress::Silent;
 use serde_json::{Value, json};
 
@@ -57,6 +57,34 @@ fn fixtures_tell_settings_apart() {
         ("smollm3", json!({"use_sliding_window": false})),
         ("smollm3-listed", json!({"no_rope_layers": [1, 0, 1, 1]})),
         ("internlm3", json!({"max_position_embeddings": 32})),
+        ("granite", json!({"embedding_multiplier": 2.5})),
+        ("granite", json!({"residual_multiplier": 0.5})),
+        ("granite", json!({"attention_multiplier": 0.3})),
+        ("granite", json!({"logits_scaling": 2.0})),
+        ("arcee", json!({"hidden_act": "silu"})),
+        ("nemotron", json!({"partial_rotary_factor": 0.25})),
+        ("nemotron", json!({"norm_eps": 0.1})),
+        ("hunyuan_v1_dense", json!({"rope_scaling": null})),
+        ("exaone4", json!({"sliding_window": 6})),
+        ("exaone4", json!({"sliding_window_pattern": 2})),
+        ("gemma", json!({"hidden_act": "silu"})),
+        ("gemma2", json!({"query_pre_attn_scalar": 16})),
+        ("gemma2", json!({"attn_logit_softcapping": null})),
+        ("gemma2", json!({"attn_logit_softcapping": 4.0})),
+        ("gemma2", json!({"final_logit_softcapping": 6.0})),
+        ("gemma2", json!({"sliding_window": 7})),
+        ("gemma3_text", json!({"sliding_window_pattern": 2})),
+        ("gemma3_text", json!({"rope_local_base_freq": 1000.0})),
+        ("gemma3_text", json!({"rope_scaling": null})),
+        ("olmo3", json!({"rope_scaling": null})),
+        ("olmo3", json!({"sliding_window": 6})),
+        ("glm", json!({"partial_rotary_factor": 1.0})),
+        ("cohere", json!({"logit_scale": 0.3})),
+        ("cohere", json!({"layer_norm_eps": 0.1})),
+        ("cohere2", json!({"sliding_window_pattern": 2})),
+        ("phi", json!({"partial_rotary_factor": 1.0})),
+        ("starcoder2", json!({"hidden_act": "relu2"})),
+        ("starcoder2", json!({"sliding_window": null})),
     ] {
         let mut case: Case = read(name);
         case.config.extend(patch.as_object().unwrap().clone());
@@ -67,6 +95,42 @@ fn fixtures_tell_settings_apart() {
             &case.logits,
         );
         assert!(moved > 1e-2, "{name} with {patch}: moved by {moved}");
+    }
+}
+
+/// The mean loss, and the gradient of every tensor of every layer: its length, and its inner product with the tensor.
+#[test]
+fn gradients_are_those_of_pytorch() {
+    for (name, case) in cases() {
+        let dir = tempfile::tempdir().unwrap();
+        case.write(dir.path());
+        let checkpoint = Arc::new(checkpoint::Checkpoint::open_dir(dir.path()).unwrap());
+        let model = Model::open(checkpoint, &ModelOptions::default(), &Silent).unwrap();
+        let (spec, mut found) = (case.spec(), std::collections::BTreeMap::new());
+        let wanted = WantedGradients { weights: true, gates: false };
+        let mut see = |layer: LayerGradients| {
+            for (role, is_bias, gradient) in layer.weights {
+                let tensor = spec.layer_tensor(layer.place, role);
+                let tensor_name = if is_bias { tensor.bias.unwrap() } else { tensor.name };
+                let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
+                found.insert(tensor_name, gradient.into_iter().map(f64::from).collect::<Vec<_>>());
+            }
+            Ok(())
+        };
+        let loss = model.gradients(&[case.ids.clone()], wanted, "test", &Silent, &mut see).unwrap().mean();
+        assert!((loss - case.loss).abs() < 1e-4, "{name}: loss {loss}, expected {}", case.loss);
+        for tensor in case.tensors().into_iter().filter(|tensor| tensor.name.starts_with("model.layers.")) {
+            let gradient = found.remove(&tensor.name).unwrap_or_else(|| panic!("{name}: {}", tensor.name));
+            let values = crate::fixture::to_f32(tensor.dtype, &tensor.bytes);
+            let length = gradient.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let size = values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            let product: f64 = gradient.iter().zip(values).map(|(x, value)| x * f64::from(value)).sum();
+            let [expected, inner] = case.gradients[&tensor.name];
+            let what = format!("{name}: {}: {length} {product}, expected {expected} {inner}", tensor.name);
+            assert!((length - expected).abs() <= 1e-4 * expected + 1e-6, "{what}");
+            assert!((product - inner).abs() <= 1e-4 * expected * size + 1e-6, "{what}");
+        }
+        assert!(found.is_empty(), "{name}");
     }
 }
 

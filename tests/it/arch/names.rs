@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use prune::arch::{ARCHITECTURES, ModelSpec};
+use prune::arch::{ARCHITECTURES, ModelSpec, Rope};
 use prune::checkpoint;
 
 use crate::arch::cases::{Published, Rotations, cases, read, stream};
@@ -35,15 +35,15 @@ fn tensors_are_named_and_shaped_as_in_transformers() {
 }
 
 /// How far a rotation may be from transformers': the last bit of a frequency, times the position.
-fn check_rotations(name: &str, spec: &ModelSpec, all: &[Rotations]) {
+fn check_rotations(name: &str, rope: &Rope, all: &[Rotations]) {
     for expected in all {
         let longest = *expected.positions.iter().max().unwrap() as usize + 1;
-        let (frequencies, _) = spec.rope.inverse_frequencies(longest);
+        let (frequencies, _) = rope.inverse_frequencies(longest);
         assert_eq!(frequencies.len(), expected.inverse_frequencies.len(), "{name}");
         for (found, expected) in frequencies.iter().zip(&expected.inverse_frequencies) {
             assert!((found / expected - 1.0).abs() <= 2e-7, "{name}: frequency {found}, expected {expected}");
         }
-        let (cos, sin) = spec.rope.tables(&expected.positions, longest);
+        let (cos, sin) = rope.tables(&expected.positions, longest);
         let half = frequencies.len();
         for (what, found, expected_values) in [("cos", &cos, &expected.cos), ("sin", &sin, &expected.sin)] {
             assert_eq!(found.len(), expected_values.len(), "{name}");
@@ -59,7 +59,12 @@ fn check_rotations(name: &str, spec: &ModelSpec, all: &[Rotations]) {
 #[test]
 fn rotations_are_those_of_transformers() {
     for (name, case) in cases() {
-        check_rotations(&name, &case.spec(), &case.rotations);
+        let spec = case.spec();
+        check_rotations(&name, &spec.rope, &case.rotations);
+        assert_eq!(spec.sliding_rope.is_some(), !case.sliding_rotations.is_empty(), "{name}");
+        if let Some(rope) = &spec.sliding_rope {
+            check_rotations(&name, rope, &case.sliding_rotations);
+        }
     }
 }
 
@@ -68,6 +73,6 @@ fn rotations_of_published_models_are_those_of_transformers() {
     let all: BTreeMap<String, Published> = read("rotations");
     assert!(all.len() >= 9);
     for (name, published) in all {
-        check_rotations(&name, &ModelSpec::from_config(&published.config).unwrap(), &published.rotations);
+        check_rotations(&name, &ModelSpec::from_config(&published.config).unwrap().rope, &published.rotations);
     }
 }

@@ -123,7 +123,7 @@ fn targets() {
     assert_eq!(roles("v_proj,mlp.up_proj").unwrap(), [Role::V, Role::Up]);
     let error = roles("gate_up_proj").unwrap_err().to_string();
     assert!(error.contains("gate_up_proj") && error.contains("q_proj, k_proj"), "{error}");
-    let fused = ModelSpec { fused: true, ..spec.clone() };
+    let fused = ModelSpec { fused_qkv: true, fused_gate_up: true, ..spec.clone() };
     assert_eq!(roles_of("mlp", &fused).unwrap(), [Role::GateUp, Role::Down]);
     assert_eq!(roles_of("qkv_proj", &fused).unwrap(), [Role::Qkv]);
     assert!(roles_of("up_proj", &fused).is_err());

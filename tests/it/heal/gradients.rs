@@ -31,7 +31,8 @@ fn rows() -> Vec<Vec<u32>> {
     vec![(0..23).map(|i| i * 7 % 61).collect(), (0..14).map(|i| (i * i + 3) % 61).collect(), vec![5, 9]]
 }
 
-/// Small configs of the families whose blocks differ: biases, norms of heads, fused projections, windows.
+/// Small configs of the families whose blocks differ: biases, norms, fused projections, windows, multipliers,
+/// sub-layers side by side, an MLP without gate.
 fn families() -> Vec<(&'static str, Map<String, Value>)> {
     let config = |patch: Value| {
         let mut config = Llama { layers: 3, ..Llama::default() }.config();
@@ -44,6 +45,10 @@ fn families() -> Vec<(&'static str, Map<String, Value>)> {
         ("qwen2", config(json!({"model_type": "qwen2"}))),
         ("qwen3", config(json!({"model_type": "qwen3", "tie_word_embeddings": true}))),
         ("phi3", config(json!({"model_type": "phi3"}))),
+        ("granite", config(json!({"model_type": "granite", "residual_multiplier": 0.5, "logits_scaling": 2.0}))),
+        ("nemotron", config(json!({"model_type": "nemotron", "hidden_act": "relu2"}))),
+        ("glm4", config(json!({"model_type": "glm4"}))),
+        ("cohere", config(json!({"model_type": "cohere", "logit_scale": 0.5}))),
     ]
 }
 
@@ -94,7 +99,9 @@ fn equals_autograd() {
             x = reference.forward(&x, &pass, &spec.sublayers(layer)).unwrap();
         }
         let (norm, head) = (wide(model.head().norm_weight()), wide(model.head().weight().unwrap()));
-        let normed = reference::rms_norm(&x, &norm, spec.norm_eps).unwrap();
+        let bias = model.head().norm_bias().map(wide);
+        let normed = reference::normed(spec, &x, &norm, bias.as_ref()).unwrap();
+        let normed = (normed * spec.multipliers.logits).unwrap();
         let targets = targets(&batch);
         let sum = reference::cross_entropy(&normed, &head, &targets).unwrap();
         let mean = (sum / targets.iter().flatten().count() as f64).unwrap();

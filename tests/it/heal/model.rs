@@ -69,7 +69,9 @@ pub(crate) fn write_random(dir: &Path, config: &Map<String, Value>) {
             tensors.push(random(&mut rng, tensor.name, &tensor.shape, Dtype::F32));
         }
     }
-    tensors.push(random(&mut rng, "model.norm.weight".into(), &[spec.hidden_size], Dtype::F32));
+    for (name, shape) in spec.end_tensors() {
+        tensors.push(random(&mut rng, name, &shape, Dtype::F32));
+    }
     if !spec.tied {
         tensors.push(random(&mut rng, "lm_head.weight".into(), &table, Dtype::F32));
     }

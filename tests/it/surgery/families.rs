@@ -41,10 +41,8 @@ pub(super) fn write(dir: &Path, config: &Map<String, Value>, seed: u64) -> Model
     let spec = ModelSpec::from_config(config).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let table = vec![spec.vocab_size, spec.hidden_size];
-    let mut shapes = vec![
-        ("model.embed_tokens.weight".to_owned(), table.clone()),
-        ("model.norm.weight".into(), vec![spec.hidden_size]),
-    ];
+    let mut shapes = vec![("model.embed_tokens.weight".to_owned(), table.clone())];
+    shapes.extend(spec.end_tensors());
     if !spec.tied {
         shapes.push(("lm_head.weight".into(), table));
     }

@@ -2,12 +2,15 @@
 
 mod training;
 
+use std::ops::Range;
+
 use candle_core::{Device, Tensor};
 
 use super::{Cost, Kind, Linear, Norm, SubLayer, TrainingCost, TrainingPass, cost};
-use crate::arch::{ModelSpec, Role, SubLayerKind};
+use crate::arch::{ModelSpec, QkNorm, Role, SubLayerKind};
 use crate::model::ForwardContext;
 use crate::model::cache::LayerCache;
+use crate::model::chunks;
 use crate::model::load_options::Loader;
 use crate::ops::{self, Heads};
 use crate::plan;
@@ -18,12 +21,41 @@ pub(super) const KIND: Kind = Kind { load, cost, training_cost };
 #[derive(Debug)]
 struct Attention {
     heads: Heads,
-    /// Whether queries and keys are rotated.
-    rope: bool,
+    /// How queries and keys are rotated, if they are.
+    rotation: Option<Rotation>,
     qkv: QkvProj,
-    /// Norms of the query and key heads.
+    /// Norms of queries and keys.
+    qk_norm: QkNorm,
+    /// Those there are.
     head_norms: Option<(Norm, Norm)>,
     o: Linear,
+}
+
+/// How numbers of a head are turned.
+#[derive(Clone, Copy, Debug)]
+struct Rotation {
+    /// Whether by the angles of layers with a sliding window.
+    sliding: bool,
+    interleaved: bool,
+    head_dim: usize,
+}
+
+impl Rotation {
+    /// Turns the heads of the rows `rows` of a pass, or all; `back` undoes it.
+    fn turn(&self, x: &Tensor, context: &ForwardContext, rows: Option<&Range<usize>>, back: bool) -> Result<Tensor> {
+        let (cos, sin) = context.rotations(self.sliding);
+        let (cos, sin) = match rows {
+            None => (cos.clone(), sin.clone()),
+            Some(rows) => (chunks::rows(cos, rows)?, chunks::rows(sin, rows)?),
+        };
+        let turn = match (self.interleaved, back) {
+            (false, false) => ops::rope,
+            (false, true) => ops::rope_backward,
+            (true, false) => ops::rope_interleaved,
+            (true, true) => ops::rope_interleaved_backward,
+        };
+        turn(x, &cos, &sin, self.head_dim)
+    }
 }
 
 /// Query, key and value projections, apart or in one tensor.
@@ -35,22 +67,29 @@ enum QkvProj {
 
 fn load(loader: &Loader<'_>) -> Result<Box<dyn SubLayer>> {
     let (spec, l) = (loader.spec, loader.layer);
-    let qkv = match spec.fused {
+    let qkv = match spec.fused_qkv {
         true => QkvProj::Fused(loader.linear(Role::Qkv)?),
         false => QkvProj::Split { q: loader.linear(Role::Q)?, k: loader.linear(Role::K)?, v: loader.linear(Role::V)? },
     };
     let head_norms = match spec.qk_norm {
-        true => Some((loader.norm(Role::QNorm)?, loader.norm(Role::KNorm)?)),
-        false => None,
+        QkNorm::None => None,
+        _ => Some((loader.norm(Role::QNorm)?, loader.norm(Role::KNorm)?)),
     };
+    let rotation = spec.rotated[l].then(|| Rotation {
+        sliding: spec.sliding_rope.is_some() && spec.windows[l].is_some(),
+        interleaved: spec.rope.interleaved,
+        head_dim: spec.head_dim,
+    });
     let heads = Heads {
         heads: spec.heads,
         kv_heads: spec.kv_heads,
         head_dim: spec.head_dim,
-        scale: (spec.head_dim as f32).sqrt().recip(),
+        scale: spec.multipliers.scores as f32,
         window: spec.windows[l],
+        cap: spec.multipliers.score_cap.map(|cap| cap as f32),
     };
-    Ok(Box::new(Attention { heads, rope: spec.rotated[l], qkv, head_norms, o: loader.linear(Role::O)? }))
+    let (qk_norm, o) = (spec.qk_norm, loader.linear(Role::O)?);
+    Ok(Box::new(Attention { heads, rotation, qkv, qk_norm, head_norms, o }))
 }
 
 impl Attention {
@@ -62,21 +101,28 @@ impl Attention {
         Ok((part(0, heads * head_dim)?, part(heads * head_dim, width)?, part(heads * head_dim + width, width)?))
     }
 
-    /// Queries and keys as attention takes them: heads normed where the architecture does, then rotated.
+    /// Queries and keys as attention takes them: normed where the architecture does, and rotated.
     fn norm_and_rotate(&self, q: &Tensor, k: &Tensor, context: &ForwardContext) -> Result<(Tensor, Tensor)> {
-        let (q, k) = match &self.head_norms {
-            Some((q_norm, k_norm)) => (self.norm_heads(q, q_norm)?, self.norm_heads(k, k_norm)?),
-            None => (q.clone(), k.clone()),
+        let of = |x: &Tensor, norm: Option<&Norm>| {
+            let rotate = |x: &Tensor| match &self.rotation {
+                Some(rotation) => rotation.turn(x, context, None, false),
+                None => Ok(x.clone()),
+            };
+            match norm {
+                None => rotate(x),
+                Some(norm) if self.qk_norm == QkNorm::RotatedHeads => self.norm_heads(&rotate(x)?, norm),
+                Some(norm) => rotate(&self.norm_heads(x, norm)?),
+            }
         };
-        let rotate = |x: Tensor| match self.rope {
-            true => ops::rope(&x, &context.cos, &context.sin, self.heads.head_dim),
-            false => Ok(x),
-        };
-        Ok((rotate(q)?, rotate(k)?))
+        let norms = self.head_norms.as_ref();
+        Ok((of(q, norms.map(|(q, _)| q))?, of(k, norms.map(|(_, k)| k))?))
     }
 
-    /// `[t, n·e]`, each head normalised on its own.
+    /// `[t, n·e]`, each head normalised on its own, or all of a token together.
     fn norm_heads(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        if self.qk_norm == QkNorm::Together {
+            return norm.forward(x);
+        }
         let (t, width) = x.dims2()?;
         let heads = x.reshape((t * width / self.heads.head_dim, self.heads.head_dim))?;
         Ok(norm.forward(&heads)?.reshape((t, width))?)
@@ -142,7 +188,7 @@ impl SubLayer for Attention {
 /// Projections, rotated ones, what they attend to and what becomes of that; scores and sums of values over half of the
 /// square.
 fn cost(spec: &ModelSpec) -> Cost {
-    let fused = if spec.fused { 2 } else { 1 };
+    let fused = if spec.fused_qkv { 2 } else { 1 };
     let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
     Cost {
         pass_bytes: 4 * (fused * (3 * q + 4 * kv)) as u64,
@@ -158,7 +204,7 @@ fn training_cost(spec: &ModelSpec, device: &Device) -> TrainingCost {
     let (q, kv) = (heads * spec.head_dim as u64, (spec.kv_heads * spec.head_dim) as u64);
     let narrow = ops::activation_bytes(device);
     // norms of heads are undone with what was there before them
-    let unnormed = if spec.qk_norm { q + kv } else { 0 };
+    let unnormed = if spec.qk_norm == QkNorm::None { 0 } else { q + kv };
     TrainingCost {
         // q, k, v and the output
         saved: 4 * heads + narrow * 2 * (q + kv),

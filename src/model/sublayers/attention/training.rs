@@ -6,12 +6,12 @@ use std::ops::Range;
 use candle_core::Tensor;
 
 use super::{Attention, QkvProj};
-use crate::arch::Role;
+use crate::arch::{QkNorm, Role};
 use crate::model::chunks::{Gathered, rows};
 use crate::model::sublayers::linear::LoraHidden;
 use crate::model::sublayers::{Input, Linear, Norm, TrainingPass, sum};
 use crate::model::training::{BackwardContext, TrainContext};
-use crate::ops::{self, Attended, Heads};
+use crate::ops::{self, Attended};
 use crate::{Error, Result};
 
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl TrainingPass for AttentionPass<'_> {
             let dk = attention.back_to_projection(at, norms.map(|(_, k)| k).zip(k), rows(&dk, &chunk)?, &chunk)?;
             let dv = rows(&dv, &chunk)?;
             let x = input.stream(&chunk)?;
-            let normed = input.norm.forward(&x)?;
+            let normed = input.through_norm(x.clone())?;
             let dnormed = match &attention.qkv {
                 QkvProj::Split { q, k, v } => {
                     let dq = q.backward(at, (Role::Q, row), hidden, normed.clone(), &dq, wanted)?;
@@ -162,16 +162,27 @@ impl Attention {
         dy: Tensor,
         chunk: &Range<usize>,
     ) -> Result<Tensor> {
-        let Heads { head_dim, .. } = self.heads;
-        let dy = if self.rope {
-            let (cos, sin) = (rows(&at.training.forward.cos, chunk)?, rows(&at.training.forward.sin, chunk)?);
-            ops::rope_backward(&dy, &cos, &sin, head_dim)?
-        } else {
-            dy
+        let forward = at.training.forward;
+        let turn = |x: Tensor, back| match &self.rotation {
+            Some(rotation) => rotation.turn(&x, forward, Some(chunk), back),
+            None => Ok(x),
         };
-        let Some((norm, x)) = normed else { return Ok(dy) };
-        let (t, width) = x.dims2()?;
+        match normed {
+            None => turn(dy, true),
+            Some((norm, x)) if self.qk_norm == QkNorm::RotatedHeads => {
+                turn(self.unnorm_heads(at, norm, &turn(x, false)?, &dy)?, true)
+            }
+            Some((norm, x)) => self.unnorm_heads(at, norm, &x, &turn(dy, true)?),
+        }
+    }
+
+    /// From the gradient of normed heads to that of the heads `x`.
+    fn unnorm_heads(&self, at: &mut BackwardContext<'_>, norm: &Norm, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+        let ((t, width), head_dim) = (x.dims2()?, self.heads.head_dim);
+        if self.qk_norm == QkNorm::Together {
+            return norm.backward(at, x, dy);
+        }
         let heads = |x: &Tensor| x.reshape((t * width / head_dim, head_dim));
-        Ok(norm.backward(at, &heads(&x)?, &heads(&dy)?)?.reshape((t, width))?)
+        Ok(norm.backward(at, &heads(x)?, &heads(dy)?)?.reshape((t, width))?)
     }
 }
