@@ -260,7 +260,9 @@ impl<'a> Evaluation<'a> {
         let PassPlan { run, passes, batches, report } = plan;
         let asked = passes.iter().map(|pass| &pass.requests).chain(&*batches);
         let asked: Vec<&[usize]> = asked.map(Vec::as_slice).collect();
-        let mut kept = Kept::open(self.place.as_deref(), self.settings.force, run, &asked, self.job.requests.len())?;
+        // what is put together is written at once, or refused and leaves nothing
+        let place = self.place.as_deref().filter(|_| self.settings.merge.is_empty());
+        let mut kept = Kept::open(place, self.settings.force, run, &asked, self.job.requests.len())?;
         let is_own = |pass: &usize| self.settings.shard.is_none_or(|shard| shard.has(*pass));
         kept.left.retain(is_own);
         report.resumed = (0..asked.len()).filter(is_own).count() - kept.left.len();
