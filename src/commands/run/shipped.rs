@@ -15,7 +15,6 @@ pub(super) const SHIPPED: &[(&str, &str)] = &[
 ];
 
 /// The text of the shipped recipe that `path` names; `None` where there is none, or a file of that name.
-
 pub(super) fn shipped(path: &Path) -> Option<&'static str> {
     let name = path.to_str()?;
     let (_, text) = SHIPPED.iter().find(|(own, _)| *own == name)?;
@@ -23,7 +22,6 @@ pub(super) fn shipped(path: &Path) -> Option<&'static str> {
 }
 
 /// The shipped recipe whose name is most like `path`, for a message.
-
 pub(super) fn nearest(path: &Path) -> Option<&'static str> {
     let name = path.to_str()?;
     let likeness = |own: &str| strsim::jaro_winkler(name, own);

@@ -117,7 +117,7 @@ fn gradients_are_those_of_pytorch() {
             }
             Ok(())
         };
-        let loss = model.gradients(&[case.ids.clone()], wanted, "test", &Silent, &mut see).unwrap().mean();
+        let loss = model.gradients(std::slice::from_ref(&case.ids), wanted, "test", &Silent, &mut see).unwrap().mean();
         assert!((loss - case.loss).abs() < 1e-4, "{name}: loss {loss}, expected {}", case.loss);
         for tensor in case.tensors().into_iter().filter(|tensor| tensor.name.starts_with("model.layers.")) {
             let gradient = found.remove(&tensor.name).unwrap_or_else(|| panic!("{name}: {}", tensor.name));
