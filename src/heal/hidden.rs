@@ -97,7 +97,8 @@ impl HealSettings {
         let Some(wanted) = &self.hidden_states else { return Ok(Vec::new()) };
         let refused = |why: String| Err(Error::request(format!("hidden_states {wanted}: {why}")));
         let same = |history: &&Provenance| history.origin.layers == of_teacher && history.layers.len() == layers;
-        let (stack, inserted) = match history.filter(same) {
+        let history = history.filter(same);
+        let (stack, inserted) = match history {
             Some(history) => (history.layers.clone(), &history.inserted[..]),
             None if layers == of_teacher => ((0..layers).collect(), &[][..]),
             None => {
