@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use prune::commands::eval::{eval, eval_of};
 use prune::data::Tokenizer;
@@ -88,7 +89,8 @@ fn passed(task: &dyn Task, fields: &Fields, programs: &[Answer]) -> Value {
         other => panic!("{other:?}"),
     });
     let whole: Vec<String> = whole.collect();
-    let passed = CodeRunner::open(None, &Silent).unwrap().passes(&whole, &Silent).unwrap();
+    static RUNNER: LazyLock<CodeRunner> = LazyLock::new(|| CodeRunner::open(None, &Silent).unwrap());
+    let passed = RUNNER.passes(&whole, &Silent).unwrap();
     let right = passed.iter().filter(|passed| **passed).count();
     let figure = |metric: &TaskMetric| {
         let Takes::Passed(k) = metric.takes else { panic!("{metric:?}") };
