@@ -57,7 +57,7 @@ impl SelfGeneration<'_> {
         // on a GPU a text's last bits are those of its batch: the same ones go together again
         let is_cpu = model.device().is_cpu();
         let batch = if is_cpu { items.max(1) } else { self.together };
-        let together = Together { most: self.together, ends: self.ends, alike: true };
+        let together = Together { most: self.together, ends: self.ends, alike: true, shared: 0 };
         let before = texts.known();
         let is_known = |item: &usize| before.binary_search(item).is_ok();
         let mut saying = Saying { of: self, texts, drawers: BTreeMap::new(), progress, began: Instant::now(), new: 0 };

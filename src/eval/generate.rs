@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use super::passes::{ScoredTargets, TokenRequest};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Tokenizer, end_tokens, repetition_penalty};
-use crate::model::{Drawer, Ended, Growing, Model, Speaker, Together, Wanted, likeliest_of, penalized};
+use crate::model::{Drawer, Ended, Growing, Model, Speaker, Together, Wanted, likeliest_of, penalized, shared};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
@@ -119,7 +119,9 @@ pub fn generate(
     }
     // a draw near the border of two tokens would fall otherwise for the last bits of a probability
     let alike = drawers.iter().any(Option::is_some);
-    let together = Together { most: prompts.len(), ends: &endings.ids, alike };
+    // examples that stand before every question are read once
+    let shared = if alike { 0 } else { shared(&prompts) };
+    let together = Together { most: prompts.len(), ends: &endings.ids, alike, shared };
     let said = vec![Vec::new(); requests.len()];
     let mut answering = Answering { endings, until: &until, drawers, said, progress };
     let said = model.generate_each(&mut prompts.into_iter(), together, &mut answering);

@@ -77,7 +77,7 @@ pub(super) fn write(
         most: tokens.min(settings.seq_len().saturating_sub(prompt.len())).max(1),
     });
     let mut writing = Writing { drawers, last: vec![0; prompts.len()], said: vec![None; prompts.len()] };
-    let together = Together { most: TOGETHER, ends, alike: false };
+    let together = Together { most: TOGETHER, ends, alike: false, shared: 0 };
     model.generate_each(&mut wanted, together, &mut writing).context(|| "writing texts")?;
     let mut written = Written::default();
     for ((prompt, said), last) in prompts.iter().zip(writing.said).zip(writing.last) {

@@ -77,6 +77,21 @@ impl Cache {
         Ok(Self { ids: Vec::new(), capacity, layers: layers.collect::<Result<_>>()? })
     }
 
+    /// The same sequence with room for `capacity` tokens, in memory of its own.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(super) fn with_room(&self, model: &Model, capacity: usize) -> Result<Self> {
+        let mut new = Self::new(model, capacity)?;
+        for (layer, known) in new.layers.iter_mut().zip(&self.layers).filter(|(_, known)| known.len > 0) {
+            layer.keys.slice_set(&known.keys.narrow(0, 0, known.len)?.contiguous()?, 0, 0)?;
+            layer.values.slice_set(&known.values.narrow(0, 0, known.len)?.contiguous()?, 0, 0)?;
+            layer.len = known.len;
+        }
+        new.ids.clone_from(&self.ids);
+        Ok(new)
+    }
+
     /// Bytes of a cache for `capacity` tokens; layers without attention keep none.
     #[must_use]
     pub fn bytes(spec: &ModelSpec, capacity: usize) -> u64 {

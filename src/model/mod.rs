@@ -53,7 +53,7 @@ pub(crate) use generate::Drawer;
 pub(crate) use load_options::{Parameter, Part};
 pub(crate) use loss::tokens_of_a_batch;
 pub(crate) use sublayers::{Cost, Linear, TrainingCost, mean_flops};
-pub(crate) use together::{Growing, Speaker, Together, Wanted, likeliest_of, penalized};
+pub(crate) use together::{Growing, Speaker, Together, Wanted, likeliest_of, penalized, shared};
 pub(crate) use training::{Dropout, TrainContext};
 
 use std::sync::{Arc, OnceLock};

@@ -58,6 +58,16 @@ pub(crate) struct Together<'a> {
     /// Whether a text's numbers are the same, on a CPU, whatever goes through a layer beside it: prompts are then read
     /// one by one, and rows are few enough that each is multiplied by itself.
     pub(crate) alike: bool,
+    /// Tokens that all prompts begin with, which are read once; fewer than any prompt has.
+    pub(crate) shared: usize,
+}
+
+/// How many tokens all of `prompts` begin with, less than any of them has; none where there is one.
+pub(crate) fn shared(prompts: &[Wanted]) -> usize {
+    let [first, others @ ..] = prompts else { return 0 };
+    let same = |other: &Wanted| first.prompt.iter().zip(&other.prompt).take_while(|(a, b)| a == b).count();
+    let all = others.iter().map(same).min().unwrap_or(0);
+    prompts.iter().map(|own| own.prompt.len().saturating_sub(1)).min().unwrap_or(0).min(all)
 }
 
 impl Model {
@@ -74,6 +84,7 @@ impl Model {
         speaker: &mut dyn Speaker,
     ) -> Result<()> {
         let (mut growing, mut new) = (Vec::<Growing>::new(), Vec::<Vec<u32>>::new());
+        let mut begun: Option<Cache> = None;
         loop {
             while growing.len() < together.most
                 && let Some(wanted) = wanted.next()
@@ -81,8 +92,17 @@ impl Model {
                 if wanted.prompt.is_empty() || wanted.most == 0 {
                     return Err(Error::request("nothing to generate: a prompt and at least one new token are needed"));
                 }
-                let cache = Cache::new(self, wanted.prompt.len().saturating_add(wanted.most))?;
-                new.push(wanted.prompt.clone());
+                let capacity = wanted.prompt.len().saturating_add(wanted.most);
+                let cache = match &begun {
+                    _ if together.shared == 0 => Cache::new(self, capacity)?,
+                    Some(begun) => begun.with_room(self, capacity)?,
+                    None => {
+                        let mut first = Cache::new(self, together.shared)?;
+                        self.extend(&mut first, &wanted.prompt[..together.shared])?;
+                        begun.insert(first).with_room(self, capacity)?
+                    }
+                };
+                new.push(wanted.prompt[cache.ids().len()..].to_vec());
                 growing.push(Growing { wanted, said: Vec::new(), cache });
             }
             if growing.is_empty() {
@@ -165,7 +185,55 @@ fn likeliest(mut logits: Vec<f32>, text: BTreeSet<u32>, penalty: f32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    /// Takes the likeliest tokens.
+    struct Likeliest(Vec<Vec<u32>>);
+
+    impl Speaker for Likeliest {
+        fn choose(&mut self, texts: &[Growing], logits: &Tensor) -> Result<Vec<u32>> {
+            likeliest_of(texts, logits, None)
+        }
+
+        fn goes_on(&mut self, _text: &Growing) -> Result<bool> {
+            Ok(true)
+        }
+
+        fn is_over(&mut self, text: Growing, _ended: Ended) -> Result<()> {
+            self.0[text.wanted.item] = text.said;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_all_begin_with_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::pico::write(dir.path()).unwrap();
+        let checkpoint = Arc::new(crate::checkpoint::Checkpoint::open_dir(dir.path()).unwrap());
+        let model = Model::open(checkpoint, &crate::model::ModelOptions::default(), &crate::progress::Silent).unwrap();
+        let begin: Vec<u32> = (0..9).map(|at| (at * 7 + 1) % 64).collect();
+        let prompts = [vec![3], vec![5, 6, 7], vec![3, 9], vec![3]];
+        let prompts = prompts.into_iter().enumerate().map(|(item, own)| {
+            let prompt = [begin.clone(), own].concat();
+            Wanted { item, prompt, most: 6 }
+        });
+        let prompts: Vec<Wanted> = prompts.collect();
+        assert_eq!((shared(&prompts), shared(&prompts[..1]), shared(&[])), (9, 0, 0));
+        assert_eq!(shared(&[prompts[0].clone(), prompts[3].clone()]), 9, "one token is left to read");
+        let said = |shared: usize| {
+            let mut speaker = Likeliest(vec![Vec::new(); prompts.len()]);
+            let together = Together { most: 3, ends: &[], alike: false, shared };
+            model.generate_each(&mut prompts.clone().into_iter(), together, &mut speaker).unwrap();
+            speaker.0
+        };
+        let apart = said(0);
+        assert!(apart.iter().all(|said| said.len() == 6));
+        for shared in [1, 5, 9] {
+            assert_eq!(said(shared), apart, "{shared}");
+        }
+    }
 
     #[test]
     fn what_was_said_is_less_likely_once() {
