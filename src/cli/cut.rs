@@ -22,7 +22,7 @@ use super::text::TextArgs;
   prune cut ./llama --method tail --layers 8 -o out                       a method of prune methods
   prune cut ./llama --drop 21-28 --repair refit --data c4.jsonl -o out    fitted to the whole model, no training
   prune cut ./llama --method shortgpt --layers 2 --one-at-a-time --data c4.jsonl -o out
-  prune cut ./llama --drop 21-28 --repair reduced-rank --rank 8 --data c4.jsonl -o out  read by prune alone
+  prune cut ./llama --drop 21-28 --repair reduced-rank --rank 8 --data c4.jsonl -o out  no standard file
   prune cut ./llama --drop 21-28 --repair average -o out                  merged into layer 20, no text
   prune cut ./llama --drop 21-28 --repair streamline --data c4.jsonl --steps 2 -o out  layer 20 learns 20 to 28
   prune cut ./llama --method laco --threshold 0.5 --data c4.jsonl -o out  layers merged while alike

@@ -5,7 +5,7 @@
 //! (`tests/interop/gguf_checks.py` measures both).
 
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::checkpoint::gguf::{Kind, kind_named};
@@ -104,8 +104,33 @@ pub(super) fn blocks(numbers: &Tensor, kind: &Kind) -> Result<Vec<u8>> {
     let (all, step) = (flat.elem_count(), (PIECE / width).max(1) * width);
     let pieces: Vec<usize> = (0..all).step_by(step).collect();
     let pieces = pieces.into_par_iter().map(|at| {
-        let piece = flat.narrow(0, at, step.min(all - at))?;
+        // candle quantises a tensor's whole memory, whatever part of it the tensor is
+        let piece = flat.narrow(0, at, step.min(all - at))?.to_vec1::<f32>()?;
+        let piece = Tensor::from_vec(piece, step.min(all - at), &Device::Cpu)?;
         Ok(QTensor::quantize(&piece, dtype)?.data()?.into_owned())
     });
     Ok(pieces.collect::<Result<Vec<Vec<u8>>>>()?.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::random;
+
+    /// In one piece or in several, and of a part of a tensor: the blocks of each row are its own.
+    #[test]
+    fn every_row_has_its_own_blocks() {
+        let width = 1 << 10;
+        let rows = 2 * PIECE / width + 3;
+        let all = random(1, rows, width);
+        for stored in STORED {
+            let kind = stored.kind_of(false);
+            let bytes = blocks(&all, kind).unwrap();
+            let each = bytes.len() / rows;
+            for row in [0, 1, PIECE / width, rows - 1] {
+                let own = blocks(&all.narrow(0, row, 1).unwrap(), kind).unwrap();
+                assert!(own == bytes[row * each..(row + 1) * each], "{} row {row}", stored.name);
+            }
+        }
+    }
 }

@@ -75,11 +75,15 @@ print("the cut opens in transformers and computes what the kept layers do")
 
 text = work / "text.txt"
 text.write_text(theirs.decode(ids[0]))
-loss = run("eval", cut, "--tasks", f"text:{text}")
-print("loss by prune", json.dumps(loss["tasks"])[:300])
+scores = run("eval", cut, "--tasks", f"text:{text}")
+loss, = [figure["value"] for figure in scores["figures"] if figure["metric"] == "loss"]
+# a rolling loss predicts the first token as well, behind the one that begins texts
+begun = torch.cat([torch.tensor([[theirs.bos_token_id]]), torch.tensor([theirs(text.read_text()).input_ids])], 1)
 with torch.no_grad():
-    logits = shorter(ids, use_cache=False).logits[0, :-1].log_softmax(-1)
-print("loss by transformers", -logits.gather(-1, ids[0, 1:, None]).mean().item())
+    logits = shorter(begun, use_cache=False).logits[0, :-1].log_softmax(-1)
+expected = -logits.gather(-1, begun[0, 1:, None]).mean().item()
+print("loss by prune", loss, "by transformers", expected)
+assert abs(loss - expected) < 1e-4
 
 for name, kind in (("Q8_0", Q.Q8_0), ("Q4_0", Q.Q4_0)):
     out = work / name

@@ -27,6 +27,7 @@ fn a_cut_config_reads_as_the_kept_layers() {
                     windows: kept.iter().map(|layer| spec.windows[*layer]).collect(),
                     rotated: kept.iter().map(|layer| spec.rotated[*layer]).collect(),
                     without: kept.iter().map(|layer| spec.without[*layer]).collect(),
+                    seam_maps: vec![None; kept.len()],
                     ..spec.clone()
                 };
                 assert_eq!(ModelSpec::from_config(&cut).unwrap(), expected, "{name} without {first}..={last}");
