@@ -136,11 +136,13 @@ CASES += [case(task, shots, "chatml", fewshot_as_multiturn=True, asked=True)
 
 
 def code_eval(predictions, references, k, timeout=3.0):
-    """`code_eval` of evaluate 0.4, `metrics/code_eval`: the share of programs that end without an exception."""
+    """`code_eval` of evaluate 0.4, `metrics/code_eval`: the share of programs that end without any exception."""
+    runner = "import os, sys\ntry:\n    exec(sys.stdin.read(), {})\nexcept BaseException:\n    os._exit(1)"
+
     def passes(program):
         try:
-            run = subprocess.run([sys.executable, "-c", "import sys; exec(sys.stdin.read(), {})"], input=program, text=True,
-                                 capture_output=True, timeout=timeout + 5)
+            run = subprocess.run([sys.executable, "-c", runner], input=program, text=True, capture_output=True,
+                                 timeout=timeout + 5)
             return run.returncode == 0
         except subprocess.TimeoutExpired:
             return False
