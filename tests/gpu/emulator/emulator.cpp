@@ -243,6 +243,48 @@ void affine_bf16(size_t n, size_t dims, const size_t *info, const uint16_t *x, u
         out[i] = to_bf16(from_bf16(to_bf16(from_bf16(x[place(i, dims, info, 0)]) * from_bf16(mul))) + from_bf16(add));
     }
 }
+// sums over the last of the dimensions; the kernel for few numbers is told how many sums, the other how many numbers
+void fast_sum(size_t count, size_t each, size_t dims, const size_t *info, const float *x, float *out) {
+    for (size_t i = 0; i < count / each; i++) {
+        out[i] = 0;
+        for (size_t j = 0; j < each; j++) out[i] += x[place(i * each + j, dims, info, 0)];
+    }
+}
+void fast_sum_small(size_t count, size_t each, size_t dims, const size_t *info, const float *x, float *out) {
+    fast_sum(count * each, each, dims, info, x, out);
+}
+float value(float x) { return x; }
+float value(uint16_t x) { return from_bf16(x); }
+void put(float *out, float x) { *out = x; }
+void put(uint16_t *out, float x) { *out = to_bf16(x); }
+#define EACH(name, result)                                                                                                   \
+    template <typename T> void name(size_t n, size_t dims, const size_t *info, const T *xs, T *out) {                        \
+        for (size_t i = 0; i < n; i++) {                                                                                     \
+            float x = value(xs[place(i, dims, info, 0)]);                                                                    \
+            put(out + i, result);                                                                                            \
+        }                                                                                                                    \
+    }
+EACH(usqr, x *x)
+EACH(utanh, tanhf(x))
+EACH(uexp, expf(x))
+EACH(urelu, x < 0 ? 0 : x)
+EACH(uerf, erff(x))
+EACH(usigmoid, 1 / (1 + expf(-x)))
+EACH(ugelu_erf, x * 0.5f * (1 + erff(x * 0.70710678f)))
+#define BOTH(name, result)                                                                                                   \
+    template <typename T>                                                                                                    \
+    void name(size_t n, size_t dims, const size_t *info, const T *as, const T *bs, T *out) {                                 \
+        for (size_t i = 0; i < n; i++) {                                                                                     \
+            float a = value(as[place(i, dims, info, 0)]), b = value(bs[place(i, dims, info, 1)]);                            \
+            put(out + i, result);                                                                                            \
+        }                                                                                                                    \
+    }
+BOTH(bsub, a - b)
+BOTH(bmul, a *b)
+BOTH(bdiv, a / b)
+template <typename T, typename U> void cast(size_t n, size_t dims, const size_t *info, const T *x, U *out) {
+    for (size_t i = 0; i < n; i++) put(out + i, value(x[place(i, dims, info, 0)]));
+}
 template <typename T>
 void is_u32(size_t n, size_t, const size_t *, const uint32_t *ids, const T *x, T *out, size_t, size_t rows, size_t picked,
             size_t width) {
@@ -264,7 +306,11 @@ const std::map<std::string, Kernel> &kernels() {
         CANDLE(badd_f32, badd<float>) CANDLE(ucopy_f32, ucopy<float>) CANDLE(ucopy_bf16, ucopy<uint16_t>)
         CANDLE(const_set_f32, const_set<float>) CANDLE(affine_f32, affine_f32) CANDLE(affine_bf16, affine_bf16)
         CANDLE(is_u32_f32, is_u32<float>) CANDLE(is_u32_bf16, is_u32<uint16_t>) CANDLE(copy2d_f32, copy2d<float>)
-        CANDLE(copy2d_bf16, copy2d<uint16_t>)};
+        CANDLE(copy2d_bf16, copy2d<uint16_t>) CANDLE(fast_sum_f32, fast_sum) CANDLE(fast_sum_small_f32, fast_sum_small)
+#define OF_BOTH(name) CANDLE(name##_f32, name<float>) CANDLE(name##_bf16, name<uint16_t>)
+        OF_BOTH(usqr) OF_BOTH(utanh) OF_BOTH(uexp) OF_BOTH(urelu) OF_BOTH(uerf) OF_BOTH(usigmoid) OF_BOTH(ugelu_erf)
+        OF_BOTH(bsub) OF_BOTH(bmul) OF_BOTH(bdiv) CANDLE(cast_f32_bf16, cast<float, uint16_t>)
+        CANDLE(cast_bf16_f32, cast<uint16_t, float>)};
     return all;
 }
 
