@@ -82,14 +82,6 @@ pub(super) fn check(repair: &Repair, plan: &Plan, spec: &ModelSpec, source: &Che
         if mapping.rotated {
             hadamard(spec.hidden_size)?;
         }
-        let is_last = |unit: &&Unit| !units.iter().any(|other| other.place == unit.place && other.own > unit.own);
-        if let Some(unit) = units.iter().filter(|unit| unit.is_seam).find(|unit| !is_last(unit)) {
-            return Err(Error::request(format!(
-                "--repair {name}: its map stands behind a layer, and the plan leaves a seam within layer {}; drop whole \
-                 layers, or repair with refit, fold or scale",
-                unit.layer
-            )));
-        }
         return Ok(());
     }
     let lacks = |unit: &&Unit| spec.layer_tensor(unit.layer, role(unit.sublayer)).bias.is_none();

@@ -301,7 +301,12 @@ fn linear_maps_stand_behind_layers() {
     let less = desk.json("cut operator --drop attn:1 --format per-layer -o less --verify --json");
     assert_eq!(less["without"], json!({"1": ["attention"]}));
     desk.refused("cut operator --drop 1 --repair fold --data text.jsonl -o more", 2, &["seam_maps"]);
-    desk.refused("cut model --drop attn:2 --format per-layer --repair operator --data text.jsonl -o x", 2, &["within"]);
+    for drop in ["attn:2", "mlp:2,attn:4"] {
+        let line = format!("cut model --drop {drop} --format per-layer --repair operator --data text.jsonl --force");
+        let report = desk.json(&format!("{line} -o parts --verify --json"));
+        let loss = judged(&desk.path("parts"), &written);
+        assert!((loss - report["repair"]["result"]["repaired"].as_f64().unwrap()).abs() < 2e-5, "{drop}: {report}");
+    }
     desk.refused("cut model --drop 2 --repair fold --rank 3 --data text.jsonl -o x", 2, &["--rank", "reduced-rank"]);
     let healed = desk.json(
         "heal operator --data text.jsonl --eval-data text.jsonl --seq-len 16 --batch 2 --steps 4 --rank 2 -o healed \
