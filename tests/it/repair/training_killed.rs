@@ -40,7 +40,11 @@ fn killed_in_either_layer_it_ends_with_the_same_bytes() {
     }
     assert!(kills > 1, "{kills}");
     if state.exists() {
-        desk.refused(&format!("{LINE} --steps 301 -o out"), 2, &["steps was 300, is 301", "--restart"]);
+        // what a kill left of a directory that was about to appear may go meanwhile
+        let refused = desk.run(&format!("{LINE} --steps 301 -o out"));
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && said.contains("steps was 300, is 301"), "{said}");
+        assert!(said.contains("--restart") && state.exists(), "{said}");
     }
     assert!(desk.run(&format!("{LINE} --steps {steps} -o out")).status.success());
     assert!(files(&desk.path("out")) == files(&desk.path("whole")));
