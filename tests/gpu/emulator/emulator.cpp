@@ -304,7 +304,7 @@ const std::map<std::string, Kernel> &kernels() {
     static const std::map<std::string, Kernel> all = {
 #include "kernels.inc"
         CANDLE(badd_f32, badd<float>) CANDLE(ucopy_f32, ucopy<float>) CANDLE(ucopy_bf16, ucopy<uint16_t>)
-        CANDLE(const_set_f32, const_set<float>) CANDLE(affine_f32, affine_f32) CANDLE(affine_bf16, affine_bf16)
+        CANDLE(const_set_f32, const_set<float>) CANDLE(const_set_bf16, const_set<uint16_t>) CANDLE(affine_f32, affine_f32) CANDLE(affine_bf16, affine_bf16)
         CANDLE(is_u32_f32, is_u32<float>) CANDLE(is_u32_bf16, is_u32<uint16_t>) CANDLE(copy2d_f32, copy2d<float>)
         CANDLE(copy2d_bf16, copy2d<uint16_t>) CANDLE(fast_sum_f32, fast_sum) CANDLE(fast_sum_small_f32, fast_sum_small)
 #define OF_BOTH(name) CANDLE(name##_f32, name<float>) CANDLE(name##_bf16, name<uint16_t>)
