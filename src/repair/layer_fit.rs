@@ -76,7 +76,8 @@ impl LayerFit<'_> {
             _ => Ok(()),
         };
         progress.begin(&format!("{name}: training layer {}", replaced.layer), steps as u64, Unit::Items);
-        progress.advance(losses.len() as u64);
+        let begun = losses.len();
+        progress.advance(begun as u64);
         for step in losses.len()..steps {
             if let Err(stopped) = interrupt::check() {
                 keep(&losses, &optimizer)?;
@@ -108,7 +109,9 @@ impl LayerFit<'_> {
             progress.advance(1);
         }
         progress.end();
-        keep(&losses, &optimizer)?;
+        if losses.len() > begun {
+            keep(&losses, &optimizer)?;
+        }
         if let Some(state) = task.state {
             state.finished(&losses, &named)?;
         }

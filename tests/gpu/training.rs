@@ -62,7 +62,7 @@ fn rows() -> Vec<Vec<u32>> {
 /// with dropout, with and without computing layers again, some tokens at a time, from inputs here or in main memory.
 #[test]
 fn gradients_are_the_cpus() {
-    for (dtype, tolerance) in [("f32", 5e-5), ("bf16", 0.08)] {
+    for (dtype, tolerance) in [("f32", 5e-5), ("bf16", 0.1)] {
         let Some(gpu) = gpu(dtype) else { return };
         for (family, config) in families() {
             let dir = tempfile::tempdir().unwrap();

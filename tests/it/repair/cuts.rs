@@ -312,7 +312,7 @@ fn linear_maps_stand_behind_layers() {
         "heal operator --data text.jsonl --eval-data text.jsonl --seq-len 16 --batch 2 --steps 4 --rank 2 -o healed \
          --json",
     );
-    assert!(healed["measured"]["healed"].as_f64().is_some(), "{healed}");
+    assert!(healed["result"]["measured"]["healed"].as_f64().is_some(), "{healed}");
     let model = Checkpoint::open_dir(&desk.path("healed/merged"));
     assert_eq!(model.unwrap().config["seam_maps"], json!({"1": "full", "2": "full"}));
     assert!(desk.run("sample operator --prompt w5 --tokens 5").status.success());

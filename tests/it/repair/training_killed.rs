@@ -46,7 +46,8 @@ fn killed_in_either_layer_it_ends_with_the_same_bytes() {
         assert!(refused.status.code() == Some(2) && said.contains("steps was 300, is 301"), "{said}");
         assert!(said.contains("--restart") && state.exists(), "{said}");
     }
-    assert!(desk.run(&format!("{LINE} --steps {steps} -o out")).status.success());
+    let done = desk.run(&format!("{LINE} --steps {steps} -o out"));
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(files(&desk.path("out")) == files(&desk.path("whole")));
     assert!(!desk.path("out.repairing").exists());
     // a state that is no state is told, and can be left
