@@ -61,7 +61,7 @@
 //! pico         arch checkpoint
 //! weights      arch checkpoint ops
 //! export       arch checkpoint ops weights
-//! model        arch checkpoint data ops weights
+//! model        arch checkpoint data ops pico weights
 //! surgery      arch checkpoint model pico weights
 //! importance   arch checkpoint data model ops
 //! methods      importance model
