@@ -137,7 +137,8 @@ fn families_compute_alike() {
                 for (found, expected) in scores(&ours).iter().zip(scores(&theirs)) {
                     let pairs = found.mean.iter().flatten().zip(expected.mean.iter().flatten());
                     for (found, expected) in pairs {
-                        let most = angle * expected.abs().max(1.0);
+                        // squared activations make scores large that are not bounded
+                        let most = if family == "nemotron" { angle * expected.abs().max(1.0) } else { angle };
                         assert!((found - expected).abs() < most, "{what}: {found} {expected}");
                     }
                 }
