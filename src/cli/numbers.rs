@@ -28,10 +28,11 @@ const AT_ONCE: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// A small request of each command, its numeric flags apart, in a directory with the embedded model.
-const REQUESTS: [(&str, &str); 9] = [
+const REQUESTS: [(&str, &str); 10] = [
     ("analyze", "analyze model --data text/validation.jsonl -o OUT"),
     ("methods", "methods model --data text/validation.jsonl -o OUT"),
     ("cut", "cut model -o OUT"),
+    ("grow", "grow model --after 1 --by lesa -o OUT"),
     ("generate", "generate model --prompts text/validation.jsonl -o OUT.jsonl"),
     ("teach", "teach model --data text/validation.jsonl -o OUT"),
     (

@@ -85,13 +85,13 @@ fn program(text: &str, name: &str) -> String {
 fn fields(text: &str, name: &str) -> Option<Vec<String>> {
     let body = text.split_once(&format!("pub struct {name} {{"))?.1;
     let body = body.split_once("}\n").map_or(body, |(body, _)| body);
-    let field = Regex::new(r"(?m)^ +pub (\w+):").unwrap();
+    let field = Regex::new(r"(?m)^ +pub (?:r#)?(\w+):").unwrap();
     Some(field.captures_iter(body).map(|found| found[1].to_owned()).collect())
 }
 
 /// Whether `program` looks at the field `field` of settings of type `name`.
 fn is_read(program: &str, name: &str, field: &str) -> bool {
-    let access = Regex::new(&format!(r"\b(settings|self)\s*\.\s*{field}\b")).unwrap();
+    let access = Regex::new(&format!(r"\b(settings|self)\s*\.\s*(r#)?{field}\b")).unwrap();
     let taken_apart = Regex::new(&format!(r"(?s)let {name} \{{[^}}]*\b{field}\b[^}}]*\}} =")).unwrap();
     access.is_match(program) || taken_apart.is_match(program)
 }

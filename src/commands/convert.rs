@@ -30,8 +30,7 @@ pub struct ConvertSettings {
     /// What it becomes, `safetensors` or `gguf`; `None` is the one that it is not.
     pub to: Option<String>,
     /// Type of its numbers; `None` is that of the model, f32 where that is quantised.
-    #[serde(rename = "type")]
-    pub stored: Option<String>,
+    pub r#type: Option<String>,
     /// Tensors of one weight file take no more than this, unless one alone does; a GGUF file is one.
     pub max_shard_size: String,
     /// Replaces an output that exists.
@@ -46,7 +45,7 @@ impl Default for ConvertSettings {
             model: None,
             out: None,
             to: None,
-            stored: None,
+            r#type: None,
             max_shard_size: "5GB".to_owned(),
             force: false,
             dry_run: false,
@@ -98,7 +97,7 @@ pub fn convert(settings: &ConvertSettings, progress: &dyn Progress) -> Result<Co
     let place = || checkpoint.source.id.clone();
     let spec = ModelSpec::from_config(&checkpoint.config).context(place)?;
     spec.check(&checkpoint.index).context(place)?;
-    let stored = match &settings.stored {
+    let stored = match &settings.r#type {
         Some(name) => StoredAs::named(name).context(|| "--type")?,
         None => StoredAs::named(type_of(&checkpoint))?,
     };

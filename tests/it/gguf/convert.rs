@@ -17,7 +17,7 @@ fn converted(model: &Path, to: &str, stored: Option<&str>, out: &Path) -> PathBu
     let settings = ConvertSettings {
         model: Some(model.display().to_string()),
         to: Some(to.to_owned()),
-        stored: stored.map(str::to_owned),
+        r#type: stored.map(str::to_owned),
         out: Some(out.to_owned()),
         ..ConvertSettings::default()
     };
