@@ -124,8 +124,9 @@ fn quantized(keys: &Keys<'_>) -> Result<()> {
     };
     let key = quantization.name("").trim_end_matches('.').to_owned();
     Err(Error::request(format!(
-        "{key}: the weights are {reason}; start from the full-precision checkpoint, healing quantises it by itself; \
-         if they are not quantised, delete {key} from config.json"
+        "{key}: the weights are {reason}; start from the full-precision checkpoint, healing quantises it by itself \
+         (prune convert makes numbers of FP8, GPTQ, AWQ and compressed-tensors); if they are not quantised, delete \
+         {key} from config.json"
     )))
 }
 

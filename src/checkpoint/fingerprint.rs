@@ -24,7 +24,11 @@ impl Checkpoint {
     /// name: name, dtype, shape. How the tensors are dealt out to files does not matter, nor do their values: every
     /// copy of a checkpoint and every fine-tuned sibling has the same fingerprint, another model another. A tied model
     /// that keeps its head under another name than its copy has another one, too: a plan copies tensors by name.
+    /// Of weights that are decoded it is that of what is stored.
     pub fn fingerprint(&self) -> String {
+        if let Some(quantized) = &self.quantized {
+            return quantized.fingerprint.clone();
+        }
         let mut text = String::from("prune fingerprint 1\n");
         for key in DIMENSIONS {
             // writing to a string cannot fail

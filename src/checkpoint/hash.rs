@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -24,7 +24,8 @@ impl Index {
     pub fn shard_hashes(&self, progress: &dyn Progress) -> Result<BTreeMap<String, String>> {
         progress.begin("hashing", self.files.iter().map(Held::file_len).sum(), Unit::Bytes);
         let interrupt = interrupt::current();
-        let hashes = self.shards.par_iter().map(|path| {
+        let shards: Vec<&PathBuf> = self.stored().collect();
+        let hashes = shards.into_par_iter().map(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             Ok((name, interrupt.run(|| sha256(path, progress))?))
         });

@@ -23,6 +23,7 @@ mod output;
 mod overlay;
 mod positioned;
 mod python_json;
+mod quantized;
 mod read;
 mod rename;
 mod side;
@@ -46,6 +47,7 @@ pub use output::{OutputDir, OutputFile, write_file};
 pub use overlay::Computed;
 pub use python_json::to_python_json;
 pub(crate) use python_json::{parse_json, python_number};
+pub(crate) use quantized::Quantized;
 pub(crate) use read::{copy_range, read_at};
 pub use size::ByteSize;
 pub(crate) use unfinished::{Doing, Resumable, differences, refuse_other_work, replace_tensors, unfinished};
@@ -91,6 +93,8 @@ pub struct Checkpoint {
     pub index: Index,
     /// What it is beside that as a GGUF file; `None` where it is none.
     pub(crate) gguf: Option<Arc<gguf::Gguf>>,
+    /// How its weights are stored, where they are decoded as they are read.
+    pub(crate) quantized: Option<Quantized>,
 }
 
 impl Deref for Checkpoint {
@@ -153,7 +157,7 @@ impl Checkpoint {
         let mut config: Map<String, Value> = read_json(&path)?;
         let index = Index::open_dir(dir)?;
         let leftover = leftover::take(&mut config, &index);
-        Ok(Self { source, config, leftover, index, gguf: None })
+        Ok(Self { source, config, leftover, index, gguf: None, quantized: None })
     }
 
     /// The files that decide what the model makes of a text: config, tokenizer, weights, in order; for
@@ -162,7 +166,7 @@ impl Checkpoint {
         let tokenizer = ["tokenizer.json", "tokenizer_config.json"].map(|name| self.source.dir.join(name));
         let tokenizer = tokenizer.into_iter().filter(|path| path.exists());
         let config = self.source.dir.join(CONFIG);
-        std::iter::once(config).chain(tokenizer).chain(self.index.shards.iter().cloned()).collect()
+        std::iter::once(config).chain(tokenizer).chain(self.index.stored().cloned()).collect()
     }
 
     /// The file that has the config: of a checkpoint that is a single file, that.

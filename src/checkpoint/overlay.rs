@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs::{File, Metadata};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::gguf::Packed;
@@ -91,6 +91,12 @@ impl Index {
             index.tensors.insert(name, entry);
         }
         Ok(index)
+    }
+
+    /// The files among the shards: not those that are computed.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = &PathBuf> {
+        let files = self.shards.iter().zip(&self.files);
+        files.filter(|(_, held)| !matches!(held, Held::Computed(_))).map(|(path, _)| path)
     }
 
     /// Lets `name`, where there is no such tensor, be `other`.

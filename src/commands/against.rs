@@ -69,7 +69,7 @@ impl Against {
                 (identity, own.clone(), Some(Arc::new(adapters)))
             }
             None => {
-                let checkpoint = open::checkpoint(Some(name), progress)?;
+                let checkpoint = open::computed(Some(name), progress)?;
                 let theirs = ModelSpec::from_config(&checkpoint.config).context(|| name.to_owned())?;
                 if let Some((key, here, there)) = spec.difference(&theirs) {
                     return Err(Error::request(format!(

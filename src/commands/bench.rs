@@ -237,7 +237,7 @@ struct Turn {
 
 impl Runner {
     fn open(model: Option<&str>, progress: &dyn Progress) -> Result<Self> {
-        let checkpoint = open::checkpoint(model, progress)?;
+        let checkpoint = open::computed(model, progress)?;
         let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
         Ok(Self { checkpoint, spec, turns: Vec::new(), peak_bytes: None })
     }

@@ -86,9 +86,10 @@ enum Made {
 /// that exists. Work: broken files, a number too large for the type, a full disk. Nothing is left behind.
 pub fn convert(settings: &ConvertSettings, progress: &dyn Progress) -> Result<ConvertReport> {
     let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
-    let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
+    let checkpoint = open::computed(settings.model.as_deref(), progress)?;
     let to = match (settings.to.as_deref(), checkpoint.gguf.is_some()) {
         (Some("safetensors"), _) | (None, true) => "safetensors",
+        (None, _) if checkpoint.quantized.is_some() => "safetensors",
         (Some("gguf"), _) | (None, false) => "gguf",
         (Some(other), _) => {
             return Err(Error::request(format!("to is {other:?}, expected \"safetensors\" or \"gguf\"")));

@@ -70,7 +70,7 @@ pub struct GenerateReport {
 pub fn generate(settings: &GenerateSettings, progress: &dyn Progress) -> Result<GenerateReport> {
     settings.check()?;
     let place = place(settings)?;
-    let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
+    let checkpoint = open::computed(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
     spec.check(&checkpoint.index)?;
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;

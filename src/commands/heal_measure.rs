@@ -35,7 +35,7 @@ impl Uncut {
         progress: &dyn Progress,
     ) -> Result<Option<Self>> {
         if let Some(name) = &settings.reference {
-            let checkpoint = open::checkpoint(Some(name), progress).context(|| "--reference")?;
+            let checkpoint = open::computed(Some(name), progress).context(|| "--reference")?;
             let theirs =
                 ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?.vocab_size;
             if theirs != spec.vocab_size {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 
 use crate::arch::ModelSpec;
-use crate::checkpoint::{ByteSize, Checkpoint, Hub};
+use crate::checkpoint::{ByteSize, Checkpoint, Hub, Quantized};
 use crate::data::{Longest, Purpose, SourceOptions, TextSource, tokenizer_memory};
 use crate::model::{Budget, Cache, LoadOptions, Model, ModelOptions, Residency};
 use crate::plan::PlannedFor;
@@ -36,6 +36,20 @@ pub(super) fn checkpoint(model: Option<&str>, progress: &dyn Progress) -> Result
     Ok(Arc::new(checkpoint))
 }
 
+/// The same to compute with: weights that are quantised in a way that is known are decoded as they are read.
+pub(super) fn computed(model: Option<&str>, progress: &dyn Progress) -> Result<Arc<Checkpoint>> {
+    let stored = checkpoint(model, progress)?;
+    match stored.unquantized()? {
+        Some(decoded) => {
+            if let Some(Quantized { method, .. }) = &decoded.quantized {
+                progress.note(&format!("{}: weights in {method}, decoded as they are read", decoded.source.id));
+            }
+            Ok(Arc::new(decoded))
+        }
+        None => Ok(stored),
+    }
+}
+
 /// What a plan, a history or a card calls the model, which has so many layers.
 pub(super) fn identity(checkpoint: &Checkpoint, layers: usize) -> PlannedFor {
     PlannedFor {
@@ -46,10 +60,11 @@ pub(super) fn identity(checkpoint: &Checkpoint, layers: usize) -> PlannedFor {
     }
 }
 
-/// A model that lies here: a directory, or one of the hub that the cache has. The network is not asked.
+/// A model to compute with that lies here: a directory, or one of the hub that the cache has. The network is not asked.
 pub(super) fn local_checkpoint(model: &str) -> Result<Checkpoint> {
     let offline = |name: &str| if name == "HF_HUB_OFFLINE" { Some("1".to_owned()) } else { std::env::var(name).ok() };
-    Checkpoint::open(model, &Hub::from_vars(offline)?, &Silent)
+    let stored = Checkpoint::open(model, &Hub::from_vars(offline)?, &Silent)?;
+    Ok(stored.unquantized()?.unwrap_or(stored))
 }
 
 /// `--memory`: a cap on main memory, or on the GPU's where the model computes there.

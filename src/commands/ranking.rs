@@ -140,7 +140,7 @@ pub fn rank(settings: &MethodsSettings, progress: &dyn Progress) -> Result<Ranki
         return Err(Error::request("which text? --data names it: the loss on it ranks the methods"));
     }
     settings.repair.map_or(Ok(()), ranking_repairs::check)?;
-    let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
+    let checkpoint = open::computed(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let n = settings.amount(spec.layers)?;
     let out = settings.out.as_ref();

@@ -110,7 +110,7 @@ pub fn sample(
     }
     let prompt = prompt(settings.prompt.as_deref())?;
     // before the first one speaks
-    let against = settings.against.as_deref().map(|model| open::checkpoint(Some(model), progress)).transpose();
+    let against = settings.against.as_deref().map(|model| open::computed(Some(model), progress)).transpose();
     against.context(|| "--against")?;
     let adapter = settings.adapter.as_ref();
     let mut continuations = vec![continuation(settings, settings.model.as_deref(), adapter, &prompt, progress, said)?];
@@ -144,7 +144,7 @@ fn continuation(
     progress: &dyn Progress,
     said: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Continuation> {
-    let checkpoint = open::checkpoint(model, progress)?;
+    let checkpoint = open::computed(model, progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
     let directory = &checkpoint.source.dir;
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;

@@ -37,7 +37,7 @@ impl Taught {
         let Some(teacher) = settings.teacher.as_deref() else { return Ok(None) };
         let opened = match TeacherCache::is_at(Path::new(teacher)) {
             true => TeacherCache::open(Path::new(teacher)).map(|cache| Self::Cache(Box::new(cache))),
-            false => open::checkpoint(Some(teacher), progress).map(Self::Model),
+            false => open::computed(Some(teacher), progress).map(Self::Model),
         };
         opened.context(|| "--teacher").map(Some)
     }

@@ -61,7 +61,7 @@ pub struct TeachReport {
 pub fn teach(settings: &TeachSettings, progress: &dyn Progress) -> Result<TeachReport> {
     settings.check()?;
     let place = place(settings)?;
-    let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
+    let checkpoint = open::computed(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
     spec.check(&checkpoint.index)?;
     if settings.top_k > spec.vocab_size {

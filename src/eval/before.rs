@@ -130,7 +130,7 @@ pub(super) fn weights(checkpoint: &Checkpoint, adapter: Option<&Path>, device: &
     let config = checkpoint.config_file();
     let adapter = adapter.map(|dir| ADAPTER_FILES.map(|file| dir.join(file)));
     let files: Vec<&PathBuf> =
-        std::iter::once(&config).chain(&checkpoint.index.shards).chain(adapter.iter().flatten()).collect();
+        std::iter::once(&config).chain(checkpoint.index.stored()).chain(adapter.iter().flatten()).collect();
     let digests: Vec<Vec<u8>> = files.into_par_iter().map(|file| content(file)).collect::<Result<_>>()?;
     let mut digest = Sha256::new();
     digest.update(device);

@@ -45,7 +45,7 @@ pub(super) fn files(source: &Checkpoint, hash: bool, progress: &dyn Progress) ->
         files.insert(name.to_string_lossy().into_owned(), file);
     }
     let hashed = if hash { source.index.shard_hashes(progress)? } else { BTreeMap::new() };
-    for (shard, path) in source.index.shards.iter().enumerate() {
+    for (shard, path) in source.index.stored().enumerate() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (known, computed) = (cached_hash(path), hashed.get(&name).cloned());
         if let (Some(known), Some(computed)) = (&known, &computed)

@@ -25,7 +25,14 @@ impl Blueprint {
             (slot.clone(), Arc::new(tensor) as Arc<dyn Computed>)
         });
         let index = self.source().index.with_computed(self.copied(), computed)?;
-        Ok(Checkpoint { source: self.source().source.clone(), config, leftover: None, index, gguf: None })
+        Ok(Checkpoint {
+            source: self.source().source.clone(),
+            config,
+            leftover: None,
+            index,
+            gguf: None,
+            quantized: None,
+        })
     }
 }
 

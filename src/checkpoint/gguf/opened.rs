@@ -154,7 +154,7 @@ pub(in crate::checkpoint) fn open(source: Source) -> Result<Checkpoint> {
     let unpacked = unpack(&path, gguf.header(), &config)?;
     gguf.no_tokenizer = unpacked.no_tokenizer;
     let source = Source { dir: unpacked.dir, unpacked: Some(Arc::new(unpacked.root)), ..source };
-    Ok(Checkpoint { source, config, leftover: None, index, gguf: Some(Arc::new(gguf)) })
+    Ok(Checkpoint { source, config, leftover: None, index, gguf: Some(Arc::new(gguf)), quantized: None })
 }
 
 /// The file at `path`, or all of which it is the first.

@@ -166,8 +166,7 @@ impl Checked<'_> {
             taught.check_model(settings, self.spec)?;
         }
         let teacher = taught.as_ref().and_then(Taught::model).cloned();
-        let reference =
-            settings.reference.as_deref().map(|model| open::checkpoint(Some(model), progress)).transpose()?;
+        let reference = settings.reference.as_deref().map(|model| open::computed(Some(model), progress)).transpose()?;
         for model in teacher.iter().chain(&reference) {
             ModelSpec::from_config(&model.config).context(|| model.source.id.clone())?;
         }

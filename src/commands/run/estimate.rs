@@ -95,7 +95,7 @@ pub(super) fn estimate(
     measure: Measure<'_>,
     progress: &dyn Progress,
 ) -> Result<RunReport> {
-    let checkpoint = open::checkpoint(Some(&recipe.model), progress)?;
+    let checkpoint = open::computed(Some(&recipe.model), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let wanted = recipe.wanted(&checkpoint, spec.layers)?;
     let is_dense_alone = wanted.is_empty();

@@ -134,7 +134,7 @@ fn without(settings: &impl serde::Serialize, free: &[&str]) -> Result<Value> {
 
 /// Length and time of change of the files of a model, and its config.
 fn model(checkpoint: &Checkpoint) -> Result<Value> {
-    let shards: Vec<Value> = checkpoint.index.shards.iter().map(|path| file(path)).collect::<Result<_>>()?;
+    let shards: Vec<Value> = checkpoint.index.stored().map(|path| file(path)).collect::<Result<_>>()?;
     Ok(json!([checkpoint.source.id, checkpoint.source.revision, checkpoint.fingerprint(), checkpoint.config, shards]))
 }
 

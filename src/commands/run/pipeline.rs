@@ -86,7 +86,7 @@ pub(super) struct Size {
 /// # Errors
 /// Those of the stages.
 pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Result<(Done, State)> {
-    let checkpoint = open::checkpoint(Some(&recipe.model), progress)?;
+    let checkpoint = open::computed(Some(&recipe.model), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let wanted = recipe.wanted(&checkpoint, spec.layers)?;
     let keys = Keys::new(recipe, &checkpoint)?;

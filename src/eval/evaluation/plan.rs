@@ -126,7 +126,7 @@ impl Evaluation<'_> {
         }
         let config = checkpoint.config_file();
         let adapter = settings.adapter.as_ref().map(|dir| ADAPTER_FILES.map(|file| dir.join(file)));
-        let files = std::iter::once(&config).chain(&checkpoint.index.shards).chain(adapter.iter().flatten());
+        let files = std::iter::once(&config).chain(checkpoint.index.stored()).chain(adapter.iter().flatten());
         for path in files.filter(|_| !is_shared(settings)) {
             let metadata = fs::metadata(path).map_err(|error| Error::io(path, &error))?;
             let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());

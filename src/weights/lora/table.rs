@@ -127,8 +127,9 @@ impl Adapters {
         if let Some(whole) = &self.whole {
             index.replace(&whole.file, &whole.names)?;
         }
-        let Checkpoint { source, config, leftover, .. } = checkpoint.as_ref();
+        let Checkpoint { source, config, leftover, quantized, .. } = checkpoint.as_ref();
         let (source, config, leftover) = (source.clone(), config.clone(), leftover.clone());
-        Ok(Arc::new(Checkpoint { source, config, leftover, index, gguf: None }))
+        let quantized = quantized.clone();
+        Ok(Arc::new(Checkpoint { source, config, leftover, index, gguf: None, quantized }))
     }
 }
