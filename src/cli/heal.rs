@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use prune::Result;
+use prune::card::quoted;
 use prune::checkpoint::ByteSize;
 use prune::commands::heal::{self, HealReport, HealResult};
 use prune::data::Share;
@@ -42,6 +43,8 @@ const FORMS: [&str; 6] = ["auto", "text", "messages", "sharegpt", "alpaca", "pro
                                                                      conversations: learns the answers
   prune heal ./llama-24 --data c4.jsonl --data code.jsonl --weights 3,1 -o healed
                                                                      three of four sequences of C4
+  prune heal ./llama-24 --data c4.jsonl --eval-data val.jsonl --eval-tasks boolq -o healed
+                                                                     asked as it learns (--best-by accuracy)
   prune heal ./llama-24 --data c4.jsonl --dry-run                    memory, disk and time
 With --eval-data the uncut model, the cut one and the one that is written are measured on the same tokens.
 A run that was stopped goes on when the same command is given again.
@@ -111,6 +114,25 @@ pub(crate) struct HealArgs {
     /// Steps between two validations; 0 validates at the end only [default: 100]
     #[arg(long, value_name = "K", help_heading = "Text")]
     eval_every: Option<usize>,
+    /// Tasks of questions with choices to ask at each validation, such as boolq,mmlu_stem
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = "Text")]
+    eval_tasks: Vec<String>,
+    /// Folder of tasks in lm-evaluation-harness's YAML files, to be named in --eval-tasks
+    #[arg(long, value_name = "DIR", help_heading = "Text")]
+    eval_include_path: Option<PathBuf>,
+    /// Folder with their data, or for a single task the file [default: the hub and its cache]
+    #[arg(long, value_name = "DIR", help_heading = "Text")]
+    eval_data_dir: Option<PathBuf>,
+    /// First questions of each task: a number, or a share when below 1
+    #[arg(long, value_name = "N", help_heading = "Text")]
+    eval_limit: Option<f64>,
+    /// Examples in front of each question [default: each task's own number]
+    #[arg(long, value_name = "N", help_heading = "Text")]
+    eval_few_shot: Option<usize>,
+    /// Which validation is the best one, whose parameters are written: that of the lowest loss, or that with the most
+    /// right answers [default: loss]
+    #[arg(long, value_name = "WHAT", value_parser = ["loss", "accuracy"], help_heading = "Text")]
+    best_by: Option<String>,
     /// Stop when so many validations in a row were no better than the best before them [default: never]
     #[arg(long, value_name = "N", help_heading = "Text")]
     patience: Option<usize>,
@@ -303,6 +325,10 @@ fn text(report: &HealReport) -> String {
     if let Some(out) = &report.out {
         let word = if report.found { "found     finished before with these settings:" } else { "wrote    " };
         let _ = write!(text, "{word} {}", out.display());
+        let made = ["merged", "adapter"].map(|part| out.join(part)).into_iter().find(|part| part.is_dir());
+        if let Some(made) = made.filter(|_| !report.found) {
+            let _ = write!(text, "\npublish   hf upload USER/NAME {}", quoted(&made.display().to_string()));
+        }
     }
     text
 }
@@ -342,7 +368,8 @@ fn losses(result: &HealResult, measured: &MeasuredLosses, quant: Quant) -> Strin
 
 fn training(result: &HealResult) -> Option<String> {
     let (before, best, step) = (result.loss_before?, result.best_loss?, result.best_step?);
-    Some(format!("{before:.4} -> {best:.4}, best after step {step}"))
+    let accuracy = result.best_accuracy.map(|share| format!(", {:.1} % of the questions right", 100.0 * share));
+    Some(format!("{before:.4} -> {best:.4}, best after step {step}{}", accuracy.unwrap_or_default()))
 }
 
 /// Which weights the losses while training are of.

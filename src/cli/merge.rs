@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use prune::Result;
+use prune::card::quoted;
 use prune::checkpoint::ByteSize;
 use prune::commands::merge::{self, MergeReport};
 use prune::shown::shown;
@@ -61,7 +62,10 @@ pub(crate) fn run(args: &MergeArgs, context: &Context) -> Result<()> {
 fn text(report: &MergeReport) -> String {
     let MergeReport { model, merged, adapter_parameters, size, out } = report;
     let done = match out {
-        Some(out) => format!("wrote {}", out.display()),
+        Some(out) => {
+            let out = out.display().to_string();
+            format!("wrote {out}\npublish: hf upload USER/NAME {}", quoted(&out))
+        }
         None => "dry run: nothing written".to_owned(),
     };
     let model = shown(model);

@@ -11,8 +11,8 @@ use super::heal_job::{Job, Models};
 use super::heal_measure::Uncut;
 use super::heal_record::{Inputs, Record};
 use super::heal_rows::Texts;
-use super::open;
 use super::taught::Taught;
+use super::{heal_tasks, open};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, Workplace};
 use crate::data::Share;
@@ -59,6 +59,9 @@ pub struct HealResult {
     pub best_step: Option<usize>,
     /// Validation loss then.
     pub best_loss: Option<f64>,
+    /// Share of right answers then, where questions were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_accuracy: Option<f64>,
     /// Losses of the models themselves: uncut, cut, as written; absent without a validation text.
     #[serde(default)]
     pub measured: Option<MeasuredLosses>,
@@ -87,7 +90,7 @@ pub(super) fn heal_sharing(
     settings.check()?;
     let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
     let place = place(settings)?;
-    let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
+    let checkpoint = open::computed(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
     spec.check(&checkpoint.index)?;
     let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
@@ -128,6 +131,7 @@ pub(super) fn heal_sharing(
     let plan = estimate(&checkpoint, &spec, &settings, (&device, budget), teacher_size, held)?;
     let text = Texts::open(&mut settings, &checkpoint, open::host(budget, &device), progress)?;
     let settings = &settings;
+    let tasks = heal_tasks::open(settings, (&checkpoint, &spec, open::host(budget, &device)), progress)?;
     if let Some(taught) = &taught {
         taught.check(settings, (&checkpoint, &spec), &text, progress)?;
     }
@@ -154,6 +158,7 @@ pub(super) fn heal_sharing(
         data: (text.files(), text.bytes()),
         chat: text.chat(),
         eval_data: text.validation.as_ref(),
+        tasks: tasks.as_ref(),
         teacher: taught.as_ref(),
         adapter: settings.adapter.as_deref(),
         reference: uncut.as_ref().map(|uncut| &*uncut.checkpoint),
@@ -164,7 +169,7 @@ pub(super) fn heal_sharing(
     report.found = report.result.is_some();
     if !report.found {
         let models = Models { checkpoint: &checkpoint, spec: &spec, uncut, device, budget };
-        let job = Job { models, settings, plan, pairs, text, place, max_shard, progress, record };
+        let job = Job { models, settings, plan, pairs, text, tasks, place, max_shard, progress, record };
         let (result, steps_before) = job.run(adapter, taught, known)?;
         (report.result, report.steps_before) = (Some(result), steps_before);
     }

@@ -18,7 +18,7 @@ pub(super) fn losses(lines: &[Line], result: &HealResult) -> LineChart {
         })
         .collect();
     let validation = lines.iter().filter_map(|line| match line {
-        Line::Validation { step, val_loss } => Some(Point { x: *step as f64, y: *val_loss, error: 0.0 }),
+        Line::Validation { step, val_loss, .. } => Some(Point { x: *step as f64, y: *val_loss, error: 0.0 }),
         Line::Step { .. } | Line::Measured { .. } => None,
     });
     let validation: Vec<Point> = validation.collect();

@@ -16,9 +16,10 @@ use crate::arch::ModelSpec;
 use crate::card::Kind;
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, Workplace, content_hash, create_dir, write_new};
 use crate::data::{PassedOver, TextMixture, Tokenizer, end_tokens};
+use crate::eval::questions::TaskQuestions;
 use crate::heal::{
     Best, EVENTS, Estimate, HealOutcome, HealRun, HealSettings, KnownLosses, Line, Losses, MeasuredLosses, Merge,
-    MergeOnto, StreamPair, TextSamples, Train, Trainer, WorkDir, load_options,
+    MergeOnto, StreamPair, TextSamples, Train, Trainer, ValidationTasks, WorkDir, load_options,
 };
 use crate::model::{Budget, LoadOptions, Loss, Model, ModelOptions, Residency};
 use crate::progress::Progress;
@@ -42,6 +43,8 @@ pub(super) struct Job<'a> {
     /// Depths of the model that are held against the teacher's.
     pub(super) pairs: Vec<StreamPair>,
     pub(super) text: Texts,
+    /// Questions that are asked at validations.
+    pub(super) tasks: Option<TaskQuestions>,
     pub(super) place: Arc<Workplace>,
     pub(super) max_shard: ByteSize,
     pub(super) progress: &'a dyn Progress,
@@ -181,7 +184,8 @@ impl Job<'_> {
             trainer = trainer.taught_by(&**cache);
         }
         let ends = end_tokens(&checkpoint.source.dir, tokenizer)?;
-        let mut run = HealRun { model: &model, trainer, settings, dir, validation, ends: &ends };
+        let tasks = self.tasks.as_ref().map(|tasks| tasks as &dyn ValidationTasks);
+        let mut run = HealRun { model: &model, trainer, settings, dir, validation, tasks, ends: &ends };
         let place = run.restore()?;
         let position = place.as_ref().map(|place| place.position.clone());
         let shuffle = (settings.shuffle_window, settings.seed);
@@ -286,6 +290,7 @@ fn result(finished: &HealOutcome, measured: Option<MeasuredLosses>) -> HealResul
         loss_before: finished.before,
         best_step: finished.best.map(|Best { step, .. }| step),
         best_loss: finished.best.map(|Best { loss, .. }| loss),
+        best_accuracy: finished.best.and_then(|best| best.accuracy),
         measured,
     }
 }

@@ -10,6 +10,7 @@ use super::taught::Taught;
 use crate::checkpoint::{Checkpoint, content_hash, differences, read_json};
 use crate::data::TextSource;
 use crate::data::chat::Chat;
+use crate::eval::questions::TaskQuestions;
 use crate::heal::{HealSettings, Train};
 use crate::progress::Progress;
 use crate::weights::lora::ADAPTER_FILES;
@@ -36,6 +37,7 @@ pub(super) struct Inputs<'a> {
     pub(super) data: (Vec<PathBuf>, u64),
     pub(super) chat: Option<&'a Chat>,
     pub(super) eval_data: Option<&'a TextSource>,
+    pub(super) tasks: Option<&'a TaskQuestions>,
     pub(super) teacher: Option<&'a Taught>,
     pub(super) adapter: Option<&'a Path>,
     pub(super) reference: Option<&'a Checkpoint>,
@@ -60,6 +62,9 @@ impl Record {
         deciding.insert("data_bytes".to_owned(), json!(inputs.data.1));
         if let Some(template) = inputs.chat.and_then(|chat| chat.template.as_ref()) {
             deciding.insert("chat_template_sha256".to_owned(), json!(template.sha256()));
+        }
+        if let Some(tasks) = inputs.tasks {
+            deciding.insert("eval_tasks_sha256".to_owned(), json!(tasks.digest()));
         }
         deciding.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
         let adapter: Option<Vec<PathBuf>> = inputs.adapter.map(|dir| ADAPTER_FILES.map(|file| dir.join(file)).into());

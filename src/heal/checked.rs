@@ -1,5 +1,6 @@
 //! What of a healing's settings cannot be, whatever the model.
 
+use super::accuracy::BestBy;
 use super::choices::{MergeOnto, Quant, Train};
 use super::settings::HealSettings;
 use crate::{Error, Result};
@@ -75,6 +76,19 @@ impl HealSettings {
                 "patience is a number of validations: 1 or more, with eval_data and eval_every",
             ));
         }
+        if !self.eval_tasks.is_empty() && self.eval_data.is_none() {
+            return Err(Error::request("eval_tasks are asked at validations: name a text for those with --eval-data"));
+        }
+        let goes_with_tasks = [
+            ("eval_include_path", self.eval_include_path.is_some()),
+            ("eval_data_dir", self.eval_data_dir.is_some()),
+            ("eval_limit", self.eval_limit.is_some()),
+            ("eval_few_shot", self.eval_few_shot.is_some()),
+            ("best_by = \"accuracy\"", self.best_by == BestBy::Accuracy),
+        ];
+        if let Some((name, _)) = goes_with_tasks.iter().find(|(_, given)| *given && self.eval_tasks.is_empty()) {
+            return Err(Error::request(format!("{name} goes with eval_tasks: nothing else asks questions")));
+        }
         if self.reference.is_some() && self.eval_data.is_none() {
             return Err(Error::request("reference is measured on eval_data: name a text with --eval-data"));
         }
@@ -127,6 +141,9 @@ mod tests {
             ("data = [\"a\", \"b\"]\nweights = [1, nan]", "weights: NaN"),
             ("data = \"a\"\nweights = [2]", "several texts"),
             ("patience = 2", "eval_data"),
+            ("eval_tasks = [\"boolq\"]", "--eval-data"),
+            ("eval_limit = 5", "eval_limit goes with eval_tasks"),
+            ("best_by = \"accuracy\"", "goes with eval_tasks"),
             ("patience = 0\neval_data = \"v\"", "1 or more"),
             ("patience = 2\neval_data = \"v\"\neval_every = 0", "eval_every"),
         ] {

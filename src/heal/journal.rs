@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::accuracy::{Accuracies, BestBy};
 use super::rollouts::RolloutCounts;
 use super::settings::HealSettings;
 use super::state::{Best, LOG};
@@ -51,6 +52,9 @@ pub enum Line {
         step: usize,
         /// Loss on the validation text, nats a token.
         val_loss: f64,
+        /// Right answers to questions, where some are asked.
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        accuracies: Option<Accuracies>,
     },
     /// A whole model, before or after training.
     Measured {
@@ -91,17 +95,19 @@ impl Line {
 /// The log of an unfinished run.
 #[derive(Debug)]
 pub struct Journal {
+    by: BestBy,
     path: PathBuf,
     file: File,
     lines: Vec<Line>,
 }
 
 impl Journal {
-    /// Takes up the log in `dir`, without what was written after step `step`; `None` begins it anew.
+    /// Takes up the log in `dir`, without what was written after step `step`; `None` begins it anew. `by` says which
+    /// validation is the best.
     ///
     /// # Errors
     /// Work: it cannot be read or written.
-    pub fn open(dir: &Path, step: Option<usize>) -> Result<Self> {
+    pub fn open(dir: &Path, step: Option<usize>, by: BestBy) -> Result<Self> {
         let path = dir.join(LOG);
         let at = |error: std::io::Error| Error::io(&path, &error);
         let text = if path.exists() { files::read_text(&path, files::LOG)? } else { String::new() };
@@ -118,7 +124,7 @@ impl Journal {
         // whole or not at all: a kill in the middle must not take lines that the state counts on
         write_file(&path, true, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(at)?;
-        Ok(Self { path, file, lines })
+        Ok(Self { by, path, file, lines })
     }
 
     /// Adds a line.
@@ -140,14 +146,23 @@ impl Journal {
         self.file.sync_data().map_err(|error| Error::io(&self.path, &error))
     }
 
-    /// The first of the lowest validation losses.
+    /// The first of the best validations.
     #[must_use]
     pub fn best(&self) -> Option<Best> {
         let validations = self.lines.iter().filter_map(|line| match line {
-            Line::Validation { step, val_loss } => Some(Best { step: *step, loss: *val_loss }),
+            Line::Validation { step, val_loss, accuracies } => {
+                let accuracy = accuracies.as_ref().map(|accuracies| accuracies.accuracy);
+                Some(Best { step: *step, loss: *val_loss, accuracy })
+            }
             Line::Step { .. } | Line::Measured { .. } => None,
         });
-        validations.reduce(|best, next| if next.loss < best.loss { next } else { best })
+        validations.reduce(|best, next| if next.is_better(&best, self.by) { next } else { best })
+    }
+
+    /// Which validation is the best.
+    #[must_use]
+    pub(super) fn by(&self) -> BestBy {
+        self.by
     }
 
     /// Validations after the best one.
@@ -186,7 +201,14 @@ impl Journal {
                 Line::Step { step, loss, lr, grad_norm, epoch, .. } => Some(json!({
                     "epoch": *epoch as f64, "grad_norm": grad_norm, "learning_rate": lr, "loss": loss, "step": step
                 })),
-                Line::Validation { step, val_loss } => Some(json!({"eval_loss": val_loss, "step": step})),
+                Line::Validation { step, val_loss, accuracies } => {
+                    let mut entry = json!({"eval_loss": val_loss, "step": step});
+                    if let Some(Accuracies { accuracy, tasks }) = accuracies {
+                        entry["eval_accuracy"] = json!(accuracy);
+                        tasks.iter().for_each(|(task, share)| entry[format!("eval_{task}_accuracy")] = json!(share));
+                    }
+                    Some(entry)
+                }
                 Line::Measured { .. } => None,
             })
             .collect();
@@ -196,7 +218,7 @@ impl Journal {
         });
         json!({
             "best_global_step": best.map(|best| best.step),
-            "best_metric": best.map(|best| best.loss),
+            "best_metric": best.and_then(|best| best.metric(self.by)),
             "best_model_checkpoint": null,
             "epoch": epochs.unwrap_or(0) as f64,
             "eval_steps": settings.eval_every,
@@ -246,24 +268,47 @@ mod tests {
         }
     }
 
+    fn validation(step: usize, val_loss: f64) -> Line {
+        Line::Validation { step, val_loss, accuracies: None }
+    }
+
+    #[test]
+    fn the_best_is_the_one_of_lowest_loss_or_most_right_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        for (by, best, since) in [(BestBy::Loss, 3, 0), (BestBy::Accuracy, 1, 2)] {
+            let mut journal = Journal::open(dir.path(), None, by).unwrap();
+            for (step, val_loss, right) in [(0, 3.0, false), (1, 2.0, true), (2, 1.5, true), (3, 1.0, false)] {
+                let accuracies = Some(Accuracies::of(&[("boolq", &[right, true])]));
+                journal.add(Line::Validation { step, val_loss, accuracies }).unwrap();
+            }
+            let found = journal.best().unwrap();
+            assert_eq!((found.step, journal.since_best()), (best, since));
+            let lines = journal.lines().to_vec();
+            assert_eq!(Journal::open(dir.path(), Some(3), by).unwrap().lines(), lines, "read as they were written");
+            let state = journal.trainer_state(&HealSettings::default());
+            assert_eq!(state["best_metric"].as_f64(), Some(1.0));
+            assert_eq!(state["log_history"][0]["eval_boolq_accuracy"].as_f64(), Some(0.5));
+        }
+    }
+
     #[test]
     fn what_came_after_the_state_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path(), None).unwrap();
-        for line in [step(1), Line::Validation { step: 1, val_loss: 2.0 }, step(2), step(3)] {
+        let mut journal = Journal::open(dir.path(), None, BestBy::Loss).unwrap();
+        for line in [step(1), validation(1, 2.0), step(2), step(3)] {
             journal.add(line).unwrap();
         }
         let path = dir.path().join(LOG);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("{text}{{\"step\": 4, \"lo")).unwrap();
-        let mut journal = Journal::open(dir.path(), Some(2)).unwrap();
-        assert_eq!(journal.lines(), [step(1), Line::Validation { step: 1, val_loss: 2.0 }, step(2)]);
+        let mut journal = Journal::open(dir.path(), Some(2), BestBy::Loss).unwrap();
+        assert_eq!(journal.lines(), [step(1), validation(1, 2.0), step(2)]);
         journal.add(step(3)).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
 
         assert!(journal.ends_at(3) && !journal.ends_at(2));
-        journal.add(Line::Validation { step: 3, val_loss: 2.0 }).unwrap();
-        assert_eq!((journal.best(), journal.since_best()), (Some(Best { step: 1, loss: 2.0 }), 1));
+        journal.add(validation(3, 2.0)).unwrap();
+        assert_eq!((journal.best(), journal.since_best()), (Some(Best { step: 1, loss: 2.0, accuracy: None }), 1));
         let state = journal.trainer_state(&HealSettings::default());
         assert_eq!((state["global_step"].as_u64(), state["best_metric"].as_f64()), (Some(3), Some(2.0)));
         assert_eq!(state["log_history"][1]["eval_loss"].as_f64(), Some(2.0));

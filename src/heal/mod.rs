@@ -4,10 +4,12 @@
 //! `settings` says what can be asked for, `given` what was, `pass` computes gradients, `trainer` makes steps of them
 //! with `optimizer` and `schedule`, `collective` is who else does, `distilling` how it learns from a teacher, with
 //! `hidden` states beside the loss and texts of its own (`writing`, as long as `rollouts` says), `run` is the loop with
-//! validations and `state`s to go on from, `journal` its log, `tensorboard` the same for TensorBoard;
+//! validations and `state`s to go on from, with the `accuracy` of answers
+//! where tasks are named, `journal` its log, `tensorboard` the same for TensorBoard;
 //! `merge` writes a model with the adapters in its weights, `measure` says what became of its loss; `plan` says
 //! beforehand what all that takes, `needs` of memory.
 
+mod accuracy;
 mod checked;
 mod choices;
 pub mod collective;
@@ -33,6 +35,7 @@ mod tensorboard;
 mod trainer;
 mod writing;
 
+pub use accuracy::{Accuracies, BestBy, ValidationTasks};
 pub use choices::{MergeOnto, Quant, Track, Train, TrainedLayers};
 pub use distilling::DivergenceKind;
 pub use hidden::{HiddenStates, StreamPair};

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::accuracy::ValidationTasks;
 use super::choices::Track;
 use super::journal::{Journal, Line, RolloutReport};
 use super::samples::Samples;
@@ -44,6 +45,8 @@ pub struct HealRun<'a> {
     pub dir: &'a WorkDir,
     /// Sequences to validate on.
     pub validation: &'a [Vec<u32>],
+    /// Questions to ask at validations.
+    pub tasks: Option<&'a dyn ValidationTasks>,
     /// Tokens that end a text which the model writes.
     pub ends: &'a [u32],
 }
@@ -78,7 +81,10 @@ impl HealRun<'_> {
         samples: &mut dyn Samples,
         progress: &dyn Progress,
     ) -> Result<HealOutcome> {
-        let journal = Journal::open(self.dir.path(), place.as_ref().map(|place| place.step))?;
+        let journal = {
+            let step = place.as_ref().map(|place| place.step);
+            Journal::open(self.dir.path(), step, self.settings.best_by)?
+        };
         let saved = place.as_ref().map(|place| place.step);
         if let Some(step) = saved.filter(|step| !journal.ends_at(*step)) {
             let dir = self.dir.path().display();
@@ -113,7 +119,7 @@ impl HealRun<'_> {
             self.dir.restore_best(self.trainer.parameters())?;
         }
         let before = at.journal.lines().iter().find_map(|line| match line {
-            Line::Validation { step: 0, val_loss } => Some(*val_loss),
+            Line::Validation { step: 0, val_loss, .. } => Some(*val_loss),
             _ => None,
         });
         let TrainerState { step: steps, tokens, .. } = at.place;
@@ -155,6 +161,7 @@ impl HealRun<'_> {
             let due = step == 0 || step == steps || step.checked_rem(self.settings.eval_every) == Some(0);
             // a run that was stopped in a validation has saved the step and not its validation
             if due && !at.journal.has_validation(step) {
+                progress.detail("validation");
                 self.validate(at)?;
             }
             let stalled = self.settings.patience.is_some_and(|most| at.journal.since_best() >= most);
@@ -242,11 +249,15 @@ impl HealRun<'_> {
         self.model.refresh().context(|| format!("validation at step {step}"))?;
         let losses = self.model.losses(self.validation, tokens, "validation", &Silent);
         let loss = Loss::total(&losses.context(|| format!("validation at step {step}"))?);
+        let accuracies = self.tasks.map(|tasks| tasks.accuracies(self.model)).transpose();
+        let accuracies = accuracies.context(|| format!("validation at step {step}"))?;
+        let accuracy = accuracies.as_ref().map(|accuracies| accuracies.accuracy);
+        let now = Best { step, loss: loss.mean(), accuracy };
         // before the line that says so: a line without its parameters would pass for a validation that is done
-        if at.journal.best().is_none_or(|best| loss.mean() < best.loss) {
+        if at.journal.best().is_none_or(|best| now.is_better(&best, at.journal.by())) {
             self.dir.save_best(self.trainer.parameters())?;
         }
-        at.add(Line::Validation { step, val_loss: loss.mean() })
+        at.add(Line::Validation { step, val_loss: now.loss, accuracies })
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::accuracy::BestBy;
 use super::choices::{MergeOnto, Quant, Track, Train, TrainedLayers};
 use super::distilling::DivergenceKind;
 use super::hidden::HiddenStates;
@@ -69,6 +70,24 @@ pub struct HealSettings {
     pub eval_samples: usize,
     /// Steps between two validations; 0 validates at the end only.
     pub eval_every: usize,
+    /// Tasks of questions with choices that the model is asked at each validation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub eval_tasks: Vec<String>,
+    /// Folder of task files in lm-evaluation-harness's YAML, whose names `eval_tasks` may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_include_path: Option<PathBuf>,
+    /// Folder (or, for a single task, file) with their data; the hub and its cache when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_data_dir: Option<PathBuf>,
+    /// First questions of each: a number, or a share when below 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_limit: Option<f64>,
+    /// Examples in front of each question; each task's own number when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_few_shot: Option<usize>,
+    /// Which validation is the best: that of the lowest `loss`, or that with the most right answers, `accuracy`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub best_by: BestBy,
     /// Ends the run when so many validations in a row were no better than the best before them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<usize>,
@@ -219,6 +238,12 @@ impl Default for HealSettings {
             reference: None,
             eval_samples: 100,
             eval_every: 100,
+            eval_tasks: Vec::new(),
+            eval_include_path: None,
+            eval_data_dir: None,
+            eval_limit: None,
+            eval_few_shot: None,
+            best_by: BestBy::default(),
             patience: None,
             keep_last: false,
             train: Train::Lora,

@@ -11,6 +11,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::accuracy::BestBy;
 use super::measure::KnownLosses;
 use super::rollouts::RolloutLength;
 use super::settled::is_default;
@@ -87,6 +88,24 @@ pub struct Best {
     pub step: usize,
     /// Loss, nats a token.
     pub loss: f64,
+    /// Share of right answers, where questions were asked.
+    pub accuracy: Option<f64>,
+}
+
+impl Best {
+    /// What it is judged by.
+    #[must_use]
+    pub fn metric(&self, by: BestBy) -> Option<f64> {
+        if by == BestBy::Loss { Some(self.loss) } else { self.accuracy }
+    }
+
+    /// Whether it is better than `other`.
+    pub(super) fn is_better(&self, other: &Self, by: BestBy) -> bool {
+        match by {
+            BestBy::Loss => self.loss < other.loss,
+            BestBy::Accuracy => self.accuracy > other.accuracy,
+        }
+    }
 }
 
 /// The directory of an unfinished run, `OUT.healing`. Who holds the output's [`Workplace`] works in it.

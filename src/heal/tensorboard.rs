@@ -4,11 +4,13 @@
 //! checksum. The data are an `Event` in Protocol Buffers: when it was written, its step, and its numbers by their tag
 //! (tensorflow/core/lib/io/record_writer.cc, tensorflow/core/util/event.proto).
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::accuracy::Accuracies;
 use super::journal::{Line, RolloutReport};
 use crate::checkpoint::write_file;
 use crate::{Error, Result, files};
@@ -61,24 +63,31 @@ fn now() -> f64 {
 }
 
 /// The numbers of a line by their tags, those of the Hugging Face Trainer.
-fn numbers(line: &Line) -> Vec<(&'static str, f64)> {
+fn numbers(line: &Line) -> Vec<(Cow<'static, str>, f64)> {
     match line {
         Line::Step { loss, cross_entropy, hidden, rollouts, lr, grad_norm, tokens_per_second, .. } => {
             let mut numbers = vec![
-                ("train/loss", *loss),
-                ("train/learning_rate", *lr),
-                ("train/grad_norm", *grad_norm),
-                ("train/tokens_per_second", *tokens_per_second),
+                ("train/loss".into(), *loss),
+                ("train/learning_rate".into(), *lr),
+                ("train/grad_norm".into(), *grad_norm),
+                ("train/tokens_per_second".into(), *tokens_per_second),
             ];
-            numbers.extend(cross_entropy.map(|loss| ("train/cross_entropy", loss)));
-            numbers.extend(hidden.map(|loss| ("train/hidden", loss)));
+            numbers.extend(cross_entropy.map(|loss| ("train/cross_entropy".into(), loss)));
+            numbers.extend(hidden.map(|loss| ("train/hidden".into(), loss)));
             if let Some(RolloutReport { most, counts }) = rollouts {
-                numbers.push(("train/repeated", counts.repeated_share()));
-                numbers.push(("train/rollout_tokens", *most as f64));
+                numbers.push(("train/repeated".into(), counts.repeated_share()));
+                numbers.push(("train/rollout_tokens".into(), *most as f64));
             }
             numbers
         }
-        Line::Validation { val_loss, .. } => vec![("eval/loss", *val_loss)],
+        Line::Validation { val_loss, accuracies, .. } => {
+            let mut numbers = vec![("eval/loss".into(), *val_loss)];
+            if let Some(Accuracies { accuracy, tasks }) = accuracies {
+                numbers.push(("eval/accuracy".into(), *accuracy));
+                numbers.extend(tasks.iter().map(|(task, share)| (format!("eval/{task}_accuracy").into(), *share)));
+            }
+            numbers
+        }
         Line::Measured { .. } => Vec::new(),
     }
 }
@@ -197,7 +206,7 @@ mod tests {
     /// An event byte for byte, as the format's descriptions say.
     #[test]
     fn an_event_byte_for_byte() {
-        let line = Line::Validation { step: 300, val_loss: 1.5 };
+        let line = Line::Validation { step: 300, val_loss: 1.5, accuracies: None };
         let expected = [
             &[0x09][..],
             &2.0_f64.to_le_bytes(),
@@ -216,7 +225,7 @@ mod tests {
     fn what_came_after_the_state_is_gone_and_times_stay() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(EVENTS);
-        let line = |step| Line::Validation { step, val_loss: step as f64 };
+        let line = |step| Line::Validation { step, val_loss: step as f64, accuracies: None };
         let mut events = Events::open(dir.path(), &[]).unwrap();
         (1..4).for_each(|step| events.add(&line(step)).unwrap());
         let whole = fs::read(&path).unwrap();

@@ -48,9 +48,9 @@ pub(super) fn state(dir: &Path) -> Feed {
     work.save(&TrainerState { step: 3, tokens: 70, ..TrainerState::default() }, &parameters(), &moved).unwrap();
     work.save_best(&parameters()).unwrap();
     work.save_known(&serde_json::from_value(json!({"a": []})).unwrap()).unwrap();
-    let mut log = heal::Journal::open(work.path(), None).unwrap();
+    let mut log = heal::Journal::open(work.path(), None, heal::BestBy::Loss).unwrap();
     for step in 1..4 {
-        log.add(Line::Validation { step, val_loss: 2.5 }).unwrap();
+        log.add(Line::Validation { step, val_loss: 2.5, accuracies: None }).unwrap();
     }
     let place = work.path().to_owned();
     drop((work, log));
@@ -77,7 +77,9 @@ pub(super) fn state(dir: &Path) -> Feed {
         let (parameters, mut optimizer) = (parameters(), optimizer());
         let found = case.heard(work.restore(&parameters, &mut optimizer));
         case.heard(work.restore_best(&parameters));
-        if let Some(log) = case.heard(heal::Journal::open(&place, found.flatten().map(|place| place.step))) {
+        if let Some(log) =
+            case.heard(heal::Journal::open(&place, found.flatten().map(|place| place.step), heal::BestBy::Loss))
+        {
             let _ = log.best();
             let _ = log.trainer_state(&HealSettings::default());
         }

@@ -20,6 +20,7 @@ mod requests;
 mod runs;
 mod shared;
 mod state;
+mod tasks;
 mod text;
 mod together;
 mod tracked;
