@@ -18,6 +18,7 @@ use super::compute::ComputeArgs;
   prune eval ./llama-24 --tasks mmlu,boolq -o results                 data from the hub
   prune eval ./llama-24 --tasks mmlu --data-dir ./mmlu --limit 20     local data, 20 of each
   prune eval ./llama-24 --include-path ./tasks --tasks rivers         own tasks, as lm-eval's YAML files have them
+  prune eval ./llama-24 --tasks boolq --ways ranked,token             does it still say what it ranks first?
   prune eval ./llama-24 --tasks text:validation.jsonl                 mean token loss on any text
   prune eval ./llama-it --tasks boolq --apply-chat-template           a chat model, asked in conversations
   prune eval ./llama-24 --tasks boolq --against dense/results -o out  difference to that run
@@ -57,6 +58,10 @@ pub(crate) struct EvalArgs {
     /// How a plain text file of text:FILE is cut into documents [default: document, the whole file]
     #[arg(long, value_name = "HOW", value_parser = ["document", "lines", "paragraphs"])]
     text_split: Option<String>,
+    /// How questions with choices are asked, to see whether a model can still say what it ranks first: ranked, the
+    /// likeliest choice; token, one token that names it; chain, a text that ends in it [default: ranked]
+    #[arg(long, value_name = "WAYS", value_delimiter = ',', value_parser = ["ranked", "token", "chain"])]
+    ways: Vec<String>,
     /// First questions of each task: a number, or a share when below 1
     #[arg(long, value_name = "N")]
     limit: Option<f64>,

@@ -14,12 +14,17 @@ const FEWEST: usize = 8;
 /// Where so many of the questions have that answer, giving it is no fault.
 const MOSTLY_RIGHT: f64 = 0.9;
 
+/// Share of the answers that end in repetitions above which a model no longer writes.
+const MOSTLY_REPEATED: f64 = 0.5;
+
 /// What is wrong with a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Degenerate {
     /// The same option is chosen for 99 of 100 questions or more, and is wrong for one in ten or more.
     OneAnswer,
+    /// More than half of the answers end in saying the same again and again.
+    Repetition,
     /// The loss is above ln V: every token with the same probability would do better.
     AboveGuessing,
 }
@@ -29,6 +34,13 @@ impl Degenerate {
     #[must_use]
     pub(crate) fn of_answers(majority: f64, accuracy: f64, questions: usize) -> Option<Self> {
         (questions >= FEWEST && majority >= ONE_ANSWER && accuracy < MOSTLY_RIGHT).then_some(Self::OneAnswer)
+    }
+
+    /// Of a figure of generated answers to so many questions.
+    #[must_use]
+    pub(crate) fn of_written(metric: TaskMetric, value: f64, questions: usize) -> Option<Self> {
+        (metric == TaskMetric::REPEATED_SUFFIX && questions >= FEWEST && value > MOSTLY_REPEATED)
+            .then_some(Self::Repetition)
     }
 
     /// Of a figure of a text, given all of the text's.
@@ -43,6 +55,7 @@ impl Degenerate {
     pub fn words(self) -> &'static str {
         match self {
             Self::OneAnswer => "one answer to every question",
+            Self::Repetition => "most answers end in saying the same again and again",
             Self::AboveGuessing => "worse than guessing: the loss is above ln V",
         }
     }
@@ -55,6 +68,9 @@ pub(super) fn judged(mut comparison: Comparison, task: &SideTask) -> Comparison 
         Some(metric) if metric.majority_key.is_some() => {
             let share = task.majority.iter().find(|(of, _)| *of == metric);
             share.and_then(|(_, share)| Degenerate::of_answers(*share, comparison.to, task.count))
+        }
+        Some(metric) if metric == TaskMetric::REPEATED_SUFFIX => {
+            Degenerate::of_written(metric, comparison.to, comparison.documents)
         }
         Some(metric) if !metric.higher_is_better => {
             let ratio = figure(TaskMetric::LOSS_PER_LOG_VOCAB.name);

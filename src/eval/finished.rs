@@ -8,10 +8,11 @@ use serde_json::{Map, Value};
 
 use super::job::Part;
 use super::job::judge;
-use super::metrics::{NO_FILTER, TaskMetric};
-use super::outcome::{Outcome, first_greatest, majority};
-use super::request::{Answer, Request};
+use super::metrics::{NO_FILTER, Takes, TaskMetric};
+use super::outcome::{Outcome, first_greatest, majority, mean};
+use super::request::{Answer, Completion, Request, Written};
 use super::results::{ModelFacts, samples_file};
+use super::samples::GENERATIONS;
 use super::side::{Parts, Side, SideFigure, SideTask};
 use crate::data::{Row, rows};
 use crate::files::{self, Bound};
@@ -164,7 +165,11 @@ impl Finished {
         for row in rows(&path)? {
             let row = row?;
             let filter = row.fields.get("filter").and_then(Value::as_str).unwrap_or(NO_FILTER);
-            let value = |figure: &SideFigure| pair(row.fields.get(&figure.metric)?).filter(|_| figure.filter == filter);
+            let written = written(&row.fields).unwrap_or_default();
+            let value = |figure: &SideFigure| match TaskMetric::named(&figure.metric).map(|metric| metric.takes) {
+                Some(Takes::Written(of)) => mean(&written, of).map(|mean| (mean, 1.0)),
+                _ => pair(row.fields.get(&figure.metric)?).filter(|_| figure.filter == filter),
+            };
             let parts: Vec<Option<(f64, f64)>> = figures.iter().map(value).collect();
             let prompt = row.fields.get("prompt_hash").and_then(Value::as_str).unwrap_or_default().to_owned();
             // one line for each filter
@@ -221,9 +226,18 @@ fn passed(line: &Map<String, Value>) -> Vec<bool> {
     line.get("passed").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_bool).collect()
 }
 
+/// How each of a document's answers was written.
+fn written(line: &Map<String, Value>) -> Option<Vec<Written>> {
+    serde_json::from_value(line.get(GENERATIONS)?.clone()).ok()
+}
+
 /// The answers to a document's requests in its line of samples.
 fn answers(line: &Map<String, Value>, requests: &[Request]) -> Option<Vec<Answer>> {
-    let said = |response: &Value| Some(Answer::Text(response.as_str()?.to_owned()));
+    let written = written(line);
+    let written = |place: usize| written.as_ref().and_then(|all| all.get(place).copied());
+    let said = |(place, response): (usize, &Value)| {
+        Some(Answer::Text(Completion { text: response.as_str()?.to_owned(), written: written(place) }))
+    };
     let number = |value: &Value| value.as_str()?.parse::<f64>().ok();
     let answer = |(request, response): (&Request, &Value)| match request {
         Request::LogLikelihood { .. } => {
@@ -234,10 +248,10 @@ fn answers(line: &Map<String, Value>, requests: &[Request]) -> Option<Vec<Answer
             let (own, tokens) = pair(line.get(TaskMetric::LOSS.name)?)?;
             Some(Answer::Rolling { log_likelihood: number(response)?, own, tokens: tokens as usize })
         }
-        Request::GenerateUntil { .. } => said(response),
+        Request::GenerateUntil { .. } => said((0, response)),
     };
     if let ([Request::GenerateUntil { draws: Some(draws), .. }], Some(drawn)) = (requests, line.get("resps")?.get(0)) {
-        return drawn.as_array().filter(|all| all.len() == draws.repeats)?.iter().map(said).collect();
+        return drawn.as_array().filter(|all| all.len() == draws.repeats)?.iter().enumerate().map(said).collect();
     }
     let responses = line.get("resps")?.as_array().filter(|responses| responses.len() == requests.len())?;
     requests.iter().zip(responses).map(|(request, response)| answer((request, response.get(0)?))).collect()

@@ -148,7 +148,8 @@ impl Told {
             return Err(Error::request(format!("--gen-kwargs: {what}")));
         }
         let texts = |texts: Vec<String>| &*texts.iter().map(|text| kept(text)).collect::<Vec<_>>().leak();
-        Ok(Some(Self { until: kwargs.until().map(texts), most: kwargs.most(), draws }))
+        let most = kwargs.most().map(|most| task.longest_answer.map_or(most, |longest| most.min(longest)));
+        Ok(Some(Self { until: kwargs.until().map(texts), most, draws }))
     }
 
     /// Makes a request as the user wants it.

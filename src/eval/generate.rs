@@ -5,9 +5,12 @@ use std::ops::Range;
 use candle_core::{Device, Tensor};
 
 use super::passes::{ScoredTargets, TokenRequest};
+use super::request::{Completion, FinishReason, Written};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Tokenizer, end_tokens, repetition_penalty};
-use crate::model::{Drawer, Ended, Growing, Model, Speaker, Together, Wanted, likeliest_of, penalized, shared};
+use crate::model::{
+    Drawer, Ended, Growing, Model, Speaker, Together, Wanted, likeliest_of, penalized, repeats_from, shared,
+};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
@@ -107,7 +110,7 @@ pub fn generate(
     requests: &[&TokenRequest],
     name: &dyn Fn(usize) -> String,
     progress: &dyn Progress,
-) -> Result<Vec<String>> {
+) -> Result<Vec<Completion>> {
     let (mut until, mut prompts, mut drawers) = (Vec::new(), Vec::new(), Vec::new());
     for (item, request) in requests.iter().enumerate() {
         let ScoredTargets::Until { until: texts, most, draw } = &request.targets else {
@@ -122,11 +125,16 @@ pub fn generate(
     // examples that stand before every question are read once
     let shared = if alike { 0 } else { shared(&prompts) };
     let together = Together { most: prompts.len(), ends: &endings.ids, alike, shared };
-    let said = vec![Vec::new(); requests.len()];
+    let said = vec![(Vec::new(), FinishReason::Stop); requests.len()];
     let mut answering = Answering { endings, until: &until, drawers, said, progress };
     let said = model.generate_each(&mut prompts.into_iter(), together, &mut answering);
     said.context(|| if let [_] = requests { name(0) } else { format!("{} and others", name(0)) })?;
-    answering.said.iter().zip(&until).map(|(ids, until)| endings.answer(ids, until)).collect()
+    let completion = |((ids, finish_reason), until): (&(Vec<u32>, FinishReason), &&[&str])| {
+        let repeated_suffix = repeats_from(ids).is_some();
+        let written = Written { tokens: ids.len(), finish_reason: *finish_reason, repeated_suffix };
+        Ok(Completion { text: endings.answer(ids, until)?, written: Some(written) })
+    };
+    answering.said.iter().zip(&until).map(completion).collect()
 }
 
 /// Answers by the likeliest tokens or by drawn ones, up to what a task says ends them.
@@ -135,7 +143,7 @@ struct Answering<'a> {
     until: &'a [&'a [&'a str]],
     /// Of the answers that are drawn.
     drawers: Vec<Option<Drawer>>,
-    said: Vec<Vec<u32>>,
+    said: Vec<(Vec<u32>, FinishReason)>,
     progress: &'a dyn Progress,
 }
 
@@ -161,10 +169,14 @@ impl Speaker for Answering<'_> {
         Ok(!self.endings.is_over(&text.said, self.until[text.wanted.item])?)
     }
 
-    fn is_over(&mut self, text: Growing, _ended: Ended) -> Result<()> {
+    fn is_over(&mut self, text: Growing, ended: Ended) -> Result<()> {
         // what was not said was not needed
         self.progress.advance((text.wanted.most - text.said.len()) as u64);
-        self.said[text.wanted.item] = text.said;
+        let finish_reason = match ended {
+            Ended::EndOfText => FinishReason::Stop,
+            Ended::Length => FinishReason::Length,
+        };
+        self.said[text.wanted.item] = (text.said, finish_reason);
         Ok(())
     }
 }

@@ -9,11 +9,11 @@ use sha2::{Digest, Sha256};
 use super::chat::AppliedTemplate;
 use super::code::{CodeRunner, pass_at_k};
 use super::encode::Encoder;
-use super::metrics::{Takes, figure};
-use super::outcome::{Measure, Outcome};
+use super::metrics::{NO_FILTER, Takes, TaskMetric, figure};
+use super::outcome::{Measure, Outcome, mean};
 use super::passes::{ScoredTargets, TokenRequest};
 use super::prompts::{AskedDocument, Prompts, prompts};
-use super::request::{Answer, Request};
+use super::request::{Answer, Request, Written};
 use super::room::Room;
 use super::samples;
 use super::scores::{EvalScores, GroupScore, TaskScore};
@@ -253,6 +253,13 @@ impl Part {
             let parts: Vec<(f64, f64)> = outcomes.iter().map(|outcome| outcome.measures[index].parts()).collect();
             figure(metric, filter.name, &parts, vocabulary)
         });
+        let metrics = self.leaf.task.about().written();
+        let is_known = outcomes.iter().all(|outcome| outcome.written.len() == metrics.len());
+        let written = metrics.iter().enumerate().filter(|_| is_known).map(|(index, metric)| {
+            let parts: Vec<(f64, f64)> = outcomes.iter().map(|outcome| outcome.written[index].parts()).collect();
+            figure(*metric, NO_FILTER, &parts, vocabulary)
+        });
+        let figures = figures.chain(written);
         TaskScore {
             name: self.leaf.name.clone(),
             alias: self.leaf.alias().to_owned(),
@@ -341,7 +348,7 @@ fn programs(task: &dyn Task, document: &AskedDocument, answers: &[Answer]) -> Re
     let tests = task.tests(&document.row)?;
     let all = task.about().filters.iter().map(|filter| task.filtered(filter, &document.row, answers));
     let program = |answer: &Answer| match answer {
-        Answer::Text(text) => Ok(format!("{text}\n{tests}")),
+        Answer::Text(said) => Ok(format!("{}\n{tests}", said.text)),
         _ => Err(Error::work("an answer that is no program")),
     };
     all.collect::<Result<Vec<_>>>()?.concat().iter().map(program).collect()
@@ -355,13 +362,20 @@ pub(super) fn judge(
     passed: Vec<bool>,
 ) -> Result<Outcome> {
     let mut measures = Vec::new();
+    let written: Option<Vec<Written>> = answers.iter().map(Answer::written).collect();
+    let written = written.unwrap_or_default();
+    let measure = |metric: &TaskMetric| match metric.takes {
+        Takes::Written(of) => mean(&written, of).map(|sum| Measure { sum, weight: 1.0, chosen: None }),
+        _ => None,
+    };
+    let written: Vec<Measure> = task.about().written().iter().filter_map(measure).collect();
     if task.about().is_code() {
         let (all, right) = (passed.len(), passed.iter().filter(|passed| **passed).count());
         for metric in task.about().metrics.iter().filter(|_| all > 0) {
             let Takes::Passed(k) = metric.takes else { return Err(task.about().misplaced(metric)) };
             measures.push(Measure { sum: pass_at_k(all, right, k), weight: 1.0, chosen: None });
         }
-        return Ok(Outcome { answers, measures, passed });
+        return Ok(Outcome { answers, measures, written, passed });
     }
     for filter in task.about().filters {
         measures.extend(task.judge(&document.row, &task.filtered(filter, &document.row, &answers)?)?);
@@ -369,5 +383,5 @@ pub(super) fn judge(
     if measures.len() != task.about().measured().count() {
         return Err(Error::work("the task measures something else than its metrics"));
     }
-    Ok(Outcome { answers, measures, passed })
+    Ok(Outcome { answers, measures, written, passed })
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::passes::PassTokens;
-use super::request::Answer;
+use super::request::{Answer, Completion, Written};
 use crate::checkpoint::{MARK, Workplace, adopt, claim, made_by, work_in};
 use crate::shown::from_here;
 use crate::{Error, Result, files};
@@ -48,15 +48,16 @@ struct Line {
 enum Entry {
     /// Log-likelihood and greediness.
     Scored(f32, bool),
-    /// What the model said.
-    Said(String),
+    /// What the model said, and how.
+    Said(String, Written),
 }
 
 impl Entry {
     fn new(answer: &Answer) -> Result<Self> {
         match answer {
             Answer::LogLikelihood { log_likelihood, greedy } => Ok(Self::Scored(*log_likelihood, *greedy)),
-            Answer::Text(text) => Ok(Self::Said(text.clone())),
+            Answer::Text(Completion { text, written: Some(written) }) => Ok(Self::Said(text.clone(), *written)),
+            Answer::Text(_) => Err(Error::work("journal: an answer that no model wrote")),
             Answer::Rolling { .. } => Err(Error::work("journal: a text is kept by its windows")),
         }
     }
@@ -67,7 +68,7 @@ impl Entry {
             Self::Scored(log_likelihood, greedy) => {
                 log_likelihood.is_finite().then_some(Answer::LogLikelihood { log_likelihood, greedy })
             }
-            Self::Said(text) => Some(Answer::Text(text)),
+            Self::Said(text, written) => Some(Answer::Text(Completion { text, written: Some(written) })),
         }
     }
 }

@@ -3,6 +3,9 @@
 use std::f64::consts::LN_2;
 use std::fmt;
 
+use super::classes::{correlation, f1, f1_of_three};
+use super::request::{FinishReason, Written};
+
 /// What a metric takes from a document.
 #[derive(Clone, Copy, Debug)]
 pub enum Takes {
@@ -16,6 +19,8 @@ pub enum Takes {
     Continuation(fn(f64, bool) -> f64),
     /// What the task makes of the generated text, 1 at best.
     Generated,
+    /// Of an answer in the model's own words: how it was written.
+    Written(fn(&Written) -> f64),
     /// Of programs that were run: whether one of so many passes.
     Passed(usize),
 }
@@ -128,6 +133,34 @@ impl TaskMetric {
     pub const INST_UNCHECKED: Self =
         Self { name: "inst_level_unchecked", higher_is_better: false, stderr: None, compared: None, ..Self::MEAN };
 
+    /// Share of generated answers that end in saying the same again and again.
+    pub const REPEATED_SUFFIX: Self = Self {
+        name: "repeated_suffix",
+        takes: Takes::Written(|written| f64::from(u8::from(written.repeated_suffix))),
+        higher_is_better: false,
+        ..Self::MEAN
+    };
+
+    /// Share of generated answers that have as many tokens as they may have.
+    pub const CUT_AT_LIMIT: Self = Self {
+        name: "cut_at_limit",
+        takes: Takes::Written(|written| f64::from(u8::from(written.finish_reason == FinishReason::Length))),
+        higher_is_better: false,
+        ..Self::MEAN
+    };
+
+    /// Mean number of tokens of a generated answer.
+    pub const GENERATED_TOKENS: Self = Self {
+        name: "generated_tokens",
+        takes: Takes::Written(|written| written.tokens as f64),
+        higher_is_better: false,
+        compared: None,
+        ..Self::MEAN
+    };
+
+    /// What is said of all generated answers: a model that ranks well may not be able to write any more.
+    pub const WRITTEN: &'static [Self] = &[Self::REPEATED_SUFFIX, Self::CUT_AT_LIMIT, Self::GENERATED_TOKENS];
+
     /// exp of nats a word of the original text.
     pub const WORD_PERPLEXITY: Self = Self {
         name: "word_perplexity",
@@ -180,6 +213,9 @@ impl TaskMetric {
         Self::PROMPT_LOOSE,
         Self::INST_LOOSE,
         Self::INST_UNCHECKED,
+        Self::REPEATED_SUFFIX,
+        Self::CUT_AT_LIMIT,
+        Self::GENERATED_TOKENS,
         Self::PERPLEXITY,
         Self::WORD_PERPLEXITY,
         Self::BYTE_PERPLEXITY,
@@ -272,34 +308,6 @@ pub fn figure(metric: TaskMetric, filter: &'static str, parts: &[(f64, f64)], vo
     TaskFigure { metric, filter, value, stderr }
 }
 
-/// Twice the hits of a class by what is of it and what is taken for it, nothing where there is none; of right classes
-/// and taken ones.
-fn f1(pairs: &[(f64, f64)], class: f64) -> f64 {
-    let hits = pairs.iter().filter(|pair| **pair == (class, class)).count();
-    let of_it = pairs.iter().map(|(right, taken)| usize::from(*right == class) + usize::from(*taken == class));
-    2.0 * hits as f64 / of_it.sum::<usize>().max(1) as f64
-}
-
-fn f1_of_three(pairs: &[(f64, f64)]) -> f64 {
-    (f1(pairs, 0.0) + f1(pairs, 1.0) + f1(pairs, 2.0)) / 3.0
-}
-
-/// Covariance of the classes, one-hot, by the root of both variances; nothing where one of those is nothing.
-fn correlation(pairs: &[(f64, f64)]) -> f64 {
-    let classes = pairs.iter().flat_map(|(right, taken)| [*right as usize, *taken as usize]).max().unwrap_or(0) + 1;
-    let (mut right, mut taken, mut hits) = (vec![0.0; classes], vec![0.0; classes], 0.0);
-    for pair in pairs {
-        right[pair.0 as usize] += 1.0;
-        taken[pair.1 as usize] += 1.0;
-        hits += f64::from(u8::from(pair.0 == pair.1));
-    }
-    let all = pairs.len() as f64;
-    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let spread = |own: &[f64]| all * all - product(own, own);
-    let scale = (spread(&right) * spread(&taken)).sqrt();
-    if scale == 0.0 { 0.0 } else { (hits * all - product(&right, &taken)) / scale }
-}
-
 /// The ratio of sums over documents, and its standard error: for questions, whose denominators are 1, a mean and its.
 pub(super) fn ratio(parts: &[(f64, f64)]) -> (f64, Option<f64>) {
     let n = parts.len() as f64;
@@ -341,24 +349,6 @@ mod tests {
         assert_eq!(figure.value, 1.0 / 3.0);
         assert_eq!(figure.stderr, Some(0.333_333_333_333_333_37));
         assert_eq!(super::figure(TaskMetric::ACC, NO_FILTER, &[(1.0, 1.0)], 10).stderr, None);
-    }
-
-    #[test]
-    fn classes_correlate() {
-        let pairs = [(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (2.0, 2.0), (2.0, 1.0), (0.0, 0.0)];
-        let value = |metric, pairs: &[(f64, f64)]| figure(metric, NO_FILTER, pairs, 10).value;
-        // sklearn.metrics.matthews_corrcoef and f1_score
-        assert!((value(TaskMetric::MCC, &pairs) - 0.522_232_967_867_093_5).abs() < 1e-12);
-        assert_eq!(value(TaskMetric::MCC, &[(1.0, 0.0), (0.0, 0.0)]), 0.0);
-        let two = [(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)];
-        assert!((value(TaskMetric::F1_OF_TWO, &two) - 2.0 / 3.0).abs() < 1e-15);
-    }
-
-    #[test]
-    fn classes_have_an_f1_each() {
-        let pairs = [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 1.0)];
-        let found = figure(TaskMetric::F1_OF_THREE, NO_FILTER, &pairs, 10);
-        assert!((found.value - (2.0 / 3.0 + 0.8) / 3.0).abs() < 1e-15 && found.stderr.is_none());
     }
 
     #[test]

@@ -16,6 +16,7 @@
 
 mod before;
 pub mod chat;
+mod classes;
 pub mod code;
 pub mod compare;
 pub mod defined;
@@ -53,3 +54,4 @@ mod subjects;
 pub mod table;
 pub mod tasks;
 mod text_names;
+pub mod ways;

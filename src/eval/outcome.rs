@@ -1,6 +1,6 @@
 //! What the answers to a document's requests amount to.
 
-use super::request::Answer;
+use super::request::{Answer, Written};
 
 /// One document's part in a metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +34,9 @@ pub struct Outcome {
     pub answers: Vec<Answer>,
     /// One for each metric of each filter of the task, in that order; none of programs that were not run.
     pub measures: Vec<Measure>,
+    /// One for each of what is said of answers in the model's own words; none where it is not known how they were
+    /// written.
+    pub written: Vec<Measure>,
     /// Whether each answer passes, where those are programs that were run.
     pub passed: Vec<bool>,
 }
@@ -43,6 +46,11 @@ impl Outcome {
     pub(super) fn is_nothing(&self) -> bool {
         self.answers.iter().all(|answer| matches!(answer, Answer::Rolling { tokens: 0, .. }))
     }
+}
+
+/// The mean over a document's answers of what is told by how they were written.
+pub(super) fn mean(written: &[Written], of: fn(&Written) -> f64) -> Option<f64> {
+    (!written.is_empty()).then(|| written.iter().map(of).sum::<f64>() / written.len() as f64)
 }
 
 /// Share of the commonest among the choices; nothing where there are none.

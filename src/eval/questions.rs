@@ -99,6 +99,12 @@ impl TaskQuestions {
         self.job.parts.iter().map(|part| part.leaf.name.as_str()).collect()
     }
 
+    /// Names of the tasks, and how many questions each has.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(&str, usize)> {
+        self.job.parts.iter().map(|part| (part.leaf.name.as_str(), part.prompts.documents.len())).collect()
+    }
+
     /// The passes that ask them, in which requests share what they begin with.
     #[must_use]
     pub fn batches(&self) -> &[Batch] {

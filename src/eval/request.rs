@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::SamplingParams;
 
 /// The text before an answer: examples that many documents share, and the document's own.
@@ -140,10 +142,58 @@ pub enum Answer {
         tokens: usize,
     },
     /// To [`Request::GenerateUntil`].
-    Text(String),
+    Text(Completion),
+}
+
+/// A generated text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completion {
+    /// What was said, or what a filter took of it.
+    pub text: String,
+    /// How it was written; absent of what a filter took.
+    pub written: Option<Written>,
+}
+
+impl From<String> for Completion {
+    fn from(text: String) -> Self {
+        Self { text, written: None }
+    }
+}
+
+/// How a text was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Tokens, those of the text that ended it among them.
+    pub tokens: usize,
+    /// Why there are no more.
+    pub finish_reason: FinishReason,
+    /// Whether it ends in saying the same again and again ([`repeats_from`](crate::model::repeats_from)).
+    pub repeated_suffix: bool,
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model ended it, or said what ends it.
+    Stop,
+    /// It has as many tokens as it may have.
+    Length,
 }
 
 impl Answer {
+    /// A text of which it is not known how it was written.
+    #[must_use]
+    pub fn text(text: String) -> Self {
+        Self::Text(text.into())
+    }
+
+    /// How a generated text was written.
+    #[must_use]
+    pub fn written(&self) -> Option<Written> {
+        if let Self::Text(said) = self { said.written } else { None }
+    }
+
     /// The log-likelihood in nats; none of a generated text.
     #[must_use]
     pub fn log_likelihood(&self) -> Option<f64> {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::job::{Job, Part};
-use super::metrics::{TaskFigure, TaskMetric};
+use super::metrics::{Takes, TaskFigure, TaskMetric};
 use super::python::to_json_pretty;
 use super::samples::{self, Hashes};
 use super::settings::EvalSettings;
@@ -144,9 +144,10 @@ fn results(
     let group_shots = groups().filter_map(|group| Some((group.group.name.clone(), json!(group.shots?))));
     top.insert("n-shot".to_owned(), sorted(shots.chain(group_shots)));
     let better = |figures: &[TaskFigure]| {
-        let figures =
-            figures.iter().map(|figure| (figure.metric.name.to_owned(), json!(figure.metric.higher_is_better)));
-        Value::Object(figures.collect())
+        // what the reference does not measure is not in its table
+        let own = figures.iter().filter(|figure| !matches!(figure.metric.takes, Takes::Written(_)));
+        let own = own.map(|figure| (figure.metric.name.to_owned(), json!(figure.metric.higher_is_better)));
+        Value::Object(own.collect())
     };
     let directions = scores.tasks.iter().map(|task| (task.name.clone(), better(&task.figures)));
     let group_directions = groups().map(|group| (group.group.name.clone(), better(&group.figures)));

@@ -13,10 +13,13 @@ use super::job::Part;
 use super::metrics::Takes;
 use super::prompts::AskedDocument;
 use super::python::{repr, to_json, to_json_pretty};
-use super::request::{Answer, Request};
+use super::request::{Answer, Completion, Request, Written};
 use super::tasks::{About, Filter, Task};
 use crate::checkpoint::create_file;
 use crate::{Error, Result};
+
+/// How each answer of a document was written, in its line.
+pub(super) const GENERATIONS: &str = "generations";
 
 /// Hashes of a task: they tell whether two runs asked the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +93,7 @@ fn response(answer: &Answer) -> Value {
             json!([repr(f64::from(*log_likelihood)), if *greedy { "True" } else { "False" }])
         }
         Answer::Rolling { log_likelihood, .. } => json!(repr(*log_likelihood)),
-        Answer::Text(text) => json!(text),
+        Answer::Text(said) => json!(said.text),
     }
 }
 
@@ -113,6 +116,10 @@ fn lines(out: &mut dyn Write, part: &Part, score: &TaskScore, hashes: &Hashes, a
         let measured = place * metrics.len()..(place + 1) * metrics.len();
         for ((document, outcome), hashes) in part.prompts.documents.iter().zip(&score.outcomes).zip(&hashes.documents) {
             let mut line = line(document, &outcome.answers, filter, (part.leaf.task, asked), hashes);
+            let written = outcome.answers.iter().map(Answer::written).collect::<Option<Vec<Written>>>();
+            if let Some(written) = written.filter(|_| !outcome.written.is_empty()) {
+                line.insert(GENERATIONS.to_owned(), json!(written));
+            }
             if !outcome.passed.is_empty() {
                 line.insert("passed".to_owned(), json!(outcome.passed));
             }
@@ -122,7 +129,11 @@ fn lines(out: &mut dyn Write, part: &Part, score: &TaskScore, hashes: &Hashes, a
                 let value = match metric.takes {
                     Takes::Text(_) => json!([sum, weight as u64]),
                     Takes::Class => json!([sum as u64, weight as u64]),
-                    Takes::Choice(_) | Takes::Continuation(_) | Takes::Generated | Takes::Passed(_) => json!(sum),
+                    Takes::Choice(_)
+                    | Takes::Continuation(_)
+                    | Takes::Generated
+                    | Takes::Written(_)
+                    | Takes::Passed(_) => json!(sum),
                 };
                 line.insert(metric.name.to_owned(), value);
             }
@@ -185,8 +196,8 @@ fn programs(out: &mut dyn Write, part: &Part, score: &TaskScore) -> io::Result<(
         let prompt = document.row.get("prompt").and_then(Value::as_str).unwrap_or_default();
         for filter in task.about().filters {
             for answer in task.filtered(filter, &document.row, &outcome.answers).unwrap_or_default() {
-                let Answer::Text(program) = answer else { continue };
-                let completion = program.strip_prefix(prompt).unwrap_or(&program);
+                let Answer::Text(Completion { text, .. }) = answer else { continue };
+                let completion = text.strip_prefix(prompt).unwrap_or(&text);
                 writeln!(out, "{}", json!({"task_id": id, "completion": completion}))?;
             }
         }

@@ -26,7 +26,7 @@ impl TaskScore {
     /// The choices that `metric` takes.
     fn chosen(&self, metric: TaskMetric) -> impl Iterator<Item = usize> {
         let place = self.figures.iter().position(|figure| figure.metric == metric);
-        self.outcomes.iter().filter_map(move |outcome| outcome.measures[place?].chosen)
+        self.outcomes.iter().filter_map(move |outcome| outcome.measures.get(place?)?.chosen)
     }
 
     /// Share of the questions that got the commonest answer, as `metric` judges them; absent where there are no

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gen_kwargs::GenKwargs;
 use super::shard::EvalShard;
+use super::ways::AnswerWay;
 use crate::data::TextSplit;
 use crate::{Error, Result};
 
@@ -73,6 +74,9 @@ pub struct EvalSettings {
     /// What the system says, in front of the task's description; without a template it is text like that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_instruction: Option<String>,
+    /// How questions with choices are asked: `ranked` when absent, `token`, `chain`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ways: Vec<AnswerWay>,
     /// First questions of each task: a number, or a share when below 1.
     pub limit: Option<f64>,
     /// How answers are generated, over what the tasks say: `temperature=0.8,do_sample=true`.
@@ -132,6 +136,7 @@ impl Default for EvalSettings {
             apply_chat_template: None,
             fewshot_as_multiturn: None,
             system_instruction: None,
+            ways: Vec::new(),
             limit: None,
             gen_kwargs: None,
             run_code: None,
@@ -191,6 +196,9 @@ impl EvalSettings {
             if self.compat.is_some() {
                 return Err(Error::request("--paper and --compat exclude each other"));
             }
+        }
+        if self.paper && !self.ways.is_empty() {
+            return Err(Error::request("--paper and --ways exclude each other"));
         }
         let is_chat = self.chat_template().is_some();
         if self.fewshot_as_multiturn == Some(true) && !is_chat {

@@ -57,7 +57,7 @@ impl Side {
         let task = |(part, score): (&Part, &TaskScore)| {
             let hashes = samples::hashes(part, paper).documents;
             let parts = |outcome: &Outcome| -> Vec<Option<(f64, f64)>> {
-                outcome.measures.iter().map(Measure::parts).map(Some).collect()
+                outcome.measures.iter().chain(&outcome.written).map(Measure::parts).map(Some).collect()
             };
             let ids = part.prompts.documents.iter().map(|document| document.id);
             let documents = ids.zip(&score.outcomes).zip(hashes);

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::defined::{Columns, data_files};
+use super::defined::{Columns, TaskFiles, data_files};
 use super::layouts;
-use super::select::{Leaf, select};
+use super::select::{Leaf, select_with};
 use super::tasks::{About, Config, Release, TASKS};
 use crate::checkpoint::{Dataset, Hub};
 use crate::data::{ReadOptions, Row, TextSplit, is_of_format, names_below, rows_with};
@@ -166,15 +166,25 @@ fn on_hub(
     Ok((dataset, found))
 }
 
-/// What the tasks called `names` need of the hub to be scored there, with examples or without: data sets and names of
-/// their files.
+/// What the tasks called `names`, of `include_path` too, need of the hub to be scored there, with examples or without:
+/// data sets and names of their files.
 ///
 /// # Errors
 /// Request: a name that is no task; a split that the data set does not have. Those of [`Hub::dataset`].
-pub(crate) fn hub_files(hub: &Hub, names: &[String], progress: &dyn Progress) -> Result<Vec<(Dataset, Vec<String>)>> {
+pub(crate) fn hub_files(
+    hub: &Hub,
+    names: &[String],
+    include_path: Option<&Path>,
+    progress: &dyn Progress,
+) -> Result<Vec<(Dataset, Vec<String>)>> {
     let known = RefCell::default();
     let mut all: BTreeMap<&'static str, (Dataset, Vec<String>)> = BTreeMap::new();
-    for leaf in select(names, &[])?.leaves {
+    let files = TaskFiles::open(include_path, names)?;
+    for leaf in select_with(names, &[], &files)?.leaves {
+        if !leaf.task.about().local.is_empty() {
+            // its definition names files that are here
+            continue;
+        }
         if leaf.file.is_some() {
             return Err(Error::request(format!("{}: a text of one's own is not on the hub", leaf.name)));
         }

@@ -66,7 +66,9 @@ fn descend(scores: &EvalScores, name: &str, depth: usize, rows: &mut Vec<FigureR
                     stderr: figure.stderr,
                     chance: chance.filter(|_| matches!(figure.metric.takes, Takes::Choice(_))),
                     majority: share,
-                    degenerate: answers.or_else(|| Degenerate::of_loss(figures)),
+                    degenerate: answers
+                        .or_else(|| Degenerate::of_written(figure.metric, figure.value, documents))
+                        .or_else(|| Degenerate::of_loss(figures)),
                 }
             }));
         };

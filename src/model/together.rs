@@ -121,7 +121,9 @@ impl Model {
                     continue;
                 }
                 text.said.push(token);
-                if speaker.goes_on(&text)? && text.said.len() < text.wanted.most {
+                if !speaker.goes_on(&text)? {
+                    speaker.is_over(text, Ended::EndOfText)?;
+                } else if text.said.len() < text.wanted.most {
                     new.push(vec![token]);
                     growing.push(text);
                 } else {

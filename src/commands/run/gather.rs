@@ -144,7 +144,9 @@ fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<ScoreCol
     for figure in figures {
         let known = measures.iter().any(|known| (&known.task, &known.metric) == (&figure.task, &figure.metric));
         let metric = TaskMetric::named(figure.metric.split(',').next().unwrap_or_default());
-        let is_shown = metric.is_some_and(|metric| metric.higher_is_better || metric == TaskMetric::LOSS);
+        let is_shown = metric.is_some_and(|metric| {
+            metric.higher_is_better || [TaskMetric::LOSS, TaskMetric::REPEATED_SUFFIX].contains(&metric)
+        });
         if known || !is_shown {
             continue;
         }
@@ -153,7 +155,7 @@ fn measures<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Vec<ScoreCol
             title: title(figure),
             metric: figure.metric.clone(),
             chance: figure.chance,
-            is_loss: metric == Some(TaskMetric::LOSS),
+            is_loss: metric.is_some_and(|metric| !metric.higher_is_better),
             depth: figure.depth,
         });
     }
@@ -189,7 +191,7 @@ fn healing(cut: &CutDone, result: &HealResult, dir: &Path) -> Result<Healing> {
         let line = serde_json::from_str(line).map_err(|error| Error::work(format!("{}: {error}", path.display())))?;
         match line {
             Line::Step { step, loss, .. } => training.push((step, loss)),
-            Line::Validation { step, val_loss } => validation.push((step, val_loss)),
+            Line::Validation { step, val_loss, .. } => validation.push((step, val_loss)),
             Line::Measured { .. } => {}
         }
     }

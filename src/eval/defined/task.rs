@@ -228,11 +228,11 @@ impl Task for FileTask {
         let Some(pipeline) = self.pipelines.iter().find(|pipeline| pipeline.name == filter.name) else {
             return Ok(answers.to_vec());
         };
-        let said = |answer: &Answer| if let Answer::Text(text) = answer { Some(text.clone()) } else { None };
+        let said = |answer: &Answer| if let Answer::Text(said) = answer { Some(said.text.clone()) } else { None };
         let Some(said) = answers.iter().map(said).collect::<Option<Vec<String>>>() else { return Ok(answers.to_vec()) };
         // the likeliest answer is the same each time
         let responses = if let [one] = said.as_slice() { vec![one.clone(); self.about.repeats] } else { said };
-        Ok(pipeline.apply(document, responses)?.into_iter().map(Answer::Text).collect())
+        Ok(pipeline.apply(document, responses)?.into_iter().map(Answer::text).collect())
     }
 
     fn judge(&self, document: &Fields, answers: &[Answer]) -> Result<Vec<Measure>> {
@@ -242,7 +242,7 @@ impl Task for FileTask {
             (OutputType::Generate, [Answer::Text(said)]) => {
                 let mut is_right = false;
                 for right in self.right(document)? {
-                    is_right |= self.exact.is_match(said, &right)?;
+                    is_right |= self.exact.is_match(&said.text, &right)?;
                 }
                 Ok(metrics.map(|_| Measure::right(is_right)).collect())
             }

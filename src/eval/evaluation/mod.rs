@@ -74,7 +74,7 @@ impl Asked {
             Some(task) => Selection::of(task),
             None => {
                 let files = TaskFiles::open(settings.include_path.as_deref(), &tasks)?;
-                select_with(&tasks, &source.subjects(), &files)?
+                select_with(&tasks, &source.subjects(), &files)?.in_ways(&settings.ways)?
             }
         };
         let code = selection.leaves.iter().find(|leaf| leaf.task.about().is_code());

@@ -46,6 +46,8 @@ pub struct About {
     pub example_delimiters: Option<[&'static str; 2]>,
     /// How often an answer counts among those that a filter chooses from.
     pub repeats: usize,
+    /// Tokens of an answer at most, whatever the user says.
+    pub longest_answer: Option<usize>,
     /// How its own release lays its rows out, where that is not as the hub does.
     pub release: Release,
     /// The reference's output type.
@@ -82,6 +84,7 @@ impl About {
         gen_prefix: "",
         example_delimiters: None,
         repeats: 1,
+        longest_answer: None,
         release: Release::Hub,
         output: OutputType::MultipleChoice,
         metrics: &[],
@@ -108,6 +111,11 @@ impl About {
     pub(in crate::eval) fn measured(&self) -> impl Iterator<Item = (&'static Filter, TaskMetric)> {
         let metrics = self.metrics;
         self.filters.iter().flat_map(move |filter| metrics.iter().map(move |metric| (filter, *metric)))
+    }
+
+    /// What is said of the answers in the model's own words, whatever they are.
+    pub(in crate::eval) fn written(&self) -> &'static [TaskMetric] {
+        if self.output == OutputType::Generate { TaskMetric::WRITTEN } else { &[] }
     }
 
     /// Whether its answers are programs that have to be run.
@@ -166,7 +174,7 @@ impl Filter {
     /// What is judged of an answer.
     pub(in crate::eval) fn apply(&self, answer: &Answer) -> Answer {
         match answer {
-            Answer::Text(text) => Answer::Text((self.extract)(text)),
+            Answer::Text(said) => Answer::text((self.extract)(&said.text)),
             other => other.clone(),
         }
     }

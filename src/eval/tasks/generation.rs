@@ -4,7 +4,7 @@ use super::{About, Task, TaskMetric};
 use crate::eval::fields::Fields;
 use crate::eval::metrics::Takes;
 use crate::eval::outcome::Measure;
-use crate::eval::request::{Answer, Request};
+use crate::eval::request::{Answer, Completion, Request};
 use crate::eval::shots::{Example, Shots};
 use crate::{Error, Result};
 
@@ -47,7 +47,7 @@ impl Task for Generation {
     }
 
     fn judge(&self, document: &Fields, answers: &[Answer]) -> Result<Vec<Measure>> {
-        let Some(Answer::Text(said)) = answers.first() else {
+        let Some(Answer::Text(Completion { text: said, .. })) = answers.first() else {
             return Err(Error::work(format!("{}: nothing was said", self.about.name)));
         };
         let sum = (self.score)(said, &(self.answer)(document)?);

@@ -149,12 +149,12 @@ fn the_right_answer_is_one_and_others_are_nothing() {
             }
             // several metrics, each of instructions of its own
             OutputType::Generate if name == "ifeval" => {
-                let said = judge(task, &document, &[Answer::Text("One, two".to_owned())]);
+                let said = judge(task, &document, &[Answer::text("One, two".to_owned())]);
                 let expected = [(0.0, 0.0), (1.0, 2.0), (0.0, 0.0), (1.0, 2.0), (1.0, 3.0)];
                 assert_eq!(said.iter().map(Measure::parts).collect::<Vec<_>>(), expected);
             }
             OutputType::Generate => {
-                let judged = |said: &str| judge(task, &document, &[Answer::Text(said.to_owned())]);
+                let judged = |said: &str| judge(task, &document, &[Answer::text(said.to_owned())]);
                 let right = judged(&match name {
                     "gsm8k_cot" | "gsm8k_cot_zeroshot" => "So the answer is 7. The answer is 1,200.".to_owned(),
                     "gsm8k_cot_llama" => "The final answer is 7? The final answer is $1,200".to_owned(),

@@ -7,7 +7,7 @@ use prune::checkpoint::{Checkpoint, Hub};
 use prune::commands::eval::eval;
 use prune::data::{Special, Tokenizer, end_tokens};
 use prune::eval::settings::{Compat, EvalSettings};
-use prune::model::{Cache, Model, ModelOptions, SamplingParams};
+use prune::model::{Cache, Ended, Model, ModelOptions, SamplingParams, repeats_from};
 use prune::progress::Silent;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -49,7 +49,9 @@ fn answers_together_are_those_of_each_alone() {
     let report = eval(&settings, &Silent).unwrap();
     assert_eq!((report.passes.documents, report.passes.requests, report.passes.passes), (20, 20, 2));
     let metrics: Vec<&str> = report.figures.iter().map(|figure| figure.metric.as_str()).collect();
-    assert_eq!(metrics, ["exact_match,strict-match", "exact_match,flexible-extract"]);
+    let written = ["repeated_suffix", "cut_at_limit", "generated_tokens"];
+    assert_eq!(metrics[..2], ["exact_match,strict-match", "exact_match,flexible-extract"]);
+    assert_eq!(metrics[2..], written);
     let (results, samples) = read(&small.path("out"));
     let samples = &samples["gsm8k"];
     let (strict, flexible) = (lines(samples, "strict-match"), lines(samples, "flexible-extract"));
@@ -64,11 +66,28 @@ fn answers_together_are_those_of_each_alone() {
         let prompt = &prompt[prompt.len().saturating_sub(300 - 256)..];
         let ends = end_tokens(&small.path("model"), &tokenizer).unwrap();
         let alone = model.generate(prompt, 256, &ends, &SamplingParams::default(), &mut |_| Ok(())).unwrap();
+        let generation = &line["generations"][0];
+        assert_eq!(generation["repeated_suffix"], repeats_from(&alone.ids).is_some());
+        if generation["finish_reason"] == "length" {
+            assert_eq!((generation["tokens"].as_u64(), alone.ended), (Some(256), Ended::Length));
+        } else {
+            assert!(generation["tokens"].as_u64().unwrap() <= alone.ids.len() as u64);
+        }
         let said = tokenizer.decode(&alone.ids, true).unwrap();
         let said = ["Question:", "</s>", "<|im_end|>"]
             .iter()
             .fold(said.as_str(), |said, stop| said.split(stop).next().unwrap());
         assert_eq!(line["resps"], json!([[said]]), "{}", line["doc_id"]);
+    }
+    // what is said of all of them is the mean of what is said of each
+    let mean = |of: &dyn Fn(&Value) -> f64| strict.iter().map(|line| of(&line["generations"][0])).sum::<f64>() / 20.0;
+    let figures = [
+        mean(&|it| f64::from(u8::from(it["repeated_suffix"] == true))),
+        mean(&|it| f64::from(u8::from(it["finish_reason"] == "length"))),
+        mean(&|it| number(&it["tokens"])),
+    ];
+    for (name, figure) in written.iter().zip(figures) {
+        assert!((number(&results["results"]["gsm8k"][format!("{name},none")]) - figure).abs() < 1e-12, "{name}");
     }
     // a problem whose answer is what the model says last
     let said = flexible[3]["filtered_resps"][0].as_str().unwrap();
@@ -136,7 +155,8 @@ fn finished_answers_are_found_and_compared() {
     let against = EvalSettings { against: Some(small.path("out")), ..generation(&small, "other") };
     let compared = eval(&EvalSettings { out: None, ..against }, &Silent).unwrap().comparisons;
     let names: Vec<String> = compared.iter().map(|comparison| comparison.name()).collect();
-    assert_eq!(names, ["exact_match,strict-match", "exact_match,flexible-extract"]);
+    let expected = ["exact_match,strict-match", "exact_match,flexible-extract", "repeated_suffix", "cut_at_limit"];
+    assert_eq!(names, expected);
     assert!(compared.iter().all(|comparison| comparison.paired && comparison.difference == 0.0));
     let (text, code) = message(eval(&EvalSettings { max_length: Some(256), ..generation(&small, "x") }, &Silent));
     assert!(text.contains("gsm8k, document 0") && text.contains("256 new tokens") && code == 2, "{text}");

@@ -11,3 +11,4 @@ mod recorded;
 mod requests;
 mod shards;
 mod shared;
+mod ways;

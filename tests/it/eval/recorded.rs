@@ -85,7 +85,7 @@ fn runs(task: &str) -> bool {
 fn passed(task: &dyn Task, fields: &Fields, programs: &[Answer]) -> Value {
     let tests = task.tests(fields).unwrap();
     let whole = programs.iter().map(|program| match program {
-        Answer::Text(text) => format!("{text}\n{tests}"),
+        Answer::Text(said) => format!("{}\n{tests}", said.text),
         other => panic!("{other:?}"),
     });
     let whole: Vec<String> = whole.collect();
@@ -204,7 +204,7 @@ fn judged(settings: &EvalSettings, said: &str) -> Value {
     let all = prompts(&selection.leaves[0], None, &source, &settings, &Room::new(u64::MAX), &Silent).unwrap();
     let row = |fields: &Fields| -> Value {
         let filters = task.about().filters.iter().map(|filter| {
-            let answer = task.filtered(filter, fields, &[Answer::Text(said.to_owned())]).unwrap();
+            let answer = task.filtered(filter, fields, &[Answer::text(said.to_owned())]).unwrap();
             if runs(&settings_of.tasks[0]) {
                 return (filter.name.to_owned(), passed(task, fields, &answer));
             }

@@ -14,7 +14,7 @@ use crate::eval::fields::{Fields, text, texts, value, wrong};
 use crate::eval::metrics::TaskMetric;
 use crate::eval::outcome::Measure;
 use crate::eval::python::strip;
-use crate::eval::request::{Answer, Request};
+use crate::eval::request::{Answer, Completion, Request};
 use crate::eval::shots::{Example, Shots};
 use crate::{Error, Result};
 
@@ -81,7 +81,7 @@ impl Task for IfEval {
     }
 
     fn judge(&self, document: &Fields, answers: &[Answer]) -> Result<Vec<Measure>> {
-        let Some(Answer::Text(said)) = answers.first() else {
+        let Some(Answer::Text(Completion { text: said, .. })) = answers.first() else {
             return Err(Error::work("ifeval: nothing was said"));
         };
         let all = instructions(document)?;
@@ -146,7 +146,7 @@ mod tests {
         let judged = cases.iter().filter(|case| case["task"] == "ifeval").flat_map(|case| case["judged"].as_array());
         let mut compared = 0;
         for answer in judged.flatten() {
-            let said = [Answer::Text(answer[0].as_str().unwrap().to_owned())];
+            let said = [Answer::text(answer[0].as_str().unwrap().to_owned())];
             for (document, expected) in documents.iter().zip(answer[1].as_array().unwrap()) {
                 let found = TASK.judge(document.as_object().unwrap(), &said).unwrap();
                 for (metric, measure) in ABOUT.metrics.iter().zip(&found).take(4) {
