@@ -83,6 +83,9 @@ pub(crate) struct AnalyzeArgs {
     #[arg(long, value_name = "TASK,..", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tasks: Vec<String>,
+    /// Folder of tasks in lm-evaluation-harness's YAML files, to be named in --tasks
+    #[arg(long, value_name = "DIR")]
+    include_path: Option<PathBuf>,
     /// Folder with their data, or for a single task the file [default: the hub and its cache]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -108,7 +111,7 @@ pub(crate) struct AnalyzeArgs {
     #[arg(long, value_name = "K")]
     rerank: Option<usize>,
     /// Plan from an existing analysis.json, without a forward pass
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["subsets", "policy_steps", "rerank", "model", "data", "tasks", "data_dir", "few_shot", "limit", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics", "against"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["subsets", "policy_steps", "rerank", "model", "data", "tasks", "include_path", "data_dir", "few_shot", "limit", "text_field", "text_split", "on_bad_row", "samples", "seq_len", "packing", "separator", "attention", "seed", "memory", "metrics", "against"])]
     from: Option<PathBuf>,
     /// Directory for analysis.json, heat map and curves (PNG and SVG)
     #[arg(long, short, value_name = "DIR")]

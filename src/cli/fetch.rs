@@ -1,5 +1,7 @@
 //! `prune fetch`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use prune::Result;
 use prune::commands::fetch;
@@ -24,6 +26,9 @@ pub(crate) struct FetchArgs {
     /// Tasks whose data eval needs, separated by commas: mmlu, boolq, c4...
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     tasks: Vec<String>,
+    /// Folder of tasks in lm-evaluation-harness's YAML files, to be named in --tasks
+    #[arg(long, value_name = "DIR", requires = "tasks")]
+    include_path: Option<PathBuf>,
     /// Say what would be fetched and how much that is, and stop
     #[arg(long)]
     dry_run: bool,

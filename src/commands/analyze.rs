@@ -97,7 +97,7 @@ pub fn strategy_names() -> Vec<&'static str> {
 /// Names that `--method` takes: those that choose by scores.
 #[must_use]
 pub fn method_names() -> Vec<&'static str> {
-    METHODS.iter().filter(|method| method.needs_scores()).map(|method| method.name).collect()
+    METHODS.iter().filter(|method| method.needs_scores()).map(|method| method.name).chain([methods::BEST.0]).collect()
 }
 
 /// Runs `prune analyze`.
@@ -143,7 +143,7 @@ fn measure(
     outputs: &Outputs,
     progress: &dyn Progress,
 ) -> Result<(Option<Analysis>, Option<PassReport>)> {
-    let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
+    let checkpoint = open::computed(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let wanted = settings.wanted(spec.layers, Some(&checkpoint))?;
     if let (Some(target), Some(layers)) = (&settings.target, wanted) {
@@ -362,8 +362,8 @@ fn of_weights(
 
 /// The questions of a measurement.
 fn asks<'a>(settings: &'a AnalyzeSettings, tasks: &'a [String]) -> Asks<'a> {
-    let AnalyzeSettings { data_dir, few_shot, limit, .. } = settings;
-    Asks { tasks, data_dir, few_shot: *few_shot, limit: *limit }
+    let AnalyzeSettings { include_path, data_dir, few_shot, limit, .. } = settings;
+    Asks { tasks, include_path, data_dir, few_shot: *few_shot, limit: *limit }
 }
 
 /// The settings that made the numbers, none of those that say where they went.

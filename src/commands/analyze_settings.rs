@@ -72,6 +72,9 @@ pub struct AnalyzeSettings {
     /// Tasks whose questions are asked, as `prune eval` names them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<String>,
+    /// Folder of task files in lm-evaluation-harness's YAML, whose names `tasks` may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub include_path: Option<PathBuf>,
     /// Folder, or for a single task file, with their data; the hub and its cache when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
@@ -137,6 +140,7 @@ impl Default for AnalyzeSettings {
             max_loss: None,
             keep: None,
             tasks: Vec::new(),
+            include_path: None,
             data_dir: None,
             few_shot: None,
             limit: None,

@@ -23,6 +23,9 @@ pub struct FetchSettings {
     pub data: Vec<String>,
     /// Tasks as `--tasks` of eval takes them.
     pub tasks: Vec<String>,
+    /// Folder of task files, whose names `tasks` may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub include_path: Option<PathBuf>,
     /// Says what would be fetched and stops.
     pub dry_run: bool,
 }
@@ -61,12 +64,15 @@ pub struct Fetched {
 /// Request: nothing asked for, names that are none, a gated repository. Work: the hub cannot be reached, too little
 /// room on the disk, a model that is broken. Interrupted.
 pub fn fetch(settings: &FetchSettings, progress: &dyn Progress) -> Result<FetchReport> {
-    let FetchSettings { models, data, tasks, dry_run } = settings;
+    let FetchSettings { models, data, tasks, include_path, dry_run } = settings;
     if models.is_empty() && data.is_empty() && tasks.is_empty() {
         return Err(Error::request("what is to be fetched? name models, --data or --tasks"));
     }
     if let Some(local) = models.iter().find(|model| Path::new(model).exists() || model.starts_with(['.', '/', '~'])) {
         return Err(Error::request(format!("{local}: on this machine already; a model on the hub is org/name")));
+    }
+    if include_path.is_some() && tasks.is_empty() {
+        return Err(Error::request("--include-path has tasks: name them with --tasks"));
     }
     let texts: Vec<String> = data.iter().map(|data| TextSource::hub_files(data)).collect::<Result<Vec<_>>>()?.concat();
     let hub = Hub::from_env()?;
@@ -78,7 +84,7 @@ pub fn fetch(settings: &FetchSettings, progress: &dyn Progress) -> Result<FetchR
         needed.push(hub.needed_for_file(text, progress)?);
     }
     if !tasks.is_empty() {
-        for (dataset, files) in eval::source::hub_files(&hub, tasks, progress)? {
+        for (dataset, files) in eval::source::hub_files(&hub, tasks, include_path.as_deref(), progress)? {
             needed.push(hub.needed_for_dataset(&dataset, &files)?);
         }
     }

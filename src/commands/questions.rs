@@ -18,6 +18,7 @@ use crate::{Error, Result};
 /// Which questions, as `prune eval` is told of them.
 pub(super) struct Asks<'a> {
     pub(super) tasks: &'a [String],
+    pub(super) include_path: &'a Option<PathBuf>,
     pub(super) data_dir: &'a Option<PathBuf>,
     pub(super) few_shot: Option<usize>,
     pub(super) limit: Option<f64>,
@@ -30,6 +31,7 @@ impl Asks<'_> {
     /// Request: names the flag.
     pub(super) fn check(&self) -> Result<()> {
         let given = [
+            ("--include-path", self.include_path.is_some()),
             ("--data-dir", self.data_dir.is_some()),
             ("--few-shot", self.few_shot.is_some()),
             ("--limit", self.limit.is_some()),
@@ -64,6 +66,7 @@ impl Asks<'_> {
     fn settings(&self) -> EvalSettings {
         EvalSettings {
             tasks: self.tasks.to_vec(),
+            include_path: self.include_path.clone(),
             data_dir: self.data_dir.clone(),
             few_shot: self.few_shot,
             limit: self.limit,

@@ -215,3 +215,26 @@ fn a_recipe_asks_and_asks_again() {
     let report = read(&desk.path("out/report.json"));
     assert_eq!(report["costs"]["similarity"], "a pass over questions, for every candidate's layers");
 }
+
+/// A task file that asks BoolQ's questions scores layers as BoolQ does; at validations of a healing too.
+#[test]
+fn tasks_of_ones_own_score_layers_and_steps() {
+    let desk = desk();
+    fs::create_dir(desk.path("tasks")).unwrap();
+    let file = "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {validation: \
+                atlas/boolq/validation.jsonl}}\nvalidation_split: validation\noutput_type: multiple_choice\ndoc_to_text: \
+                \"{{passage}}\\nQuestion: {{question}}?\\nAnswer:\"\ndoc_to_target: label\ndoc_to_choice: [\"no\", \
+                \"yes\"]\n";
+    fs::write(desk.path("tasks/mine.yaml"), file).unwrap();
+    let analyze = |asked: &str| desk.json(&format!("analyze atlas/model {asked} --metrics layer-accuracy --json"));
+    let own = analyze("--tasks mine --include-path tasks --limit 6");
+    assert_eq!(means(&own, "layer-accuracy"), means(&analyze(FEW), "layer-accuracy"));
+    desk.refused("analyze atlas/model --data atlas/text --include-path tasks", 2, &["--include-path", "--tasks"]);
+    let heal = "heal atlas/model --data atlas/text/train.jsonl --eval-data atlas/text/validation.jsonl --eval-samples 1 \
+                --seq-len 16 --steps 1 --batch 1 --quant none -o healed --eval-tasks mine --eval-include-path tasks \
+                --eval-limit 6";
+    assert!(desk.run(heal).status.success());
+    let log = fs::read_to_string(desk.path("healed/log.jsonl")).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|line| line["tasks"]["mine"].is_number()), "{log}");
+}
