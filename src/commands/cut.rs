@@ -17,7 +17,7 @@ use super::rounds::Round;
 use super::seam::Seam;
 use super::{merges, open, rounds, seam};
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir, Workplace};
-use crate::methods::{METHODS, MergeTrial};
+use crate::methods::{self, METHODS, MergeTrial};
 use crate::plan::{Dropped, Notations, SubLayers, ranges};
 use crate::progress::Progress;
 use crate::repair::{BEST, REPAIRS};
@@ -93,7 +93,7 @@ pub struct ShardReport {
 /// Names that `--method` takes: those that need not be told the layers.
 #[must_use]
 pub fn method_names() -> Vec<&'static str> {
-    METHODS.iter().filter(|method| !method.takes_names()).map(|method| method.name).collect()
+    METHODS.iter().filter(|method| !method.takes_names()).map(|method| method.name).chain([methods::BEST.0]).collect()
 }
 
 /// Names that `--repair` takes.

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 pub use super::methods_settings::MethodsSettings;
 use crate::Result;
-use crate::methods::{METHODS, Method, RemovalUnit};
-use crate::repair::{REPAIRS, Repair};
+use crate::methods::{self, METHODS, Method, RemovalUnit};
+use crate::repair::{self, REPAIRS, Repair};
 
 /// The tables.
 #[derive(Clone, Debug, Serialize)]
@@ -93,6 +93,7 @@ impl fmt::Display for MethodsReport {
             let opens = if *opens_everywhere { "opens everywhere" } else { "opens here" };
             write!(f, "\n{name:<19} {about}\n{:<19} {opens}; {reference}", "")?;
         }
-        Ok(())
+        let (best, method) = methods::BEST;
+        write!(f, "\n\n{best} stands for {method} as a method and for {} as a repair.", repair::BEST.1.name)
     }
 }

@@ -44,7 +44,7 @@ fn every_row_has_its_pick_and_its_metric() {
         assert_eq!(serde_json::from_str::<&Method>(&text).unwrap(), row);
     }
     assert!(
-        serde_json::from_str::<&Method>("\"best\"")
+        serde_json::from_str::<&Method>("\"finest\"")
             .unwrap_err()
             .to_string()
             .contains("similarity, channel-cosine, deepest")

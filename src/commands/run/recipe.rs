@@ -358,7 +358,7 @@ mod tests {
             (GOOD, "evaluate.tasks=x", "[evaluate]: unknown, did you mean eval?"),
             (GOOD, "heal.steps=0", "[heal]: steps is 0"),
             (GOOD, "heal.steps=5", "[heal] data"),
-            (GOOD, "drop.strategies=[\"best\"]", "best"),
+            (GOOD, "drop.strategies=[\"finest\"]", "finest"),
             (GOOD, "eval.tasks=[]", "[eval] tasks"),
             (GOOD, "model.x=1", "no section"),
             (GOOD, "heal", "section.key=value"),
