@@ -114,7 +114,7 @@ fn evaluate(
 
 /// The model, its adapter, and where they compute.
 fn scored(settings: &EvalSettings, progress: &dyn Progress) -> Result<ScoredModel> {
-    let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
+    let checkpoint = open::computed(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
     let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &checkpoint)?;

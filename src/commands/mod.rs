@@ -32,6 +32,7 @@ mod heal_job;
 mod heal_measure;
 mod heal_record;
 mod heal_rows;
+mod heal_tasks;
 mod made;
 pub mod merge;
 mod merges;

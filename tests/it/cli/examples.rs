@@ -207,3 +207,39 @@ fn every_example_works() {
     }
     assert!(run >= 30, "{run}");
 }
+
+/// Commands of the README's blocks, one after the other as they stand there: what one writes, the next reads.
+#[test]
+fn every_command_of_the_readme_works() {
+    let desk = desk();
+    let model: Vec<(&str, Vec<u8>)> = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+        .map(|name| (name, fs::read(desk.path("llama").join(name)).unwrap()))
+        .to_vec();
+    desk.cache("models--HuggingFaceTB--SmolLM2-135M-Instruct", "main", &model);
+    fs::write(desk.path("c4.jsonl"), text(160)).unwrap();
+    fs::write(desk.path("held-out.jsonl"), text(8)).unwrap();
+    for name in ["analysis", "smaller", "scores"] {
+        let place = desk.path(name);
+        if place.exists() {
+            fs::remove_dir_all(place).unwrap();
+        }
+    }
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split_once("```")).map(|(block, _)| block);
+    let lines: Vec<&str> = blocks.flat_map(str::lines).collect();
+    let (own, cargo): (Vec<&str>, Vec<&str>) = lines.iter().partition(|line| line.starts_with("prune "));
+    // the other tests, the demo in CI, and an installation that would change this machine
+    assert!(cargo.iter().all(|line| line.starts_with("cargo ")), "{cargo:?}");
+    assert!(own.len() >= 5, "{own:?}");
+    for line in own {
+        // a recipe of hours is planned; what it says of its stages is what it would do
+        let line = if line.starts_with("prune run") && !line.contains("--dry-run") {
+            format!("{line} --dry-run")
+        } else {
+            line.to_owned()
+        };
+        let said = desk.works(&line);
+        assert!(!said.trim().is_empty(), "{line} says nothing");
+    }
+    assert!(desk.path("smaller/model.safetensors").exists() && desk.path("scores").exists());
+}
