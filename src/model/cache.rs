@@ -18,6 +18,9 @@ use crate::{Error, Result, interrupt};
 pub struct Cache {
     ids: Vec<u32>,
     capacity: usize,
+    /// What it begins with, where other sequences begin so too: keys and values of that are there once.
+    begun: Option<Arc<Cache>>,
+    /// Of what comes after it.
     layers: Vec<KeysAndValues>,
 }
 
@@ -32,32 +35,66 @@ struct KeysAndValues {
 }
 
 impl KeysAndValues {
-    fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
+    fn take_in(&mut self, k: &Tensor, v: &Tensor) -> Result<()> {
         let len = self.len + k.dim(0)?;
         let kept = |x: &Tensor| x.to_dtype(self.keys.dtype())?.contiguous();
         self.keys.slice_set(&kept(k)?, 0, self.len)?;
         self.values.slice_set(&kept(v)?, 0, self.len)?;
         self.len = len;
-        ops::attention_over(q, &self.keys.narrow(0, 0, len)?, &self.values.narrow(0, 0, len)?, heads)
+        Ok(())
+    }
+
+    /// Of all tokens so far.
+    fn all(&self) -> Result<(Tensor, Tensor)> {
+        Ok((self.keys.narrow(0, 0, self.len)?, self.values.narrow(0, 0, self.len)?))
     }
 }
 
-/// What one layer remembers of the sequences in a pass, and how many tokens each has there.
+/// What one layer remembers of the sequences in a pass.
 #[derive(Debug)]
-pub(super) struct LayerCache(Vec<(KeysAndValues, usize)>);
+pub(super) struct LayerCache(Vec<Remembered>);
+
+/// What it remembers of one.
+#[derive(Debug)]
+struct Remembered {
+    own: KeysAndValues,
+    /// Tokens of the pass.
+    len: usize,
+    /// What the sequence begins with, where others do: whose that is, and what is remembered of it.
+    begun: Option<(usize, KeysAndValues)>,
+}
+
+impl Remembered {
+    fn begins_as(&self) -> Option<usize> {
+        self.begun.as_ref().map(|(whose, _)| *whose)
+    }
+}
 
 impl LayerCache {
     /// Takes in the keys and values `[t, k·e]` of the tokens that follow, sequence after sequence, and attends with
     /// their queries `[t, h·e]`.
     pub(super) fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
         let mut row = 0;
-        let attended = self.0.iter_mut().map(|(known, len)| {
-            let part = |x: &Tensor| x.narrow(0, row, *len);
-            let attended = known.attend(&part(q)?, &part(k)?, &part(v)?, heads);
+        for Remembered { own, len, .. } in &mut self.0 {
+            own.take_in(&k.narrow(0, row, *len)?, &v.narrow(0, row, *len)?)?;
             row += *len;
-            attended
-        });
-        together(attended.collect::<Result<Vec<_>>>()?)
+        }
+        row = 0;
+        let mut attended = Vec::new();
+        for alike in self.0.chunk_by(|a, b| a.begins_as().is_some() && a.begins_as() == b.begins_as()) {
+            let q = q.narrow(0, row, alike.iter().map(|one| one.len).sum())?;
+            row += q.dim(0)?;
+            let own = alike.iter().map(|one| one.own.all().map(|(k, v)| (one.len, k, v)));
+            let own = own.collect::<Result<Vec<_>>>()?;
+            attended.push(match (&alike[0].begun, &own[0]) {
+                (Some((_, begun)), _) => {
+                    let (k, v) = begun.all()?;
+                    ops::attention_of_begun(&q, (&k, &v), &own, heads)?
+                }
+                (None, (_, k, v)) => ops::attention_over(&q, k, v, heads)?,
+            });
+        }
+        together(attended)
     }
 }
 
@@ -74,14 +111,40 @@ impl Cache {
             let zeros = || Tensor::zeros(shape, DType::F32, model.device());
             Ok(KeysAndValues { keys: zeros()?, values: zeros()?, len: 0 })
         });
-        Ok(Self { ids: Vec::new(), capacity, layers: layers.collect::<Result<_>>()? })
+        Ok(Self { ids: Vec::new(), capacity, begun: None, layers: layers.collect::<Result<_>>()? })
     }
 
-    /// The same sequence with room for `capacity` tokens, in memory of its own.
+    /// A sequence that begins as `begun` does, with room for `capacity` tokens in all. What it begins with is not there
+    /// twice, unless numbers of it hang on what follows, or a layer comes not to see it: then it is copied.
     ///
     /// # Errors
     /// The device's.
-    pub(super) fn with_room(&self, model: &Model, capacity: usize) -> Result<Self> {
+    pub(super) fn after(begun: &Arc<Self>, model: &Model, capacity: usize) -> Result<Self> {
+        let (spec, known) = (model.spec(), begun.ids.len());
+        let changes = |rope: &Rope| rope.inverse_frequencies(known) != rope.inverse_frequencies(capacity);
+        let is_whole = spec.windows.iter().flatten().all(|window| *window >= capacity);
+        let is_same = !changes(&spec.rope) && !spec.sliding_rope.as_ref().is_some_and(changes);
+        if known == 0 || !is_whole || !is_same || !model.device().is_cpu() || begun.begun.is_some() {
+            return begun.with_room(model, capacity);
+        }
+        let new = Self::new(model, capacity.saturating_sub(known))?;
+        Ok(Self { ids: begun.ids.clone(), capacity, begun: Some(begun.clone()), ..new })
+    }
+
+    /// What the layer at place `place` remembers, in a pass of `len` tokens.
+    fn remembered(&self, place: usize, len: usize) -> Remembered {
+        let begun = self.begun.as_ref();
+        let begun = begun.map(|begun| (Arc::as_ptr(begun) as usize, begun.layers[place].clone()));
+        Remembered { own: self.layers[place].clone(), len, begun }
+    }
+
+    /// Tokens that are another's.
+    fn begun_at(&self) -> usize {
+        self.begun.as_ref().map_or(0, |begun| begun.ids.len())
+    }
+
+    /// The same sequence with room for `capacity` tokens, in memory of its own.
+    fn with_room(&self, model: &Model, capacity: usize) -> Result<Self> {
         let mut new = Self::new(model, capacity)?;
         for (layer, known) in new.layers.iter_mut().zip(&self.layers).filter(|(_, known)| known.len > 0) {
             layer.keys.slice_set(&known.keys.narrow(0, 0, known.len)?.contiguous()?, 0, 0)?;
@@ -203,15 +266,15 @@ impl Model {
         let mut passes = self.passes(&runs, alike && self.device.is_cpu())?;
         self.stack.walk(|place, block| {
             for (cache, run) in caches.iter_mut().zip(&runs) {
-                cache.layers[place].len = run.first;
+                cache.layers[place].len = run.first - cache.begun_at();
             }
             for pass in &mut passes {
                 interrupt::check()?;
-                let known = |part: &Part| (caches[part.sequence].layers[place].clone(), part.len);
+                let known = |part: &Part| caches[part.sequence].remembered(place, part.len);
                 let mut layer = LayerCache(pass.parts.iter().map(known).collect());
                 pass.x = block.extend(&pass.x, &pass.context, &mut layer)?;
-                for (part, (known, _)) in pass.parts.iter().zip(layer.0) {
-                    caches[part.sequence].layers[place] = known;
+                for (part, known) in pass.parts.iter().zip(layer.0) {
+                    caches[part.sequence].layers[place] = known.own;
                 }
                 pass.look(self, place + 1)?;
             }

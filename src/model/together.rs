@@ -1,6 +1,7 @@
 //! Several texts at a time, token after token.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use candle_core::{D, Tensor};
 
@@ -84,7 +85,7 @@ impl Model {
         speaker: &mut dyn Speaker,
     ) -> Result<()> {
         let (mut growing, mut new) = (Vec::<Growing>::new(), Vec::<Vec<u32>>::new());
-        let mut begun: Option<Cache> = None;
+        let mut begun: Option<Arc<Cache>> = None;
         loop {
             while growing.len() < together.most
                 && let Some(wanted) = wanted.next()
@@ -95,11 +96,11 @@ impl Model {
                 let capacity = wanted.prompt.len().saturating_add(wanted.most);
                 let cache = match &begun {
                     _ if together.shared == 0 => Cache::new(self, capacity)?,
-                    Some(begun) => begun.with_room(self, capacity)?,
+                    Some(begun) => Cache::after(begun, self, capacity)?,
                     None => {
                         let mut first = Cache::new(self, together.shared)?;
                         self.extend(&mut first, &wanted.prompt[..together.shared])?;
-                        begun.insert(first).with_room(self, capacity)?
+                        Cache::after(begun.insert(Arc::new(first)), self, capacity)?
                     }
                 };
                 new.push(wanted.prompt[cache.ids().len()..].to_vec());
@@ -187,8 +188,6 @@ fn likeliest(mut logits: Vec<f32>, text: BTreeSet<u32>, penalty: f32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     /// Takes the likeliest tokens.

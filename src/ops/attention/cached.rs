@@ -44,14 +44,17 @@ pub(crate) fn attention_over(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) 
     if q.device().is_cuda() {
         return all_at_once(q, k, v, heads);
     }
-    let out = with_rows("attention", [q, k, v], |[q, k, v]| match t <= FEW {
-        true => Ok(few(heads, q, k, v)),
-        false => {
-            let blocks: Vec<Block> = Block::of_last(n, t, heads.window).collect();
-            Ok(forward::forward(&blocks, heads, q, k, v).0)
-        }
-    })?;
+    let (out, _) = with_rows("attention", [q, k, v], |[q, k, v]| Ok(few_or_many(heads, q, k, v)))?;
     Ok(Tensor::from_vec(out, (t, width), q.device())?)
+}
+
+/// The same of rows, on a CPU, and log Σ e^score of every token and head, `[t, h]`.
+pub(super) fn few_or_many(heads: &Heads, q: Rows, k: Rows, v: Rows) -> (Vec<f32>, Vec<f32>) {
+    if q.count <= FEW {
+        return few(heads, q, k, v);
+    }
+    let blocks: Vec<Block> = Block::of_last(k.count, q.count, heads.window).collect();
+    forward::forward(&blocks, heads, q, k, v)
 }
 
 /// The same from candle's own operations, which run on a GPU too; all scores are in memory at once.
@@ -86,38 +89,47 @@ fn all_at_once(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tens
 
 /// A task is one token and one query head, or all those of a KV head where there are enough of these: its keys and
 /// values are then read once.
-fn few(heads: &Heads, q: Rows, k: Rows, v: Rows) -> Vec<f32> {
+fn few(heads: &Heads, q: Rows, k: Rows, v: Rows) -> (Vec<f32>, Vec<f32>) {
     let (t, n, width) = (q.count, k.count, q.width);
     let group = heads.heads / heads.kv_heads;
     let at_once = if heads.kv_heads < ENOUGH { 1 } else { group };
-    filled(t, width, |out| {
-        let whole = &*out;
-        let (tokens, tasks) = (blocks(t, 1, 1), blocks(heads.heads / at_once, 1, 1));
-        each(&tokens, &tasks, 2 * t * n * width, |token, task| {
-            for head in task.start * at_once..(task.start + 1) * at_once {
-                let (position, columns) = (n - t + token.start, heads.columns(head));
-                let seen = heads.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
-                let query = &q.row(token.start)[columns.clone()];
-                let found = one(query, seen, heads.columns(head / group), (k, v), (heads.scale, heads.cap));
-                // SAFETY: tasks have different tokens or heads
-                unsafe { whole.part(token.clone(), columns) }.write(0, &found);
-            }
+    let mut normalizer = Vec::new();
+    let out = filled(t, width, |out| {
+        normalizer = filled(t, heads.heads, |normalizer| {
+            let (whole, sums) = (&*out, &*normalizer);
+            let (tokens, tasks) = (blocks(t, 1, 1), blocks(heads.heads / at_once, 1, 1));
+            each(&tokens, &tasks, 2 * t * n * width, |token, task| {
+                for head in task.start * at_once..(task.start + 1) * at_once {
+                    let (position, columns) = (n - t + token.start, heads.columns(head));
+                    let seen = heads.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
+                    let query = &q.row(token.start)[columns.clone()];
+                    let (found, sum) = one(query, seen, heads.columns(head / group), (k, v), (heads.scale, heads.cap));
+                    // SAFETY: tasks have different tokens or heads
+                    unsafe {
+                        whole.part(token.clone(), columns).write(0, &found);
+                        sums.part(token.clone(), head..head + 1).write(0, &[sum]);
+                    }
+                }
+            });
+            // SAFETY: the tasks have written all tokens, of all heads
+            unsafe { normalizer.set() };
         });
-        // SAFETY: the tasks have written all tokens, of all heads
+        // SAFETY: as above
         unsafe { out.set() };
-    })
+    });
+    (out, normalizer)
 }
 
-/// What one query `[e]` gives over the keys and values of the tokens `seen`, in these columns.
+/// What one query `[e]` gives over the keys and values of the tokens `seen`, in these columns; log Σ e^score.
 fn one(
     query: &[f32],
     seen: Range<usize>,
     columns: Range<usize>,
     (k, v): (Rows, Rows),
     (scale, cap): (f32, Option<f32>),
-) -> Vec<f32> {
+) -> (Vec<f32>, f32) {
     let (e, n) = (query.len(), seen.len());
-    let mut total = vec![0.0; e];
+    let (mut total, mut normalizer) = (vec![0.0; e], 0.0);
     with_scratch(n.next_multiple_of(LANES), |scores| {
         vectorized(
             #[inline(always)]
@@ -133,7 +145,9 @@ fn one(
                     scores.iter_mut().for_each(|score| *score = capped(*score, cap));
                 }
                 let largest = max(scores);
-                let factor = 1.0 / change_and_sum(scores, |score| exp(score - largest));
+                let sum = change_and_sum(scores, |score| exp(score - largest));
+                let factor = 1.0 / sum;
+                normalizer = largest + sum.ln();
                 scores.iter_mut().for_each(|score| *score *= factor);
                 for start in (0..n).step_by(DEPTH) {
                     let weights = &scores[start..(start + DEPTH).min(n)];
@@ -158,7 +172,7 @@ fn one(
             },
         );
     });
-    total
+    (total, normalizer)
 }
 
 /// query·key for up to [`LANES`] keys: each in as many partial sums, which are then added for all keys at once.

@@ -5,6 +5,7 @@
 //! they are, head by head, in the operand orders that need no packing.
 
 mod backward;
+mod begun;
 mod cached;
 mod forward;
 mod gpu;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+pub(crate) use begun::attention_of_begun;
 pub(crate) use cached::attention_over;
 pub(super) use gpu::TablesOnGpu;
 
