@@ -11,7 +11,8 @@ use super::check::Checked;
 use super::drop::{Wanted, Which, cut_spec};
 use super::inputs::Keys;
 use super::recipe::Recipe;
-use super::state::{Stage, State};
+use super::stage::Stage;
+use super::state::State;
 use super::{RunReport, StageReport};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
@@ -143,7 +144,7 @@ pub(super) fn estimate(
     if is_dense_alone {
         ahead.speed("dense/speed", &json!(ahead.keys.model), &Dropped::default())?;
     }
-    Ok(RunReport { stages: ahead.stages, data: None, page: None })
+    Ok(RunReport { stages: ahead.stages, ..RunReport::default() })
 }
 
 /// A run that is looked at.
