@@ -1,5 +1,5 @@
-//! `prune run --shard`: several processes make what one makes, whoever of them is killed or stopped; `prune status`; and
-//! what `--submit` hands to a cluster.
+//! `prune run --shard`: several processes make what one makes, whoever of them is killed or stopped; `prune status`;
+//! and what `--submit` hands to a cluster.
 
 use std::collections::BTreeMap;
 use std::fs;

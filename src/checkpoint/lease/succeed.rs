@@ -58,8 +58,8 @@ impl Lease {
     }
 }
 
-/// Moves the directories in `from` to `to`, but for those that are there and what was in the making, and removes `from`:
-/// nobody can rename anything out of it any more, even one who has opened it before.
+/// Moves the directories in `from` to `to`, but for those that are there and what was in the making, and removes
+/// `from`: nobody can rename anything out of it any more, even one who has opened it before.
 fn take_all(from: &Path, to: &Path) -> io::Result<()> {
     loop {
         for name in entries(from)? {

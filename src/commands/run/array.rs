@@ -35,7 +35,8 @@ enum Count {
 /// Every scheduler. What is said of the count for those that do not say it is said by `PRUNE_SHARDS`.
 ///
 /// Sources: slurm.schedmd.com/job_array.html; kubernetes.io, Jobs, completion mode; docs.aws.amazon.com, Batch, array
-/// jobs; PBS Professional's user's guide, 8; qsub(1) of (Sun, Univa) Grid Engine; LSF, job arrays. To add one, add a row.
+/// jobs; PBS Professional's user's guide, 8; qsub(1) of (Sun, Univa) Grid Engine; LSF, job arrays. To add one, add a
+/// row.
 const ARRAYS: &[Array] = &[
     Array {
         scheduler: "Slurm",

@@ -37,7 +37,7 @@ pub use compute::Compute;
 pub use drop::{Drop, Keep};
 pub use recipe::Recipe;
 pub use repairs::{RepairChoice, Repairs};
-pub use status::{Counts, Progressed, StageStatus, StatusReport, status};
+pub use status::{Progressed, StageCounts, StageStatus, StatusReport, status};
 pub use submit::{Scheduler, Script, Submission};
 pub use worker::RunShard;
 

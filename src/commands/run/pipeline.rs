@@ -89,8 +89,8 @@ pub(super) enum Ended {
     Left(Vec<String>),
 }
 
-/// Does what is not done yet. Where other processes work there too, each stage is done by one of them; what one holds is
-/// waited for where `waits`.
+/// Does what is not done yet. Where other processes work there too, each stage is done by one of them; what one holds
+/// is waited for where `waits`.
 ///
 /// # Errors
 /// Those of the stages. Work: a stage that failed in another process, once nothing else is left to do.

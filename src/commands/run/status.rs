@@ -19,14 +19,14 @@ pub struct StatusReport {
     /// Its directory.
     pub dir: PathBuf,
     /// Stages by what they are.
-    pub counts: Counts,
+    pub counts: StageCounts,
     /// Every stage, in order; before the analysis is done, as many cuts as the recipe asks for.
     pub stages: Vec<StageStatus>,
 }
 
 /// How many stages are so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub struct StageCounts {
     /// Done.
     pub done: usize,
     /// Being done.
@@ -100,7 +100,7 @@ pub fn status(dir: &Path) -> Result<StatusReport> {
     let stages: Vec<StageStatus> =
         names.into_iter().map(|name| stage(&name, kept.stages.get(&name), standing.remove(&name))).collect();
     let count = |state| stages.iter().filter(|stage| stage.state == state).count();
-    let counts = Counts {
+    let counts = StageCounts {
         done: count(Progressed::Done),
         running: count(Progressed::Running),
         waiting: count(Progressed::Waiting),
@@ -170,7 +170,7 @@ impl fmt::Display for StatusReport {
                 writeln!(f, "{name}: {error}")?;
             }
         }
-        let Counts { done, running, waiting, failed } = self.counts;
+        let StageCounts { done, running, waiting, failed } = self.counts;
         write!(f, "\n{done} done, {running} running, {waiting} waiting, {failed} failed")
     }
 }
