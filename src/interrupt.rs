@@ -20,7 +20,14 @@ thread_local! {
 
 /// The wish that a piece of work stop. Clones are the same wish.
 #[derive(Clone, Debug, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt(Arc<Wish>);
+
+#[derive(Debug, Default)]
+struct Wish {
+    asked: AtomicBool,
+    /// Of the work that this one is a part of: what stops that stops this.
+    whole: Option<Interrupt>,
+}
 
 impl Interrupt {
     /// A wish that nobody has.
@@ -29,9 +36,15 @@ impl Interrupt {
         Self::default()
     }
 
+    /// A wish that a part of the work under `whole` stop; the rest goes on.
+    #[must_use]
+    pub fn of_part(whole: &Self) -> Self {
+        Self(Arc::new(Wish { asked: AtomicBool::new(false), whole: Some(whole.clone()) }))
+    }
+
     /// Asks every loop that works under this one to stop at its next [`check`]; it stays asked for.
     pub fn request(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.asked.store(true, Ordering::Relaxed);
     }
 
     /// Does `work` on this thread under this one: inside, [`check`] is [`Interrupt::check`].
@@ -52,7 +65,10 @@ impl Interrupt {
     /// # Errors
     /// [`Error::Interrupted`] once [`Interrupt::request`] was called.
     pub fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+        match self.0.asked.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted),
+            false => self.0.whole.as_ref().map_or(Ok(()), Self::check),
+        }
     }
 }
 
@@ -103,6 +119,16 @@ mod tests {
         let (kept, forever) = sync_channel::<()>(0);
         assert!(matches!(interrupt.run(|| apart(move || forever.recv().is_err())), Err(Error::Interrupted)));
         drop(kept);
+    }
+
+    #[test]
+    fn a_part_stops_alone_and_with_the_whole() {
+        let whole = Interrupt::new();
+        let (one, other) = (Interrupt::of_part(&whole), Interrupt::of_part(&whole));
+        one.request();
+        assert!(one.check().is_err() && other.check().is_ok() && whole.check().is_ok());
+        whole.request();
+        assert!(other.check().is_err());
     }
 
     #[test]

@@ -11,10 +11,19 @@ use crate::{Error, Result};
 /// Refuses a directory that another process works in: it holds the lock on the directory itself, as [`lock_dir`] takes
 /// it.
 pub(super) fn refuse_busy(dir: &Path) -> Result<()> {
-    match File::open(dir).map(|dir| dir.try_lock_shared()) {
+    match File::open(dir).map(|dir| dir.try_lock()) {
         Ok(Err(TryLockError::WouldBlock)) => Err(busy(dir)),
         _ => Ok(()),
     }
+}
+
+/// Who else may work in a directory meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Nobody.
+    Alone,
+    /// Those who say the same.
+    Shared,
 }
 
 /// Locks a directory that is worked in, for whose neighbours there may be no right to write; `None` where the system
@@ -22,8 +31,12 @@ pub(super) fn refuse_busy(dir: &Path) -> Result<()> {
 ///
 /// # Errors
 /// Request: another process works there.
-pub(crate) fn lock_dir(dir: &Path) -> Result<Option<File>> {
-    match File::open(dir).map(|dir| (dir.try_lock(), dir)) {
+pub(crate) fn lock_dir(dir: &Path, sharing: Sharing) -> Result<Option<File>> {
+    let lock = |dir: &File| match sharing {
+        Sharing::Alone => dir.try_lock(),
+        Sharing::Shared => dir.try_lock_shared(),
+    };
+    match File::open(dir).map(|dir| (lock(&dir), dir)) {
         Ok((Ok(()), dir)) => Ok(Some(dir)),
         Ok((Err(TryLockError::WouldBlock), _)) => Err(busy(dir)),
         Ok((Err(TryLockError::Error(_)), _)) | Err(_) => Ok(None),

@@ -258,6 +258,15 @@ pub fn claim(path: &Path) -> Result<()> {
     file.write_all(text.as_bytes()).map_err(at)
 }
 
+/// Whether [`claim`] has nothing to say of `path`.
+///
+/// # Errors
+/// Work: the file system's.
+pub(crate) fn is_listed(path: &Path) -> Result<bool> {
+    let home = home(path).map_err(|error| Error::io(path, &error))?;
+    Ok(home.is_none_or(|(_, mark, name)| mark.lists(&name, false)))
+}
+
 /// Refuses a `path` in a directory of this program's that is there and not listed.
 pub(super) fn refuse_strange(path: &Path) -> Result<()> {
     match home(path).map_err(|error| Error::io(path, &error))? {

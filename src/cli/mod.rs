@@ -24,6 +24,7 @@ mod output;
 mod progress;
 mod run;
 mod sample;
+mod status;
 mod teach;
 #[cfg(test)]
 mod tests;
@@ -93,7 +94,8 @@ enum Command {
     Convert(convert::ConvertArgs),
     Eval(eval::EvalArgs),
     Compare(compare::CompareArgs),
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
+    Status(status::StatusArgs),
     Sample(sample::SampleArgs),
     Bench(bench::BenchArgs),
     Methods(methods::MethodsArgs),
@@ -119,6 +121,7 @@ impl Command {
             | Self::Sample(_)
             | Self::Bench(_)
             | Self::Methods(_)
+            | Self::Status(_)
             | Self::Doctor(_)
             | Self::Completions(_) => "nothing is kept",
         }
@@ -172,6 +175,7 @@ fn dispatch(command: Command, context: &Context) -> Result<()> {
         Command::Eval(args) => eval::run(&args, context),
         Command::Compare(args) => compare::run(&args, context),
         Command::Run(args) => run::run(&args, context),
+        Command::Status(args) => status::run(&args, context),
         Command::Sample(args) => sample::run(&args, context),
         Command::Bench(args) => bench::run(&args, context),
         Command::Fetch(args) => fetch::run(&args, context),
@@ -243,6 +247,12 @@ fn start(threads: Option<usize>) -> Result<Interrupt> {
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
+    // the warning of a cluster before its time is over: as if it had asked to stop
+    #[cfg(unix)]
+    // SAFETY: the handler only sends a signal, which is allowed in one
+    unsafe {
+        libc::signal(libc::SIGUSR1, ask_to_stop as *const () as libc::sighandler_t);
+    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(size);
     // this thread works in the pool, instead of waking it and sleeping for every operation; one thread alone could not
     // wait for another, which reads the next layer, and work for it
@@ -252,4 +262,13 @@ fn start(threads: Option<usize>) -> Result<Interrupt> {
     let asked = interrupt.clone();
     ctrlc::set_handler(move || asked.request()).map_err(|error| Error::work(format!("signal handler: {error}")))?;
     Ok(interrupt)
+}
+
+/// Passes a warning on as the signal to stop, which has its handler.
+#[cfg(unix)]
+extern "C" fn ask_to_stop(_: libc::c_int) {
+    // SAFETY: sends this process a signal
+    unsafe {
+        libc::kill(libc::getpid(), libc::SIGTERM);
+    }
 }

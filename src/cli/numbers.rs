@@ -28,7 +28,7 @@ const AT_ONCE: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// A small request of each command, its numeric flags apart, in a directory with the embedded model.
-const REQUESTS: [(&str, &str); 10] = [
+const REQUESTS: [(&str, &str); 11] = [
     ("analyze", "analyze model --data text/validation.jsonl -o OUT"),
     ("methods", "methods model --data text/validation.jsonl -o OUT"),
     ("cut", "cut model -o OUT"),
@@ -41,6 +41,7 @@ const REQUESTS: [(&str, &str); 10] = [
          --hidden-states 3 -o OUT",
     ),
     ("eval", "eval model --tasks text:text/validation.jsonl,boolq --data-dir . -o OUT"),
+    ("run", "run recipe.toml -o OUT"),
     ("sample", "sample model --prompt The"),
     ("bench", "bench model"),
 ];

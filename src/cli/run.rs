@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use prune::commands::run;
+use prune::commands::run::{self, RunShard, Scheduler};
 use prune::{Error, Result};
 use serde::Serialize;
 
@@ -21,6 +21,9 @@ use super::compute::ComputeArgs;
   prune run configs/llama-2-7b.toml -o llama-2-7b  the paper's recipe
   prune run recipe.toml -o job --set \"repair.methods=['none','refit']\" --set repair.data=c4.jsonl
                                                    each cut as it is, and repaired without training
+  prune run recipe.toml -o job --shard 2/4         one of four processes that share the stages
+  prune run recipe.toml -o job --submit slurm --jobs 8 --gpus 1 --time 04:00:00
+                                                   the same by an array job of eight
 A run that was stopped goes on when the same command is given again; after a change to the recipe
 only what it touches is done again. Paths in a recipe are looked for beside it, then from here.")]
 pub(crate) struct RunArgs {
@@ -38,6 +41,35 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     #[serde(flatten)]
     compute: ComputeArgs,
+    /// One of several processes, on any machines, that work at DIR at once: 2/4 is the second of four, auto is what the
+    /// array job says
+    #[arg(long, value_name = "I/N")]
+    shard: Option<RunShard>,
+    /// End where all that is left is in other processes' hands, instead of waiting for them
+    #[arg(long)]
+    no_wait: bool,
+    /// Seconds after which the claim of a process that nothing is heard of is taken over [default: 120]
+    #[arg(long, value_name = "SECS")]
+    claim_timeout: Option<u64>,
+    /// Hand the run to a cluster: an array job, and one after it that does what is left and reports; scripts and logs
+    /// stand in DIR.slurm
+    #[arg(long, value_name = "SCHEDULER", requires = "out", conflicts_with_all = ["shard", "no_wait"])]
+    submit: Option<Scheduler>,
+    /// Processes of the array [default: 4]
+    #[arg(long, value_name = "N", requires = "submit")]
+    jobs: Option<usize>,
+    /// Partition for the jobs
+    #[arg(long, value_name = "NAME", requires = "submit")]
+    partition: Option<String>,
+    /// GPUs of each job: 1, a100:1
+    #[arg(long, value_name = "G", requires = "submit")]
+    gpus: Option<String>,
+    /// Time of each job: 04:00:00; one that is stopped at its end goes on
+    #[arg(long, value_name = "T", requires = "submit")]
+    time: Option<String>,
+    /// A further option for sbatch: --sbatch=--account=physics
+    #[arg(long, value_name = "OPTION", requires = "submit", allow_hyphen_values = true)]
+    sbatch: Vec<String>,
     /// Say what would be done and what it takes, and stop
     #[arg(long)]
     dry_run: bool,

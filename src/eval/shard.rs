@@ -17,6 +17,18 @@ pub struct EvalShard {
 }
 
 impl EvalShard {
+    /// Which, from 1 on.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Of how many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// Whether pass `pass` is one of its own. Neighbours cost about the same, so that shares do.
     #[must_use]
     pub fn has(&self, pass: usize) -> bool {

@@ -23,5 +23,7 @@ mod outputs;
 mod repair;
 mod report;
 mod run;
+#[cfg(unix)]
+mod shards;
 mod surgery;
 mod weights;

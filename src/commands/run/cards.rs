@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use super::stage::Job;
 use super::view::{figure, title};
 use crate::Result;
 use crate::card;
-use crate::checkpoint::{Checkpoint, has_leftovers, write_file};
+use crate::checkpoint::{Checkpoint, Origin, Workplace, has_leftovers};
 use crate::commands::{made, open};
 use crate::files::{self, Bound};
 use crate::report::run::{RunData, Variant};
@@ -14,7 +15,7 @@ use crate::report::run::{RunData, Variant};
 ///
 /// # Errors
 /// Work: a card that cannot be written.
-pub(super) fn score(data: &RunData, dense: &Checkpoint, dir: &Path) -> Result<()> {
+pub(super) fn score(data: &RunData, dense: &Checkpoint, dir: &Path, job: &Job<'_>) -> Result<()> {
     let uncut = open::identity(dense, data.dense.layers);
     for variant in &data.variants {
         let rows = rows(data, variant);
@@ -24,9 +25,12 @@ pub(super) fn score(data: &RunData, dense: &Checkpoint, dir: &Path) -> Result<()
             // one that was taken away, or that cannot be read, has its reasons
             let Ok(text) = files::read_text(&path, Bound::CONFIG.bytes) else { continue };
             let scored = made::with_scores(&text, &uncut, &rows);
-            // one that was killed here has written the card, and left what it was made in
-            if !rows.is_empty() && (scored != text || has_leftovers(&path)) {
-                write_file(&path, true, scored.as_bytes())?;
+            // of an earlier version that was killed here
+            if has_leftovers(&path) {
+                drop(Workplace::open_file(&path, &Origin::program("run"))?);
+            }
+            if !rows.is_empty() && scored != text {
+                job.write(&path, scored.as_bytes())?;
             }
         }
     }

@@ -11,8 +11,7 @@ use super::check::Checked;
 use super::drop::{Wanted, Which, cut_spec};
 use super::inputs::Keys;
 use super::recipe::Recipe;
-use super::state::{Stage, State};
-use super::{RunReport, StageReport};
+use super::{RunReport, StageReport, stage::Stage, state::State};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::commands::analyze::{self, AnalyzeSettings};
@@ -143,7 +142,7 @@ pub(super) fn estimate(
     if is_dense_alone {
         ahead.speed("dense/speed", &json!(ahead.keys.model), &Dropped::default())?;
     }
-    Ok(RunReport { stages: ahead.stages, data: None, page: None })
+    Ok(RunReport { stages: ahead.stages, ..RunReport::default() })
 }
 
 /// A run that is looked at.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::pipeline::{CutDone, Done};
 use super::recipe::Recipe;
-use crate::checkpoint::{Entry, Origin, OutputDir, claim, write_file, write_new};
+use super::stage::Job;
+use crate::checkpoint::{Entry, Origin, OutputDir, Workplace, has_leftovers, write_file, write_new};
 use crate::commands::analysis_view;
 use crate::commands::heal::HealResult;
 use crate::eval::compare::{Comparison, compare};
@@ -228,14 +229,18 @@ fn distances(analysis: &Analysis) -> Result<Distances> {
     })
 }
 
-/// Writes the report and what it shows into the run's directory: the page, its figures, its numbers.
+/// What the report is, in the run's directory: the page, its numbers, its figures.
+pub(super) const PARTS: [&str; 4] = ["figures", "tables", "report.json", PAGE];
+/// The page.
+pub(super) const PAGE: &str = "report.html";
+
+/// Writes the report and what it shows into the run's directory `dir`, under the claim of `job`.
 ///
 /// # Errors
-/// The disk's.
-pub(super) fn publish(data: &RunData, dir: &Path) -> Result<PathBuf> {
+/// The disk's. Work: another process has taken it over.
+pub(super) fn publish(data: &RunData, state: &Path, job: &Job<'_>) -> Result<()> {
     let folder = |name: &str, files: Vec<(String, Vec<u8>)>| -> Result<()> {
-        claim(&dir.join(name))?;
-        let out = OutputDir::create(&dir.join(name), true, &Origin::program("run"))?;
+        let out = OutputDir::create(&job.beside(name), true, &Origin::program("run"))?;
         for (name, bytes) in files {
             write_new(&out.path().join(name), bytes)?;
         }
@@ -250,8 +255,16 @@ pub(super) fn publish(data: &RunData, dir: &Path) -> Result<PathBuf> {
     let tables = report::tables(data)?.into_iter();
     folder("tables", tables.map(|table| (format!("{}.csv", table.name), table.text.into_bytes())).collect())?;
     let text = serde_json::to_string_pretty(data).map_err(|error| Error::work(error.to_string()))?;
-    write_file(&dir.join("report.json"), true, (text + "\n").as_bytes())?;
-    let page = dir.join("report.html");
-    write_file(&page, true, report::page(data)?.as_bytes())?;
-    Ok(page)
+    write_file(&job.beside("report.json"), true, (text + "\n").as_bytes())?;
+    write_file(&job.beside(PAGE), true, report::page(data)?.as_bytes())?;
+    for name in PARTS {
+        let place = state.join(name);
+        if has_leftovers(&place) {
+            // of a run of an earlier version
+            let open = if place.extension().is_some() { Workplace::open_file } else { Workplace::open };
+            drop(open(&place, &Origin::program("run"))?);
+        }
+        job.place(name, &place)?;
+    }
+    Ok(())
 }

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::drop::Wanted;
 use super::recipe::Recipe;
-use super::state::{Stage, State, key};
+use super::stage::Stage;
+use super::state::{State, key};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::eval::settings::EvalSettings;

@@ -1,38 +1,40 @@
 //! The stages of a run, in order: each is a command with the settings of the recipe.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::check::Checked;
-use super::drop::{Keep, Wanted, Which};
+use super::cuts::{Scored, merged};
+use super::drop::Wanted;
 use super::inputs::Keys;
 use super::recipe::Recipe;
+use super::sequence::Plan;
 use super::speeds::{Speeds, speed, together};
-use super::state::{Stage, State};
+use super::stage::{Stage, Step};
+use super::state::State;
 use super::told::{Count, Told};
+use super::worker::Worker;
+use crate::Result;
 use crate::arch::ModelSpec;
-use crate::checkpoint::{Checkpoint, Origin, Workplace, has_leftovers};
+use crate::checkpoint::Checkpoint;
 use crate::commands::analyze::{self, AnalyzeSettings};
 use crate::commands::bench::{self, BenchSettings};
-use crate::commands::cut::{self, CutSettings};
 use crate::commands::eval;
-use crate::commands::heal::{self, HealResult};
-use crate::commands::merge::{self, MergeSettings};
+use crate::commands::heal::HealResult;
 use crate::commands::open;
 use crate::commands::repair::Shared;
 use crate::eval::evaluation::Tokenized;
 use crate::eval::settings::EvalSettings;
 use crate::eval::table::FigureReport;
-use crate::heal::{HealSettings, KnownLosses, MergeOnto};
+use crate::heal::KnownLosses;
 use crate::importance::Analysis;
 use crate::plan::Dropped;
 use crate::progress::Progress;
 use crate::report::run::Speed;
-use crate::{Error, Result};
 
 /// What came of the stages.
 pub(super) struct Done {
@@ -50,8 +52,6 @@ pub(super) struct Done {
     pub(super) cuts: Vec<CutDone>,
     /// Names of all stages, in order.
     pub(super) stages: Vec<String>,
-    /// Those that were done just now.
-    pub(super) made: Vec<String>,
 }
 
 /// One cut.
@@ -81,11 +81,25 @@ pub(super) struct Size {
     pub(super) bytes: u64,
 }
 
-/// Does what is not done yet.
+/// What came of working at a run.
+pub(super) enum Ended {
+    /// All stages are done.
+    Whole(Box<Done>),
+    /// Nothing is free to be done; other processes hold these stages.
+    Left(Vec<String>),
+}
+
+/// Does what is not done yet. Where other processes work there too, each stage is done by one of them; what one holds
+/// is waited for where `waits`.
 ///
 /// # Errors
-/// Those of the stages.
-pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Result<(Done, State)> {
+/// Those of the stages. Work: a stage that failed in another process, once nothing else is left to do.
+pub(super) fn work(
+    recipe: &Recipe,
+    out: &Path,
+    (worker, waits): (&Worker, bool),
+    progress: &dyn Progress,
+) -> Result<(Ended, State)> {
     let checkpoint = open::computed(Some(&recipe.model), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let wanted = recipe.wanted(&checkpoint, spec.layers)?;
@@ -94,62 +108,54 @@ pub(super) fn work(recipe: &Recipe, out: &Path, progress: &dyn Progress) -> Resu
     let scored = keys.is_scored(&State::look(Some(out))?)?;
     let checked = Checked { recipe, checkpoint: &checkpoint, spec: &spec };
     checked.check(&wanted, &mut tokenized, scored, progress)?;
-    let state = State::open(out)?;
+    let mut state = State::open(out, worker)?;
+    let names = Plan::before(recipe, &wanted).names(recipe);
+    state.plan(&names)?;
+    let count = Count::new(progress, names.len());
     let mut line = Line {
         recipe,
         state,
         keys,
         progress,
-        count: Count::new(progress, stages(recipe, wanted.len(), wanted.len() / recipe.repairs().len())),
+        count,
         tokenized,
         repairing: Shared::default(),
         measured: KnownLosses::new(),
         stages: Vec::new(),
-        made: Vec::new(),
     };
-    let analysis = line.analyze()?;
-    checked.repairs(&wanted, analysis.as_ref(), progress)?;
-    let of = |wanted: &Wanted| {
-        let dropped = wanted.which.dropped(spec.layers, analysis.as_ref())?;
-        Ok((dropped, wanted.repair.map(|repair| repair.name)))
-    };
-    let different: BTreeSet<(Dropped, Option<&str>)> = wanted.iter().map(of).collect::<Result<_>>()?;
-    let unrepaired: BTreeSet<&Dropped> = different.iter().map(|(dropped, _)| dropped).collect();
-    line.count.expect(stages(recipe, different.len(), unrepaired.len()));
-    let dense =
-        line.score("dense/scores", Scored { path: recipe.model.clone(), adapter: None }, &line.keys.model.clone())?;
-    let mut cuts: Vec<CutDone> = Vec::new();
-    for wanted in wanted {
-        let dropped = wanted.which.dropped(spec.layers, analysis.as_ref())?;
-        let alike = || cuts.iter().filter(|cut| cut.dropped == dropped);
-        let timed = alike().map(|cut| cut.speed).next();
-        let cut = match alike().find(|cut| cut.wanted.repair == wanted.repair) {
-            Some(same) => same.again(wanted),
-            None => line.cut(wanted, dropped, timed)?,
-        };
-        cuts.push(cut);
-    }
-    // each cut is measured in turns with the dense model
-    let speed = match cuts.iter().filter_map(|cut| cut.speed).collect::<Vec<_>>() {
-        beside if beside.is_empty() => {
-            line.speed("dense/speed", &recipe.model, &line.keys.model.clone())?.map(|found| found.model)
+    let mut plan = None;
+    let first = worker.first(wanted.len());
+    let mut told = BTreeSet::new();
+    loop {
+        line.state.look_again()?;
+        let made = line.state.made().len();
+        if let Step::Is((analysis, dense, cuts, speed)) = line.look(&wanted, &checked, &mut plan, first)? {
+            let Line { state, stages, .. } = line;
+            let layers = spec.layers;
+            let done = Done { checkpoint, layers, analysis, dense, speed, cuts, stages };
+            return Ok((Ended::Whole(Box::new(done)), state));
         }
-        beside => together(beside.iter().filter_map(|found| found.dense)),
-    };
-    let Line { state, stages, made, .. } = line;
-    Ok((Done { checkpoint, layers: spec.layers, analysis, dense, speed, cuts, stages, made }, state))
+        if line.state.made().len() > made {
+            continue;
+        }
+        let held: Vec<String> = line.state.waits().keys().cloned().collect();
+        if let (true, Some(failed)) = (held.is_empty(), line.state.failed()) {
+            return Err(failed);
+        }
+        if !waits && !held.is_empty() {
+            return Ok((Ended::Left(held), line.state));
+        }
+        for (name, holder) in line.state.waits() {
+            if told.insert((name.clone(), holder.pid)) {
+                progress.note(&format!("waiting for {name}: {holder} is at it"));
+            }
+        }
+        line.state.wait()?;
+    }
 }
 
-/// Stages of a run with so many different cuts, and so many that are not the same but for their repair: one of those is
-/// as fast as the other.
-fn stages(recipe: &Recipe, cuts: usize, unrepaired: usize) -> usize {
-    let has = usize::from;
-    let (scores, heals) = (recipe.eval.is_some(), recipe.heal.is_some());
-    let bare = scores && (!heals || recipe.drop.unhealed);
-    let each = 1 + has(bare) + has(heals) + has(heals && scores);
-    let timed = has(recipe.bench.is_some()) * unrepaired;
-    has(recipe.analyze.as_ref().is_some_and(|analyze| !analyze.data.is_empty())) + has(scores) + cuts * each + timed
-}
+/// What all looks come to: analysis, scores of the dense model, cuts, speed of the dense model.
+type Found = (Option<Analysis>, Option<Vec<FigureReport>>, Vec<CutDone>, Option<Speed>);
 
 impl CutDone {
     /// The same layers by another method.
@@ -167,76 +173,132 @@ impl CutDone {
     }
 }
 
-/// How `settings` merge an adapter.
-fn merging(settings: &HealSettings) -> MergeSettings {
-    let merge_onto = settings.merge_onto;
-    let plain_scales = settings.plain_scales && merge_onto == MergeOnto::Quantized;
-    MergeSettings { merge_onto, plain_scales, ..MergeSettings::default() }
-}
-
-/// A model to score.
-struct Scored {
-    path: String,
-    adapter: Option<PathBuf>,
-}
-
 /// A run at work.
-struct Line<'a> {
-    recipe: &'a Recipe,
-    state: State,
-    keys: Keys<'a>,
+pub(super) struct Line<'a> {
+    pub(super) recipe: &'a Recipe,
+    pub(super) state: State,
+    pub(super) keys: Keys<'a>,
     progress: &'a dyn Progress,
     count: Count<'a>,
     tokenized: Tokenized,
     /// The text of repairs.
-    repairing: Shared,
+    pub(super) repairing: Shared,
     /// Losses of models as they lie on disk: the dense one is measured once.
-    measured: KnownLosses,
+    pub(super) measured: KnownLosses,
     stages: Vec<String>,
-    made: Vec<String>,
 }
 
 impl<'a> Line<'a> {
+    /// Does what is free to be done, the cuts from the `first` on; what there is when nothing is missing.
+    fn look(
+        &mut self,
+        wanted: &[Wanted],
+        checked: &Checked<'_>,
+        plan: &mut Option<Plan>,
+        first: usize,
+    ) -> Result<Step<Found>> {
+        let analysis = self.analyze()?;
+        let dense = Scored::at(self.recipe.model.clone());
+        let dense = self.score("dense/scores", dense, &self.keys.model.clone())?;
+        // which cuts there are is known only now
+        let Step::Is(analysis) = analysis else { return Ok(Step::Waits) };
+        let plan = match plan {
+            Some(plan) => plan,
+            None => {
+                checked.repairs(wanted, analysis.as_ref(), self.progress)?;
+                let found = Plan::new(wanted, checked.spec.layers, analysis.as_ref())?;
+                let names = found.names(self.recipe);
+                self.count.expect(names.len());
+                self.state.plan(&names)?;
+                plan.insert(found)
+            }
+        };
+        let mut cuts: BTreeMap<usize, CutDone> = BTreeMap::new();
+        let order = (first..wanted.len()).chain(0..first);
+        let own: Vec<usize> = order.filter(|place| plan.same[*place] == *place).collect();
+        for place in &own {
+            let is_timed = plan.timed[*place] == *place;
+            let done = self.cut(wanted[*place].clone(), plan.dropped[*place].clone(), is_timed)?;
+            if let Step::Is(done) = done {
+                cuts.insert(*place, done);
+            }
+        }
+        // each cut is measured in turns with the dense model
+        let speed = match self.recipe.bench.is_some() && wanted.is_empty() {
+            true => self.speed("dense/speed", &self.recipe.model, &self.keys.model.clone())?,
+            false => Step::Is(None),
+        };
+        let (Step::Is(dense), Step::Is(speed), true) = (dense, speed, cuts.len() == own.len()) else {
+            return Ok(Step::Waits);
+        };
+        let speeds: BTreeMap<usize, Option<Speeds>> = cuts.iter().map(|(place, cut)| (*place, cut.speed)).collect();
+        let again = wanted.iter().enumerate().filter_map(|(place, wanted)| {
+            let cut = cuts.get(&plan.same[place])?;
+            Some(CutDone { speed: speeds.get(&plan.timed[place]).copied().flatten(), ..cut.again(wanted.clone()) })
+        });
+        let cuts: Vec<CutDone> = again.collect();
+        let speed = match cuts.iter().filter_map(|cut| cut.speed).collect::<Vec<_>>() {
+            beside if beside.is_empty() => speed.map(|found| found.model),
+            beside => together(beside.iter().filter_map(|found| found.dense)),
+        };
+        // in the recipe's order, wherever this process began
+        let names = plan.names(self.recipe);
+        self.stages.sort_by_key(|name| names.iter().position(|own| own == name));
+        Ok(Step::Is((analysis, dense, cuts, speed)))
+    }
+
     /// Puts the stage on the list; what its work is told to.
-    fn begin(&mut self, stage: &Stage<'_>) -> Told<'a> {
-        self.stages.push(stage.name.to_owned());
-        if !self.state.is_done(stage) {
-            self.made.push(stage.name.to_owned());
+    pub(super) fn begin(&mut self, stage: &Stage<'_>) -> Told<'a> {
+        if !self.stages.iter().any(|known| known == stage.name) {
+            self.stages.push(stage.name.to_owned());
         }
         self.count.next(stage.name, self.state.worked(stage).unwrap_or(0.0))
     }
 
-    fn analyze(&mut self) -> Result<Option<Analysis>> {
-        let Some(settings) = &self.recipe.analyze else { return Ok(None) };
-        let Some(key) = self.keys.analysis()? else { return Ok(None) };
+    fn analyze(&mut self) -> Result<Step<Option<Analysis>>> {
+        let Some(settings) = &self.recipe.analyze else { return Ok(Step::Is(None)) };
+        let Some(key) = self.keys.analysis()? else { return Ok(Step::Is(None)) };
         let stage = Stage { name: "analysis", key, needed: Some("analysis") };
         let told = self.begin(&stage);
         let settings = AnalyzeSettings { model: Some(self.recipe.model.clone()), force: true, ..settings.clone() };
-        let _samples: usize = self.state.run(&stage, &told, |out, progress| {
-            let report = analyze::analyze(&AnalyzeSettings { out: Some(out.to_owned()), ..settings }, progress)?;
+        let samples: Step<usize> = self.state.run(&stage, &told, |job, progress| {
+            let report = analyze::analyze(&AnalyzeSettings { out: Some(job.out.clone()), ..settings }, progress)?;
             Ok(report.analysis.map_or(0, |analysis| analysis.data.samples))
         })?;
-        Analysis::read(&self.state.dir().join("analysis/analysis.json")).map(Some)
+        let Step::Is(_) = samples else { return Ok(Step::Waits) };
+        Analysis::read(&self.state.dir().join("analysis/analysis.json")).map(|analysis| Step::Is(Some(analysis)))
     }
 
     /// Scores `model`, which is what `identity` says.
-    fn score(&mut self, name: &str, model: Scored, identity: &Value) -> Result<Option<Vec<FigureReport>>> {
-        let (Some(settings), Some(key)) = (&self.recipe.eval, self.keys.scores(identity)?) else { return Ok(None) };
+    pub(super) fn score(
+        &mut self,
+        name: &str,
+        model: Scored,
+        identity: &Value,
+    ) -> Result<Step<Option<Vec<FigureReport>>>> {
+        let (Some(settings), Some(key)) = (&self.recipe.eval, self.keys.scores(identity)?) else {
+            return Ok(Step::Is(None));
+        };
         let stage = Stage { name, key, needed: Some(name) };
         let told = self.begin(&stage);
         let settings =
             EvalSettings { model: Some(model.path), adapter: model.adapter, force: true, ..settings.clone() };
-        let tokenized = &mut self.tokenized;
-        let figures = self.state.run(&stage, &told, |out, progress| {
-            let settings = EvalSettings { out: Some(out.to_owned()), ..settings };
+        let (tokenized, recipe) = (&mut self.tokenized, self.recipe);
+        let figures = self.state.run(&stage, &told, |job, progress| {
+            if let Some((cut, healed)) = model.merged {
+                merged(recipe, (&cut, &healed), job, progress)?;
+            }
+            let settings = EvalSettings { out: Some(job.out.clone()), ..settings };
             eval::eval_sharing(&settings, tokenized, progress).map(|report| report.figures)
         });
-        figures.map(Some)
+        figures.map(|figures| figures.map(Some))
     }
 
     /// Measures the model at `path`, which is what `identity` says, in turns with the dense one.
-    fn speed(&mut self, name: &str, path: &str, identity: &Value) -> Result<Option<Speeds>> {
-        let (Some(settings), Some(key)) = (&self.recipe.bench, self.keys.speed(identity)?) else { return Ok(None) };
+    pub(super) fn speed(&mut self, name: &str, path: &str, identity: &Value) -> Result<Step<Option<Speeds>>> {
+        let (Some(settings), Some(key)) = (&self.recipe.bench, self.keys.speed(identity)?) else {
+            return Ok(Step::Is(None));
+        };
         let stage = Stage { name, key, needed: None };
         let told = self.begin(&stage);
         let dense = Some(self.recipe.model.clone()).filter(|dense| dense != path);
@@ -245,137 +307,6 @@ impl<'a> Line<'a> {
             let found = bench::measure(&settings, false, progress)?;
             Ok(Speeds { model: speed(&found.model), dense: found.against.as_ref().map(speed) })
         });
-        speed.map(Some)
-    }
-
-    /// The cut and all that is made of it; `timed`: the speed of one that was repaired otherwise.
-    fn cut(&mut self, wanted: Wanted, dropped: Dropped, timed: Option<Option<Speeds>>) -> Result<CutDone> {
-        let dir = wanted.name.clone();
-        let place = |part: &str| format!("{dir}/{part}");
-        let [model, scores, speed, healed, healed_scores] =
-            ["model", "scores", "speed", "healed", "healed-scores"].map(place);
-        let identity = self.keys.cut_model(&dropped, wanted.repair)?;
-        let shape = self.keys.cut_model(&dropped, None)?;
-        let healing = self.recipe.heal.clone().zip(self.keys.healing(&identity)?);
-
-        // what is missing decides whether the cut has to be there
-        let is_scored = healing.is_none() || self.recipe.drop.unhealed;
-        let mut missing = is_scored && self.unscored(&scores, &identity)?;
-        if let (Some(key), None) = (self.keys.speed(&shape)?, timed) {
-            missing |= !self.state.is_done(&Stage { name: &speed, key, needed: None });
-        }
-        if let Some((_, key)) = &healing {
-            missing |= !self.state.is_done(&Stage { name: &healed, key: key.clone(), needed: Some(&healed) });
-            missing |= self.unscored(&healed_scores, &json!(key))?;
-        }
-        let size = self.write_cut(&wanted, &dropped, &model, missing)?;
-
-        let cut = Scored { path: self.path(&model), adapter: None };
-        let scores = if is_scored { self.score(&scores, cut, &identity)? } else { None };
-        let speed = timed.map_or_else(|| self.speed(&speed, &self.path(&model), &shape), Ok)?;
-        let mut done = CutDone { wanted, dir: dir.clone(), dropped, size, scores, speed, healing: None, healed: None };
-        if let Some((settings, key)) = healing {
-            let identity = json!(key);
-            let stage = Stage { name: &healed, key, needed: Some(&healed) };
-            let told = self.begin(&stage);
-            let reference = settings.eval_data.is_some().then(|| self.recipe.model.clone());
-            let reference = settings.reference.clone().or(reference);
-            let settings = HealSettings { model: Some(self.path(&model)), reference, ..settings };
-            let measured = &mut self.measured;
-            done.healing = Some(self.state.run(&stage, &told, |out, progress| {
-                let settings = HealSettings { out: Some(out.to_owned()), ..settings };
-                let report = heal::heal_sharing(&settings, measured, progress)?;
-                report.result.ok_or_else(|| Error::work("the healing has no result"))
-            })?);
-            let whole = if self.unscored(&healed_scores, &identity)? {
-                self.merged(&model, &healed)?
-            } else {
-                Scored { path: self.path(&model), adapter: None }
-            };
-            done.healed = self.score(&healed_scores, whole, &identity)?;
-        }
-        if self.recipe.drop.keep == Keep::Adapters {
-            self.tidy(&model, &healed)?;
-        }
-        Ok(done)
-    }
-
-    /// The healed model: merged, or where the recipe wants adapters alone, the cut with its adapter.
-    fn merged(&self, model: &str, healed: &str) -> Result<Scored> {
-        let (adapter, merged) = (self.state.dir().join(healed).join("adapter"), format!("{healed}/merged"));
-        let path = self.state.dir().join(&merged);
-        if self.recipe.heal.as_ref().is_some_and(|heal| heal.adapter_only) {
-            return Ok(Scored { path: self.path(model), adapter: Some(adapter) });
-        }
-        if path.exists() && has_leftovers(&path) {
-            // killed when the model had its place: opening the place clears what is beside it
-            drop(Workplace::open(&path, &Origin::program("run"))?);
-        }
-        if !path.exists() {
-            // an earlier run has tidied it away
-            let settings = MergeSettings {
-                model: Some(self.path(model)),
-                adapter: Some(adapter),
-                out: Some(path),
-                max_shard_size: self.recipe.cut.max_shard_size.clone(),
-                ..self.recipe.heal.as_ref().map_or_else(MergeSettings::default, merging)
-            };
-            merge::merge(&settings, self.progress)?;
-        }
-        Ok(Scored { path: self.path(&merged), adapter: None })
-    }
-
-    /// Removes the models that can be made again from the adapter.
-    fn tidy(&self, model: &str, healed: &str) -> Result<()> {
-        let has_adapter = self.state.dir().join(healed).join("adapter").exists();
-        let models = [(model.to_owned(), true), (format!("{healed}/merged"), has_adapter)];
-        for (model, can_go) in models {
-            let path = self.state.dir().join(model);
-            if can_go && (path.exists() || has_leftovers(&path)) {
-                Workplace::open(&path, &Origin::program("run"))?.discard(&path)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn path(&self, part: &str) -> String {
-        self.state.dir().join(part).display().to_string()
-    }
-
-    /// Whether scores are still to be made.
-    fn unscored(&self, name: &str, identity: &Value) -> Result<bool> {
-        let Some(key) = self.keys.scores(identity)? else { return Ok(false) };
-        Ok(!self.state.is_done(&Stage { name, key, needed: Some(name) }))
-    }
-
-    fn write_cut(&mut self, wanted: &Wanted, dropped: &Dropped, name: &str, needed: bool) -> Result<Size> {
-        let stage = Stage { name, key: self.keys.cut(wanted, dropped)?, needed: needed.then_some(name) };
-        let told = self.begin(&stage);
-        let settings = self.recipe.cut_by(wanted.repair);
-        let mut settings = CutSettings { model: Some(self.recipe.model.clone()), force: true, ..settings };
-        match &wanted.which {
-            Which::Method(method, n) => {
-                let analysis = self.state.dir().join("analysis/analysis.json");
-                settings.plan = method.needs_scores().then_some(analysis);
-                settings.method = Some(method);
-                settings.layers = Some(*n);
-            }
-            // the method is the one that the analysis follows
-            Which::Within(_, most) => {
-                settings.plan = Some(self.state.dir().join("analysis/analysis.json"));
-                settings.max_loss = Some(*most);
-            }
-            Which::Given(text) => settings.drop = Some(text.clone()),
-        }
-        if dropped.are_layers() {
-            // a recipe says it for the cuts that need it
-            settings.format = None;
-        }
-        let shared = &mut self.repairing;
-        self.state.run(&stage, &told, |out, progress| {
-            let settings = CutSettings { out: Some(out.to_owned()), ..settings };
-            let report = cut::cut_sharing(&settings, shared, progress)?;
-            Ok(Size { parameters: report.parameters.after, bytes: report.bytes.after })
-        })
+        speed.map(|speed| speed.map(Some))
     }
 }

@@ -1,91 +1,42 @@
-//! `run.json`: which stages are done, with what they were made from and what came of them. A stage whose key is still
-//! the same is not done again.
+//! The state of a run's stages, which all that work at it share. A stage whose key is still the same is not done again.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use candle_core::Device;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::view::duration;
+use super::REPORT;
+use super::kept::{Entry, FILE, Kept};
+use super::place::{prepare, refuse_other};
+use super::stage::Stage;
+use super::worker::Worker;
 use crate::checkpoint::{
-    Origin, Workplace, adopt, can_work_in, check_place, claim, has_leftovers, lock_dir, work_in, write_file,
+    Asked, Holder, Lease, Leases, Origin, Sharing, Workplace, claim, create_dir, has_leftovers, is_listed, made_by,
+    write_new,
 };
-use crate::files::{self, Bound};
-use crate::heal::WorkDir;
-use crate::importance::Unfinished;
-use crate::progress::Progress;
-use crate::{Context, Error, Result, ops};
+use crate::interrupt::{self, Interrupt};
+use crate::{Context, Error, Result};
 
-/// Name of the state's file.
-pub(super) const FILE: &str = "run.json";
-
-/// A run's directory and what is done in it. No other process works there meanwhile.
+/// A run's directory and what is done in it.
 #[derive(Debug)]
 pub(super) struct State {
-    dir: PathBuf,
-    kept: Kept,
+    pub(super) dir: PathBuf,
+    pub(super) kept: Kept,
+    pub(super) leases: Leases,
+    is_shared: bool,
+    /// Claims that were known when this process came.
+    opened: BTreeMap<String, u64>,
+    /// Stages that this process has done.
+    pub(super) made: Vec<String>,
+    /// Stages that other processes hold, and what failed there, as the last look at each found it.
+    pub(super) waits: BTreeMap<String, Holder>,
+    fails: BTreeMap<String, String>,
     /// `None` where the system locks no directories.
     _lock: Option<File>,
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Kept {
-    prune: String,
-    stages: BTreeMap<String, Entry>,
-}
-
-impl Kept {
-    fn read(path: &Path) -> Result<Self> {
-        if !path.exists() {
-            return Ok(Self { prune: env!("CARGO_PKG_VERSION").to_owned(), stages: BTreeMap::new() });
-        }
-        let broken = |error: serde_json::Error| Error::work(format!("not the state of a run: {error}"));
-        serde_json::from_value(files::json(path, Bound::RECORD)?).map_err(broken).context(|| path.display())
-    }
-}
-
-/// A stage that was begun.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    /// Digest of everything that decides its result.
-    key: String,
-    /// Seconds of work on it, by all processes; what was killed could not count its own.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    seconds: Option<f64>,
-    /// What came of it; absent while it is not finished.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    report: Option<Value>,
-}
-
-/// One stage.
-pub(super) struct Stage<'a> {
-    /// Its name, which is the path of its output below the run's directory.
-    pub(super) name: &'a str,
-    /// Digest of everything that decides its result.
-    pub(super) key: String,
-    /// What has to be there for it to count as done, below the run's directory: another stage is going to read it.
-    pub(super) needed: Option<&'a str>,
-}
-
-/// Refuses a directory in which something else than a run is.
-///
-/// # Errors
-/// Request: as said.
-fn refuse_other(dir: &Path) -> Result<()> {
-    check_place(dir)?;
-    if dir.exists() && !can_work_in(dir, "run")? {
-        let fault = format!("{} exists and holds no run (no {FILE}): name another directory", dir.display());
-        return Err(Error::request(fault));
-    }
-    Ok(())
 }
 
 /// The digest of what decides a result.
@@ -94,34 +45,40 @@ pub(super) fn key(of: &Value) -> String {
     Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// How long processes that come at once try to make one directory.
+const OPENING: Duration = Duration::from_secs(3);
+/// How long one who is to stop still waits for others.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 impl State {
     /// Opens the run in `dir`, or begins one there.
     ///
     /// # Errors
     /// Request: the directory holds something else, or another run works there. Work: a broken state.
-    pub(super) fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join(FILE);
-        refuse_other(dir)?;
-        if !dir.exists() || has_leftovers(dir) {
-            let place = Workplace::open(dir, &Origin::program("run"))?;
-            if !dir.exists() {
-                place.make_dir(place.target(), &[FILE])?;
+    pub(super) fn open(dir: &Path, worker: &Worker) -> Result<Self> {
+        let sharing = if worker.shard.is_some() { Sharing::Shared } else { Sharing::Alone };
+        let began = Instant::now();
+        let (lock, kept) = loop {
+            match prepare(dir, sharing) {
+                // others may be making it just now
+                Err(_) if sharing == Sharing::Shared && made_by(dir).is_none() && began.elapsed() < OPENING => {
+                    interrupt::check()?;
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                prepared => break prepared?,
             }
+        };
+        let leases = Leases::of(dir, "run", worker.timeout, worker.shard.map(|shard| shard.to_string()));
+        leases.sweep(sharing == Sharing::Alone && lock.is_some());
+        let opened = kept.stages.iter().map(|(name, entry)| (name.clone(), entry.claim)).collect();
+        let mut state =
+            Self { opened, leases, is_shared: worker.shard.is_some(), _lock: lock, ..Self::seen(dir, kept) };
+        // a run of an earlier version that was killed in its last write
+        let path = dir.join(FILE);
+        if has_leftovers(&path) {
+            drop(Workplace::open_file(&path, &Origin::program("run"))?);
         }
-        let lock = lock_dir(dir)?;
-        refuse_other(dir)?;
-        work_in(dir, "run")?;
-        let kept = Kept::read(&path)?;
-        // where an earlier version left no mark, its own record says what is a run's
-        let mut parts: Vec<String> =
-            kept.stages.keys().flat_map(|name| [name.clone(), format!("{name}.healing")]).collect();
-        parts.extend(kept.stages.keys().filter_map(|name| Some(name.split_once('/')?.0.to_owned())));
-        adopt(dir, &parts.iter().map(String::as_str).collect::<Vec<_>>())?;
-        let state = Self { dir: dir.to_owned(), kept, _lock: lock };
-        // a run that was killed in its last write saves nothing again: what it left there goes here
-        if !path.exists() || has_leftovers(&path) {
-            state.save()?;
-        }
+        state.update(|_| ())?;
         Ok(state)
     }
 
@@ -130,14 +87,33 @@ impl State {
     /// # Errors
     /// Request: the directory holds something else. Work: a broken state.
     pub(super) fn look(dir: Option<&Path>) -> Result<Self> {
-        let Some(dir) = dir else { return Ok(Self { dir: PathBuf::new(), kept: Kept::default(), _lock: None }) };
+        let Some(dir) = dir else { return Ok(Self::seen(Path::new(""), Kept::default())) };
         refuse_other(dir)?;
-        Ok(Self { dir: dir.to_owned(), kept: Kept::read(&dir.join(FILE))?, _lock: None })
+        Ok(Self::seen(dir, Kept::read(&dir.join(FILE))?))
+    }
+
+    fn seen(dir: &Path, kept: Kept) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            kept,
+            leases: Leases::of(dir, "run", Duration::MAX, None),
+            is_shared: false,
+            opened: BTreeMap::new(),
+            made: Vec::new(),
+            waits: BTreeMap::new(),
+            fails: BTreeMap::new(),
+            _lock: None,
+        }
     }
 
     /// The run's directory.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Stages that this process has done.
+    pub(super) fn made(&self) -> &[String] {
+        &self.made
     }
 
     /// Whether `stage` need not be done.
@@ -146,57 +122,158 @@ impl State {
         done && stage.needed.is_none_or(|path| self.dir.join(path).exists())
     }
 
-    /// Does `stage` unless it is done, and keeps what came of it. What an earlier run with another recipe left in its
-    /// place is removed first; what an unfinished one left is there to go on from.
+    /// Lists what is going to stand in the run's directory, and makes the directories around it.
     ///
     /// # Errors
-    /// Those of `work`, the stage's name in front; the disk's.
-    pub(super) fn run<T: Serialize + DeserializeOwned>(
-        &mut self,
-        stage: &Stage<'_>,
-        progress: &dyn Progress,
-        work: impl FnOnce(&Path, &dyn Progress) -> Result<T>,
-    ) -> Result<T> {
-        let (name, out) = (stage.name, self.dir.join(stage.name));
-        if self.is_done(stage) {
-            return self.report(name);
+    /// Request: somebody else's stands there. Work: the disk's.
+    pub(super) fn make_room(&self, paths: &[&Path]) -> Result<()> {
+        for path in paths {
+            self.list(path)?;
+            path.parent().filter(|parent| *parent != self.dir).map_or(Ok(()), create_dir)?;
         }
-        // what another stage's settings asked for holds no longer
-        ops::settle_dtype(&Device::Cpu, "f32")?;
-        if self.kept.stages.get(name).is_none_or(|entry| entry.key != stage.key) {
-            if self.kept.stages.get(name).is_some_and(|entry| entry.report.is_some()) {
-                progress.warn("what decides it has changed since; made again");
-            }
-            claim(&out)?;
-            claim(&WorkDir::place(&out))?;
-            let place = Workplace::open(&out, &Origin::program("run"))?;
-            for left in [out.clone(), WorkDir::place(&out), Unfinished::place(&out)] {
-                place.discard(&left)?;
+        Ok(())
+    }
+
+    /// Lists what is going to stand in the run's directory.
+    ///
+    /// # Errors
+    /// As [`State::make_room`].
+    pub(super) fn list(&self, path: &Path) -> Result<()> {
+        if is_listed(path)? {
+            return Ok(());
+        }
+        let _one_at_a_time = self.alone()?;
+        claim(path)
+    }
+
+    /// Nobody else writes the run's own files while this is held. One who is to stop says so there first, unless that
+    /// takes long.
+    fn alone(&self) -> Result<Lease> {
+        let began = Instant::now();
+        loop {
+            match Interrupt::new().run(|| self.leases.ask(FILE, "", 0))? {
+                Asked::Granted(lease) => return Ok(lease),
+                Asked::Held(_) if began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
+                Asked::Held(_) => {
+                    interrupt::check()?;
+                    std::thread::sleep(Duration::from_millis(50));
+                }
             }
         }
-        let before = self.worked(stage);
-        let begun = Entry { key: stage.key.clone(), seconds: before, report: None };
-        self.kept.stages.insert(name.to_owned(), begun.clone());
-        self.save()?;
-        let started = Instant::now();
-        let report = work(&out, progress);
-        let seconds = started.elapsed().as_secs_f64();
-        let all = Some(before.unwrap_or(0.0) + seconds);
-        let report = match report {
-            Ok(report) => report,
-            Err(error) => {
-                self.kept.stages.insert(name.to_owned(), Entry { seconds: all, ..begun });
-                // the error that there is says more than one of counting
-                drop(self.save());
-                return Err(error).context(|| name);
+    }
+
+    /// Changes what all know.
+    ///
+    /// # Errors
+    /// Work: a broken state; the disk's. Interrupted, where others do not let go.
+    pub(super) fn update(&mut self, change: impl Fn(&mut Kept)) -> Result<()> {
+        let path = self.dir.join(FILE);
+        loop {
+            let lease = self.alone()?;
+            let before = Kept::read(&path)?;
+            let mut kept = before.clone();
+            change(&mut kept);
+            if kept != before || !path.exists() {
+                write_new(&lease.work().join(FILE), kept.text()?)?;
+                claim(&path)?;
+                match lease.place(FILE, &path) {
+                    Err(_) if lease.is_lost() => continue,
+                    placed => placed?,
+                }
             }
-        };
-        let value = serde_json::to_value(&report).map_err(|error| Error::work(error.to_string()))?;
-        self.kept.stages.insert(name.to_owned(), Entry { seconds: all, report: Some(value), ..begun });
-        self.save()?;
-        let took = if seconds < 60.0 { format!("{seconds:.1} s") } else { duration(seconds) };
-        progress.reached(&format!("done in {took}"));
-        Ok(report)
+            self.kept = kept;
+            return Ok(());
+        }
+    }
+
+    pub(super) fn refresh(&mut self) -> Result<()> {
+        self.kept = Kept::read(&self.dir.join(FILE))?;
+        Ok(())
+    }
+
+    /// Says which stages there are before the report.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(super) fn plan(&mut self, names: &[String]) -> Result<()> {
+        self.update(|kept| kept.planned = [names, &[REPORT.to_owned()]].concat())
+    }
+
+    /// Has `stage` done again, in a run that shares its directory only where what decides it is other than it was.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(super) fn renew(&mut self, stage: &Stage<'_>) -> Result<()> {
+        let is_shared = self.is_shared;
+        self.update(|kept| {
+            if let Some(entry) = kept.stages.get_mut(stage.name).filter(|entry| !is_shared || entry.key != stage.key) {
+                *entry = Entry { key: stage.key.clone(), claim: entry.claim, ..Entry::default() };
+            }
+        })
+    }
+
+    /// What the stages are made from and how often each was begun, as one digest.
+    pub(super) fn digest(&self, names: &[String], of: &Value) -> String {
+        let entries = names.iter().map(|name| self.kept.stages.get(name).map(|entry| (&entry.key, entry.claim)));
+        key(&serde_json::json!([of, names, entries.collect::<Vec<_>>()]))
+    }
+
+    /// Whether another process has failed at `stage` since this one came: it would fail here as well.
+    pub(super) fn has_failed(&mut self, stage: &Stage<'_>) -> Result<bool> {
+        self.fails.remove(stage.name);
+        let Some(entry) = self.kept.stages.get(stage.name) else { return Ok(false) };
+        let is_new = self.is_shared && entry.claim > self.opened.get(stage.name).copied().unwrap_or(0);
+        if is_new && entry.key != stage.key && !entry.key.is_empty() {
+            return Err(self.other_recipe(stage));
+        }
+        let (true, Some(error)) = (is_new, &entry.error) else { return Ok(false) };
+        let on = entry.by.as_ref().map_or_else(String::new, |by| format!(" (process {} on {})", by.pid, by.host));
+        self.fails.insert(stage.name.to_owned(), format!("{error}{on}"));
+        Ok(true)
+    }
+
+    pub(super) fn other_recipe(&self, stage: &Stage<'_>) -> Error {
+        let (name, dir) = (stage.name, self.dir.display());
+        Error::request(format!("{name}: another run works in {dir} by another recipe or other data; wait for its end"))
+    }
+
+    /// Begins a look at all stages.
+    ///
+    /// # Errors
+    /// Work: a broken state.
+    pub(super) fn look_again(&mut self) -> Result<()> {
+        (self.waits, self.fails) = (BTreeMap::new(), BTreeMap::new());
+        self.refresh()
+    }
+
+    /// Stages that other processes hold.
+    pub(super) fn waits(&self) -> &BTreeMap<String, Holder> {
+        &self.waits
+    }
+
+    /// The first stage that failed in another process, with what it said.
+    pub(super) fn failed(&self) -> Option<Error> {
+        self.fails.iter().next().map(|(name, error)| Error::work(format!("{name} failed: {error}")))
+    }
+
+    /// Waits until another process has done something, or has gone.
+    ///
+    /// # Errors
+    /// Interrupted.
+    pub(super) fn wait(&self) -> Result<()> {
+        let path = self.dir.join(FILE);
+        let before = fs::read(&path).ok();
+        loop {
+            let until = Instant::now() + self.leases.glance();
+            while Instant::now() < until {
+                interrupt::check()?;
+                std::thread::sleep(Duration::from_millis(20).min(self.leases.glance()));
+            }
+            let is_free = self.waits.is_empty() || self.waits.keys().any(|name| !self.leases.is_held(name));
+            if is_free || fs::read(&path).ok() != before {
+                return Ok(());
+            }
+        }
     }
 
     /// Seconds that earlier processes have worked on `stage` as it is now.
@@ -209,114 +286,12 @@ impl State {
         self.kept.stages.iter().filter_map(|(name, entry)| Some((name.clone(), entry.seconds?))).collect()
     }
 
-    fn report<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+    pub(super) fn report<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let value = self.kept.stages.get(name).and_then(|entry| entry.report.clone()).unwrap_or_default();
         let broken = |error: serde_json::Error| Error::work(format!("{name}: {error}"));
         serde_json::from_value(value).map_err(broken).context(|| self.dir.join(FILE).display().to_string())
     }
-
-    fn save(&self) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.kept).map_err(|error| Error::work(error.to_string()))?;
-        write_file(&self.dir.join(FILE), true, (text + "\n").as_bytes())
-    }
-}
-
-/// Removes the run in `dir`, if there is one.
-///
-/// # Errors
-/// Request: another run works there, or somebody else's files are in it. Work: the file system's.
-pub(in crate::commands) fn forget(dir: &Path) -> Result<()> {
-    if dir.symlink_metadata().is_err() {
-        return Ok(());
-    }
-    drop(State::open(dir)?);
-    let place = Workplace::open(dir, &Origin::program("run"))?;
-    let _lock = lock_dir(dir)?;
-    place.discard(dir)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-    use crate::checkpoint::{OutputDir, write_new};
-    use crate::progress::Silent;
-
-    fn stage<'a>(name: &'a str, key: &str) -> Stage<'a> {
-        Stage { name, key: key.to_owned(), needed: Some(name) }
-    }
-
-    fn make(state: &mut State, stage: &Stage<'_>, result: usize) -> Result<usize> {
-        state.run(stage, &Silent, |out, _| {
-            let made = OutputDir::create(out, true, &Origin::program("test"))?;
-            write_new(&made.path().join("file"), result.to_string())?;
-            made.commit().map(|()| result)
-        })
-    }
-
-    #[test]
-    fn what_is_done_stays_done_until_it_changes() {
-        let dir = tempfile::tempdir().unwrap();
-        let run = dir.path().join("run");
-        let mut state = State::open(&run).unwrap();
-        assert!(State::open(&run).unwrap_err().to_string().contains("another run"));
-        let other = OutputDir::create(&run, true, &Origin::program("cut")).unwrap_err().to_string();
-        assert!(other.contains("another run"), "nor does another command replace it meanwhile: {other}");
-        assert_eq!(make(&mut state, &stage("a/b", "1"), 7).unwrap(), 7);
-        assert_eq!(make(&mut state, &stage("a/b", "1"), 8).unwrap(), 7, "not done again");
-        drop(state);
-        let mut state = State::open(&run).unwrap();
-        assert_eq!(make(&mut state, &stage("a/b", "1"), 8).unwrap(), 7, "nor by the next process");
-        assert_eq!(make(&mut state, &stage("a/b", "2"), 9).unwrap(), 9);
-        assert_eq!(fs::read_to_string(run.join("a/b/file")).unwrap(), "9");
-
-        fs::remove_dir_all(run.join("a")).unwrap();
-        let unneeded = Stage { needed: None, ..stage("a/b", "2") };
-        assert_eq!(make(&mut state, &unneeded, 1).unwrap(), 9);
-        assert_eq!(make(&mut state, &stage("a/b", "2"), 1).unwrap(), 1, "its output is gone and needed");
-        drop(state);
-        // killed between putting the state in its place and removing what it was written in
-        let left = run.join(".run.json.prune");
-        fs::create_dir(&left).unwrap();
-        drop(State::open(&run).unwrap());
-        assert!(!left.exists());
-    }
-
-    #[test]
-    fn an_unfinished_stage_goes_on_where_it_was() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut state = State::open(dir.path()).unwrap();
-        let fail = |state: &mut State, key: &str| {
-            let failed = state.run::<usize>(&stage("a", key), &Silent, |out, _| {
-                let before = out.join("half").exists();
-                if !before {
-                    let made = OutputDir::create(out, true, &Origin::program("test"))?;
-                    write_new(&made.path().join("half"), "x")?;
-                    made.commit()?;
-                }
-                Err(Error::work(format!("found {before}")))
-            });
-            failed.unwrap_err().to_string()
-        };
-        assert_eq!(fail(&mut state, "1"), "a: found false");
-        let worked = |state: &State, key: &str| state.worked(&stage("a", key));
-        let before = worked(&state, "1").unwrap();
-        assert_eq!(fail(&mut state, "1"), "a: found true");
-        assert!(worked(&state, "1").unwrap() > before, "all processes count");
-        assert_eq!(worked(&state, "2"), None);
-        assert_eq!(fail(&mut state, "2"), "a: found false", "another recipe's leftovers are gone");
-    }
-
-    #[test]
-    fn other_directories_are_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("thesis.tex"), "x").unwrap();
-        let error = State::open(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("holds no run") && error.exit_code() == 2, "{error}");
-        fs::write(dir.path().join(FILE), "{}").unwrap();
-        assert!(State::open(dir.path()).unwrap_err().to_string().contains(FILE));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
-        assert_eq!(key(&serde_json::json!({"a": 1})).len(), 32);
-    }
-}
+mod tests;

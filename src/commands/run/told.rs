@@ -1,6 +1,6 @@
 //! What a run says of itself while it works: which stage, how many of how many, and for how long it has worked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -11,7 +11,8 @@ use crate::progress::{Progress, Unit};
 pub(super) struct Count<'a> {
     progress: &'a dyn Progress,
     total: usize,
-    reached: usize,
+    /// Numbers of the stages that came.
+    reached: BTreeMap<String, usize>,
     shared: Arc<Shared>,
 }
 
@@ -27,7 +28,7 @@ struct Shared {
 impl<'a> Count<'a> {
     pub(super) fn new(progress: &'a dyn Progress, total: usize) -> Self {
         let shared = Shared { started: Instant::now(), before: Mutex::default(), said: Mutex::default() };
-        Self { progress, total, reached: 0, shared: Arc::new(shared) }
+        Self { progress, total, reached: BTreeMap::new(), shared: Arc::new(shared) }
     }
 
     /// It is known now how many stages there are.
@@ -35,16 +36,18 @@ impl<'a> Count<'a> {
         self.total = total;
     }
 
-    /// The next stage, called `name`, which an earlier process has done in so many seconds, or has begun.
+    /// The next stage, or one that came before, called `name`, which an earlier process has done in so many seconds, or
+    /// has begun.
     pub(super) fn next(&mut self, name: &str, before: f64) -> Told<'a> {
-        self.reached += 1;
-        if let Ok(mut all) = self.shared.before.lock() {
+        let reached = self.reached.len();
+        let number = *self.reached.entry(name.to_owned()).or_insert(reached + 1);
+        if let (true, Ok(mut all)) = (number > reached, self.shared.before.lock()) {
             *all += before;
         }
         Told {
             name: name.to_owned(),
-            number: self.reached,
-            total: self.total.max(self.reached),
+            number,
+            total: self.total.max(self.reached.len()),
             progress: self.progress,
             shared: self.shared.clone(),
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{RunReport, StageReport};
+use super::{RunReport, Script, StageReport, Submission};
 use crate::checkpoint::ByteSize;
 use crate::report::run::{RunData, Score, ScoreColumn, Variant};
 use crate::report::{self, Column, table};
@@ -12,6 +12,13 @@ const WIDTH: usize = 118;
 
 impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(submission) = &self.submission {
+            return submitted(submission, f);
+        }
+        if !self.left.is_empty() {
+            writeln!(f, "stages   {}", took(&self.stages))?;
+            return write!(f, "left     {}: other processes are at it", self.left.join(", "));
+        }
         let Some(data) = &self.data else { return stages(&self.stages, f) };
         writeln!(f, "{}", models(data).trim_end())?;
         if let Some(advice) = report::advice(data) {
@@ -26,6 +33,21 @@ impl fmt::Display for RunReport {
         }
         Ok(())
     }
+}
+
+/// What went to a cluster, or would.
+fn submitted(submission: &Submission, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Submission { dir, scripts, jobs } = submission;
+    if jobs.is_empty() {
+        for Script { path, text, command } in scripts {
+            writeln!(f, "{}\n\n{text}\n{command}\n", path.display())?;
+        }
+        return write!(f, "dry run: nothing submitted, nothing written");
+    }
+    for (what, job) in ["array", "report"].iter().zip(jobs) {
+        writeln!(f, "{what:<8} job {job}")?;
+    }
+    write!(f, "scripts  {}, and what the jobs print", dir.display())
 }
 
 /// A line for each model, with every measure but the subjects of groups; in several tables where one would be too wide.

@@ -132,6 +132,9 @@ fn desk() -> Desk {
     write(&desk.path("configs/llama-2-7b.toml"), &recipe);
     let local = String::from_utf8(recipe).unwrap().replace("meta-llama/Llama-2-7b-hf", "llama");
     fs::write(desk.path("recipe.toml"), local.replace("allenai/c4", "c4.jsonl")).unwrap();
+    let small = "model = \"llama\"\n[drop]\nlayers = [1]\nmethods = [\"deepest\"]\n";
+    fs::write(desk.path("small.toml"), small).unwrap();
+    desk.works("prune run small.toml -o job");
     let c4 = gz(&text(30));
     let names = ["en/c4-validation.00000-of-00008.json.gz", "en/c4-train.00000-of-01024.json.gz"];
     desk.cache("datasets--allenai--c4", "main", &names.map(|name| (name, c4.clone())));

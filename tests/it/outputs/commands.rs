@@ -122,6 +122,7 @@ pub(crate) const READING: &[&str] = &[
     "doctor",
     "methods",
     "completions bash",
+    "run recipe.toml -o out --submit slurm --dry-run",
     "analyze model --data text.jsonl --samples 3 --seq-len 16",
     "analyze model --data text.jsonl --samples 3 --seq-len 16 -o out --csv out.csv --dry-run",
     "methods model --data text.jsonl --samples 3 --seq-len 16 --layers 1",

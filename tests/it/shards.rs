@@ -1,0 +1,259 @@
+//! `prune run --shard`: several processes make what one makes, whoever of them is killed or stopped; `prune status`;
+//! and what `--submit` hands to a cluster.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::fixture::desk::Desk;
+
+const RECIPE: &str = r#"
+model = "model"
+
+[drop]
+layers = [1, 2]
+methods = ["similarity", "deepest"]
+
+[analyze]
+data = "text.jsonl"
+
+[heal]
+data = "text.jsonl"
+seq_len = 8
+rank = 2
+steps = 6
+batch = 2
+save_every = 1
+warmup = 1
+lr = 0.05
+
+[eval]
+tasks = ["text:text.jsonl"]
+"#;
+
+fn desk() -> Desk {
+    let desk = Desk::in_memory();
+    fs::write(desk.path("recipe.toml"), RECIPE).unwrap();
+    desk
+}
+
+fn start(desk: &Desk, line: &str) -> Child {
+    desk.command(line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn end(child: Child) -> String {
+    let output: Output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+fn signal(child: &Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// Files that tell how long something took.
+const TIMED: [&str; 4] = ["run.json", "heal.json", "log.jsonl", ".prune"];
+
+/// Every file below `dir` by its path, but those that tell how long something took.
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(next).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = entry.strip_prefix(dir).unwrap().display().to_string();
+            match entry.is_dir() {
+                true => open.push(entry),
+                false if TIMED.iter().any(|own| name.ends_with(own)) => {}
+                false => drop(found.insert(name, fs::read(entry).unwrap())),
+            }
+        }
+    }
+    found
+}
+
+/// The same files with the same bytes in two runs.
+fn assert_same(desk: &Desk, one: &str, other: &str) {
+    let (one, other) = (files(&desk.path(one)), files(&desk.path(other)));
+    assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>());
+    let differing: Vec<&String> = one.keys().filter(|name| one[*name] != other[*name]).collect();
+    assert!(differing.is_empty(), "{differing:?}");
+}
+
+/// How often each stage was said to be done.
+fn done<'a>(said: impl IntoIterator<Item = &'a String>) -> BTreeMap<String, usize> {
+    let mut times = BTreeMap::new();
+    for line in said.into_iter().flat_map(|said| said.lines()) {
+        if let Some((before, _)) = line.split_once(": done in ") {
+            let name = before.rsplit(' ').next().unwrap().to_owned();
+            *times.entry(name).or_insert(0) += 1;
+        }
+    }
+    times
+}
+
+fn status(desk: &Desk, dir: &str) -> Vec<Value> {
+    let report = desk.json(&format!("status {dir} --json"));
+    report["stages"].as_array().unwrap().clone()
+}
+
+#[test]
+fn several_processes_make_what_one_makes() {
+    let desk = desk();
+    desk.json("run recipe.toml -o whole --json");
+    let stages = status(&desk, "whole").len() - 1;
+    for count in [2, 4] {
+        let job = format!("job{count}");
+        let shards: Vec<Child> = (1..=count)
+            .map(|shard| start(&desk, &format!("run recipe.toml -o {job} --shard {shard}/{count}")))
+            .collect();
+        let said: Vec<String> = shards.into_iter().map(end).collect();
+        let times = done(&said);
+        assert!(times.len() == stages && times.values().all(|times| *times == 1), "{times:?}");
+        assert_same(&desk, "whole", &job);
+        let status = status(&desk, &job);
+        assert!(status.iter().all(|stage| stage["state"] == "done" && stage["shard"].is_string()), "{status:?}");
+    }
+    // by what a scheduler says; and with all done there is nothing to wait for
+    let auto = desk
+        .command("run recipe.toml -o job2 --shard auto --no-wait --json")
+        .envs([("SLURM_ARRAY_TASK_ID", "2"), ("SLURM_ARRAY_TASK_COUNT", "2"), ("SLURM_ARRAY_TASK_MIN", "1")])
+        .output()
+        .unwrap();
+    assert!(auto.status.success(), "{}", String::from_utf8_lossy(&auto.stderr));
+    desk.refused("run recipe.toml -o new --shard 3/2", 2, &["--shard", "i/n"]);
+    desk.refused("run recipe.toml -o new --shard 1/2 --claim-timeout 0", 2, &["--claim-timeout"]);
+}
+
+/// A killed process's stage is taken up at once by another of the machine; one that is stopped for too long loses its
+/// own, and changes nothing when it wakes.
+#[test]
+fn what_is_killed_or_stopped_is_gone_on_with() {
+    let desk = desk();
+    let set = "--set heal.steps=60 --set drop.methods=[\"deepest\"]";
+    desk.json(&format!("run recipe.toml -o whole {set} --json"));
+    let line = |shard: usize| format!("run recipe.toml -o job {set} --shard {shard}/3 --claim-timeout 3");
+    let shards: Vec<Child> = (1..=3).map(|shard| start(&desk, &line(shard))).collect();
+    // each in the middle of a healing, or at the latest before the end
+    let began = Instant::now();
+    let (mut killed, mut stopped) = (None, None);
+    while (killed.is_none() || stopped.is_none()) && began.elapsed() < Duration::from_secs(60) {
+        if !desk.path("job/run.json").exists() {
+            continue;
+        }
+        for stage in status(&desk, "job") {
+            let at = shards.iter().position(|shard| stage["pid"] == json!(shard.id()));
+            let Some(at) = at.filter(|_| stage["state"] == "running") else { continue };
+            if stopped.is_none() && stage["name"].as_str().unwrap().ends_with("/healed") {
+                signal(&shards[at], "-STOP");
+                stopped = Some(at);
+            } else if killed.is_none() && stopped.is_some_and(|stopped| stopped != at) {
+                signal(&shards[at], "-KILL");
+                killed = Some(at);
+            }
+        }
+    }
+    let stopped = stopped.expect("a healing was under way");
+    let mut said = Vec::new();
+    let mut asleep = None;
+    for (at, shard) in shards.into_iter().enumerate() {
+        if at == stopped {
+            asleep = Some(shard);
+        } else if Some(at) == killed {
+            shard.wait_with_output().unwrap();
+        } else {
+            said.push(end(shard));
+        }
+    }
+    // all is done without the one that sleeps
+    assert_same(&desk, "whole", "job");
+    let before = files(&desk.path("job"));
+    let asleep = asleep.unwrap();
+    signal(&asleep, "-CONT");
+    said.push(end(asleep));
+    assert_eq!(files(&desk.path("job")), before);
+    let times = done(&said);
+    assert!(times.values().all(|times| *times == 1), "{times:?}");
+    assert!(said.last().unwrap().contains("another has taken the stage over"), "{}", said.last().unwrap());
+    assert!(status(&desk, "job").iter().all(|stage| stage["state"] == "done"));
+    // one process finds nothing to do
+    let again = desk.json(&format!("run recipe.toml -o job {set} --json"));
+    assert!(again["stages"].as_array().unwrap().iter().all(|stage| stage["is_done"] == json!(true)));
+}
+
+/// Every state that a stage can be in, and a warning that stops a run as a scheduler gives it.
+#[test]
+fn the_status_of_all_states() {
+    let desk = desk();
+    desk.refused("status nowhere", 2, &["nowhere"]);
+    desk.refused("status model", 2, &["holds no run"]);
+    let set = "--set drop.methods=[\"deepest\"]";
+    let output = desk.run(&format!("run recipe.toml -o job {set} --set heal.lr=1e30"));
+    assert_eq!(output.status.code(), Some(1));
+    let of = |name: &str| status(&desk, "job").into_iter().find(|stage| stage["name"] == name).unwrap();
+    let failed = of("deepest-1/healed");
+    assert!(failed["state"] == "failed" && failed["error"].as_str().is_some_and(|error| !error.is_empty()), "{failed}");
+    assert_eq!((&of("dense/scores")["state"], &of("deepest-2/model")["state"]), (&json!("done"), &json!("waiting")));
+    let said = String::from_utf8(desk.run("status job").stdout).unwrap();
+    assert!(said.contains("deepest-1/healed: ") && said.contains(", 1 failed"), "{said}");
+
+    let mut child = start(&desk, &format!("run recipe.toml -o job {set} --set heal.steps=100000"));
+    let began = Instant::now();
+    let running = loop {
+        let running = status(&desk, "job").into_iter().find(|stage| {
+            stage["state"] == "running" && stage["name"] == "deepest-1/healed" && stage["heard"].is_u64()
+        });
+        if let Some(running) = running {
+            break running;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none());
+    };
+    assert!(running["pid"] == json!(child.id()) && running["host"].is_string() && running["since"].is_u64());
+    signal(&child, "-USR1");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let left = of("deepest-1/healed");
+    assert!(left["state"] == "waiting" && left["seconds"].is_number(), "{left}");
+    let hidden = fs::read_dir(desk.path("job")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(hidden.filter(|name| name.starts_with('.')).collect::<Vec<_>>(), [".prune"]);
+}
+
+/// What goes to Slurm, by a stand-in that does what it is told: the array, and after it the report.
+#[test]
+fn a_cluster_is_handed_the_run() {
+    let desk = desk();
+    let ask = "run recipe.toml -o job --submit slurm --jobs 2 --partition gpu --sbatch=--account=physics";
+    fs::create_dir(desk.path("none")).unwrap();
+    let without = desk.command(ask).env("PATH", desk.path("none")).output().unwrap();
+    let said = String::from_utf8_lossy(&without.stderr).into_owned();
+    assert!(without.status.code() == Some(2) && said.contains("no sbatch"), "{said}");
+    let dry = desk.json(&format!("{ask} --dry-run --json"));
+    assert_eq!(dry["submission"]["scripts"].as_array().unwrap().len(), 2);
+    assert!(!desk.path("job").exists() && !desk.path("job.slurm").exists());
+
+    let bin = desk.path("bin");
+    fs::create_dir(&bin).unwrap();
+    // runs the tasks of an array one after the other, and numbers jobs 41, 42
+    let sbatch = "#!/bin/bash\n[ \"$1\" = --version ] && exit 0\necho \"$@\" >> $HERE/asked\nn=$(wc -l < $HERE/asked)\n\
+                  script=${@: -1}\nlast=$(sed -n 's/^#SBATCH --array=1-//p' $script)\n\
+                  for i in $(seq ${last:-1}); do\n  if [ -n \"$last\" ]; then\n    export SLURM_ARRAY_TASK_ID=$i \
+                  SLURM_ARRAY_TASK_COUNT=$last SLURM_ARRAY_TASK_MIN=1\n  fi\n  bash $script >> $HERE/log 2>&1 || exit 1\n\
+                  done\necho $((40 + n)) ; exit 0\n";
+    fs::write(bin.join("sbatch"), sbatch).unwrap();
+    assert!(Command::new("chmod").args(["+x", bin.join("sbatch").to_str().unwrap()]).status().unwrap().success());
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let output = desk.command(&format!("{ask} --json")).env("PATH", path).env("HERE", desk.path("")).output().unwrap();
+    let log = fs::read_to_string(desk.path("log")).unwrap_or_default();
+    assert!(output.status.success(), "{}{log}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["submission"]["jobs"], json!(["41", "42"]));
+    let asked = fs::read_to_string(desk.path("asked")).unwrap();
+    let asked: Vec<&str> = asked.lines().collect();
+    assert!(asked[0].starts_with("--parsable /") && asked[0].ends_with("/job.slurm/array.sh"), "{asked:?}");
+    assert!(asked[1].starts_with("--parsable --dependency=afterany:41 "), "{asked:?}");
+    assert!(desk.path("job/report.html").exists(), "{log}");
+    assert!(status(&desk, "job").iter().all(|stage| stage["state"] == "done"));
+}
