@@ -12,7 +12,7 @@ const MOST: usize = 4096;
 pub enum Scores {
     /// Their softmax over all experts, in f32.
     Softmax,
-    /// The sigmoid of each (GLM-4.5).
+    /// The sigmoid of each (dots.llm1).
     Sigmoid,
 }
 
@@ -49,8 +49,7 @@ pub enum ExpertsAt {
     All,
     /// Every `decoder_sparse_step`-th but those in `mlp_only_layers` (Qwen).
     Steps,
-    /// Those from `first_k_dense_replace` (this, when absent) up, or those that `mlp_layer_types` calls `sparse`
-    /// (GLM-4.5).
+    /// Those from `first_k_dense_replace` (this, when absent) up (dots.llm1).
     From(usize),
 }
 
@@ -205,21 +204,8 @@ fn sparse(keys: &Keys<'_>, at: ExpertsAt, layers: usize) -> Result<Vec<bool>> {
             Ok(sparse)
         }
         ExpertsAt::From(default) => {
-            const LIST: &str = "mlp_layer_types";
-            let Some(list) = keys.list(LIST)? else {
-                let first = keys.count("first_k_dense_replace")?.unwrap_or(default);
-                return Ok((0..layers).map(|layer| layer >= first).collect());
-            };
-            if list.len() != layers {
-                let fault = format!("{LIST} has {} entries, expected one for each of the {layers} layers", list.len());
-                return Err(Error::work(fault));
-            }
-            let sparse = list.iter().map(|value| match value.as_str() {
-                Some("sparse") => Ok(true),
-                Some("dense") => Ok(false),
-                _ => Err(keys.fault(LIST, value, "sparse or dense")),
-            });
-            sparse.collect()
+            let first = keys.count("first_k_dense_replace")?.unwrap_or(default);
+            Ok((0..layers).map(|layer| layer >= first).collect())
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The rows of mixtures of experts.
 
 use super::Role;
-use super::experts::{ExpertRule, ExpertsAt, MIXTRAL_EXPERTS};
+use super::experts::{ExpertRule, ExpertsAt, MIXTRAL_EXPERTS, Scores};
 use super::kinds::{MultiplierRule, QkNorm};
 use super::table::{Architecture, Bias, LLAMA, WindowRule};
 
@@ -87,6 +87,34 @@ pub(super) const OLMOE: Architecture = Architecture {
     }),
     norm_eps: ("rms_norm_eps", 1e-5),
     max_positions: 4096,
+    ..LLAMA
+};
+
+pub(super) const DOTS1: Architecture = Architecture {
+    model_type: "dots1",
+    about: "dots.llm1: Qwen3-MoE with sigmoid scores, a bias on the choice, and experts that all tokens go through",
+    class: "Dots1ForCausalLM",
+    mlp_bias: Bias::Never,
+    qk_norm: QkNorm::Heads,
+    experts: Some(ExpertRule {
+        count: (&["n_routed_experts", "num_local_experts"], 0),
+        chosen: 1,
+        size: ("moe_intermediate_size", Some(1408)),
+        scores: Scores::Sigmoid,
+        normed: (Some("norm_topk_prob"), false),
+        scaled: true,
+        biased: true,
+        shared: Some(("n_shared_experts", true)),
+        at: ExpertsAt::From(0),
+        ..MIXTRAL_EXPERTS
+    }),
+    renamed: &[
+        (Role::SharedGate, "mlp.shared_experts.gate_proj"),
+        (Role::SharedUp, "mlp.shared_experts.up_proj"),
+        (Role::SharedDown, "mlp.shared_experts.down_proj"),
+    ],
+    kv_heads: Some(32),
+    windows: WindowRule::From { window: 4096, from: 62 },
     ..LLAMA
 };
 

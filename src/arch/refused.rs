@@ -44,6 +44,8 @@ const MULTIPLIED: &[&str] = &[
     "scale_emb",
     "scale_depth",
     "dim_model_base",
+    "n_group",
+    "topk_group",
 ];
 
 /// Families of other kinds of layers, and why no row says them.

@@ -35,7 +35,7 @@ pub enum Role {
     MlpPostNorm,
     /// What chooses among `n` experts, `[n, d]`.
     Router,
-    /// What is added to the router's scores where experts are chosen, and only there, `[n]` (GLM-4.5).
+    /// What is added to the router's scores where experts are chosen, and only there, `[n]` (dots.llm1).
     RouterBias,
     /// Gate projection of an expert, `[f, d]`.
     ExpertGate(u16),

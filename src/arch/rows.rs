@@ -2,7 +2,7 @@
 
 use super::Role;
 use super::kinds::{Activation, MultiplierRule, NormKind, NormPlaces, QkNorm, RotationRule, SlidingRope};
-use super::mixtures::{GRANITE_MOE, MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE};
+use super::mixtures::{DOTS1, GRANITE_MOE, MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE};
 use super::table::{Architecture, Bias, LLAMA, WindowRule};
 
 /// What the Gemmas share.
@@ -347,5 +347,6 @@ pub const ARCHITECTURES: &[Architecture] = &[
     QWEN2_MOE,
     QWEN3_MOE,
     OLMOE,
+    DOTS1,
     GRANITE_MOE,
 ];

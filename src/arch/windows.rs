@@ -83,6 +83,11 @@ fn windows(keys: &Keys<'_>, row: &Architecture, rotated: &[bool]) -> Result<Vec<
             let from = keys.count("max_window_layers")?.unwrap_or(from);
             by_list(window, listed.unwrap_or_else(|| (0..layers).map(|l| window.is_some() && l >= from).collect()))
         }
+        WindowRule::From { window: default, from } => {
+            let window = window(Some(default))?;
+            let from = keys.count("max_window_layers")?.unwrap_or(from);
+            by_list(window, listed.unwrap_or_else(|| (0..layers).map(|l| window.is_some() && l >= from).collect()))
+        }
         WindowRule::Switched(default) => {
             let window = if switched_on { window(Some(default))? } else { None };
             by_list(window, listed.unwrap_or_else(|| vec![window.is_some(); layers]))

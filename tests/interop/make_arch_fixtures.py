@@ -94,7 +94,9 @@ def loss_and_gradients(model, tokens):
     layers = [(name, own) for name, own in model.named_parameters() if name.startswith("model.layers.")]
     parts = [(stored, own.grad.double()[part], own.detach().double()[part]) for name, own in layers
              for stored, _, part in on_disk(model.config.model_type, name, tuple(own.shape))]
-    gradients = {name: [gradient.norm().item(), (gradient * own).sum().item()] for name, gradient, own in parts}
+    # what chooses experts is no parameter
+    chosen = {name: [0.0, 0.0] for name, _ in model.named_buffers() if name.endswith("e_score_correction_bias")}
+    gradients = chosen | {name: [gradient.norm().item(), (gradient * own).sum().item()] for name, gradient, own in parts}
     return loss.item(), {name: short(pair) for name, pair in gradients.items()}
 
 

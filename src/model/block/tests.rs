@@ -220,6 +220,10 @@ fn families() -> Vec<Value> {
             "model_type": "qwen2_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
             "shared_expert_intermediate_size": 6, "norm_topk_prob": true,
         }),
+        json!({
+            "model_type": "dots1", "n_routed_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+            "n_shared_experts": 2, "norm_topk_prob": true, "routed_scaling_factor": 1.5,
+        }),
         json!({"model_type": "granitemoe", "num_local_experts": 3, "num_experts_per_tok": 2, "attention_multiplier": 0.5}),
     ]
 }

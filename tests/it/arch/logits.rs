@@ -69,6 +69,8 @@ fn fixtures_tell_settings_apart() {
         ("qwen3_moe-window", json!({"use_sliding_window": false})),
         ("qwen2_moe", json!({"num_experts_per_tok": 1})),
         ("olmoe", json!({"norm_topk_prob": true})),
+        ("dots1", json!({"routed_scaling_factor": 1.0})),
+        ("dots1", json!({"norm_topk_prob": false})),
         ("granitemoe", json!({"residual_multiplier": 0.5})),
         ("granitemoe", json!({"num_experts_per_tok": 1})),
         ("arcee", json!({"hidden_act": "silu"})),

@@ -95,6 +95,13 @@ impl Experts {
     }
 }
 
+/// Rows of a product over `count` of the rows of `x`: few rows are multiplied in another order of sums than many, and
+/// what a token gives must not hang on how many others of a batch its expert gets.
+fn as_many(x: &Tensor, count: usize) -> Result<usize> {
+    let many = ops::ROWS_ALIKE + 1;
+    Ok(if x.device().is_cpu() && x.dim(0)? >= many { count.max(many) } else { count })
+}
+
 impl Shared {
     /// Its weight for each row of `x` `[t, d]`, `[t]` f32.
     fn weights(&self, x: &Tensor) -> Result<Tensor> {
@@ -136,9 +143,13 @@ impl SubLayer for Experts {
         let mut sums = ops::RowSums::new(normed.dims2()?, normed.device())?;
         for (number, expert) in self.used(&routing) {
             let of = routing.of(number);
-            let tokens = routing.tokens(&of);
-            let weights = Tensor::new(routing.weights(&of), normed.device())?;
-            sums.add(tokens, &expert.weighted(&ops::take_rows(normed, tokens)?, &weights)?)?;
+            let (tokens, mut weights) = (routing.tokens(&of), routing.weights(&of).to_vec());
+            let mut rows = tokens.to_vec();
+            rows.resize(as_many(normed, tokens.len())?, tokens[0]);
+            weights.resize(rows.len(), 0.0);
+            let weights = Tensor::new(weights, normed.device())?;
+            let updates = expert.weighted(&ops::take_rows(normed, &rows)?, &weights)?;
+            sums.add(tokens, &updates.narrow(0, 0, tokens.len())?)?;
         }
         match &self.shared {
             Some(shared) => ops::add(&sums.sums(), &shared.mlp.weighted(normed, &shared.weights(normed)?)?),
