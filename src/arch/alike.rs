@@ -41,6 +41,8 @@ fn said(spec: &ModelSpec) -> Vec<(&'static str, String)> {
         ("norm on queries and keys", format!("{:?}", spec.qk_norm)),
         ("norms", format!("{:?}, {:?}", spec.norm, spec.norm_places)),
         ("parallel sub-layers", spec.parallel.to_string()),
+        ("experts", format!("{:?}", spec.experts)),
+        ("layers with experts", each(&|layer| spec.sparse[layer].to_string())),
         ("gate of the MLP", spec.gated.to_string()),
         ("activation", format!("{:?}", spec.activation)),
         ("multipliers and caps", format!("{:?}", spec.multipliers)),

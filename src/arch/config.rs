@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::keys::Keys;
 use super::table::{Architecture, Bias};
-use super::{ModelSpec, left_out, multipliers, refused, rope_config, seam_maps, windows};
+use super::{ModelSpec, experts, left_out, multipliers, refused, rope_config, seam_maps, windows};
 use crate::plan::MOST_LAYERS;
 use crate::{Context, Error, Result};
 
@@ -77,6 +77,7 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
     let max_positions = keys.length("max_position_embeddings")?.unwrap_or(row.max_positions);
     let (eps_key, eps) = row.norm_eps;
     let norm_eps = keys.number(eps_key, "a small number, 0 or above", |eps| (0.0..1.0).contains(&eps))?;
+    let (experts, sparse) = experts::read(&keys, row.experts, layers)?;
     let (windows, rotated) = windows::read(&keys, row, layers)?;
     let (rope, sliding_rope) = rope_config::read(&keys, row, head_dim, max_positions)?;
     Ok(ModelSpec {
@@ -109,6 +110,8 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
         fused_qkv: row.fused_qkv,
         fused_gate_up: row.fused_gate_up,
         gated: row.gated,
+        experts,
+        sparse,
         activation: refused::activation(&keys, row)?,
         multipliers: multipliers::read(&keys, row.multipliers, (hidden_size, head_dim))?,
         head_bias: row.head_bias,

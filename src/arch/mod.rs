@@ -1,6 +1,6 @@
 //! What a family member is, as data: one table row per `model_type`, read with a config into one [`ModelSpec`].
 //!
-//! `rows` holds the rows, `table` and `kinds` say what a row can say, `config` reads a `config.json` with the help of a
+//! `rows` holds the rows, `mixtures` those of mixtures of experts, `table`, `kinds` and `experts` say what a row can say, `config` reads a `config.json` with the help of a
 //! row, `names` says what the tensors are called, `sublayers` what a block is made of, `check` compares them with a
 //! checkpoint, `rope` computes the rotations.
 //!
@@ -29,12 +29,15 @@
 mod alike;
 mod check;
 mod config;
+mod experts;
 mod keys;
 mod kinds;
 mod left_out;
+mod mixtures;
 mod multipliers;
 mod names;
 mod refused;
+mod role;
 mod rope;
 mod rope_config;
 mod rows;
@@ -44,14 +47,16 @@ mod sublayers;
 mod table;
 mod windows;
 
+pub use experts::{ExpertRule, Experts, ExpertsAt, Scores};
 pub use kinds::{Activation, MultiplierRule, Multipliers, NormKind, NormPlaces, QkNorm, RotationRule, SlidingRope};
 pub use left_out::nas_mlp_size;
 
 pub(crate) use left_out::{NAS, NAS_CLASS};
 pub(crate) use names::EMBEDDING;
 pub use names::{HEAD, LayerTensor};
+pub use role::Role;
 pub use rows::ARCHITECTURES;
 pub(crate) use seam_maps::{SEAM_MAPS, seam_map_type};
-pub use spec::{ModelSpec, Role, Rope, RopeScaling, SeamMap};
+pub use spec::{ModelSpec, Rope, RopeScaling, SeamMap};
 pub use sublayers::{Residual, SubLayerKind};
 pub use table::{Architecture, Bias, WindowRule};

@@ -1,5 +1,7 @@
 //! What the tensors of a model are called and how large they are.
 
+use std::borrow::Cow;
+
 use super::kinds::QkNorm;
 use super::{ModelSpec, Role};
 use crate::checkpoint::Index;
@@ -27,7 +29,7 @@ pub struct LayerTensor {
 }
 
 impl Role {
-    /// The module within a layer of Llama's names, as transformers and PEFT have them.
+    /// The module within a layer of Llama's names, as transformers and PEFT have them; `{}` is the number of an expert.
     fn usual_module(self) -> &'static str {
         match self {
             Self::InputNorm => "input_layernorm",
@@ -45,44 +47,37 @@ impl Role {
             Self::Down => "mlp.down_proj",
             Self::AttentionPostNorm => "post_attention_layernorm",
             Self::MlpPostNorm => "post_feedforward_layernorm",
+            Self::Router | Self::RouterBias => "mlp.gate",
+            Self::ExpertGate(_) => "mlp.experts.{}.gate_proj",
+            Self::ExpertUp(_) => "mlp.experts.{}.up_proj",
+            Self::ExpertGateUp(_) => "mlp.experts.{}.gate_up_proj",
+            Self::ExpertDown(_) => "mlp.experts.{}.down_proj",
+            Self::ExpertsGateUp => "mlp.input_linear",
+            Self::ExpertsDown => "mlp.output_linear",
+            Self::SharedGate => "mlp.shared_expert.gate_proj",
+            Self::SharedUp => "mlp.shared_expert.up_proj",
+            Self::SharedDown => "mlp.shared_expert.down_proj",
+            Self::SharedWeight => "mlp.shared_expert_gate",
             Self::SeamMap => "seam_map",
         }
     }
 
-    /// Whether it is a matrix that multiplies the stream, as opposed to a norm.
-    #[must_use]
-    pub fn is_linear(self) -> bool {
-        !matches!(
-            self,
-            Self::InputNorm
-                | Self::PostNorm
-                | Self::QNorm
-                | Self::KNorm
-                | Self::AttentionPostNorm
-                | Self::MlpPostNorm
-                | Self::SeamMap
-        )
-    }
-
-    /// Whether it is a matrix of attention.
-    #[must_use]
-    pub fn is_of_attention(self) -> bool {
-        matches!(self, Self::Q | Self::K | Self::V | Self::Qkv | Self::O)
-    }
-
-    /// Whether it is a matrix of the MLP.
-    #[must_use]
-    pub fn is_of_mlp(self) -> bool {
-        self.is_linear() && !self.is_of_attention()
+    /// What its tensor is called within its module.
+    fn tensor(self) -> &'static str {
+        if self == Self::RouterBias { "e_score_correction_bias" } else { "weight" }
     }
 }
 
 impl ModelSpec {
     /// The module within a layer, as transformers and PEFT name it.
     #[must_use]
-    pub fn module(&self, role: Role) -> &'static str {
-        let own = self.renamed.iter().find(|(renamed, _)| *renamed == role);
-        own.map_or_else(|| role.usual_module(), |(_, module)| module)
+    pub fn module(&self, role: Role) -> Cow<'static, str> {
+        let own = self.renamed.iter().find(|(renamed, _)| renamed.is_alike(role));
+        let module = own.map_or_else(|| role.usual_module(), |(_, module)| module);
+        match role.expert() {
+            Some(expert) => Cow::Owned(module.replacen("{}", &expert.to_string(), 1)),
+            None => Cow::Borrowed(module),
+        }
     }
 
     /// The weight of layer `l` that has this role.
@@ -105,9 +100,11 @@ impl ModelSpec {
             Role::GateUp => (vec![2 * f, d], self.mlp_bias),
             Role::Down => (vec![d, f], self.mlp_bias),
             Role::SeamMap => (vec![d, d], false),
+            of_experts => (self.experts.map_or_else(Vec::new, |experts| experts.shape(of_experts, d)), false),
         };
         let module = format!("{LAYERS}{l}.{}", self.module(role));
-        LayerTensor { role, name: format!("{module}.weight"), shape, bias: bias.then(|| format!("{module}.bias")) }
+        let name = format!("{module}.{}", role.tensor());
+        LayerTensor { role, name, shape, bias: bias.then(|| format!("{module}.bias")) }
     }
 
     /// Every tensor of layer `l`: the weights, each followed by its bias, an entry of its own, where it has one.

@@ -14,6 +14,8 @@ const ADDED: &[&str] = &[
     "n_routed_experts",
     "num_experts_per_tok",
     "moe_intermediate_size",
+    "n_shared_experts",
+    "shared_expert_intermediate_size",
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "query_pre_attn_scalar",
@@ -42,6 +44,8 @@ const MULTIPLIED: &[&str] = &[
     "scale_emb",
     "scale_depth",
     "dim_model_base",
+    "n_group",
+    "topk_group",
 ];
 
 /// Families of other kinds of layers, and why no row says them.
@@ -93,7 +97,9 @@ pub(super) fn check(keys: &Keys<'_>, row: &Architecture) -> Result<()> {
         let (value, row) = (brief(value), row.model_type);
         Error::request(format!("{key} is {value}, which a {row} block does not compute"))
     };
-    let is_read = |key: &&&str| !row.multipliers.keys().contains(*key) && !row.ignored.contains(*key);
+    let is_of_experts = |key: &str| row.experts.is_some_and(|rule| rule.keys().any(|own| own == key));
+    let is_read =
+        |key: &&&str| !row.multipliers.keys().contains(*key) && !row.ignored.contains(*key) && !is_of_experts(key);
     for key in ADDED.iter().filter(is_read) {
         if let Some(value) = keys.get(key).filter(|value| !is_off(value)) {
             return Err(refuse(key, value));

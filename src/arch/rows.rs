@@ -2,6 +2,7 @@
 
 use super::Role;
 use super::kinds::{Activation, MultiplierRule, NormKind, NormPlaces, QkNorm, RotationRule, SlidingRope};
+use super::mixtures::{DOTS1, GRANITE_MOE, MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE};
 use super::table::{Architecture, Bias, LLAMA, WindowRule};
 
 /// What the Gemmas share.
@@ -342,4 +343,10 @@ pub const ARCHITECTURES: &[Architecture] = &[
         tied: true,
         ..LLAMA
     },
+    MIXTRAL,
+    QWEN2_MOE,
+    QWEN3_MOE,
+    OLMOE,
+    DOTS1,
+    GRANITE_MOE,
 ];

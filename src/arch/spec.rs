@@ -1,47 +1,9 @@
 //! Everything a block needs to know about a model, whatever its family.
 
+use super::Role;
+use super::experts::Experts;
 use super::kinds::{Activation, Multipliers, NormKind, NormPlaces, QkNorm};
 use crate::plan::SubLayers;
-
-/// What a tensor of a layer is for.
-///
-/// The numbers are an interface: seeds of adapters and of dropout hang on them, and gradients are added up in their
-/// order. A new role takes a new number, below 256.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Role {
-    /// Norm before attention, `[d]`.
-    InputNorm = 0,
-    /// Norm before the MLP, `[d]`.
-    PostNorm = 1,
-    /// Query projection, `[h·e, d]`.
-    Q = 2,
-    /// Key projection, `[k·e, d]`.
-    K = 3,
-    /// Value projection, `[k·e, d]`.
-    V = 4,
-    /// Query, key and value in one, `[(h+2k)·e, d]` (Phi-3).
-    Qkv = 5,
-    /// Attention output projection, `[d, h·e]`.
-    O = 6,
-    /// Norm of each query head, `[e]` (Qwen3), or of all together, `[h·e]` (OLMo 2).
-    QNorm = 7,
-    /// Norm of each key head, `[e]` (Qwen3), or of all together, `[k·e]` (OLMo 2).
-    KNorm = 8,
-    /// MLP gate projection, `[f, d]`.
-    Gate = 9,
-    /// MLP up projection, `[f, d]`.
-    Up = 10,
-    /// Gate and up in one, `[2f, d]` (Phi-3).
-    GateUp = 11,
-    /// MLP down projection, `[d, f]`.
-    Down = 12,
-    /// Norm of what attention gives, `[d]` (OLMo 2, Gemma 2).
-    AttentionPostNorm = 13,
-    /// Norm of what the MLP gives, `[d]` (OLMo 2, Gemma 2).
-    MlpPostNorm = 14,
-    /// Linear map behind the layer, which `prune cut --repair` puts there, `[d, d]` or in two factors.
-    SeamMap = 64,
-}
 
 /// How the base frequencies are stretched for long contexts.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,7 +92,7 @@ pub struct ModelSpec {
     pub layers: usize,
     /// `d`.
     pub hidden_size: usize,
-    /// `f`.
+    /// `f`, of layers without experts.
     pub mlp_size: usize,
     /// `h`.
     pub heads: usize,
@@ -176,6 +138,10 @@ pub struct ModelSpec {
     pub fused_gate_up: bool,
     /// Whether the MLP has a gate.
     pub gated: bool,
+    /// The experts of layers that have some in the MLP's place.
+    pub experts: Option<Experts>,
+    /// Whether each layer has.
+    pub sparse: Vec<bool>,
     /// What the MLP does to each number.
     pub activation: Activation,
     /// Multipliers and caps.
@@ -198,6 +164,12 @@ impl ModelSpec {
         self.sliding_rope.as_ref().filter(|_| windowed).unwrap_or(&self.rope)
     }
 
+    /// The experts of layer `l`, where it has some in the MLP's place.
+    #[must_use]
+    pub fn experts_of(&self, l: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|_| self.sparse.get(l).copied().unwrap_or(false))
+    }
+
     /// Whether what a sub-layer's last matrix gives is added to the stream as it is, one sub-layer after the other:
     /// only then do streams tell what the matrix should give.
     #[must_use]
@@ -216,6 +188,7 @@ impl ModelSpec {
             windows: layers.iter().map(|layer| self.windows[*layer]).collect(),
             rotated: layers.iter().map(|layer| self.rotated[*layer]).collect(),
             without: layers.iter().map(|layer| self.without[*layer]).collect(),
+            sparse: layers.iter().map(|layer| self.sparse[*layer]).collect(),
             seam_maps: layers.iter().map(|layer| self.seam_maps[*layer]).collect(),
             ..self.clone()
         }

@@ -13,6 +13,8 @@ pub enum SubLayerKind {
     GatedMlp,
     /// `down(act(up(x)))`.
     Mlp,
+    /// The weighted sum of what some gated MLPs of many make of each token, chosen by a router.
+    Experts,
 }
 
 /// A residual update: the sum of what its sub-layers make of the normed stream is normed and added to the stream, with
@@ -33,7 +35,7 @@ impl SubLayerKind {
     pub fn sublayer(self) -> SubLayer {
         match self {
             Self::Attention => SubLayer::Attention,
-            Self::GatedMlp | Self::Mlp => SubLayer::Mlp,
+            Self::GatedMlp | Self::Mlp | Self::Experts => SubLayer::Mlp,
         }
     }
 }
@@ -43,7 +45,11 @@ impl ModelSpec {
     /// tokens. A residual whose sub-layers the layer lacks is gone with its norm.
     #[must_use]
     pub fn sublayers(&self, l: usize) -> Vec<Residual> {
-        let mlp = if self.gated { SubLayerKind::GatedMlp } else { SubLayerKind::Mlp };
+        let mlp = match self.experts_of(l) {
+            Some(_) => SubLayerKind::Experts,
+            None if self.gated => SubLayerKind::GatedMlp,
+            None => SubLayerKind::Mlp,
+        };
         let (before, after) = (self.norm_places != NormPlaces::After, self.norm_places != NormPlaces::Before);
         let residual = |norm: Role, kind, post_norm: Role| Residual {
             norm: before.then_some(norm),
@@ -84,6 +90,7 @@ impl ModelSpec {
                 [qkv, norms, &[Role::O]].concat()
             }
             SubLayerKind::Mlp => vec![Role::Up, Role::Down],
+            SubLayerKind::Experts => self.experts.map_or_else(Vec::new, |experts| experts.roles()),
             SubLayerKind::GatedMlp if self.fused_gate_up => vec![Role::GateUp, Role::Down],
             SubLayerKind::GatedMlp => vec![Role::Gate, Role::Up, Role::Down],
         }

@@ -1,10 +1,11 @@
 //! The one table of architectures: what a `model_type` means for the one block implementation.
 //!
 //! Every row of `rows` is a class of Hugging Face transformers (5.23), its defaults and its switches; a family joins by
-//! adding a row. What a row cannot say (experts, recurrent layers) is refused, never approximated.
+//! adding a row. What a row cannot say (recurrent layers, say) is refused, never approximated.
 
 use serde_json::{Map, Value};
 
+use super::experts::ExpertRule;
 use super::kinds::{Activation, MultiplierRule, NormKind, NormPlaces, QkNorm, RotationRule, SlidingRope};
 use super::left_out::NAS;
 use super::rows::ARCHITECTURES;
@@ -34,6 +35,20 @@ pub enum WindowRule {
     /// Nothing without `use_sliding_window`; then those that `layer_types` calls `sliding_attention`, or the layers
     /// from `max_window_layers` (this, when absent) up. The window is `sliding_window` (this, when absent).
     UpperLayers {
+        /// Window where the key is absent.
+        window: usize,
+        /// First layer with a window where the key is absent.
+        from: usize,
+    },
+    /// Nothing without `use_sliding_window`; then those that `layer_types` calls `sliding_attention`, or all. The window
+    /// is `sliding_window` (this, when absent).
+    Switched(usize),
+    /// The same, but without the list that is needed where windows are switched on: the rule for its absence differs
+    /// between releases of transformers (Qwen2-MoE).
+    SwitchedList(usize),
+    /// Those that `layer_types` calls `sliding_attention`; without that list, those from `max_window_layers` (this, when
+    /// absent) up. The window is `sliding_window` (this, when absent); without one there are none (dots.llm1).
+    From {
         /// Window where the key is absent.
         window: usize,
         /// First layer with a window where the key is absent.
@@ -83,6 +98,8 @@ pub struct Architecture {
     pub fused_gate_up: bool,
     /// Whether the MLP has a gate.
     pub gated: bool,
+    /// The experts that stand in the MLP's place.
+    pub experts: Option<ExpertRule>,
     /// Key of the MLP's activation, and what it is where the key is absent.
     pub activation: (&'static str, Activation),
     /// Whether `gelu` means the one with the hyperbolic tangent.
@@ -141,6 +158,7 @@ pub(super) const LLAMA: Architecture = Architecture {
     fused_qkv: false,
     fused_gate_up: false,
     gated: true,
+    experts: None,
     activation: ("hidden_act", Activation::Silu),
     gelu_is_tanh: false,
     multipliers: MultiplierRule::Plain,

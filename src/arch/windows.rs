@@ -83,6 +83,26 @@ fn windows(keys: &Keys<'_>, row: &Architecture, rotated: &[bool]) -> Result<Vec<
             let from = keys.count("max_window_layers")?.unwrap_or(from);
             by_list(window, listed.unwrap_or_else(|| (0..layers).map(|l| window.is_some() && l >= from).collect()))
         }
+        WindowRule::From { window: default, from } => {
+            let window = window(Some(default))?;
+            let from = keys.count("max_window_layers")?.unwrap_or(from);
+            by_list(window, listed.unwrap_or_else(|| (0..layers).map(|l| window.is_some() && l >= from).collect()))
+        }
+        WindowRule::Switched(default) => {
+            let window = if switched_on { window(Some(default))? } else { None };
+            by_list(window, listed.unwrap_or_else(|| vec![window.is_some(); layers]))
+        }
+        WindowRule::SwitchedList(default) => {
+            let window = if switched_on { window(Some(default))? } else { None };
+            match listed {
+                Some(list) => by_list(window, list),
+                None if window.is_none() => Ok(vec![None; layers]),
+                None => Err(Error::request(format!(
+                    "use_sliding_window is true, and no layer_types says which layers of a {} have windows: list them",
+                    row.model_type
+                ))),
+            }
+        }
         WindowRule::Periodic { window: default, period, reads_period } => {
             let window = window(Some(default))?;
             let list = match listed {

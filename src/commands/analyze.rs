@@ -16,7 +16,7 @@ use super::{open, sample_text};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::eval::questions::TaskQuestions;
-use crate::importance::{self, Analysis, DataUsed, Evaluate, METRICS, Metric, Removals, Subject};
+use crate::importance::{self, Analysis, DataUsed, Evaluate, METRICS, Metric, Needs, Removals, Subject};
 use crate::methods::{self, Goal, METHODS, Search};
 use crate::model::{Batch, Budget, Model, ModelOptions, Placement, Residency};
 use crate::progress::Progress;
@@ -311,6 +311,15 @@ fn check_pass(questions: &TaskQuestions, (spec, fit): (&ModelSpec, &Placement), 
 fn check_parts(settings: &AnalyzeSettings, search: &Search, spec: &ModelSpec) -> Result<()> {
     let mut measured = settings.measured()?;
     measured.push(importance::metric(&search.metric)?);
+    let of_inputs = |metric: &&&Metric| matches!(metric.value, Evaluate::Weights(Needs::Inputs, _));
+    if let Some(metric) = measured.iter().find(of_inputs)
+        && spec.experts.is_some_and(|experts| experts.stacked)
+    {
+        return Err(Error::request(format!(
+            "{} weighs each matrix by what enters it, and the experts of a {} lie in one tensor",
+            metric.name, spec.model_type
+        )));
+    }
     let fine: Vec<&Metric> = measured.into_iter().filter(|metric| metric.subject == Subject::SubLayer).collect();
     if let Some(metric) = fine.iter().find(|metric| spec.parallel && metric.runs_sublayers()) {
         return Err(Error::request(format!(

@@ -116,7 +116,7 @@ pub struct GrowReport {
 #[derive(Clone, Debug, Serialize)]
 pub struct Learned {
     /// The matrix, as its module is called.
-    pub module: &'static str,
+    pub module: String,
     /// Of the network, in its last epoch.
     pub error: f64,
     /// Of the mean of a layer's neighbors.
@@ -215,7 +215,7 @@ fn learn(cut: Cut, seed: u64, by: &Growth, progress: &dyn Progress) -> Result<(C
     let places: Vec<(usize, usize)> = cut.plan().inserted().iter().map(|place| (stack[*place].layer, *place)).collect();
     let (changes, predicted) = predict(&source, &spec, &places, seed, progress)?;
     let learned = predicted.iter().map(|Predicted { role, error, of_means }| Learned {
-        module: spec.module(*role),
+        module: spec.module(*role).into_owned(),
         error: *error,
         of_means: *of_means,
     });

@@ -93,6 +93,13 @@ pub(super) fn choose(
     progress: &dyn Progress,
 ) -> Result<(Plan, Vec<MergeTrial>)> {
     let spec = ModelSpec::from_config(&checkpoint.config)?;
+    if spec.experts.is_some() {
+        return Err(Error::request(format!(
+            "expert 3 of one layer is not expert 3 of the next, so layers of a {} are not merged; methods that drop \
+             layers work on it",
+            spec.model_type
+        )));
+    }
     if let Some(other) = (1..spec.layers).find(|l| spec.without[*l] != spec.without[0]) {
         return Err(Error::request(format!(
             "--method {}: layers 0 and {other} have different sub-layers, and cannot become one",
@@ -169,7 +176,7 @@ fn place(layer: &LayerSum, spec: &ModelSpec) -> Place {
         .layer_tensors(layer.base)
         .into_iter()
         .filter(|tensor| tensor.role.is_linear())
-        .filter_map(|tensor| Some((tensor.name[tensor.name.find(spec.module(tensor.role))?..].to_owned(), sum())))
+        .filter_map(|tensor| Some((tensor.name[tensor.name.find(&*spec.module(tensor.role))?..].to_owned(), sum())))
         .collect();
     Place { made, ..Place::of(layer.base) }
 }

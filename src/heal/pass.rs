@@ -90,7 +90,7 @@ pub(super) fn pass(
     let blocks = blocks(model)?;
     let prepared = ForwardContext::new(model.spec(), batch, model.device())?;
     let PassSettings { factor, dropout, policy, lesson, held } = *settings;
-    let training = |place| TrainContext { forward: &prepared, place, dropout, policy, inputs: None };
+    let training = |place| TrainContext { forward: &prepared, place, dropout, policy, inputs: None, rows: None };
     let trained = |block: &std::sync::Arc<Block>| !block.parameters().is_empty();
     let lowest = blocks.iter().position(trained).unwrap_or(blocks.len());
 

@@ -111,7 +111,9 @@ pub fn estimate(
 
 /// Refuses what is larger than anything in the model, or than what may be in memory, before anything is sized by it.
 fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Result<()> {
-    let widths = [spec.hidden_size, spec.mlp_size, spec.heads * spec.head_dim, LoraSettings::default().rank];
+    let of_experts = spec.experts.map_or(0, |experts| experts.size.max(experts.shared.unwrap_or(0)));
+    let widths =
+        [spec.hidden_size, spec.mlp_size, of_experts, spec.heads * spec.head_dim, LoraSettings::default().rank];
     let widest = widths.into_iter().max().unwrap_or(0);
     let mut ranks = settings.rank_pattern.iter().map(|(_, rank)| rank).chain([settings.rank.bounds().1]);
     if let Some(rank) = ranks.find(|rank| settings.train == Train::Lora && *rank > widest) {
@@ -186,6 +188,7 @@ fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
                 named.check(spec.layers)?;
             }
             let tensors = whole.into_iter().flat_map(|layer| spec.layer_tensors(layer));
+            let tensors = tensors.filter(|tensor| !tensor.role.is_of_router());
             let numbers: usize = tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum();
             let head = if settings.train.trains_head() { (spec.vocab_size + 1) * spec.hidden_size } else { 0 };
             Ok((numbers + head) as u64)

@@ -182,7 +182,7 @@ struct Shown(Vec<(&'static Metric, Box<dyn OfWeights>)>);
 
 impl Shown {
     fn new(spec: &ModelSpec, metrics: &[&'static Metric], wanted: Needs) -> Self {
-        let matrices = |l| spec.layer_tensors(l).into_iter().filter(|tensor| tensor.shape.len() == 2);
+        let matrices = |l| spec.layer_tensors(l).into_iter().filter(|tensor| tensor.shape.len() > 1);
         let numbers = (0..spec.layers).flat_map(matrices).map(|tensor| tensor.shape.iter().product::<usize>() as u64);
         let sizes = Sizes { layers: spec.layers, matrices: numbers.sum() };
         let made = metrics.iter().filter_map(|metric| match metric.value {
@@ -212,7 +212,7 @@ impl Shown {
         let shown = tensors.iter().zip(&weights).map(|(tensor, numbers)| {
             let is_bias = tensor.name.ends_with(".bias");
             Weight {
-                columns: tensor.shape.get(1).copied(),
+                columns: tensor.shape.last().copied().filter(|_| tensor.shape.len() > 1),
                 numbers,
                 gradient: gradients.get(&(tensor.role, is_bias)).map_or(&[], Vec::as_slice),
                 inputs: inputs.get(&tensor.role).map_or(&[], Vec::as_slice),

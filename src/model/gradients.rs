@@ -100,7 +100,8 @@ impl Model {
             let mut gates: Vec<Vec<f64>> = Vec::new();
             for (batch, state) in batches.iter().zip(&mut states) {
                 interrupt::check()?;
-                let training = TrainContext { forward: &state.forward, place, dropout: None, policy, inputs: None };
+                let training =
+                    TrainContext { forward: &state.forward, place, dropout: None, policy, inputs: None, rows: None };
                 let (Some(x), Some(dy)) = (state.inputs.pop(), state.dx.take()) else {
                     return Err(Error::work("a layer's input is gone before its turn"));
                 };

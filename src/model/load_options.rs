@@ -43,7 +43,7 @@ impl LoadOptions {
     pub fn bytes(&self, checkpoint: &Checkpoint, spec: &ModelSpec, (l, place): (usize, usize), device: &Device) -> u64 {
         let tensors = spec.layer_tensors(l).into_iter().chain(spec.seam_tensors(l)).map(|tensor| {
             let numbers = tensor.shape.iter().product::<usize>() as u64;
-            let matrix = tensor.role.is_linear();
+            let matrix = tensor.role.is_linear() || tensor.role.is_stacked();
             let given = checkpoint.four_bit_state(&tensor.name).is_some();
             match checkpoint.tensors.get(&tensor.name) {
                 _ if self.is_unfrozen(place) || !matrix => 4 * numbers,
@@ -85,6 +85,40 @@ impl Loader<'_> {
             self.device,
         )?;
         Ok(Norm { role, own })
+    }
+
+    /// What weighs experts, `role`, in f32.
+    pub(super) fn weighing(&self, role: Role) -> Result<WeightMatrix> {
+        let tensor = self.spec.layer_tensor(self.layer, role);
+        let weight = four_bit::load_matrix(self.checkpoint, &tensor.name, &tensor.shape)?;
+        Ok(WeightMatrix::Dense(weight.dense(DType::F32, self.device)?))
+    }
+
+    /// A vector that weighs experts, `role`, in f32.
+    pub(super) fn numbers(&self, role: Role) -> Result<Vec<f32>> {
+        let tensor = self.spec.layer_tensor(self.layer, role);
+        Ok(self.checkpoint.load_f32(&tensor.name, &tensor.shape, &Device::Cpu)?.to_vec1()?)
+    }
+
+    /// The matrices of all experts, `[n, o, i]`: all of them where the block is trained whole, and each by itself.
+    pub(super) fn stacked(&self, role: Role) -> Result<(Option<Tensor>, Vec<Linear>)> {
+        let Self { checkpoint, load_options, device, .. } = *self;
+        let tensor = self.spec.layer_tensor(self.layer, role);
+        let stored = checkpoint.load(&tensor.name, &tensor.shape, &Device::Cpu)?;
+        let unfrozen = load_options.is_unfrozen(self.place);
+        let all = if unfrozen { stored.to_dtype(DType::F32)?.copy()?.to_device(device)? } else { stored };
+        let experts = (0..all.dim(0)?).map(|expert| {
+            // a view: what is trained changes in all places
+            let weight = WeightMatrix::Dense(all.get(expert)?);
+            let weight = match load_options.four_bit {
+                _ if unfrozen => weight,
+                Some(double) => weight.quantize(double).context(|| format!("tensor {}", tensor.name))?.on(device)?,
+                None => weight.on(device)?,
+            };
+            Ok(Linear { weight, bias: None, adapter: None, dora: None })
+        });
+        let experts = experts.collect::<Result<_>>()?;
+        Ok((unfrozen.then_some(all), experts))
     }
 
     /// The linear layer `role`.

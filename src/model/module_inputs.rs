@@ -31,6 +31,12 @@ impl InputSums {
         Ok(())
     }
 
+    /// Notes that nothing has entered a module of `width` inputs.
+    pub(super) fn add_none(&self, module: (usize, Role), width: usize) {
+        let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sums.entry(module).or_insert_with(|| vec![0.0; width]);
+    }
+
     /// The sums, by place and role.
     #[must_use]
     pub fn take(self) -> BTreeMap<(usize, Role), Vec<f64>> {
@@ -60,7 +66,8 @@ impl Model {
             self.stack.walk(|place, block| {
                 for (index, (x, forward, watch)) in wave.clone().zip(&mut states) {
                     interrupt::check()?;
-                    let training = TrainContext { forward, place, dropout: None, policy, inputs: Some(&sums) };
+                    let training =
+                        TrainContext { forward, place, dropout: None, policy, inputs: Some(&sums), rows: None };
                     *x = block.forward_saving(x, &training, false)?.0;
                     self.look(watch, place + 1, x, &|token| Batch::place(&batches, index, token))?;
                     progress.advance(batches[index].tokens() as u64);

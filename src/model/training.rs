@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use super::module_inputs::InputSums;
 use super::{ForwardContext, Parameter, Part, tokens_at_once};
 use crate::Result;
 use crate::arch::Role;
-use crate::ops::Mask;
+use crate::ops::{self, Mask};
 
 /// Dropout of a training pass: masks are a function of these numbers, the layer and the module.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,6 +61,27 @@ pub(crate) struct TrainContext<'a> {
     pub(crate) policy: CheckpointingPolicy,
     /// Adds up what enters the linear layers, where somebody wants to know.
     pub(crate) inputs: Option<&'a InputSums>,
+    /// Which of the rows of a chunk are worked on, where they are not all of them.
+    pub(crate) rows: Option<&'a Arc<[u32]>>,
+}
+
+/// A mask for rows of a chunk.
+#[derive(Clone, Debug)]
+pub(super) struct RowMask {
+    /// From the first row of the chunk on.
+    mask: Mask,
+    /// Those that there are, if not all.
+    rows: Option<Arc<[u32]>>,
+}
+
+impl RowMask {
+    /// What [`ops::dropout`] makes of rows of a chunk.
+    pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.rows {
+            Some(rows) => ops::dropout_rows(x, self.mask, rows),
+            None => ops::dropout(x, self.mask),
+        }
+    }
 }
 
 impl TrainContext<'_> {
@@ -74,10 +96,13 @@ impl TrainContext<'_> {
     }
 
     /// The mask of a module's inputs from row `row` on.
-    pub(super) fn mask(&self, role: Role, row: usize) -> Option<Mask> {
+    pub(super) fn mask(&self, role: Role, row: usize) -> Option<RowMask> {
         let dropout = self.dropout.filter(|dropout| dropout.rate > 0.0)?;
-        let stream = dropout.micro_batch << 24 | (self.place as u64) << 8 | role as u64;
-        Some(Mask { rate: dropout.rate, seed: dropout.seed, stream, row })
+        let (kind, expert) = role.number();
+        let stream = dropout.micro_batch << 24 | (self.place as u64) << 8 | u64::from(kind);
+        // a stream has no bits left for experts
+        let seed = dropout.seed ^ u64::from(expert.unwrap_or(0)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        Some(RowMask { mask: Mask { rate: dropout.rate, seed, stream, row }, rows: self.rows.cloned() })
     }
 }
 
@@ -86,6 +111,10 @@ pub(super) struct BackwardContext<'a> {
     pub(super) training: &'a TrainContext<'a>,
     /// Whether all of the block is trained.
     pub(super) unfrozen: bool,
+    /// Whether gradients of routers are asked for, which are never trained.
+    pub(super) routers: bool,
+    /// As in [`TrainContext::rows`].
+    pub(super) rows: Option<Arc<[u32]>>,
     gradients: BTreeMap<(Role, Part), Tensor>,
     /// Of each sub-layer, in the order of the block, its gate's gradient at each token; `None` where nobody asks.
     gates: Option<Vec<Vec<f64>>>,
@@ -93,7 +122,12 @@ pub(super) struct BackwardContext<'a> {
 
 impl<'a> BackwardContext<'a> {
     pub(super) fn new(training: &'a TrainContext<'a>, unfrozen: bool) -> Self {
-        Self { training, unfrozen, gradients: BTreeMap::new(), gates: None }
+        Self { training, unfrozen, routers: false, rows: None, gradients: BTreeMap::new(), gates: None }
+    }
+
+    /// The mask of a module's inputs from row `row` on.
+    pub(super) fn mask(&self, role: Role, row: usize) -> Option<RowMask> {
+        TrainContext { rows: self.rows.as_ref(), ..*self.training }.mask(role, row)
     }
 
     /// Asks for the gates of `sublayers` sub-layers.
@@ -128,6 +162,19 @@ impl<'a> BackwardContext<'a> {
         };
         self.gradients.insert((role, part), sum);
         Ok(())
+    }
+
+    /// Notes that nothing has gone through a parameter that is shaped as `like`.
+    pub(super) fn note_none(&mut self, role: Role, part: Part, like: &Tensor) -> Result<()> {
+        if !self.gradients.contains_key(&(role, part)) {
+            self.gradients.insert((role, part), Tensor::zeros(like.shape(), DType::F32, like.device())?);
+        }
+        Ok(())
+    }
+
+    /// Takes back what was noted.
+    pub(super) fn take(&mut self, role: Role, part: Part) -> Option<Tensor> {
+        self.gradients.remove(&(role, part))
     }
 
     /// All of them, in the order of roles.

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::cuda::{self, Arg, Grid};
 use super::rows::{Rows, with_rows};
 use super::simd::vectorized;
-use crate::Result;
+use crate::{Error, Result};
 
 /// A mask: which numbers of a tensor are dropped.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,8 +33,26 @@ pub fn dropout(x: &Tensor, mask: Mask) -> Result<Tensor> {
     if x.device().is_cuda() {
         return mask.on_gpu(x);
     }
-    let y = with_rows("dropout", [x], |[x]| Ok(mask.on_rows(x)))?;
+    let y = with_rows("dropout", [x], |[x]| Ok(mask.on_rows(x, None)))?;
     Ok(Tensor::from_vec(y, x.shape(), x.device())?)
+}
+
+/// [`dropout`] of the rows `rows` of a tensor, which `x` is: each is masked as it is in the whole.
+///
+/// # Errors
+/// As many rows as `x` has not, or a device without this kernel.
+pub fn dropout_rows(x: &Tensor, mask: Mask, rows: &[u32]) -> Result<Tensor> {
+    if x.dim(0)? != rows.len() {
+        return Err(Error::work(format!("dropout: {} rows of {:?}", rows.len(), x.shape())));
+    }
+    if !x.device().is_cuda() {
+        let y = with_rows("dropout", [x], |[x]| Ok(mask.on_rows(x, Some(rows))))?;
+        return Ok(Tensor::from_vec(y, x.shape(), x.device())?);
+    }
+    let Some(most) = rows.iter().max() else { return Ok(x.clone()) };
+    let ones = Tensor::ones((*most as usize + 1, x.dim(1)?), x.dtype(), x.device())?;
+    let rows = Tensor::new(rows, x.device())?;
+    Ok((x * mask.on_gpu(&ones)?.index_select(&rows, 0)?)?)
 }
 
 /// Numbers that one task masks.
@@ -68,7 +86,8 @@ impl Mask {
         Ok(y)
     }
 
-    fn on_rows(&self, x: Rows) -> Vec<f32> {
+    /// `places`: which rows of the whole these are; one after the other where it does not say.
+    fn on_rows(&self, x: Rows, places: Option<&[u32]>) -> Vec<f32> {
         let (width, keep, limit) = (x.width.max(1), self.keep(), self.limit());
         let mut y = vec![0_f32; x.count * x.width];
         let rows = CHUNK.div_ceil(width);
@@ -78,6 +97,9 @@ impl Mask {
             random.set_word_pos(((self.row + chunk * rows) * width) as u128);
             let mut words = vec![[0; 4]; width];
             for (row, y) in y.chunks_exact_mut(width).enumerate() {
+                if let Some(place) = places.and_then(|places| places.get(chunk * rows + row)) {
+                    random.set_word_pos(((self.row + *place as usize) * width) as u128);
+                }
                 // a row's words at one time: the generator makes many as fast as one
                 random.fill_bytes(words.as_flattened_mut());
                 let numbers = x.row(chunk * rows + row);
@@ -131,5 +153,9 @@ mod tests {
             assert_eq!(part.flatten_all().unwrap().to_vec1::<f32>().unwrap(), y[row * 257..][..70 * 257]);
         }
         assert!(numbers(Mask { rate: 0.0, ..mask }).iter().all(|y| *y == 1.0));
+        let some = dropout_rows(&x.narrow(0, 0, 3).unwrap(), Mask { row: 2, ..mask }, &[200, 7, 8]).unwrap();
+        let whole: Vec<f32> = [202, 9, 10].iter().flat_map(|row| y[row * 257..][..257].to_vec()).collect();
+        assert_eq!(some.flatten_all().unwrap().to_vec1::<f32>().unwrap(), whole);
+        assert!(dropout_rows(&x, mask, &[1]).is_err());
     }
 }

@@ -55,6 +55,14 @@ pub(super) fn check(repair: &Repair, plan: &Plan, spec: &ModelSpec, source: &Che
         )));
     }
     let units = units(plan, spec)?;
+    let of_experts = |unit: &&Unit| unit.sublayer == SubLayer::Mlp && spec.experts_of(unit.layer).is_some();
+    if let Some(unit) = units.iter().skip_while(|unit| !unit.is_seam).find(of_experts) {
+        return Err(Error::request(format!(
+            "--repair {}: it works on output projections, and layer {} has experts with one each; --repair streamline \
+             and xmerge train whole layers",
+            repair.name, unit.layer
+        )));
+    }
     for unit in units.iter().skip_while(|unit| !unit.is_seam) {
         let tensor = spec.layer_tensor(unit.layer, role(unit.sublayer));
         if source.four_bit_state(&tensor.name).is_some() {

@@ -207,8 +207,14 @@ impl LayerFit<'_> {
             let [x, wanted] = self.ends(own, model)?;
             let forward = ForwardContext::new(model.spec(), &batch, model.device())?;
             let policy = CheckpointingPolicy::on(model.device(), 1);
-            let training =
-                TrainContext { forward: &forward, place: self.replaced.layer, dropout: None, policy, inputs: None };
+            let training = TrainContext {
+                forward: &forward,
+                place: self.replaced.layer,
+                dropout: None,
+                policy,
+                inputs: None,
+                rows: None,
+            };
             let (y, saved) = block.forward_saving(&x, &training, true)?;
             let off = self.difference(&y, &wanted, &batch)?;
             sum += squares(&off)?;

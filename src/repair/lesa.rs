@@ -168,6 +168,12 @@ pub fn predict(
     if spec.layers < 3 {
         return Err(Error::request("--by lesa: it learns from layers with one on each side, and this model has none"));
     }
+    if spec.experts.is_some() {
+        return Err(Error::request(
+            "--by lesa: expert 3 of one layer is not expert 3 of the next, so there is nothing to learn from; --by copy \
+             repeats layers",
+        ));
+    }
     let roles: Vec<Role> = spec.roles(0).into_iter().filter(|role| role.is_linear()).collect();
     let (mut made, mut told) = (BTreeMap::new(), Vec::new());
     for role in roles {

@@ -38,6 +38,9 @@ pub(super) const AVERAGE: Repair = Repair {
 pub fn merged(repair: &Repair, plan: &Plan, spec: &ModelSpec, source: &Checkpoint) -> Result<BTreeMap<String, Expr>> {
     let refused = |why: &str| Err(Error::request(format!("--repair {}: {why}", repair.name)));
     let How::Merged(factors) = repair.how else { return refused("is fitted on text") };
+    if spec.experts.is_some() {
+        return refused("expert 3 of one layer is not expert 3 of the next, so layers with experts are not merged");
+    }
     let kept = plan.kept();
     if !plan.stack.iter().all(Place::is_copy) || !plan.only_drops_layers() {
         return refused("whole layers are merged: the plan must keep the others as they are, in order, each once");

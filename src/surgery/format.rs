@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::config::ConfigEdit;
 use super::stack_config::StackConfig;
-use crate::arch::{Activation, ModelSpec, Multipliers, NAS, NAS_CLASS, NormKind, QkNorm, SubLayerKind, nas_mlp_size};
+use crate::arch::{
+    Activation, ModelSpec, Multipliers, NAS, NAS_CLASS, NormKind, QkNorm, Role, SubLayerKind, nas_mlp_size,
+};
 use crate::plan::SubLayers;
 use crate::{Error, Result};
 
@@ -139,6 +141,7 @@ fn nas(missing: &Missing<'_>) -> Result<Vec<ConfigEdit>> {
 fn nas_factor(spec: &ModelSpec) -> Result<f64> {
     let refused = [
         (spec.fused_qkv || spec.fused_gate_up, "its projections are fused"),
+        (spec.experts.is_some(), "it has experts"),
         (spec.qk_norm != QkNorm::None, "its queries and keys have norms"),
         (spec.norm != NormKind::Rms || !spec.adds_plainly(), "its norms or residual updates are others"),
         (!spec.gated || spec.activation != Activation::Silu, "its MLP computes something else"),
@@ -205,8 +208,14 @@ fn merged(own: Option<&Value>, block: &Value) -> Value {
     Value::Object(merged)
 }
 
-/// The module that ends a sub-layer of this kind: with zeros there, its update is zero.
-pub(super) fn last_module(spec: &ModelSpec, kind: SubLayerKind) -> &'static str {
-    let last = spec.sublayer_roles(kind).into_iter().rfind(|role| role.is_linear());
-    last.map_or("", |role| spec.module(role))
+/// The modules that end a sub-layer of this kind: with zeros there, its update is zero.
+pub(super) fn last_modules(spec: &ModelSpec, kind: SubLayerKind) -> Vec<String> {
+    let roles = spec.sublayer_roles(kind);
+    let last = roles.iter().rfind(|role| role.is_linear()).copied();
+    let ends = roles.into_iter().filter(|role| match kind {
+        // each expert ends by itself
+        SubLayerKind::Experts => matches!(role, Role::ExpertDown(_) | Role::ExpertsDown | Role::SharedDown),
+        _ => Some(*role) == last,
+    });
+    ends.map(|role| spec.module(role).into_owned()).collect()
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, json};
 
 use super::cut::has_one_stack;
-use super::format::last_module;
+use super::format::last_modules;
 use super::names::Stack;
 use super::tensors::is_numbers;
 use crate::arch::ModelSpec;
@@ -147,6 +147,13 @@ fn mean(layers: &Layers<'_>, layer: usize, ends_in_zeros: bool) -> Result<Place>
             ));
         }
     };
+    if spec.experts.is_some() {
+        return refused(format!(
+            "expert 3 of one layer is not expert 3 of the next, so there is no mean of the layers of a {}; --by copy \
+             repeats them",
+            spec.model_type
+        ));
+    }
     let next = layer + 1;
     if next >= spec.layers {
         return refused(
@@ -172,7 +179,7 @@ fn mean(layers: &Layers<'_>, layer: usize, ends_in_zeros: bool) -> Result<Place>
         return refused(format!("layers {layer} and {next} have different tensors, of which there is no mean"));
     }
     let kinds = spec.sublayers(layer).into_iter().flat_map(|residual| residual.sum);
-    let ends: BTreeSet<&str> = kinds.map(|kind| last_module(&spec, kind)).collect();
+    let ends: BTreeSet<String> = kinds.flat_map(|kind| last_modules(&spec, kind)).collect();
     let is_end = |name: &str| ends_in_zeros && name.rsplit_once('.').is_some_and(|(module, _)| ends.contains(module));
     let half = |layer| Term { times: 0.5, of: Made::Layer(layer) };
     let made = own.keys().map(|name| {

@@ -161,7 +161,6 @@ pub(super) const PERIODS: &[Period] = &[
         readers: &[("qwen3_next", 4), ("qwen3_5_text", 4)],
     },
     Period { key: "attn_layer_period", list: None, readers: &[] },
-    Period { key: "decoder_sparse_step", list: None, readers: &[] },
     Period { key: "expert_layer_period", list: None, readers: &[] },
     Period { key: "interleave_moe_layer_step", list: None, readers: &[] },
     Period { key: "layer_group_size", list: None, readers: &[] },

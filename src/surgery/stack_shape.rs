@@ -23,6 +23,9 @@ pub(super) fn edits(
     for period in PERIODS.iter().filter(|period| !allowed.has(period.key)) {
         edits.extend(period_edits(period, stack, places.layers())?);
     }
+    if !allowed.has(STEP) {
+        step_edits(stack, places.layers(), edits);
+    }
     for (key, why) in TIES.iter().filter(|(key, _)| !allowed.has(key)) {
         if let Some(count) = stack.keys.get(*key).and_then(Value::as_u64).filter(|count| *count > 0) {
             return Err(Error::request(format!(
@@ -64,6 +67,28 @@ fn split_edit(split: &Split, stack: &StackConfig<'_>, kept: &[usize]) -> Result<
     }
     let after = kept.iter().filter(|layer| is_below(layer)).count() as u64;
     Ok((after != before).then(|| stack.set(split.key, json!(after))))
+}
+
+/// Every so many layers have experts, but for those of a list.
+const STEP: &str = "decoder_sparse_step";
+/// The list, of numbers of layers.
+const WITHOUT_EXPERTS: &str = "mlp_only_layers";
+
+/// Where layers would change their kind by [`STEP`], all without experts are listed, and the step is one.
+fn step_edits(stack: &StackConfig<'_>, kept: &[usize], edits: &mut Vec<ConfigEdit>) {
+    let step = stack.keys.get(STEP).and_then(Value::as_u64).filter(|step| *step > 1);
+    let Some(step) = step else { return };
+    let has_experts = |layer: usize| (layer as u64 + 1).is_multiple_of(step);
+    if kept.iter().enumerate().all(|(new, old)| has_experts(new) == has_experts(*old)) {
+        return;
+    }
+    let listed = stack.keys.get(WITHOUT_EXPERTS).and_then(Value::as_array);
+    let is_listed = |layer: usize| listed.is_some_and(|list| list.iter().any(|own| own.as_u64() == Some(layer as u64)));
+    let without = kept.iter().enumerate().filter(|(_, old)| !has_experts(**old) || is_listed(**old));
+    let without: Vec<usize> = without.map(|(new, _)| new).collect();
+    let list = stack.set(WITHOUT_EXPERTS, json!(without));
+    edits.retain(|edit| edit.key != list.key);
+    edits.extend([list, stack.set(STEP, json!(1))]);
 }
 
 fn period_edits(period: &Period, stack: &StackConfig<'_>, kept: &[usize]) -> Result<Vec<ConfigEdit>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use safetensors::Dtype;
 
 use super::Shrunk;
-use super::format::last_module;
+use super::format::last_modules;
 use super::names::Stack;
 use super::places::Places;
 use crate::arch::ModelSpec;
@@ -33,9 +33,9 @@ pub(super) struct Tensors<'a> {
 #[derive(Clone, Debug, Default)]
 struct Lost {
     /// Modules whose tensors go: `self_attn.q_proj`, `self_attn`, `input_layernorm`.
-    modules: BTreeSet<&'static str>,
+    modules: BTreeSet<String>,
     /// Modules whose tensors are zeros.
-    zeros: BTreeSet<&'static str>,
+    zeros: BTreeSet<String>,
 }
 
 impl<'a> Tensors<'a> {
@@ -214,23 +214,24 @@ fn lost(spec: &ModelSpec, place: &Place, zeros: bool) -> Lost {
     if zeros {
         let kinds = spec.sublayers(place.layer).into_iter().flat_map(|residual| residual.sum);
         let gone = kinds.filter(|kind| place.without.contains(kind.sublayer()));
-        lost.zeros = gone.map(|kind| last_module(spec, kind)).collect();
+        lost.zeros = gone.flat_map(|kind| last_modules(spec, kind)).collect();
         return lost;
     }
     let mut less = spec.clone();
     less.without[place.layer] = less.without[place.layer].and(place.without);
-    let modules = |spec: &ModelSpec| -> BTreeSet<&'static str> {
-        let roles = spec.roles(place.layer).into_iter().map(|role| spec.module(role));
+    let modules = |spec: &ModelSpec| -> BTreeSet<String> {
+        let roles = spec.roles(place.layer).into_iter().map(|role| spec.module(role).into_owned());
         // `self_attn` holds what else attention has, such as buffers
-        roles.flat_map(|module| [module, module.split('.').next().unwrap_or(module)]).collect()
+        let outer = |module: &String| module.split('.').next().unwrap_or(module).to_owned();
+        roles.flat_map(|module| [outer(&module), module]).collect()
     };
-    lost.modules = modules(spec).difference(&modules(&less)).copied().collect();
+    lost.modules = modules(spec).difference(&modules(&less)).cloned().collect();
     lost
 }
 
 /// Whether a tensor of a layer belongs to one of `modules`.
-fn is_of(within: &str, modules: &BTreeSet<&'static str>) -> bool {
-    modules.iter().any(|module| within.strip_prefix(module).is_some_and(|rest| rest.starts_with('.')))
+fn is_of(within: &str, modules: &BTreeSet<String>) -> bool {
+    modules.iter().any(|module| within.strip_prefix(&**module).is_some_and(|rest| rest.starts_with('.')))
 }
 
 /// Whether a tensor of this type holds numbers that can be computed with.

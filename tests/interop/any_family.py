@@ -24,14 +24,9 @@ SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_attention_
              max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2)
 WIDE = {**SMALL, "num_key_value_heads": 4}
 GPT2 = dict(vocab_size=96, n_embd=32, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2)
-EXPERTS = dict(moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
 
 # name: (keys of its config, layers, those to drop, where its layers are)
 FAMILIES = {
-    "mixtral": (dict(**SMALL, num_local_experts=4, num_experts_per_tok=2), 6, [2, 3], "model.layers"),
-    "qwen2_moe": (dict(**SMALL, **EXPERTS, shared_expert_intermediate_size=16), 6, [2, 3], "model.layers"),
-    "qwen3_moe": (dict(**SMALL, **EXPERTS, head_dim=8, mlp_only_layers=[1, 4]), 6, [2, 4], "model.layers"),
-    "olmoe": (dict(**WIDE, num_experts=4, num_experts_per_tok=2), 6, [0, 3], "model.layers"),
     "gpt_oss": (dict(**SMALL, head_dim=8, sliding_window=4, num_local_experts=4, num_experts_per_tok=2), 6, [1, 2],
                 "model.layers"),
     "deepseek_v3": (dict(**WIDE, moe_intermediate_size=16, n_routed_experts=4, num_experts_per_tok=2, n_group=1,

@@ -41,6 +41,28 @@ def tensor(seed, name, shape):
     return (np.float32(1) + w if name.endswith("norm.weight") else w).reshape(shape)
 
 
+def on_disk(model_type, name, shape):
+    """The tensors of a checkpoint that transformers makes the parameter `name` from: (name, shape, what it is of it).
+
+    transformers 5 holds the experts of a layer in two parameters; checkpoints have them one by one, but Granite's."""
+    if model_type == "granitemoe":
+        for inside, outside in ((".experts.gate_up_proj", ".input_linear.weight"), (".experts.down_proj", ".output_linear.weight"),
+                                (".router.weight", ".router.layer.weight")):
+            name = name.replace(inside, outside)
+        return [(name, shape, ...)]
+    if model_type == "mixtral":
+        name = name.replace(".mlp.", ".block_sparse_moe.")
+    mixtral = ("w1", "w3", "w2") if model_type == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+    gate, up, down = (f"{part}.weight" for part in mixtral)
+    if name.endswith(".experts.gate_up_proj"):
+        stem, half, width = name.removesuffix("gate_up_proj"), shape[1] // 2, shape[2]
+        parts = ((gate, slice(0, half)), (up, slice(half, None)))
+        return [(f"{stem}{e}.{part}", (half, width), (e, rows)) for e in range(shape[0]) for part, rows in parts]
+    if name.endswith(".experts.down_proj"):
+        return [(f"{name.removesuffix('down_proj')}{e}.{down}", shape[1:], (e,)) for e in range(shape[0])]
+    return [(name, shape, ...)]
+
+
 def ids(seed, vocab, n):
     return (finalised(seed ^ fnv("ids"), n) % np.uint64(vocab)).astype(np.int64)
 
@@ -160,6 +182,24 @@ CASES = {
                rope_theta=10000.0), 24, (1, 2)),
     "starcoder2": (of("starcoder2", "Starcoder2ForCausalLM", hidden_act="gelu", norm_epsilon=1e-5, sliding_window=7, rope_theta=100000.0,
                       tie_word_embeddings=True), 24, (1, 2)),
+    # mixtures of experts: some layers without, sums of weights that are and are not one
+    "mixtral": (of("mixtral", "MixtralForCausalLM", num_local_experts=4, num_experts_per_tok=2, sliding_window=7, head_dim=16,
+                   rope_theta=1000000.0, intermediate_size=24), 24, (1, 2)),
+    "qwen3_moe": (of("qwen3_moe", "Qwen3MoeForCausalLM", num_experts=8, num_experts_per_tok=3, moe_intermediate_size=12, head_dim=16,
+                     norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[2], num_hidden_layers=5, rope_theta=1000000.0), 24, (1, 1)),
+    "qwen3_moe-window": (of("qwen3_moe", "Qwen3MoeForCausalLM", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=20,
+                            head_dim=8, norm_topk_prob=False, decoder_sparse_step=2, mlp_only_layers=[], use_sliding_window=True,
+                            sliding_window=5, rope_theta=10000.0, tie_word_embeddings=True), 24, (2, 3)),
+    "qwen2_moe": (of("qwen2_moe", "Qwen2MoeForCausalLM", num_experts=5, num_experts_per_tok=2, moe_intermediate_size=12,
+                     shared_expert_intermediate_size=20, mlp_only_layers=[0], rope_theta=10000.0), 24, (1, 2)),
+    "olmoe": (of("olmoe", "OlmoeForCausalLM", num_experts=6, num_experts_per_tok=2, intermediate_size=16, norm_topk_prob=False,
+                 rope_theta=10000.0), 24, (1, 2)),
+    "dots1": (of("dots1", "Dots1ForCausalLM", n_routed_experts=6, num_experts_per_tok=2, moe_intermediate_size=12, n_shared_experts=2,
+                 first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=1.7, n_group=1, topk_group=1, head_dim=16,
+                 sliding_window=None, rope_theta=10000.0), 24, (1, 2)),
+    "granitemoe": (of("granitemoe", "GraniteMoeForCausalLM", num_local_experts=4, num_experts_per_tok=2, intermediate_size=16,
+                      embedding_multiplier=3.0, residual_multiplier=0.4, attention_multiplier=0.2, logits_scaling=2.5,
+                      rope_theta=10000.0, tie_word_embeddings=True), 24, (1, 2)),
 }
 
 # published settings of real models: their rotations alone, at positions near and far

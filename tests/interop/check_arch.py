@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from arch_cases import CASES, tensor
+from arch_cases import CASES, on_disk, tensor
 from make_arch_fixtures import DATA, hf_config
 
 TOLERANCE = 1e-4
@@ -30,7 +30,9 @@ class Warnings(logging.Handler):
 def write_source(fixture, path):
     model = AutoModelForCausalLM.from_config(hf_config(fixture["config"]), dtype=torch.float32)
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    state = {n: torch.from_numpy(tensor(fixture["seed"], n, tuple(v.shape))) for n, v in model.state_dict().items() if n not in tied}
+    stored = [own for n, v in model.state_dict().items() if n not in tied
+              for own in on_disk(fixture["config"]["model_type"], n, tuple(v.shape))]
+    state = {n: torch.from_numpy(tensor(fixture["seed"], n, shape)) for n, shape, _ in stored}
     save_file(state, f"{path}/model.safetensors", metadata={"format": "pt"})
     with open(f"{path}/config.json", "w") as f:
         json.dump(fixture["config"], f, indent=2)

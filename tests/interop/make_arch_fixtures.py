@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from arch_cases import BASE, CASES, ROTATIONS, fnv, ids, tensor
+from arch_cases import BASE, CASES, ROTATIONS, fnv, ids, on_disk, tensor
 
 DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "arch")
 NEAR, FAR = [0, 1, 2, 3, 5, 7], [0, 1, 6, 1000, 4095, 100000]
@@ -32,20 +32,30 @@ def hf_config(config):
 def model_of(config, weights):
     model = AutoModelForCausalLM.from_config(hf_config(config), dtype=torch.float32, attn_implementation="eager").eval()
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    state = {name: torch.from_numpy(weights(name, tuple(value.shape))) for name, value in model.state_dict().items() if name not in tied}
+    state, shapes = {}, {}
+    for name, value in model.state_dict().items():
+        if name in tied:
+            continue
+        whole = np.empty(tuple(value.shape), np.float32)
+        for stored, shape, part in on_disk(config["model_type"], name, tuple(value.shape)):
+            whole[part] = weights(stored, shape)
+            shapes[stored] = list(shape)
+        state[name] = torch.from_numpy(whole)
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert set(missing) <= tied and not unexpected, (missing, unexpected)
     model.tie_weights()
-    return model, {name: list(value.shape) for name, value in state.items()}
+    return model, shapes
 
 
 def cut_config(config, kept):
     """The config of the kept layers, every per-layer rule written out as a list."""
     full, config = hf_config(config), copy.deepcopy(config)
     config["num_hidden_layers"] = len(kept)
-    for key in ("layer_types", "no_rope_layers"):
+    for key in ("layer_types", "no_rope_layers", "mlp_layer_types"):
         if getattr(full, key, None) is not None:
             config[key] = [getattr(full, key)[layer] for layer in kept]
+    if "mlp_only_layers" in config:
+        config["mlp_only_layers"] = [kept.index(layer) for layer in config["mlp_only_layers"] if layer in kept]
     return config
 
 
@@ -82,7 +92,11 @@ def loss_and_gradients(model, tokens):
     loss = torch.nn.functional.cross_entropy(logits[:-1].double(), torch.tensor(tokens[1:]))
     loss.backward()
     layers = [(name, own) for name, own in model.named_parameters() if name.startswith("model.layers.")]
-    gradients = {name: [own.grad.double().norm().item(), (own.grad.double() * own.detach().double()).sum().item()] for name, own in layers}
+    parts = [(stored, own.grad.double()[part], own.detach().double()[part]) for name, own in layers
+             for stored, _, part in on_disk(model.config.model_type, name, tuple(own.shape))]
+    # what chooses experts is no parameter
+    chosen = {name: [0.0, 0.0] for name, _ in model.named_buffers() if name.endswith("e_score_correction_bias")}
+    gradients = chosen | {name: [gradient.norm().item(), (gradient * own).sum().item()] for name, gradient, own in parts}
     return loss.item(), {name: short(pair) for name, pair in gradients.items()}
 
 

@@ -119,7 +119,8 @@ impl Block {
     /// # Errors
     /// As [`Block::before_output`].
     pub(crate) fn output(&self, sublayer: plan::SubLayer) -> Result<(Role, &Linear)> {
-        self.alone(sublayer)?.map(|(_, own)| own.output()).ok_or_else(|| absent(sublayer))
+        let (_, own) = self.alone(sublayer)?.ok_or_else(|| absent(sublayer))?;
+        own.output().ok_or_else(sublayers::no_output)
     }
 
     /// The sub-layer `sublayer` with its residual; `None` where the block does without.

@@ -46,7 +46,7 @@ impl Fixture {
         let tensors = spec.layer_tensors(0).into_iter().map(|tensor| {
             let count = tensor.shape.iter().product();
             let norm = if tensor.role.is_linear() || tensor.name.ends_with("bias") { 0.0 } else { 1.0 };
-            let values = numbers(&random(tensor.role as u64, 1, count)).into_iter().map(|x| (0.5 * x + norm) as f32);
+            let values = numbers(&random(seed_of(tensor.role), 1, count)).into_iter().map(|x| (0.5 * x + norm) as f32);
             (tensor.name, tensor.shape, values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
         });
         let tensors: Vec<_> = tensors.collect();
@@ -79,6 +79,12 @@ impl Fixture {
         let layer = Layer { checkpoint: &self.checkpoint, spec: &self.spec, layer: 0, adapters };
         layer.forward(&x.to_dtype(DType::F64).unwrap(), pass, wiring).unwrap()
     }
+}
+
+/// A seed for each role, and each expert.
+fn seed_of(role: Role) -> u64 {
+    let (number, expert) = role.number();
+    u64::from(number) + 1000 * u64::from(expert.map_or(0, |expert| expert + 1))
 }
 
 fn pass(spec: &ModelSpec, lengths: &[usize]) -> ForwardContext {
@@ -122,7 +128,7 @@ fn a_linear_map_follows_a_block() {
     let fixture = Fixture::new(SubLayers::default());
     let (x, dy, pass) = (random(4, 7, D), random(5, 7, D), pass(&fixture.spec, &[4, 3]));
     let policy = CheckpointingPolicy::on(&Device::Cpu, 1);
-    let training = TrainContext { forward: &pass, place: 0, dropout: None, policy, inputs: None };
+    let training = TrainContext { forward: &pass, place: 0, dropout: None, policy, inputs: None, rows: None };
     let plain = fixture.load(&LoadOptions::default());
     let (reduce, expand) = (random(6, 3, D), random(7, D, 3));
     let whole = expand.matmul(&reduce).unwrap();
@@ -177,7 +183,7 @@ fn train(
     all: bool,
 ) -> (Tensor, Tensor, Vec<Parameter>) {
     let policy = CheckpointingPolicy { saved_layers: 0, chunk_size: at_once, offload_activations: false };
-    let training = TrainContext { forward: pass, place: 0, dropout: None, policy, inputs: None };
+    let training = TrainContext { forward: pass, place: 0, dropout: None, policy, inputs: None, rows: None };
     let (y, kept) = block.forward_saving(x, &training, all).unwrap();
     // the gradient that is handed over is used up
     let (dx, gradients) = block.backward(kept, &training, dy.copy().unwrap(), true).unwrap();
@@ -208,6 +214,17 @@ fn families() -> Vec<Value> {
         json!({"model_type": "cohere", "num_key_value_heads": 4}),
         json!({"model_type": "phi"}),
         json!({"model_type": "starcoder2", "hidden_act": "gelu"}),
+        json!({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}),
+        json!({"model_type": "qwen3_moe", "num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 8}),
+        json!({
+            "model_type": "qwen2_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+            "shared_expert_intermediate_size": 6, "norm_topk_prob": true,
+        }),
+        json!({
+            "model_type": "dots1", "n_routed_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+            "n_shared_experts": 2, "norm_topk_prob": true, "routed_scaling_factor": 1.5,
+        }),
+        json!({"model_type": "granitemoe", "num_local_experts": 3, "num_experts_per_tok": 2, "attention_multiplier": 0.5}),
     ]
 }
 

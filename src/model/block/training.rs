@@ -140,6 +140,7 @@ impl Block {
         (wanted, gates): (bool, bool),
     ) -> Result<Sensitivity> {
         let mut at = BackwardContext::new(training, wanted);
+        at.routers = wanted;
         if gates {
             at.watch_gates(self.residuals.iter().map(|residual| residual.sum.len()).sum());
         }
@@ -222,6 +223,8 @@ impl Block {
             let own = self.residuals.iter().flat_map(|residual| residual.norm.iter().chain(&residual.post_norm));
             let inner = self.residuals.iter().flat_map(|residual| residual.sum.iter().flat_map(|own| own.norms()));
             parameters.extend(own.chain(inner).flat_map(Norm::parameters));
+            let others = self.residuals.iter().flat_map(|residual| residual.sum.iter().flat_map(|own| own.others()));
+            parameters.extend(others.map(|(role, tensor)| (role, Part::Weight, tensor.clone())));
         }
         parameters
     }

@@ -123,11 +123,11 @@ impl Linear {
         training: &TrainContext<'_>,
         (role, row): (Role, usize),
     ) -> Result<(Tensor, Saved)> {
-        let Some(mask) = training.mask(role, row) else {
+        let Some(mask) = &training.mask(role, row) else {
             let saved = self.product(adapter, x)?;
             return Ok((ops::times_columns(saved.z()?, &dora.ratio)?, saved));
         };
-        let entered = ops::dropout(x, mask)?;
+        let entered = mask.apply(x)?;
         let saved = self.product(adapter, &entered)?;
         let lost = (x - entered)?;
         let y = ops::add(&ops::times_columns(saved.z()?, &dora.ratio)?, &self.weight.linear(&lost)?)?;
@@ -151,9 +151,10 @@ impl Linear {
         (x, dy): (Tensor, &Tensor),
         wanted: bool,
     ) -> Result<Option<Tensor>> {
-        let mask = at.training.mask(role, row);
+        let mask = at.mask(role, row);
+        let mask = mask.as_ref();
         let entered = match mask {
-            Some(mask) => ops::dropout(&x, mask)?,
+            Some(mask) => mask.apply(&x)?,
             None => x.clone(),
         };
         drop(x);
@@ -174,7 +175,7 @@ impl Linear {
             Some(mask) => {
                 // what goes through the input whole comes with dy itself
                 let own = self.weight.linear_backward(&(dz - dy)?, Some((&du, &adapter.a)))?;
-                Some(self.weight.linear_backward_onto(dy, ops::dropout(&own, mask)?)?)
+                Some(self.weight.linear_backward_onto(dy, mask.apply(&own)?)?)
             }
         })
     }

@@ -1,4 +1,5 @@
-//! The gated MLP: `down(act(gate(x)) · up(x))`.
+//! The gated MLP: `down(act(gate(x)) · up(x))`. An expert is one, too; there a token's update has a weight, and since
+//! down adds nothing of its own, what enters it is multiplied with that.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,28 +20,41 @@ use crate::plan;
 pub(super) const KIND: Kind = Kind { load, cost, training_cost };
 
 #[derive(Debug)]
-struct GatedMlp {
+pub(super) struct GatedMlp {
     /// f.
-    size: usize,
-    gate_up: GateUpProj,
-    activation: Activation,
-    down: Linear,
+    pub(super) size: usize,
+    pub(super) gate_up: GateUpProj,
+    pub(super) activation: Activation,
+    pub(super) down: (Role, Linear),
 }
 
 /// Gate and up projections, apart or in one tensor.
 #[derive(Debug)]
-enum GateUpProj {
-    Split { gate: Linear, up: Linear },
-    Fused(Linear),
+pub(super) enum GateUpProj {
+    Split { gate: (Role, Linear), up: (Role, Linear) },
+    Fused((Role, Linear)),
 }
 
+/// What a pass saves of some tokens, `[t, f]` both.
+#[derive(Debug)]
+pub(super) struct Saved {
+    gate: Tensor,
+    up: Tensor,
+    hidden: LoraHidden,
+}
+
+/// Gradients of some tokens: of what entered, `[t, d]`, and of the weights, `[t]`.
+pub(super) type Back = (Option<Tensor>, Option<Tensor>);
+
 fn load(loader: &Loader<'_>) -> Result<Box<dyn SubLayer>> {
+    let down = (Role::Down, loader.linear(Role::Down)?);
+    let own = |role| Ok::<_, crate::Error>((role, loader.linear(role)?));
     let gate_up = match loader.spec.fused_gate_up {
-        true => GateUpProj::Fused(loader.linear(Role::GateUp)?),
-        false => GateUpProj::Split { gate: loader.linear(Role::Gate)?, up: loader.linear(Role::Up)? },
+        true => GateUpProj::Fused(own(Role::GateUp)?),
+        false => GateUpProj::Split { gate: own(Role::Gate)?, up: own(Role::Up)? },
     };
     let (size, activation) = (loader.spec.mlp_size, loader.spec.activation);
-    Ok(Box::new(GatedMlp { size, gate_up, activation, down: loader.linear(Role::Down)? }))
+    Ok(Box::new(GatedMlp { size, gate_up, activation, down }))
 }
 
 impl GatedMlp {
@@ -50,23 +64,111 @@ impl GatedMlp {
         Ok((part(0)?, part(self.size)?))
     }
 
-    /// Gate and up in training, of rows from `row` on: the way back has no use for what down gives.
-    fn expand(&self, normed: &Tensor, row: usize, training: &TrainContext<'_>) -> Result<Saved> {
-        let mut hidden = LoraHidden::new();
-        let mut linear = |linear: &Linear, role| linear.forward_saving(normed, training, (role, row), &mut hidden);
+    /// Its linear layers, in the order of computation.
+    pub(super) fn linears(&self) -> Vec<(Role, &Linear)> {
+        let mut linears = match &self.gate_up {
+            GateUpProj::Split { gate, up } => vec![(gate.0, &gate.1), (up.0, &up.1)],
+            GateUpProj::Fused(gate_up) => vec![(gate_up.0, &gate_up.1)],
+        };
+        linears.push((self.down.0, &self.down.1));
+        linears
+    }
+
+    /// What enters down, `[t, f]`, of `x` `[t, d]`.
+    fn gated(&self, x: &Tensor) -> Result<Tensor> {
         let (gate, up) = match &self.gate_up {
-            GateUpProj::Split { gate, up } => (linear(gate, Role::Gate)?, linear(up, Role::Up)?),
-            GateUpProj::Fused(gate_up) => self.split(&linear(gate_up, Role::GateUp)?)?,
+            GateUpProj::Split { gate, up } => (gate.1.forward(x)?, up.1.forward(x)?),
+            GateUpProj::Fused((_, gate_up)) => self.split(&gate_up.forward(x)?)?,
+        };
+        ops::gated(&gate, &up, self.activation)
+    }
+
+    /// Updates `[t, d]` of tokens `x` `[t, d]`, each times its weight, `[t]`.
+    pub(super) fn weighted(&self, x: &Tensor, weights: &Tensor) -> Result<Tensor> {
+        self.down.1.forward(&ops::times_rows(&self.gated(x)?, weights)?)
+    }
+
+    /// Gate and up in training, of rows from `row` on: the way back has no use for what down gives.
+    pub(super) fn expand(&self, x: &Tensor, row: usize, training: &TrainContext<'_>) -> Result<Saved> {
+        let mut hidden = LoraHidden::new();
+        let mut linear =
+            |(role, linear): &(Role, Linear)| linear.forward_saving(x, training, (*role, row), &mut hidden);
+        let (gate, up) = match &self.gate_up {
+            GateUpProj::Split { gate, up } => (linear(gate)?, linear(up)?),
+            GateUpProj::Fused(gate_up) => self.split(&linear(gate_up)?)?,
         };
         Ok(Saved { gate, up, hidden })
     }
 
+    /// Updates in training, times the weights where there are some, and what is saved of them.
+    pub(super) fn forward_saving(
+        &self,
+        x: &Tensor,
+        weights: Option<&Tensor>,
+        row: usize,
+        training: &TrainContext<'_>,
+    ) -> Result<(Tensor, Saved)> {
+        let mut own = self.expand(x, row, training)?;
+        let gated = ops::gated(&own.gate, &own.up, self.activation)?;
+        let gated = match weights {
+            Some(weights) => ops::times_rows(&gated, weights)?,
+            None => gated,
+        };
+        let update = self.down.1.forward_saving(&gated, training, (self.down.0, row), &mut own.hidden)?;
+        Ok((update, own))
+    }
+
     fn trains_gate_up(&self) -> bool {
-        let adapted = |linear: &Linear| linear.adapter.is_some();
+        let adapted = |(_, linear): &(Role, Linear)| linear.adapter.is_some();
         match &self.gate_up {
             GateUpProj::Split { gate, up } => adapted(gate) || adapted(up),
             GateUpProj::Fused(gate_up) => adapted(gate_up),
         }
+    }
+
+    /// From the gradient `dy` of the updates of rows from `row` on to those of parameters, of what entered, which is
+    /// asked for late, and of the weights; the latter two where they are `wanted`.
+    pub(super) fn backward(
+        &self,
+        at: &mut BackwardContext<'_>,
+        saved: Saved,
+        (entered, row): (&dyn Fn() -> Result<Tensor>, usize),
+        weights: Option<&Tensor>,
+        dy: &Tensor,
+        wanted: bool,
+    ) -> Result<Back> {
+        let Saved { gate, up, hidden } = saved;
+        let gated = ops::gated(&gate, &up, self.activation)?;
+        let further = wanted || self.trains_gate_up();
+        // only weights ask for it again
+        let (entering, gated) = match weights {
+            Some(weights) => (ops::times_rows(&gated, weights)?, Some(gated)),
+            None => (gated, None),
+        };
+        let (role, down) = &self.down;
+        let Some(dgated) = down.backward(at, (*role, row), &hidden, entering, dy, further)? else {
+            return Ok((None, None));
+        };
+        let dweights = gated.filter(|_| wanted).map(|gated| ops::row_products(&dgated, &gated)).transpose()?;
+        let dgated = match weights {
+            Some(weights) => ops::times_rows(&dgated, weights)?,
+            None => dgated,
+        };
+        let (dgate, dup) = ops::gated_backward(gate, up, self.activation, &dgated)?;
+        drop(dgated);
+        let x = entered()?;
+        let dx = match &self.gate_up {
+            GateUpProj::Split { gate: (gate_role, gate), up: (up_role, up) } => {
+                let of_gate = gate.backward(at, (*gate_role, row), &hidden, x.clone(), &dgate, wanted)?;
+                drop(dgate);
+                sum(of_gate, up.backward(at, (*up_role, row), &hidden, x, &dup, wanted)?)?
+            }
+            GateUpProj::Fused((role, gate_up)) => {
+                let both = Tensor::cat(&[dgate, dup], 1)?;
+                gate_up.backward(at, (*role, row), &hidden, x, &both, wanted)?
+            }
+        };
+        Ok((dx, dweights))
     }
 }
 
@@ -76,15 +178,11 @@ impl SubLayer for GatedMlp {
     }
 
     fn linears(&self) -> Vec<(Role, &Linear)> {
-        let gate_up = match &self.gate_up {
-            GateUpProj::Split { gate, up } => vec![(Role::Gate, gate), (Role::Up, up)],
-            GateUpProj::Fused(gate_up) => vec![(Role::GateUp, gate_up)],
-        };
-        [gate_up, vec![(Role::Down, &self.down)]].concat()
+        Self::linears(self)
     }
 
-    fn output(&self) -> (Role, &Linear) {
-        (Role::Down, &self.down)
+    fn output(&self) -> Option<(Role, &Linear)> {
+        Some((self.down.0, &self.down.1))
     }
 
     fn before_output(
@@ -93,11 +191,7 @@ impl SubLayer for GatedMlp {
         _context: &ForwardContext,
         _cache: Option<&mut LayerCache>,
     ) -> Result<Tensor> {
-        let (gate, up) = match &self.gate_up {
-            GateUpProj::Split { gate, up } => (gate.forward(normed)?, up.forward(normed)?),
-            GateUpProj::Fused(gate_up) => self.split(&gate_up.forward(normed)?)?,
-        };
-        ops::gated(&gate, &up, self.activation)
+        self.gated(normed)
     }
 
     fn training_pass(&self, save: bool) -> Box<dyn TrainingPass + '_> {
@@ -113,20 +207,9 @@ struct MlpPass<'a> {
     saved: BTreeMap<usize, Saved>,
 }
 
-/// Of a chunk, `[t, f]` both.
-#[derive(Debug)]
-struct Saved {
-    gate: Tensor,
-    up: Tensor,
-    hidden: LoraHidden,
-}
-
 impl TrainingPass for MlpPass<'_> {
     fn update(&mut self, input: &Input<'_>, chunk: &Range<usize>, training: &TrainContext<'_>) -> Result<Tensor> {
-        let mut own = self.mlp.expand(&input.normed(chunk)?, chunk.start, training)?;
-        let activation = ops::gated(&own.gate, &own.up, self.mlp.activation)?;
-        let down = (Role::Down, chunk.start);
-        let update = self.mlp.down.forward_saving(&activation, training, down, &mut own.hidden)?;
+        let (update, own) = self.mlp.forward_saving(&input.normed(chunk)?, None, chunk.start, training)?;
         if self.save {
             self.saved.insert(chunk.start, own);
         }
@@ -142,28 +225,11 @@ impl TrainingPass for MlpPass<'_> {
         wanted: bool,
     ) -> Result<Option<Tensor>> {
         let (mlp, row) = (self.mlp, chunk.start);
-        let Saved { gate, up, hidden } = match self.saved.remove(&row) {
+        let saved = match self.saved.remove(&row) {
             Some(saved) => saved,
             None => mlp.expand(&input.normed(chunk)?, row, at.training)?,
         };
-        let activation = ops::gated(&gate, &up, mlp.activation)?;
-        let further = wanted || mlp.trains_gate_up();
-        let dactivation = mlp.down.backward(at, (Role::Down, row), &hidden, activation, dy, further)?;
-        let Some(dactivation) = dactivation else { return Ok(None) };
-        let (dgate, dup) = ops::gated_backward(gate, up, mlp.activation, &dactivation)?;
-        drop(dactivation);
-        let normed = input.normed(chunk)?;
-        match &mlp.gate_up {
-            GateUpProj::Split { gate, up } => {
-                let of_gate = gate.backward(at, (Role::Gate, row), &hidden, normed.clone(), &dgate, wanted)?;
-                drop(dgate);
-                sum(of_gate, up.backward(at, (Role::Up, row), &hidden, normed, &dup, wanted)?)
-            }
-            GateUpProj::Fused(gate_up) => {
-                let both = Tensor::cat(&[dgate, dup], 1)?;
-                gate_up.backward(at, (Role::GateUp, row), &hidden, normed, &both, wanted)
-            }
-        }
+        Ok(mlp.backward(at, saved, (&|| input.normed(chunk), row), None, dy, wanted)?.0)
     }
 }
 

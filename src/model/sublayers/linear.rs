@@ -83,7 +83,7 @@ impl Linear {
             }
             (Some(adapter), None) => {
                 let u = match training.mask(role, row) {
-                    Some(mask) => adapter.reduce(&ops::dropout(x, mask)?)?,
+                    Some(mask) => adapter.reduce(&mask.apply(x)?)?,
                     None => adapter.reduce(x)?,
                 };
                 let y = self.weight.linear_plus(x, &u, &adapter.b)?;
@@ -121,10 +121,11 @@ impl Linear {
         if let Some(dora) = &self.dora {
             return self.backward_dora((dora, adapter), at, (role, row), hidden.get(&role), (x, dy), wanted);
         }
-        let mask = at.training.mask(role, row);
+        let mask = at.mask(role, row);
+        let mask = mask.as_ref();
         let du = (ops::low_rank_up(dy, &adapter.b)? * adapter.scale)?;
         let dropped = match mask {
-            Some(mask) => ops::dropout(&x, mask)?,
+            Some(mask) => mask.apply(&x)?,
             None => x.clone(),
         };
         let reduced = match hidden.get(&role) {
@@ -140,7 +141,7 @@ impl Linear {
             _ if !wanted => None,
             None => Some(self.weight.linear_backward(dy, Some((&du, &adapter.a)))?),
             Some(mask) => {
-                let own = ops::dropout(&ops::low_rank_up(&du, &adapter.a)?, mask)?;
+                let own = mask.apply(&ops::low_rank_up(&du, &adapter.a)?)?;
                 Some(self.weight.linear_backward_onto(dy, own)?)
             }
         })

@@ -48,8 +48,8 @@ impl SubLayer for Mlp {
         vec![(Role::Up, &self.up), (Role::Down, &self.down)]
     }
 
-    fn output(&self) -> (Role, &Linear) {
-        (Role::Down, &self.down)
+    fn output(&self) -> Option<(Role, &Linear)> {
+        Some((Role::Down, &self.down))
     }
 
     fn before_output(

@@ -7,6 +7,7 @@
 mod attention;
 mod cost;
 mod dora;
+mod experts;
 mod gated_mlp;
 mod linear;
 mod mlp;
@@ -24,7 +25,7 @@ use super::load_options::Loader;
 use super::training::{BackwardContext, TrainContext};
 use crate::arch::{Role, SubLayerKind};
 use crate::plan;
-use crate::{Result, ops};
+use crate::{Error, Result, ops};
 
 pub(crate) use cost::{Cost, TrainingCost, mean_flops};
 pub(crate) use dora::Dora;
@@ -44,6 +45,7 @@ fn kind(kind: SubLayerKind) -> Kind {
         SubLayerKind::Attention => attention::KIND,
         SubLayerKind::GatedMlp => gated_mlp::KIND,
         SubLayerKind::Mlp => mlp::KIND,
+        SubLayerKind::Experts => experts::KIND,
     }
 }
 
@@ -70,8 +72,13 @@ pub(super) trait SubLayer: Debug + Send + Sync {
         false
     }
 
-    /// The last of its linear layers: what comes out of it is the update.
-    fn output(&self) -> (Role, &Linear);
+    /// What else is trained with the whole block.
+    fn others(&self) -> Vec<(Role, &Tensor)> {
+        Vec::new()
+    }
+
+    /// The last of its linear layers, where what comes out of that one is the update.
+    fn output(&self) -> Option<(Role, &Linear)>;
 
     /// What enters the last linear layer, `[t, i]`, of a normed stream `[t, d]`, of all tokens of the pass where it
     /// mixes them; these follow those in `cache`, whose keys and values join it.
@@ -84,7 +91,8 @@ pub(super) trait SubLayer: Debug + Send + Sync {
 
     /// The update `[t, d]`, from what [`SubLayer::before_output`] takes.
     fn forward(&self, normed: &Tensor, context: &ForwardContext, cache: Option<&mut LayerCache>) -> Result<Tensor> {
-        self.output().1.forward(&self.before_output(normed, context, cache)?)
+        let (_, output) = self.output().ok_or_else(no_output)?;
+        output.forward(&self.before_output(normed, context, cache)?)
     }
 
     /// A training pass, which keeps what its way back needs if it is to `save` it.
@@ -169,6 +177,11 @@ impl Input<'_> {
             None => stream.put(chunk, ops::add(&stream.rows(chunk)?, dnormed)?),
         }
     }
+}
+
+/// What is said where a sub-layer has no [`SubLayer::output`].
+pub(super) fn no_output() -> Error {
+    Error::request("experts have an output projection each, and what is asked for works on one")
 }
 
 /// The sum of two gradients that are wanted or not for the same reason.

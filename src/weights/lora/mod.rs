@@ -129,7 +129,8 @@ impl Adapters {
 /// A number for each module, for what is random about it.
 #[must_use]
 pub fn stream(layer: usize, role: Role) -> u64 {
-    (layer as u64) << 8 | role as u64
+    let (kind, expert) = role.number();
+    u64::from(expert.unwrap_or(0)) << 40 | (layer as u64) << 8 | u64::from(kind)
 }
 
 /// `(o, i)` of a linear layer.

@@ -1,6 +1,6 @@
 //! Adapters as PEFT saves them: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
@@ -167,10 +167,25 @@ pub(super) fn targets<'a>(
     layers: Option<&LayerList>,
     modules: impl Iterator<Item = &'a (usize, Role)> + Clone,
 ) -> Targets {
+    // experts share their last parts: such a name stands for all modules that end so
+    let chosen: BTreeSet<&(usize, Role)> = modules.clone().collect();
+    let mut everywhere: BTreeMap<String, bool> = BTreeMap::new();
+    if modules.clone().any(|(_, role)| role.expert().is_some()) {
+        let all: Vec<usize> = layers.map_or_else(|| (0..spec.layers).collect(), |layers| layers.iter().collect());
+        for (layer, (role, path)) in
+            all.into_iter().flat_map(|layer| spec.linear_modules(layer).into_iter().map(move |own| (layer, own)))
+        {
+            *everywhere.entry(last(&path).to_owned()).or_insert(true) &= chosen.contains(&(layer, role));
+        }
+    }
+    let everywhere: BTreeSet<String> = everywhere.into_iter().filter(|(_, all)| *all).map(|(name, _)| name).collect();
     let most = layers.map_or(spec.layers, |layers| layers.iter().len());
-    let everywhere = |role: Role| modules.clone().filter(|(_, other)| *other == role).count() == most;
+    let everywhere = |role: Role| match role.expert() {
+        None => modules.clone().filter(|(_, other)| *other == role).count() == most,
+        Some(_) => everywhere.contains(last(&spec.module(role))),
+    };
     let name = |(layer, role): &(usize, Role)| match everywhere(*role) {
-        true => last(spec.module(*role)).to_owned(),
+        true => last(&spec.module(*role)).to_owned(),
         false => path(spec, *layer, *role),
     };
     let names: BTreeSet<String> = modules.clone().map(name).collect();

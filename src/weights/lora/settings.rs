@@ -55,7 +55,14 @@ impl Targets {
             Self::AllLinear => true,
             Self::Modules(names) => names.iter().any(|name| is_named(path, name)),
         };
-        Ok(linear.into_iter().filter(chosen).collect())
+        let modules: Vec<Module> = linear.into_iter().filter(chosen).collect();
+        match modules.is_empty() && spec.experts.is_some_and(|experts| experts.stacked) {
+            true => Err(Error::request(format!(
+                "target {self}: the experts of a {} lie in one tensor, which takes no adapter: --target attention",
+                spec.model_type
+            ))),
+            false => Ok(modules),
+        }
     }
 }
 

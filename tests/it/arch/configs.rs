@@ -27,6 +27,7 @@ fn a_cut_config_reads_as_the_kept_layers() {
                     windows: kept.iter().map(|layer| spec.windows[*layer]).collect(),
                     rotated: kept.iter().map(|layer| spec.rotated[*layer]).collect(),
                     without: kept.iter().map(|layer| spec.without[*layer]).collect(),
+                    sparse: kept.iter().map(|layer| spec.sparse[*layer]).collect(),
                     seam_maps: vec![None; kept.len()],
                     ..spec.clone()
                 };

@@ -7,4 +7,5 @@ pub(crate) mod cases;
 mod configs;
 pub(crate) mod forward;
 mod logits;
+mod mixtures;
 mod names;

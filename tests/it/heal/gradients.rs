@@ -49,6 +49,14 @@ fn families() -> Vec<(&'static str, Map<String, Value>)> {
         ("nemotron", config(json!({"model_type": "nemotron", "hidden_act": "relu2"}))),
         ("glm4", config(json!({"model_type": "glm4"}))),
         ("cohere", config(json!({"model_type": "cohere", "logit_scale": 0.5}))),
+        ("mixtral", config(json!({"model_type": "mixtral", "num_local_experts": 3, "num_experts_per_tok": 2}))),
+        (
+            "qwen2_moe",
+            config(json!({
+                "model_type": "qwen2_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
+                "shared_expert_intermediate_size": 10, "mlp_only_layers": [0],
+            })),
+        ),
     ]
 }
 

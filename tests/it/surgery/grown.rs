@@ -314,7 +314,8 @@ fn a_predicted_layer_is_learned_in_the_references_basis() {
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
     for role in spec.roles(0).into_iter().filter(|role| role.is_linear()) {
         let all = Decomposed::new(&checkpoint, &spec, role).unwrap();
-        let expected: Vec<f64> = serde_json::from_value(golden[spec.module(role)]["singular_values"].clone()).unwrap();
+        let expected: Vec<f64> =
+            serde_json::from_value(golden[&*spec.module(role)]["singular_values"].clone()).unwrap();
         assert!(all.singular_values.len() >= expected.len(), "{role:?}");
         for (found, expected) in all.singular_values.iter().zip(&expected) {
             assert!((found - expected).abs() < 1e-6 * expected, "{role:?}: {found}, expected {expected}");

@@ -158,8 +158,8 @@ impl SubLayer for Attention {
         true
     }
 
-    fn output(&self) -> (Role, &Linear) {
-        (Role::O, &self.o)
+    fn output(&self) -> Option<(Role, &Linear)> {
+        Some((Role::O, &self.o))
     }
 
     fn before_output(
