@@ -6,10 +6,12 @@ use super::stage::Job;
 use super::view::{figure, title};
 use crate::Result;
 use crate::card;
+use crate::card_results::{CardResult, with_results};
 use crate::checkpoint::{Checkpoint, Origin, Workplace, has_leftovers};
 use crate::commands::{made, open};
+use crate::eval::tasks;
 use crate::files::{self, Bound};
-use crate::report::run::{RunData, Variant};
+use crate::report::run::{RunData, Score, ScoreColumn, Variant};
 
 /// Puts the figures of every model that is there in its card and in its adapter's.
 ///
@@ -25,6 +27,7 @@ pub(super) fn score(data: &RunData, dense: &Checkpoint, dir: &Path, job: &Job<'_
             // one that was taken away, or that cannot be read, has its reasons
             let Ok(text) = files::read_text(&path, Bound::CONFIG.bytes) else { continue };
             let scored = made::with_scores(&text, &uncut, &rows);
+            let scored = with_results(&scored, &card::called(&uncut), &results(data, variant));
             // of an earlier version that was killed here
             if has_leftovers(&path) {
                 drop(Workplace::open_file(&path, &Origin::program("run"))?);
@@ -35,6 +38,21 @@ pub(super) fn score(data: &RunData, dense: &Checkpoint, dir: &Path, job: &Job<'_
         }
     }
     Ok(())
+}
+
+/// What was measured, for the hub.
+fn results(data: &RunData, variant: &Variant) -> Vec<CardResult> {
+    let measures = data.measures.iter().zip(&variant.scores).filter(|(measure, _)| measure.depth == 0);
+    let result = |(measure, score): (&ScoreColumn, &Option<Score>)| {
+        let known = tasks::named(&measure.task).map(|task| task.about().dataset);
+        Some(CardResult {
+            name: measure.title.clone(),
+            dataset: known.filter(|id| !id.is_empty()).unwrap_or(&measure.title).to_owned(),
+            metric: measure.metric.clone(),
+            value: score.as_ref()?.value,
+        })
+    };
+    measures.filter_map(result).collect()
 }
 
 /// What was measured, the uncut model's figure and the variant's.
