@@ -131,6 +131,28 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum2(a, b, |a, b| a * b)
 }
 
+/// Each of `xs` · b, to the bit as [`dot`] has it; one sum alone waits for its own additions.
+#[inline(always)]
+pub(crate) fn dots<const N: usize>(xs: [&[f32]; N], b: &[f32]) -> [f32; N] {
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let xs = xs.map(|x| x.as_chunks::<LANES>());
+    let mut lanes = [[0f32; LANES]; N];
+    for (at, b) in b.iter().enumerate() {
+        for (lanes, (x, _)) in lanes.iter_mut().zip(&xs) {
+            for (lane, (x, b)) in lanes.iter_mut().zip(x[at].iter().zip(b)) {
+                *lane += x * b;
+            }
+        }
+    }
+    let mut sums = lanes.map(|lanes| join(lanes, |a, b| a + b));
+    for (sum, (_, x_rest)) in sums.iter_mut().zip(&xs) {
+        let mut rest = 0f32;
+        x_rest.iter().zip(b_rest).for_each(|(x, b)| rest += x * b);
+        *sum += rest;
+    }
+    sums
+}
+
 /// Asks for the line of the cache that `data[at]` is in, if there is one.
 #[inline(always)]
 pub(crate) fn prefetch<T>(data: &[T], at: usize) {
@@ -264,6 +286,8 @@ mod tests {
             let exact: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             assert!((f64::from(vectorized(|| dot(&a, &b))) - exact).abs() < 1e-5);
             assert_eq!(vectorized(|| dot(&a, &b)).to_bits(), dot(&a, &b).to_bits());
+            let both = vectorized(|| dots([&a, &b, &a], &b));
+            assert_eq!(both.map(f32::to_bits), [&a, &b, &a].map(|x| dot(x, &b).to_bits()));
         }
     }
 }

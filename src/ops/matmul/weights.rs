@@ -6,7 +6,7 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::super::simd::{self, SQUARE, dot, vectorized};
+use super::super::simd::{self, SQUARE, dot, dots, vectorized};
 use super::{Matrix, Target, multiply, multiply_all};
 
 /// A weight matrix `[o, i]` in any format that can be read as f32 piece by piece.
@@ -277,8 +277,19 @@ pub(super) fn few(x: Matrix, weight: &impl Weight, out: &mut Target) {
                             continue;
                         }
                         let weight = weight.wide(row, depth.clone(), &mut scratch[..depth.len()]);
-                        for (sum, token) in sums.iter_mut().zip(tokens.clone()) {
-                            *sum += dot(&x.row(token)[depth.clone()], weight);
+                        let (mut token, x) = (0, |token: usize| &x.row(token)[depth.clone()]);
+                        while token + 4 <= tokens.len() {
+                            let found = dots([x(token), x(token + 1), x(token + 2), x(token + 3)], weight);
+                            sums[token..].iter_mut().zip(found).for_each(|(sum, found)| *sum += found);
+                            token += 4;
+                        }
+                        if token + 2 <= tokens.len() {
+                            let found = dots([x(token), x(token + 1)], weight);
+                            sums[token..].iter_mut().zip(found).for_each(|(sum, found)| *sum += found);
+                            token += 2;
+                        }
+                        if token < tokens.len() {
+                            sums[token] += dot(x(token), weight);
                         }
                     }
                 },
