@@ -80,7 +80,7 @@ impl Decoding for Gptq {
         let zeros: Vec<f32> = (0..groups * outputs)
             .map(|place| {
                 let (group, output) = (place / outputs, place % outputs);
-                (code(output, bits, |word| zeros[group * row + word]) + less & mask(bits)) as f32
+                ((code(output, bits, |word| zeros[group * row + word]) + less) & mask(bits)) as f32
             })
             .collect();
         for (output, row) in out.chunks_exact_mut(inputs).enumerate() {

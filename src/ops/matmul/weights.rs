@@ -277,19 +277,17 @@ pub(super) fn few(x: Matrix, weight: &impl Weight, out: &mut Target) {
                             continue;
                         }
                         let weight = weight.wide(row, depth.clone(), &mut scratch[..depth.len()]);
-                        let (mut token, x) = (0, |token: usize| &x.row(token)[depth.clone()]);
-                        while token + 4 <= tokens.len() {
-                            let found = dots([x(token), x(token + 1), x(token + 2), x(token + 3)], weight);
-                            sums[token..].iter_mut().zip(found).for_each(|(sum, found)| *sum += found);
-                            token += 4;
-                        }
-                        if token + 2 <= tokens.len() {
-                            let found = dots([x(token), x(token + 1)], weight);
-                            sums[token..].iter_mut().zip(found).for_each(|(sum, found)| *sum += found);
-                            token += 2;
-                        }
-                        if token < tokens.len() {
-                            sums[token] += dot(x(token), weight);
+                        let x = |token: usize| &x.row(token)[depth.clone()];
+                        for from in (0..tokens.len()).step_by(4) {
+                            let mut add = |found: &[f32]| {
+                                sums[from..].iter_mut().zip(found).for_each(|(sum, found)| *sum += found);
+                            };
+                            match tokens.len() - from {
+                                1 => add(&[dot(x(from), weight)]),
+                                2 => add(&dots([x(from), x(from + 1)], weight)),
+                                3 => add(&dots([x(from), x(from + 1), x(from + 2)], weight)),
+                                _ => add(&dots([x(from), x(from + 1), x(from + 2), x(from + 3)], weight)),
+                            }
                         }
                     }
                 },
