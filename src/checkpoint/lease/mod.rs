@@ -6,7 +6,7 @@
 //! ```text
 //! .WORK.3.prune/.prune        the mark
 //! .WORK.3.prune/holder.json   who holds it
-//! .WORK.3.prune/lock          locked for as long as the process lives
+//! .WORK.3.prune/lock          which machine; locked for as long as the process lives
 //! .WORK.3.prune/beat          a number that the holder makes larger now and then
 //! .WORK.3.prune/out-ID/       where the holder works; what is finished is renamed from here to its place
 //! .WORK.3.prune/from/         what the one before left there, while it is copied
@@ -192,7 +192,7 @@ impl Leases {
                 // one that did not look for long has not heard for as long, but it did not listen either
                 known.silent += (now - known.looked).min(2 * self.interval());
                 known.looked = now;
-                known.silent > self.timeout
+                known.silent > self.timeout && stands(dir, holder)
             }
             _ => {
                 watched.insert(holder.id.clone(), Watched { beat, looked: now, silent: Duration::ZERO });
@@ -211,7 +211,7 @@ impl Leases {
         mark(&new, self.command, &[HOLDER, LOCK, BEAT, FROM, GONE, &out])?;
         let mut lock = File::create_new(new.join(LOCK)).map_err(at)?;
         let is_locked = lock.try_lock().is_ok();
-        lock.write_all(if is_locked { b"1" } else { b"0" }).map_err(at)?;
+        lock.write_all(if is_locked { machine() } else { String::new() }.as_bytes()).map_err(at)?;
         let holder = Holder {
             what: what.to_owned(),
             about: about.to_owned(),
@@ -252,7 +252,7 @@ impl Leases {
             let is_left = match &holder {
                 Some(holder) if is_dead(&dir, holder) => is_new(&name) || alone && succeed::is_empty(&dir),
                 Some(_) => false,
-                None => alone && is_new(&name),
+                None => is_new(&name) && (alone || is_free(&dir)),
             };
             if is_left {
                 drop(belongings::clear(&dir));
@@ -310,11 +310,21 @@ fn holder(dir: &Path) -> Option<Holder> {
     files::json(&dir.join(HOLDER), Bound { bytes: files::NOTE, values: 100 }).ok()
 }
 
-/// Whether the holder was a process of this machine and is gone: its lock is free.
+/// Whether the holder was a process of this machine and is gone. One that gives its lease up unlocks it when it does not
+/// stand there any more: what stands there before and after is dead.
 fn is_dead(dir: &Path, holder: &Holder) -> bool {
+    holder.machine == machine() && is_free(dir) && stands(dir, holder)
+}
+
+/// Whether the lease in `dir` is still that of `holder`.
+fn stands(dir: &Path, holder: &Holder) -> bool {
+    self::holder(dir).is_some_and(|standing| standing.id == holder.id)
+}
+
+/// Whether the lock in `dir` was that of a process of this machine, and is free.
+fn is_free(dir: &Path) -> bool {
     let path = dir.join(LOCK);
-    holder.machine == machine()
-        && fs::read(&path).is_ok_and(|text| text == b"1")
+    fs::read(&path).is_ok_and(|text| text == machine().as_bytes())
         && File::open(&path).is_ok_and(|lock| lock.try_lock_shared().is_ok())
 }
 

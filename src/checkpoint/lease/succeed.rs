@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{FROM, GONE, Lease, OUT, holder, id, is_dead};
 use crate::checkpoint::belongings;
-use crate::checkpoint::mark::{MARK, NEW_MARK, claim};
+use crate::checkpoint::mark::{MARK, NEW_MARK, adopt, claim};
 use crate::{Error, Result};
 
 impl Lease {
@@ -66,6 +66,8 @@ fn take_all(from: &Path, to: &Path) -> io::Result<()> {
             let (entry, place) = (from.join(&name), to.join(&name));
             let is_made = name.starts_with('.') && name.ends_with(MARK);
             if !is_made && entry.is_dir() && !place.exists() {
+                // what the list of `from` alone knows of it goes with it
+                adopt(&entry, &[]).map_err(io::Error::other)?;
                 if !to.ends_with(FROM) {
                     claim(&place).map_err(io::Error::other)?;
                 }

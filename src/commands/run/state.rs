@@ -59,9 +59,10 @@ impl State {
         let sharing = if worker.shard.is_some() { Sharing::Shared } else { Sharing::Alone };
         let began = Instant::now();
         let (lock, kept) = loop {
+            // others may be making it just now
+            let is_settled = made_by(dir).is_some() && !has_leftovers(dir);
             match prepare(dir, sharing) {
-                // others may be making it just now
-                Err(_) if sharing == Sharing::Shared && made_by(dir).is_none() && began.elapsed() < OPENING => {
+                Err(_) if sharing == Sharing::Shared && !is_settled && began.elapsed() < OPENING => {
                     interrupt::check()?;
                     std::thread::sleep(Duration::from_millis(50));
                 }
