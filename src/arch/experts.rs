@@ -9,7 +9,7 @@ const MOST: usize = 4096;
 
 /// What the router's products become before experts are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scores {
+pub enum RouterScores {
     /// Their softmax over all experts, in f32.
     Softmax,
     /// The sigmoid of each (dots.llm1).
@@ -26,8 +26,8 @@ pub struct Experts {
     pub chosen: usize,
     /// `f` of each.
     pub size: usize,
-    /// Scores.
-    pub scores: Scores,
+    /// RouterScores.
+    pub scores: RouterScores,
     /// Whether the scores of those chosen are divided by their sum.
     pub normed: bool,
     /// What they are multiplied with then.
@@ -62,8 +62,8 @@ pub struct ExpertRule {
     pub chosen: usize,
     /// The width of an expert.
     pub size: (&'static str, Option<usize>),
-    /// Scores.
-    pub scores: Scores,
+    /// RouterScores.
+    pub scores: RouterScores,
     /// The key that says whether scores are divided by their sum, and what holds without it.
     pub normed: (Option<&'static str>, bool),
     /// Whether `routed_scaling_factor` is read.
@@ -85,7 +85,7 @@ pub(super) const MIXTRAL_EXPERTS: ExpertRule = ExpertRule {
     count: (&["num_local_experts", "num_experts"], 8),
     chosen: 2,
     size: ("intermediate_size", None),
-    scores: Scores::Softmax,
+    scores: RouterScores::Softmax,
     normed: (None, true),
     scaled: false,
     biased: false,

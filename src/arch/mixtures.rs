@@ -1,7 +1,7 @@
 //! The rows of mixtures of experts.
 
 use super::Role;
-use super::experts::{ExpertRule, ExpertsAt, MIXTRAL_EXPERTS, Scores};
+use super::experts::{ExpertRule, ExpertsAt, MIXTRAL_EXPERTS, RouterScores};
 use super::kinds::{MultiplierRule, QkNorm};
 use super::table::{Architecture, Bias, LLAMA, WindowRule};
 
@@ -100,7 +100,7 @@ pub(super) const DOTS1: Architecture = Architecture {
         count: (&["n_routed_experts", "num_local_experts"], 0),
         chosen: 1,
         size: ("moe_intermediate_size", Some(1408)),
-        scores: Scores::Sigmoid,
+        scores: RouterScores::Sigmoid,
         normed: (Some("norm_topk_prob"), false),
         scaled: true,
         biased: true,

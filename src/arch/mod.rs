@@ -1,8 +1,8 @@
 //! What a family member is, as data: one table row per `model_type`, read with a config into one [`ModelSpec`].
 //!
-//! `rows` holds the rows, `mixtures` those of mixtures of experts, `table`, `kinds` and `experts` say what a row can say, `config` reads a `config.json` with the help of a
-//! row, `names` says what the tensors are called, `sublayers` what a block is made of, `check` compares them with a
-//! checkpoint, `rope` computes the rotations.
+//! `rows` holds the rows, `mixtures` those of mixtures of experts; `table`, `kinds` and `experts` say what a row can
+//! say, `config` reads a `config.json` with the help of a row, `names` says what the tensors are called, `sublayers`
+//! what a block is made of, `check` compares them with a checkpoint, `rope` computes the rotations.
 //!
 //! # Add an architecture
 //! A family is a row of [`ARCHITECTURES`] in `rows.rs` and nothing else: `model_type`, `class`, and what differs from
@@ -47,7 +47,7 @@ mod sublayers;
 mod table;
 mod windows;
 
-pub use experts::{ExpertRule, Experts, ExpertsAt, Scores};
+pub use experts::{ExpertRule, Experts, ExpertsAt, RouterScores};
 pub use kinds::{Activation, MultiplierRule, Multipliers, NormKind, NormPlaces, QkNorm, RotationRule, SlidingRope};
 pub use left_out::nas_mlp_size;
 

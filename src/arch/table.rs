@@ -40,8 +40,8 @@ pub enum WindowRule {
         /// First layer with a window where the key is absent.
         from: usize,
     },
-    /// Nothing without `use_sliding_window`; then those that `layer_types` calls `sliding_attention`, or all. The window
-    /// is `sliding_window` (this, when absent).
+    /// Nothing without `use_sliding_window`; then those that `layer_types` calls `sliding_attention`, or all. The
+    /// window is `sliding_window` (this, when absent).
     Switched(usize),
     /// The same, but without the list that is needed where windows are switched on: the rule for its absence differs
     /// between releases of transformers (Qwen2-MoE).

@@ -1,6 +1,7 @@
 //! What a training pass needs besides the stream: dropout, what memory is spent on, and on the way back the gradients.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -166,8 +167,8 @@ impl<'a> BackwardContext<'a> {
 
     /// Notes that nothing has gone through a parameter that is shaped as `like`.
     pub(super) fn note_none(&mut self, role: Role, part: Part, like: &Tensor) -> Result<()> {
-        if !self.gradients.contains_key(&(role, part)) {
-            self.gradients.insert((role, part), Tensor::zeros(like.shape(), DType::F32, like.device())?);
+        if let Entry::Vacant(vacant) = self.gradients.entry((role, part)) {
+            vacant.insert(Tensor::zeros(like.shape(), DType::F32, like.device())?);
         }
         Ok(())
     }

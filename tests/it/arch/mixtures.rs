@@ -202,7 +202,7 @@ fn commands_on_a_mixture() {
     for line in [
         "cut moe --drop 1-2 --repair streamline --data text.jsonl -o e",
         "grow moe --after 1 --by copy -o f",
-        "cut moe --drop mlp:3 --verify -o g",
+        "cut moe --drop mlp:3 --format zeros --verify -o g",
     ] {
         let output = desk.run(line);
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));

@@ -53,7 +53,7 @@ fn families() -> Vec<(&'static str, Map<String, Value>)> {
         (
             "qwen2_moe",
             config(json!({
-                "model_type": "qwen2_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
+                "model_type": "qwen2_moe", "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
                 "shared_expert_intermediate_size": 10, "mlp_only_layers": [0],
             })),
         ),
@@ -137,7 +137,11 @@ fn largest(tensor: &Tensor) -> f64 {
 /// or whole layers with head and norms: a wrong or missing part of any gradient would show.
 #[test]
 fn equals_finite_differences() {
-    for (family, config) in families() {
+    for (family, mut config) in families() {
+        // a step may change which experts are chosen, which no gradient knows of: here all are
+        if family == "mixtral" || family == "qwen2_moe" {
+            config.insert("num_experts_per_tok".to_owned(), json!(3));
+        }
         for (train, layers) in [(Train::Lora, None), (Train::Last(2), None), (Train::Layers, Some("1"))] {
             let dir = tempfile::tempdir().unwrap();
             write_random(dir.path(), &config);

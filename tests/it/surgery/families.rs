@@ -97,7 +97,7 @@ fn families_that_are_not_computed_are_cut_all_the_same() {
     for (config, prefix, word) in [
         (json!({"model_type": "gpt2", "n_layer": 4}), "transformer.h.", "n_layer"),
         (json!({"model_type": "mpt", "n_layers": 4}), "transformer.blocks.", "n_layers"),
-        (json!({"model_type": "deepseek_v3", "num_hidden_layers": 4}), "model.layers.", "num_hidden_layers"),
+        (json!({"model_type": "phimoe", "num_hidden_layers": 4}), "model.layers.", "num_hidden_layers"),
         (
             json!({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 4},
                    "vision_config": {"num_hidden_layers": 4, "layer_norms": [1, 2, 3, 4]}}),

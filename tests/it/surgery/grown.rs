@@ -68,6 +68,10 @@ fn every_architecture_grows() {
             if by.predicts && spec.layers < 3 {
                 continue;
             }
+            // experts of different layers have no mean, which is refused
+            if spec.experts.is_some() && by.name != "copy" {
+                continue;
+            }
             let out = dir.path().join(&at);
             let report = grown(&source, &out, &ranges(after.iter().copied()), by.name);
             let mut stack: Vec<usize> = (0..spec.layers).chain(after.iter().copied()).collect();

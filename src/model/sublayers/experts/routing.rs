@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::arch::{Experts, Scores};
+use crate::arch::{Experts, RouterScores};
 
 /// What is added to the sum of sigmoids before it divides.
 const LEAST: f32 = 1e-20;
@@ -15,7 +15,7 @@ const LEAST: f32 = 1e-20;
 /// of experts, then of tokens.
 #[derive(Debug)]
 pub(super) struct Routing {
-    /// Scores of all experts, `[t, n]`.
+    /// RouterScores of all experts, `[t, n]`.
     scores: Vec<f32>,
     /// The tokens of each expert, ascending.
     tokens: Vec<u32>,
@@ -109,11 +109,11 @@ impl Routing {
         }
         for (scores, dscores) in self.scores.chunks_exact(n).zip(dscores.chunks_exact_mut(n)) {
             match rule.scores {
-                Scores::Softmax => {
+                RouterScores::Softmax => {
                     let mean: f32 = scores.iter().zip(&*dscores).map(|(score, own)| score * own).sum();
                     dscores.iter_mut().zip(scores).for_each(|(own, score)| *own = score * (*own - mean));
                 }
-                Scores::Sigmoid => {
+                RouterScores::Sigmoid => {
                     dscores.iter_mut().zip(scores).for_each(|(own, score)| *own *= score * (1.0 - score));
                 }
             }
@@ -126,21 +126,21 @@ impl Routing {
 fn divisor(rule: &Experts, sum: f32) -> f32 {
     match (rule.normed, rule.scores) {
         (false, _) => 1.0,
-        (true, Scores::Softmax) => sum,
-        (true, Scores::Sigmoid) => sum + LEAST,
+        (true, RouterScores::Softmax) => sum,
+        (true, RouterScores::Sigmoid) => sum + LEAST,
     }
 }
 
 /// From the router's products of a token to scores.
-fn to_scores(row: &mut [f32], scores: Scores) {
+fn to_scores(row: &mut [f32], scores: RouterScores) {
     match scores {
-        Scores::Softmax => {
+        RouterScores::Softmax => {
             let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             row.iter_mut().for_each(|x| *x = (*x - most).exp());
             let sum: f32 = row.iter().sum();
             row.iter_mut().for_each(|x| *x /= sum);
         }
-        Scores::Sigmoid => row.iter_mut().for_each(|x| *x = sigmoid(*x)),
+        RouterScores::Sigmoid => row.iter_mut().for_each(|x| *x = sigmoid(*x)),
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
             count,
             chosen,
             size: 1,
-            scores: Scores::Softmax,
+            scores: RouterScores::Softmax,
             normed: true,
             scale: 1.0,
             biased: false,
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn what_is_added_chooses_and_does_not_weigh() {
-        let rule = Experts { scores: Scores::Sigmoid, scale: 2.5, biased: true, ..rule(3, 2) };
+        let rule = Experts { scores: RouterScores::Sigmoid, scale: 2.5, biased: true, ..rule(3, 2) };
         let routing = Routing::new(&rule, vec![0.0, 1.0, -1.0], Some(&[0.0, -10.0, 0.0]));
         let found = groups(&routing, 3);
         let (a, c) = (0.5f32, sigmoid(-1.0));
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn gradients_are_slopes() {
         let logits: Vec<f32> = (0..15).map(|at| ((at * 7 + 3) % 11) as f32 * 0.3 - 1.0).collect();
-        for scores in [Scores::Softmax, Scores::Sigmoid] {
+        for scores in [RouterScores::Softmax, RouterScores::Sigmoid] {
             for normed in [false, true] {
                 let rule = Experts { scores, normed, scale: 1.5, ..rule(5, 2) };
                 let routing = Routing::new(&rule, logits.clone(), None);

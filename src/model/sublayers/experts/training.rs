@@ -127,9 +127,11 @@ impl Experts {
         if !at.unfrozen || !self.rule.stacked {
             return Ok(());
         }
-        let each: [(Role, fn(u16) -> Role); 2] =
-            [(Role::ExpertsGateUp, Role::ExpertGateUp), (Role::ExpertsDown, Role::ExpertDown)];
-        for (all, of) in each {
+        for all in [Role::ExpertsGateUp, Role::ExpertsDown] {
+            let of = |expert| match all {
+                Role::ExpertsGateUp => Role::ExpertGateUp(expert),
+                _ => Role::ExpertDown(expert),
+            };
             let parts = (0..self.rule.count as u16).map(|expert| {
                 at.take(of(expert), Part::Weight).ok_or_else(|| Error::work("an expert without a gradient"))
             });
