@@ -46,8 +46,8 @@ pub enum WindowRule {
     /// The same, but without the list that is needed where windows are switched on: the rule for its absence differs
     /// between releases of transformers (Qwen2-MoE).
     SwitchedList(usize),
-    /// Those that `layer_types` calls `sliding_attention`; without that list, those from `max_window_layers` (this, when
-    /// absent) up. The window is `sliding_window` (this, when absent); without one there are none (dots.llm1).
+    /// Those that `layer_types` calls `sliding_attention`; without that list, those from `max_window_layers` (this,
+    /// when absent) up. The window is `sliding_window` (this, when absent); without one there are none (dots.llm1).
     From {
         /// Window where the key is absent.
         window: usize,
