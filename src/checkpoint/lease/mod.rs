@@ -310,8 +310,8 @@ fn holder(dir: &Path) -> Option<Holder> {
     files::json(&dir.join(HOLDER), Bound { bytes: files::NOTE, values: 100 }).ok()
 }
 
-/// Whether the holder was a process of this machine and is gone. One that gives its lease up unlocks it when it does not
-/// stand there any more: what stands there before and after is dead.
+/// Whether the holder was a process of this machine and is gone. One that gives its lease up unlocks it when it does
+/// not stand there any more: what stands there before and after is dead.
 fn is_dead(dir: &Path, holder: &Holder) -> bool {
     holder.machine == machine() && is_free(dir) && stands(dir, holder)
 }
