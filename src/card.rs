@@ -2,6 +2,7 @@
 //! scored. A card travels with its model, so it names nobody's directories: a model that is not on the hub is called by
 //! its last name, and is no `base_model`.
 
+pub(crate) mod results;
 use std::fmt::Write;
 use std::path::Path;
 

@@ -70,7 +70,7 @@
 //! heal         arch checkpoint data model ops weights
 //! eval         arch checkpoint data model ops weights
 //!
-//! foundations  card card_results error files interrupt plan progress provenance settings shown
+//! foundations  card error files interrupt plan progress provenance settings shown
 //! ```
 //!
 //! Shape letters, the same everywhere: `b` batch, `t` tokens, `d` hidden size, `h` heads, `k` KV heads, `e` head
@@ -81,7 +81,6 @@ extern crate self as prune;
 
 pub mod arch;
 pub mod card;
-mod card_results;
 pub mod checkpoint;
 pub mod commands;
 pub mod data;

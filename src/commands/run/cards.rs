@@ -6,7 +6,7 @@ use super::stage::Job;
 use super::view::{figure, title};
 use crate::Result;
 use crate::card;
-use crate::card_results::{CardResult, with_results};
+use crate::card::results::{CardResult, with_results};
 use crate::checkpoint::{Checkpoint, Origin, Workplace, has_leftovers};
 use crate::commands::{made, open};
 use crate::eval::tasks;
