@@ -308,9 +308,14 @@ fn whole_gradients(fixture: &Fixture, wiring: &[Wiring]) {
                 let products = (y.to_dtype(DType::F64).unwrap() * dy.to_dtype(DType::F64).unwrap()).unwrap();
                 products.sum_all().unwrap().to_scalar::<f64>().unwrap()
             };
-            let slope = (at(0.01) - at(-0.01)) / 0.02;
+            let slope = |step: f64| (at(step) - at(-step)) / (2.0 * step);
+            let is_near = |slope: f64, least: f64| (slope - norm).abs() < 0.01 * norm + least;
+            let whole = slope(0.01);
+            // a token may change its experts within a step, which no slope tells: not within a tenth of it
+            let has_experts = fixture.spec.experts.is_some();
+            let is_found = is_near(whole, 1e-3) || (has_experts && is_near(slope(0.001), 2e-2));
             at(0.0);
-            assert!((slope - norm).abs() < 0.01 * norm + 1e-3, "{wiring:?}: {role:?} {part:?}: {slope} {norm}");
+            assert!(is_found, "{wiring:?}: {role:?} {part:?}: {whole} {norm}");
         }
         assert!(gradients.is_empty());
     }
