@@ -87,8 +87,12 @@ def main():
         reader, found = "tensorboard", [(tag, own.step, own.value) for tag in tags for own in events.Scalars(tag)]
     lines = [json.loads(line) for line in open(out / "log.jsonl", encoding="utf-8")]
     lines = [line for line in lines if "step" in line]
-    expected = [(TAGS[key], line["step"], struct.unpack("<f", struct.pack("<f", line[key]))[0])
-                for line in lines for key in line if key in TAGS]
+    single = lambda number: struct.unpack("<f", struct.pack("<f", number))[0]  # noqa: E731
+    expected = [(TAGS[key], line["step"], single(line[key])) for line in lines for key in line if key in TAGS]
+    # right answers, where questions were asked
+    shares = [({"accuracy": line["accuracy"]} | {f"{task}_accuracy": share for task, share in line["tasks"].items()}, line)
+              for line in lines if "accuracy" in line]
+    expected += [(f"eval/{name}", line["step"], single(share)) for own, line in shares for name, share in own.items()]
     check(sorted(found) == sorted(expected), f"{len(found)} values in the events, {len(expected)} in the log, or others")
     print(f"tensorboard_events: {len(found)} values of {len(lines)} lines agree, read by {reader}")
 

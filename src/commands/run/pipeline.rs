@@ -198,21 +198,18 @@ impl<'a> Line<'a> {
         first: usize,
     ) -> Result<Step<Found>> {
         let analysis = self.analyze()?;
+        // which cuts there are is known only now, and whether they can be repaired
+        if let (Step::Is(analysis), None) = (&analysis, &plan) {
+            checked.repairs(wanted, analysis.as_ref(), self.progress)?;
+            let found = Plan::new(wanted, checked.spec.layers, analysis.as_ref())?;
+            let names = found.names(self.recipe);
+            self.count.expect(names.len());
+            self.state.plan(&names)?;
+            *plan = Some(found);
+        }
         let dense = Scored::at(self.recipe.model.clone());
         let dense = self.score("dense/scores", dense, &self.keys.model.clone())?;
-        // which cuts there are is known only now
-        let Step::Is(analysis) = analysis else { return Ok(Step::Waits) };
-        let plan = match plan {
-            Some(plan) => plan,
-            None => {
-                checked.repairs(wanted, analysis.as_ref(), self.progress)?;
-                let found = Plan::new(wanted, checked.spec.layers, analysis.as_ref())?;
-                let names = found.names(self.recipe);
-                self.count.expect(names.len());
-                self.state.plan(&names)?;
-                plan.insert(found)
-            }
-        };
+        let (Step::Is(analysis), Some(plan)) = (analysis, plan) else { return Ok(Step::Waits) };
         let mut cuts: BTreeMap<usize, CutDone> = BTreeMap::new();
         let order = (first..wanted.len()).chain(0..first);
         let own: Vec<usize> = order.filter(|place| plan.same[*place] == *place).collect();

@@ -113,8 +113,8 @@ fn named_methods_and_what_is_wrong() {
     desk.refused(&format!("{RANK} --layers 1 --memory 1KiB"), 2, &["KiB"]);
     fs::write(desk.path("own.toml"), "methods = [\"given\"]\n").unwrap();
     desk.refused(&format!("{RANK} --layers 1 --config own.toml"), 2, &["given"]);
-    fs::write(desk.path("own.toml"), "methods = [\"best\"]\n").unwrap();
-    desk.refused(&format!("{RANK} --layers 1 --config own.toml"), 2, &["best", "similarity"]);
+    fs::write(desk.path("own.toml"), "methods = [\"finest\"]\n").unwrap();
+    desk.refused(&format!("{RANK} --layers 1 --config own.toml"), 2, &["finest", "similarity"]);
 }
 
 /// Repaired, each choice has the loss that `cut --repair` tells of it, and the least is first.
