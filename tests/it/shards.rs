@@ -133,7 +133,9 @@ fn several_processes_make_what_one_makes() {
         .output()
         .unwrap();
     assert!(auto.status.success(), "{}", String::from_utf8_lossy(&auto.stderr));
-    desk.refused("run recipe.toml -o new --shard 3/2", 2, &["--shard", "i/n"]);
+    let wrong = desk.run("run recipe.toml -o new --shard 3/2");
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert!(wrong.status.code() == Some(2) && said.contains("--shard") && said.contains("i/n"), "{said}");
     desk.refused("run recipe.toml -o new --shard 1/2 --claim-timeout 0", 2, &["--claim-timeout"]);
 }
 
