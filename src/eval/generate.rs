@@ -14,10 +14,11 @@ use crate::model::{
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
-/// Requests that are answered together, at most.
-const TOGETHER: usize = 16;
-/// Tokens that those have room for together, unless one alone has more.
-pub(super) const CACHED: usize = 16 * 1024;
+/// Requests that are answered together at most, and tokens that those have room for, unless one alone has more. A GPU is
+/// busy with more.
+pub(super) fn most_together(device: &Device) -> (usize, usize) {
+    if device.is_cuda() { (64, 64 * 1024) } else { (16, 16 * 1024) }
+}
 
 /// Tokens that a request needs room for: those it reads, and those it may be answered with.
 pub(super) fn room(request: &TokenRequest) -> Option<usize> {
@@ -27,15 +28,16 @@ pub(super) fn room(request: &TokenRequest) -> Option<usize> {
     }
 }
 
-/// Which of the requests in `groups` are answered together: the longest first, as many as `tokens` have room for.
+/// Which of the requests in `groups` are answered together: the longest first, `most` at most, as many as `tokens` have
+/// room for.
 #[must_use]
-pub fn batches(requests: &[TokenRequest], groups: &[Range<usize>], tokens: usize) -> Vec<Vec<usize>> {
+pub fn batches(requests: &[TokenRequest], groups: &[Range<usize>], (most, tokens): (usize, usize)) -> Vec<Vec<usize>> {
     let rooms = groups.iter().cloned().flatten().filter_map(|index| Some((index, room(&requests[index])?)));
     let mut rooms: Vec<(usize, usize)> = rooms.collect();
     rooms.sort_by_key(|(index, room)| (std::cmp::Reverse(*room), *index));
     let (mut batches, mut taken) = (Vec::<Vec<usize>>::new(), 0);
     for (index, room) in rooms {
-        match batches.last_mut().filter(|batch| batch.len() < TOGETHER && taken + room <= tokens) {
+        match batches.last_mut().filter(|batch| batch.len() < most && taken + room <= tokens) {
             Some(batch) => batch.push(index),
             None => {
                 batches.push(vec![index]);
@@ -201,13 +203,13 @@ mod tests {
     fn the_longest_first_and_no_more_than_fits() {
         let scored = TokenRequest { targets: ScoredTargets::Sequence(vec![2]), ..request(3, 1) };
         let all = [request(10, 5), request(40, 5), scored, request(20, 5), request(10, 5)];
-        assert_eq!(batches(&all, &[0..5], 50), [vec![1], vec![3, 0], vec![4]]);
-        assert_eq!(batches(&all, &[0..3], 1), [[1], [0]], "one alone whatever it takes");
+        assert_eq!(batches(&all, &[0..5], (16, 50)), [vec![1], vec![3, 0], vec![4]]);
+        assert_eq!(batches(&all, &[0..3], (16, 1)), [[1], [0]], "one alone whatever it takes");
         assert_eq!(
-            batches(&vec![request(1, 1); 40], &[0..40], 1000).iter().map(Vec::len).collect::<Vec<_>>(),
+            batches(&vec![request(1, 1); 40], &[0..40], (16, 1000)).iter().map(Vec::len).collect::<Vec<_>>(),
             [16, 16, 8]
         );
-        assert!(batches(&all, &[2..3], 50).is_empty());
+        assert!(batches(&all, &[2..3], (16, 50)).is_empty());
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl<'a> Evaluation<'a> {
         let endings = (!rooms.is_empty()).then(|| Endings::new(tokenizer, &checkpoint)).transpose()?;
         // shares are planned alike whatever memory there is
         let planned = if is_shared(&settings) { Budget::new(Some(u64::MAX)) } else { budget };
-        let cached_tokens = endings.as_ref().map(|_| plan::cached_tokens(&rooms, &spec, planned));
+        let cached_tokens = endings.as_ref().map(|_| plan::cached_tokens(&rooms, &spec, planned, &device));
         let cached = Cache::bytes(&spec, cached_tokens.unwrap_or(0));
         let options = ModelOptions {
             budget,

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use candle_core::Device;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -85,7 +86,10 @@ impl Evaluation<'_> {
             run.pass_tokens = kept::planned(run.pass_tokens, now, fits, settings.force)?;
         }
         let passes = passes::plan(&job.requests, &self.ranges(), run.pass_tokens)?;
-        let batches = generate::batches(&job.requests, &self.ranges(), run.cached_tokens.unwrap_or(0));
+        let batches = {
+            let (most, _) = generate::most_together(&self.options.device);
+            generate::batches(&job.requests, &self.ranges(), (most, run.cached_tokens.unwrap_or(0)))
+        };
         let is_own = |place: usize| settings.shard.is_none_or(|shard| shard.has(place));
         let own = passes.iter().enumerate().filter(|(place, _)| is_own(*place)).map(|(_, pass)| pass);
         let own_batches = batches.iter().enumerate().filter(|(place, _)| is_own(passes.len() + place));
@@ -151,9 +155,10 @@ impl Evaluation<'_> {
 
 /// Tokens that answers in the model's own words get room for at once: an eighth of the memory, the longest alone at
 /// least. `rooms` are those that the requests want.
-pub(super) fn cached_tokens(rooms: &[usize], spec: &ModelSpec, budget: Budget) -> usize {
+pub(super) fn cached_tokens(rooms: &[usize], spec: &ModelSpec, budget: Budget, device: &Device) -> usize {
     let token = Cache::bytes(spec, 1).max(1);
-    let fitting = usize::try_from(budget.usable() / 8 / token).unwrap_or(usize::MAX).min(generate::CACHED);
+    let fitting =
+        usize::try_from(budget.usable() / 8 / token).unwrap_or(usize::MAX).min(generate::most_together(device).1);
     let (all, longest) = (rooms.iter().sum::<usize>(), rooms.iter().max().copied().unwrap_or(0));
     fitting.min(all).max(longest)
 }
