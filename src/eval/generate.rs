@@ -14,8 +14,8 @@ use crate::model::{
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
-/// Requests that are answered together at most, and tokens that those have room for, unless one alone has more. A GPU is
-/// busy with more.
+/// Requests that are answered together at most, and tokens that those have room for, unless one alone has more. A GPU
+/// is busy with more.
 pub(super) fn most_together(device: &Device) -> (usize, usize) {
     if device.is_cuda() { (64, 64 * 1024) } else { (16, 16 * 1024) }
 }
