@@ -294,6 +294,16 @@ void is_u32(size_t n, size_t, const size_t *, const uint32_t *ids, const T *x, T
         out[i] = x[(left * rows + id) * width + i % width];
     }
 }
+template <typename T>
+void ia_u32(const uint32_t *ids, size_t picked, const T *x, T *out, size_t left, size_t, size_t rows, size_t width) {
+    for (size_t i = 0; i < left * width; i++) {
+        for (size_t at = 0; at < picked; at++) {
+            if (ids[at] >= rows) abort();
+            T *to = out + (i / width * rows + ids[at]) * width + i % width;
+            put(to, value(*to) + value(x[(i / width * picked + at) * width + i % width]));
+        }
+    }
+}
 template <typename T> void copy2d(const T *x, T *out, uint32_t rows, uint32_t columns, uint32_t from, uint32_t to) {
     for (size_t i = 0; i < (size_t)rows * columns; i++) out[i / columns * to + i % columns] = x[i / columns * from + i % columns];
 }
@@ -305,7 +315,7 @@ const std::map<std::string, Kernel> &kernels() {
 #include "kernels.inc"
         CANDLE(badd_f32, badd<float>) CANDLE(ucopy_f32, ucopy<float>) CANDLE(ucopy_bf16, ucopy<uint16_t>)
         CANDLE(const_set_f32, const_set<float>) CANDLE(const_set_bf16, const_set<uint16_t>) CANDLE(affine_f32, affine_f32) CANDLE(affine_bf16, affine_bf16)
-        CANDLE(is_u32_f32, is_u32<float>) CANDLE(is_u32_bf16, is_u32<uint16_t>) CANDLE(copy2d_f32, copy2d<float>)
+        CANDLE(is_u32_f32, is_u32<float>) CANDLE(is_u32_bf16, is_u32<uint16_t>) CANDLE(ia_u32_f32, ia_u32<float>) CANDLE(copy2d_f32, copy2d<float>)
         CANDLE(copy2d_bf16, copy2d<uint16_t>) CANDLE(fast_sum_f32, fast_sum) CANDLE(fast_sum_small_f32, fast_sum_small)
 #define OF_BOTH(name) CANDLE(name##_f32, name<float>) CANDLE(name##_bf16, name<uint16_t>)
         OF_BOTH(usqr) OF_BOTH(utanh) OF_BOTH(uexp) OF_BOTH(urelu) OF_BOTH(uerf) OF_BOTH(usigmoid) OF_BOTH(ugelu_erf)
