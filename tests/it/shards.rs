@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::fixture::desk::Desk;
+use crate::fixture::desk::{Desk, lasting_files};
 
 const RECIPE: &str = r#"
 model = "model"
@@ -56,26 +56,10 @@ fn signal(child: &Child, signal: &str) {
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
 }
 
-/// Files that tell how long something took.
-const TIMED: [&str; 4] = ["run.json", "heal.json", "log.jsonl", ".prune"];
-
-/// Every file below `dir` by its path, but those that tell how long something took.
+/// Every file of a run that stays as it is, but claims that a killed process had not got yet: a run alone removes those.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut open = vec![dir.to_owned()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(next).unwrap().map(|entry| entry.unwrap().path()) {
-            let name = entry.strip_prefix(dir).unwrap().display().to_string();
-            // a claim that a killed process had not got yet: a run alone removes it
-            let is_left = name.starts_with('.') && name.contains(".p") && name != ".prune";
-            match entry.is_dir() {
-                true if is_left => {}
-                true => open.push(entry),
-                false if TIMED.iter().any(|own| name.ends_with(own)) => {}
-                false => drop(found.insert(name, fs::read(entry).unwrap())),
-            }
-        }
-    }
+    let mut found = lasting_files(dir);
+    found.retain(|name, _| !(name.starts_with('.') && name.contains(".p")));
     found
 }
 

@@ -1,14 +1,13 @@
 //! Repairs in recipes: each cut once a repair, shared, refused in time, and the same after kills.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::fixture::desk::Desk;
+use crate::fixture::desk::{Desk, lasting_files};
 
 const RECIPE: &str = r#"
 model = "model"
@@ -51,26 +50,6 @@ fn made(report: &Value) -> BTreeSet<String> {
     own.map(|stage| stage["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Files that tell how long something took.
-const TIMED: [&str; 4] = ["run.json", "heal.json", "log.jsonl", ".prune"];
-
-/// Every file below `dir` by its path, but those that tell how long something took.
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut open = vec![dir.to_owned()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(next).unwrap().map(|entry| entry.unwrap().path()) {
-            let name = entry.strip_prefix(dir).unwrap().display().to_string();
-            match entry.is_dir() {
-                true => open.push(entry),
-                false if TIMED.iter().any(|own| name.ends_with(own)) => {}
-                false => drop(found.insert(name, fs::read(entry).unwrap())),
-            }
-        }
-    }
-    found
-}
-
 /// The plain cuts of a run with repairs are those of one without, byte for byte, and so is all that is made of them; a
 /// repaired one is what `prune cut --repair` writes.
 #[test]
@@ -82,7 +61,7 @@ fn none_is_the_plain_cut_and_a_repair_is_its_own() {
     for part in ["model", "healed/merged"] {
         for cut in ["similarity-1", "deepest-1"] {
             let of = |run: &str| {
-                let mut files = files(&desk.path(run).join(cut).join(part));
+                let mut files = lasting_files(&desk.path(run).join(cut).join(part));
                 // it says what was healed by its place
                 assert!(part == "model" || files.remove("prune.json").is_some());
                 files
@@ -182,7 +161,7 @@ fn what_cannot_be_repaired_is_refused_before_the_first_stage() {
     let late = desk.run(&format!("{run} --set repair.methods=[\"fold\"] {chosen}"));
     let said = String::from_utf8_lossy(&late.stderr);
     assert!(late.status.code() == Some(2) && said.contains("similarity-3-fold/model: "), "{said}");
-    let left: BTreeSet<String> = files(&desk.path("job")).into_keys().collect();
+    let left: BTreeSet<String> = lasting_files(&desk.path("job")).into_keys().collect();
     assert!(left.iter().all(|name| name.starts_with("analysis/")) && !left.is_empty(), "{left:?}");
     // sub-layers are repaired like layers
     let parts = "--set drop.given=[\"attn:1\"] --set drop.layers=[] --set cut.format=zeros";
@@ -202,7 +181,7 @@ fn killed_it_ends_with_the_same_bytes() {
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
     assert!(run().wait().unwrap().success());
-    let expected = files(&desk.path("job"));
+    let expected = lasting_files(&desk.path("job"));
     fs::remove_dir_all(desk.path("job")).unwrap();
     let mut kills = 0;
     for patience in (1..).map(|step| Duration::from_millis(60 * step)) {
@@ -218,7 +197,7 @@ fn killed_it_ends_with_the_same_bytes() {
     }
     println!("{kills} kills");
     assert!(kills > 0);
-    let found = files(&desk.path("job"));
+    let found = lasting_files(&desk.path("job"));
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     let differ: Vec<&String> = expected.keys().filter(|name| found[*name] != expected[*name]).collect();
     assert!(differ.is_empty(), "{differ:?}");
