@@ -309,13 +309,12 @@ fn whole_gradients(fixture: &Fixture, wiring: &[Wiring]) {
                 products.sum_all().unwrap().to_scalar::<f64>().unwrap()
             };
             let slope = |step: f64| (at(step) - at(-step)) / (2.0 * step);
-            let is_near = |slope: f64, least: f64| (slope - norm).abs() < 0.01 * norm + least;
-            let whole = slope(0.01);
-            // a token may change its experts within a step, which no slope tells: not within a tenth of it
-            let has_experts = fixture.spec.experts.is_some();
-            let is_found = is_near(whole, 1e-3) || (has_experts && is_near(slope(0.001), 2e-2));
+            // a token may change its experts within a step, which no slope tells: a shorter one does not get there
+            let steps: &[f64] = if fixture.spec.experts.is_some() { &[0.01, 0.003, 0.001] } else { &[0.01] };
+            let slopes: Vec<f64> = steps.iter().map(|step| slope(*step)).collect();
             at(0.0);
-            assert!(is_found, "{wiring:?}: {role:?} {part:?}: {whole} {norm}");
+            let is_found = slopes.iter().any(|slope| (slope - norm).abs() < 0.01 * norm + 1e-3);
+            assert!(is_found, "{wiring:?}: {role:?} {part:?}: {slopes:?} {norm}");
         }
         assert!(gradients.is_empty());
     }
