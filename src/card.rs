@@ -395,5 +395,6 @@ mod tests {
     fn shell_words() {
         assert_eq!(quoted("org/name@abc"), "org/name@abc");
         assert_eq!(quoted("my models/it's"), r"'my models/it'\''s'");
+        assert_eq!([quoted(""), quoted("$HOME"), quoted("a=[2]")], ["''", "'$HOME'", "'a=[2]'"]);
     }
 }

@@ -80,3 +80,17 @@ pub(super) fn judged(mut comparison: Comparison, task: &SideTask) -> Comparison 
     };
     comparison
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_answers_of_enough_questions() {
+        let of = |metric, value, questions| Degenerate::of_written(metric, value, questions);
+        assert_eq!(of(TaskMetric::REPEATED_SUFFIX, 0.51, FEWEST), Some(Degenerate::Repetition));
+        assert_eq!(of(TaskMetric::REPEATED_SUFFIX, 0.5, FEWEST), None);
+        assert_eq!(of(TaskMetric::REPEATED_SUFFIX, 0.9, FEWEST - 1), None);
+        assert_eq!(of(TaskMetric::CUT_AT_LIMIT, 0.9, 100), None);
+    }
+}

@@ -56,7 +56,8 @@ fn signal(child: &Child, signal: &str) {
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
 }
 
-/// Every file of a run that stays as it is, but claims that a killed process had not got yet: a run alone removes those.
+/// Every file of a run that stays as it is, but claims that a killed process had not got yet: a run alone removes
+/// those.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = lasting_files(dir);
     found.retain(|name, _| !(name.starts_with('.') && name.contains(".p")));

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::RunSettings;
 use super::place::refuse_other;
 use super::worker::Worker;
+use crate::card::quoted;
 use crate::checkpoint::{Origin, Workplace, can_work_in, write_file};
 use crate::progress::Progress;
 use crate::{Error, Result};
@@ -210,15 +211,6 @@ if [ \"$code\" -eq 130 ]; then scontrol requeue \"$SLURM_JOB_ID\"; fi
 exit \"$code\"
 ";
 
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
-}
-
 /// An option as a line of a script for sbatch has it.
 fn option_of(option: &str) -> Result<String> {
     if !option.starts_with('-') || option.contains(['\n', '\r', '"', '\\']) {
@@ -236,16 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_stay_words() {
-        for (word, expected) in [
-            ("drop.layers=[2]", "'drop.layers=[2]'"),
-            ("/a/b-1.toml", "/a/b-1.toml"),
-            ("it's", "'it'\\''s'"),
-            ("", "''"),
-            ("$HOME", "'$HOME'"),
-        ] {
-            assert_eq!(quoted(word), expected);
-        }
+    fn options_stay_options() {
         assert_eq!(option_of("--output=/a b/%j.log").unwrap(), "--output=\"/a b/%j.log\"");
         for wrong in ["account=x", "--comment=a\nrm", "--x=\"", ""] {
             assert_eq!(option_of(wrong).unwrap_err().exit_code(), 2);
