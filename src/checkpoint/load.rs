@@ -28,6 +28,19 @@ impl Index {
         self.typed(entry, 0, shape, device)
     }
 
+    /// Entry `at` of the first dimension of the tensor `name`, in the dtype it has on disk; `shape` is that of all.
+    ///
+    /// # Errors
+    /// As [`Index::load`]; also an entry that is not there.
+    pub(crate) fn load_entry(&self, name: &str, shape: &[usize], at: usize, device: &Device) -> Result<Tensor> {
+        let entry = self.expect(name, shape)?;
+        let Some((_, own)) = shape.split_first().filter(|(count, _)| at < **count) else {
+            return Err(Error::work(format!("entry {at} is not in tensor {name} {shape:?}")));
+        };
+        let bytes = own.iter().product::<usize>() * entry.dtype.bitsize() / 8;
+        self.typed(entry, (at * bytes) as u64, own, device)
+    }
+
     /// The tensor `name` widened to f32.
     ///
     /// # Errors
@@ -43,18 +56,18 @@ impl Index {
     }
 
     /// Rows `rows` of the matrix `name`, `[rows, d]`, in the dtype it has on disk: a slice of the vocabulary head, or
-    /// one part of a fused projection. `shape` is the shape of the whole.
+    /// one part of a fused projection; of more dimensions entries of the first. `shape` is the shape of the whole.
     ///
     /// # Errors
     /// As [`Index::load`]; also rows out of bounds.
     pub fn load_rows_range(&self, name: &str, shape: &[usize], rows: Range<usize>, device: &Device) -> Result<Tensor> {
         let entry = self.expect(name, shape)?;
-        let (height, width) = matrix(entry)?;
-        if rows.start > rows.end || rows.end > height {
+        let Some((_, row)) = shape.split_first().filter(|(height, _)| rows.start <= rows.end && rows.end <= **height)
+        else {
             return Err(Error::work(format!("rows {rows:?} are not in tensor {name} {shape:?}")));
-        }
-        let row_bytes = (width * entry.dtype.bitsize() / 8) as u64;
-        self.typed(entry, rows.start as u64 * row_bytes, &[rows.len(), width], device)
+        };
+        let row_bytes = (row.iter().product::<usize>() * entry.dtype.bitsize() / 8) as u64;
+        self.typed(entry, rows.start as u64 * row_bytes, &[&[rows.len()], row].concat(), device)
     }
 
     /// Row `ids[i]` of the matrix `name` at row i, `[n, d]` in f32 on the CPU: the embedding lookup without the

@@ -41,7 +41,7 @@ pub use hash::sha256;
 pub use hub::{Cached, Dataset, Hub, HubFile, Needed};
 pub use index::{Entry, Index};
 pub use json::read_json;
-pub(crate) use lease::{Asked, Holder, Lease, Leases, Standing, standing};
+pub(crate) use lease::{Asked, Holder, Lease, Leases, Standing, machine, standing};
 pub(crate) use lock::{Sharing, lock_dir};
 pub(crate) use mark::is_listed;
 pub use mark::{MARK, adopt, can_work_in, claim, create_dir, create_file, made_by, work_in, write_new};
@@ -110,7 +110,8 @@ impl Deref for Checkpoint {
 
 impl Checkpoint {
     /// Opens the model called `id`: a directory, a GGUF file, or a model of the hub, `org/name` or `org/name@revision`,
-    /// fetched into the shared cache first. What exists, or starts with `.`, `/` or `~`, is a directory.
+    /// of its GGUF models `org/name:TYPE` or `org/name/FILE.gguf`, fetched into the shared cache first. What exists, or
+    /// starts with `.`, `/` or `~`, is a directory.
     ///
     /// # Errors
     /// As [`Checkpoint::open_dir`] and [`Hub::model`].

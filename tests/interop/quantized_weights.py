@@ -1,5 +1,6 @@
-"""Checkpoints whose weights others quantised: FP8, compressed-tensors, GPTQ, AWQ. `prune convert` has to give, bit for
-bit, what the reference decodes: transformers' Fp8Dequantize, the compressed-tensors package, and for GPTQ and AWQ the
+"""Checkpoints whose weights others quantised: FP8, compressed-tensors, GPTQ, AWQ, MXFP4. `prune convert` has to give, bit for
+bit, what the reference decodes: transformers' Fp8Dequantize and
+convert_moe_packed_tensors, the compressed-tensors package, and for GPTQ and AWQ the
 formulas of GPTQModel's and AutoAWQ's PyTorch kernels. `prune eval` has to say of the quantised checkpoint what it says of
 the converted one, `prune cut` has to copy codes and scales as they are.
 
@@ -20,7 +21,9 @@ from compressed_tensors.compressors.pack_quantized.base import PackedQuantizatio
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 
 def fp8(weight, block, dtype):
@@ -175,6 +178,18 @@ FORMATS = {
 }
 
 
+# experts of gpt-oss: two tensors of a layer, of which no name ends in weight
+MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
+
+
+def mxfp4(shape, low=118, high=130):
+    """Random codes and scales of `[n, o, i]`, and what they decode to, `[n, i, o]`."""
+    experts, outputs, inputs = shape
+    blocks = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8)
+    scales = torch.randint(low, high, (experts, outputs, inputs // 32), dtype=torch.uint8)
+    return {"_blocks": blocks, "_scales": scales}, convert_moe_packed_tensors(blocks, scales)
+
+
 def config_of(name):
     said = FORMATS[name][2]
     return {"quant_method": said, "format": name, "config_groups": {}} if isinstance(said, str) else said
@@ -190,6 +205,10 @@ def golden(path):
         configs[name] = {"dtype": dtype, "quantization_config": config_of(name)}
         tensors |= {f"{name}.model.layers.0.mlp.up_proj.{part}": tensor for part, tensor in packed.items()}
         tensors[f"{name}.decoded"] = decoded
+    # every scale but the one that has no number, the smallest ones below bf16's
+    packed, tensors["mxfp4.decoded"] = mxfp4((2, 40, 64), 0, 253)
+    configs["mxfp4"] = {"dtype": "bfloat16", "quantization_config": MXFP4}
+    tensors |= {f"mxfp4.model.layers.0.mlp.experts.down_proj{part}": tensor for part, tensor in packed.items()}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(tensors, path, metadata={"configs": json.dumps(configs)})
 
@@ -215,17 +234,7 @@ def check(prune, model, text):
             said = {key: value for key, value in config.items() if key != "torch_dtype"}
             said |= {"dtype": dtype, "quantization_config": config_of(name)}
             json.dump(said, open(os.path.join(own, "config.json"), "w"), indent=2)
-            run("convert", own, "--type", {"bfloat16": "BF16", "float16": "F16"}[dtype], "-o", f"{work}/plain")
-            found = load_file(f"{work}/plain/model.safetensors")
-            assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
-            for tensor, value in expected.items():
-                same = torch.equal(found[tensor].view(torch.int16), value.contiguous().view(torch.int16))
-                assert same, (name, tensor, (found[tensor].float() - value.float()).abs().max())
-            losses = []
-            for which in ["own", "plain"]:
-                out = run("eval", f"{work}/{which}", "--tasks", f"text:{text}", "--limit", "4", "--json")
-                losses += [row["value"] for row in json.loads(out)["figures"] if row["metric"] == "loss"]
-            assert losses[0] == losses[1], losses
+            loss = as_converted(run, work, expected, {"bfloat16": "BF16", "float16": "F16"}[dtype], text)
             run("cut", own, "--drop", "1", "-o", f"{work}/cut")
             with safe_open(f"{work}/cut/model.safetensors", "pt") as cut:
                 for tensor in cut.keys():
@@ -235,7 +244,65 @@ def check(prune, model, text):
                     bits = lambda each: each.contiguous().view(torch.uint8)  # noqa: E731
                     assert torch.equal(bits(cut.get_tensor(tensor)), bits(stored[before])), tensor
             run("eval", f"{work}/cut", "--tasks", f"text:{text}", "--limit", "2", "--json")
-            print(f"{name}: {len(expected)} tensors bit for bit, loss {losses[0]:.4f}")
+            print(f"{name}: {len(expected)} tensors bit for bit, loss {loss:.4f}")
+
+
+def as_converted(run, work, expected, kind, text):
+    """What `convert` makes of the model `own` are the tensors `expected`, to the bit; the loss of both, which is one."""
+    run("convert", f"{work}/own", "--type", kind, "-o", f"{work}/plain")
+    found = load_file(f"{work}/plain/model.safetensors")
+    assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
+    for name, value in expected.items():
+        same = torch.equal(found[name].view(torch.int16), value.contiguous().view(torch.int16))
+        assert same, (name, (found[name].float() - value.float()).abs().max())
+    losses = []
+    for which in ["own", "plain"]:
+        out = run("eval", f"{work}/{which}", "--tasks", f"text:{text}", "--limit", "4", "--json")
+        losses += [row["value"] for row in json.loads(out)["figures"] if row["metric"] == "loss"]
+    assert losses[0] == losses[1], losses
+    return losses[0]
+
+
+def check_experts(prune, model, text):
+    """A small gpt-oss in MXFP4, with the tokenizer of `model`: numbers, loss and logits, the bytes of a cut."""
+    run = lambda *line: subprocess.run([prune, *line], check=True, capture_output=True, text=True).stdout  # noqa: E731
+    torch.manual_seed(5)
+    vocab = json.load(open(os.path.join(model, "config.json")))["vocab_size"]
+    rope = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+            "original_max_position_embeddings": 4096, "rope_theta": 150000.0}
+    config = GptOssConfig(vocab_size=vocab, hidden_size=64, intermediate_size=32, num_hidden_layers=4, num_local_experts=4,
+                          num_experts_per_tok=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+                          sliding_window=8, rope_parameters=rope, dtype=torch.bfloat16)
+    plain = GptOssForCausalLM._from_config(config, attn_implementation="eager")
+    for tensor in plain.parameters():
+        torch.nn.init.normal_(tensor, std=0.1)
+    state = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in plain.state_dict().items()}
+    stored, expected = {}, {}
+    for name, tensor in state.items():
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            experts, inputs, outputs = tensor.shape
+            packed, expected[name] = mxfp4((experts, outputs, inputs), 121, 125)
+            stored |= {name + part: each for part, each in packed.items()}
+        else:
+            stored[name] = expected[name] = tensor
+    with tempfile.TemporaryDirectory() as work:
+        own = os.path.join(work, "own")
+        shutil.copytree(model, own)
+        save_file(stored, os.path.join(own, "model.safetensors"), metadata={"format": "pt"})
+        said = config.to_dict() | {"architectures": ["GptOssForCausalLM"], "quantization_config": MXFP4}
+        json.dump(said, open(os.path.join(own, "config.json"), "w"), indent=2)
+        loss = as_converted(run, work, expected, "BF16", text)
+        run("cut", own, "--drop", "1", "-o", f"{work}/cut")
+        with safe_open(f"{work}/cut/model.safetensors", "pt") as cut:
+            for name in cut.keys():
+                number = int(name.split(".")[2]) if "layers." in name else 0
+                before = name.replace(f"layers.{number}.", f"layers.{number + 1}.") if number > 0 else name
+                same = torch.equal(cut.get_tensor(name).view(torch.uint8), stored[before].view(torch.uint8))
+                assert same, name
+        said = json.load(open(f"{work}/cut/config.json"))
+        assert said["quantization_config"]["quant_method"] == "mxfp4" and len(said["layer_types"]) == 3, said
+        run("eval", f"{work}/cut", "--tasks", f"text:{text}", "--limit", "2", "--json")
+    print(f"mxfp4: {len(expected)} tensors bit for bit, loss {loss:.4f}")
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -246,3 +313,4 @@ if args.golden:
     golden(args.golden)
 else:
     check(*args.what)
+    check_experts(*args.what)

@@ -68,6 +68,36 @@ pub(super) struct Found {
     /// As [`Rotations`] has them.
     pub(super) divisors: Option<Vec<f32>>,
     pub(super) long: Option<(Vec<f32>, Vec<f32>)>,
+    /// Rows of the gate of an expert, and of the one that all tokens go through.
+    pub(super) expert: Option<usize>,
+    pub(super) shared: Option<usize>,
+}
+
+/// What a mixture has beside: experts on all layers, as llama.cpp has them.
+fn experts(
+    said: &Said<'_>,
+    family: &Family,
+    (size, shared): (Option<usize>, Option<usize>),
+    config: &mut Json,
+) -> Result<()> {
+    // these divide by the sum whatever a config says, and their experts are as wide as MLPs
+    let is_plain = ["mixtral", "granitemoe"].contains(&family.model_type);
+    config[if is_plain { "num_local_experts" } else { "num_experts" }] = json!(said.size("expert_count")?);
+    config["num_experts_per_tok"] = json!(said.size("expert_used_count")?);
+    if is_plain {
+        return Ok(());
+    }
+    config["norm_topk_prob"] = json!(family.is_normed);
+    if family.model_type != "olmoe" {
+        config["moe_intermediate_size"] = json!(size);
+        config["decoder_sparse_step"] = json!(1);
+        config["mlp_only_layers"] = json!([]);
+        config["use_sliding_window"] = json!(false);
+    }
+    if let Some(shared) = shared {
+        config["shared_expert_intermediate_size"] = json!(shared);
+    }
+    Ok(())
 }
 
 /// The config of a model of `family`.
@@ -107,13 +137,28 @@ pub(super) fn config(said: &Said<'_>, family: &Family, found: Found) -> Result<M
         config["rms_norm_eps"] = json!(eps);
     }
     match family.model_type {
-        "llama" | "smollm3" => config["attention_bias"] = json!(found.biases[0]),
+        "llama" | "smollm3" | "granite" | "granitemoe" => config["attention_bias"] = json!(found.biases[0]),
+        "qwen2_moe" => config["qkv_bias"] = json!(found.biases[0]),
         "seed_oss" => {
             config["attention_bias"] = json!(found.biases[0]);
             config["attention_out_bias"] = json!(found.biases[1]);
         }
         "qwen2" | "qwen3" => config["use_sliding_window"] = json!(false),
         _ => {}
+    }
+    if family.has_experts() {
+        experts(said, family, (found.expert, found.shared), &mut config)?;
+    }
+    if family.has_multipliers {
+        let scores = said.number("attention.scale")?.filter(|scale| *scale != 0.0);
+        config["attention_multiplier"] = json!(scores.unwrap_or((head as f64).sqrt().recip()));
+        for (key, ours) in [
+            ("embedding_multiplier", "embedding_scale"),
+            ("residual_multiplier", "residual_scale"),
+            ("logits_scaling", "logit_scale"),
+        ] {
+            config[key] = json!(said.number(ours)?.filter(|scale| *scale != 0.0).unwrap_or(1.0));
+        }
     }
     let original = said.count("rope.scaling.original_context_length")?;
     if family.model_type == "phi3" {

@@ -1,6 +1,5 @@
 //! A GGUF file opened as a checkpoint: names and config of transformers, tensors as the numbers they stand for.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +10,10 @@ use serde_json::{Map, Value as Json, json};
 use super::config::{Found, Said, config};
 use super::families::{FAMILIES, Family, ROTATIONS, layer};
 use super::header::{Header, TensorInfo};
+use super::indexed::index;
 use super::kinds::Decode;
-use super::packed::Packed;
 use super::unpacked::unpack;
 use super::value::Value;
-use crate::checkpoint::index::{Entry, Index};
-use crate::checkpoint::overlay::Held;
 use crate::checkpoint::{Checkpoint, Source};
 use crate::{Context, Error, Result, files};
 
@@ -121,7 +118,7 @@ pub(in crate::checkpoint) fn in_dir(dir: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// Beginning, number and count of `NAME-00001-of-00003.gguf`.
-fn split(path: &Path) -> Option<(String, u64, u64)> {
+pub(in crate::checkpoint) fn split(path: &Path) -> Option<(String, u64, u64)> {
     let stem = path.file_stem()?.to_str()?;
     let (rest, count) = stem.rsplit_once("-of-")?;
     let (name, number) = rest.rsplit_once('-')?;
@@ -213,21 +210,36 @@ fn part(path: &Path) -> Result<Part> {
     Ok(Part { path, header, file, metadata })
 }
 
-/// The family of `gguf`, where all its tensors have names there and it has no experts.
+/// The family of `gguf`, where all its tensors have names there.
 fn family(gguf: &Gguf) -> Option<&'static Family> {
-    let family = FAMILIES.iter().find(|family| family.arch == gguf.arch)?;
     let said = Said { header: gguf.header(), arch: &gguf.arch };
     let has_experts = said.get("expert_count").and_then(Value::unsigned).is_some_and(|experts| experts > 0);
+    let is_it = |family: &&Family| family.arch == gguf.arch && family.has_experts() == has_experts;
+    let family = FAMILIES.iter().find(is_it)?;
     let varies = ["attention.head_count", "attention.head_count_kv", "feed_forward_length"]
         .iter()
         .any(|key| said.get(key).is_some() && said.size(key).is_err());
-    let is_known = |name: &str| layer(name).is_none() || family.theirs(name).is_some();
+    let is_known = |name: &str| {
+        let is_plain = layer(name).is_none() || family.theirs(name).is_some();
+        is_plain || family.of_experts(name, 0).is_some() || family.half(name).is_some()
+    };
+    // the halves of a tensor that transformers has are in one file, in types that are read alike
+    let in_halves = gguf.tensors().filter(|(_, tensor)| matches!(family.half(&tensor.name), Some((_, 0))));
+    let joins = in_halves.map(|(part, tensor)| {
+        let other = family.half(&tensor.name).and_then(|(name, _)| family.halves(&name)).map(|[_, up]| up)?;
+        let (other_part, other) = gguf.tensors().find(|(_, tensor)| tensor.name == other)?;
+        let alike = tensor.kind.dtype() == other.kind.dtype() && tensor.shape == other.shape;
+        Some(part == other_part && alike && tensor.kind.dtype().is_some() && tensor.shape.len() == 3)
+    });
+    if joins.into_iter().any(|joins| joins != Some(true)) {
+        return None;
+    }
     let is_whole = gguf.tensors().all(|(_, tensor)| is_known(&tensor.name) || is_beside(&tensor.name));
-    (!has_experts && !varies && is_whole).then_some(family)
+    (!varies && is_whole).then_some(family)
 }
 
 /// Whether a tensor is read by the config, or by nothing: some files have one in each layer.
-fn is_beside(name: &str) -> bool {
+pub(super) fn is_beside(name: &str) -> bool {
     let name = layer(name).map_or(name, |(_, rest)| rest);
     ROTATIONS.contains(&name)
 }
@@ -236,6 +248,7 @@ fn of_family(gguf: &Gguf, family: &'static Family) -> Result<Map<String, Json>> 
     let find = |name: &str| gguf.tensors().find(|(_, tensor)| tensor.name == name);
     let embedding = find("token_embd.weight").ok_or_else(|| Error::work("tensor token_embd.weight is missing"))?;
     let divisors = |name: &str| find(name).map(|(part, tensor)| divisors(&gguf.parts[part], tensor)).transpose();
+    let rows = |name: &str, at: usize| find(name).and_then(|(_, tensor)| tensor.shape.get(at).copied());
     let long = divisors("rope_factors_short.weight")?.zip(divisors("rope_factors_long.weight")?);
     let found = Found {
         vocabulary: embedding.1.shape.first().copied().unwrap_or(0),
@@ -244,6 +257,8 @@ fn of_family(gguf: &Gguf, family: &'static Family) -> Result<Map<String, Json>> 
         dtype: dtype(gguf),
         divisors: divisors("rope_freqs.weight")?,
         long,
+        expert: rows("blk.0.ffn_gate_exps.weight", 1),
+        shared: rows("blk.0.ffn_gate_shexp.weight", 0),
     };
     let mut config = config(&Said { header: gguf.header(), arch: &gguf.arch }, family, found)?;
     let is_read = |tensor: &TensorInfo| tensor.kind.dtype().is_some() || is_beside(&tensor.name);
@@ -285,57 +300,4 @@ fn divisors(part: &Part, tensor: &TensorInfo) -> Result<Vec<f32>> {
     let read = crate::checkpoint::positioned::read_exact_at(&part.file, bytes, tensor.begin);
     read.map_err(|error| Error::io(&part.path, &error))?;
     Ok(numbers)
-}
-
-/// The tensors by transformers' names where the family has them, by llama.cpp's where not.
-fn index(gguf: &Gguf, family: Option<&'static Family>) -> Result<Index> {
-    let said = Said { header: gguf.header(), arch: &gguf.arch };
-    let heads = match family {
-        None => (1, 1),
-        Some(_) => {
-            let query = said.size("attention.head_count")?;
-            let key = said.get("attention.head_count_kv").map(|_| said.size("attention.head_count_kv")).transpose()?;
-            (query as usize, key.unwrap_or(query) as usize)
-        }
-    };
-    let mut index =
-        Index { shards: Vec::new(), tensors: BTreeMap::new(), disputes: BTreeMap::new(), files: Vec::new() };
-    for (shard, part) in gguf.parts.iter().enumerate() {
-        let at = |error: std::io::Error| Error::io(&part.path, &error);
-        let (file, metadata) = (part.file.try_clone().map_err(at)?, part.file.metadata().map_err(at)?);
-        let mut packed = Packed::new(file, metadata);
-        for tensor in part.header.tensors.iter().filter(|tensor| family.is_none() || !is_beside(&tensor.name)) {
-            let parts = family.and_then(|family| family.permuted(&tensor.name, heads));
-            let head = parts.map(|heads| head(tensor, heads)).transpose()?;
-            packed.add(tensor, head);
-            let name = family.and_then(|family| family.theirs(&tensor.name)).unwrap_or_else(|| tensor.name.clone());
-            let (dtype, shape, len) = match tensor.kind.dtype() {
-                Some(dtype) => {
-                    let count: u64 = tensor.shape.iter().map(|size| *size as u64).product();
-                    let len = count.checked_mul((dtype.bitsize() / 8) as u64);
-                    let len = len.ok_or_else(|| Error::work(format!("tensor {name} is too large")))?;
-                    (dtype, tensor.shape.clone(), len)
-                }
-                // bytes of rows
-                None => (Dtype::U8, vec![tensor.len as usize], tensor.len),
-            };
-            let entry = Entry { name: name.clone(), dtype, shape, shard, begin: tensor.begin, len };
-            index.tensors.insert(name, entry);
-        }
-        index.shards.push(part.path.clone());
-        index.files.push(Held::Packed(Arc::new(packed)));
-    }
-    Ok(index)
-}
-
-/// Rows of a head of `tensor`, which has `heads`.
-fn head(tensor: &TensorInfo, heads: usize) -> Result<usize> {
-    let rows = tensor.shape.first().copied().unwrap_or(0);
-    match rows.checked_div(heads) {
-        Some(head) if head * heads == rows && head.is_multiple_of(2) && head > 0 => Ok(head),
-        _ => Err(Error::work(format!(
-            "tensor {} has {rows} rows, expected {heads} heads of an even number",
-            tensor.name
-        ))),
-    }
 }

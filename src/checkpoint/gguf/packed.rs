@@ -21,7 +21,13 @@ pub(in crate::checkpoint) struct Packed {
     pub(in crate::checkpoint) metadata: Metadata,
     /// By their first bytes.
     tensors: BTreeMap<u64, Stored>,
+    /// Tensors of which every matrix is one of a tensor and one of another behind each other; where these begin, and
+    /// the bytes of a matrix's numbers.
+    joined: Vec<([u64; 2], u64)>,
 }
+
+/// Where joined tensors begin, further than any file goes: the first of them, one byte after the other.
+const JOINED: u64 = 1 << 62;
 
 /// How a tensor lies in the file.
 #[derive(Debug)]
@@ -36,7 +42,13 @@ struct Stored {
 
 impl Packed {
     pub(super) fn new(file: File, metadata: Metadata) -> Self {
-        Self { file, metadata, tensors: BTreeMap::new() }
+        Self { file, metadata, tensors: BTreeMap::new(), joined: Vec::new() }
+    }
+
+    /// Joins the matrices of the tensors that begin at `halves`, `bytes` of numbers each; says where the whole begins.
+    pub(super) fn join(&mut self, halves: [u64; 2], bytes: u64) -> u64 {
+        self.joined.push((halves, bytes.max(1)));
+        JOINED + self.joined.len() as u64 - 1
     }
 
     /// Tensor `info`, which is read; of heads of `head` rows, whose rows go back to transformers' order.
@@ -63,6 +75,18 @@ impl Packed {
     /// # Errors
     /// Work: the file cannot be read.
     pub(in crate::checkpoint) fn read_at(&self, begin: u64, offset: u64, out: &mut [u8]) -> Result<()> {
+        let joined = begin.checked_sub(JOINED).and_then(|at| self.joined.get(usize::try_from(at).ok()?));
+        if let Some((halves, bytes)) = joined {
+            let (mut at, mut rest) = (offset, out);
+            while !rest.is_empty() {
+                let (matrix, within) = (at / bytes, at % bytes);
+                let (part, after) = rest.split_at_mut(rest.len().min((bytes - within) as usize));
+                let half = if matrix % 2 == 0 { halves[0] } else { halves[1] };
+                self.read_at(half, matrix / 2 * bytes + within, part)?;
+                (at, rest) = (at + part.len() as u64, after);
+            }
+            return Ok(());
+        }
         let Some(stored) = self.tensors.get(&begin) else {
             return self.bytes(begin + offset, out);
         };

@@ -7,12 +7,17 @@ use serde::Deserialize;
 use super::Hub;
 use super::ask::Failure;
 use super::cache::{RepoCache, is_commit};
+use super::dataset::walk_names;
+use super::gguf_files::{Chosen, choose, matching};
 use super::repo::{Repo, is_relative};
 use crate::checkpoint::container;
 use crate::checkpoint::side::{CARD, is_side_file};
 use crate::checkpoint::{CONFIG, Source, no_config};
 use crate::progress::Progress;
 use crate::{Error, Result};
+
+/// What this program says of the history of a model that it made.
+const HISTORY: &str = "prune.json";
 
 /// A data file in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,20 +49,33 @@ struct Sibling {
 
 impl Hub {
     /// The model `org/name[@revision]` in the cache: config, safetensors weights, tokenizer and side files, nothing
-    /// else. Offline, or when the hub cannot be reached, what the cache has must do.
+    /// else; or a GGUF model, `org/name:TYPE[@revision]`, `org/name/FILE.gguf[@revision]`, by name alone where the
+    /// repository holds that one only. Offline, or when the hub cannot be reached, what the cache has must do.
     ///
     /// # Errors
-    /// Request: no such repository or revision, a gated one, none with safetensors weights; offline and not all cached.
+    /// Request: no such repository or revision, a gated one, none with safetensors weights and none or several GGUF
+    /// models that may be meant; offline and not all cached.
     /// Work: the hub cannot be reached and not all is cached; a download fails. Interrupted. What was downloaded is
     /// kept, and the next call goes on from there.
     pub fn model(&self, id: &str, progress: &dyn Progress) -> Result<Source> {
-        let repo = Repo::model(id)?;
+        let (repo, chosen) = Repo::model(id)?;
         let cache = RepoCache::new(&self.cache, &repo);
-        let commit = match self.online(|| self.fetch_model(&repo, &cache, progress)) {
-            Err(Failure::Unreachable(why)) => self.cached(&repo, &cache, &why, missing_file, progress)?,
+        let (commit, gguf) = match self.online(|| self.fetch_model(&repo, &cache, &chosen, progress)) {
+            Err(Failure::Unreachable(why)) => {
+                let missing = |snapshot: &Path| missing_file(snapshot, &chosen);
+                let commit = self.cached(&repo, &cache, &why, missing, progress)?;
+                let snapshot = cache.snapshot(&commit);
+                let gguf = match chosen == Chosen::Only && missing_weights(&snapshot).is_none() {
+                    true => None,
+                    false => choose(&repo.to_string(), &walk_names(&snapshot)?, &chosen)?.into_iter().next(),
+                };
+                (commit, gguf)
+            }
             fetched => fetched.map_err(|failure| self.explain(failure, &repo, None))?,
         };
-        Ok(Source { id: id.to_owned(), dir: cache.snapshot(&commit), revision: Some(commit), unpacked: None })
+        let snapshot = cache.snapshot(&commit);
+        let dir = gguf.map_or_else(|| snapshot.clone(), |file| snapshot.join(file));
+        Ok(Source { id: id.to_owned(), dir, revision: Some(commit), unpacked: None })
     }
 
     /// The data file `datasets/org/name/path/in/repo[@revision]` in the cache.
@@ -109,22 +127,29 @@ impl Hub {
         }
     }
 
-    /// Brings all files a model needs and returns the commit.
-    fn fetch_model(&self, repo: &Repo, cache: &RepoCache, progress: &dyn Progress) -> Result<String, Failure> {
-        let (commit, files) = self.model_files(repo, cache, progress)?;
+    /// Brings all files a model needs and returns the commit, and of a GGUF model the file that it begins with.
+    fn fetch_model(
+        &self,
+        repo: &Repo,
+        cache: &RepoCache,
+        chosen: &Chosen,
+        progress: &dyn Progress,
+    ) -> Result<(String, Option<String>), Failure> {
+        let ModelFiles { commit, files, gguf } = self.model_files(repo, cache, chosen, progress)?;
         let files: Vec<&str> = files.iter().map(String::as_str).collect();
         self.fetch_files(repo, cache, &commit, &files, progress)?;
         cache.remember(&commit)?;
-        Ok(commit)
+        Ok((commit, gguf))
     }
 
-    /// The commit and the files a model needs, weights last. The list of a sharded model's weights is brought for it.
+    /// The files a model needs. The list of a sharded model's weights is brought for it.
     pub(super) fn model_files(
         &self,
         repo: &Repo,
         cache: &RepoCache,
+        chosen: &Chosen,
         progress: &dyn Progress,
-    ) -> Result<(String, Vec<String>), Failure> {
+    ) -> Result<ModelFiles, Failure> {
         let listing: Listing = self.listing(repo)?;
         let commit = listing.sha.clone();
         if !is_commit(&commit) {
@@ -133,6 +158,14 @@ impl Hub {
         let names = listing.names();
         let has = |name: &str| names.iter().any(|other| other == name);
         let page = repo.to_string();
+        let is_whole = has(CONFIG) && container::find(&has).is_some();
+        let is_gguf = *chosen != Chosen::Only || !is_whole && !matching(&names, chosen).is_empty();
+        if is_gguf {
+            let weights = choose(&page, &names, chosen)?;
+            let gguf = weights.first().cloned();
+            let beside = [CARD, HISTORY].into_iter().filter(|name| has(name)).map(str::to_owned);
+            return Ok(ModelFiles { commit, files: beside.chain(weights).collect(), gguf });
+        }
         if !has(CONFIG) {
             return Err(no_config(&page, &names).into());
         }
@@ -146,7 +179,7 @@ impl Hub {
             files.push(entrance.to_owned());
         }
         files.extend(container.files(&cache.snapshot(&commit), entrance)?);
-        Ok((commit, files))
+        Ok(ModelFiles { commit, files, gguf: None })
     }
 
     /// Brings one file and returns the commit.
@@ -179,8 +212,30 @@ impl Hub {
     }
 }
 
-/// A file without which the model in `snapshot` cannot be opened, and which is not there.
-pub(super) fn missing_file(snapshot: &Path) -> Option<String> {
+/// What a model is made of.
+pub(super) struct ModelFiles {
+    pub(super) commit: String,
+    /// Weights last.
+    pub(super) files: Vec<String>,
+    /// Of a GGUF model the file that it begins with.
+    gguf: Option<String>,
+}
+
+/// A file without which the model in `snapshot` that is `chosen` cannot be opened, and which is not there.
+pub(super) fn missing_file(snapshot: &Path, chosen: &Chosen) -> Option<String> {
+    let absent = missing_weights(snapshot);
+    if *chosen == Chosen::Only && absent.is_none() {
+        return None;
+    }
+    let names = walk_names(snapshot).unwrap_or_default();
+    let Some(files) = matching(&names, chosen).into_iter().next() else {
+        return absent.filter(|_| *chosen == Chosen::Only).or_else(|| Some(chosen.what()));
+    };
+    files.into_iter().find(|file| !snapshot.join(file).is_file())
+}
+
+/// The same of one in safetensors.
+fn missing_weights(snapshot: &Path) -> Option<String> {
     let absent = |name: &str| !snapshot.join(name).is_file();
     if absent(CONFIG) {
         return Some(CONFIG.to_owned());

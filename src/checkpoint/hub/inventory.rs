@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Hub;
 use super::fetch::missing_file;
+use super::gguf_files::Chosen;
 use crate::{Error, Result};
 
 /// A repository in the cache.
@@ -62,7 +63,7 @@ fn bytes_in(folder: &Path) -> u64 {
 fn missing_of(snapshots: &Path) -> Option<String> {
     let mut missing = Some("a snapshot".to_owned());
     for snapshot in fs::read_dir(snapshots).into_iter().flatten().flatten() {
-        missing = missing_file(&snapshot.path());
+        missing = missing_file(&snapshot.path(), &Chosen::Only);
         if missing.is_none() {
             break;
         }

@@ -4,9 +4,9 @@
 //! and contents are no longer than announced and what their name says. `hf-hub` knows where the cache has what. Around
 //! it: `repo` reads names, `url` addresses, `http` sends requests, `ask` asks what the hub has and why it refuses,
 //! `contents` is a file that arrives, `cache` finds commits without the network, `download` brings a file, stops on
-//! request and goes on where it broke, `fetch` decides which files are needed, `needed` which of them are missing,
-//! `inventory` tells what the cache holds. Nothing is asked of the network when `HF_HUB_OFFLINE` is set, and no file is
-//! fetched that the cache has.
+//! request and goes on where it broke, `fetch` decides which files are needed, of GGUF models with `gguf_files`,
+//! `needed` which of them are missing, `inventory` tells what the cache holds. Nothing is asked of the network when
+//! `HF_HUB_OFFLINE` is set, and no file is fetched that the cache has.
 
 mod ask;
 mod cache;
@@ -14,6 +14,7 @@ mod contents;
 mod dataset;
 mod download;
 mod fetch;
+mod gguf_files;
 mod http;
 mod inventory;
 mod needed;

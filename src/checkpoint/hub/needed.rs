@@ -7,7 +7,7 @@ use super::ask::{Facts, Failure};
 use super::cache::{RepoCache, is_commit};
 use super::dataset::{Dataset, walk_names};
 use super::download::Wanted;
-use super::fetch::missing_file;
+use super::fetch::{ModelFiles, missing_file};
 use super::repo::Repo;
 use crate::checkpoint::ByteSize;
 use crate::progress::{Progress, Unit};
@@ -69,16 +69,17 @@ impl Hub {
     /// # Errors
     /// As [`Hub::model`].
     pub(crate) fn needed_for_model(&self, id: &str, progress: &dyn Progress) -> Result<Needed> {
-        let repo = Repo::model(id)?;
+        let (repo, chosen) = Repo::model(id)?;
         let cache = RepoCache::new(&self.cache, &repo);
         let look_up = || {
-            let (commit, files) = self.model_files(&repo, &cache, progress)?;
+            let ModelFiles { commit, files, .. } = self.model_files(&repo, &cache, &chosen, progress)?;
             let files: Vec<&str> = files.iter().map(String::as_str).collect();
             self.look_up(&repo, &cache, &commit, &files)
         };
         match self.online(look_up) {
             Err(Failure::Unreachable(why)) => {
-                let commit = self.cached(&repo, &cache, &why, missing_file, progress)?;
+                let missing = |snapshot: &std::path::Path| missing_file(snapshot, &chosen);
+                let commit = self.cached(&repo, &cache, &why, missing, progress)?;
                 let files = walk_names(&cache.snapshot(&commit))?;
                 Ok(self.all_there(&repo, &cache, commit, files))
             }

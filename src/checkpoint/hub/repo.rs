@@ -1,4 +1,5 @@
-//! Names on the hub: `org/name`, `org/name@revision`, `datasets/org/name/path/in/repo@revision`.
+//! Names on the hub: `org/name`, `org/name@revision`, `datasets/org/name/path/in/repo@revision`; of GGUF models also
+//! `org/name:TYPE` and `org/name/path/in/repo.gguf`, with a revision behind them or without.
 
 use std::fmt;
 use std::path::{Component, Path};
@@ -6,6 +7,7 @@ use std::path::{Component, Path};
 use hf_hub::RepoType;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::gguf_files::Chosen;
 use crate::{Error, Result};
 
 /// What stays itself in one part of a URL's path.
@@ -24,14 +26,29 @@ pub(super) struct Repo {
 }
 
 impl Repo {
-    /// The model `org/name[@revision]`.
-    pub(super) fn model(id: &str) -> Result<Self> {
+    /// The model `org/name[@revision]`, and which of those in the repository it is: `org/name:TYPE[@revision]`,
+    /// `org/name/FILE.gguf[@revision]`.
+    pub(super) fn model(id: &str) -> Result<(Self, Chosen)> {
         let (name, revision) = split_revision(id);
-        let fault = || Error::request(format!("{id}: no hub id (org/name or org/name@revision)"));
-        if name.split('/').count() > 2 || !is_name(name) || !is_relative(revision) {
-            return Err(fault());
+        let (name, chosen) = match (name.rsplit_once(':'), name.match_indices('/').nth(1)) {
+            (Some((name, kind)), _) => (name, Chosen::Type(kind.to_owned())),
+            (None, Some((end, _))) if name.to_ascii_lowercase().ends_with(".gguf") => {
+                (&name[..end], Chosen::File(name[end + 1..].to_owned()))
+            }
+            _ => (name, Chosen::Only),
+        };
+        let is_sound = match &chosen {
+            Chosen::Only => true,
+            // one part of a name
+            Chosen::Type(kind) => is_name(kind) && !kind.contains('/'),
+            Chosen::File(file) => is_relative(file),
+        };
+        if !is_sound || name.split('/').count() > 2 || !is_name(name) || !is_relative(revision) {
+            return Err(Error::request(format!(
+                "{id}: no hub id (org/name, org/name@revision, of GGUF files org/name:Q4_K_M or org/name/FILE.gguf)"
+            )));
         }
-        Ok(Self { kind: RepoType::Model, name: name.to_owned(), revision: revision.to_owned() })
+        Ok((Self { kind: RepoType::Model, name: name.to_owned(), revision: revision.to_owned() }, chosen))
     }
 
     /// The data set `org/name[@revision]`.
@@ -124,15 +141,25 @@ mod tests {
 
     #[test]
     fn names_of_models() {
-        let repo = Repo::model("org/name").unwrap();
+        let repo = Repo::model("org/name").unwrap().0;
         assert_eq!(
             (repo.at("main").folder_name().as_str(), repo.to_string().as_str()),
             ("models--org--name", "org/name")
         );
-        let repo = Repo::model("meta-llama/Llama-3.1-8B@refs/pr/1").unwrap();
+        let repo = Repo::model("meta-llama/Llama-3.1-8B@refs/pr/1").unwrap().0;
         assert_eq!(repo.api_path(), "api/models/meta-llama/Llama-3.1-8B/revision/refs%2Fpr%2F1");
         assert_eq!(repo.file_path("v1", "a b/c#"), "meta-llama/Llama-3.1-8B/resolve/v1/a%20b/c%23");
-        assert_eq!(Repo::model("gpt2@v1").unwrap().revision, "v1");
+        assert_eq!(Repo::model("gpt2@v1").unwrap().0.revision, "v1");
+        for (id, chosen) in [
+            ("org/name", Chosen::Only),
+            ("org/name:Q4_K_M", Chosen::Type("Q4_K_M".to_owned())),
+            ("org/name:Q4_K_M@v1", Chosen::Type("Q4_K_M".to_owned())),
+            ("org/name/x.gguf@v1", Chosen::File("x.gguf".to_owned())),
+            ("org/name/Q4/x y.GGUF", Chosen::File("Q4/x y.GGUF".to_owned())),
+        ] {
+            let (repo, found) = Repo::model(id).unwrap();
+            assert_eq!((repo.page().as_str(), found), ("org/name", chosen), "{id}");
+        }
         for wrong in [
             "",
             "/",
@@ -148,6 +175,12 @@ mod tests {
             "a--b/c",
             "-a/b",
             "a/b?x",
+            "a/b:",
+            "a/b:x/y",
+            "a/b:..",
+            "a:b/c",
+            "a/b/../x.gguf",
+            "a/b//etc/x.gguf",
             "a/b@x\0y",
             "https://hub/a/b",
         ] {

@@ -9,7 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{BEAT, GONE, Holder, numbers, place};
+use super::{BEAT, GONE, Holder, holder, numbers, place, stands};
 use crate::checkpoint::belongings::{self, refuse_strangers};
 use crate::checkpoint::mark::{MARK, adopt, claim};
 use crate::checkpoint::output::{sync_dir, sync_tree};
@@ -38,6 +38,8 @@ struct Life {
     dir: PathBuf,
     slug: String,
     number: u64,
+    /// The holder's.
+    id: String,
     is_lost: AtomicBool,
     interrupt: Interrupt,
 }
@@ -46,7 +48,9 @@ impl Life {
     /// Whether another process has taken the lease over.
     fn is_over(&self) -> bool {
         let is_succeeded = || numbers(&self.home, &self.slug).is_ok_and(|all| all.iter().any(|n| *n > self.number));
-        if !self.is_lost.load(Ordering::Relaxed) && (!self.dir.exists() || is_succeeded()) {
+        // one who was slow to see that this one was succeeded may have taken its number
+        let is_another = || holder(&self.dir).is_some_and(|standing| standing.id != self.id);
+        if !self.is_lost.load(Ordering::Relaxed) && (!self.dir.exists() || is_succeeded() || is_another()) {
             self.lose();
         }
         self.is_lost.load(Ordering::Relaxed)
@@ -69,7 +73,8 @@ impl Lease {
     ) -> Result<Self> {
         let interrupt = Interrupt::of_part(&interrupt::current());
         let (home, is_lost) = (home.to_owned(), AtomicBool::new(false));
-        let life = Arc::new(Life { home, dir: dir.clone(), slug, number, is_lost, interrupt });
+        let life = Life { home, dir: dir.clone(), slug, number, id: holder.id.clone(), is_lost, interrupt };
+        let life = Arc::new(life);
         let (stop, stopped) = channel();
         let beating = life.clone();
         let beat = move || {
@@ -201,6 +206,21 @@ impl Lease {
         paths.collect::<Vec<_>>().iter().try_for_each(|path| self.discard(path, false))
     }
 
+    /// Removes a lease that was taken too late: one with a higher number stands.
+    pub(super) fn withdraw(self) {
+        if stands(&self.dir, &self.holder) {
+            self.leave();
+        }
+    }
+
+    /// Removes it; it loses its name before its files.
+    fn leave(&self) {
+        let gone = Self::departed(&self.dir, &super::id());
+        if fs::rename(&self.dir, &gone).is_ok() {
+            drop(belongings::clear(&gone));
+        }
+    }
+
     /// The leases with lower numbers.
     pub(super) fn lower(&self, slug: &str) -> Result<Vec<PathBuf>> {
         let home = &self.life.home;
@@ -222,14 +242,9 @@ impl Drop for Lease {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
-        if self.is_lost() {
-            // what is there is the successor's to remove
-            return;
-        }
-        // it loses its name before its files
-        let gone = Self::departed(&self.dir, &super::id());
-        if fs::rename(&self.dir, &gone).is_ok() {
-            drop(belongings::clear(&gone));
+        // of one that is lost, what is there is the successor's to remove
+        if !self.is_lost() {
+            self.leave();
         }
     }
 }

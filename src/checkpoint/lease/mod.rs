@@ -145,23 +145,29 @@ impl Leases {
         let slug = slug(what);
         loop {
             interrupt::check()?;
-            let highest = numbers(&self.dir, &slug)?.into_iter().rev().find_map(|number| {
-                let dir = place(&self.dir, &slug, number);
-                holder(&dir).map(|holder| (number, dir, holder))
-            });
-            if let Some((_, dir, holder)) = &highest
+            let seen = numbers(&self.dir, &slug)?.into_iter().map(|number| (number, place(&self.dir, &slug, number)));
+            let seen: Vec<_> = seen.map(|(number, dir)| (number, holder(&dir), dir)).collect();
+            if seen.iter().any(|(_, holder, dir)| holder.is_none() && !dir.exists()) {
+                // one went while this one looked: another may stand by now, under any number
+                continue;
+            }
+            if let Some((_, Some(holder), dir)) = seen.iter().rev().find(|(_, holder, _)| holder.is_some())
                 && !self.is_over(dir, holder)
             {
                 return Ok(Asked::Held(holder.clone()));
             }
-            let number = highest.map_or(0, |(number, ..)| number).max(after) + 1;
+            let number = seen.last().map_or(0, |(number, ..)| *number).max(after) + 1;
             let Some(lease) = self.take(what, about, number)? else {
                 std::thread::sleep(PAUSE);
                 continue;
             };
-            // only now are all surely seen that others have
-            if numbers(&self.dir, &slug)?.last().is_some_and(|last| *last > number) {
-                drop(lease);
+            // only now are all surely seen that others have: one with a higher number, or one that came when those that
+            // are over had been succeeded and their successor had gone
+            let is_known = |holder: Holder| seen.iter().any(|(_, seen, _)| seen.as_ref() == Some(&holder));
+            let came = |n: u64| n > number || n < number && !holder(&place(&self.dir, &slug, n)).is_none_or(is_known);
+            if numbers(&self.dir, &slug)?.into_iter().any(came) {
+                lease.withdraw();
+                std::thread::sleep(PAUSE);
                 continue;
             }
             lease.succeed_all(&slug)?;
@@ -329,7 +335,7 @@ fn is_free(dir: &Path) -> bool {
 }
 
 /// This machine, since it was started.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
     boot.map_or_else(|_| sysinfo::System::host_name().unwrap_or_default(), |boot| boot.trim().to_owned())
 }

@@ -226,6 +226,35 @@ fn a_successor_can_die_too() {
     assert_eq!(names(dir.path()), [""; 0]);
 }
 
+/// One that looked while another was succeeded takes a number too low: it goes without a trace, and who was succeeded
+/// does not take it for his own.
+#[test]
+fn who_comes_too_late_leaves_nothing() {
+    let dir = home();
+    let own = leases(dir.path(), Duration::from_secs(600));
+    let mut silent = granted(&own, "stage");
+    silent.fall_silent();
+    let second = own.take("stage", "", 2).unwrap().unwrap();
+    second.succeed_all("stage").unwrap();
+    let late = own.take("stage", "", 1).unwrap().unwrap();
+    late.withdraw();
+    assert_eq!(names(dir.path()), [".stage.2.prune"]);
+    drop(second);
+    let late = own.take("stage", "", 1).unwrap().unwrap();
+    assert!(silent.is_lost() && !late.is_lost());
+    drop(silent);
+    assert!(!late.is_lost());
+    drop(late);
+    assert_eq!(names(dir.path()), [""; 0]);
+
+    // a number that was seen is not taken, whether its holder can be read or not
+    drop(granted(&own, "stage"));
+    fs::create_dir(place(dir.path(), "stage", 4)).unwrap();
+    mark(&place(dir.path(), "stage", 4), "run", &[]).unwrap();
+    let next = granted(&own, "stage");
+    assert_eq!((next.number(), names(dir.path())), (5, vec![".stage.5.prune".to_owned()]));
+}
+
 fn entries_of(lease: &Path) -> String {
     names(lease).into_iter().find(|name| name.starts_with(OUT)).unwrap()
 }

@@ -54,7 +54,7 @@ struct Awq {
 }
 
 impl Decoding for Awq {
-    fn decode(&self, index: &Index, out: &mut [f32]) -> Result<()> {
+    fn decode(&self, index: &Index, _piece: usize, out: &mut [f32]) -> Result<()> {
         let Self { inputs, outputs, groups, .. } = *self;
         let part = |name: &str| index.entry(&format!("{}.{name}", self.prefix));
         let (codes, zeros) = (words(index, part("qweight")?)?, words(index, part("qzeros")?)?);

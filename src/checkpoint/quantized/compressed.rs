@@ -94,7 +94,7 @@ struct PackedCodes {
 }
 
 impl Decoding for PackedCodes {
-    fn decode(&self, index: &Index, out: &mut [f32]) -> Result<()> {
+    fn decode(&self, index: &Index, _piece: usize, out: &mut [f32]) -> Result<()> {
         let Self { bits, columns, grid, .. } = *self;
         let part = |name: &str| index.entry(&format!("{}.weight_{name}", self.prefix));
         let codes = words(index, part("packed")?)?;

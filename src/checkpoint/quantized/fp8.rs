@@ -61,7 +61,7 @@ struct Scaled {
 }
 
 impl Decoding for Scaled {
-    fn decode(&self, index: &Index, out: &mut [f32]) -> Result<()> {
+    fn decode(&self, index: &Index, _piece: usize, out: &mut [f32]) -> Result<()> {
         let scales = numbers(index, index.entry(&self.scales)?)?;
         let codes = numbers(index, index.entry(&self.name)?)?;
         for (place, (out, code)) in out.iter_mut().zip(&codes).enumerate() {

@@ -63,7 +63,7 @@ struct Gptq {
 }
 
 impl Decoding for Gptq {
-    fn decode(&self, index: &Index, out: &mut [f32]) -> Result<()> {
+    fn decode(&self, index: &Index, _piece: usize, out: &mut [f32]) -> Result<()> {
         let Self { bits, inputs, outputs, groups, less, .. } = *self;
         let part = |name: &str| index.entry(&format!("{}.{name}", self.prefix));
         let (codes, zeros) = (words(index, part("qweight")?)?, words(index, part("qzeros")?)?);

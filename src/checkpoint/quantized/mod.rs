@@ -1,4 +1,4 @@
-//! Weights that others have quantised, as the numbers they stand for: FP8, GPTQ, AWQ and compressed-tensors.
+//! Weights that others have quantised, as the numbers they stand for: FP8, GPTQ, AWQ, MXFP4 and compressed-tensors.
 //!
 //! A cut copies such weights as they are. What computes opens the checkpoint [as numbers](Checkpoint::unquantized): in
 //! the place of codes and scales stands a matrix that is decoded, whole, when it is read, in the type that the
@@ -14,6 +14,7 @@ mod decoded;
 mod fp8;
 mod gptq;
 mod grid;
+mod mxfp4;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -49,11 +50,12 @@ struct Format {
     find: fn(&Stored<'_>) -> Result<Vec<QuantizedWeight>>,
 }
 
-const FORMATS: [Format; 5] = [
+const FORMATS: [Format; 6] = [
     Format { method: "fp8", find: fp8::find },
     Format { method: "fbgemm_fp8", find: fp8::find },
     Format { method: "gptq", find: gptq::find },
     Format { method: "awq", find: awq::find },
+    Format { method: "mxfp4", find: mxfp4::find },
     Format { method: "compressed-tensors", find: compressed::find },
 ];
 

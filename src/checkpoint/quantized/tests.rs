@@ -45,22 +45,28 @@ fn stored(format: &str, change: &dyn Fn(&mut Value)) -> (TempDir, Checkpoint) {
 }
 
 const NAME: &str = "model.layers.0.mlp.up_proj.weight";
+/// Two experts.
+const EXPERTS: &str = "model.layers.0.mlp.experts.down_proj";
 
 #[test]
 fn every_format_bit_for_bit() {
     let (bytes, configs) = golden();
     let golden = SafeTensors::deserialize(&bytes).unwrap();
-    assert_eq!(configs.len(), 16);
+    assert_eq!(configs.len(), 17);
     for format in configs.keys() {
         let (_dir, stored) = stored(format, &|_| ());
         let decoded = stored.unquantized().unwrap().unwrap();
         assert!(!decoded.config.contains_key("quantization_config"));
         assert_eq!(decoded.fingerprint(), stored.fingerprint(), "{format}: a plan made of one is one for the other");
         let expected = golden.tensor(&format!("{format}.decoded")).unwrap();
-        let entry = decoded.index.entry(NAME).unwrap();
+        let entry = decoded.index.entry(if format == "mxfp4" { EXPERTS } else { NAME }).unwrap();
         assert_eq!((entry.dtype, entry.shape.as_slice()), (expected.dtype(), expected.shape()), "{format}");
         assert_eq!(decoded.index.tensors.len(), 1, "{format}: {:?}", decoded.index.tensors.keys());
         assert!(decoded.index.read(entry).unwrap() == expected.data(), "{format}");
+        // across experts
+        let (mut middle, half) = (vec![0; entry.len as usize / 2 + 6], entry.len as usize / 4 - 2);
+        decoded.index.read_range(entry, half as u64, &mut middle).unwrap();
+        assert!(middle == expected.data()[half..][..middle.len()], "{format}");
         // in pieces, from the end, and once more
         let mut piece = [0; 10];
         for offset in [entry.len - 10, 20, 0] {
@@ -77,6 +83,15 @@ fn refused(format: &str, change: &dyn Fn(&mut Value)) -> Error {
     stored.unquantized().map(|_| ()).unwrap_err()
 }
 
+fn refused_without_scales() -> Error {
+    let (bytes, configs) = golden();
+    let golden = SafeTensors::deserialize(&bytes).unwrap();
+    let (codes, dir) = (format!("{EXPERTS}_blocks"), tempfile::tempdir().unwrap());
+    let config = configs["mxfp4"].clone();
+    write(dir.path(), &config, vec![(&*codes, golden.tensor(&format!("mxfp4.{codes}")).unwrap())]);
+    Checkpoint::open_dir(dir.path()).unwrap().unquantized().map(|_| ()).unwrap_err()
+}
+
 #[test]
 fn what_is_not_read_is_named() {
     let said =
@@ -88,6 +103,7 @@ fn what_is_not_read_is_named() {
         (refused("awq", &said("version", json!("gemv"))), ["gemv", "gemm"]),
         (refused("awq", &said("bits", json!(3))), ["bits 3", "4 bits"]),
         (refused("fp8", &said("quant_method", json!("gptq"))), ["gptq", "bits"]),
+        (refused_without_scales(), ["down_proj_blocks has no scales", "down_proj_scales is missing"]),
     ] {
         assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
     }

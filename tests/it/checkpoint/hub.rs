@@ -228,7 +228,11 @@ fn repositories_without_a_model_are_refused_before_any_weight() {
         files.insert(to.to_owned(), contents);
     };
     refused_with(&|files| rename(files, "model.safetensors", "pytorch_model.bin"), &["org/name", "convert it"]);
-    refused_with(&|files| rename(files, "model.safetensors", "model.gguf"), &["org/name", "GGUF"]);
+    let two = |files: &mut Files| {
+        rename(files, "model.safetensors", "model-Q8_0.gguf");
+        files.insert("model-Q4_K_M.gguf".to_owned(), Vec::new());
+    };
+    refused_with(&two, &["org/name", "Q8_0", "Q4_K_M"]);
     refused_with(&|files| rename(files, "config.json", "adapter_config.json"), &["org/name", "PEFT adapter"]);
 }
 
@@ -295,4 +299,75 @@ fn data_files_come_alone() {
     let error = scene.hub(&[]).dataset_file("datasets/org/name/absent.txt", &Silent).unwrap_err();
     refused(&error, 2, &["datasets/org/name", "no file absent.txt"]);
     refused(&scene.hub(&[]).dataset_file("org/name/x", &Silent).unwrap_err(), 2, &["datasets/org/name/path"]);
+}
+
+/// A hub with GGUF files called `names`, all of one model, and nothing else but a card.
+fn gguf_hub(names: &[&str]) -> (Server, TempDir) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/gguf/llama.gguf");
+    let contents = fs::read(path).unwrap();
+    let mut files: Files = names.iter().map(|name| ((*name).to_owned(), contents.clone())).collect();
+    files.insert("README.md".to_owned(), b"---\nlicense: mit\n---\n".to_vec());
+    (Server::start(files), tempdir().unwrap())
+}
+
+#[test]
+fn gguf_models_are_named_by_type_or_by_file() {
+    let (server, home) = gguf_hub(&["tiny-Q4_0.gguf", "tiny-f16.gguf", "Q8_0/tiny-Q8_0.gguf", "mmproj-Q4_0.gguf"]);
+    let hub = |more: &[(&str, &str)]| {
+        let home = home.path().display().to_string();
+        let mut vars = BTreeMap::from([("HF_HOME", home.as_str()), ("HF_ENDPOINT", server.endpoint.as_str())]);
+        vars.extend(more.iter().copied());
+        Hub::from_vars(|name| vars.get(name).map(ToString::to_string)).unwrap()
+    };
+    let open = |id: &str, more: &[(&str, &str)]| Checkpoint::open(id, &hub(more), &Silent);
+    let snapshot = home.path().join("hub/models--org--name/snapshots").join(COMMIT);
+    for (id, file) in [
+        ("org/name:q4_0", "tiny-Q4_0.gguf"),
+        ("org/name:F16@v1", "tiny-f16.gguf"),
+        ("org/name/Q8_0/tiny-Q8_0.gguf", "Q8_0/tiny-Q8_0.gguf"),
+    ] {
+        server.requests();
+        let checkpoint = open(id, &[]).unwrap();
+        assert_eq!(checkpoint.index.shards, [snapshot.join(file)]);
+        assert_eq!(checkpoint.source.revision.as_deref(), Some(COMMIT));
+        let asked = server.requests();
+        let files: Vec<&String> = asked.iter().filter(|line| line.contains(".gguf")).collect();
+        assert!(!files.is_empty() && files.iter().all(|line| line.contains(file)), "{id}: {asked:?}");
+        // what is there is not fetched again, and needs no network
+        open(id, &[]).unwrap();
+        assert_eq!(server.requests().len(), 1);
+        assert_eq!(open(id, &[("HF_HUB_OFFLINE", "1")]).unwrap().index.shards, [snapshot.join(file)]);
+        assert!(server.requests().is_empty());
+    }
+    refused(&open("org/name", &[]).unwrap_err(), 2, &["holds 3 GGUF models", "tiny-Q4_0.gguf", "org/name:Q4_K_M"]);
+    refused(&open("org/name:Q5_K_M", &[]).unwrap_err(), 2, &["no GGUF file in Q5_K_M", "tiny-f16.gguf"]);
+    refused(&open("org/name/x.gguf", &[]).unwrap_err(), 2, &["holds no x.gguf"]);
+    let offline = [("HF_HUB_OFFLINE", "1")];
+    refused(&open("org/name:Q5_K_M", &offline).unwrap_err(), 2, &["a GGUF file in Q5_K_M is not in the cache"]);
+    // a link into nowhere is no file
+    fs::remove_file(snapshot.join("tiny-f16.gguf").canonicalize().unwrap()).unwrap();
+    refused(&open("org/name:f16", &offline).unwrap_err(), 2, &["tiny-f16.gguf is not in the cache"]);
+}
+
+#[test]
+fn the_only_gguf_model_needs_no_type() {
+    let (server, home) = gguf_hub(&["tiny.gguf"]);
+    let command = |line: &str, more: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_prune"));
+        command.args(line.split_whitespace()).env("HF_HOME", home.path()).current_dir(home.path());
+        command.env("HF_ENDPOINT", &server.endpoint).env_remove("HF_HUB_OFFLINE").env_remove("HF_TOKEN");
+        let output = command.envs(more.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let planned: serde_json::Value = serde_json::from_str(&command("fetch org/name --dry-run --json", &[])).unwrap();
+    assert_eq!(planned["repositories"][0]["files"], 2);
+    command("fetch org/name", &[]);
+    let offline = [("HF_HUB_OFFLINE", "1")];
+    command("cut org/name --drop 1 -o shorter", &offline);
+    assert!(home.path().join("shorter/tiny.gguf").is_file());
+    let card = fs::read_to_string(home.path().join("shorter/README.md")).unwrap();
+    assert!(card.contains("base_model: org/name\n"), "{card}");
+    let doctor: serde_json::Value = serde_json::from_str(&command("doctor --json", &offline)).unwrap();
+    assert_eq!(doctor["hub"]["cached"][0]["missing"], serde_json::Value::Null);
 }

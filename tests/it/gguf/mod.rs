@@ -2,8 +2,10 @@
 
 mod convert;
 mod cut;
+mod mixtures;
 mod numbers;
 mod refused;
+mod stored;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
