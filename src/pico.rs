@@ -7,7 +7,7 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use crate::arch::{EMBEDDING, HEAD, ModelSpec};
+use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, ShardPlan, Slot, create_dir, write_new};
 use crate::progress::Silent;
 use crate::{Error, Result};
@@ -45,8 +45,8 @@ pub fn write(dir: &Path) -> Result<()> {
     let table = vec![spec.vocab_size, spec.hidden_size];
     let slot = |name: String, shape| Slot { name, dtype: Dtype::F32, shape };
     let mut slots = vec![
-        slot(EMBEDDING.to_owned(), table.clone()),
-        slot(HEAD.to_owned(), table),
+        slot(spec.embedding.to_owned(), table.clone()),
+        slot(spec.head.to_owned(), table),
         slot(spec.final_norm_tensor(), vec![spec.hidden_size]),
     ];
     let layers = (0..spec.layers).flat_map(|layer| spec.layer_tensors(layer));

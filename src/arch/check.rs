@@ -3,12 +3,11 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::ModelSpec;
-use super::names::LAYERS;
 use crate::checkpoint::{Index, four_bit_owner};
 use crate::{Error, Result};
 
-/// A buffer that old Llama checkpoints carry and nothing reads.
-const FREQUENCIES: &str = ".rotary_emb.inv_freq";
+/// Buffers that old checkpoints carry and nothing reads: of Llama, and masks of GPT-NeoX.
+const BUFFERS: [&str; 3] = [".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias"];
 
 impl ModelSpec {
     /// Compares the tensors with the spec; returns the names of those that the model does not use.
@@ -34,22 +33,24 @@ impl ModelSpec {
         }
         let is_used =
             |name: &str| used.contains(name) || four_bit_owner(name).is_some_and(|owner| used.contains(owner));
-        let unused = index.tensors.keys().filter(|name| !is_used(name) && !name.ends_with(FREQUENCIES));
+        let unused =
+            index.tensors.keys().filter(|name| !is_used(name) && !BUFFERS.iter().any(|end| name.ends_with(end)));
         Ok(unused.cloned().collect())
     }
 
     fn check_layer_count(&self, index: &Index) -> Result<()> {
-        let number = |name: &String| name.strip_prefix(LAYERS)?.split('.').next()?.parse::<usize>().ok();
+        let number = |name: &String| name.strip_prefix(self.layer_prefix)?.split('.').next()?.parse::<usize>().ok();
         let found: BTreeSet<usize> = index.tensors.keys().filter_map(number).collect();
         let missing = (0..self.layers).find(|layer| !found.contains(layer));
-        let beyond = found.last().filter(|last| **last >= self.layers);
+        let beyond = found.last().filter(|last| **last >= self.layers + self.layers_beyond);
+        let (prefix, bare) = (self.layer_prefix, self.embedding.split_once('.').map_or("", |(_, name)| name));
         let said = format!("config.json: num_hidden_layers is {}", self.layers);
         match (found.is_empty(), missing, beyond) {
-            (true, ..) if index.tensors.contains_key("embed_tokens.weight") => Err(Error::work(format!(
-                "no tensor is named {LAYERS}0.*: this checkpoint holds a bare model without head, save it as a causal \
+            (true, ..) if index.tensors.contains_key(bare) => Err(Error::work(format!(
+                "no tensor is named {prefix}0.*: this checkpoint holds a bare model without head, save it as a causal \
                  language model first"
             ))),
-            (true, ..) => Err(Error::work(format!("{said}, no tensor is named {LAYERS}0.*"))),
+            (true, ..) => Err(Error::work(format!("{said}, no tensor is named {prefix}0.*"))),
             (_, _, Some(last)) => Err(Error::work(format!("{said}, the tensors have a layer {last}"))),
             (_, Some(layer), _) => Err(Error::work(format!("{said}, the tensors have no layer {layer}"))),
             _ => Ok(()),

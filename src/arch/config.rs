@@ -3,8 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::keys::Keys;
+use super::kinds::{Multipliers, Parallel};
 use super::table::{Architecture, Bias};
-use super::{ModelSpec, experts, left_out, multipliers, refused, rope_config, seam_maps, windows};
+use super::{ModelSpec, QkNorm, experts, latent, left_out, multipliers, refused, rope_config, seam_maps, windows};
 use crate::plan::MOST_LAYERS;
 use crate::{Context, Error, Result};
 
@@ -54,7 +55,10 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
             "num_key_value_heads is {kv_heads}, expected a divisor of num_attention_heads, {heads}"
         )));
     }
-    let head_dim = match keys.size("head_dim")?.or(row.head_dim) {
+    let latent = latent::read(&keys, row.latent, (heads, kv_heads))?;
+    // of latent attention, the key is what transformers makes it: the part of a key that is rotated
+    let own = if latent.is_some() { None } else { keys.size("head_dim")? };
+    let head_dim = match latent.map(|latent| latent.head_dim()).or(own).or(row.head_dim) {
         Some(head_dim) => head_dim,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
@@ -65,6 +69,13 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
     };
     if heads.checked_mul(head_dim).is_none_or(|width| width > MAX_WIDTH) {
         return Err(Error::work(format!("head_dim is {head_dim}, too large for {heads} heads")));
+    }
+    if row.qkv_by_head && (kv_heads, heads * head_dim) != (heads, hidden_size) {
+        return Err(Error::request(format!(
+            "{heads} query heads of {head_dim} and {kv_heads} of keys in a stream of {hidden_size}: a {} block has as \
+             many key heads as query heads, and together they are as wide as the stream",
+            row.model_type
+        )));
     }
     let bias = |bias| match bias {
         Bias::Never => Ok(false),
@@ -79,10 +90,15 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
     let norm_eps = keys.number(eps_key, "a small number, 0 or above", |eps| (0.0..1.0).contains(&eps))?;
     let (experts, sparse) = experts::read(&keys, row.experts, layers)?;
     let (windows, rotated) = windows::read(&keys, row, layers)?;
-    let (rope, sliding_rope) = rope_config::read(&keys, row, head_dim, max_positions)?;
+    let rotated_of = latent.map_or(head_dim, |latent| latent.rotated);
+    let (rope, sliding_rope) = rope_config::read(&keys, row, rotated_of, max_positions)?;
+    let key_dim = latent.map_or(head_dim, |latent| latent.key());
+    let multipliers = multipliers::read(&keys, row.multipliers, (hidden_size, key_dim))?;
+    let scores = multipliers.scores * if latent.is_some() { rope_config::score_factor(&keys)? } else { 1.0 };
     Ok(ModelSpec {
         model_type: keys.text("model_type")?.unwrap_or(row.model_type).to_owned(),
         layers,
+        layers_beyond: keys.count("num_nextn_predict_layers")?.unwrap_or(0),
         hidden_size,
         mlp_size,
         heads,
@@ -105,17 +121,32 @@ fn read(config: &Map<String, Value>) -> Result<ModelSpec> {
         mlp_bias: bias(row.mlp_bias)?,
         norm: row.norm,
         norm_places: row.norm_places,
-        parallel: row.parallel,
-        qk_norm: row.qk_norm,
+        parallel: match row.parallel {
+            Parallel::Never => false,
+            Parallel::OneNorm => true,
+            Parallel::NormEach(default) => keys.flag("use_parallel_residual")?.unwrap_or(default),
+        },
+        norm_each: matches!(row.parallel, Parallel::NormEach(_)),
+        qk_norm: match row.qk_norm_switch {
+            Some(key) if !keys.flag(key)?.unwrap_or(false) => QkNorm::None,
+            _ => row.qk_norm,
+        },
+        latent,
+        sinks: row.sinks,
         fused_qkv: row.fused_qkv,
+        qkv_by_head: row.qkv_by_head,
         fused_gate_up: row.fused_gate_up,
         gated: row.gated,
         experts,
         sparse,
+        xielu: refused::is_xielu(&keys, row)?,
         activation: refused::activation(&keys, row)?,
-        multipliers: multipliers::read(&keys, row.multipliers, (hidden_size, head_dim))?,
+        multipliers: Multipliers { scores, ..multipliers },
         head_bias: row.head_bias,
         renamed: row.renamed,
+        layer_prefix: row.layer_prefix,
+        embedding: row.embedding,
+        head: row.head,
         final_norm: row.final_norm,
         tied: keys.flag("tie_word_embeddings")?.unwrap_or(row.tied),
     })
@@ -126,6 +157,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::arch::Activation;
 
     /// A small config of `model_type` with the keys of `patch` laid over it; a string `"absent"` removes one.
     fn spec(model_type: &str, patch: &Value) -> Result<ModelSpec> {
@@ -162,6 +194,27 @@ mod tests {
         assert_eq!(smol.rotated, [true, true, true, false]);
         let longer = json!({"no_rope_layers": [0, 1, 1, 0, 0]});
         assert_eq!(spec("smollm3", &longer).unwrap().rotated, [false, true, true, false]);
+    }
+
+    #[test]
+    fn gpt_neox_has_keys_of_its_own() {
+        let of = |patch: Value| {
+            let mut base = json!({"num_key_value_heads": "absent"});
+            base.as_object_mut().unwrap().extend(patch.as_object().unwrap().clone());
+            spec("gpt_neox", &base)
+        };
+        let plain = of(json!({"rope_theta": 5.0, "partial_rotary_factor": 1.0})).unwrap();
+        assert!(plain.parallel && plain.norm_each && plain.qkv_bias && plain.qkv_by_head);
+        assert_eq!((plain.rope.theta, plain.rope.rotary_dim, plain.activation), (10_000.0, 2, Activation::Gelu));
+        let own = of(json!({"rotary_pct": 0.5, "rotary_emb_base": 77, "use_parallel_residual": false})).unwrap();
+        assert_eq!((own.rope.theta, own.rope.rotary_dim, own.parallel), (77.0, 4, false));
+        let new = json!({"rope_parameters": {"rope_theta": 55.0, "partial_rotary_factor": 1.0}, "rotary_pct": 0.5});
+        let new = of(new).unwrap();
+        assert_eq!((new.rope.theta, new.rope.rotary_dim), (55.0, 8));
+        assert!(of(json!({"rotary_pct": 1.5})).unwrap_err().to_string().contains("rotary_pct is 1.5"));
+        let names: Vec<String> = plain.linear_modules(1).into_iter().map(|(_, name)| name).collect();
+        let modules = ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"];
+        assert_eq!(names, modules.map(|module| format!("gpt_neox.layers.1.{module}")));
     }
 
     #[test]
@@ -261,6 +314,8 @@ mod tests {
             ("mistral", json!({"layer_types": vec!["full_attention"; 4]}), "layer_types"),
             ("llama", json!({"rope_scaling": {"type": "mrope"}}), "rope_scaling.rope_type is \"mrope\""),
             ("phi3", json!({"rope_scaling": linear}), "rope_scaling.rope_type is \"linear\""),
+            ("gpt_neox", json!({}), "4 query heads of 8 and 2 of keys"),
+            ("gpt_neox", json!({"num_key_value_heads": 4, "head_dim": 16}), "together they are as wide"),
             ("qwen2", json!({"rope_parameters": {"full_attention": linear, "sliding_attention": {}}}), "differ"),
         ] {
             let error = spec(model_type, &patch).expect_err(expected);

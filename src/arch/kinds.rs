@@ -48,6 +48,17 @@ pub enum NormPlaces {
     Both,
 }
 
+/// Whether attention and MLP both see the stream that enters the block, and their updates are added together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parallel {
+    /// The MLP sees what attention has given.
+    Never,
+    /// Always, through one norm (Cohere, Phi).
+    OneNorm,
+    /// Where `use_parallel_residual` (this, when absent) says so, through a norm each (GPT-NeoX).
+    NormEach(bool),
+}
+
 /// Norms of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {

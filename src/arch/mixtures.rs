@@ -1,9 +1,10 @@
 //! The rows of mixtures of experts.
 
-use super::Role;
-use super::experts::{ExpertRule, ExpertsAt, MIXTRAL_EXPERTS, RouterScores};
+use super::experts::{ExpertRule, ExpertsAt, GroupRule, MIXTRAL_EXPERTS, RouterScores, Stacked};
 use super::kinds::{MultiplierRule, QkNorm};
 use super::table::{Architecture, Bias, LLAMA, WindowRule};
+use super::{Role, RopeScaling};
+use crate::ops::ClampedSwiglu;
 
 /// What Mixtral calls its experts.
 const BLOCK_SPARSE: &[(Role, &str)] = &[
@@ -42,7 +43,7 @@ pub(super) const QWEN2_MOE: Architecture = Architecture {
         chosen: 4,
         size: ("moe_intermediate_size", Some(1408)),
         normed: (Some("norm_topk_prob"), false),
-        shared: Some(("shared_expert_intermediate_size", false)),
+        shared: Some(("shared_expert_intermediate_size", None)),
         shared_weight: true,
         at: ExpertsAt::Steps,
         ..MIXTRAL_EXPERTS
@@ -90,6 +91,13 @@ pub(super) const OLMOE: Architecture = Architecture {
     ..LLAMA
 };
 
+/// What dots.llm1, GLM-4.5 and DeepSeek call the expert that all tokens go through.
+pub(super) const SHARED_EXPERTS: &[(Role, &str)] = &[
+    (Role::SharedGate, "mlp.shared_experts.gate_proj"),
+    (Role::SharedUp, "mlp.shared_experts.up_proj"),
+    (Role::SharedDown, "mlp.shared_experts.down_proj"),
+];
+
 pub(super) const DOTS1: Architecture = Architecture {
     model_type: "dots1",
     about: "dots.llm1: Qwen3-MoE with sigmoid scores, a bias on the choice, and experts that all tokens go through",
@@ -102,19 +110,81 @@ pub(super) const DOTS1: Architecture = Architecture {
         size: ("moe_intermediate_size", Some(1408)),
         scores: RouterScores::Sigmoid,
         normed: (Some("norm_topk_prob"), false),
-        scaled: true,
+        scaled: Some(1.0),
         biased: true,
-        shared: Some(("n_shared_experts", true)),
+        groups: Some(GroupRule::TWO_BEST),
+        shared: Some(("n_shared_experts", Some(0))),
         at: ExpertsAt::From(0),
         ..MIXTRAL_EXPERTS
     }),
+    renamed: SHARED_EXPERTS,
+    kv_heads: Some(32),
+    windows: WindowRule::From { window: 4096, from: 62 },
+    ..LLAMA
+};
+
+pub(super) const GLM4_MOE: Architecture = Architecture {
+    model_type: "glm4_moe",
+    about: "GLM-4.5 to 4.7: routing as dots.llm1, dense layers below, partly rotated heads, normed where switched on",
+    class: "Glm4MoeForCausalLM",
+    o_bias: Bias::Never,
+    mlp_bias: Bias::Never,
+    qk_norm: QkNorm::Heads,
+    qk_norm_switch: Some("use_qk_norm"),
+    ignored: &["use_qk_norm"],
+    experts: Some(ExpertRule {
+        count: (&["n_routed_experts", "num_local_experts"], 128),
+        chosen: 8,
+        size: ("moe_intermediate_size", Some(1408)),
+        scores: RouterScores::Sigmoid,
+        normed: (Some("norm_topk_prob"), true),
+        scaled: Some(1.0),
+        biased: true,
+        groups: Some(GroupRule::TWO_BEST),
+        shared: Some(("n_shared_experts", Some(1))),
+        at: ExpertsAt::From(1),
+        ..MIXTRAL_EXPERTS
+    }),
+    renamed: SHARED_EXPERTS,
+    kv_heads: Some(8),
+    partial_rotary: Some(0.5),
+    norm_eps: ("rms_norm_eps", 1e-5),
+    max_positions: 131_072,
+    ..LLAMA
+};
+
+pub(super) const ERNIE4_5_MOE: Architecture = Architecture {
+    model_type: "ernie4_5_moe",
+    about: "ERNIE 4.5 (mixtures): ERNIE 4.5 with a bias on the choice of experts, and some that all tokens go through",
+    class: "Ernie4_5_MoeForCausalLM",
+    // with biases the head has one as well: refused
+    qkv_bias: Bias::Never,
+    o_bias: Bias::Never,
+    mlp_bias: Bias::Never,
+    experts: Some(ExpertRule {
+        count: (&["moe_num_experts", "num_experts"], 64),
+        chosen: 6,
+        chosen_key: Some("moe_k"),
+        size: ("moe_intermediate_size", Some(1536)),
+        least: Some(1e-12),
+        biased: true,
+        bias_row: true,
+        shared: Some(("moe_num_shared_experts", Some(2))),
+        at: ExpertsAt::Range,
+        ..MIXTRAL_EXPERTS
+    }),
     renamed: &[
+        (Role::RouterBias, "mlp.moe_statics"),
         (Role::SharedGate, "mlp.shared_experts.gate_proj"),
         (Role::SharedUp, "mlp.shared_experts.up_proj"),
         (Role::SharedDown, "mlp.shared_experts.down_proj"),
     ],
-    kv_heads: Some(32),
-    windows: WindowRule::From { window: 4096, from: 62 },
+    kv_heads: Some(4),
+    interleaved: true,
+    rope_theta: 500_000.0,
+    norm_eps: ("rms_norm_eps", 1e-5),
+    max_positions: 131_072,
+    tied: true,
     ..LLAMA
 };
 
@@ -124,7 +194,7 @@ pub(super) const GRANITE_MOE: Architecture = Architecture {
     class: "GraniteMoeForCausalLM",
     mlp_bias: Bias::Never,
     multipliers: MultiplierRule::Granite,
-    experts: Some(ExpertRule { stacked: true, ..MIXTRAL_EXPERTS }),
+    experts: Some(ExpertRule { stacked: Some(Stacked::Rows), ..MIXTRAL_EXPERTS }),
     renamed: &[
         (Role::Router, "block_sparse_moe.router.layer"),
         (Role::ExpertsGateUp, "block_sparse_moe.input_linear"),
@@ -132,5 +202,49 @@ pub(super) const GRANITE_MOE: Architecture = Architecture {
         (Role::ExpertGateUp(0), "block_sparse_moe.input_linear"),
         (Role::ExpertDown(0), "block_sparse_moe.output_linear"),
     ],
+    ..LLAMA
+};
+
+/// How gpt-oss stretches its rotations where the config does not say it.
+const GPT_OSS_SCALING: &RopeScaling = &RopeScaling::Yarn {
+    factor: 32.0,
+    beta_fast: 32.0,
+    beta_slow: 1.0,
+    // 0.1 · ln(32) + 1
+    attention_factor: 1.346_573_590_279_972_7,
+    original_max_positions: 4096,
+    truncate: false,
+};
+
+pub(super) const GPT_OSS: Architecture = Architecture {
+    model_type: "gpt_oss",
+    about: "gpt-oss: experts that clamp, with biases, windows on every other layer, a sink in each head's softmax",
+    class: "GptOssForCausalLM",
+    qkv_bias: Bias::Key(&["attention_bias"], true),
+    o_bias: Bias::Key(&["attention_bias"], true),
+    mlp_bias: Bias::Never,
+    sinks: true,
+    experts: Some(ExpertRule {
+        count: (&["num_local_experts", "num_experts"], 128),
+        chosen: 4,
+        router_bias: true,
+        clamped: Some(ClampedSwiglu { alpha: 1.702, limit: 7.0 }),
+        stacked: Some(Stacked::Columns),
+        ..MIXTRAL_EXPERTS
+    }),
+    renamed: &[
+        (Role::Router, "mlp.router"),
+        (Role::ExpertsGateUp, "mlp.experts.gate_up_proj"),
+        (Role::ExpertsDown, "mlp.experts.down_proj"),
+        (Role::ExpertGateUp(0), "mlp.experts.gate_up_proj"),
+        (Role::ExpertDown(0), "mlp.experts.down_proj"),
+    ],
+    head_dim: Some(64),
+    kv_heads: Some(8),
+    windows: WindowRule::Periodic { window: 128, period: 2, reads_period: false },
+    rope_scaling: Some(GPT_OSS_SCALING),
+    rope_theta: 150_000.0,
+    norm_eps: ("rms_norm_eps", 1e-5),
+    max_positions: 131_072,
     ..LLAMA
 };

@@ -1,8 +1,9 @@
 //! What a family member is, as data: one table row per `model_type`, read with a config into one [`ModelSpec`].
 //!
-//! `rows` holds the rows, `mixtures` those of mixtures of experts; `table`, `kinds` and `experts` say what a row can
-//! say, `config` reads a `config.json` with the help of a row, `names` says what the tensors are called, `sublayers`
-//! what a block is made of, `check` compares them with a checkpoint, `rope` computes the rotations.
+//! `rows` holds the rows, `mixtures` those of mixtures of experts, `apertus` and `deepseek` two families'; `table`,
+//! `kinds` and `experts` say what a row can say, `latent` is DeepSeek's attention, `config` reads a `config.json` with
+//! the help of a row, `names` says what the tensors are called, `sublayers` what a block is made of, `check` compares
+//! them with a checkpoint, `rope` computes the rotations.
 //!
 //! # Add an architecture
 //! A family is a row of [`ARCHITECTURES`] in `rows.rs` and nothing else: `model_type`, `class`, and what differs from
@@ -27,11 +28,14 @@
 //! ```
 
 mod alike;
+mod apertus;
 mod check;
 mod config;
+mod deepseek;
 mod experts;
 mod keys;
 mod kinds;
+mod latent;
 mod left_out;
 mod mixtures;
 mod multipliers;
@@ -47,13 +51,16 @@ mod sublayers;
 mod table;
 mod windows;
 
-pub use experts::{ExpertRule, Experts, ExpertsAt, RouterScores};
-pub use kinds::{Activation, MultiplierRule, Multipliers, NormKind, NormPlaces, QkNorm, RotationRule, SlidingRope};
+pub use experts::{ExpertRule, Experts, ExpertsAt, GroupRule, GroupScores, Groups, RouterScores, Stacked};
+pub use kinds::{
+    Activation, MultiplierRule, Multipliers, NormKind, NormPlaces, Parallel, QkNorm, RotationRule, SlidingRope,
+};
+pub use latent::{Latent, LatentRule};
 pub use left_out::nas_mlp_size;
 
 pub(crate) use left_out::{NAS, NAS_CLASS};
-pub(crate) use names::EMBEDDING;
-pub use names::{HEAD, LayerTensor};
+pub use names::LayerTensor;
+pub(crate) use names::is_of_module;
 pub use role::Role;
 pub use rows::ARCHITECTURES;
 pub(crate) use seam_maps::{SEAM_MAPS, seam_map_type};

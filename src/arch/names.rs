@@ -3,17 +3,13 @@
 use std::borrow::Cow;
 
 use super::kinds::QkNorm;
-use super::{ModelSpec, Role};
+use super::{ModelSpec, Role, Stacked};
 use crate::checkpoint::Index;
 
-/// The embedding, `[v, d]`.
-pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The vocabulary head, `[v, d]`.
-pub const HEAD: &str = "lm_head.weight";
 /// The bias of the vocabulary head, `[v]`.
 const HEAD_BIAS: &str = "lm_head.bias";
-/// What the names of layer tensors start with; the layer's number follows.
-pub(super) const LAYERS: &str = "model.layers.";
+/// What the bias of a tensor that is no module has behind the tensor's own name.
+const STACKED_BIAS: &str = "_bias";
 
 /// One tensor of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +20,20 @@ pub struct LayerTensor {
     pub name: String,
     /// Shape, outermost first.
     pub shape: Vec<usize>,
-    /// Name of the bias that goes with this weight, `[shape[0]]`.
+    /// Name of the bias that goes with this weight, of [`LayerTensor::bias_shape`].
     pub bias: Option<String>,
+}
+
+impl LayerTensor {
+    /// The shape of the bias: a number for each output, of each expert where the tensor holds all of them.
+    #[must_use]
+    pub fn bias_shape(&self) -> Vec<usize> {
+        match self.shape[..] {
+            // biases are there where the outputs are columns
+            [experts, _, outputs] => vec![experts, outputs],
+            _ => self.shape[..1].to_vec(),
+        }
+    }
 }
 
 impl Role {
@@ -41,6 +49,13 @@ impl Role {
             Self::O => "self_attn.o_proj",
             Self::QNorm => "self_attn.q_norm",
             Self::KNorm => "self_attn.k_norm",
+            Self::Sinks => "self_attn.sinks",
+            Self::QDown => "self_attn.q_a_proj",
+            Self::QDownNorm => "self_attn.q_a_layernorm",
+            Self::QUp => "self_attn.q_b_proj",
+            Self::KvDown => "self_attn.kv_a_proj_with_mqa",
+            Self::KvDownNorm => "self_attn.kv_a_layernorm",
+            Self::KvUp => "self_attn.kv_b_proj",
             Self::Gate => "mlp.gate_proj",
             Self::Up => "mlp.up_proj",
             Self::GateUp => "mlp.gate_up_proj",
@@ -58,14 +73,30 @@ impl Role {
             Self::SharedUp => "mlp.shared_expert.up_proj",
             Self::SharedDown => "mlp.shared_expert.down_proj",
             Self::SharedWeight => "mlp.shared_expert_gate",
+            Self::ActivationPositive | Self::ActivationNegative | Self::ActivationBeta | Self::ActivationEps => {
+                "mlp.act_fn"
+            }
             Self::SeamMap => "seam_map",
         }
     }
 
     /// What its tensor is called within its module.
     fn tensor(self) -> &'static str {
-        if self == Self::RouterBias { "e_score_correction_bias" } else { "weight" }
+        match self {
+            Self::RouterBias => "e_score_correction_bias",
+            Self::ActivationPositive => "alpha_p",
+            Self::ActivationNegative => "alpha_n",
+            Self::ActivationBeta => "beta",
+            Self::ActivationEps => "eps",
+            _ => "weight",
+        }
     }
+}
+
+/// Whether `name`, within a layer, is a tensor of `module`, or of a module in that.
+pub(crate) fn is_of_module(name: &str, module: &str) -> bool {
+    let rest = name.strip_prefix(module);
+    rest.is_some_and(|rest| rest.is_empty() || rest == STACKED_BIAS || rest.starts_with('.'))
 }
 
 impl ModelSpec {
@@ -85,26 +116,44 @@ impl ModelSpec {
     pub fn layer_tensor(&self, l: usize, role: Role) -> LayerTensor {
         let (d, f, q, kv) =
             (self.hidden_size, self.mlp_size, self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let latent = self.latent.and_then(|latent| latent.shape(role, (d, self.heads)));
         let (shape, bias) = match role {
+            Role::QDown | Role::KvDown => (latent.unwrap_or_default(), self.qkv_bias),
+            Role::QDownNorm | Role::QUp | Role::KvDownNorm | Role::KvUp => (latent.unwrap_or_default(), false),
             Role::InputNorm | Role::PostNorm | Role::AttentionPostNorm | Role::MlpPostNorm => {
                 (vec![d], self.norm.has_bias())
             }
             Role::QNorm if self.qk_norm == QkNorm::Together => (vec![q], self.norm.has_bias()),
             Role::KNorm if self.qk_norm == QkNorm::Together => (vec![kv], self.norm.has_bias()),
             Role::QNorm | Role::KNorm => (vec![self.head_dim], self.norm.has_bias()),
-            Role::Q => (vec![q, d], self.qkv_bias),
+            Role::Q => latent.map_or((vec![q, d], self.qkv_bias), |shape| (shape, false)),
             Role::K | Role::V => (vec![kv, d], self.qkv_bias),
             Role::Qkv => (vec![q + 2 * kv, d], self.qkv_bias),
-            Role::O => (vec![d, q], self.o_bias),
+            Role::O => (latent.unwrap_or_else(|| vec![d, q]), self.o_bias),
             Role::Gate | Role::Up => (vec![f, d], self.mlp_bias),
             Role::GateUp => (vec![2 * f, d], self.mlp_bias),
             Role::Down => (vec![d, f], self.mlp_bias),
+            Role::ActivationPositive | Role::ActivationNegative => (vec![1], false),
+            Role::ActivationBeta | Role::ActivationEps => (vec![], false),
             Role::SeamMap => (vec![d, d], false),
-            of_experts => (self.experts.map_or_else(Vec::new, |experts| experts.shape(of_experts, d)), false),
+            Role::Sinks => (vec![self.heads], false),
+            of_experts => match &self.experts {
+                Some(experts) => (experts.shape(of_experts, d), experts.has_bias(of_experts, self.mlp_bias)),
+                None => (Vec::new(), false),
+            },
         };
-        let module = format!("{LAYERS}{l}.{}", self.module(role));
-        let name = format!("{module}.{}", role.tensor());
-        LayerTensor { role, name, shape, bias: bias.then(|| format!("{module}.bias")) }
+        let module = format!("{}{l}.{}", self.layer_prefix, self.module(role));
+        let (name, bias_name) = match self.is_bare(role) {
+            true => (module.clone(), format!("{module}{STACKED_BIAS}")),
+            false => (format!("{module}.{}", role.tensor()), format!("{module}.bias")),
+        };
+        LayerTensor { role, name, shape, bias: bias.then_some(bias_name) }
+    }
+
+    /// Whether its tensor is a parameter of a larger module, and has no name within one of its own.
+    fn is_bare(&self, role: Role) -> bool {
+        let columns = self.experts.is_some_and(|experts| experts.stacked == Some(Stacked::Columns));
+        role == Role::Sinks || role.is_stacked() && columns
     }
 
     /// Every tensor of layer `l`: the weights, each followed by its bias, an entry of its own, where it has one.
@@ -114,7 +163,7 @@ impl ModelSpec {
         for role in self.roles(l) {
             let weight = self.layer_tensor(l, role);
             let bias =
-                weight.bias.clone().map(|name| LayerTensor { role, name, shape: vec![weight.shape[0]], bias: None });
+                weight.bias.clone().map(|name| LayerTensor { role, name, shape: weight.bias_shape(), bias: None });
             tensors.push(weight);
             tensors.extend(bias);
         }
@@ -125,7 +174,21 @@ impl ModelSpec {
     #[must_use]
     pub(crate) fn linear_modules(&self, l: usize) -> Vec<(Role, String)> {
         let linear = self.roles(l).into_iter().filter(|role| role.is_linear());
-        linear.map(|role| (role, format!("{LAYERS}{l}.{}", self.module(role)))).collect()
+        linear.map(|role| (role, format!("{}{l}.{}", self.layer_prefix, self.module(role)))).collect()
+    }
+
+    /// The parameters of layer `l` that hold the matrices of all experts, as transformers names them (`gate_up_proj`
+    /// and `down_proj` of a module `experts`, whatever files call them): `model.layers.3.mlp.experts.down_proj`.
+    #[must_use]
+    pub(crate) fn stacked_parameters(&self, l: usize) -> Vec<(Role, String)> {
+        let stacked = self.roles(l).into_iter().filter(|role| role.is_stacked());
+        let named = stacked.map(|role| {
+            let module = self.module(role);
+            let within = module.split('.').next().unwrap_or_default();
+            let name = if role == Role::ExpertsDown { "down_proj" } else { "gate_up_proj" };
+            (role, format!("{}{l}.{within}.experts.{name}", self.layer_prefix))
+        });
+        named.collect()
     }
 
     /// The norm before the head, `[d]`.
@@ -157,14 +220,14 @@ impl ModelSpec {
     /// The embedding, `[v, d]`. A tied model may have kept only its head: then that.
     #[must_use]
     pub(crate) fn embedding_tensor(&self, index: &Index) -> &'static str {
-        if self.tied && !index.tensors.contains_key(EMBEDDING) { HEAD } else { EMBEDDING }
+        if self.tied && !index.tensors.contains_key(self.embedding) { self.head } else { self.embedding }
     }
 
     /// The head, `[v, d]`: `lm_head.weight`, or the embedding of a tied model that has no head of its own. A model
     /// that calls itself tied and holds both is taken at its tensors, as transformers 5 does.
     #[must_use]
     pub(crate) fn head_tensor(&self, index: &Index) -> &'static str {
-        if self.tied && !index.tensors.contains_key(HEAD) { EMBEDDING } else { HEAD }
+        if self.tied && !index.tensors.contains_key(self.head) { self.embedding } else { self.head }
     }
 }
 

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::keys::{Keys, brief};
 use super::kinds::Activation;
-use super::table::Architecture;
+use super::latent::LatentRule;
+use super::table::{Architecture, Bias};
 use crate::{Error, Result};
 
 /// Keys that change what a layer computes unless they are absent, null, false, zero or empty.
@@ -31,6 +32,7 @@ const ADDED: &[&str] = &[
     "qk_layernorm",
     "use_qk_norm",
     "rope_interleaved",
+    "use_bias",
     "lm_head_bias",
     "use_bidirectional_attention",
 ];
@@ -44,14 +46,13 @@ const MULTIPLIED: &[&str] = &[
     "scale_emb",
     "scale_depth",
     "dim_model_base",
+    "moe_layer_freq",
     "n_group",
     "topk_group",
 ];
 
 /// Families of other kinds of layers, and why no row says them.
 const FAMILIES: &[(&str, &str)] = &[
-    ("apertus", "the function of its MLP, xIELU, has weights of its own"),
-    ("gpt_neox", "its queries, keys and values lie in one tensor, head by head"),
     ("falcon_h1", "its layers have a state space model beside attention"),
     ("lfm2", "most of its layers are short convolutions"),
     ("lfm2_moe", "most of its layers are short convolutions"),
@@ -74,10 +75,18 @@ pub(super) fn family(model_type: &str) -> Option<Error> {
     )))
 }
 
-/// The activation of the MLP.
+/// What configs call the activation with numbers of its own.
+const XIELU: &str = "xielu";
+
+/// Whether the activation of the MLP is the one with numbers of its own.
+pub(super) fn is_xielu(keys: &Keys<'_>, row: &Architecture) -> Result<bool> {
+    Ok(row.xielu && keys.text(row.activation.0)?.is_none_or(|name| name == XIELU))
+}
+
+/// The activation of the MLP, where it has none.
 pub(super) fn activation(keys: &Keys<'_>, row: &Architecture) -> Result<Activation> {
     let (key, default) = row.activation;
-    let Some(name) = keys.text(key)? else { return Ok(default) };
+    let Some(name) = keys.text(key)?.filter(|name| !row.xielu || *name != XIELU) else { return Ok(default) };
     match Activation::named(name) {
         Some(Activation::Gelu) if row.gelu_is_tanh => Ok(Activation::GeluTanh),
         Some(known) => Ok(known),
@@ -100,6 +109,10 @@ pub(super) fn check(keys: &Keys<'_>, row: &Architecture) -> Result<()> {
     let is_of_experts = |key: &str| row.experts.is_some_and(|rule| rule.keys().any(|own| own == key));
     let is_read =
         |key: &&&str| !row.multipliers.keys().contains(*key) && !row.ignored.contains(*key) && !is_of_experts(key);
+    let biases = [row.qkv_bias, row.o_bias, row.mlp_bias];
+    let of_bias = |key: &str| biases.iter().any(|bias| matches!(bias, Bias::Key(names, _) if names.contains(&key)));
+    let of_latent = |key: &str| row.latent.is_some() && LatentRule::keys().contains(&key);
+    let is_read = |key: &&&str| is_read(key) && !of_latent(key) && !of_bias(key);
     for key in ADDED.iter().filter(is_read) {
         if let Some(value) = keys.get(key).filter(|value| !is_off(value)) {
             return Err(refuse(key, value));
@@ -131,7 +144,7 @@ fn quantized(keys: &Keys<'_>) -> Result<()> {
     let key = quantization.name("").trim_end_matches('.').to_owned();
     Err(Error::request(format!(
         "{key}: the weights are {reason}; start from the full-precision checkpoint, healing quantises it by itself \
-         (prune convert makes numbers of FP8, GPTQ, AWQ and compressed-tensors); if they are not quantised, delete \
+         (prune convert makes numbers of FP8, GPTQ, AWQ, MXFP4 and compressed-tensors); if they are not quantised, delete \
          {key} from config.json"
     )))
 }

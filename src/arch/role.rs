@@ -21,6 +21,21 @@ pub enum Role {
     QNorm,
     /// Norm of each key head, `[e]` (Qwen3), or of all together, `[k·e]` (OLMo 2).
     KNorm,
+    /// From the stream to the vector that queries come from, `[r, d]` (DeepSeek-V2).
+    QDown,
+    /// Norm of that vector, `[r]`.
+    QDownNorm,
+    /// From it to queries, `[h·e, r]`.
+    QUp,
+    /// From the stream to the vector that keys and values come from, and the part of keys that is rotated,
+    /// `[r + e', d]` (DeepSeek-V2).
+    KvDown,
+    /// Norm of that vector, `[r]`.
+    KvDownNorm,
+    /// From it to what else keys have, and values, head by head, `[h·(e - e' + v), r]`.
+    KvUp,
+    /// A score of each query head that no key has: it takes its share of the softmax and has no value, `[h]` (gpt-oss).
+    Sinks,
     /// MLP gate projection, `[f, d]`.
     Gate,
     /// MLP up projection, `[f, d]`.
@@ -45,9 +60,9 @@ pub enum Role {
     ExpertGateUp(u16),
     /// Down projection of an expert, `[d, f]`.
     ExpertDown(u16),
-    /// Gate and up of all experts in one tensor, `[n, 2f, d]` (Granite).
+    /// Gate and up of all experts in one tensor, `[n, 2f, d]` (Granite), or `[n, d, 2f]` (gpt-oss).
     ExpertsGateUp,
-    /// Down projections of all experts in one tensor, `[n, d, f]` (Granite).
+    /// Down projections of all experts in one tensor, `[n, d, f]` (Granite), or `[n, f, d]` (gpt-oss).
     ExpertsDown,
     /// Gate projection of the expert that all tokens go through, `[f, d]` (Qwen2-MoE).
     SharedGate,
@@ -57,6 +72,14 @@ pub enum Role {
     SharedDown,
     /// Whose sigmoid its output is multiplied with, `[1, d]` (Qwen2-MoE).
     SharedWeight,
+    /// What xIELU makes the weight of squares from, `[1]` (Apertus).
+    ActivationPositive,
+    /// What it makes the weight of its exponential from, `[1]`.
+    ActivationNegative,
+    /// Its slope at zero, a number.
+    ActivationBeta,
+    /// Where its exponential ends, a number.
+    ActivationEps,
     /// Linear map behind the layer, which `prune cut --repair` puts there, `[d, d]` or in two factors.
     SeamMap,
 }
@@ -96,6 +119,17 @@ impl Role {
             Self::SharedUp => (24, None),
             Self::SharedDown => (25, None),
             Self::SharedWeight => (26, None),
+            Self::Sinks => (27, None),
+            Self::ActivationPositive => (28, None),
+            Self::ActivationNegative => (29, None),
+            Self::ActivationBeta => (30, None),
+            Self::ActivationEps => (31, None),
+            Self::QDown => (32, None),
+            Self::QDownNorm => (33, None),
+            Self::QUp => (34, None),
+            Self::KvDown => (35, None),
+            Self::KvDownNorm => (36, None),
+            Self::KvUp => (37, None),
             Self::SeamMap => (64, None),
         }
     }
@@ -122,7 +156,10 @@ impl Role {
     /// Whether it is a matrix of attention.
     #[must_use]
     pub fn is_of_attention(self) -> bool {
-        matches!(self, Self::Q | Self::K | Self::V | Self::Qkv | Self::O)
+        matches!(
+            self,
+            Self::Q | Self::K | Self::V | Self::Qkv | Self::O | Self::QDown | Self::QUp | Self::KvDown | Self::KvUp
+        )
     }
 
     /// Whether it is a matrix of the MLP, or of an expert.
@@ -150,9 +187,9 @@ impl Role {
         matches!(self, Self::ExpertsGateUp | Self::ExpertsDown)
     }
 
-    /// Whether it decides which experts a token goes through.
+    /// Whether it is never trained: it decides which experts a token goes through, or is a constant of the activation.
     #[must_use]
-    pub fn is_of_router(self) -> bool {
-        matches!(self, Self::Router | Self::RouterBias)
+    pub fn is_frozen(self) -> bool {
+        matches!(self, Self::Router | Self::RouterBias | Self::ActivationBeta | Self::ActivationEps)
     }
 }

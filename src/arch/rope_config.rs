@@ -20,8 +20,11 @@ pub(super) fn read(
     let base = |object: &Keys<'_>, key: &str| object.number(key, "a number above 1", |theta| theta > 1.0);
     let of = |stretch: Keys<'_>, theta| one(keys, &stretch, row, (theta, head_dim, max_positions));
     let Some(sliding) = row.sliding_rope else {
-        let stretch = parameters(keys)?.unwrap_or(empty);
-        let theta = base(&stretch, "rope_theta")?.or(base(keys, "rope_theta")?);
+        let given = parameters(keys)?;
+        // a stretch of the family's own comes with its base
+        let beside = if given.is_none() && row.rope_scaling.is_some() { None } else { base(keys, row.rope_keys.0)? };
+        let stretch = given.unwrap_or(empty);
+        let theta = base(&stretch, "rope_theta")?.or(beside);
         return Ok((of(stretch, theta.unwrap_or(row.rope_theta))?, None));
     };
     // by layer type; a stretch in the old spelling is that of layers without a window
@@ -47,10 +50,8 @@ fn one(
     row: &Architecture,
     (theta, head_dim, max_positions): (f64, usize, usize),
 ) -> Result<Rope> {
-    let part = |keys: &Keys<'_>| {
-        keys.number("partial_rotary_factor", "a number above 0, at most 1", |part| part > 0.0 && part <= 1.0)
-    };
-    let part = part(stretch)?.or(part(keys)?);
+    let part = |keys: &Keys<'_>, key| keys.number(key, "a number above 0, at most 1", |part| part > 0.0 && part <= 1.0);
+    let part = part(stretch, "partial_rotary_factor")?.or(part(keys, row.rope_keys.1)?);
     let rotary_dim = match (part, row.partial_rotary) {
         (part, Some(default)) => (head_dim as f64 * part.unwrap_or(default)) as usize,
         (None | Some(1.0), None) => head_dim,
@@ -76,6 +77,7 @@ fn one(
     let theta = alpha.filter(|_| rotary_dim > 2).map_or(theta, ntk);
     let scaling = match (kind, row.phi_positions) {
         ("dynamic", None) if alpha.is_some() => RopeScaling::None,
+        ("default", _) if stretch.map().is_empty() => row.rope_scaling.cloned().unwrap_or(RopeScaling::None),
         ("default", _) => RopeScaling::None,
         ("longrope" | "su" | "yarn", Some(_)) | ("longrope", None) => {
             longrope(stretch, trained(keys, stretch, row, max_positions)?, rotary_dim, max_positions)?
@@ -96,7 +98,11 @@ fn one(
             )));
         }
     };
-    let rope = Rope { theta, rotary_dim, interleaved: row.interleaved, scaling, max_positions };
+    let interleaved = match row.latent.and_then(|rule| rule.interleave) {
+        Some(key) => keys.flag(key)?.unwrap_or(row.interleaved),
+        None => row.interleaved,
+    };
+    let rope = Rope { theta, rotary_dim, interleaved, scaling, max_positions };
     let usable = |longest| {
         let (frequencies, factor) = rope.inverse_frequencies(longest);
         frequencies.into_iter().all(f32::is_finite) && (factor as f32).is_normal() && factor > 0.0
@@ -108,6 +114,23 @@ fn one(
         )));
     }
     Ok(rope)
+}
+
+/// What scores of latent attention are multiplied with besides where rotations are stretched (`yarn_apply_mscale` of
+/// transformers' DeepSeek).
+pub(super) fn score_factor(keys: &Keys<'_>) -> Result<f64> {
+    let Some(stretch) = parameters(keys)? else { return Ok(1.0) };
+    let kind = stretch.text("rope_type")?.or(stretch.text("type")?).unwrap_or("default");
+    let all = stretch.number("mscale_all_dim", "a number", |_| true)?.filter(|all| *all != 0.0);
+    match all {
+        Some(all) if kind != "default" => Ok(mscale(factor(&stretch)?, all).powi(2)),
+        _ => Ok(1.0),
+    }
+}
+
+/// YaRN's factor on cosine and sine for a stretch by `factor`.
+fn mscale(factor: f64, by: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 }
 }
 
 /// An object that says something.
@@ -162,11 +185,10 @@ fn yarn(stretch: &Keys<'_>, original_max_positions: usize, max_positions: usize)
     let factor = stretch.positive("factor")?.unwrap_or(max_positions as f64 / original_max_positions as f64);
     // zero counts as absent for these
     let optional = |key| Ok::<_, Error>(stretch.number(key, "a number", |_| true)?.filter(|number| *number != 0.0));
-    let scale = |by: f64| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
     let attention_factor = match (attention_factor(stretch)?, optional("mscale")?, optional("mscale_all_dim")?) {
         (Some(given), ..) => given,
-        (None, Some(mscale), Some(all)) => scale(mscale) / scale(all),
-        _ => scale(1.0),
+        (None, Some(one), Some(all)) => mscale(factor, one) / mscale(factor, all),
+        _ => mscale(factor, 1.0),
     };
     let rotations = |key, default| {
         Ok::<_, Error>(

@@ -1,8 +1,10 @@
 //! The rows, one a family.
 
 use super::Role;
-use super::kinds::{Activation, MultiplierRule, NormKind, NormPlaces, QkNorm, RotationRule, SlidingRope};
-use super::mixtures::{DOTS1, GRANITE_MOE, MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE};
+use super::apertus::APERTUS;
+use super::deepseek::{DEEPSEEK_V2, DEEPSEEK_V3};
+use super::kinds::{Activation, MultiplierRule, NormKind, NormPlaces, Parallel, QkNorm, RotationRule, SlidingRope};
+use super::mixtures::{DOTS1, ERNIE4_5_MOE, GLM4_MOE, GPT_OSS, GRANITE_MOE, MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE};
 use super::table::{Architecture, Bias, LLAMA, WindowRule};
 
 /// What the Gemmas share.
@@ -41,7 +43,7 @@ const GLM: Architecture = Architecture {
 const COHERE: Architecture = Architecture {
     mlp_bias: Bias::Never,
     norm: NormKind::LayerNormNoBias,
-    parallel: true,
+    parallel: Parallel::OneNorm,
     multipliers: MultiplierRule::Cohere(0.0625),
     interleaved: true,
     norm_eps: ("layer_norm_eps", 1e-5),
@@ -315,7 +317,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
         o_bias: Bias::Always,
         mlp_bias: Bias::Always,
         norm: NormKind::LayerNorm,
-        parallel: true,
+        parallel: Parallel::OneNorm,
         gated: false,
         activation: ("hidden_act", Activation::GeluTanh),
         head_bias: true,
@@ -343,10 +345,45 @@ pub const ARCHITECTURES: &[Architecture] = &[
         tied: true,
         ..LLAMA
     },
+    Architecture {
+        model_type: "gpt_neox",
+        about: "GPT-NeoX, Pythia: layer norms, biases, attention and MLP side by side or in turn, partly rotated heads",
+        class: "GPTNeoXForCausalLM",
+        qkv_bias: Bias::Key(&["attention_bias"], true),
+        o_bias: Bias::Key(&["attention_bias"], true),
+        mlp_bias: Bias::Always,
+        norm: NormKind::LayerNorm,
+        parallel: Parallel::NormEach(true),
+        fused_qkv: true,
+        qkv_by_head: true,
+        gated: false,
+        activation: ("hidden_act", Activation::Gelu),
+        renamed: &[
+            (Role::Qkv, "attention.query_key_value"),
+            (Role::O, "attention.dense"),
+            (Role::Up, "mlp.dense_h_to_4h"),
+            (Role::Down, "mlp.dense_4h_to_h"),
+        ],
+        layer_prefix: "gpt_neox.layers.",
+        embedding: "gpt_neox.embed_in.weight",
+        head: "embed_out.weight",
+        final_norm: "gpt_neox.final_layer_norm",
+        ignored: &["use_parallel_residual"],
+        partial_rotary: Some(0.25),
+        rope_keys: ("rotary_emb_base", "rotary_pct"),
+        norm_eps: ("layer_norm_eps", 1e-5),
+        ..LLAMA
+    },
+    APERTUS,
     MIXTRAL,
     QWEN2_MOE,
     QWEN3_MOE,
     OLMOE,
     DOTS1,
+    GLM4_MOE,
+    DEEPSEEK_V2,
+    DEEPSEEK_V3,
+    ERNIE4_5_MOE,
     GRANITE_MOE,
+    GPT_OSS,
 ];

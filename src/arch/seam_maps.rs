@@ -8,7 +8,6 @@
 use serde_json::Value;
 
 use super::keys::Keys;
-use super::names::LAYERS;
 use super::{LayerTensor, ModelSpec, Role, SeamMap};
 use crate::{Error, Result};
 
@@ -67,7 +66,7 @@ impl ModelSpec {
         let d = self.hidden_size;
         let tensor = |part: &str, shape: [usize; 2]| LayerTensor {
             role: Role::SeamMap,
-            name: format!("{LAYERS}{l}.{}{part}.weight", self.module(Role::SeamMap)),
+            name: format!("{}{l}.{}{part}.weight", self.layer_prefix, self.module(Role::SeamMap)),
             shape: shape.to_vec(),
             bias: None,
         };

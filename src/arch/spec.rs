@@ -3,6 +3,7 @@
 use super::Role;
 use super::experts::Experts;
 use super::kinds::{Activation, Multipliers, NormKind, NormPlaces, QkNorm};
+use super::latent::Latent;
 use crate::plan::SubLayers;
 
 /// How the base frequencies are stretched for long contexts.
@@ -90,6 +91,9 @@ pub struct ModelSpec {
     pub model_type: String,
     /// Decoder blocks, `l`.
     pub layers: usize,
+    /// Layers numbered on behind them that predict tokens beyond the next; nothing here reads them, and a checkpoint
+    /// may lack them (GLM-4.5).
+    pub layers_beyond: usize,
     /// `d`.
     pub hidden_size: usize,
     /// `f`, of layers without experts.
@@ -98,7 +102,7 @@ pub struct ModelSpec {
     pub heads: usize,
     /// `k`.
     pub kv_heads: usize,
-    /// `e`.
+    /// `e`; with latent attention what its heads are computed with.
     pub head_dim: usize,
     /// `v`.
     pub vocab_size: usize,
@@ -128,12 +132,20 @@ pub struct ModelSpec {
     pub norm: NormKind,
     /// Where residual updates are normed.
     pub norm_places: NormPlaces,
-    /// Whether attention and MLP see one norm of the stream, and their updates are added together.
+    /// Whether attention and MLP both see the stream that enters the block, and their updates are added together.
     pub parallel: bool,
+    /// Whether they see it through a norm each, where they do.
+    pub norm_each: bool,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,
+    /// The widths of latent attention, where attention is that.
+    pub latent: Option<Latent>,
+    /// Whether each query head has a score that no key has.
+    pub sinks: bool,
     /// Query, key, value in one tensor.
     pub fused_qkv: bool,
+    /// Whether that holds query, key and value of one head after another.
+    pub qkv_by_head: bool,
     /// Gate and up in one tensor.
     pub fused_gate_up: bool,
     /// Whether the MLP has a gate.
@@ -142,7 +154,9 @@ pub struct ModelSpec {
     pub experts: Option<Experts>,
     /// Whether each layer has.
     pub sparse: Vec<bool>,
-    /// What the MLP does to each number.
+    /// Whether the MLP's activation is xIELU, with numbers of its own in each layer.
+    pub xielu: bool,
+    /// What the MLP does to each number where it is not.
     pub activation: Activation,
     /// Multipliers and caps.
     pub multipliers: Multipliers,
@@ -150,6 +164,12 @@ pub struct ModelSpec {
     pub head_bias: bool,
     /// Modules within a layer that have other names than Llama's.
     pub renamed: &'static [(Role, &'static str)],
+    /// What the names of layer tensors start with; the layer's number follows.
+    pub layer_prefix: &'static str,
+    /// The embedding, as a tensor.
+    pub embedding: &'static str,
+    /// The vocabulary head, as a tensor.
+    pub head: &'static str,
     /// The norm before the head, as a module.
     pub final_norm: &'static str,
     /// The head is the embedding.
@@ -168,6 +188,16 @@ impl ModelSpec {
     #[must_use]
     pub fn experts_of(&self, l: usize) -> Option<&Experts> {
         self.experts.as_ref().filter(|_| self.sparse.get(l).copied().unwrap_or(false))
+    }
+
+    /// What the model does that no GPU kernel does, where there is something.
+    #[must_use]
+    pub fn without_gpu_kernel(&self) -> Option<&'static str> {
+        match self.multipliers.score_cap {
+            Some(_) => Some("caps the scores of attention"),
+            None if self.latent.is_some() => Some("has latent attention"),
+            None => self.sinks.then_some("has sinks in its attention"),
+        }
     }
 
     /// Whether what a sub-layer's last matrix gives is added to the stream as it is, one sub-layer after the other:

@@ -9,6 +9,8 @@ use crate::plan::SubLayer;
 pub enum SubLayerKind {
     /// Causal attention with rotary positions.
     Attention,
+    /// The same of keys and values that come from one vector a token (DeepSeek-V2).
+    LatentAttention,
     /// `down(act(gate(x)) · up(x))`.
     GatedMlp,
     /// `down(act(up(x)))`.
@@ -21,8 +23,8 @@ pub enum SubLayerKind {
 /// those norms that there are. Two in one sum are a parallel block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Residual {
-    /// The norm that all of them see the stream through.
-    pub norm: Option<Role>,
+    /// What they see the stream through: nothing, one norm for all of them, or a norm each.
+    pub norms: Vec<Role>,
     /// The norm of their sum.
     pub post_norm: Option<Role>,
     /// The sub-layers, in the order in which they are added.
@@ -34,7 +36,7 @@ impl SubLayerKind {
     #[must_use]
     pub fn sublayer(self) -> SubLayer {
         match self {
-            Self::Attention => SubLayer::Attention,
+            Self::Attention | Self::LatentAttention => SubLayer::Attention,
             Self::GatedMlp | Self::Mlp | Self::Experts => SubLayer::Mlp,
         }
     }
@@ -50,25 +52,35 @@ impl ModelSpec {
             None if self.gated => SubLayerKind::GatedMlp,
             None => SubLayerKind::Mlp,
         };
+        let attention = match self.latent {
+            Some(_) => SubLayerKind::LatentAttention,
+            None => SubLayerKind::Attention,
+        };
         let (before, after) = (self.norm_places != NormPlaces::After, self.norm_places != NormPlaces::Before);
         let residual = |norm: Role, kind, post_norm: Role| Residual {
-            norm: before.then_some(norm),
+            norms: before.then_some(norm).into_iter().collect(),
             sum: vec![kind],
             post_norm: after.then_some(post_norm),
         };
         let mut residuals = match self.parallel {
             true => {
-                let sum = vec![SubLayerKind::Attention, mlp];
-                vec![Residual { norm: Some(Role::InputNorm), sum, post_norm: None }]
+                let sum = vec![attention, mlp];
+                let norms = if self.norm_each { vec![Role::InputNorm, Role::PostNorm] } else { vec![Role::InputNorm] };
+                vec![Residual { norms, sum, post_norm: None }]
             }
             false => vec![
-                residual(Role::InputNorm, SubLayerKind::Attention, Role::AttentionPostNorm),
+                residual(Role::InputNorm, attention, Role::AttentionPostNorm),
                 residual(Role::PostNorm, mlp, Role::MlpPostNorm),
             ],
         };
         let without = self.without.get(l).copied().unwrap_or_default();
         for residual in &mut residuals {
-            residual.sum.retain(|kind| !without.contains(kind.sublayer()));
+            let stays = |kind: &SubLayerKind| !without.contains(kind.sublayer());
+            if residual.norms.len() == residual.sum.len() {
+                let mut kinds = residual.sum.iter();
+                residual.norms.retain(|_| kinds.next().is_some_and(stays));
+            }
+            residual.sum.retain(stays);
         }
         residuals.retain(|residual| !residual.sum.is_empty());
         residuals
@@ -87,8 +99,18 @@ impl ModelSpec {
             SubLayerKind::Attention => {
                 let qkv: &[Role] = if self.fused_qkv { &[Role::Qkv] } else { &[Role::Q, Role::K, Role::V] };
                 let norms: &[Role] = if self.qk_norm == QkNorm::None { &[] } else { &[Role::QNorm, Role::KNorm] };
-                [qkv, norms, &[Role::O]].concat()
+                let sinks: &[Role] = if self.sinks { &[Role::Sinks] } else { &[] };
+                [qkv, norms, sinks, &[Role::O]].concat()
             }
+            SubLayerKind::LatentAttention => self.latent.map_or_else(Vec::new, |latent| latent.roles()),
+            SubLayerKind::Mlp if self.xielu => vec![
+                Role::Up,
+                Role::ActivationPositive,
+                Role::ActivationNegative,
+                Role::ActivationBeta,
+                Role::ActivationEps,
+                Role::Down,
+            ],
             SubLayerKind::Mlp => vec![Role::Up, Role::Down],
             SubLayerKind::Experts => self.experts.map_or_else(Vec::new, |experts| experts.roles()),
             SubLayerKind::GatedMlp if self.fused_gate_up => vec![Role::GateUp, Role::Down],
@@ -100,8 +122,8 @@ impl ModelSpec {
     #[must_use]
     pub fn roles(&self, l: usize) -> Vec<Role> {
         let mut roles = Vec::new();
-        for Residual { norm, sum, post_norm } in self.sublayers(l) {
-            roles.extend(norm);
+        for Residual { norms, sum, post_norm } in self.sublayers(l) {
+            roles.extend(norms);
             roles.extend(sum.into_iter().flat_map(|kind| self.sublayer_roles(kind)));
             roles.extend(post_norm);
         }

@@ -6,10 +6,11 @@
 use serde_json::{Map, Value};
 
 use super::experts::ExpertRule;
-use super::kinds::{Activation, MultiplierRule, NormKind, NormPlaces, QkNorm, RotationRule, SlidingRope};
+use super::kinds::{Activation, MultiplierRule, NormKind, NormPlaces, Parallel, QkNorm, RotationRule, SlidingRope};
+use super::latent::LatentRule;
 use super::left_out::NAS;
 use super::rows::ARCHITECTURES;
-use super::{Role, refused};
+use super::{Role, RopeScaling, refused};
 use crate::{Error, Result};
 
 /// Whether a kind of bias is there.
@@ -88,12 +89,20 @@ pub struct Architecture {
     pub norm: NormKind,
     /// Where they stand.
     pub norm_places: NormPlaces,
-    /// Whether attention and MLP see one norm of the stream, and their updates are added together.
-    pub parallel: bool,
+    /// Whether attention and MLP see the same stream.
+    pub parallel: Parallel,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,
+    /// The key that switches these on, where there is one.
+    pub qk_norm_switch: Option<&'static str>,
+    /// Widths of latent attention, where attention is that.
+    pub latent: Option<LatentRule>,
+    /// Whether each query head has a score that no key has.
+    pub sinks: bool,
     /// Query, key, value in one tensor.
     pub fused_qkv: bool,
+    /// Whether that holds query, key and value of one head after another, and not all queries first.
+    pub qkv_by_head: bool,
     /// Gate and up in one tensor.
     pub fused_gate_up: bool,
     /// Whether the MLP has a gate.
@@ -102,6 +111,8 @@ pub struct Architecture {
     pub experts: Option<ExpertRule>,
     /// Key of the MLP's activation, and what it is where the key is absent.
     pub activation: (&'static str, Activation),
+    /// Whether the activation is `xielu`, which has numbers of its own in each layer, unless its key says another.
+    pub xielu: bool,
     /// Whether `gelu` means the one with the hyperbolic tangent.
     pub gelu_is_tanh: bool,
     /// Multipliers and caps.
@@ -110,6 +121,12 @@ pub struct Architecture {
     pub head_bias: bool,
     /// Modules within a layer that have other names than Llama's.
     pub renamed: &'static [(Role, &'static str)],
+    /// What the names of layer tensors start with; the layer's number follows.
+    pub layer_prefix: &'static str,
+    /// The embedding, as a tensor.
+    pub embedding: &'static str,
+    /// The vocabulary head, as a tensor.
+    pub head: &'static str,
     /// The norm before the head, as a module.
     pub final_norm: &'static str,
     /// Keys of `refused` that the class does not look at, or that say what it does anyway.
@@ -126,14 +143,18 @@ pub struct Architecture {
     pub sliding_rope: Option<SlidingRope>,
     /// Whether an angle turns numbers that stand side by side, and not half a head apart.
     pub interleaved: bool,
-    /// `partial_rotary_factor` where the key is absent, in a family that heeds it.
+    /// The rotated part of a head where its key is absent, in a family that heeds it.
     pub partial_rotary: Option<f64>,
+    /// Keys of the rotations' base and of the rotated part of a head, outside of the stretch.
+    pub rope_keys: (&'static str, &'static str),
     /// Whether `alpha` beside a dynamic stretch makes it a fixed one (Hunyuan).
     pub ntk_alpha: bool,
     /// Phi-3's positions: `su` and `yarn` both mean LongRoPE, nothing else stretches,
     /// and the trained context stands beside the stretch (this, when absent).
     pub phi_positions: Option<usize>,
-    /// `rope_theta` where the key is absent.
+    /// The stretch where the config says nothing of one.
+    pub rope_scaling: Option<&'static RopeScaling>,
+    /// The rotations' base where its key is absent.
     pub rope_theta: f64,
     /// Key of the norms' epsilon, and what it is where the key is absent.
     pub norm_eps: (&'static str, f64),
@@ -153,17 +174,25 @@ pub(super) const LLAMA: Architecture = Architecture {
     mlp_bias: Bias::Key(&["mlp_bias"], false),
     norm: NormKind::Rms,
     norm_places: NormPlaces::Before,
-    parallel: false,
+    parallel: Parallel::Never,
     qk_norm: QkNorm::None,
+    qk_norm_switch: None,
+    latent: None,
+    sinks: false,
     fused_qkv: false,
+    qkv_by_head: false,
     fused_gate_up: false,
     gated: true,
     experts: None,
     activation: ("hidden_act", Activation::Silu),
+    xielu: false,
     gelu_is_tanh: false,
     multipliers: MultiplierRule::Plain,
     head_bias: false,
     renamed: &[],
+    layer_prefix: "model.layers.",
+    embedding: "model.embed_tokens.weight",
+    head: "lm_head.weight",
     final_norm: "model.norm",
     ignored: &[],
     head_dim: None,
@@ -173,8 +202,10 @@ pub(super) const LLAMA: Architecture = Architecture {
     sliding_rope: None,
     interleaved: false,
     partial_rotary: None,
+    rope_keys: ("rope_theta", "partial_rotary_factor"),
     ntk_alpha: false,
     phi_positions: None,
+    rope_scaling: None,
     rope_theta: 10_000.0,
     norm_eps: ("rms_norm_eps", 1e-6),
     max_positions: 2048,

@@ -1,11 +1,8 @@
 //! The config as llama.cpp's keys.
 
 use super::StoredAs;
-use crate::arch::{ModelSpec, RopeScaling};
-use crate::card::called;
-use crate::checkpoint::Checkpoint;
+use crate::arch::{ModelSpec, Multipliers, RopeScaling};
 use crate::checkpoint::gguf::{Family, MetaValue};
-use crate::plan::PlannedFor;
 use crate::{Error, Result};
 
 /// A key and its value.
@@ -22,6 +19,14 @@ pub(super) fn check(spec: &ModelSpec, family: &Family) -> Result<()> {
     if spec.without.iter().any(|without| !without.is_empty()) {
         return refuse("layers lack their attention or their MLP");
     }
+    if let Some(experts) = &spec.experts {
+        if spec.sparse.contains(&false) {
+            return refuse("some layers have no experts");
+        }
+        if experts.chosen > 1 && experts.normed != family.is_normed {
+            return refuse(if experts.normed { "scores are divided by their sum" } else { "scores are not divided" });
+        }
+    }
     let has_window = spec.windows.iter().any(Option::is_some);
     if has_window && !["phi3"].contains(&family.arch) && spec.model_type != "mistral" {
         return refuse("layers have sliding windows");
@@ -37,21 +42,15 @@ pub(super) fn check(spec: &ModelSpec, family: &Family) -> Result<()> {
     }
 }
 
-/// All keys but the tokenizer's.
+/// All keys but the tokenizer's, of the model called `name`.
 ///
 /// # Errors
 /// Work: a number that is too large for its key.
-pub(super) fn pairs(source: &Checkpoint, spec: &ModelSpec, family: &Family, stored: &StoredAs) -> Result<Pairs> {
-    let parent = PlannedFor {
-        id: source.source.id.clone(),
-        revision: source.source.revision.clone(),
-        fingerprint: String::new(),
-        layers: spec.layers,
-    };
+pub(super) fn pairs(name: &str, spec: &ModelSpec, family: &Family, stored: &StoredAs) -> Result<Pairs> {
     let mut pairs: Pairs = vec![
         ("general.architecture".to_owned(), MetaValue::text(family.arch)),
         ("general.type".to_owned(), MetaValue::text("model")),
-        ("general.name".to_owned(), MetaValue::text(&called(&parent))),
+        ("general.name".to_owned(), MetaValue::text(name)),
         ("general.file_type".to_owned(), MetaValue::u32(stored.file_type)),
         ("general.quantization_version".to_owned(), MetaValue::u32(2)),
     ];
@@ -64,6 +63,24 @@ pub(super) fn pairs(source: &Checkpoint, spec: &ModelSpec, family: &Family, stor
     add("context_length", whole(spec.max_positions)?);
     add("embedding_length", whole(spec.hidden_size)?);
     add("feed_forward_length", whole(spec.mlp_size)?);
+    if let Some(experts) = &spec.experts {
+        add("expert_count", whole(experts.count)?);
+        add("expert_used_count", whole(experts.chosen)?);
+        // elsewhere they are as wide as MLPs, and the file says so
+        if family.model_type.starts_with("qwen") {
+            add("expert_feed_forward_length", whole(experts.size)?);
+        }
+        if let Some(shared) = experts.shared {
+            add("expert_shared_feed_forward_length", whole(shared)?);
+        }
+    }
+    if family.has_multipliers {
+        let Multipliers { embedding, residual, scores, logits, .. } = spec.multipliers;
+        add("attention.scale", MetaValue::f32(scores as f32));
+        add("embedding_scale", MetaValue::f32(embedding as f32));
+        add("residual_scale", MetaValue::f32(residual as f32));
+        add("logit_scale", MetaValue::f32(logits.recip() as f32));
+    }
     add("attention.head_count", whole(spec.heads)?);
     add("attention.head_count_kv", whole(spec.kv_heads)?);
     add("attention.key_length", whole(spec.head_dim)?);

@@ -16,7 +16,7 @@ use candle_core::Tensor;
 
 use crate::arch::{ModelSpec, RopeScaling};
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::gguf::{FAMILIES, Family, GgufFile, GgufTensor, kind_named, llama3};
+use crate::checkpoint::gguf::{FAMILIES, Family, GgufFile, GgufTensor, is_router, kind_named, llama3};
 use crate::progress::Progress;
 use crate::weights::Numbers;
 use crate::{Context, Error, Result};
@@ -31,6 +31,10 @@ const NAME: &str = "model.gguf";
 enum From {
     /// A tensor of the checkpoint; of so many heads, whose halves go between each other.
     Tensor(String, Option<usize>),
+    /// Of each expert a tensor of the checkpoint.
+    Experts(Vec<String>),
+    /// Of each matrix of a tensor of the checkpoint the half of this number.
+    Half(String, usize),
     /// These.
     Made(Vec<f32>),
 }
@@ -46,22 +50,45 @@ pub struct Export {
 }
 
 impl Export {
-    /// What becomes of `source`, which is the model `spec`, with its matrices in the type `stored`.
+    /// What becomes of `source`, which is the model `spec` and is called `name`, with its matrices in the type
+    /// `stored`.
     ///
     /// # Errors
     /// Request: a family or a switch that llama.cpp does not have or this program has no names for, a tokenizer
     /// that llama.cpp has no name for. Work: a broken tokenizer, a tensor that is missing.
-    pub fn new(source: &Arc<Checkpoint>, spec: &ModelSpec, stored: &StoredAs) -> Result<Self> {
+    pub fn new(source: &Arc<Checkpoint>, spec: &ModelSpec, stored: &StoredAs, name: &str) -> Result<Self> {
         let family = family(spec)?;
         metadata::check(spec, family)?;
-        let mut pairs = metadata::pairs(source, spec, family, stored)?;
+        let mut pairs = metadata::pairs(name, spec, family, stored)?;
         pairs.extend(tokenizer::pairs(&source.source.dir, spec)?);
         let (mut tensors, mut from, mut odd) = (Vec::new(), Vec::new(), 0);
         let mut add = |name: &str, shape: Vec<usize>| -> Result<()> {
+            if let Some((ours, expert)) = family.expert(name) {
+                let count = spec.experts.map_or(0, |experts| experts.count);
+                if expert == 0 {
+                    let shape = [vec![count], shape].concat();
+                    let kind = stored.kind(&shape, false);
+                    odd += usize::from(kind.name != stored.kind_of(false).name);
+                    from.push(From::Experts(family.of_experts(&ours, count).unwrap_or_default()));
+                    tensors.push(GgufTensor { name: ours, shape, kind });
+                }
+                return Ok(());
+            }
+            if let (Some(halves), [count, rows, width]) = (family.halves(name), &shape[..]) {
+                for (at, ours) in halves.into_iter().enumerate() {
+                    let shape = vec![*count, rows / 2, *width];
+                    let kind = stored.kind(&shape, false);
+                    odd += usize::from(kind.name != stored.kind_of(false).name);
+                    from.push(From::Half(name.to_owned(), at));
+                    tensors.push(GgufTensor { name: ours, shape, kind });
+                }
+                return Ok(());
+            }
             let ours = family.ours(name).ok_or_else(|| Error::request(format!("llama.cpp has no name for {name}")))?;
             let is_head = name == spec.head_tensor(source);
-            let kind = stored.kind(&shape, is_head);
-            odd += usize::from(shape.len() > 1 && kind.name != stored.kind_of(is_head).name);
+            let shape = family.our_shape(&ours, shape);
+            let kind = if is_router(&ours) { f32_kind()? } else { stored.kind(&shape, is_head) };
+            odd += usize::from(shape.len() > 1 && !is_router(&ours) && kind.name != stored.kind_of(is_head).name);
             let heads = family.permuted(&ours, (spec.heads, spec.kv_heads));
             tensors.push(GgufTensor { name: ours, shape, kind });
             from.push(From::Tensor(name.to_owned(), heads));
@@ -138,6 +165,22 @@ impl Export {
                         }
                         None => numbers.pieces(|_, piece| put(&stored::blocks(&piece, tensor.kind).context(place)?)),
                     }
+                }
+                Some(From::Experts(names)) => names.iter().try_for_each(|name| {
+                    let place = || format!("tensor {name}");
+                    let numbers = Numbers::open(&self.source, self.source.entry(name)?, &tensor.shape[1..]);
+                    let numbers = numbers.context(place)?;
+                    numbers.pieces(|_, piece| put(&stored::blocks(&piece, tensor.kind).context(place)?))
+                }),
+                Some(From::Half(name, at)) => {
+                    let place = || format!("tensor {name}");
+                    let entry = self.source.entry(name)?;
+                    let numbers = Numbers::open(&self.source, entry, &entry.shape).context(place)?;
+                    numbers.pieces(|_, piece| {
+                        let rows = piece.dim(1)? / 2;
+                        let half = piece.narrow(1, at * rows, rows)?.contiguous()?;
+                        put(&stored::blocks(&half, tensor.kind).context(place)?)
+                    })
                 }
                 None => Err(Error::work("more tensors than were decided")),
             }

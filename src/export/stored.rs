@@ -8,6 +8,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::gguf::{Kind, kind_named};
 use crate::{Error, Result, ops};
 
@@ -53,6 +54,18 @@ impl StoredAs {
         STORED.iter().find(|stored| stored.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
             let known: Vec<&str> = STORED.iter().map(|stored| stored.name).collect();
             Error::request(format!("type {name:?} is not written, expected one of {}", known.join(", ")))
+        })
+    }
+
+    /// The type that the config of `checkpoint` says; F32 where that is none of these.
+    ///
+    /// # Errors
+    /// None that can be met.
+    pub fn of(checkpoint: &Checkpoint) -> Result<&'static Self> {
+        Self::named(match checkpoint.dtype_name() {
+            Some("bfloat16") => "BF16",
+            Some("float16") => "F16",
+            _ => "F32",
         })
     }
 

@@ -8,7 +8,7 @@ use super::LoadOptions;
 use super::load_options::normalization;
 use super::not_finite::overflows;
 use super::sublayers::Normalization;
-use crate::arch::{HEAD, ModelSpec};
+use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, Divergence, Remembered, Scored, Teacher, TopTokens, Tutor, WeightMatrix};
 use crate::weights::four_bit;
@@ -112,7 +112,7 @@ impl Head {
                 spec.model_type
             )));
         }
-        let (unfrozen, table) = (load_options.unfrozen_head, load_options.table(HEAD).cloned());
+        let (unfrozen, table) = (load_options.unfrozen_head, load_options.table(spec.head).cloned());
         Ok(Self { checkpoint, spec, device: device.clone(), unfrozen, table, norm, weight: OnceLock::new() })
     }
 
@@ -122,7 +122,7 @@ impl Head {
         let entry = checkpoint.index.tensors.get(spec.head_tensor(&checkpoint.index));
         let numbers = (spec.vocab_size * spec.hidden_size) as u64;
         let bias = if spec.head_bias { 4 * (spec.vocab_size * BIAS_COLUMNS) as u64 } else { 0 };
-        let wide = load_options.unfrozen_head || load_options.table(HEAD).is_some();
+        let wide = load_options.unfrozen_head || load_options.table(spec.head).is_some();
         let matrix = || entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device));
         bias + if wide { 4 * numbers } else { matrix() }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::sublayers::{Dora, Linear, Norm, Normalization};
-use crate::arch::{LayerTensor, ModelSpec, Role};
+use crate::arch::{Latent, LayerTensor, ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, WeightMatrix};
 use crate::weights::lora::{Adapter, Adapters, At, Table};
@@ -24,6 +24,9 @@ pub struct LoadOptions {
     pub unfrozen: BTreeSet<usize>,
     /// Whether the final norm and the head are held so.
     pub unfrozen_head: bool,
+    /// Whether the experts of mixtures stay on disk until tokens are sent to them, but for those that are trained
+    /// whole.
+    pub experts_on_disk: bool,
 }
 
 impl LoadOptions {
@@ -31,6 +34,11 @@ impl LoadOptions {
     #[must_use]
     pub(crate) fn is_unfrozen(&self, place: usize) -> bool {
         self.unfrozen.contains(&place)
+    }
+
+    /// Whether the experts of the block at `place` stay on disk.
+    pub(super) fn leaves_experts(&self, place: usize) -> bool {
+        self.experts_on_disk && !self.is_unfrozen(place)
     }
 
     /// What is done to the embedding or the head, `name`.
@@ -41,29 +49,62 @@ impl LoadOptions {
     /// Bytes that the block at `place`, read from layer `l`, takes in the memory of `device`.
     #[must_use]
     pub fn bytes(&self, checkpoint: &Checkpoint, spec: &ModelSpec, (l, place): (usize, usize), device: &Device) -> u64 {
-        let tensors = spec.layer_tensors(l).into_iter().chain(spec.seam_tensors(l)).map(|tensor| {
-            let numbers = tensor.shape.iter().product::<usize>() as u64;
-            let matrix = tensor.role.is_linear() || tensor.role.is_stacked();
-            let given = checkpoint.four_bit_state(&tensor.name).is_some();
-            match checkpoint.tensors.get(&tensor.name) {
-                _ if self.is_unfrozen(place) || !matrix => 4 * numbers,
-                // half a byte, and for every 64 a byte and for every 256 of those an f32
-                _ if self.four_bit == Some(true) && !given => numbers / 2 + numbers / 60,
-                // or an f32 for every 64
-                _ if given || self.four_bit.is_some() => numbers / 2 + numbers / 16,
-                entry => entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device)),
-            }
-        });
+        let kept = |tensor: &LayerTensor| !self.leaves_experts(place) || !is_of_experts(tensor);
+        let tensors = spec.layer_tensors(l).into_iter().chain(spec.seam_tensors(l)).filter(kept);
+        let tensors = tensors.map(|tensor| self.tensor_bytes(checkpoint, &tensor, place, device));
         let adapters = self.adapters.iter().flat_map(|adapters| adapters.modules.range((place, Role::InputNorm)..));
         let own = adapters.take_while(|((layer, _), _)| *layer == place);
         let adapters: usize = own.map(|(_, adapter)| 4 * adapter.parameters() + adapter.norms_bytes()).sum();
         tensors.sum::<u64>() + adapters as u64
     }
+
+    /// Bytes that experts take which are read when tokens are sent to them: the largest of all layers, and the next one
+    /// while it is read, of which a matrix is there as it is stored as well. Layers stand where `places` says.
+    #[must_use]
+    pub fn expert_bytes(&self, checkpoint: &Checkpoint, spec: &ModelSpec, places: &[usize], device: &Device) -> u64 {
+        let of_layer = |(place, layer): (usize, &usize)| {
+            let (mut held, mut largest) = (0, 0);
+            for tensor in spec.layer_tensors(*layer).iter().filter(|tensor| is_of_experts(tensor)) {
+                let share = match tensor.role.expert() {
+                    Some(0) => 1,
+                    Some(_) => continue,
+                    None => tensor.shape.first().map_or(1, |count| *count as u64).max(1),
+                };
+                let stored = checkpoint.tensors.get(&tensor.name).map_or(0, |entry| entry.len);
+                held += self.tensor_bytes(checkpoint, tensor, place, device) / share;
+                largest = stored.div_ceil(share).max(largest);
+            }
+            2 * held + largest
+        };
+        let left = places.iter().enumerate().filter(|(place, _)| self.leaves_experts(*place));
+        left.map(of_layer).max().unwrap_or(0)
+    }
+
+    /// Bytes that a tensor of the block at `place` takes.
+    fn tensor_bytes(&self, checkpoint: &Checkpoint, tensor: &LayerTensor, place: usize, device: &Device) -> u64 {
+        let numbers = tensor.shape.iter().product::<usize>() as u64;
+        let matrix = tensor.role.is_linear() || tensor.role.is_stacked();
+        let given = checkpoint.four_bit_state(&tensor.name).is_some();
+        match checkpoint.tensors.get(&tensor.name) {
+            _ if self.is_unfrozen(place) || !matrix => 4 * numbers,
+            // half a byte, and for every 64 a byte and for every 256 of those an f32
+            _ if self.four_bit == Some(true) && !given => numbers / 2 + numbers / 60,
+            // or an f32 for every 64
+            _ if given || self.four_bit.is_some() => numbers / 2 + numbers / 16,
+            entry => entry.map_or(0, |entry| ops::weight_bytes(numbers, entry.len, device)),
+        }
+    }
+}
+
+/// Whether it is of one of the experts among which tokens are shared out, or of all of them; their biases, a number for
+/// each output, are not.
+fn is_of_experts(tensor: &LayerTensor) -> bool {
+    tensor.role.expert().is_some() || tensor.role.is_stacked() && tensor.shape.len() > 2
 }
 
 /// Reads what a block is made of.
 pub(super) struct Loader<'a> {
-    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) checkpoint: &'a Arc<Checkpoint>,
     pub(super) spec: &'a ModelSpec,
     /// The source layer.
     pub(super) layer: usize,
@@ -71,6 +112,15 @@ pub(super) struct Loader<'a> {
     pub(super) place: usize,
     pub(super) load_options: &'a LoadOptions,
     pub(super) device: &'a Device,
+}
+
+/// What all experts of a layer have in one tensor.
+#[derive(Debug, Default)]
+pub(super) struct StackedMatrices {
+    /// Their matrices, `[n, o, i]` or `[n, i, o]`, where the block is trained whole.
+    pub(super) all: Option<Tensor>,
+    /// Their biases, `[n, o]`.
+    pub(super) biases: Option<Tensor>,
 }
 
 impl Loader<'_> {
@@ -84,7 +134,9 @@ impl Loader<'_> {
             &tensor.shape,
             self.device,
         )?;
-        Ok(Norm { role, own })
+        let latent = matches!(role, Role::QDownNorm | Role::KvDownNorm);
+        let eps = if latent { Latent::EPS } else { own.eps };
+        Ok(Norm { role, own: Normalization { eps, ..own } })
     }
 
     /// What weighs experts, `role`, in f32.
@@ -97,28 +149,66 @@ impl Loader<'_> {
     /// A vector that weighs experts, `role`, in f32.
     pub(super) fn numbers(&self, role: Role) -> Result<Vec<f32>> {
         let tensor = self.spec.layer_tensor(self.layer, role);
-        Ok(self.checkpoint.load_f32(&tensor.name, &tensor.shape, &Device::Cpu)?.to_vec1()?)
+        Ok(self.checkpoint.load_f32(&tensor.name, &tensor.shape, &Device::Cpu)?.flatten_all()?.to_vec1()?)
     }
 
-    /// The matrices of all experts, `[n, o, i]`: all of them where the block is trained whole, and each by itself.
-    pub(super) fn stacked(&self, role: Role) -> Result<(Option<Tensor>, Vec<Linear>)> {
+    /// The bias of `role`, widened to f32, where it has one.
+    pub(super) fn bias(&self, role: Role) -> Result<Option<Tensor>> {
+        let tensor = self.spec.layer_tensor(self.layer, role);
+        let shape = tensor.bias_shape();
+        tensor.bias.map(|name| self.checkpoint.load_f32(&name, &shape, self.device)).transpose()
+    }
+
+    /// What else a sub-layer has that is no matrix, `role`, widened to f32.
+    pub(super) fn vector(&self, role: Role) -> Result<Tensor> {
+        let tensor = self.spec.layer_tensor(self.layer, role);
+        self.checkpoint.load_f32(&tensor.name, &tensor.shape, self.device)
+    }
+
+    /// What is in memory for all experts.
+    pub(super) fn stacked(&self, role: Role) -> Result<StackedMatrices> {
+        let tensor = self.spec.layer_tensor(self.layer, role);
+        let all = match self.load_options.is_unfrozen(self.place) {
+            true => Some(self.checkpoint.load_f32(&tensor.name, &tensor.shape, self.device)?),
+            false => None,
+        };
+        Ok(StackedMatrices { all, biases: self.bias(role)? })
+    }
+
+    /// The matrix of one expert among `own`, which are `[n, o, i]`, or with `columns` `[n, i, o]`.
+    pub(super) fn of_stacked(
+        &self,
+        (role, columns): (Role, bool),
+        expert: usize,
+        own: &StackedMatrices,
+    ) -> Result<Linear> {
         let Self { checkpoint, load_options, device, .. } = *self;
         let tensor = self.spec.layer_tensor(self.layer, role);
-        let stored = checkpoint.load(&tensor.name, &tensor.shape, &Device::Cpu)?;
-        let unfrozen = load_options.is_unfrozen(self.place);
-        let all = if unfrozen { stored.to_dtype(DType::F32)?.copy()?.to_device(device)? } else { stored };
-        let experts = (0..all.dim(0)?).map(|expert| {
+        let weight = match &own.all {
             // a view: what is trained changes in all places
-            let weight = WeightMatrix::Dense(all.get(expert)?);
-            let weight = match load_options.four_bit {
-                _ if unfrozen => weight,
-                Some(double) => weight.quantize(double).context(|| format!("tensor {}", tensor.name))?.on(device)?,
-                None => weight.on(device)?,
-            };
-            Ok(Linear { weight, bias: None, adapter: None, dora: None })
-        });
-        let experts = experts.collect::<Result<_>>()?;
-        Ok((unfrozen.then_some(all), experts))
+            Some(all) => all.get(expert)?,
+            None => checkpoint.load_entry(&tensor.name, &tensor.shape, expert, &Device::Cpu)?,
+        };
+        let weight = match columns {
+            true if own.all.is_some() => weight.t()?,
+            // products read rows
+            true => weight.t()?.contiguous()?,
+            false => weight,
+        };
+        let weight = WeightMatrix::Dense(weight);
+        let weight = match load_options.four_bit {
+            _ if own.all.is_some() => weight,
+            Some(double) => weight.quantize(double).context(|| format!("tensor {}", tensor.name))?.on(device)?,
+            None => weight.on(device)?,
+        };
+        let bias = own.biases.as_ref().map(|biases| biases.get(expert)).transpose()?;
+        let adapter = self.adapter(role).map(|adapter| adapter.of_expert(expert)).transpose()?;
+        Ok(Linear { weight, bias, adapter, dora: None })
+    }
+
+    /// What is added to the product of `role`.
+    pub(super) fn adapter(&self, role: Role) -> Option<&Adapter> {
+        self.load_options.adapters.as_ref()?.modules.get(&(self.place, role))
     }
 
     /// The linear layer `role`.
@@ -134,8 +224,7 @@ impl Loader<'_> {
         };
         let bias =
             tensor.bias.as_ref().map(|name| checkpoint.load_f32(name, &tensor.shape[..1], device)).transpose()?;
-        let adapter =
-            load_options.adapters.as_ref().and_then(|adapters| adapters.modules.get(&(self.place, role)).cloned());
+        let adapter = self.adapter(role).cloned();
         let dora = match adapter.as_ref().filter(|adapter| adapter.magnitude.is_some()) {
             None => None,
             // the norms are those of what four bits leave

@@ -6,7 +6,7 @@ use candle_core::Device;
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 use super::limits::{Limit, limits};
-use super::{Cost, Head, ModelOptions, Residency, TREE_CHUNKS, tokens_at_once};
+use super::{Cost, Head, LoadOptions, ModelOptions, Residency, TREE_CHUNKS, tokens_at_once};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result, ops};
@@ -130,12 +130,18 @@ fn embedding_bytes(checkpoint: &Checkpoint, spec: &ModelSpec, options: &ModelOpt
     if options.holds_embedding() { entry.map_or(0, |entry| entry.len) } else { 0 }
 }
 
+/// Whether experts are to stay on disk.
+fn asks_by_expert(options: &ModelOptions) -> bool {
+    options.load_options.experts_on_disk || options.residency.is_some_and(Residency::streams_experts)
+}
+
 /// How a model fits into the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// Where its layers are.
     pub residency: Residency,
-    /// Bytes of weights in memory at once: all layers and the head, or two layers and the head.
+    /// Bytes of weights in memory at once: all layers and the head, or two layers and the head; of layers without their
+    /// experts, two of these.
     pub weight_bytes: u64,
     /// Tokens that all but attention works on at a time.
     at_once: usize,
@@ -145,27 +151,43 @@ impl Placement {
     /// Decides for the layers `places` of a model.
     ///
     /// # Errors
-    /// A budget that holds neither the model nor two of its layers and a pass.
+    /// A budget that holds neither the model nor two of its layers, of a mixture without experts but for two, and a
+    /// pass.
     pub fn new(checkpoint: &Checkpoint, spec: &ModelSpec, places: &[usize], options: &ModelOptions) -> Result<Self> {
         let ModelOptions { device, load_options, .. } = options;
-        let layer_bytes =
-            |(place, layer): (usize, &usize)| load_options.bytes(checkpoint, spec, (*layer, place), device);
-        let layers = || places.iter().enumerate().map(layer_bytes);
-        let head_bytes = Head::bytes(checkpoint, spec, load_options, device);
-        let head_bytes = head_bytes + embedding_bytes(checkpoint, spec, options);
-        let resident = head_bytes + layers().sum::<u64>();
-        let streamed = head_bytes + 2 * layers().max().unwrap_or(0);
+        let beside = Head::bytes(checkpoint, spec, load_options, device) + embedding_bytes(checkpoint, spec, options);
+        let weight_bytes = |residency: Residency| {
+            let own = LoadOptions { experts_on_disk: residency.streams_experts(), ..load_options.clone() };
+            let layer_bytes = |(place, layer): (usize, &usize)| own.bytes(checkpoint, spec, (*layer, place), device);
+            let layers = places.iter().enumerate().map(layer_bytes);
+            let layers = if residency.holds_layers() { layers.sum() } else { 2 * layers.max().unwrap_or(0) };
+            beside + layers + own.expert_bytes(checkpoint, spec, places, device)
+        };
         let at_once = tokens_at_once(device);
         let pass = at_once as u64 * transient_bytes_per_token(spec);
         let usable = options.budget.usable();
-        let fits = (resident + 2 * pass).saturating_add(options.reserved_bytes) <= usable;
-        let residency = options.residency.unwrap_or(if fits { Residency::Resident } else { Residency::Streamed });
-        let weight_bytes = match residency {
-            Residency::Resident => resident,
-            Residency::Streamed => streamed,
+        // passes shrink to a sixteenth before the budget is called too small
+        let least = |weights: u64| (weights + pass / 16).saturating_add(options.reserved_bytes);
+        let fits = |&(residency, weights): &(Residency, u64)| match residency {
+            Residency::Resident if options.residency.is_none() => {
+                (weights + 2 * pass).saturating_add(options.reserved_bytes) <= usable
+            }
+            _ => least(weights) <= usable,
         };
-        // Passes shrink to a sixteenth before the budget is called too small.
-        let least = (weight_bytes + pass / 16).saturating_add(options.reserved_bytes);
+        let ways = [Residency::Resident, Residency::Streamed, Residency::ExpertsStreamed, Residency::StreamedByExpert];
+        let ways = ways.into_iter().filter(|way| match options.residency {
+            Some(asked) => asked.holds_layers() == way.holds_layers(),
+            None => true,
+        });
+        // what is asked for by the expert is not read by the layer
+        let ways = ways.filter(|way| way.streams_experts() || !asks_by_expert(options));
+        let ways = ways.filter(|way| !way.streams_experts() || spec.experts.is_some());
+        let ways: Vec<(Residency, u64)> = ways.map(|way| (way, weight_bytes(way))).collect();
+        let thriftiest = ways.iter().min_by_key(|(_, weights)| *weights);
+        let Some(&(residency, weight_bytes)) = ways.iter().find(|way| fits(way)).or(thriftiest) else {
+            return Err(Error::work("a model that is held in no way"));
+        };
+        let least = least(weight_bytes);
         if least > usable {
             return Err(Error::request(format!(
                 "--memory: {} MiB is too small for this model, its weights and one pass take {} MiB",

@@ -2,7 +2,8 @@
 //!
 //! One program serves analysis, evaluation and losses: for each layer, for each batch, `x = layer(x)`. The layer comes
 //! from memory when the model fits and from disk when it does not; both give the same bytes, and a streamed pass reads
-//! each weight once per wave of batches.
+//! each weight once per wave of batches. Of a mixture of experts that does not fit by layers, each expert comes when
+//! tokens are sent to it.
 
 mod batch;
 mod block;
@@ -62,7 +63,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::arch::{EMBEDDING, ModelSpec};
+use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
 use crate::ops::{self, FiniteWatch, Scored};
 use crate::progress::{Progress, Unit};
@@ -130,7 +131,8 @@ impl Model {
     /// Opens the model of `checkpoint`.
     ///
     /// # Errors
-    /// An architecture that is not known, tensors that do not fit it, a budget too small for one layer.
+    /// An architecture that is not known, tensors that do not fit it, a budget too small for one layer, of a mixture
+    /// for one of its experts and the rest of a layer.
     pub fn open(checkpoint: Arc<Checkpoint>, options: &ModelOptions, progress: &dyn Progress) -> Result<Self> {
         let spec = ModelSpec::from_config(&checkpoint.config)?;
         Self::open_as(spec, checkpoint, options, progress)
@@ -149,10 +151,9 @@ impl Model {
     ) -> Result<Self> {
         let spec = Arc::new(spec);
         spec.check(&checkpoint.index)?;
-        if options.device.is_cuda() && spec.multipliers.score_cap.is_some() {
+        if let Some(what) = spec.without_gpu_kernel().filter(|_| options.device.is_cuda()) {
             return Err(Error::request(format!(
-                "a {} model caps the scores of attention, for which there is no GPU kernel yet: run it on the CPU \
-                 (--device cpu)",
+                "a {} model {what}, for which there is no GPU kernel yet: run it on the CPU (--device cpu)",
                 spec.model_type
             )));
         }
@@ -169,8 +170,9 @@ impl Model {
         }
         let fit = Placement::new(&checkpoint, &spec, &places, options)?;
         let head = Head::open(checkpoint.clone(), spec.clone(), &options.device, &options.load_options)?;
-        let table = options.load_options.table(EMBEDDING).cloned();
-        let load_options = options.load_options.clone();
+        let table = options.load_options.table(spec.embedding).cloned();
+        let experts_on_disk = fit.residency.streams_experts();
+        let load_options = LoadOptions { experts_on_disk, ..options.load_options.clone() };
         let stack = Stack::open(
             checkpoint.clone(),
             spec.clone(),
@@ -377,8 +379,8 @@ impl Model {
         let longest = batches.iter().map(Batch::tokens).max().unwrap_or(0);
         let transient = memory::transient_bytes(&self.spec, longest, tokens_at_once(&self.device));
         let room = match self.residency() {
-            Residency::Resident => 0,
-            Residency::Streamed => self.budget.usable().saturating_sub(self.weight_bytes + transient),
+            residency if residency.holds_layers() => 0,
+            _ => self.budget.usable().saturating_sub(self.weight_bytes + transient),
         };
         let mut waves = Vec::new();
         let (mut start, mut taken) = (0, 0);

@@ -19,6 +19,36 @@ pub enum Residency {
     Resident,
     /// One layer is in memory, and the next one while it loads.
     Streamed,
+    /// All layers stay in memory but for their experts, of which one is there when tokens are sent to it, and the next
+    /// one while it loads.
+    ExpertsStreamed,
+    /// Layers and their experts are there when their turn comes.
+    StreamedByExpert,
+}
+
+impl Residency {
+    /// Whether layers stay in memory, their experts or the rest of them.
+    #[must_use]
+    pub fn holds_layers(self) -> bool {
+        matches!(self, Self::Resident | Self::ExpertsStreamed)
+    }
+
+    /// Whether experts are read when tokens are sent to them.
+    #[must_use]
+    pub fn streams_experts(self) -> bool {
+        matches!(self, Self::ExpertsStreamed | Self::StreamedByExpert)
+    }
+
+    /// What reports say of layers.
+    #[must_use]
+    pub fn says(self) -> &'static str {
+        match self {
+            Self::Resident => "in memory",
+            Self::Streamed => "streamed from disk",
+            Self::ExpertsStreamed => "in memory, their experts streamed from disk",
+            Self::StreamedByExpert => "streamed from disk by expert",
+        }
+    }
 }
 
 /// The layers from the embedding up.
@@ -45,7 +75,7 @@ impl Stack {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let mut stack = Self { checkpoint, spec, device: device.clone(), places, load_options, blocks: None };
-        if residency == Residency::Resident {
+        if residency.holds_layers() {
             progress.begin("loading layers", stack.len() as u64, Unit::Items);
             let mut blocks = Vec::with_capacity(stack.len());
             for place in 0..stack.len() {
@@ -64,7 +94,12 @@ impl Stack {
     }
 
     pub(super) fn residency(&self) -> Residency {
-        if self.blocks.is_some() { Residency::Resident } else { Residency::Streamed }
+        match (self.blocks.is_some(), self.load_options.experts_on_disk) {
+            (true, false) => Residency::Resident,
+            (false, false) => Residency::Streamed,
+            (true, true) => Residency::ExpertsStreamed,
+            (false, true) => Residency::StreamedByExpert,
+        }
     }
 
     /// Source layer that stands at `place`.

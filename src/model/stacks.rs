@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::loss::{Loss, score, tokens_of_a_batch};
 use super::trie::Trie;
-use super::{Batch, Block, ForwardContext, Model, Residency, memory};
+use super::{Batch, Block, ForwardContext, Model, memory};
 use crate::ops::{self, FiniteWatch};
 use crate::plan::{SubLayer, ranges};
 use crate::progress::{Progress, Unit};
@@ -205,9 +205,9 @@ fn groups(model: &Model, (stacks, whole): (&[Vec<usize>], bool), batches: &[Batc
 
 /// Streams of a batch that wait, at most.
 fn kept(model: &Model, trie: &Trie) -> usize {
-    match model.residency() {
-        Residency::Resident => trie.streams(trie.one_by_one()),
-        Residency::Streamed => trie.streams(trie.layer_by_layer().into_iter().flat_map(|(.., nodes)| nodes)),
+    match model.residency().holds_layers() {
+        true => trie.streams(trie.one_by_one()),
+        false => trie.streams(trie.layer_by_layer().into_iter().flat_map(|(.., nodes)| nodes)),
     }
 }
 

@@ -112,8 +112,8 @@ pub(super) struct BackwardContext<'a> {
     pub(super) training: &'a TrainContext<'a>,
     /// Whether all of the block is trained.
     pub(super) unfrozen: bool,
-    /// Whether gradients of routers are asked for, which are never trained.
-    pub(super) routers: bool,
+    /// Whether gradients of what is never trained are asked for: routers, and numbers of activations.
+    pub(super) frozen: bool,
     /// As in [`TrainContext::rows`].
     pub(super) rows: Option<Arc<[u32]>>,
     gradients: BTreeMap<(Role, Part), Tensor>,
@@ -123,7 +123,7 @@ pub(super) struct BackwardContext<'a> {
 
 impl<'a> BackwardContext<'a> {
     pub(super) fn new(training: &'a TrainContext<'a>, unfrozen: bool) -> Self {
-        Self { training, unfrozen, routers: false, rows: None, gradients: BTreeMap::new(), gates: None }
+        Self { training, unfrozen, frozen: false, rows: None, gradients: BTreeMap::new(), gates: None }
     }
 
     /// The mask of a module's inputs from row `row` on.
@@ -167,8 +167,13 @@ impl<'a> BackwardContext<'a> {
 
     /// Notes that nothing has gone through a parameter that is shaped as `like`.
     pub(super) fn note_none(&mut self, role: Role, part: Part, like: &Tensor) -> Result<()> {
-        if let Entry::Vacant(vacant) = self.gradients.entry((role, part)) {
-            vacant.insert(Tensor::zeros(like.shape(), DType::F32, like.device())?);
+        self.note_zeros((role, part), like.dims(), like.device())
+    }
+
+    /// The same of a parameter of this shape.
+    pub(super) fn note_zeros(&mut self, of: (Role, Part), shape: &[usize], device: &Device) -> Result<()> {
+        if let Entry::Vacant(vacant) = self.gradients.entry(of) {
+            vacant.insert(Tensor::zeros(shape, DType::F32, device)?);
         }
         Ok(())
     }

@@ -34,7 +34,7 @@ impl Activation {
         match name {
             "silu" | "swish" => Some(Self::Silu),
             "gelu" => Some(Self::Gelu),
-            "gelu_pytorch_tanh" | "gelu_new" => Some(Self::GeluTanh),
+            "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Some(Self::GeluTanh),
             "relu2" => Some(Self::Relu2),
             _ => None,
         }

@@ -28,6 +28,12 @@ pub fn device(choice: &str) -> Result<(Device, Option<String>)> {
     Ok((cuda::open(index).context(|| choice)?, None))
 }
 
+/// How many GPUs this build can use here.
+#[must_use]
+pub fn gpus() -> usize {
+    cuda::count()
+}
+
 /// Settles what products with weights are computed in on `device`: `auto` (bf16 on a GPU, f32 on the CPU), `bf16` or
 /// `f32`. Everything else is f32 everywhere, and so are the sums of products. Holds for `device` and its
 /// clones; the same GPU opened once more has its own, and the CPU of a process is one.
@@ -94,6 +100,7 @@ mod tests {
     fn names() {
         assert!(device("cpu").unwrap().0.is_cpu());
         assert!(device("auto").is_ok());
+        assert_eq!(gpus() > 0, device("cuda").is_ok());
         for wrong in ["gpu", "cuda:", "cuda:x", "cuda:-1", ""] {
             assert!(device(wrong).unwrap_err().to_string().contains("expected auto"), "{wrong}");
         }

@@ -1,30 +1,32 @@
-//! Products of matrices in f64, for closed-form fits: on the calling thread, on all, and summed over tokens.
+//! Products of matrices in f64, for closed-form fits: on the calling thread, on all, and summed over tokens. Where
+//! products with weights are in bf16, what some tokens give is multiplied in f32, and the sums of that are in f64.
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use super::matmul::in_bf16;
 use super::numbers;
 use crate::{Error, Result};
 
 /// Rows of a product that one thread computes at a time.
 const ROWS: usize = 96;
 
-/// Tokens that are widened at a time.
+/// Tokens that are multiplied at a time.
 const TOKENS: usize = 512;
 
-/// A view of f64 numbers with any strides.
+/// A view of numbers, f64 or f32, with any strides.
 #[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    data: &'a [f64],
+pub(super) struct View<'a, T = f64> {
+    data: &'a [T],
     rows: usize,
     columns: usize,
     row_stride: usize,
     column_stride: usize,
 }
 
-impl<'a> View<'a> {
+impl<'a, T> View<'a, T> {
     /// Rows of consecutive numbers, `stride` apart.
-    pub(super) fn new(data: &'a [f64], rows: usize, columns: usize, stride: usize) -> Self {
+    pub(super) fn new(data: &'a [T], rows: usize, columns: usize, stride: usize) -> Self {
         assert!(rows == 0 || columns == 0 || (columns <= stride && (rows - 1) * stride + columns <= data.len()));
         Self { data, rows, columns, row_stride: stride, column_stride: 1 }
     }
@@ -43,7 +45,13 @@ impl<'a> View<'a> {
 
 /// out = left · right, or out += factor · left · right where one is given, on the calling thread; the rows of `out` are
 /// `stride` apart.
-pub(super) fn multiply(out: &mut [f64], stride: usize, left: View<'_>, right: View<'_>, added: Option<f64>) {
+pub(super) fn multiply<T: From<f32> + Copy + 'static>(
+    out: &mut [T],
+    stride: usize,
+    left: View<'_, T>,
+    right: View<'_, T>,
+    added: Option<T>,
+) {
     let (rows, columns, depth) = (left.rows, right.columns, left.columns);
     assert_eq!(depth, right.rows);
     if rows == 0 || columns == 0 {
@@ -67,8 +75,8 @@ pub(super) fn multiply(out: &mut [f64], stride: usize, left: View<'_>, right: Vi
             right.data.as_ptr(),
             right.column_stride as isize,
             right.row_stride as isize,
-            1.0,
-            added.unwrap_or(1.0),
+            T::from(1.0),
+            added.unwrap_or_else(|| T::from(1.0)),
             false,
             false,
             false,
@@ -101,6 +109,8 @@ pub(crate) struct ProductSum {
     m: usize,
     /// Whether only what is on and below the diagonal was computed.
     is_half: bool,
+    /// Whether tokens are multiplied as they are, in f32.
+    is_narrow: bool,
     sum: Sum,
 }
 
@@ -120,7 +130,7 @@ impl ProductSum {
             true => Sum::There(Tensor::zeros((n, m), DType::F64, device)?),
             false => Sum::Here(vec![0.0; n * m]),
         };
-        Ok(Self { n, m, is_half: false, sum })
+        Ok(Self { n, m, is_half: false, is_narrow: in_bf16(), sum })
     }
 
     /// Adds xᵀ·y; of xᵀ·x, where `y` is `None`, half is computed. One sum is of one kind.
@@ -142,9 +152,12 @@ impl ProductSum {
                 self.is_half = y.is_none();
                 for start in (0..shapes.0.0).step_by(TOKENS) {
                     let tokens = TOKENS.min(shapes.0.0 - start);
-                    let left = widened(&x.narrow(0, start, tokens)?)?;
-                    let right = y.map(|y| widened(&y.narrow(0, start, tokens)?)).transpose()?;
-                    add_here(sum, (&left, right.as_deref()), (tokens, self.n, self.m));
+                    let (x, sizes) = (x.narrow(0, start, tokens)?, (tokens, self.n, self.m));
+                    let y = y.map(|y| y.narrow(0, start, tokens)).transpose()?;
+                    match self.is_narrow {
+                        true => add_here::<f32>(sum, (&x, y.as_ref()), sizes)?,
+                        false => add_here::<f64>(sum, (&x, y.as_ref()), sizes)?,
+                    }
                 }
             }
         }
@@ -168,17 +181,30 @@ impl ProductSum {
     }
 }
 
-/// Adds leftᵀ·right, or leftᵀ·left.
-fn add_here(sum: &mut [f64], (left, right): (&[f64], Option<&[f64]>), (t, n, m): (usize, usize, usize)) {
-    let turned = |start: usize, rows: usize| View::new(&left[start..], t, rows, n).turned();
+/// Adds xᵀ·y, or xᵀ·x, multiplied in `T`.
+fn add_here<T>(sum: &mut [f64], (x, y): (&Tensor, Option<&Tensor>), (t, n, m): (usize, usize, usize)) -> Result<()>
+where
+    T: From<f32> + Into<f64> + Copy + Send + Sync + 'static,
+{
+    let of = |x: &Tensor| -> Result<Vec<T>> {
+        numbers(&x.contiguous()?, |numbers| numbers.iter().map(|number| T::from(*number)).collect())
+    };
+    let (left, right) = (of(x)?, y.map(of).transpose()?);
     let parts = sum.par_chunks_mut((ROWS * m).max(1)).enumerate();
     parts.for_each(|(part, out)| {
         let (start, rows) = (part * ROWS, out.len() / m.max(1));
-        match right {
-            Some(right) => multiply(out, m, turned(start, rows), View::new(right, t, m, m), Some(1.0)),
-            None => multiply(out, m, turned(start, rows), View::new(left, t, start + rows, n), Some(1.0)),
+        let turned = View::new(&left[start..], t, rows, n).turned();
+        let (right, columns) = match &right {
+            Some(right) => (View::new(right, t, m, m), m),
+            None => (View::new(&left, t, start + rows, n), start + rows),
+        };
+        let mut product = vec![T::from(0.0); rows * columns];
+        multiply(&mut product, columns, turned, right, None);
+        for (out, product) in out.chunks_exact_mut(m).zip(product.chunks_exact(columns)) {
+            out.iter_mut().zip(product).for_each(|(sum, number)| *sum += (*number).into());
         }
     });
+    Ok(())
 }
 
 /// Puts what lies below the diagonal above it as well.
@@ -188,10 +214,6 @@ fn mirror(matrix: &mut [f64], n: usize) {
             matrix[column * n + row] = matrix[row * n + column];
         }
     }
-}
-
-fn widened(x: &Tensor) -> Result<Vec<f64>> {
-    numbers(&x.contiguous()?, |numbers| numbers.iter().map(|number| f64::from(*number)).collect())
 }
 
 #[cfg(test)]
@@ -225,6 +247,17 @@ mod tests {
             close(&gram.numbers().unwrap(), &product64(&turned, &exact(&x), (n, t, n)));
             close(&cross.numbers().unwrap(), &product64(&turned, &exact(&y), (n, t, m)));
         }
+        // in f32, as where products are in bf16
+        let (x, y) = (random(1, 1300, 200), random(2, 1300, 30));
+        let mut sum = ProductSum { is_narrow: true, ..ProductSum::new(200, 30, &Device::Cpu).unwrap() };
+        sum.add(&x, Some(&y)).unwrap();
+        let (found, wide) = (
+            sum.numbers().unwrap(),
+            product64(&exact(&x.t().unwrap().contiguous().unwrap()), &exact(&y), (200, 1300, 30)),
+        );
+        let most = wide.iter().fold(0.0_f64, |most, number| most.max(number.abs()));
+        let off = found.iter().zip(&wide).fold(0.0_f64, |off, (a, b)| off.max((a - b).abs()));
+        assert!(off > 0.0 && off < 2e-6 * most, "{off} of {most}");
         assert!(ProductSum::new(2, 3, &Device::Cpu).unwrap().add(&random(1, 4, 2), Some(&random(2, 4, 2))).is_err());
     }
 

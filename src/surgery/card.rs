@@ -29,8 +29,12 @@ pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> Str
         (true, None) => "Every tensor that was kept",
         (false, None) => "Every tensor that the plan did not make anew",
     };
+    let how = match cut.stored() {
+        Some((stored, _)) => format!("has the source's numbers, matrices in {},", stored.name),
+        None => "is bit for bit the source's,".to_owned(),
+    };
     say(&format!(
-        "{} of {} parameters remain. {kept} is bit for bit the source's, under a new layer number; {then}.\n",
+        "{} of {} parameters remain. {kept} {how} under a new layer number; {then}.\n",
         short_count(cut.parameters().after),
         short_count(cut.parameters().before)
     ));
@@ -54,7 +58,10 @@ pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> Str
     }
     say(&made.usage());
     let gone = plan.gone();
-    let flags = cut.repair().map(flags).unwrap_or_default();
+    let mut flags = cut.repair().map(flags).unwrap_or_default();
+    if let Some((stored, _)) = cut.stored() {
+        flags += &format!(" --to gguf --type {}", stored.name);
+    }
     if !plan.only_drops() {
         say(&format!("Place by place, layers of {}: {}.\n", called(&parent), plan.in_words()));
     } else if let (Some(format), false) = (cut.format(), gone.are_layers()) {

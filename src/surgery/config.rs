@@ -209,6 +209,46 @@ mod tests {
     }
 
     #[test]
+    fn ernie_keeps_its_experts() {
+        let ernie = |more: Value| with(&json!({"model_type": "ernie4_5_moe", "num_hidden_layers": 6}), more);
+        for (config, kept, after) in [
+            // what transformers assumes: all but layer 0
+            (ernie(json!({})), &[0, 3, 4][..], json!({})),
+            (ernie(json!({})), &[1, 2, 5], json!({"moe_layer_start_index": 0})),
+            (ernie(json!({})), &[0, 0, 1, 5], json!({"moe_layer_start_index": 2})),
+            (ernie(json!({})), &[0], json!({})),
+            (ernie(json!({"moe_layer_end_index": 5})), &[0, 4, 5], json!({})),
+            (
+                ernie(json!({"moe_layer_start_index": 2, "moe_layer_end_index": 4})),
+                &[0, 2, 4, 5],
+                json!({"moe_layer_start_index": 1, "moe_layer_end_index": 2}),
+            ),
+            (ernie(json!({"moe_layer_interval": 2})), &[0, 1, 4, 5], json!({})),
+            (
+                ernie(json!({"moe_layer_interval": 2})),
+                &[1, 3],
+                json!({
+                    "moe_layer_start_index": 0, "moe_layer_interval": 1,
+                }),
+            ),
+            (
+                ernie(json!({"moe_layer_interval": 2})),
+                &[0, 2, 3, 5],
+                json!({
+                    "moe_layer_start_index": 2, "moe_layer_interval": 1,
+                }),
+            ),
+        ] {
+            let count = json!({"num_hidden_layers": kept.len()});
+            assert_eq!(cut(&config, kept), with(&with(&config, count), after), "{config} {kept:?}");
+        }
+        refused(&ernie(json!({})), &[1, 0, 2], "which layers have experts");
+        refused(&ernie(json!({"moe_layer_interval": 2})), &[0, 1, 2, 3, 5, 4], "keep the kinds apart");
+        refused(&ernie(json!({"moe_layer_start_index": [1, 1]})), &[0, 1], "`moe_layer_start_index` is [1,1]");
+        assert_eq!(cut(&with(&ernie(json!({})), json!({"model_type": "llama"})), &[1, 2])["num_hidden_layers"], 2);
+    }
+
+    #[test]
     fn lists_of_every_sort() {
         let config = json!({
             "model_type": "llama", "num_hidden_layers": 3, "num_nextn_predict_layers": 1, "first_k_dense_replace": 1,

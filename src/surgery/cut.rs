@@ -1,15 +1,14 @@
 //! A cut, decided in full before a byte is written, and then written as it was decided.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::config::{ConfigEdit, config_edits, edit_config};
+use super::container::Container;
 use super::format::{FORMATS, Format, Missing};
-use super::gguf::GgufCut;
 use super::json_text::Change;
 use super::names::Stack;
 use super::places::Places;
@@ -19,8 +18,7 @@ use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, parse_json};
 use crate::files::{self, Bound};
 use crate::plan::{Place, Plan, PlannedFor};
-use crate::progress::Progress;
-use crate::weights::{Blueprint, Expr, Identical};
+use crate::weights::{Blueprint, Expr};
 use crate::{Context, Error, Result};
 
 /// A number of the source and of what the cut leaves.
@@ -47,15 +45,15 @@ pub struct CutOptions<'a> {
 #[derive(Debug)]
 pub struct Cut {
     pub(super) blueprint: Arc<Blueprint>,
-    plan: Plan,
-    kept: Vec<usize>,
+    pub(super) plan: Plan,
+    pub(super) kept: Vec<usize>,
     pub(super) edits: Vec<ConfigEdit>,
-    format: Option<&'static Format>,
-    not_computed: Option<String>,
+    pub(super) format: Option<&'static Format>,
+    pub(super) not_computed: Option<String>,
     pub(super) parameters: Shrunk,
     pub(super) bytes: Shrunk,
-    repair: Option<Value>,
-    gguf: Option<GgufCut>,
+    pub(super) repair: Option<Value>,
+    pub(super) container: Container,
 }
 
 impl Cut {
@@ -93,7 +91,8 @@ impl Cut {
         let tensors = Tensors::new(source, stack, (&plan, &places), spec.as_ref(), is_zeros)?;
         let (draft, parameters, bytes) = tensors.draft()?;
         let blueprint = Arc::new(draft.finish(config, options.max_shard_size)?);
-        Ok(Self { blueprint, plan, kept, edits, format, not_computed, parameters, bytes, repair: None, gguf: None })
+        let (repair, container) = (None, Container::Safetensors);
+        Ok(Self { blueprint, plan, kept, edits, format, not_computed, parameters, bytes, repair, container })
     }
 
     /// The same with the tensors `changed` made otherwise, by their names in the new checkpoint and of its tensors;
@@ -103,51 +102,7 @@ impl Cut {
     /// Work: a tensor that is not there or is stored in codes, shapes that do not go together.
     pub fn repaired(self, changed: BTreeMap<String, Expr>, record: Value) -> Result<Self> {
         let blueprint = Arc::new(self.blueprint.with(changed)?);
-        Ok(Self { blueprint, repair: Some(record), ..self })
-    }
-
-    /// The same as a GGUF file, of a source that is one: bytes of its tensors as they are.
-    ///
-    /// # Errors
-    /// Request: a plan of more than whole layers, one that llama.cpp would read otherwise, a source in another
-    /// container. Work: tensors that disagree with the layer count.
-    pub fn in_gguf(self, allow_unsliced: &[String]) -> Result<Self> {
-        let source = self.blueprint.source().gguf.as_ref();
-        let source = source.ok_or_else(|| Error::request("the model is no GGUF file"))?;
-        let gguf = GgufCut::new(source, &self.plan, allow_unsliced)?;
-        let (edits, parameters, bytes) = (gguf.edits.clone(), gguf.parameters, gguf.bytes);
-        Ok(Self { edits, parameters, bytes, gguf: Some(gguf), ..self })
-    }
-
-    /// Names of the weight files and their bytes.
-    #[must_use]
-    pub fn files(&self) -> Vec<(String, u64)> {
-        match &self.gguf {
-            Some(gguf) => vec![(gguf.file.name.clone(), gguf.file.size())],
-            None => {
-                let shards = &self.blueprint.shards().shards;
-                shards.iter().map(|shard| (shard.file.clone(), shard.size())).collect()
-            }
-        }
-    }
-
-    /// Writes side files, weights and config.
-    pub(super) fn write_weights(&self, dir: &Path, progress: &dyn Progress) -> Result<()> {
-        match &self.gguf {
-            Some(gguf) => gguf.write(dir, progress),
-            None => self.blueprint.write(dir, progress),
-        }
-    }
-
-    /// Compares `written`, in `dir`, with what was decided, byte for byte.
-    ///
-    /// # Errors
-    /// Work: the first difference, or a file that cannot be read. Interrupted.
-    pub fn verify(&self, written: &Checkpoint, dir: &Path, progress: &dyn Progress) -> Result<Identical> {
-        match &self.gguf {
-            Some(gguf) => gguf.verify(dir, progress),
-            None => self.blueprint.verify(written, progress),
-        }
+        Ok(Self { blueprint, repair: Some(record), container: Container::Safetensors, ..self })
     }
 
     /// What repaired it; `None` where nothing did.

@@ -15,7 +15,7 @@ use super::cut::has_one_stack;
 use super::format::last_modules;
 use super::names::Stack;
 use super::tensors::is_numbers;
-use crate::arch::ModelSpec;
+use crate::arch::{ModelSpec, is_of_module};
 use crate::checkpoint::{Checkpoint, Entry};
 use crate::plan::{Made, Place, Plan, PlannedFor, Term, ranges};
 use crate::{Error, Result};
@@ -180,7 +180,7 @@ fn mean(layers: &Layers<'_>, layer: usize, ends_in_zeros: bool) -> Result<Place>
     }
     let kinds = spec.sublayers(layer).into_iter().flat_map(|residual| residual.sum);
     let ends: BTreeSet<String> = kinds.flat_map(|kind| last_modules(&spec, kind)).collect();
-    let is_end = |name: &str| ends_in_zeros && name.rsplit_once('.').is_some_and(|(module, _)| ends.contains(module));
+    let is_end = |name: &str| ends_in_zeros && ends.iter().any(|module| is_of_module(name, module));
     let half = |layer| Term { times: 0.5, of: Made::Layer(layer) };
     let made = own.keys().map(|name| {
         let made = if is_end(name) { Made::Zeros } else { Made::Sum(vec![half(layer), half(next)]) };

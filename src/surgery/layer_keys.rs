@@ -104,7 +104,12 @@ pub(super) const SPLITS: &[Split] = &[
         only_if: Some("use_sliding_window"),
         defaults: &[("qwen2", 28), ("qwen3", 28)],
     },
-    Split { key: "first_k_dense_replace", list: "mlp_layer_types", only_if: None, defaults: &[("deepseek_v3", 3)] },
+    Split {
+        key: "first_k_dense_replace",
+        list: "mlp_layer_types",
+        only_if: None,
+        defaults: &[("deepseek_v3", 3), ("glm4_moe", 1)],
+    },
     Split { key: "num_dense_layers", list: "mlp_layer_types", only_if: None, defaults: &[("lfm2_moe", 2)] },
 ];
 

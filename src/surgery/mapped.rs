@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Cut;
 use super::config::edit_config;
+use super::container::Container;
 use super::stack_config::StackConfig;
 use crate::arch::{Architecture, ModelSpec, SEAM_MAPS, SeamMap, seam_map_type};
 use crate::checkpoint::parse_json;
@@ -73,6 +74,7 @@ impl Cut {
         all.extend(edits);
         let mut cut = self;
         (cut.blueprint, cut.parameters, cut.bytes, cut.edits) = (blueprint, parameters, bytes, all);
+        cut.container = Container::Safetensors;
         Ok(cut)
     }
 }

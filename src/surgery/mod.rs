@@ -7,6 +7,7 @@
 
 mod card;
 mod config;
+mod container;
 mod cut;
 mod format;
 mod gguf;

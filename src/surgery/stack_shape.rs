@@ -26,6 +26,9 @@ pub(super) fn edits(
     if !allowed.has(STEP) {
         step_edits(stack, places.layers(), edits);
     }
+    if !RANGE.iter().any(|key| allowed.has(key)) {
+        edits.extend(range_edits(stack, places.layers())?);
+    }
     for (key, why) in TIES.iter().filter(|(key, _)| !allowed.has(key)) {
         if let Some(count) = stack.keys.get(*key).and_then(Value::as_u64).filter(|count| *count > 0) {
             return Err(Error::request(format!(
@@ -89,6 +92,58 @@ fn step_edits(stack: &StackConfig<'_>, kept: &[usize], edits: &mut Vec<ConfigEdi
     let list = stack.set(WITHOUT_EXPERTS, json!(without));
     edits.retain(|edit| edit.key != list.key);
     edits.extend([list, stack.set(STEP, json!(1))]);
+}
+
+/// The first and the last layer that has experts, and that every so many of those between have some.
+const RANGE: [&str; 3] = ["moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval"];
+/// Values of `model_type` whose readers assume numbers where the keys are absent, and which; -1 is the last layer.
+const RANGES: &[(&str, [i64; 3])] = &[("ernie4_5_moe", [1, -1, 1])];
+
+/// The numbers of [`RANGE`] that leave every kept layer its kind, as few of them new as can be.
+///
+/// # Errors
+/// Request: there are none, or the keys hold no numbers.
+fn range_edits(stack: &StackConfig<'_>, kept: &[usize]) -> Result<Vec<ConfigEdit>> {
+    let model_type = stack.keys.get("model_type").and_then(Value::as_str);
+    let assumed = RANGES.iter().find(|(name, _)| Some(*name) == model_type).map(|(_, numbers)| *numbers);
+    let stated = RANGE.map(|key| stack.keys.get(key).filter(|value| !value.is_null()));
+    if assumed.is_none() && stated.iter().all(Option::is_none) {
+        return Ok(Vec::new());
+    }
+    let mut before = assumed.unwrap_or([0, -1, 1]);
+    for ((key, stated), number) in RANGE.iter().zip(stated).zip(&mut before) {
+        let Some(value) = stated else { continue };
+        *number = value.as_i64().filter(|number| *number >= -1).ok_or_else(|| {
+            Error::request(format!(
+                "config.json: `{key}` is {value}, and what becomes of it in another stack is not known; if it stays \
+                 right as it is, pass --allow-unsliced {key}"
+            ))
+        })?;
+    }
+    let has_experts = |layer: usize, layers: usize, [first, last, step]: [i64; 3]| {
+        let last = if last == -1 { layers as i64 - 1 } else { last };
+        (layer as i64 + 1) % step.max(1) == 0 && (first..=last).contains(&(layer as i64))
+    };
+    let wanted: Vec<bool> = kept.iter().map(|layer| has_experts(*layer, stack.layers, before)).collect();
+    let [first, last, step] = before;
+    let one_with = |new: Option<usize>| new.unwrap_or(kept.len()) as i64;
+    let firsts = [first, one_with(wanted.iter().position(|wanted| *wanted))];
+    let lasts = [last, one_with(wanted.iter().rposition(|wanted| *wanted))];
+    let all = [step, 1].into_iter().flat_map(|step| {
+        lasts.into_iter().flat_map(move |last| firsts.into_iter().map(move |first| [first, last, step]))
+    });
+    let fits = |after: &[i64; 3]| {
+        wanted.iter().enumerate().all(|(new, wanted)| has_experts(new, kept.len(), *after) == *wanted)
+    };
+    let Some(after) = all.into_iter().find(fits) else {
+        return Err(Error::request(format!(
+            "config.json: `{}` to `{}` says which layers have experts, and in the new stack layers would change their \
+             kind; keep the kinds apart, or pass --allow-unsliced {} if no layer depends on it",
+            RANGE[0], RANGE[1], RANGE[0]
+        )));
+    };
+    let changed = RANGE.into_iter().zip(before.into_iter().zip(after)).filter(|(_, (before, after))| before != after);
+    Ok(changed.map(|(key, (_, after))| stack.set(key, json!(after))).collect())
 }
 
 fn period_edits(period: &Period, stack: &StackConfig<'_>, kept: &[usize]) -> Result<Vec<ConfigEdit>> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::names::Stack;
 use super::stack_config::layer_count;
-use crate::arch::{EMBEDDING, ModelSpec};
+use crate::arch::{ARCHITECTURES, ModelSpec};
 use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::{Context, Error, Result};
 
@@ -113,7 +113,12 @@ impl Quantity {
         let layers = layer_count(&model.config)?;
         if self == Self::KvBytes {
             let spec = ModelSpec::from_config(&model.config)?;
-            let token = 2 * 2 * (spec.kv_heads * spec.head_dim) as u64;
+            let numbers = match spec.latent {
+                // what readers keep
+                Some(latent) => latent.kv_rank + latent.rotated,
+                None => 2 * spec.kv_heads * spec.head_dim,
+            };
+            let token = 2 * numbers as u64;
             let of = |layer| if spec.has_attention(layer) { token } else { 0 };
             return Ok(Sizes { layers: (0..layers).map(of).collect(), beside: 0 });
         }
@@ -127,7 +132,7 @@ impl Quantity {
             match stack.within(&entry.name) {
                 Some((layer, _)) => sizes.layers[layer] += size,
                 // of a table of its own a token reads a row
-                None if self == Self::Speed && entry.name.ends_with(EMBEDDING) && !is_tied(model)? => {}
+                None if self == Self::Speed && is_embedding(&entry.name) && !is_tied(model)? => {}
                 None => sizes.beside += size,
             }
         }
@@ -148,7 +153,12 @@ impl Quantity {
 /// Whether the embedding is the head as well.
 fn is_tied(model: &Checkpoint) -> Result<bool> {
     let spec = ModelSpec::from_config(&model.config)?;
-    Ok(spec.head_tensor(&model.index).ends_with(EMBEDDING))
+    Ok(spec.head_tensor(&model.index) == spec.embedding)
+}
+
+/// Whether any family calls its embedding so.
+fn is_embedding(name: &str) -> bool {
+    ARCHITECTURES.iter().any(|row| name.ends_with(row.embedding))
 }
 
 impl FromStr for Target {

@@ -10,7 +10,7 @@ use super::Shrunk;
 use super::format::last_modules;
 use super::names::Stack;
 use super::places::Places;
-use crate::arch::ModelSpec;
+use crate::arch::{ModelSpec, is_of_module};
 use crate::checkpoint::{Checkpoint, Entry, Index};
 use crate::plan::{Made, Place, Plan};
 use crate::shown::shown;
@@ -231,7 +231,7 @@ fn lost(spec: &ModelSpec, place: &Place, zeros: bool) -> Lost {
 
 /// Whether a tensor of a layer belongs to one of `modules`.
 fn is_of(within: &str, modules: &BTreeSet<String>) -> bool {
-    modules.iter().any(|module| within.strip_prefix(&**module).is_some_and(|rest| rest.starts_with('.')))
+    modules.iter().any(|module| is_of_module(within, module))
 }
 
 /// Whether a tensor of this type holds numbers that can be computed with.

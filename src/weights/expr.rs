@@ -25,7 +25,7 @@ pub enum Expr {
     Sum(Vec<(f64, Expr)>),
     /// The product of two matrices, `[m, k]` and `[k, n]`; the second is in memory whole.
     MatMul(Box<Expr>, Box<Expr>),
-    /// A matrix `[o, i]` and its low-rank update.
+    /// A matrix `[o, i]`, or the matrices of all experts, and its low-rank update.
     Adapted(Box<Expr>, Adapter),
     /// A matrix `[v, d]`, some of whose rows are others.
     TokenRows(Box<Expr>, TokenRows),
@@ -63,9 +63,9 @@ impl Expr {
                 ([rows, inner], [height, columns]) if inner == height && *inner > 0 => vec![*rows, *columns],
                 (left, right) => return misfit("a product", left, right),
             },
-            Self::Adapted(of, adapter) => match (&of.shape(source)?[..], adapter.a.dims(), adapter.b.dims()) {
-                ([o, i], [rank, width], [height, inner]) if (o, i, rank) == (height, width, inner) => vec![*o, *i],
-                (of, ..) => return misfit("an adapter", of, &[adapter.b.dims(), adapter.a.dims()].concat()),
+            Self::Adapted(of, adapter) => match (of.shape(source)?, adapter.shape()?) {
+                (of, own) if of == own => of,
+                (of, own) => return misfit("an adapter", &of, &own),
             },
             Self::TokenRows(of, tokens) => match (&of.shape(source)?[..], tokens.rows.dims()) {
                 ([v, d], [_, width]) if d == width => vec![*v, *d],

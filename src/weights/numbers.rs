@@ -75,8 +75,7 @@ impl<'a> Numbers<'a> {
         })
     }
 
-    /// Calls `take` with some rows at a time as f32, and the number of the first. A tensor that is no matrix is one
-    /// piece.
+    /// Calls `take` with some rows at a time as f32, and the number of the first. A vector is one piece.
     ///
     /// # Errors
     /// Work: a file that cannot be read. Whatever `take` finds wrong.
@@ -114,9 +113,9 @@ impl<'a> Numbers<'a> {
         Ok(Tensor::cat(&pieces, 0)?)
     }
 
-    /// Rows of a matrix; `None` for what is not cut.
+    /// Rows of a matrix, or matrices of a stack of them; `None` for what is not cut.
     fn rows(&self) -> Option<usize> {
-        let matrix = |shape: &[usize]| if shape.len() == 2 { Some(shape[0]) } else { None };
+        let matrix = |shape: &[usize]| if shape.len() > 1 { Some(shape[0]) } else { None };
         match self {
             Self::Dense(_, entry) => matrix(&entry.shape),
             Self::FourBit(weight) => Some(weight.shape().0),
@@ -127,9 +126,9 @@ impl<'a> Numbers<'a> {
         }
     }
 
-    /// Columns of the widest matrix of which rows are in memory.
+    /// Numbers of the widest row that is in memory.
     fn widest(&self) -> usize {
-        let last = |shape: &[usize]| shape.last().copied().unwrap_or(1);
+        let last = |shape: &[usize]| shape.iter().skip(1).product();
         match self {
             Self::Dense(_, entry) => last(&entry.shape),
             Self::FourBit(weight) => weight.shape().1,

@@ -8,6 +8,7 @@ mod files;
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod fixture;
 mod interrupted;
+mod mixtures;
 mod tokenizers;
 
 use std::fs;

@@ -47,7 +47,15 @@ fn compare(dtype: &str, tolerances: [f64; 2]) {
             (3, 1, 128, None),
             (1, 1, 160, None),
         ] {
-            let heads = Heads { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window, cap: None };
+            let heads = Heads {
+                heads,
+                kv_heads,
+                head_dim,
+                scale: 1.0 / (head_dim as f32).sqrt(),
+                window,
+                cap: None,
+                sinks: None,
+            };
             let (width, kv_width) = (heads.heads * head_dim, kv_heads * head_dim);
             let (q, k, v) = ((random(1, t, width) * 4.0).unwrap(), random(2, t, kv_width), random(3, t, kv_width));
             let dout = random(4, t, width);
@@ -65,7 +73,7 @@ fn compare(dtype: &str, tolerances: [f64; 2]) {
         }
     }
     let x = on(&random(1, 3, 300));
-    let heads = Heads { heads: 1, kv_heads: 1, head_dim: 300, scale: 1.0, window: None, cap: None };
+    let heads = Heads { heads: 1, kv_heads: 1, head_dim: 300, scale: 1.0, window: None, cap: None, sinks: None };
     let layout = Arc::new(Layout::sequences([3]).unwrap());
     let error = ops::attention(&x, &x, &x, &layout, &heads).unwrap_err().to_string();
     assert!(error.contains("300") && error.contains("256"), "{error}");

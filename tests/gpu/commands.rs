@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Output, Stdio};
 
 use prune::commands::analyze::{AnalyzeSettings, analyze};
 use prune::commands::eval::eval;
@@ -11,6 +12,8 @@ use prune::heal::HealSettings;
 use prune::progress::Silent;
 
 use crate::fixture::Llama;
+use crate::fixture::desk::Desk;
+use crate::fixture::port::free_port;
 use crate::gpu;
 
 /// Documents of the fixture's words.
@@ -96,4 +99,30 @@ fn analyze_eval_and_heal() {
     let (found, expected) = (healed("cuda"), healed("cpu"));
     assert!((found.0 - expected.0).abs() < 1e-4 && (found.1 - expected.1).abs() < 1e-3, "{found:?} {expected:?}");
     assert!(expected.1 < expected.0, "{expected:?}");
+}
+
+/// Two processes, each with the GPU of its number on its machine, heal to the bytes of one.
+#[test]
+fn processes_that_heal_together() {
+    let Some(_gpu) = gpu("f32") else { return };
+    let desk = Desk::new();
+    let heal = |out: &str| {
+        format!(
+            "heal model --data text.jsonl --seq-len 8 --rank 2 --batch 6 --pass-tokens 8 --steps 3 --save-every 2 \
+             --device cuda --dtype f32 --memory 1GiB --quiet -o {out}"
+        )
+    };
+    let said = |output: Output| assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    said(desk.run(&heal("one")));
+    let port = free_port().to_string();
+    let start = |rank: &str| {
+        let set = [("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost")];
+        let mut command = desk.command(&heal("two"));
+        command.envs(set).env("MASTER_PORT", &port).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    for started in ["0", "1"].map(start) {
+        said(started.wait_with_output().unwrap());
+    }
+    let adapter = |out: &str| fs::read(desk.path(out).join("adapter/adapter_model.safetensors")).unwrap();
+    assert!(adapter("one") == adapter("two"));
 }

@@ -61,7 +61,15 @@ const SUSTAINED: Duration = Duration::from_secs(1);
 /// Attention alone, and the decoding of a matrix in four bits.
 pub(crate) fn kernels(device: &Device, len: usize) {
     for (heads, kv_heads, head_dim, len) in [(32, 32, 128, len), (32, 8, 128, 4 * len), (32, 8, 64, len)] {
-        let heads = Heads { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None, cap: None };
+        let heads = Heads {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            window: None,
+            cap: None,
+            sinks: None,
+        };
         let layout = Arc::new(Layout::sequences([len]).unwrap());
         let (q, k) = (narrow(len, heads.heads * head_dim, device), narrow(len, kv_heads * head_dim, device));
         let many = 8;

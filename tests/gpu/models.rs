@@ -42,6 +42,13 @@ pub(crate) fn families() -> Vec<(&'static str, Map<String, Value>)> {
         ("glm4", config(json!({"model_type": "glm4"}))),
         ("cohere", config(json!({"model_type": "cohere"}))),
         ("phi", config(json!({"model_type": "phi", "hidden_act": "gelu_new"}))),
+        (
+            "gpt_neox",
+            config(json!({
+                "model_type": "gpt_neox", "num_key_value_heads": null, "head_dim": null, "rotary_pct": 0.5
+            })),
+        ),
+        ("apertus", config(json!({"model_type": "apertus"}))),
     ]
 }
 
@@ -50,7 +57,7 @@ pub(crate) fn write(dir: &Path, config: &Map<String, Value>, dtype: Dtype) {
     let spec = ModelSpec::from_config(config).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let table = [spec.vocab_size, spec.hidden_size];
-    let mut tensors = vec![random(&mut rng, "model.embed_tokens.weight".into(), &table, dtype)];
+    let mut tensors = vec![random(&mut rng, spec.embedding.into(), &table, dtype)];
     for layer in 0..spec.layers {
         for tensor in spec.layer_tensors(layer) {
             tensors.push(random(&mut rng, tensor.name, &tensor.shape, dtype));
@@ -60,7 +67,7 @@ pub(crate) fn write(dir: &Path, config: &Map<String, Value>, dtype: Dtype) {
         tensors.push(random(&mut rng, name, &shape, dtype));
     }
     if !spec.tied {
-        tensors.push(random(&mut rng, "lm_head.weight".into(), &table, dtype));
+        tensors.push(random(&mut rng, spec.head.into(), &table, dtype));
     }
     write_safetensors(&dir.join("model.safetensors"), &tensors);
     write_json(&dir.join("config.json"), &Value::Object(config.clone()));

@@ -22,20 +22,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
              max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2)
-WIDE = {**SMALL, "num_key_value_heads": 4}
 GPT2 = dict(vocab_size=96, n_embd=32, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2)
 
 # name: (keys of its config, layers, those to drop, where its layers are)
 FAMILIES = {
-    "gpt_oss": (dict(**SMALL, head_dim=8, sliding_window=4, num_local_experts=4, num_experts_per_tok=2), 6, [1, 2],
-                "model.layers"),
-    "deepseek_v3": (dict(**WIDE, moe_intermediate_size=16, n_routed_experts=4, num_experts_per_tok=2, n_group=1,
-                         topk_group=1, first_k_dense_replace=2, kv_lora_rank=8, q_lora_rank=8, qk_nope_head_dim=8,
-                         qk_rope_head_dim=4, v_head_dim=8, n_shared_experts=1), 6, [1, 4], "model.layers"),
+    "phimoe": (dict(**SMALL, num_local_experts=4, num_experts_per_tok=2), 6, [1, 4], "model.layers"),
     "stablelm": (SMALL, 6, [1, 3], "model.layers"),
     "falcon": (dict(vocab_size=96, hidden_size=32, num_attention_heads=4, bos_token_id=1, eos_token_id=2), 6, [1, 3],
                "transformer.h"),
-    "gpt_neox": (WIDE, 6, [1, 3], "gpt_neox.layers"),
     "opt": (dict(vocab_size=96, hidden_size=32, ffn_dim=48, num_attention_heads=4, max_position_embeddings=64,
                  word_embed_proj_dim=32, pad_token_id=0), 6, [1, 3], "model.decoder.layers"),
     "gpt2": (GPT2, 6, [1, 3], "transformer.h"),

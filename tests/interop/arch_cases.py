@@ -29,10 +29,10 @@ def finalised(seed, n):
 
 
 def tensor(seed, name, shape):
-    if name == "model.embed_tokens.weight":
+    if name in ("model.embed_tokens.weight", "gpt_neox.embed_in.weight"):
         std = 1.0
     elif len(shape) == 2:
-        std = (2.0 if name.endswith((".q_proj.weight", ".k_proj.weight", ".qkv_proj.weight")) else 1.0) / np.sqrt(shape[1])
+        std = (2.0 if name.endswith((".q_proj.weight", ".k_proj.weight", ".qkv_proj.weight", ".query_key_value.weight")) else 1.0) / np.sqrt(shape[1])
     else:
         std = 0.2 if name.endswith("norm.weight") else 0.3
     z = finalised(seed ^ fnv(name), int(np.prod(shape)))
@@ -44,14 +44,20 @@ def tensor(seed, name, shape):
 def on_disk(model_type, name, shape):
     """The tensors of a checkpoint that transformers makes the parameter `name` from: (name, shape, what it is of it).
 
-    transformers 5 holds the experts of a layer in two parameters; checkpoints have them one by one, but Granite's."""
+    transformers 5 holds the experts of a layer in two parameters; checkpoints have them one by one, but Granite's and gpt-oss's."""
     if model_type == "granitemoe":
         for inside, outside in ((".experts.gate_up_proj", ".input_linear.weight"), (".experts.down_proj", ".output_linear.weight"),
                                 (".router.weight", ".router.layer.weight")):
             name = name.replace(inside, outside)
         return [(name, shape, ...)]
+    if model_type == "gpt_oss":
+        return [(name, shape, ...)]
+    if model_type == "gpt_neox" and name == "lm_head.weight":
+        name = "embed_out.weight"
     if model_type == "mixtral":
         name = name.replace(".mlp.", ".block_sparse_moe.")
+    if model_type == "ernie4_5_moe":
+        name = name.replace(".gate.moe_statics.", ".moe_statics.")
     mixtral = ("w1", "w3", "w2") if model_type == "mixtral" else ("gate_proj", "up_proj", "down_proj")
     gate, up, down = (f"{part}.weight" for part in mixtral)
     if name.endswith(".experts.gate_up_proj"):
@@ -182,6 +188,17 @@ CASES = {
                rope_theta=10000.0), 24, (1, 2)),
     "starcoder2": (of("starcoder2", "Starcoder2ForCausalLM", hidden_act="gelu", norm_epsilon=1e-5, sliding_window=7, rope_theta=100000.0,
                       tie_word_embeddings=True), 24, (1, 2)),
+    "gpt_neox": (of("gpt_neox", "GPTNeoXForCausalLM", hidden_act="gelu", num_key_value_heads=None, layer_norm_eps=1e-5, rotary_pct=0.5,
+                    rotary_emb_base=5000, use_parallel_residual=True, tie_word_embeddings=False), 24, (1, 2)),
+    # one sub-layer after the other, no biases in attention, keys of transformers 5, a quarter of wider heads rotated
+    "gpt_neox-in-turn": (of("gpt_neox", "GPTNeoXForCausalLM", hidden_size=64, hidden_act="gelu", num_key_value_heads=None,
+                            layer_norm_eps=1e-5, use_parallel_residual=False, attention_bias=False, rope_parameters={
+                                "rope_type": "linear", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "factor": 2.0}), 24, (0, 1)),
+    "apertus": (of("apertus", "ApertusForCausalLM", hidden_act="xielu", head_dim=8, attention_bias=True, dtype="float32",
+                   rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0} | LLAMA3), 40, (1, 2)),
+    # positions where the config says nothing of them
+    "apertus-plain": (of("apertus", "ApertusForCausalLM", hidden_act="xielu", dtype="float32", max_position_embeddings=16384,
+                         tie_word_embeddings=True), 24, (0, 1)),
     # mixtures of experts: some layers without, sums of weights that are and are not one
     "mixtral": (of("mixtral", "MixtralForCausalLM", num_local_experts=4, num_experts_per_tok=2, sliding_window=7, head_dim=16,
                    rope_theta=1000000.0, intermediate_size=24), 24, (1, 2)),
@@ -200,6 +217,51 @@ CASES = {
     "granitemoe": (of("granitemoe", "GraniteMoeForCausalLM", num_local_experts=4, num_experts_per_tok=2, intermediate_size=16,
                       embedding_multiplier=3.0, residual_multiplier=0.4, attention_multiplier=0.2, logits_scaling=2.5,
                       rope_theta=10000.0, tie_word_embeddings=True), 24, (1, 2)),
+    # groups of experts, of which some are chosen; one dense layer below, half of each head rotated
+    "glm4_moe": (of("glm4_moe", "Glm4MoeForCausalLM", n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=12,
+                    n_shared_experts=1, first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=1.7, n_group=4,
+                    topk_group=2, head_dim=16, use_qk_norm=True, attention_bias=True, partial_rotary_factor=0.5,
+                    num_nextn_predict_layers=1, rope_theta=10000.0), 24, (1, 2)),
+    "glm4_moe-plain": (of("glm4_moe", "Glm4MoeForCausalLM", n_routed_experts=5, num_experts_per_tok=2, moe_intermediate_size=12,
+                          n_shared_experts=2, first_k_dense_replace=2, head_dim=8, use_qk_norm=False, rope_theta=10000.0), 24, (2, 2)),
+    # latent attention: values narrower than keys, groups judged by their best expert, dense layers below that a cut thins
+    "deepseek_v2": (of("deepseek_v2", "DeepseekV2ForCausalLM", num_key_value_heads=4, q_lora_rank=20, kv_lora_rank=12,
+                       qk_nope_head_dim=10, qk_rope_head_dim=8, v_head_dim=6, n_routed_experts=6, num_experts_per_tok=3,
+                       moe_intermediate_size=12, n_shared_experts=2, first_k_dense_replace=2, moe_layer_freq=1, topk_method="group_limited_greedy",
+                       n_group=3, topk_group=2, routed_scaling_factor=1.7, norm_topk_prob=False, attention_bias=True,
+                       mlp_bias=True, max_position_embeddings=64, rope_theta=500.0, rope_scaling={
+                           "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 32, "beta_slow": 1,
+                           "mscale": 0.707, "mscale_all_dim": 1.2}), 40, (1, 2)),
+    # queries from the stream, values wider than keys, one group, epsilon of the norms within attention not the config's
+    "deepseek_v2-lite": (of("deepseek_v2", "DeepseekV2ForCausalLM", num_key_value_heads=4, q_lora_rank=None, kv_lora_rank=16,
+                            qk_nope_head_dim=4, qk_rope_head_dim=8, v_head_dim=16, n_routed_experts=5, num_experts_per_tok=3,
+                            moe_intermediate_size=12, n_shared_experts=1, first_k_dense_replace=1, topk_method="greedy", n_group=1,
+                            topk_group=1, routed_scaling_factor=1.0, rms_norm_eps=0.01, rope_theta=10000.0), 24, (2, 2)),
+    "deepseek_v3": (of("deepseek_v3", "DeepseekV3ForCausalLM", num_key_value_heads=4, q_lora_rank=24, kv_lora_rank=16,
+                       qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, n_routed_experts=8, num_experts_per_tok=3,
+                       moe_intermediate_size=12, n_shared_experts=1, first_k_dense_replace=1, n_group=4, topk_group=2, topk_method="noaux_tc",
+                       scoring_func="sigmoid", routed_scaling_factor=2.0, norm_topk_prob=True, max_position_embeddings=64,
+                       num_nextn_predict_layers=1, rope_theta=500.0, rope_scaling={
+                           "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 32, "beta_slow": 1,
+                           "mscale": 1.0, "mscale_all_dim": 1.0}), 40, (0, 1)),
+    # Moonlight: queries from the stream, one group, no stretch; halves of a head turned together
+    "deepseek_v3-plain": (of("deepseek_v3", "DeepseekV3ForCausalLM", num_key_value_heads=4, q_lora_rank=None, kv_lora_rank=16,
+                             qk_nope_head_dim=12, qk_rope_head_dim=4, v_head_dim=8, n_routed_experts=5, num_experts_per_tok=2,
+                             moe_intermediate_size=12, n_shared_experts=2, first_k_dense_replace=2, n_group=1, topk_group=1,
+                             routed_scaling_factor=1.5, norm_topk_prob=False, rope_interleave=False, rope_theta=10000.0,
+                             attention_bias=True), 24, (2, 2)),
+    # experts from a layer on, which a cut moves; and on every other layer, which a cut makes a run
+    "ernie4_5_moe": (of("ernie4_5_moe", "Ernie4_5_MoeForCausalLM", moe_num_experts=6, moe_k=2, moe_intermediate_size=12,
+                        moe_num_shared_experts=2, moe_layer_start_index=1, moe_layer_end_index=3, use_bias=False,
+                        tie_word_embeddings=False, rope_theta=500000.0), 24, (0, 1)),
+    "ernie4_5_moe-steps": (of("ernie4_5_moe", "Ernie4_5_MoeForCausalLM", moe_num_experts=5, moe_k=3, moe_intermediate_size=12,
+                              moe_num_shared_experts=0, moe_layer_interval=2, tie_word_embeddings=True), 24, (1, 1)),
+    # a limit low enough to clamp gate and up; one layer of two has a window, each head a sink
+    "gpt_oss": (of("gpt_oss", "GptOssForCausalLM", num_local_experts=5, num_experts_per_tok=2, intermediate_size=16, head_dim=16,
+                   swiglu_limit=1.5, attention_bias=True, sliding_window=5, rope_theta=150000.0, max_position_embeddings=128,
+                   layer_types=["sliding_attention", "full_attention"] * 2,
+                   rope_scaling={"rope_type": "yarn", "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+                                 "original_max_position_embeddings": 16}), 24, (1, 2)),
 }
 
 # published settings of real models: their rotations alone, at positions near and far

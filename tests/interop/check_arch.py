@@ -94,7 +94,7 @@ def main():
             subprocess.run([binary, "cut", source, "--drop", f"{first}-{last}", "-o", cut], check=True, stdout=subprocess.DEVNULL)
             model, warnings = load(cut)
             assert warnings <= usual, (name, warnings - usual)
-            assert model.config.num_hidden_layers == len(model.model.layers) == fixture["config"]["num_hidden_layers"] - (last - first + 1)
+            assert model.config.num_hidden_layers == len(model.base_model.layers) == fixture["config"]["num_hidden_layers"] - (last - first + 1)
             whole = model(ids, use_cache=False).logits[0]
             after = check_logits(f"{name} after", whole[positions].numpy(), fixture["logits_after_the_cut"])
             if name not in LENGTH_DEPENDENT:

@@ -47,6 +47,11 @@ def model_of(config, weights):
     return model, shapes
 
 
+def prefix_of(model):
+    """What the names of layer tensors start with."""
+    return f"{model.base_model_prefix}.layers."
+
+
 def cut_config(config, kept):
     """The config of the kept layers, every per-layer rule written out as a list."""
     full, config = hf_config(config), copy.deepcopy(config)
@@ -54,6 +59,14 @@ def cut_config(config, kept):
     for key in ("layer_types", "no_rope_layers", "mlp_layer_types"):
         if getattr(full, key, None) is not None:
             config[key] = [getattr(full, key)[layer] for layer in kept]
+    if "first_k_dense_replace" in config:
+        config["first_k_dense_replace"] = sum(layer < config["first_k_dense_replace"] for layer in kept)
+    if config["model_type"] == "ernie4_5_moe":
+        experts = [(layer + 1) % full.moe_layer_interval == 0 and full.moe_layer_start_index <= layer <= full.moe_layer_end_index
+                   for layer in kept]
+        first, last = experts.index(True), len(kept) - 1 - experts[::-1].index(True)
+        assert all(experts[first : last + 1])
+        config |= {"moe_layer_start_index": first, "moe_layer_end_index": last, "moe_layer_interval": 1}
     if "mlp_only_layers" in config:
         config["mlp_only_layers"] = [kept.index(layer) for layer in config["mlp_only_layers"] if layer in kept]
     return config
@@ -71,15 +84,20 @@ def rotations(model, dims, layer_type=None):
     out, of_type = [], {"layer_type": layer_type} if layer_type else {}
     for positions in (NEAR, FAR):
         with torch.no_grad():
-            cos, sin = model.rotary_emb(torch.zeros(1, 1, dims), torch.tensor([positions]), **of_type)
-        half = cos.shape[-1] // 2
-        if torch.equal(cos[..., :half], cos[..., half:]):
+            turned = model.rotary_emb(torch.zeros(1, 1, dims), torch.tensor([positions]), **of_type)
+            # DeepSeek-V2 writes complex numbers
+            cos, sin = (turned.real, turned.imag) if torch.is_tensor(turned) else turned
+        frequencies = getattr(model.rotary_emb, f"{layer_type}_inv_freq" if layer_type else "inv_freq")
+        half = frequencies.shape[-1]
+        if cos.shape[-1] == half:
+            # gpt-oss and DeepSeek-V2 write each angle once
+            pass
+        elif torch.equal(cos[..., :half], cos[..., half:]):
             cos, sin = cos[..., :half], sin[..., :half]
         else:
             # Cohere writes each angle twice, side by side
             assert torch.equal(cos[..., ::2], cos[..., 1::2])
             cos, sin = cos[..., ::2], sin[..., ::2]
-        frequencies = getattr(model.rotary_emb, f"{layer_type}_inv_freq" if layer_type else "inv_freq")
         out.append({"positions": positions, "inverse_frequencies": short(frequencies), "cos": short(cos[0]), "sin": short(sin[0])})
     return out
 
@@ -91,12 +109,15 @@ def loss_and_gradients(model, tokens):
     logits = model(torch.tensor([tokens]), use_cache=False).logits[0]
     loss = torch.nn.functional.cross_entropy(logits[:-1].double(), torch.tensor(tokens[1:]))
     loss.backward()
-    layers = [(name, own) for name, own in model.named_parameters() if name.startswith("model.layers.")]
-    parts = [(stored, own.grad.double()[part], own.detach().double()[part]) for name, own in layers
-             for stored, _, part in on_disk(model.config.model_type, name, tuple(own.shape))]
-    # what chooses experts is no parameter
-    chosen = {name: [0.0, 0.0] for name, _ in model.named_buffers() if name.endswith("e_score_correction_bias")}
-    gradients = chosen | {name: [gradient.norm().item(), (gradient * own).sum().item()] for name, gradient, own in parts}
+    layers = [(name, own) for name, own in model.named_parameters() if name.startswith(prefix_of(model))]
+    stored_of = lambda name, own: on_disk(model.config.model_type, name, tuple(own.shape))
+    parts = [(stored, own.grad.double()[part], own.detach().double()[part]) for name, own in layers if own.requires_grad
+             for stored, _, part in stored_of(name, own)]
+    # no parameters: what chooses experts, constants of activations
+    buffers = ("e_score_correction_bias", ".act_fn.beta", ".act_fn.eps")
+    constant = {name: [0.0, 0.0] for name, _ in model.named_buffers() if name.endswith(buffers)}
+    constant |= {stored: [0.0, 0.0] for name, own in layers if not own.requires_grad for stored, _, _ in stored_of(name, own)}
+    gradients = constant | {name: [gradient.norm().item(), (gradient * own).sum().item()] for name, gradient, own in parts}
     return loss.item(), {name: short(pair) for name, pair in gradients.items()}
 
 
@@ -108,21 +129,23 @@ def fixture(name):
     positions = [0, len(tokens) // 3, len(tokens) - 2, len(tokens) - 1]
     kept = [layer for layer in range(config["num_hidden_layers"]) if not first <= layer <= last]
 
+    prefix = prefix_of(model)
+
     def kept_tensor(n, shape):
-        if n.startswith("model.layers."):
+        if n.startswith(prefix):
             _, _, layer, rest = n.split(".", 3)
-            n = f"model.layers.{kept[int(layer)]}.{rest}"
+            n = f"{prefix}{kept[int(layer)]}.{rest}"
         return tensor(seed, n, shape)
 
     cut, _ = model_of(cut_config(config, kept), kept_tensor)
-    shapes = {n: shape for n, shape in shapes.items() if not n.startswith("model.layers.") or n.startswith("model.layers.0.")}
+    shapes = {n: shape for n, shape in shapes.items() if not n.startswith(prefix) or n.startswith(f"{prefix}0.")}
     loss, gradients = loss_and_gradients(model, tokens)
-    by_type = hasattr(model.model.rotary_emb, "full_attention_inv_freq")
+    by_type = hasattr(model.base_model.rotary_emb, "full_attention_inv_freq")
     made = {"config": config, "seed": seed, "ids": tokens, "positions": positions, "drop": [first, last], "tensors_up_to_layer_0": shapes,
             "logits": logits(model, tokens, positions), "logits_after_the_cut": logits(cut, tokens, positions),
-            "rotations": rotations(model.model, 8, "full_attention" if by_type else None)}
+            "rotations": rotations(model.base_model, 8, "full_attention" if by_type else None)}
     if by_type:
-        made["sliding_rotations"] = rotations(model.model, 8, "sliding_attention")
+        made["sliding_rotations"] = rotations(model.base_model, 8, "sliding_attention")
     return made | {"loss": loss, "gradients": gradients}
 
 
@@ -130,7 +153,7 @@ def rotation_fixture(name):
     config = BASE | ROTATIONS[name] | {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
     config["hidden_size"] = config["head_dim"]
     model = AutoModelForCausalLM.from_config(hf_config(config), dtype=torch.float32)
-    return {"config": config, "rotations": rotations(model.model, 8)}
+    return {"config": config, "rotations": rotations(model.base_model, 8)}
 
 
 def write(name, value):

@@ -37,7 +37,7 @@ fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Tensor {
 fn adapter(rng: &mut ChaCha8Rng, outputs: usize, inputs: usize) -> Adapter {
     let (a, b) = (matrix(rng, 3, inputs), matrix(rng, outputs, 3));
     let magnitude: Vec<f32> = (0..outputs).map(|_| rng.random_range(0.5..1.5)).collect();
-    Adapter { a, b, scale: 0.75, magnitude: Some(Tensor::new(magnitude, &Device::Cpu).unwrap()) }
+    Adapter { a, b, scale: 0.75, magnitude: Some(Tensor::new(magnitude, &Device::Cpu).unwrap()), stacked: None }
 }
 
 /// A checkpoint of these tensors, which need not be a model's.

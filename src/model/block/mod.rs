@@ -9,6 +9,8 @@ mod seam_map;
 mod tests;
 mod training;
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 
 use super::cache::LayerCache;
@@ -35,7 +37,8 @@ pub struct Block {
 /// `x` plus the sum of what the sub-layers make of `norm(x)`, normed again and multiplied.
 #[derive(Debug)]
 struct Residual {
-    norm: Option<Norm>,
+    /// None, one for all sub-layers, or one for each.
+    norms: Vec<Norm>,
     sum: Vec<Box<dyn SubLayer>>,
     post_norm: Option<Norm>,
     /// What the update is multiplied with.
@@ -49,7 +52,7 @@ impl Block {
     /// # Errors
     /// A tensor that is missing, has another shape or cannot be read.
     pub(crate) fn load(
-        checkpoint: &Checkpoint,
+        checkpoint: &Arc<Checkpoint>,
         spec: &ModelSpec,
         (layer, place): (usize, usize),
         load_options: &LoadOptions,
@@ -62,9 +65,9 @@ impl Block {
     fn made_of(residuals: &[arch::Residual], loader: &Loader<'_>) -> Result<Self> {
         let residuals = residuals.iter().map(|residual| {
             let sum = residual.sum.iter().map(|kind| sublayers::load(*kind, loader)).collect::<Result<_>>()?;
-            let norm = |role: Option<Role>| role.map(|role| loader.norm(role)).transpose();
-            let (norm, post_norm) = (norm(residual.norm)?, norm(residual.post_norm)?);
-            Ok(Residual { norm, sum, post_norm, times: loader.spec.multipliers.residual })
+            let norms = residual.norms.iter().map(|role| loader.norm(*role)).collect::<Result<_>>()?;
+            let post_norm = residual.post_norm.map(|role| loader.norm(role)).transpose()?;
+            Ok(Residual { norms, sum, post_norm, times: loader.spec.multipliers.residual })
         });
         let residuals: Vec<Residual> = residuals.collect::<Result<_>>()?;
         if residuals.iter().skip(1).any(Residual::mixes_tokens) {
@@ -109,8 +112,8 @@ impl Block {
     ) -> Result<Tensor> {
         let (residual, own) = self.alone(sublayer)?.ok_or_else(|| absent(sublayer))?;
         match own.mixes_tokens() {
-            true => own.before_output(&residual.normed(x)?, context, None),
-            false => some_at_a_time(x, |x| own.before_output(&residual.normed(x)?, context, None)),
+            true => own.before_output(&residual.normed(x, 0)?, context, None),
+            false => some_at_a_time(x, |x| own.before_output(&residual.normed(x, 0)?, context, None)),
         }
     }
 
@@ -165,9 +168,19 @@ impl Residual {
         self.sum.iter().any(|own| own.mixes_tokens())
     }
 
-    /// What the sub-layers see.
-    fn normed(&self, x: &Tensor) -> Result<Tensor> {
-        self.norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
+    /// What the sub-layer `own` of the sum sees the stream through.
+    fn norm(&self, own: usize) -> Option<&Norm> {
+        self.norms.get(if self.has_norm_each() { own } else { 0 })
+    }
+
+    /// Whether the sub-layers see the stream through norms of their own.
+    fn has_norm_each(&self) -> bool {
+        self.norms.len() > 1
+    }
+
+    /// What the sub-layer `own` of the sum sees.
+    fn normed(&self, x: &Tensor, own: usize) -> Result<Tensor> {
+        self.norm(own).map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
     }
 
     /// `x` and what a sub-layer has given.
@@ -187,12 +200,15 @@ impl Residual {
     fn forward(&self, x: &Tensor, context: &ForwardContext, mut cache: Option<&mut LayerCache>) -> Result<Tensor> {
         if !self.mixes_tokens() {
             return some_at_a_time(x, |x| {
-                let normed = self.normed(x)?;
+                let normed = self.normed(x, 0)?;
                 self.sum.iter().try_fold(x.clone(), |sum, own| self.add(&sum, own.forward(&normed, context, None)?))
             });
         }
-        let normed = self.normed(x)?;
-        self.sum.iter().try_fold(x.clone(), |sum, own| {
+        let mut normed = self.normed(x, 0)?;
+        self.sum.iter().enumerate().try_fold(x.clone(), |sum, (index, own)| {
+            if index > 0 && self.has_norm_each() {
+                normed = self.normed(x, index)?;
+            }
             let update = match own.mixes_tokens() {
                 true => own.forward(&normed, context, cache.as_deref_mut())?,
                 false => some_at_a_time(&normed, |normed| own.forward(normed, context, None))?,

@@ -24,7 +24,7 @@ const D: usize = 12;
 /// A layer of four query heads and two of keys, of 4 dimensions each, in a checkpoint that has no others than `roles`.
 struct Fixture {
     _dir: TempDir,
-    checkpoint: Checkpoint,
+    checkpoint: Arc<Checkpoint>,
     spec: ModelSpec,
 }
 
@@ -55,7 +55,7 @@ impl Fixture {
             .map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
         safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
         std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-        let checkpoint = Checkpoint::open_dir(dir.path()).unwrap();
+        let checkpoint = Arc::new(Checkpoint::open_dir(dir.path()).unwrap());
         Self { _dir: dir, checkpoint, spec }
     }
 
@@ -153,22 +153,26 @@ fn a_linear_map_follows_a_block() {
     }
 }
 
-/// The wirings that differ: in turn, each alone, in parallel, none.
+/// The wirings that differ: in turn, each alone, in parallel, none, in parallel through a norm each.
 fn wirings() -> Vec<Vec<Wiring>> {
     use SubLayerKind::{Attention, GatedMlp};
-    let residual = |norm, sum: &[SubLayerKind]| Wiring { norm: Some(norm), sum: sum.to_vec(), post_norm: None };
+    let residual = |norm, sum: &[SubLayerKind]| Wiring { norms: vec![norm], sum: sum.to_vec(), post_norm: None };
     let (attention, mlp) = (residual(Role::InputNorm, &[Attention]), residual(Role::PostNorm, &[GatedMlp]));
     let parallel = residual(Role::InputNorm, &[Attention, GatedMlp]);
-    vec![vec![attention.clone(), mlp.clone()], vec![attention], vec![mlp], vec![parallel], vec![]]
+    let each = Wiring { norms: vec![Role::InputNorm, Role::PostNorm], ..parallel.clone() };
+    vec![vec![attention.clone(), mlp.clone()], vec![attention], vec![mlp], vec![parallel], vec![], vec![each]]
 }
 
 #[test]
-fn a_parallel_block_sees_one_norm() {
+fn a_parallel_block_sees_one_norm_or_two() {
     let fixture = Fixture::new(SubLayers::default());
-    let (x, pass, wiring) = (random(3, 4, D), pass(&fixture.spec, &[4]), &wirings()[3]);
-    let block = fixture.wired(wiring, &LoadOptions::default()).unwrap();
-    let expected = fixture.formula(&x, &pass, wiring, None);
-    assert_close("parallel", &block.forward(&x, &pass).unwrap(), &expected, 1e-5);
+    let (x, pass) = (random(3, 4, D), pass(&fixture.spec, &[4]));
+    for at in [3, 5] {
+        let wiring = &wirings()[at];
+        let block = fixture.wired(wiring, &LoadOptions::default()).unwrap();
+        let expected = fixture.formula(&x, &pass, wiring, None);
+        assert_close("parallel", &block.forward(&x, &pass).unwrap(), &expected, 1e-5);
+    }
     let upside_down: Vec<Wiring> = wirings()[0].iter().rev().cloned().collect();
     assert!(fixture.wired(&upside_down, &LoadOptions::default()).is_err());
 }
@@ -214,6 +218,12 @@ fn families() -> Vec<Value> {
         json!({"model_type": "cohere", "num_key_value_heads": 4}),
         json!({"model_type": "phi"}),
         json!({"model_type": "starcoder2", "hidden_act": "gelu"}),
+        json!({"model_type": "gpt_neox", "num_key_value_heads": 4, "head_dim": null, "hidden_size": 16, "rotary_pct": 0.5}),
+        json!({
+            "model_type": "gpt_neox", "num_key_value_heads": 4, "head_dim": null, "hidden_size": 16,
+            "use_parallel_residual": false, "rotary_pct": 1.0,
+        }),
+        json!({"model_type": "apertus", "attention_bias": true}),
         json!({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}),
         json!({"model_type": "qwen3_moe", "num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 8}),
         json!({
@@ -225,6 +235,30 @@ fn families() -> Vec<Value> {
             "n_shared_experts": 2, "norm_topk_prob": true, "routed_scaling_factor": 1.5,
         }),
         json!({"model_type": "granitemoe", "num_local_experts": 3, "num_experts_per_tok": 2, "attention_multiplier": 0.5}),
+        json!({
+            "model_type": "glm4_moe", "n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+            "n_group": 3, "topk_group": 2, "first_k_dense_replace": 0, "use_qk_norm": true, "routed_scaling_factor": 1.5,
+        }),
+        json!({
+            "model_type": "deepseek_v2", "num_key_value_heads": 4, "q_lora_rank": 7, "kv_lora_rank": 5,
+            "qk_nope_head_dim": 3, "qk_rope_head_dim": 4, "v_head_dim": 2, "n_routed_experts": 6,
+            "num_experts_per_tok": 2, "moe_intermediate_size": 8, "topk_method": "group_limited_greedy", "n_group": 3,
+            "topk_group": 2, "routed_scaling_factor": 1.5, "attention_bias": true, "mlp_bias": true,
+        }),
+        json!({
+            "model_type": "deepseek_v3", "num_key_value_heads": 4, "q_lora_rank": null, "kv_lora_rank": 5,
+            "qk_nope_head_dim": 2, "qk_rope_head_dim": 2, "v_head_dim": 6, "n_routed_experts": 6,
+            "num_experts_per_tok": 2, "moe_intermediate_size": 8, "n_group": 3, "topk_group": 2,
+            "first_k_dense_replace": 0, "rope_interleave": false,
+        }),
+        json!({
+            "model_type": "ernie4_5_moe", "moe_num_experts": 5, "moe_k": 2, "moe_intermediate_size": 8,
+            "moe_num_shared_experts": 1, "moe_layer_start_index": 0,
+        }),
+        json!({
+            "model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "swiglu_limit": 2.0,
+            "sliding_window": 3, "intermediate_size": 8,
+        }),
     ]
 }
 
@@ -258,7 +292,11 @@ fn gradients_with_adapters(fixture: &Fixture, settings: &LoraSettings, wirings: 
             variables.insert((*role, part), variable);
         }
     }
-    let (x, dy, pass) = (random(4, 11, D), random(5, 11, D), pass(&fixture.spec, &[7, 4]));
+    let (x, dy, pass) = (
+        random(4, 11, fixture.spec.hidden_size),
+        random(5, 11, fixture.spec.hidden_size),
+        pass(&fixture.spec, &[7, 4]),
+    );
     for wiring in wirings {
         let entered = Var::from_tensor(&x.to_dtype(DType::F64).unwrap()).unwrap();
         let y = fixture.formula(&entered, &pass, wiring, Some(&adapters));
@@ -290,7 +328,11 @@ fn gradients_of_whole_blocks_are_slopes() {
 
 fn whole_gradients(fixture: &Fixture, wiring: &[Wiring]) {
     let load_options = LoadOptions { unfrozen: [0].into(), ..LoadOptions::default() };
-    let (x, dy, pass) = (random(6, 11, D), random(7, 11, D), pass(&fixture.spec, &[7, 4]));
+    let (x, dy, pass) = (
+        random(6, 11, fixture.spec.hidden_size),
+        random(7, 11, fixture.spec.hidden_size),
+        pass(&fixture.spec, &[7, 4]),
+    );
     {
         let block = fixture.wired(wiring, &load_options).unwrap();
         let (_, _, gradients) = train(&block, &x, &pass, &dy, 4, false);

@@ -18,6 +18,7 @@ use crate::model::sublayers::{Input, Linear, Norm, TrainingPass};
 use crate::model::training::{BackwardContext, TrainContext};
 use crate::model::{Parameter, Part};
 use crate::ops::{self, WeightMatrix};
+use crate::weights::lora::Adapter;
 
 /// What a block saves of its forward pass.
 #[derive(Debug)]
@@ -80,8 +81,9 @@ impl Block {
         let sums = self.residuals.iter().map(|residual| &residual.sum);
         let mut passes: Passes<'_> = sums.map(|sum| sum.iter().map(|own| own.training_pass(save)).collect()).collect();
         if let (Some(residual), Some(passes)) = (self.residuals.first(), passes.first_mut()) {
-            let input = Input { x, first: 0, norm: residual.norm.as_ref() };
-            passes.iter_mut().try_for_each(|pass| pass.mix(&input, training))?;
+            for (own, pass) in passes.iter_mut().enumerate() {
+                pass.mix(&residual.input(x, 0, own), training)?;
+            }
         }
         Ok(passes)
     }
@@ -99,10 +101,9 @@ impl Block {
         for (residual, passes) in self.residuals.iter().zip(passes).take(top) {
             let entered =
                 left.last().map_or_else(|| ops::restore_activation(&rows(x, chunk)?), |x: &Tensor| Ok(x.clone()))?;
-            let input = Input { x: &entered, first: chunk.start, norm: residual.norm.as_ref() };
             let mut sum = entered.clone();
-            for pass in passes {
-                sum = residual.add(&sum, pass.update(&input, chunk, training)?)?;
+            for (own, pass) in passes.iter_mut().enumerate() {
+                sum = residual.add(&sum, pass.update(&residual.input(&entered, chunk.start, own), chunk, training)?)?;
             }
             left.push(sum);
         }
@@ -140,7 +141,7 @@ impl Block {
         (wanted, gates): (bool, bool),
     ) -> Result<Sensitivity> {
         let mut at = BackwardContext::new(training, wanted);
-        at.routers = wanted;
+        at.frozen = wanted;
         if gates {
             at.watch_gates(self.residuals.iter().map(|residual| residual.sum.len()).sum());
         }
@@ -179,25 +180,31 @@ impl Block {
             for (index, (residual, passes)) in self.residuals.iter().zip(&mut passes).enumerate().rev() {
                 let own = if index > 0 { entered.pop() } else { None };
                 let (x, first) = own.as_ref().map_or((&x, 0), |own| (own, chunk.start));
-                let input = Input { x, first, norm: residual.norm.as_ref() };
                 let below = wanted || self.residuals[..index].iter().any(|own| unfrozen || own.is_adapted());
                 let first_own = self.residuals[..index].iter().map(|residual| residual.sum.len()).sum();
-                residual.backward(at, passes, &input, (&chunk, &mut stream), (below || unfrozen, first_own))?;
+                residual.backward(at, passes, (x, first), (&chunk, &mut stream), (below || unfrozen, first_own))?;
                 if !below {
                     break;
                 }
             }
         }
         if let (Some(residual), Some(passes)) = (self.residuals.first(), passes.first_mut()) {
-            let input = Input { x: &x, first: 0, norm: residual.norm.as_ref() };
-            for pass in passes {
-                pass.backward_mixed(at, &input, &mut stream, wanted || unfrozen)?;
+            for (own, pass) in passes.iter_mut().enumerate() {
+                pass.backward_mixed(at, &residual.input(&x, 0, own), &mut stream, wanted || unfrozen)?;
             }
         }
         Ok(if wanted { stream.some() } else { None })
     }
 
-    /// The block's linear layers.
+    /// What is read from disk follows trained parameters from now on, which may begin now.
+    ///
+    /// # Errors
+    /// Work: a weight that cannot be read, a row that is zero.
+    pub(crate) fn follow(&self, begin: bool) -> Result<()> {
+        self.residuals.iter().flat_map(|residual| &residual.sum).try_for_each(|own| own.follow(begin))
+    }
+
+    /// The block's linear layers that are in memory.
     pub(crate) fn linears(&self) -> impl Iterator<Item = (Role, &Linear)> {
         self.residuals.iter().flat_map(Residual::linears)
     }
@@ -206,12 +213,12 @@ impl Block {
     #[must_use]
     pub(crate) fn parameters(&self) -> Vec<Parameter> {
         let mut parameters = Vec::new();
+        for (role, adapter) in self.residuals.iter().flat_map(Residual::adapters) {
+            parameters.push((role, Part::A, adapter.a.clone()));
+            parameters.push((role, Part::B, adapter.b.clone()));
+            parameters.extend(adapter.magnitude.iter().map(|m| (role, Part::Magnitude, m.clone())));
+        }
         for (role, linear) in self.linears() {
-            if let Some(adapter) = &linear.adapter {
-                parameters.push((role, Part::A, adapter.a.clone()));
-                parameters.push((role, Part::B, adapter.b.clone()));
-                parameters.extend(adapter.magnitude.iter().map(|m| (role, Part::Magnitude, m.clone())));
-            }
             if self.unfrozen {
                 if let WeightMatrix::Dense(weight) = &linear.weight {
                     parameters.push((role, Part::Weight, weight.clone()));
@@ -220,23 +227,33 @@ impl Block {
             }
         }
         if self.unfrozen {
-            let own = self.residuals.iter().flat_map(|residual| residual.norm.iter().chain(&residual.post_norm));
+            let own = self.residuals.iter().flat_map(|residual| residual.norms.iter().chain(&residual.post_norm));
             let inner = self.residuals.iter().flat_map(|residual| residual.sum.iter().flat_map(|own| own.norms()));
             parameters.extend(own.chain(inner).flat_map(Norm::parameters));
             let others = self.residuals.iter().flat_map(|residual| residual.sum.iter().flat_map(|own| own.others()));
-            parameters.extend(others.map(|(role, tensor)| (role, Part::Weight, tensor.clone())));
+            parameters.extend(others.map(|(role, part, tensor)| (role, part, tensor.clone())));
         }
         parameters
     }
 }
 
 impl Residual {
+    /// What enters the sub-layer `own` of the sum: rows of the stream, of which the first is the row `first` of the
+    /// pass.
+    fn input<'a>(&'a self, x: &'a Tensor, first: usize, own: usize) -> Input<'a> {
+        Input { x, first, norm: self.norm(own) }
+    }
+
     fn linears(&self) -> impl Iterator<Item = (Role, &Linear)> {
         self.sum.iter().flat_map(|own| own.linears())
     }
 
+    fn adapters(&self) -> impl Iterator<Item = (Role, &Adapter)> {
+        self.sum.iter().flat_map(|own| own.adapters())
+    }
+
     fn is_adapted(&self) -> bool {
-        self.linears().any(|(_, linear)| linear.adapter.is_some())
+        self.adapters().next().is_some()
     }
 
     /// From the gradient of the rows `chunk` of the stream that leaves the residual to that of what enters it, as far
@@ -246,13 +263,15 @@ impl Residual {
         &self,
         at: &mut BackwardContext<'_>,
         passes: &mut [Box<dyn TrainingPass + '_>],
-        input: &Input<'_>,
+        (x, first): (&Tensor, usize),
         (chunk, stream): (&Range<usize>, &mut Gathered),
         (wanted, first_own): (bool, usize),
     ) -> Result<()> {
         let dy = stream.rows(chunk)?;
-        let mut dnormed = None;
+        // of each norm
+        let mut dnormed: Vec<(usize, Option<Tensor>)> = Vec::new();
         for (own, pass) in passes.iter_mut().enumerate() {
+            let input = &self.input(x, first, own);
             let mut dupdate = self.scaled(dy.clone())?;
             if at.watches_gates() || self.post_norm.is_some() {
                 let given = pass.update(input, chunk, at.training)?;
@@ -264,13 +283,23 @@ impl Residual {
                     dupdate = norm.backward(at, &given, &dupdate)?;
                 }
             }
-            dnormed = match (dnormed, pass.backward(at, input, chunk, &dupdate, wanted)?) {
-                (Some(sum), Some(own)) => Some(ops::add(&sum, &own)?),
-                (sum, own) => sum.or(own),
-            };
+            let through = pass.backward(at, input, chunk, &dupdate, wanted)?;
+            match dnormed.last_mut().filter(|_| !self.has_norm_each()) {
+                Some((_, sum)) => {
+                    *sum = match (sum.take(), through) {
+                        (Some(sum), Some(own)) => Some(ops::add(&sum, &own)?),
+                        (sum, own) => sum.or(own),
+                    }
+                }
+                None => dnormed.push((own, through)),
+            }
         }
-        let Some(dnormed) = dnormed else { return Ok(()) };
         drop(dy);
-        input.backward(at, chunk, &input.stream(chunk)?, &dnormed, stream)
+        for (own, dnormed) in dnormed {
+            let Some(dnormed) = dnormed else { continue };
+            let input = self.input(x, first, own);
+            input.backward(at, chunk, &input.stream(chunk)?, &dnormed, stream)?;
+        }
+        Ok(())
     }
 }

@@ -11,10 +11,11 @@ use super::{Cost, Input, Kind, Linear, SubLayer, TrainingCost, TrainingPass, cos
 use crate::Result;
 use crate::arch::{Activation, ModelSpec, Role, SubLayerKind};
 use crate::model::ForwardContext;
+use crate::model::Part;
 use crate::model::cache::LayerCache;
 use crate::model::load_options::Loader;
 use crate::model::training::{BackwardContext, TrainContext};
-use crate::ops;
+use crate::ops::{self, ClampedSwiglu, WeightMatrix};
 use crate::plan;
 
 pub(super) const KIND: Kind = Kind { load, cost, training_cost };
@@ -24,15 +25,46 @@ pub(super) struct GatedMlp {
     /// f.
     pub(super) size: usize,
     pub(super) gate_up: GateUpProj,
-    pub(super) activation: Activation,
+    pub(super) gate: Gate,
     pub(super) down: (Role, Linear),
+    /// What down adds to each update before that is weighed, `[d]` f32, where it does not do so by itself.
+    pub(super) down_bias: Option<Tensor>,
+}
+
+/// What gate and up become together.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Gate {
+    /// act(gate) · up.
+    Times(Activation),
+    Clamped(ClampedSwiglu),
+}
+
+impl Gate {
+    fn forward(self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Times(activation) => ops::gated(gate, up, activation),
+            Self::Clamped(clamped) => clamped.forward(gate, up),
+        }
+    }
+
+    fn backward(self, gate: Tensor, up: Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+        match self {
+            Self::Times(activation) => ops::gated_backward(gate, up, activation, dy),
+            Self::Clamped(clamped) => clamped.backward(&gate, &up, dy),
+        }
+    }
 }
 
 /// Gate and up projections, apart or in one tensor.
 #[derive(Debug)]
 pub(super) enum GateUpProj {
-    Split { gate: (Role, Linear), up: (Role, Linear) },
+    Split {
+        gate: (Role, Linear),
+        up: (Role, Linear),
+    },
     Fused((Role, Linear)),
+    /// Rows of both in turns (gpt-oss).
+    InTurns((Role, Linear)),
 }
 
 /// What a pass saves of some tokens, `[t, f]` both.
@@ -53,8 +85,8 @@ fn load(loader: &Loader<'_>) -> Result<Box<dyn SubLayer>> {
         true => GateUpProj::Fused(own(Role::GateUp)?),
         false => GateUpProj::Split { gate: own(Role::Gate)?, up: own(Role::Up)? },
     };
-    let (size, activation) = (loader.spec.mlp_size, loader.spec.activation);
-    Ok(Box::new(GatedMlp { size, gate_up, activation, down }))
+    let (size, gate) = (loader.spec.mlp_size, Gate::Times(loader.spec.activation));
+    Ok(Box::new(GatedMlp { size, gate_up, gate, down, down_bias: None }))
 }
 
 impl GatedMlp {
@@ -64,11 +96,25 @@ impl GatedMlp {
         Ok((part(0)?, part(self.size)?))
     }
 
+    /// The same where their numbers lie in turns.
+    fn split_turns(&self, both: &Tensor) -> Result<(Tensor, Tensor)> {
+        let pairs = both.reshape((both.dim(0)?, self.size, 2))?;
+        let part = |at| pairs.narrow(2, at, 1)?.squeeze(2)?.contiguous();
+        Ok((part(0)?, part(1)?))
+    }
+
+    /// Updates with what down adds to them, each times its weight, `[t]`.
+    fn with_bias(&self, update: Tensor, weights: &Tensor) -> Result<Tensor> {
+        let Some(bias) = &self.down_bias else { return Ok(update) };
+        let own = weights.unsqueeze(1)?.broadcast_mul(&bias.unsqueeze(0)?)?;
+        ops::add(&update, &own)
+    }
+
     /// Its linear layers, in the order of computation.
     pub(super) fn linears(&self) -> Vec<(Role, &Linear)> {
         let mut linears = match &self.gate_up {
             GateUpProj::Split { gate, up } => vec![(gate.0, &gate.1), (up.0, &up.1)],
-            GateUpProj::Fused(gate_up) => vec![(gate_up.0, &gate_up.1)],
+            GateUpProj::Fused(gate_up) | GateUpProj::InTurns(gate_up) => vec![(gate_up.0, &gate_up.1)],
         };
         linears.push((self.down.0, &self.down.1));
         linears
@@ -79,13 +125,14 @@ impl GatedMlp {
         let (gate, up) = match &self.gate_up {
             GateUpProj::Split { gate, up } => (gate.1.forward(x)?, up.1.forward(x)?),
             GateUpProj::Fused((_, gate_up)) => self.split(&gate_up.forward(x)?)?,
+            GateUpProj::InTurns((_, gate_up)) => self.split_turns(&gate_up.forward(x)?)?,
         };
-        ops::gated(&gate, &up, self.activation)
+        self.gate.forward(&gate, &up)
     }
 
     /// Updates `[t, d]` of tokens `x` `[t, d]`, each times its weight, `[t]`.
     pub(super) fn weighted(&self, x: &Tensor, weights: &Tensor) -> Result<Tensor> {
-        self.down.1.forward(&ops::times_rows(&self.gated(x)?, weights)?)
+        self.with_bias(self.down.1.forward(&ops::times_rows(&self.gated(x)?, weights)?)?, weights)
     }
 
     /// Gate and up in training, of rows from `row` on: the way back has no use for what down gives.
@@ -96,6 +143,7 @@ impl GatedMlp {
         let (gate, up) = match &self.gate_up {
             GateUpProj::Split { gate, up } => (linear(gate)?, linear(up)?),
             GateUpProj::Fused(gate_up) => self.split(&linear(gate_up)?)?,
+            GateUpProj::InTurns(gate_up) => self.split_turns(&linear(gate_up)?)?,
         };
         Ok(Saved { gate, up, hidden })
     }
@@ -109,12 +157,13 @@ impl GatedMlp {
         training: &TrainContext<'_>,
     ) -> Result<(Tensor, Saved)> {
         let mut own = self.expand(x, row, training)?;
-        let gated = ops::gated(&own.gate, &own.up, self.activation)?;
+        let gated = self.gate.forward(&own.gate, &own.up)?;
         let gated = match weights {
             Some(weights) => ops::times_rows(&gated, weights)?,
             None => gated,
         };
         let update = self.down.1.forward_saving(&gated, training, (self.down.0, row), &mut own.hidden)?;
+        let update = weights.map_or(Ok(update.clone()), |weights| self.with_bias(update, weights))?;
         Ok((update, own))
     }
 
@@ -122,7 +171,7 @@ impl GatedMlp {
         let adapted = |(_, linear): &(Role, Linear)| linear.adapter.is_some();
         match &self.gate_up {
             GateUpProj::Split { gate, up } => adapted(gate) || adapted(up),
-            GateUpProj::Fused(gate_up) => adapted(gate_up),
+            GateUpProj::Fused(gate_up) | GateUpProj::InTurns(gate_up) => adapted(gate_up),
         }
     }
 
@@ -138,7 +187,7 @@ impl GatedMlp {
         wanted: bool,
     ) -> Result<Back> {
         let Saved { gate, up, hidden } = saved;
-        let gated = ops::gated(&gate, &up, self.activation)?;
+        let gated = self.gate.forward(&gate, &up)?;
         let further = wanted || self.trains_gate_up();
         // only weights ask for it again
         let (entering, gated) = match weights {
@@ -150,11 +199,21 @@ impl GatedMlp {
             return Ok((None, None));
         };
         let dweights = gated.filter(|_| wanted).map(|gated| ops::row_products(&dgated, &gated)).transpose()?;
+        let dweights = match (&self.down_bias, weights) {
+            (Some(bias), Some(weights)) => {
+                if at.unfrozen {
+                    at.note(*role, Part::Bias, ops::outer(&weights.unsqueeze(1)?, dy)?.flatten_all()?)?;
+                }
+                let of_bias = WeightMatrix::Dense(bias.unsqueeze(0)?).linear(dy)?.squeeze(1)?;
+                dweights.map(|own| own + of_bias).transpose()?
+            }
+            _ => dweights,
+        };
         let dgated = match weights {
             Some(weights) => ops::times_rows(&dgated, weights)?,
             None => dgated,
         };
-        let (dgate, dup) = ops::gated_backward(gate, up, self.activation, &dgated)?;
+        let (dgate, dup) = self.gate.backward(gate, up, &dgated)?;
         drop(dgated);
         let x = entered()?;
         let dx = match &self.gate_up {
@@ -165,6 +224,10 @@ impl GatedMlp {
             }
             GateUpProj::Fused((role, gate_up)) => {
                 let both = Tensor::cat(&[dgate, dup], 1)?;
+                gate_up.backward(at, (*role, row), &hidden, x, &both, wanted)?
+            }
+            GateUpProj::InTurns((role, gate_up)) => {
+                let both = Tensor::stack(&[dgate, dup], 2)?.flatten_from(1)?;
                 gate_up.backward(at, (*role, row), &hidden, x, &both, wanted)?
             }
         };

@@ -9,9 +9,11 @@ mod cost;
 mod dora;
 mod experts;
 mod gated_mlp;
+mod latent;
 mod linear;
 mod mlp;
 mod norm;
+mod output_pass;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -21,10 +23,11 @@ use candle_core::Tensor;
 use super::ForwardContext;
 use super::cache::LayerCache;
 use super::chunks::{Gathered, rows};
-use super::load_options::Loader;
+use super::load_options::{Loader, Part};
 use super::training::{BackwardContext, TrainContext};
 use crate::arch::{Role, SubLayerKind};
 use crate::plan;
+use crate::weights::lora::Adapter;
 use crate::{Error, Result, ops};
 
 pub(crate) use cost::{Cost, TrainingCost, mean_flops};
@@ -43,6 +46,7 @@ struct Kind {
 fn kind(kind: SubLayerKind) -> Kind {
     match kind {
         SubLayerKind::Attention => attention::KIND,
+        SubLayerKind::LatentAttention => latent::KIND,
         SubLayerKind::GatedMlp => gated_mlp::KIND,
         SubLayerKind::Mlp => mlp::KIND,
         SubLayerKind::Experts => experts::KIND,
@@ -56,8 +60,20 @@ pub(super) fn load(what: SubLayerKind, loader: &Loader<'_>) -> Result<Box<dyn Su
 
 /// From the normed stream to an update of the stream.
 pub(super) trait SubLayer: Debug + Send + Sync {
-    /// Its linear layers, in the order of computation.
+    /// Its linear layers that are in memory, in the order of computation.
     fn linears(&self) -> Vec<(Role, &Linear)>;
+
+    /// The adapters of all its linear layers, in the same order.
+    fn adapters(&self) -> Vec<(Role, &Adapter)> {
+        let linears = self.linears().into_iter();
+        linears.filter_map(|(role, linear)| Some((role, linear.adapter.as_ref()?))).collect()
+    }
+
+    /// From now on what is read from disk follows trained parameters, which [`Linear::refresh`] is for where it is in
+    /// memory; where they begin now, [`Linear::begin_magnitudes`] is done to it.
+    fn follow(&self, _begin: bool) -> Result<()> {
+        Ok(())
+    }
 
     /// Norms of its own.
     fn norms(&self) -> Vec<&Norm> {
@@ -73,7 +89,7 @@ pub(super) trait SubLayer: Debug + Send + Sync {
     }
 
     /// What else is trained with the whole block.
-    fn others(&self) -> Vec<(Role, &Tensor)> {
+    fn others(&self) -> Vec<(Role, Part, &Tensor)> {
         Vec::new()
     }
 

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use super::super::exp::exp;
 use super::super::rows::with_rows;
 use super::cached::few_or_many;
-use super::{Block, Heads, Keys, forward};
+use super::{Block, Heads, Keys, forward, sinks};
 use crate::{Error, Result};
 
 /// softmax(scale · q·kᵀ)·v for the last tokens of several sequences, on a CPU: `q` is `[t, h·e]`, the tokens of all,
@@ -59,11 +59,12 @@ pub(crate) fn attention_of_begun(
         put_together((&mut out, &mut weights), (&found, &found_weights), rows, (h, head_dim));
         first += count;
     }
+    sinks::take_share(heads, &mut out, &mut weights);
     Ok(Tensor::from_vec(out, (t, width), q.device())?)
 }
 
 /// Adds what was found over other keys to `rows`, each head by its share of the sum of all scores' powers, whose
-/// logarithms are the weights.
+/// logarithms are the weights: that of all is left there.
 fn put_together(
     (out, weights): (&mut [f32], &mut [f32]),
     (found, found_weights): (&[f32], &[f32]),
@@ -76,6 +77,7 @@ fn put_together(
     for ((out, weight), (found, found_weight)) in all {
         let most = weight.max(*found_weight);
         let (a, b) = (exp(*weight - most), exp(*found_weight - most));
+        *weight = most + (a + b).ln();
         let (a, b) = (a / (a + b), b / (a + b));
         out.iter_mut().zip(found).for_each(|(out, found)| *out = a * *out + b * found);
     }
@@ -93,7 +95,8 @@ mod tests {
         for (h, kv_heads, head_dim, n, cap) in
             [(9, 3, 64, 130, None), (4, 4, 16, 1, Some(0.4)), (6, 2, 17, 300, None), (2, 1, 80, 17, None)]
         {
-            let heads = Heads { heads: h, kv_heads, head_dim, scale: 0.3, window: None, cap };
+            let sinks = (h % 2 == 0).then(|| (0..h).map(|head| head as f32 - 1.0).collect());
+            let heads = Heads { heads: h, kv_heads, head_dim, scale: 0.3, window: None, cap, sinks };
             let random = |rows, width| Tensor::randn(0f32, 0.7, (rows, width), &Device::Cpu).unwrap();
             let kv = |rows| (random(rows, kv_heads * head_dim), random(rows, kv_heads * head_dim));
             let begun = kv(n);

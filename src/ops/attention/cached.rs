@@ -10,7 +10,7 @@ use super::super::matmul::{blocks, each, with_scratch};
 use super::super::rows::{Rows, filled, with_rows};
 use super::super::simd::{SQUARE, change_and_sum, max, transpose, vectorized};
 use super::super::soft_cap::{capped, soft_cap};
-use super::{Block, Heads, forward};
+use super::{Block, Heads, forward, sinks};
 use crate::{Error, Result};
 
 /// Queries up to which the keys are better read one after the other than in products.
@@ -42,13 +42,17 @@ pub(crate) fn attention_over(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) 
         )));
     }
     if q.device().is_cuda() {
+        if heads.sinks.is_some() {
+            return Err(Error::work("attention: no GPU kernel has sinks"));
+        }
         return all_at_once(q, k, v, heads);
     }
-    let (out, _) = with_rows("attention", [q, k, v], |[q, k, v]| Ok(few_or_many(heads, q, k, v)))?;
+    let (mut out, mut normalizer) = with_rows("attention", [q, k, v], |[q, k, v]| Ok(few_or_many(heads, q, k, v)))?;
+    sinks::take_share(heads, &mut out, &mut normalizer);
     Ok(Tensor::from_vec(out, (t, width), q.device())?)
 }
 
-/// The same of rows, on a CPU, and log Σ e^score of every token and head, `[t, h]`.
+/// The same of rows, on a CPU and without sinks, and log Σ e^score of every token and head, `[t, h]`.
 pub(super) fn few_or_many(heads: &Heads, q: Rows, k: Rows, v: Rows) -> (Vec<f32>, Vec<f32>) {
     if q.count <= FEW {
         return few(heads, q, k, v);
@@ -59,7 +63,7 @@ pub(super) fn few_or_many(heads: &Heads, q: Rows, k: Rows, v: Rows) -> (Vec<f32>
 
 /// The same from candle's own operations, which run on a GPU too; all scores are in memory at once.
 fn all_at_once(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
-    let Heads { heads: h, kv_heads, head_dim: e, window, scale, cap } = *heads;
+    let Heads { heads: h, kv_heads, head_dim: e, window, scale, cap, .. } = *heads;
     let wide = |x: &Tensor| if x.device().is_cuda() { cuda::in_type(x, DType::F32) } else { Ok(x.clone()) };
     let (q, k, v) = (wide(q)?, wide(k)?, wide(v)?);
     let ((t, _), (n, _), group) = (q.dims2()?, k.dims2()?, h / kv_heads);
@@ -208,7 +212,15 @@ mod tests {
         let sizes =
             few.iter().flat_map(|few| [(6, 2, 4), (3, 3, 64), (18, 9, 80), (2, 1, 17)].map(|size| (*few, size)));
         for ((t, n, window), (h, kv_heads, head_dim)) in sizes {
-            let heads = Heads { heads: h, kv_heads, head_dim, scale: 0.5, window, cap: (t % 2 == 1).then_some(0.3) };
+            let heads = Heads {
+                heads: h,
+                kv_heads,
+                head_dim,
+                scale: 0.5,
+                window,
+                cap: (t % 2 == 1).then_some(0.3),
+                sinks: None,
+            };
             let random = |rows, width| Tensor::randn(0f32, 0.5, (rows, width), &Device::Cpu).unwrap();
             let (q, k, v) = (random(t, h * head_dim), random(n, kv_heads * head_dim), random(n, kv_heads * head_dim));
             let (one, other) = (attention_over(&q, &k, &v, &heads).unwrap(), all_at_once(&q, &k, &v, &heads).unwrap());

@@ -9,6 +9,7 @@ mod begun;
 mod cached;
 mod forward;
 mod gpu;
+mod sinks;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use candle_core::Tensor;
 pub(crate) use begun::attention_of_begun;
 pub(crate) use cached::attention_over;
 pub(super) use gpu::TablesOnGpu;
+pub use sinks::sinks_backward;
 
 use super::Layout;
 use super::matmul::blocks;
@@ -42,6 +44,8 @@ pub struct Heads {
     pub window: Option<usize>,
     /// c of c · tanh(score / c), which scores become before the softmax.
     pub cap: Option<f32>,
+    /// A score of each query head that no key has, `[h]`.
+    pub sinks: Option<Vec<f32>>,
 }
 
 impl Heads {
@@ -54,7 +58,8 @@ impl Heads {
     /// Fails for heads that cannot be.
     fn check(&self) -> Result<()> {
         let Heads { heads: h, kv_heads, head_dim, window, .. } = *self;
-        match h == 0 || kv_heads == 0 || h % kv_heads != 0 || head_dim == 0 || window == Some(0) {
+        let all_sink = self.sinks.as_ref().is_none_or(|sinks| sinks.len() == h);
+        match !all_sink || h == 0 || kv_heads == 0 || h % kv_heads != 0 || head_dim == 0 || window == Some(0) {
             true => Err(Error::work(format!("attention: impossible heads {self:?}"))),
             false => Ok(()),
         }
@@ -92,17 +97,16 @@ pub struct Attended {
 /// As [`attention`].
 pub fn attention_kept(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Arc<Layout>, heads: &Heads) -> Result<Attended> {
     check(q, k, v, layout, heads)?;
-    if q.device().is_cuda() && heads.cap.is_some() {
-        return Err(Error::work("attention: no GPU kernel caps scores"));
-    }
+    on_gpu(q, heads)?;
     let (out, normalizer) = if q.device().is_cuda() {
         gpu::forward([q, k, v], layout, heads)?
     } else {
         let segments = 0..layout.segments().len();
         let blocks: Vec<Block> =
             segments.flat_map(|segment| Block::of_segment(layout, segment, heads.window)).collect();
-        let (out, normalizer) =
+        let (mut out, mut normalizer) =
             with_rows("attention", [q, k, v], |[q, k, v]| Ok(forward::forward(&blocks, heads, q, k, v)))?;
+        sinks::take_share(heads, &mut out, &mut normalizer);
         let normalizer = Tensor::from_vec(normalizer, (layout.tokens(), heads.heads), q.device())?;
         (Tensor::from_vec(out, q.shape(), q.device())?, normalizer)
     };
@@ -135,6 +139,15 @@ pub fn attention_backward(
         Tensor::from_vec(dk, k.shape(), k.device())?,
         Tensor::from_vec(dv, v.shape(), v.device())?,
     ))
+}
+
+/// Refuses on a GPU what its kernels do not compute.
+fn on_gpu(q: &Tensor, heads: &Heads) -> Result<()> {
+    match q.device().is_cuda() {
+        true if heads.cap.is_some() => Err(Error::work("attention: no GPU kernel caps scores")),
+        true if heads.sinks.is_some() => Err(Error::work("attention: no GPU kernel has sinks")),
+        _ => Ok(()),
+    }
 }
 
 fn check(q: &Tensor, k: &Tensor, v: &Tensor, layout: &Layout, heads: &Heads) -> Result<()> {

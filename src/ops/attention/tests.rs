@@ -19,7 +19,7 @@ fn tree(lengths: [usize; 6]) -> Arc<Layout> {
 }
 
 fn heads(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> Heads {
-    Heads { heads, kv_heads, head_dim, scale: 2.0 / (head_dim as f32).sqrt(), window, cap: None }
+    Heads { heads, kv_heads, head_dim, scale: 2.0 / (head_dim as f32).sqrt(), window, cap: None, sinks: None }
 }
 
 fn inputs(layout: &Layout, heads: &Heads) -> [Tensor; 3] {
@@ -83,6 +83,46 @@ fn caps_agree_with_the_formula() {
             1e-5,
         );
     }
+}
+
+/// Sinks as large as scores, far smaller and far larger; with a cache as without one.
+#[test]
+fn sinks_agree_with_the_formula() {
+    for (layout, heads) in [
+        (Arc::new(Layout::sequences([7, 40]).unwrap()), heads(4, 2, 16, Some(3))),
+        (tree([130, 50, 20, 17, 3, 90]), heads(4, 2, 32, None)),
+        (Arc::new(Layout::sequences([1]).unwrap()), heads(4, 4, 8, None)),
+    ] {
+        let seen = seen(&layout, heads.window);
+        let sunk =
+            |sinks: &Tensor| Heads { sinks: Some(sinks.flatten_all().unwrap().to_vec1().unwrap()), ..heads.clone() };
+        let mut inputs = inputs(&layout, &heads).to_vec();
+        inputs.push(Tensor::new(&[[0.5f32, -30.0, 3.0, 1.0]], &Device::Cpu).unwrap());
+        check(
+            &inputs,
+            |x| attention(&x[0], &x[1], &x[2], &layout, &sunk(&x[3])),
+            |x, dy| {
+                let attended = attention_kept(&x[0], &x[1], &x[2], &layout, &sunk(&x[3]))?;
+                let (dq, dk, dv) = attention_backward((&x[0], &x[1], &x[2]), &attended, dy)?;
+                Ok(vec![dq, dk, dv, sinks_backward(&attended, dy)?.unsqueeze(0)?])
+            },
+            |x| reference::attention_with_sinks([&x[0], &x[1], &x[2]], &x[3], &seen, heads.head_dim, heads.scale),
+            1e-5,
+        );
+    }
+    let (layout, plain) = (Arc::new(Layout::sequences([40]).unwrap()), heads(4, 2, 16, Some(7)));
+    let [q, k, v] = inputs(&layout, &plain);
+    let heads = Heads { sinks: Some(vec![0.5, -1.0, 3.0, f32::MIN]), ..plain.clone() };
+    let whole = attention(&q, &k, &v, &layout, &heads).unwrap();
+    for t in [1, 2, 9, 40] {
+        let last = attention_over(&q.narrow(0, 40 - t, t).unwrap(), &k, &v, &heads).unwrap();
+        assert_close("last", &last, &whole.narrow(0, 40 - t, t).unwrap(), 1e-6);
+    }
+    // one that is far below all scores takes nothing
+    let plain = attention(&q, &k, &v, &layout, &plain).unwrap();
+    assert_close("no share", &whole.narrow(1, 48, 16).unwrap(), &plain.narrow(1, 48, 16).unwrap(), 0.0);
+    let fewer = Heads { sinks: Some(vec![0.0; 3]), ..heads };
+    assert!(attention(&q, &k, &v, &layout, &fewer).is_err());
 }
 
 #[test]

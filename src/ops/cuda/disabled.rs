@@ -20,6 +20,10 @@ pub(in crate::ops) fn open(_index: usize) -> Result<Device> {
     Err(absent())
 }
 
+pub(in crate::ops) fn count() -> usize {
+    0
+}
+
 pub(in crate::ops) fn name(_device: &Device) -> Result<String> {
     Err(absent())
 }

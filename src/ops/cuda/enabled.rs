@@ -11,8 +11,8 @@ use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys as blas};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaEvent, CudaFunction, CudaModule, CudaStream, DevicePtr, DriverError, LaunchConfig, PinnedHostSlice,
-    PushKernelArg, result, sys,
+    CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, DevicePtr, DriverError, LaunchConfig,
+    PinnedHostSlice, PushKernelArg, result, sys,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{DType, Device, Storage, StorageRef, Tensor, bail};
@@ -82,6 +82,11 @@ fn keep_freed_memory(device: sys::CUdevice) -> std::result::Result<(), DriverErr
         let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut limit).cast()).result()
     }
+}
+
+/// How many GPUs there are; none where no driver says so.
+pub(in crate::ops) fn count() -> usize {
+    CudaContext::device_count().map_or(0, |count| usize::try_from(count).unwrap_or(0))
 }
 
 /// What the device calls itself.

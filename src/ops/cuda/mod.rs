@@ -14,11 +14,11 @@ mod enabled;
 use candle_core::{DType, Device, Tensor};
 #[cfg(not(feature = "cuda"))]
 pub(super) use disabled::{
-    Arriving, BUILT, launch, memory, multiply, name, open, peak, products, send, take_products_in,
+    Arriving, BUILT, count, launch, memory, multiply, name, open, peak, products, send, take_products_in,
 };
 #[cfg(feature = "cuda")]
 pub(super) use enabled::{
-    Arriving, BUILT, launch, memory, multiply, name, open, peak, products, send, take_products_in,
+    Arriving, BUILT, count, launch, memory, multiply, name, open, peak, products, send, take_products_in,
 };
 
 use crate::{Error, Result};

@@ -2,7 +2,8 @@
 
 use candle_core::{D, Device, Tensor};
 
-use crate::{Result, ops};
+use crate::arch::Stacked;
+use crate::{Error, Result, ops};
 
 /// An update of the weight W `[o, i]` to W + scale · B·A; with magnitudes m, to m / ‖W + scale · B·A‖ times that, each
 /// row by its own norm.
@@ -16,6 +17,8 @@ pub struct Adapter {
     pub scale: f64,
     /// DoRA's magnitudes, `[o]` f32 in main memory.
     pub magnitude: Option<Tensor>,
+    /// Of the matrices of n experts in one tensor, how they lie there; A is `[n, r, i]` and B `[n, o, r]`.
+    pub stacked: Option<Stacked>,
 }
 
 /// Bytes of a row's norms.
@@ -45,9 +48,34 @@ impl Adapter {
     /// Rank r.
     ///
     /// # Errors
-    /// Work: A is not a matrix.
+    /// Work: A is neither a matrix nor a stack of them.
     pub fn rank(&self) -> Result<usize> {
-        Ok(self.a.dim(0)?)
+        Ok(self.a.dim(D::Minus2)?)
+    }
+
+    /// The update of one of the experts that it is of. What is trained changes in both.
+    ///
+    /// # Errors
+    /// Work: it is of no stack.
+    pub(crate) fn of_expert(&self, expert: usize) -> Result<Self> {
+        let (a, b) = (self.a.get(expert)?, self.b.get(expert)?);
+        Ok(Self { a, b, scale: self.scale, magnitude: None, stacked: None })
+    }
+
+    /// The shape of the tensor that it updates.
+    ///
+    /// # Errors
+    /// Work: factors that do not go together.
+    pub(crate) fn shape(&self) -> Result<Vec<usize>> {
+        let misfit = || Error::work(format!("an adapter of {:?} and {:?}", self.a.dims(), self.b.dims()));
+        match (self.stacked, self.a.dims(), self.b.dims()) {
+            (None, [rank, i], [o, inner]) if rank == inner => Ok(vec![*o, *i]),
+            (Some(lie), [n, rank, i], [count, o, inner]) if (n, rank) == (count, inner) => Ok(match lie {
+                Stacked::Rows => vec![*n, *o, *i],
+                Stacked::Columns => vec![*n, *i, *o],
+            }),
+            _ => Err(misfit()),
+        }
     }
 
     /// Numbers in it.
@@ -92,6 +120,16 @@ impl Adapter {
 
     /// W + scale · B·A.
     fn sum(&self, rows: &Tensor, at: At<'_>) -> Result<Tensor> {
+        if let Some(lie) = self.stacked {
+            let At::From(first) = at else { return Err(Error::work("rows of a stack of matrices")) };
+            let own = (0..rows.dim(0)?).map(|place| {
+                let Self { a, b, scale, .. } = self.of_expert(first + place)?;
+                let update = ops::low_rank_up(&b.to_device(&Device::Cpu)?, &a.to_device(&Device::Cpu)?)?;
+                let update = if lie == Stacked::Columns { update.t()?.contiguous()? } else { update };
+                Ok((rows.get(place)? + (update * scale)?)?)
+            });
+            return Ok(Tensor::stack(&own.collect::<Result<Vec<Tensor>>>()?, 0)?);
+        }
         let b = at.pick(&self.b, rows.dim(0)?)?;
         Ok((rows + (ops::low_rank_up(&b, &self.a.to_device(&Device::Cpu)?)? * self.scale)?)?)
     }

@@ -10,14 +10,13 @@ use super::settings::{Targets, is_named};
 use crate::{Context, Error, Result};
 
 /// Keys that make the adapter something else than what is read here.
-const UNSUPPORTED: [&str; 9] = [
+const UNSUPPORTED: [&str; 8] = [
     "alora_invocation_tokens",
     "arrow_config",
     "kasa_config",
     "layer_replication",
     "lora_bias",
     "monteclora_config",
-    "target_parameters",
     "use_bdlora",
     "use_qalora",
 ];
@@ -45,6 +44,8 @@ pub(super) struct Config {
     bias: Option<String>,
     #[serde(default)]
     target_modules: Option<Names>,
+    #[serde(default)]
+    pub(super) target_parameters: Option<Vec<String>>,
     #[serde(default)]
     exclude_modules: Option<Names>,
     #[serde(default)]
@@ -135,6 +136,9 @@ impl Config {
         if let Some(key) = UNSUPPORTED.iter().find(|key| keys.get(**key).is_some_and(|value| !empty(value))) {
             return refuse(format!("{key} is set, which is not supported"));
         }
+        if self.target_parameters.iter().flatten().next().is_some() && (self.use_dora || self.lora_dropout > 0.0) {
+            return refuse("target_parameters go with neither use_dora nor lora_dropout in PEFT".to_owned());
+        }
         if let Some(bias) = self.bias.as_deref().filter(|bias| !["none", "all", "lora_only"].contains(bias)) {
             return refuse(format!("bias is {bias}, expected none, all or lora_only"));
         }
@@ -194,13 +198,15 @@ impl Config {
     /// Request: no targets, or an expression that cannot be read.
     pub(super) fn rule(&self) -> Result<Rule<'_>> {
         let targets = self.target_modules.as_ref().filter(|targets| !targets.is_empty());
-        let targets = targets.ok_or_else(|| Error::request("target_modules names nothing"))?;
+        if targets.is_none() && self.target_parameters.iter().flatten().next().is_none() {
+            return Err(Error::request("target_modules names nothing"));
+        }
         let match_of = |names: &Names, key: &str| match names {
             Names::Expression(text) => whole(text).context(|| key.to_owned()).map(Some),
             Names::List(_) => Ok(None),
         };
         let exclude = self.exclude_modules.as_ref().filter(|names| !names.is_empty());
-        let all_linear = matches!(targets, Names::Expression(key) if is_all_linear(key));
+        let all_linear = matches!(targets, Some(Names::Expression(key)) if is_all_linear(key));
         let saved =
             self.modules_to_save.iter().flatten().map(|name| expression(r"^(?:.*\.)?(?:", name, r")(?:$|\..*)"));
         let layers = self.layers_to_transform.as_ref().filter(|l| !matches!(l, Layers::Some(some) if some.is_empty()));
@@ -211,7 +217,10 @@ impl Config {
         };
         Ok(Rule {
             targets,
-            expression: if all_linear { None } else { match_of(targets, "target_modules")? },
+            expression: match targets.filter(|_| !all_linear) {
+                Some(targets) => match_of(targets, "target_modules")?,
+                None => None,
+            },
             all_linear,
             exclude,
             excluded: exclude.map(|names| match_of(names, "exclude_modules")).transpose()?.flatten(),
@@ -233,7 +242,7 @@ fn is_all_linear(key: &str) -> bool {
 
 /// Which modules have an adapter: PEFT's `check_target_module_exists`.
 pub(super) struct Rule<'a> {
-    targets: &'a Names,
+    targets: Option<&'a Names>,
     expression: Option<Regex>,
     all_linear: bool,
     exclude: Option<&'a Names>,
@@ -259,8 +268,8 @@ impl Rule<'_> {
             _ if self.all_linear => in_block,
             (_, Some(expression)) => expression.is_match(path),
             // a path that is named in full is meant, whatever layers are chosen
-            (Names::List(names), _) if names.iter().any(|name| name == path) => true,
-            (Names::List(names), _) => names.iter().any(|name| is_named(path, name)) && self.chosen(path),
+            (Some(Names::List(names)), _) if names.iter().any(|name| name == path) => true,
+            (Some(Names::List(names)), _) => names.iter().any(|name| is_named(path, name)) && self.chosen(path),
             _ => false,
         }
     }

@@ -10,6 +10,7 @@ mod peft;
 mod ranks;
 mod read;
 mod settings;
+mod stacked;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ pub use ranks::RankSchedule;
 pub use settings::{LoraSettings, Module, Targets};
 pub use table::{Table, TokenRows, Whole};
 
-use crate::arch::{ModelSpec, Role};
+use crate::arch::{ModelSpec, Role, Stacked};
 use crate::{Error, Result};
 
 /// What an adapter's files do to a model.
@@ -37,7 +38,7 @@ use crate::{Error, Result};
 pub struct Adapters {
     /// How the low-rank updates were made.
     pub settings: LoraSettings,
-    /// Updates of the blocks' linear layers, by layer and role.
+    /// Updates of the blocks' linear layers, and of tensors that hold all experts, by layer and role.
     pub modules: BTreeMap<(usize, Role), Adapter>,
     /// Updates of the embedding and of the head, by the tensor's name.
     pub tables: BTreeMap<String, Table>,
@@ -56,17 +57,20 @@ impl Adapters {
         let (strengths, dora) = (settings.strengths()?, settings.dora);
         let mut modules = BTreeMap::new();
         for (layer, role, path) in settings.modules(spec)? {
-            let (outputs, inputs) = matrix(spec, layer, role);
+            let (count, (outputs, inputs)) = (experts(spec, role), matrix(spec, layer, role));
             let (rank, scale) = strengths.of(&path);
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             random.set_stream(stream(layer, role));
             let bound = 1.0 / (inputs as f32).sqrt();
             let uniform = |random: &mut ChaCha8Rng| (random.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0;
-            let a: Vec<f32> = (0..rank * inputs).map(|_| uniform(&mut random) * bound).collect();
+            let shape = |rows, columns| count.into_iter().chain([rows, columns]).collect::<Vec<usize>>();
+            let (a_shape, b_shape) = (shape(rank, inputs), shape(outputs, rank));
+            let a: Vec<f32> = (0..a_shape.iter().product()).map(|_| uniform(&mut random) * bound).collect();
             let adapter = Adapter {
-                a: Tensor::from_vec(a, (rank, inputs), device)?,
-                b: Tensor::zeros((outputs, rank), DType::F32, device)?,
+                a: Tensor::from_vec(a, a_shape, device)?,
+                b: Tensor::zeros(b_shape, DType::F32, device)?,
                 scale,
+                stacked: lie(spec, role),
                 // those of the weight's rows, which are not known here
                 magnitude: dora.then(|| Tensor::zeros(outputs, DType::F32, &Device::Cpu)).transpose()?,
             };
@@ -84,7 +88,7 @@ impl Adapters {
         let numbers = settings.modules(spec)?.into_iter().map(|(layer, role, path)| {
             let (outputs, inputs) = matrix(spec, layer, role);
             let magnitudes = if settings.dora { outputs } else { 0 };
-            (strengths.of(&path).0 * (outputs + inputs) + magnitudes) as u64
+            (experts(spec, role).unwrap_or(1) * strengths.of(&path).0 * (outputs + inputs) + magnitudes) as u64
         });
         Ok(numbers.sum())
     }
@@ -133,8 +137,23 @@ pub fn stream(layer: usize, role: Role) -> u64 {
     u64::from(expert.unwrap_or(0)) << 40 | (layer as u64) << 8 | u64::from(kind)
 }
 
-/// `(o, i)` of a linear layer.
+/// How the experts lie in the tensor of all of them, `role`, if it is one.
+fn lie(spec: &ModelSpec, role: Role) -> Option<Stacked> {
+    spec.experts.filter(|_| role.is_stacked())?.stacked
+}
+
+/// How many experts are in it.
+fn experts(spec: &ModelSpec, role: Role) -> Option<usize> {
+    Some(spec.experts.filter(|_| role.is_stacked())?.count)
+}
+
+/// `(o, i)` of a linear layer, or of one of the matrices that lie in a tensor.
 fn matrix(spec: &ModelSpec, layer: usize, role: Role) -> (usize, usize) {
+    let role = match role {
+        Role::ExpertsGateUp => Role::ExpertGateUp(0),
+        Role::ExpertsDown => Role::ExpertDown(0),
+        own => own,
+    };
     match spec.layer_tensor(layer, role).shape[..] {
         [outputs, inputs] => (outputs, inputs),
         // a module is a linear layer

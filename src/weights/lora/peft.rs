@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::config::Config;
 use super::read::{PREFIX, read};
 use super::settings::last;
-use super::{Adapters, LayerList, Targets, base};
+use super::{Adapters, LayerList, Targets, base, stacked};
 use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::{Checkpoint, Index, read_json, write_new};
 use crate::files::meant;
@@ -71,15 +71,19 @@ impl Adapters {
     pub fn serialize(&self, spec: &ModelSpec) -> Result<Vec<u8>> {
         let mut tensors = Vec::new();
         for ((layer, role), adapter) in &self.modules {
-            let path = path(spec, *layer, *role);
-            tensors.push((format!("{PREFIX}{path}.lora_A.weight"), bytes(&adapter.a)?, adapter.a.dims()));
-            tensors.push((format!("{PREFIX}{path}.lora_B.weight"), bytes(&adapter.b)?, adapter.b.dims()));
+            let path = match role.is_stacked() {
+                true => stacked::module(spec, *layer, *role, |role| self.modules.contains_key(&(*layer, role))),
+                false => path(spec, *layer, *role),
+            };
+            let (a, b) = stacked::to_file(adapter)?;
+            tensors.push((format!("{PREFIX}{path}.lora_A.weight"), bytes(&a)?, a.dims().to_vec()));
+            tensors.push((format!("{PREFIX}{path}.lora_B.weight"), bytes(&b)?, b.dims().to_vec()));
             if let Some(m) = &adapter.magnitude {
-                tensors.push((format!("{PREFIX}{path}.lora_magnitude_vector"), bytes(m)?, m.dims()));
+                tensors.push((format!("{PREFIX}{path}.lora_magnitude_vector"), bytes(m)?, m.dims().to_vec()));
             }
         }
         let views = tensors.iter().map(|(name, bytes, shape)| {
-            Ok::<_, safetensors::SafeTensorError>((name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?))
+            Ok::<_, safetensors::SafeTensorError>((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
         });
         let views: Vec<_> =
             views.collect::<std::result::Result<_, _>>().map_err(|error| Error::work(error.to_string()))?;
@@ -90,10 +94,14 @@ impl Adapters {
     /// `adapter_config.json`: the keys of PEFT, sorted.
     fn config(&self, spec: &ModelSpec, base: &str) -> Value {
         let layers = self.settings.layers_to_transform.as_ref();
-        let targets = match targets(spec, layers, self.modules.keys()) {
-            Targets::Modules(names) => names,
-            _ => Vec::new(),
+        let of = |stacked: bool| {
+            let own = self.modules.keys().filter(move |(_, role)| role.is_stacked() == stacked);
+            match targets(spec, layers, own) {
+                Targets::Modules(names) => names,
+                _ => Vec::new(),
+            }
         };
+        let parameters = of(true);
         let whole = |value: f64| if value.fract() == 0.0 { json!(value as i64) } else { json!(value) };
         let alphas: Map<String, Value> =
             self.settings.alpha_pattern.iter().map(|(name, alpha)| (name.to_owned(), whole(alpha))).collect();
@@ -115,7 +123,8 @@ impl Adapters {
             "r": self.settings.rank,
             "rank_pattern": self.settings.rank_pattern,
             "revision": null,
-            "target_modules": targets,
+            "target_modules": of(false),
+            "target_parameters": if parameters.is_empty() { Value::Null } else { json!(parameters) },
             "task_type": "CAUSAL_LM",
             "use_dora": self.settings.dora,
             "use_rslora": self.settings.rslora,
@@ -161,7 +170,7 @@ fn open(dir: &Path, spec: &ModelSpec, device: &Device) -> Result<(Adapters, Conf
 }
 
 /// Names of `modules`, sorted: the last part where every layer has one, of those in `layers` if it names some, else the
-/// whole path.
+/// whole path. Of tensors that hold all experts, for which PEFT asks no `layers_to_transform`, every layer must.
 pub(super) fn targets<'a>(
     spec: &ModelSpec,
     layers: Option<&LayerList>,
@@ -181,10 +190,12 @@ pub(super) fn targets<'a>(
     let everywhere: BTreeSet<String> = everywhere.into_iter().filter(|(_, all)| *all).map(|(name, _)| name).collect();
     let most = layers.map_or(spec.layers, |layers| layers.iter().len());
     let everywhere = |role: Role| match role.expert() {
+        None if role.is_stacked() => modules.clone().filter(|(_, other)| *other == role).count() == spec.layers,
         None => modules.clone().filter(|(_, other)| *other == role).count() == most,
         Some(_) => everywhere.contains(last(&spec.module(role))),
     };
     let name = |(layer, role): &(usize, Role)| match everywhere(*role) {
+        true if role.is_stacked() => stacked::name(*role).to_owned(),
         true => last(&spec.module(*role)).to_owned(),
         false => path(spec, *layer, *role),
     };
@@ -194,6 +205,9 @@ pub(super) fn targets<'a>(
 
 /// `model.layers.3.mlp.up_proj`.
 fn path(spec: &ModelSpec, layer: usize, role: Role) -> String {
+    if let Some((_, path)) = spec.stacked_parameters(layer).into_iter().find(|(own, _)| *own == role) {
+        return path;
+    }
     let name = spec.layer_tensor(layer, role).name;
     name.strip_suffix(".weight").unwrap_or(&name).to_owned()
 }

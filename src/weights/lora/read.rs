@@ -6,9 +6,9 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::config::{Config, Rule, TokenIds};
-use super::settings::{Module, Strengths, linear};
-use super::{Adapter, Adapters, Table, TokenRows, Whole, matrix};
-use crate::arch::{EMBEDDING, HEAD, ModelSpec, Role};
+use super::settings::{Module, Strengths, is_named, linear, modules_of};
+use super::{Adapter, Adapters, Table, TokenRows, Whole, experts, lie, matrix, stacked};
+use crate::arch::{ModelSpec, Role};
 use crate::checkpoint::Index;
 use crate::{Error, Result};
 
@@ -64,7 +64,8 @@ pub(super) fn read(config: &Config, index: Index, spec: &ModelSpec, device: &Dev
     };
     settings.targets = super::peft::targets(spec, None, modules.keys());
     let adapted = |(layer, role, path): Module| modules.contains_key(&(layer, role)).then_some(path);
-    let paths: Vec<String> = linear(spec).into_iter().filter_map(adapted).collect();
+    let all = (0..spec.layers).flat_map(|layer| modules_of(spec, layer));
+    let paths: Vec<String> = all.filter_map(adapted).collect();
     settings.rank_pattern = settings.rank_pattern.used(&paths)?;
     settings.alpha_pattern = settings.alpha_pattern.used(&paths)?;
     let names = reader.whole(&tables)?;
@@ -131,7 +132,47 @@ impl Reader<'_> {
             b: self.tensor(path, Part::B, &[outputs, rank], self.device)?,
             scale,
             magnitude: magnitude.then(vector).transpose()?,
+            stacked: None,
         })
+    }
+
+    /// The tensors that hold all experts of a layer and that the config names, by the module under which the file has
+    /// their updates.
+    fn parameters(&self) -> Result<BTreeMap<String, Module>> {
+        let mut found = BTreeMap::new();
+        let mut idle: BTreeSet<&String> = self.config.target_parameters.iter().flatten().collect();
+        for layer in 0..self.spec.layers {
+            let mut own = self.spec.stacked_parameters(layer);
+            own.retain(|(_, path)| {
+                let names = self.config.target_parameters.iter().flatten().filter(|name| is_named(path, name));
+                names.fold(false, |_, name| {
+                    idle.remove(name);
+                    true
+                })
+            });
+            for (role, path) in &own {
+                let module =
+                    stacked::module(self.spec, layer, *role, |role| own.iter().any(|(other, _)| *other == role));
+                found.insert(module, (layer, *role, path.clone()));
+            }
+        }
+        match idle.first() {
+            Some(name) => Err(Error::request(format!(
+                "target_parameters name {name}, which is no tensor of all experts of a {}",
+                self.spec.model_type
+            ))),
+            None => Ok(found),
+        }
+    }
+
+    /// The update of the matrices of all experts, which the file has at `module`.
+    fn stacked(&self, module: &str, (layer, role, path): &Module, strengths: &Strengths<'_>) -> Result<Adapter> {
+        let ((rank, scale), (outputs, inputs)) = (strengths.of(path), matrix(self.spec, *layer, *role));
+        let count = experts(self.spec, *role).unwrap_or(1);
+        let a = self.tensor(module, Part::A, &[rank * count, inputs], self.device)?;
+        let b = self.tensor(module, Part::B, &[outputs, rank * count], self.device)?;
+        let (a, b) = stacked::from_file((&a, &b), count)?;
+        Ok(Adapter { a, b, scale, magnitude: None, stacked: lie(self.spec, *role) })
     }
 
     /// The linear layers of the blocks.
@@ -140,7 +181,9 @@ impl Reader<'_> {
             linear(self.spec).into_iter().map(|module| (module.2.clone(), module)).collect();
         let adapted = |(path, part): &(String, Part)| matches!(part, Part::A | Part::B).then(|| path.clone());
         let found: BTreeSet<String> = self.parts.keys().filter_map(adapted).collect();
-        for path in found.iter().filter(|path| *path != module(HEAD)) {
+        let parameters = self.parameters()?;
+        let is_other = |path: &&String| *path != module(self.spec.head) && !parameters.contains_key(*path);
+        for path in found.iter().filter(is_other) {
             let Some((.., known)) = known.get(path) else { return Err(misfit(self.spec, path)) };
             if !self.rule.targets(known, true) {
                 return Err(Error::request(format!(
@@ -161,19 +204,23 @@ impl Reader<'_> {
             let shape = matrix(self.spec, *layer, *role);
             modules.insert((*layer, *role), self.adapter(path, shape, strengths)?);
         }
+        for (module, own) in &parameters {
+            modules.insert((own.0, own.1), self.stacked(module, own, strengths)?);
+        }
         Ok(modules)
     }
 
     /// Embedding and head.
     fn tables(&self, strengths: &Strengths<'_>) -> Result<BTreeMap<String, Table>> {
         let (vocab, width) = (self.spec.vocab_size, self.spec.hidden_size);
+        let (embedding, head) = (self.spec.embedding, self.spec.head);
         let mut tables = BTreeMap::new();
         let targeted = |name: &str| self.rule.targets(module(name), false);
         // tied, one is adapted with the other, and saved as well
         let together = self.config.ensure_weight_tying && self.spec.tied;
-        for (name, a, b) in [(EMBEDDING, Part::EmbeddingA, Part::EmbeddingB), (HEAD, Part::A, Part::B)] {
+        for (name, a, b) in [(embedding, Part::EmbeddingA, Part::EmbeddingB), (head, Part::A, Part::B)] {
             let path = module(name);
-            let meant = targeted(name) || together && (targeted(EMBEDDING) || targeted(HEAD));
+            let meant = targeted(name) || together && (targeted(embedding) || targeted(head));
             let found = [a, b].into_iter().find_map(|part| self.name(path, part));
             if let Some(found) = found.filter(|_| !meant) {
                 return Err(Error::request(format!(
@@ -187,7 +234,7 @@ impl Reader<'_> {
                 return Err(Error::request(format!("target_modules name {path}, but there is no adapter for it")));
             }
             let adapter = match name {
-                HEAD => self.adapter(path, (vocab, width), strengths)?,
+                _ if name == head => self.adapter(path, (vocab, width), strengths)?,
                 _ if self.config.use_dora => {
                     return Err(Error::request(format!("use_dora on {path} is not supported: on linear layers only")));
                 }
@@ -195,7 +242,7 @@ impl Reader<'_> {
                     let (rank, scale) = strengths.of(path);
                     let a = self.tensor(path, Part::EmbeddingA, &[rank, vocab], &Device::Cpu)?;
                     let b = self.tensor(path, Part::EmbeddingB, &[width, rank], &Device::Cpu)?;
-                    Adapter { a: b.t()?.contiguous()?, b: a.t()?.contiguous()?, scale, magnitude: None }
+                    Adapter { a: b.t()?.contiguous()?, b: a.t()?.contiguous()?, scale, magnitude: None, stacked: None }
                 }
             };
             tables.insert(name.to_owned(), Table::LowRank(adapter));
@@ -208,12 +255,13 @@ impl Reader<'_> {
     /// as well, unless the head has others.
     fn tokens(&self, tables: &mut BTreeMap<String, Table>) -> Result<()> {
         let (vocab, width) = (self.spec.vocab_size, self.spec.hidden_size);
+        let (embedding, head) = (self.spec.embedding, self.spec.head);
         let ids: BTreeMap<&str, &Vec<u32>> = match &self.config.trainable_token_indices {
             None => BTreeMap::new(),
-            Some(TokenIds::Embedding(ids)) => [(EMBEDDING, ids)].into(),
+            Some(TokenIds::Embedding(ids)) => [(embedding, ids)].into(),
             Some(TokenIds::ByModule(map)) => {
                 let name =
-                    |key: &String| [EMBEDDING, HEAD].into_iter().find(|name| module(name).ends_with(key.as_str()));
+                    |key: &String| [embedding, head].into_iter().find(|name| module(name).ends_with(key.as_str()));
                 let named = map.iter().map(|(key, ids)| {
                     let unknown =
                         || Error::request(format!("trainable_token_indices: {key} is neither embedding nor head"));
@@ -222,10 +270,10 @@ impl Reader<'_> {
                 named.collect::<Result<_>>()?
             }
         };
-        let tied = self.spec.tied && ids.contains_key(EMBEDDING) && ids.get(HEAD).is_none_or(|h| ids[EMBEDDING] == *h);
+        let tied = self.spec.tied && ids.contains_key(embedding) && ids.get(head).is_none_or(|h| ids[embedding] == *h);
         for (name, ids) in &ids {
             let path = module(name);
-            if tied && *name == HEAD {
+            if tied && *name == head {
                 continue;
             }
             let beyond = ids.iter().find(|id| **id as usize >= vocab);
@@ -236,16 +284,16 @@ impl Reader<'_> {
             }
             let rows = self.tensor(path, Part::TokenRows, &[ids.len(), width], &Device::Cpu)?;
             let tokens = TokenRows { ids: ids.to_vec(), rows };
-            if tables.contains_key(*name) || tied && tables.contains_key(HEAD) || self.config.saves(path) {
+            if tables.contains_key(*name) || tied && tables.contains_key(head) || self.config.saves(path) {
                 return Err(Error::request(format!("{path} has rows of its own and another adapter: one of the two")));
             }
             if tied {
-                tables.insert(HEAD.to_owned(), Table::TokenRows(tokens.clone()));
+                tables.insert(head.to_owned(), Table::TokenRows(tokens.clone()));
             }
             tables.insert((*name).to_owned(), Table::TokenRows(tokens));
         }
         let stray = self.parts.keys().find(|(path, part)| {
-            *part == Part::TokenRows && !ids.keys().any(|name| module(name) == path && !(tied && *name == HEAD))
+            *part == Part::TokenRows && !ids.keys().any(|name| module(name) == path && !(tied && *name == head))
         });
         match stray {
             Some((path, _)) => {
@@ -289,7 +337,8 @@ impl Reader<'_> {
         }
         // what is not saved for a module of its own is loaded into the one tensor that a tied model has
         if self.spec.tied {
-            for (name, other) in [(EMBEDDING, HEAD), (HEAD, EMBEDDING)] {
+            let (embedding, head) = (self.spec.embedding, self.spec.head);
+            for (name, other) in [(embedding, head), (head, embedding)] {
                 let shared = names.get(name).filter(|_| !self.config.saves(module(name))).cloned();
                 if let Some(shared) = shared.filter(|_| !names.contains_key(other)) {
                     names.insert(other.to_owned(), shared);
@@ -304,7 +353,7 @@ impl Reader<'_> {
 fn shapes(spec: &ModelSpec) -> BTreeMap<String, Vec<usize>> {
     let tensors = (0..spec.layers).flat_map(|layer| spec.layer_tensors(layer));
     let table = vec![spec.vocab_size, spec.hidden_size];
-    let tables = [(EMBEDDING.to_owned(), table.clone()), (HEAD.to_owned(), table)];
+    let tables = [(spec.embedding.to_owned(), table.clone()), (spec.head.to_owned(), table)];
     tensors.map(|tensor| (tensor.name, tensor.shape)).chain(tables).chain(spec.end_tensors()).collect()
 }
 
@@ -315,7 +364,7 @@ fn module(tensor: &str) -> &str {
 
 /// Why no module of the model is called `path`.
 fn misfit(spec: &ModelSpec, path: &str) -> Error {
-    let layer = path.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    let layer = path.strip_prefix(spec.layer_prefix).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
     Error::request(match layer {
         Some(layer) if layer >= spec.layers => format!(
             "the adapter has a layer {layer}, the model has {} layers; was it made for the uncut model?",

@@ -27,12 +27,13 @@ pub enum Targets {
 pub type Module = (usize, Role, String);
 
 impl Targets {
-    /// The linear layers meant, from the lowest layer up, in the order of the block.
+    /// The linear layers meant, and the tensors that hold all experts of a layer, from the lowest layer up, in the
+    /// order of the block.
     ///
     /// # Errors
     /// Request: a name that no linear layer of this model has; lists those it has.
     pub fn modules(&self, spec: &ModelSpec) -> Result<Vec<Module>> {
-        let linear = linear(spec);
+        let linear: Vec<Module> = (0..spec.layers).flat_map(|layer| modules_of(spec, layer)).collect();
         if let Self::Modules(names) = self {
             let unknown = |name: &&String| !linear.iter().any(|(.., path)| is_named(path, name));
             if let Some(name) = names.iter().find(unknown) {
@@ -50,26 +51,26 @@ impl Targets {
             }
         }
         let chosen = |(_, role, path): &Module| match self {
-            Self::Mlp => role.is_of_mlp(),
+            Self::Mlp => role.is_of_mlp() || role.is_stacked(),
             Self::Attention => role.is_of_attention(),
-            Self::AllLinear => true,
+            // as in PEFT, where a parameter is no linear layer
+            Self::AllLinear => role.is_linear(),
             Self::Modules(names) => names.iter().any(|name| is_named(path, name)),
         };
-        let modules: Vec<Module> = linear.into_iter().filter(chosen).collect();
-        match modules.is_empty() && spec.experts.is_some_and(|experts| experts.stacked) {
-            true => Err(Error::request(format!(
-                "target {self}: the experts of a {} lie in one tensor, which takes no adapter: --target attention",
-                spec.model_type
-            ))),
-            false => Ok(modules),
-        }
+        Ok(linear.into_iter().filter(chosen).collect())
     }
+}
+
+/// What of layer `layer` takes an adapter.
+pub(super) fn modules_of(spec: &ModelSpec, layer: usize) -> impl Iterator<Item = Module> + use<> {
+    let own = spec.linear_modules(layer).into_iter().chain(spec.stacked_parameters(layer));
+    own.map(move |(role, path)| (layer, role, path))
 }
 
 /// Every linear layer of the blocks.
 pub(super) fn linear(spec: &ModelSpec) -> Vec<Module> {
-    let of = |layer| spec.linear_modules(layer).into_iter().map(move |(role, path)| (layer, role, path));
-    (0..spec.layers).flat_map(of).collect()
+    let all = (0..spec.layers).flat_map(|layer| modules_of(spec, layer));
+    all.filter(|(_, role, _)| role.is_linear()).collect()
 }
 
 /// Whether `name` is `module` or its last parts, as PEFT matches target names.
@@ -200,6 +201,14 @@ impl LoraSettings {
     pub fn modules(&self, spec: &ModelSpec) -> Result<Vec<Module>> {
         self.check()?;
         let mut modules = self.targets.modules(spec)?;
+        if modules.iter().any(|(_, role, _)| role.is_stacked()) && (self.dropout > 0.0 || self.dora) {
+            let instead = if self.dora { "leave --dora out" } else { "--dropout 0" };
+            return Err(Error::request(format!(
+                "target {}: the experts of a {} lie in one tensor, and PEFT has neither dropout nor DoRA for such a \
+                 parameter: {instead}, or --target attention",
+                self.targets, spec.model_type
+            )));
+        }
         if let Some(layers) = &self.layers_to_transform {
             layers.check(spec.layers)?;
             modules.retain(|(layer, ..)| layers.contains(*layer));

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 
 use super::{Adapter, Adapters, At};
 use crate::Result;
-use crate::arch::{EMBEDDING, HEAD, ModelSpec};
+use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Index};
 
 /// What happens to the rows of the embedding or of the head, `[v, d]`.
@@ -95,18 +95,18 @@ impl Adapters {
     /// Whether embedding and head, one tensor until now, become two.
     #[must_use]
     pub fn unties(&self, spec: &ModelSpec, index: &Index) -> bool {
-        let stored_apart = [EMBEDDING, HEAD].iter().all(|name| index.tensors.contains_key(*name));
+        let stored_apart = [spec.embedding, spec.head].iter().all(|name| index.tensors.contains_key(*name));
         if !spec.tied || stored_apart {
             return false;
         }
         let whole = |name| self.whole.as_ref().and_then(|whole| whole.names.get(name));
-        let same = match (self.tables.get(EMBEDDING), self.tables.get(HEAD)) {
+        let same = match (self.tables.get(spec.embedding), self.tables.get(spec.head)) {
             (None, None) => true,
             // the rows that were read once for both
             (Some(Table::TokenRows(one)), Some(Table::TokenRows(other))) => one.rows.id() == other.rows.id(),
             _ => false,
         };
-        !same || whole(EMBEDDING) != whole(HEAD)
+        !same || whole(spec.embedding) != whole(spec.head)
     }
 
     /// `checkpoint` with the adapter's whole tensors in the place of its own, and with an embedding and a head of their
@@ -121,8 +121,8 @@ impl Adapters {
         }
         let mut index = checkpoint.index.share()?;
         if unties {
-            index.alias(EMBEDDING, HEAD);
-            index.alias(HEAD, EMBEDDING);
+            index.alias(spec.embedding, spec.head);
+            index.alias(spec.head, spec.embedding);
         }
         if let Some(whole) = &self.whole {
             index.replace(&whole.file, &whole.names)?;

@@ -244,19 +244,21 @@ void affine_bf16(size_t n, size_t dims, const size_t *info, const uint16_t *x, u
     }
 }
 // sums over the last of the dimensions; the kernel for few numbers is told how many sums, the other how many numbers
-void fast_sum(size_t count, size_t each, size_t dims, const size_t *info, const float *x, float *out) {
+template <typename T> void fast_sum(size_t count, size_t each, size_t dims, const size_t *info, const T *x, T *out) {
     for (size_t i = 0; i < count / each; i++) {
         out[i] = 0;
         for (size_t j = 0; j < each; j++) out[i] += x[place(i * each + j, dims, info, 0)];
     }
 }
-void fast_sum_small(size_t count, size_t each, size_t dims, const size_t *info, const float *x, float *out) {
-    fast_sum(count * each, each, dims, info, x, out);
+template <typename T> void fast_sum_small(size_t count, size_t each, size_t dims, const size_t *info, const T *x, T *out) {
+    fast_sum<T>(count * each, each, dims, info, x, out);
 }
 float value(float x) { return x; }
 float value(uint16_t x) { return from_bf16(x); }
+float value(uint8_t x) { return x; }
 void put(float *out, float x) { *out = x; }
 void put(uint16_t *out, float x) { *out = to_bf16(x); }
+void put(double *out, float x) { *out = x; }
 #define EACH(name, result)                                                                                                   \
     template <typename T> void name(size_t n, size_t dims, const size_t *info, const T *xs, T *out) {                        \
         for (size_t i = 0; i < n; i++) {                                                                                     \
@@ -282,6 +284,18 @@ EACH(ugelu_erf, x * 0.5f * (1 + erff(x * 0.70710678f)))
 BOTH(bsub, a - b)
 BOTH(bmul, a *b)
 BOTH(bdiv, a / b)
+BOTH(bminimum, b < a ? b : a)
+// 1 where it is so, else 0
+#define WHETHER(name, condition)                                                                                             \
+    template <typename T>                                                                                                    \
+    void name(size_t n, size_t dims, const size_t *info, const T *as, const T *bs, uint8_t *out) {                           \
+        for (size_t i = 0; i < n; i++) {                                                                                     \
+            float a = value(as[place(i, dims, info, 0)]), b = value(bs[place(i, dims, info, 1)]);                            \
+            out[i] = condition;                                                                                              \
+        }                                                                                                                    \
+    }
+WHETHER(lt, a < b)
+WHETHER(le, a <= b)
 template <typename T, typename U> void cast(size_t n, size_t dims, const size_t *info, const T *x, U *out) {
     for (size_t i = 0; i < n; i++) put(out + i, value(x[place(i, dims, info, 0)]));
 }
@@ -316,11 +330,13 @@ const std::map<std::string, Kernel> &kernels() {
         CANDLE(badd_f32, badd<float>) CANDLE(ucopy_f32, ucopy<float>) CANDLE(ucopy_bf16, ucopy<uint16_t>)
         CANDLE(const_set_f32, const_set<float>) CANDLE(const_set_bf16, const_set<uint16_t>) CANDLE(affine_f32, affine_f32) CANDLE(affine_bf16, affine_bf16)
         CANDLE(is_u32_f32, is_u32<float>) CANDLE(is_u32_bf16, is_u32<uint16_t>) CANDLE(ia_u32_f32, ia_u32<float>) CANDLE(copy2d_f32, copy2d<float>)
-        CANDLE(copy2d_bf16, copy2d<uint16_t>) CANDLE(fast_sum_f32, fast_sum) CANDLE(fast_sum_small_f32, fast_sum_small)
+        CANDLE(copy2d_bf16, copy2d<uint16_t>) CANDLE(fast_sum_f32, fast_sum<float>) CANDLE(fast_sum_small_f32, fast_sum_small<float>)
+        CANDLE(fast_sum_f64, fast_sum<double>) CANDLE(fast_sum_small_f64, fast_sum_small<double>)
 #define OF_BOTH(name) CANDLE(name##_f32, name<float>) CANDLE(name##_bf16, name<uint16_t>)
         OF_BOTH(usqr) OF_BOTH(utanh) OF_BOTH(uexp) OF_BOTH(urelu) OF_BOTH(uerf) OF_BOTH(usigmoid) OF_BOTH(ugelu_erf)
-        OF_BOTH(bsub) OF_BOTH(bmul) OF_BOTH(bdiv) CANDLE(cast_f32_bf16, cast<float, uint16_t>)
-        CANDLE(cast_bf16_f32, cast<uint16_t, float>)};
+        OF_BOTH(bsub) OF_BOTH(bmul) OF_BOTH(bdiv) OF_BOTH(bminimum) OF_BOTH(lt) OF_BOTH(le)
+        CANDLE(cast_f32_bf16, cast<float, uint16_t>) CANDLE(cast_bf16_f32, cast<uint16_t, float>)
+        CANDLE(cast_f32_f64, cast<float, double>) CANDLE(cast_u8_f32, cast<uint8_t, float>)};
     return all;
 }
 

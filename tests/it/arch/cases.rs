@@ -81,7 +81,8 @@ impl Case {
     }
 
     pub(crate) fn outer_tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let outer = self.tensors_up_to_layer_0.iter().filter(|(name, _)| !name.starts_with("model.layers."));
+        let prefix = self.spec().layer_prefix;
+        let outer = self.tensors_up_to_layer_0.iter().filter(|(name, _)| !name.starts_with(prefix));
         outer.map(|(name, shape)| (name.clone(), shape.clone())).collect()
     }
 
@@ -106,9 +107,11 @@ pub(crate) fn stream(seed: u64, name: &str) -> impl Iterator<Item = u64> {
 /// A tensor from the formula of `arch_cases.py`.
 pub(crate) fn weights(seed: u64, name: String, shape: Vec<usize>) -> Named {
     let norm = name.ends_with("norm.weight");
-    let sharp = [".q_proj.weight", ".k_proj.weight", ".qkv_proj.weight"].iter().any(|end| name.ends_with(end));
+    let sharp = [".q_proj.weight", ".k_proj.weight", ".qkv_proj.weight", ".query_key_value.weight"]
+        .iter()
+        .any(|end| name.ends_with(end));
     let std = match shape[..] {
-        _ if name == "model.embed_tokens.weight" => 1.0,
+        _ if ["model.embed_tokens.weight", "gpt_neox.embed_in.weight"].contains(&&*name) => 1.0,
         [_, columns] => (if sharp { 2.0 } else { 1.0 }) / (columns as f64).sqrt(),
         _ if norm => 0.2,
         _ => 0.3,

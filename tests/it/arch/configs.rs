@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 
 use crate::arch::cases::{Case, cases};
 
-/// The config that a cut writes reads as the source's spec with the dropped layers' entries gone, for every block.
+/// The config that a cut writes reads as the source's spec with the dropped layers' entries gone, for every block; what
+/// a config cannot say, as ERNIE's of layers with experts at no even distance, is refused.
 #[test]
 fn a_cut_config_reads_as_the_kept_layers() {
     for (name, case) in cases() {
@@ -20,7 +21,13 @@ fn a_cut_config_reads_as_the_kept_layers() {
         for first in 0..spec.layers {
             for last in first..spec.layers.min(first + spec.layers - 1) {
                 let kept: Vec<usize> = (0..spec.layers).filter(|layer| !(first..=last).contains(layer)).collect();
-                let edits = config_edits(&case.config, &kept, &[]).unwrap();
+                let edits = match config_edits(&case.config, &kept, &[]) {
+                    Err(error) if name == "ernie4_5_moe-steps" => {
+                        assert!(error.to_string().contains("would change their kind"), "{error}");
+                        continue;
+                    }
+                    edits => edits.unwrap_or_else(|error| panic!("{name} without {first}..={last}: {error}")),
+                };
                 let cut: Map<String, Value> = serde_json::from_str(&edit_config(&text, &edits).unwrap()).unwrap();
                 let expected = ModelSpec {
                     layers: kept.len(),

@@ -29,6 +29,7 @@ fn fixtures_tell_settings_apart() {
         let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": trained});
         with(yarn, more)
     };
+    let yarn = |more: Value| with(read::<Case>("deepseek_v2").config["rope_scaling"].clone(), more);
     let mscale = |more: Value| with(read::<Case>("llama-yarn-mscale").config["rope_parameters"].clone(), more);
     for (name, patch) in [
         ("llama", json!({"rope_theta": 20000.0})),
@@ -73,6 +74,33 @@ fn fixtures_tell_settings_apart() {
         ("dots1", json!({"norm_topk_prob": false})),
         ("granitemoe", json!({"residual_multiplier": 0.5})),
         ("granitemoe", json!({"num_experts_per_tok": 1})),
+        ("glm4_moe", json!({"topk_group": 1})),
+        ("glm4_moe", json!({"topk_group": 4})),
+        ("glm4_moe", json!({"n_group": 2})),
+        ("glm4_moe", json!({"partial_rotary_factor": 1.0})),
+        ("glm4_moe", json!({"norm_topk_prob": false})),
+        ("deepseek_v2", json!({"topk_method": "greedy"})),
+        ("deepseek_v2", json!({"routed_scaling_factor": 1.0})),
+        ("deepseek_v2", json!({"rope_scaling": yarn(json!({"mscale_all_dim": 0.707}))})),
+        ("deepseek_v2", json!({"rope_scaling": yarn(json!({"mscale": 1.2}))})),
+        ("deepseek_v2", json!({"rope_scaling": null})),
+        ("deepseek_v2-lite", json!({"num_experts_per_tok": 2})),
+        ("deepseek_v2-lite", json!({"rms_norm_eps": 1e-6})),
+        ("deepseek_v3", json!({"topk_group": 4})),
+        ("deepseek_v3", json!({"n_group": 2})),
+        ("deepseek_v3", json!({"norm_topk_prob": false})),
+        ("deepseek_v3", json!({"rope_interleave": false})),
+        ("deepseek_v3-plain", json!({"rope_interleave": true})),
+        ("deepseek_v3-plain", json!({"norm_topk_prob": true})),
+        ("ernie4_5_moe", json!({"moe_k": 1})),
+        ("ernie4_5_moe-steps", json!({"rope_theta": 100.0})),
+        ("gpt_oss", json!({"swiglu_limit": 7.0})),
+        ("gpt_oss", json!({"swiglu_alpha": 1.0})),
+        ("gpt_oss", json!({"sliding_window": 6})),
+        ("gpt_oss", json!({"num_experts_per_tok": 1})),
+        ("gpt_oss", json!({"layer_types": ["full_attention", "full_attention", "full_attention", "full_attention"]})),
+        ("gpt_oss", json!({"rope_scaling": {"rope_type": "default"}})),
+        ("gpt_oss", json!({"rope_scaling": null})),
         ("arcee", json!({"hidden_act": "silu"})),
         ("nemotron", json!({"partial_rotary_factor": 0.25})),
         ("nemotron", json!({"norm_eps": 0.1})),
@@ -95,6 +123,13 @@ fn fixtures_tell_settings_apart() {
         ("cohere", json!({"layer_norm_eps": 0.1})),
         ("cohere2", json!({"sliding_window_pattern": 2})),
         ("phi", json!({"partial_rotary_factor": 1.0})),
+        ("gpt_neox", json!({"rotary_pct": 1.0})),
+        ("gpt_neox", json!({"rotary_emb_base": 100})),
+        ("gpt_neox", json!({"use_parallel_residual": false})),
+        ("gpt_neox-in-turn", json!({"use_parallel_residual": true})),
+        ("apertus", json!({"rope_parameters": null})),
+        ("apertus", json!({"rms_norm_eps": 0.1})),
+        ("apertus", json!({"hidden_act": "silu"})),
         ("starcoder2", json!({"hidden_act": "relu2"})),
         ("starcoder2", json!({"sliding_window": null})),
     ] {
@@ -131,7 +166,7 @@ fn gradients_are_those_of_pytorch() {
         };
         let loss = model.gradients(std::slice::from_ref(&case.ids), wanted, "test", &Silent, &mut see).unwrap().mean();
         assert!((loss - case.loss).abs() < 1e-4, "{name}: loss {loss}, expected {}", case.loss);
-        for tensor in case.tensors().into_iter().filter(|tensor| tensor.name.starts_with("model.layers.")) {
+        for tensor in case.tensors().into_iter().filter(|tensor| tensor.name.starts_with(spec.layer_prefix)) {
             let gradient = found.remove(&tensor.name).unwrap_or_else(|| panic!("{name}: {}", tensor.name));
             let values = crate::fixture::to_f32(tensor.dtype, &tensor.bytes);
             let length = gradient.iter().map(|x| x * x).sum::<f64>().sqrt();

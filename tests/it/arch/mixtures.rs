@@ -1,5 +1,6 @@
 //! Mixtures of experts beyond what every family is held to: streamed, adapted, trained, and what is refused.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ fn twenty() -> Map<String, Value> {
     config(json!({"num_experts": 20, "num_experts_per_tok": 4, "moe_intermediate_size": 64}))
 }
 
-fn write(dir: &Path, config: &Map<String, Value>) -> ModelSpec {
+pub(crate) fn write(dir: &Path, config: &Map<String, Value>) -> ModelSpec {
     let spec = ModelSpec::from_config(config).unwrap();
     let table = vec![spec.vocab_size, spec.hidden_size];
     let mut shapes =
@@ -48,41 +49,54 @@ fn write(dir: &Path, config: &Map<String, Value>) -> ModelSpec {
     spec
 }
 
-fn stream(model: &Model, ids: &[&[u32]]) -> Vec<f32> {
+pub(super) fn stream(model: &Model, ids: &[&[u32]]) -> Vec<f32> {
     let mut last = Last(None);
     model.run(&[Batch::sequences(ids).unwrap()], &mut last, "test", &Silent).unwrap();
     last.0.unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn ids(count: u32) -> Vec<u32> {
+pub(super) fn ids(count: u32) -> Vec<u32> {
     (0..count).map(|at| (at * 7 + 3) % 64).collect()
 }
 
-/// Where memory is short the layers are read one after the other, to the same bytes; with four-bit weights as well.
+/// Where memory is short the layers are read one after the other, then their experts when tokens are sent to them, to
+/// the same bytes; with four-bit weights as well.
 #[test]
 fn twenty_experts_are_streamed_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let spec = write(dir.path(), &twenty());
     let checkpoint = Arc::new(Checkpoint::open_dir(dir.path()).unwrap());
+    let places: Vec<usize> = (0..spec.layers).collect();
     for four_bit in [None, Some(true)] {
         let load_options = LoadOptions { four_bit, ..LoadOptions::default() };
-        let resident = ModelOptions { load_options: load_options.clone(), ..ModelOptions::default() };
-        let places: Vec<usize> = (0..spec.layers).collect();
-        let needed = Placement::new(&checkpoint, &spec, &places, &resident).unwrap();
-        assert_eq!(needed.residency, Residency::Resident);
-        // what holds the weights, but no pass beside them
-        let budget = Budget::new(Some((64 << 20) + needed.weight_bytes));
-        let streamed = match four_bit {
-            None => ModelOptions { budget, ..resident.clone() },
-            Some(_) => ModelOptions { residency: Some(Residency::Streamed), ..resident.clone() },
-        };
-        let [resident, streamed] =
-            [resident, streamed].map(|options| Model::open(checkpoint.clone(), &options, &Silent).unwrap());
-        assert_eq!((resident.residency(), streamed.residency()), (Residency::Resident, Residency::Streamed));
-        assert!(streamed.weight_bytes() < resident.weight_bytes());
+        let options = ModelOptions { load_options, ..ModelOptions::default() };
+        // less and less, down to what holds no expert
+        let mut least = BTreeMap::new();
+        let mut ways = Vec::new();
+        for cap in std::iter::once(88 << 20).chain((0..1200).map(|step| (66 << 20) - (step << 11))) {
+            let options = ModelOptions { budget: Budget::new(Some(cap)), ..options.clone() };
+            let Ok(found) = Placement::new(&checkpoint, &spec, &places, &options) else { break };
+            ways.push((found.residency, found.weight_bytes));
+            least.insert(found.weight_bytes, options);
+        }
+        ways.dedup();
+        let [resident, streamed, experts, by_expert] =
+            [Residency::Resident, Residency::Streamed, Residency::ExpertsStreamed, Residency::StreamedByExpert];
+        assert_eq!(ways.iter().map(|way| way.0).collect::<Vec<_>>(), [resident, streamed, experts, by_expert]);
+        assert!(ways.windows(2).all(|pair| pair[0].1 > pair[1].1), "{ways:?}");
+        let models: Vec<Model> = ways
+            .iter()
+            .map(|(residency, bytes)| {
+                let model = Model::open(checkpoint.clone(), &least[bytes], &Silent).unwrap();
+                assert_eq!((model.residency(), model.weight_bytes()), (*residency, *bytes));
+                model
+            })
+            .collect();
         for count in [1, 7, 90] {
             let ids = ids(count);
-            assert_eq!(stream(&resident, &[&ids]), stream(&streamed, &[&ids]), "{count} tokens");
+            for streamed in &models[1..] {
+                assert_eq!(stream(&models[0], &[&ids]), stream(streamed, &[&ids]), "{count} tokens");
+            }
         }
     }
 }
@@ -169,6 +183,49 @@ fn what_a_mixture_lacks_is_named() {
     ] {
         let error = ModelSpec::from_config(&config(patch)).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
+    }
+}
+
+/// A gpt-oss of random weights, streamed as resident; adapters on its attention and on its experts.
+#[test]
+fn gpt_oss_is_streamed_and_healed() {
+    let desk = Desk::new();
+    let mut config = config(json!({
+        "model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"], "num_local_experts": 4, "sliding_window": 8,
+        "intermediate_size": 16,
+    }));
+    config.shift_remove("moe_intermediate_size");
+    config.shift_remove("num_experts");
+    let spec = write(&desk.path("moe"), &config);
+    assert_eq!(spec.windows, [Some(8), None, Some(8), None]);
+    assert!(matches!(&spec.rope.scaling, prune::arch::RopeScaling::Yarn { factor: 32.0, truncate: false, .. }));
+    let checkpoint = Arc::new(Checkpoint::open_dir(&desk.path("moe")).unwrap());
+    for four_bit in [None, Some(true)] {
+        let ways = [Residency::Resident, Residency::Streamed, Residency::ExpertsStreamed, Residency::StreamedByExpert];
+        let streams = ways.map(|residency| {
+            let load_options = LoadOptions { four_bit, ..LoadOptions::default() };
+            let options = ModelOptions { load_options, residency: Some(residency), ..ModelOptions::default() };
+            stream(&Model::open(checkpoint.clone(), &options, &Silent).unwrap(), &[&ids(60), &ids(7)])
+        });
+        assert!(streams.iter().all(|own| *own == streams[0]));
+    }
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(desk.path("model").join(file), desk.path("moe").join(file)).unwrap();
+    }
+    let healed = "heal moe --data text.jsonl --steps 2 --batch 2 --seq-len 16 --rank 2";
+    desk.refused(&format!("{healed} --target mlp -o a"), 2, &["lie in one tensor", "--dropout 0"]);
+    for line in [
+        &*format!("{healed} --target attention -o a"),
+        &*format!("{healed} --target mlp --dropout 0 -o e"),
+        "heal moe --data text.jsonl --steps 1 --batch 2 --seq-len 16 --adapter e/adapter --dropout 0 -o f",
+        "merge moe --adapter e/adapter -o g",
+        &*format!("{healed} --quant none --train lm-head+last1 -o b"),
+        "cut moe --drop 1-2 --repair streamline --data text.jsonl -o c",
+        "cut moe --drop mlp:3,attn:1 --format zeros --verify -o d",
+        "sample moe --prompt the --tokens 5",
+    ] {
+        let output = desk.run(line);
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

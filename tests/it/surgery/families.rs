@@ -41,10 +41,10 @@ pub(super) fn write(dir: &Path, config: &Map<String, Value>, seed: u64) -> Model
     let spec = ModelSpec::from_config(config).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let table = vec![spec.vocab_size, spec.hidden_size];
-    let mut shapes = vec![("model.embed_tokens.weight".to_owned(), table.clone())];
+    let mut shapes = vec![(spec.embedding.to_owned(), table.clone())];
     shapes.extend(spec.end_tensors());
     if !spec.tied {
-        shapes.push(("lm_head.weight".into(), table));
+        shapes.push((spec.head.to_owned(), table));
     }
     let layers = (0..spec.layers).flat_map(|layer| spec.layer_tensors(layer));
     shapes.extend(layers.map(|tensor| (tensor.name, tensor.shape)));
@@ -77,7 +77,13 @@ fn cut_models_compute_what_their_kept_layers_compute() {
             let out = dir.path().join(format!("{dropped:?}"));
             let layers: Vec<String> = dropped.iter().map(ToString::to_string).collect();
             let run = CutSettings { drop: Some(layers.join(",")), ..settings(&source, &out) };
-            let report = cut(&run, &Silent).unwrap_or_else(|error| panic!("{name} without {dropped:?}: {error}"));
+            let report = match cut(&run, &Silent) {
+                // experts at no even distance, which the config of this family cannot say
+                Err(error) if name == "ernie4_5_moe-steps" && error.to_string().contains("change their kind") => {
+                    continue;
+                }
+                report => report.unwrap_or_else(|error| panic!("{name} without {dropped:?}: {error}")),
+            };
             edited.extend(report.config.into_iter().map(|edit| edit.key));
             let kept = (0..spec.layers).filter(|layer| !dropped.contains(layer)).collect();
             assert_eq!(logits(&out, &ids, None), logits(&source, &ids, Some(kept)), "{name} without {dropped:?}");

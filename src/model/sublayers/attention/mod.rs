@@ -2,6 +2,7 @@
 
 mod training;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
@@ -11,10 +12,10 @@ use crate::arch::{ModelSpec, QkNorm, Role, SubLayerKind};
 use crate::model::ForwardContext;
 use crate::model::cache::LayerCache;
 use crate::model::chunks;
-use crate::model::load_options::Loader;
+use crate::model::load_options::{Loader, Part};
 use crate::ops::{self, Heads};
 use crate::plan;
-use crate::{Context, Result};
+use crate::{Context, Error, Result};
 
 pub(super) const KIND: Kind = Kind { load, cost, training_cost };
 
@@ -24,25 +25,35 @@ struct Attention {
     /// How queries and keys are rotated, if they are.
     rotation: Option<Rotation>,
     qkv: QkvProj,
+    /// Whether a fused projection gives query, key and value of one head after another.
+    qkv_by_head: bool,
     /// Norms of queries and keys.
     qk_norm: QkNorm,
     /// Those there are.
     head_norms: Option<(Norm, Norm)>,
+    /// A score of each query head that no key has, `[h]` f32.
+    sinks: Option<Tensor>,
     o: Linear,
 }
 
 /// How numbers of a head are turned.
 #[derive(Clone, Copy, Debug)]
-struct Rotation {
+pub(super) struct Rotation {
     /// Whether by the angles of layers with a sliding window.
-    sliding: bool,
-    interleaved: bool,
-    head_dim: usize,
+    pub(super) sliding: bool,
+    pub(super) interleaved: bool,
+    pub(super) head_dim: usize,
 }
 
 impl Rotation {
     /// Turns the heads of the rows `rows` of a pass, or all; `back` undoes it.
-    fn turn(&self, x: &Tensor, context: &ForwardContext, rows: Option<&Range<usize>>, back: bool) -> Result<Tensor> {
+    pub(super) fn turn(
+        &self,
+        x: &Tensor,
+        context: &ForwardContext,
+        rows: Option<&Range<usize>>,
+        back: bool,
+    ) -> Result<Tensor> {
         let (cos, sin) = context.rotations(self.sliding);
         let (cos, sin) = match rows {
             None => (cos.clone(), sin.clone()),
@@ -87,18 +98,45 @@ fn load(loader: &Loader<'_>) -> Result<Box<dyn SubLayer>> {
         scale: spec.multipliers.scores as f32,
         window: spec.windows[l],
         cap: spec.multipliers.score_cap.map(|cap| cap as f32),
+        sinks: None,
     };
+    let sinks = spec.sinks.then(|| loader.vector(Role::Sinks)).transpose()?;
     let (qk_norm, o) = (spec.qk_norm, loader.linear(Role::O)?);
-    Ok(Box::new(Attention { heads, rotation, qkv, qk_norm, head_norms, o }))
+    let qkv_by_head = spec.qkv_by_head;
+    Ok(Box::new(Attention { heads, rotation, qkv, qkv_by_head, qk_norm, head_norms, sinks, o }))
 }
 
 impl Attention {
+    /// The heads with their sinks as they are now.
+    fn heads(&self) -> Result<Cow<'_, Heads>> {
+        let Some(sinks) = &self.sinks else { return Ok(Cow::Borrowed(&self.heads)) };
+        Ok(Cow::Owned(Heads { sinks: Some(sinks.to_vec1()?), ..self.heads.clone() }))
+    }
+
     /// Query, key and value of a fused projection.
     fn split(&self, qkv: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
         let Heads { heads, kv_heads, head_dim, .. } = self.heads;
+        if self.qkv_by_head {
+            let (t, width) = (qkv.dim(0)?, heads * head_dim);
+            let all = qkv.reshape((t, heads, 3, head_dim))?;
+            let part = |which| Ok::<_, Error>(all.narrow(2, which, 1)?.contiguous()?.reshape((t, width))?);
+            return Ok((part(0)?, part(1)?, part(2)?));
+        }
         let width = kv_heads * head_dim;
         let part = |start, len| qkv.narrow(1, start, len)?.contiguous();
         Ok((part(0, heads * head_dim)?, part(heads * head_dim, width)?, part(heads * head_dim + width, width)?))
+    }
+
+    /// The same back: what [`Attention::split`] took apart, as one.
+    fn join(&self, q: Tensor, k: Tensor, v: Tensor) -> Result<Tensor> {
+        if !self.qkv_by_head {
+            return Ok(Tensor::cat(&[q, k, v], 1)?);
+        }
+        let Heads { heads, head_dim, .. } = self.heads;
+        let t = q.dim(0)?;
+        let parts = [q, k, v].map(|part| part.reshape((t, heads, 1, head_dim)));
+        let [q, k, v] = parts;
+        Ok(Tensor::cat(&[q?, k?, v?], 2)?.reshape((t, 3 * heads * head_dim))?)
     }
 
     /// Queries and keys as attention takes them: normed where the architecture does, and rotated.
@@ -158,6 +196,10 @@ impl SubLayer for Attention {
         true
     }
 
+    fn others(&self) -> Vec<(Role, Part, &Tensor)> {
+        self.sinks.iter().map(|sinks| (Role::Sinks, Part::Weight, sinks)).collect()
+    }
+
     fn output(&self) -> Option<(Role, &Linear)> {
         Some((Role::O, &self.o))
     }
@@ -174,8 +216,8 @@ impl SubLayer for Attention {
         };
         let (q, k) = self.norm_and_rotate(&q, &k, context)?;
         let attended = match cache {
-            None => ops::attention(&q, &k, &v, &context.layout, &self.heads),
-            Some(cache) => cache.attend(&q, &k, &v, &self.heads),
+            None => ops::attention(&q, &k, &v, &context.layout, &*self.heads()?),
+            Some(cache) => cache.attend(&q, &k, &v, &*self.heads()?),
         };
         attended.context(|| "attention")
     }

@@ -1,14 +1,15 @@
 //! Attention's training pass: projections some tokens at a time, attention over all of them, and the same back.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::Tensor;
 
 use super::{Attention, QkvProj};
 use crate::arch::{QkNorm, Role};
+use crate::model::Part;
 use crate::model::chunks::{Gathered, rows};
 use crate::model::sublayers::linear::LoraHidden;
+use crate::model::sublayers::output_pass::OutputPass;
 use crate::model::sublayers::{Input, Linear, Norm, TrainingPass, sum};
 use crate::model::training::{BackwardContext, TrainContext};
 use crate::ops::{self, Attended};
@@ -17,14 +18,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct AttentionPass<'a> {
     attention: &'a Attention,
-    save: bool,
-    /// What the output projection takes, `[t, h·e]`.
-    out: Option<Tensor>,
+    output: OutputPass<'a>,
     saved: Option<Saved>,
-    /// Of the output projection's adapter, by the first row of a chunk.
-    hidden: BTreeMap<usize, LoraHidden>,
-    /// On the way back the gradient of `out`.
-    dout: Option<Gathered>,
 }
 
 #[derive(Debug)]
@@ -40,11 +35,7 @@ struct Saved {
 
 impl<'a> AttentionPass<'a> {
     pub(super) fn new(attention: &'a Attention, save: bool) -> Self {
-        Self { attention, save, out: None, saved: None, hidden: BTreeMap::new(), dout: None }
-    }
-
-    fn out(&self, chunk: &Range<usize>) -> Result<Tensor> {
-        rows(self.out.as_ref().ok_or_else(|| Error::work("attention is asked for before its turn"))?, chunk)
+        Self { attention, output: OutputPass::new(&attention.o, save), saved: None }
     }
 }
 
@@ -69,21 +60,15 @@ impl TrainingPass for AttentionPass<'_> {
         }
         let (q, k, v) = (q.all()?, k.all()?, v.all()?);
         let (rotated_q, rotated_k) = attention.norm_and_rotate(&q, &k, training.forward)?;
-        let attended = ops::attention_kept(&rotated_q, &rotated_k, &v, &training.forward.layout, &attention.heads)?;
-        self.out = Some(attended.out.clone());
+        let attended = ops::attention_kept(&rotated_q, &rotated_k, &v, &training.forward.layout, &*attention.heads()?)?;
+        self.output.take(attended.out.clone());
         // what is not saved makes room for the MLP
-        self.saved = self.save.then_some(Saved { q, k, v, attended, hidden });
+        self.saved = self.output.save.then_some(Saved { q, k, v, attended, hidden });
         Ok(())
     }
 
     fn update(&mut self, _input: &Input<'_>, chunk: &Range<usize>, training: &TrainContext<'_>) -> Result<Tensor> {
-        let mut hidden = LoraHidden::new();
-        let o = (Role::O, chunk.start);
-        let update = self.attention.o.forward_saving(&self.out(chunk)?, training, o, &mut hidden)?;
-        if self.save {
-            self.hidden.insert(chunk.start, hidden);
-        }
-        Ok(update)
+        self.output.update(chunk, training)
     }
 
     fn backward(
@@ -95,11 +80,7 @@ impl TrainingPass for AttentionPass<'_> {
         wanted: bool,
     ) -> Result<Option<Tensor>> {
         let further = wanted || self.attention.trains_qkv();
-        let hidden = self.hidden.remove(&chunk.start).unwrap_or_default();
-        let o = (Role::O, chunk.start);
-        if let Some(part) = self.attention.o.backward(at, o, &hidden, self.out(chunk)?, dy, further)? {
-            self.dout.get_or_insert_with(|| Gathered::new(at.training.tokens())).put(chunk, part)?;
-        }
+        self.output.backward(at, chunk, dy, further)?;
         Ok(None)
     }
 
@@ -111,8 +92,7 @@ impl TrainingPass for AttentionPass<'_> {
         wanted: bool,
     ) -> Result<()> {
         let (attention, training) = (self.attention, at.training);
-        self.out = None;
-        let Some(dout) = self.dout.take().and_then(Gathered::some) else { return Ok(()) };
+        let Some(dout) = self.output.gradient() else { return Ok(()) };
         let Some(Saved { q, k, v, attended, hidden }) = self.saved.take() else {
             return Err(Error::work("attention has saved nothing for its way back"));
         };
@@ -120,6 +100,9 @@ impl TrainingPass for AttentionPass<'_> {
         // only norms of heads ask for what was there before them
         let unnormed = attention.head_norms.is_some().then_some((q, k));
         let (dq, dk, dv) = ops::attention_backward((&rotated_q, &rotated_k, &v), &attended, &dout)?;
+        if at.unfrozen && attention.sinks.is_some() {
+            at.note(Role::Sinks, Part::Weight, ops::sinks_backward(&attended, &dout)?)?;
+        }
         drop((rotated_q, rotated_k, v, attended, dout));
         for (chunk, hidden) in training.chunks().zip(&hidden) {
             let row = chunk.start;
@@ -140,7 +123,7 @@ impl TrainingPass for AttentionPass<'_> {
                     sum(sum(dq, dk)?, v.backward(at, (Role::V, row), hidden, normed, &dv, wanted)?)?
                 }
                 QkvProj::Fused(qkv) => {
-                    let all = Tensor::cat(&[dq, dk, dv], 1)?;
+                    let all = attention.join(dq, dk, dv)?;
                     qkv.backward(at, (Role::Qkv, row), hidden, normed, &all, wanted)?
                 }
             };

@@ -2,8 +2,10 @@
 //! all go through. What they give is added up, each times its weight.
 //!
 //! Tokens are grouped by expert, so that each expert is one product over its tokens. Sums are added up in the order of
-//! experts, the one for all tokens last, whatever runs beside it.
+//! experts, the one for all tokens last, whatever runs beside it. Experts that are not in memory are read from disk
+//! when tokens are sent to them, one at a time, to the same bytes.
 
+mod held;
 mod routing;
 mod training;
 
@@ -12,11 +14,13 @@ use candle_core::{DType, Device, Tensor};
 use super::gated_mlp::{GateUpProj, GatedMlp};
 use super::{Cost, Kind, Linear, SubLayer, TrainingCost, TrainingPass, no_output};
 use crate::arch::{self, ModelSpec, Role};
-use crate::model::ForwardContext;
 use crate::model::cache::LayerCache;
 use crate::model::load_options::Loader;
+use crate::model::{ForwardContext, Part};
 use crate::ops::{self, WeightMatrix};
+use crate::weights::lora::Adapter;
 use crate::{Error, Result, plan};
+use held::Held;
 use routing::{Routing, sigmoid};
 
 pub(super) const KIND: Kind = Kind { load, cost, training_cost };
@@ -26,12 +30,16 @@ struct Experts {
     rule: arch::Experts,
     /// `[n, d]` f32.
     router: WeightMatrix,
+    /// What is added to its products, `[n]` f32.
+    router_bias: Option<Tensor>,
     /// What is added to scores for the choice, `[n]`.
     bias: Option<Vec<f32>>,
-    experts: Vec<GatedMlp>,
+    experts: Held,
+    /// Of all experts, in the order of computation; of those in two tensors one for each of these.
+    adapters: Vec<(Role, Adapter)>,
     shared: Option<Shared>,
     /// Of experts in two tensors that are trained: these.
-    stacked: Vec<(Role, Tensor)>,
+    stacked: Vec<(Role, Part, Tensor)>,
 }
 
 /// The expert that all tokens go through.
@@ -45,38 +53,24 @@ struct Shared {
 fn load(loader: &Loader<'_>) -> Result<Box<dyn SubLayer>> {
     let (spec, layer) = (loader.spec, loader.layer);
     let rule = *spec.experts_of(layer).ok_or_else(|| Error::work(format!("layer {layer} has no experts")))?;
-    let (size, activation) = (rule.size, spec.activation);
     let own = |role| Ok::<_, Error>((role, loader.linear(role)?));
-    let (mut experts, mut stacked) = (Vec::with_capacity(rule.count), Vec::new());
-    if rule.stacked {
-        let (all_gate_up, gate_ups) = loader.stacked(Role::ExpertsGateUp)?;
-        let (all_down, downs) = loader.stacked(Role::ExpertsDown)?;
-        stacked.extend(all_gate_up.map(|all| (Role::ExpertsGateUp, all)));
-        stacked.extend(all_down.map(|all| (Role::ExpertsDown, all)));
-        for (expert, (gate_up, down)) in (0u16..).zip(gate_ups.into_iter().zip(downs)) {
-            let gate_up = GateUpProj::Fused((Role::ExpertGateUp(expert), gate_up));
-            experts.push(GatedMlp { size, gate_up, activation, down: (Role::ExpertDown(expert), down) });
-        }
-    } else {
-        for expert in 0..rule.count as u16 {
-            let (gate, up) = (own(Role::ExpertGate(expert))?, own(Role::ExpertUp(expert))?);
-            let down = own(Role::ExpertDown(expert))?;
-            experts.push(GatedMlp { size, gate_up: GateUpProj::Split { gate, up }, activation, down });
-        }
-    }
     let shared = |size| {
         let gate_up = GateUpProj::Split { gate: own(Role::SharedGate)?, up: own(Role::SharedUp)? };
         let weight = match rule.shared_weight.then(|| loader.weighing(Role::SharedWeight)).transpose()? {
             Some(WeightMatrix::Dense(weight)) => Some(weight),
             _ => None,
         };
-        Ok::<_, Error>(Shared { mlp: GatedMlp { size, gate_up, activation, down: own(Role::SharedDown)? }, weight })
+        let (gate, down) = (held::gate(spec, &rule), own(Role::SharedDown)?);
+        Ok::<_, Error>(Shared { mlp: GatedMlp { size, gate_up, gate, down, down_bias: None }, weight })
     };
+    let (experts, stacked) = Held::load(loader, &rule)?;
     Ok(Box::new(Experts {
         rule,
         router: loader.weighing(Role::Router)?,
+        router_bias: loader.bias(Role::Router)?,
         bias: rule.biased.then(|| loader.numbers(Role::RouterBias)).transpose()?,
         experts,
+        adapters: held::adapters(loader, &rule),
         shared: rule.shared.map(shared).transpose()?,
         stacked,
     }))
@@ -85,13 +79,10 @@ fn load(loader: &Loader<'_>) -> Result<Box<dyn SubLayer>> {
 impl Experts {
     /// The way of the rows of `x` `[t, d]`.
     fn route(&self, x: &Tensor) -> Result<Routing> {
-        let logits = self.router.linear(x)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        let logits = self.router.linear(x)?.to_dtype(DType::F32)?;
+        let logits = self.router_bias.as_ref().map_or(Ok(logits.clone()), |bias| ops::add(&logits, bias))?;
+        let logits = logits.to_device(&Device::Cpu)?;
         Ok(Routing::new(&self.rule, logits.flatten_all()?.to_vec1()?, self.bias.as_deref()))
-    }
-
-    /// The experts that have tokens, with their number and where their own are in `routing`.
-    fn used<'a>(&'a self, routing: &'a Routing) -> impl Iterator<Item = (usize, &'a GatedMlp)> {
-        self.experts.iter().enumerate().filter(|(number, _)| !routing.of(*number).is_empty())
     }
 }
 
@@ -119,15 +110,25 @@ impl SubLayer for Experts {
 
     fn linears(&self) -> Vec<(Role, &Linear)> {
         // those in two tensors have no names of their own
-        let experts = self.experts.iter().filter(|_| !self.rule.stacked);
+        let experts = self.experts.in_memory().iter().filter(|_| self.rule.stacked.is_none());
         let shared = self.shared.iter().map(|shared| &shared.mlp);
         experts.chain(shared).flat_map(GatedMlp::linears).collect()
     }
 
-    fn others(&self) -> Vec<(Role, &Tensor)> {
+    fn adapters(&self) -> Vec<(Role, &Adapter)> {
+        let shared = self.shared.iter().flat_map(|shared| shared.mlp.linears());
+        let shared = shared.filter_map(|(role, linear)| Some((role, linear.adapter.as_ref()?)));
+        self.adapters.iter().map(|(role, adapter)| (*role, adapter)).chain(shared).collect()
+    }
+
+    fn follow(&self, begin: bool) -> Result<()> {
+        self.experts.follow(begin, &self.adapters)
+    }
+
+    fn others(&self) -> Vec<(Role, Part, &Tensor)> {
         let weight = self.shared.iter().filter_map(|shared| shared.weight.as_ref());
-        let stacked = self.stacked.iter().map(|(role, all)| (*role, all));
-        stacked.chain(weight.map(|weight| (Role::SharedWeight, weight))).collect()
+        let stacked = self.stacked.iter().map(|(role, part, all)| (*role, *part, all));
+        stacked.chain(weight.map(|weight| (Role::SharedWeight, Part::Weight, weight))).collect()
     }
 
     fn output(&self) -> Option<(Role, &Linear)> {
@@ -141,7 +142,7 @@ impl SubLayer for Experts {
     fn forward(&self, normed: &Tensor, _: &ForwardContext, _: Option<&mut LayerCache>) -> Result<Tensor> {
         let routing = self.route(normed)?;
         let mut sums = ops::RowSums::new(normed.dims2()?, normed.device())?;
-        for (number, expert) in self.used(&routing) {
+        self.experts.each(&routing.used(), |number, expert| {
             let of = routing.of(number);
             let (tokens, mut weights) = (routing.tokens(&of), routing.weights(&of).to_vec());
             let mut rows = tokens.to_vec();
@@ -149,8 +150,8 @@ impl SubLayer for Experts {
             weights.resize(rows.len(), 0.0);
             let weights = Tensor::new(weights, normed.device())?;
             let updates = expert.weighted(&ops::take_rows(normed, &rows)?, &weights)?;
-            sums.add(tokens, &updates.narrow(0, 0, tokens.len())?)?;
-        }
+            sums.add(tokens, &updates.narrow(0, 0, tokens.len())?)
+        })?;
         match &self.shared {
             Some(shared) => ops::add(&sums.sums(), &shared.mlp.weighted(normed, &shared.weights(normed)?)?),
             None => Ok(sums.sums()),
@@ -167,7 +168,7 @@ fn cost(spec: &ModelSpec) -> Cost {
     let Some(rule) = spec.experts else { return Cost::default() };
     let (d, n, k) = (spec.hidden_size as u64, rule.count as u64, rule.chosen as u64);
     let (f, shared) = (rule.size as u64, rule.shared.unwrap_or(0) as u64);
-    let fused = if rule.stacked { 2 } else { 1 };
+    let fused = if rule.stacked.is_some() { 2 } else { 1 };
     let widest = f.max(shared);
     let weight = if rule.shared_weight { d } else { 0 };
     Cost {

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::arch::{Experts, RouterScores};
+use crate::arch::{Experts, GroupScores, Groups, RouterScores};
 
 /// What is added to the sum of sigmoids before it divides.
 const LEAST: f32 = 1e-20;
@@ -39,6 +39,9 @@ impl Routing {
             for (score, bias) in biased.iter_mut().zip(bias.unwrap_or_default()) {
                 *score += bias;
             }
+            if let Some(groups) = rule.groups {
+                leave_groups(&mut biased, groups);
+            }
             let before = |a: &u32, b: &u32| biased[*b as usize].total_cmp(&biased[*a as usize]).then(a.cmp(b));
             order.clear();
             order.extend(0..n as u32);
@@ -66,6 +69,11 @@ impl Routing {
             }
         }
         Self { scores, tokens, weights, starts }
+    }
+
+    /// The experts that have tokens.
+    pub(super) fn used(&self) -> Vec<usize> {
+        (0..self.starts.len().saturating_sub(1)).filter(|expert| !self.of(*expert).is_empty()).collect()
     }
 
     /// Where in [`Routing::tokens`] and [`Routing::weights`] an expert's own are.
@@ -104,7 +112,7 @@ impl Routing {
         for (expert, place) in all() {
             let token = self.tokens[place] as usize;
             let divisor = divisor(rule, sums[token]);
-            let through_sum = if rule.normed { products[token] / divisor } else { 0.0 };
+            let through_sum = if rule.normed && sums[token] >= rule.least { products[token] / divisor } else { 0.0 };
             dscores[token * n + expert] = dweights[place] * rule.scale as f32 / divisor - through_sum;
         }
         for (scores, dscores) in self.scores.chunks_exact(n).zip(dscores.chunks_exact_mut(n)) {
@@ -122,11 +130,36 @@ impl Routing {
     }
 }
 
+/// Leaves the scores of the experts in the best groups, the first of equal ones; the others are lost.
+fn leave_groups(scores: &mut [f32], Groups { all, best, scores: judged }: Groups) {
+    let each = (scores.len() / all).max(1);
+    let of = |group: &[f32]| {
+        let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        for &score in group {
+            if score > first {
+                (first, second) = (score, first);
+            } else if score > second {
+                second = score;
+            }
+        }
+        match judged {
+            GroupScores::Best => first,
+            GroupScores::TwoBest => first + second,
+        }
+    };
+    let sums: Vec<f32> = scores.chunks_exact(each).map(of).collect();
+    let mut order: Vec<usize> = (0..sums.len()).collect();
+    order.sort_by(|a, b| sums[*b].total_cmp(&sums[*a]));
+    for &group in order.iter().skip(best) {
+        scores[group * each..(group + 1) * each].fill(f32::NEG_INFINITY);
+    }
+}
+
 /// What scores whose sum is `sum` are divided by.
 fn divisor(rule: &Experts, sum: f32) -> f32 {
     match (rule.normed, rule.scores) {
         (false, _) => 1.0,
-        (true, RouterScores::Softmax) => sum,
+        (true, RouterScores::Softmax) => sum.max(rule.least),
         (true, RouterScores::Sigmoid) => sum + LEAST,
     }
 }
@@ -160,11 +193,16 @@ mod tests {
             size: 1,
             scores: RouterScores::Softmax,
             normed: true,
+            least: 0.0,
             scale: 1.0,
             biased: false,
+            bias_row: false,
+            groups: None,
             shared: None,
             shared_weight: false,
-            stacked: false,
+            router_bias: false,
+            clamped: None,
+            stacked: None,
         }
     }
 
@@ -211,6 +249,22 @@ mod tests {
         let (a, c) = (0.5f32, sigmoid(-1.0));
         assert!(found[1].is_empty());
         assert!((found[0][0].1 - 2.5 * a / (a + c)).abs() < 1e-6 && (found[2][0].1 - 2.5 * c / (a + c)).abs() < 1e-6);
+    }
+
+    /// Of three groups of two the best two by their sums, though the best expert of all stands in the other.
+    #[test]
+    fn experts_are_chosen_in_the_best_groups() {
+        let two_best = Groups { all: 3, best: 2, scores: GroupScores::TwoBest };
+        let rule = Experts { scores: RouterScores::Sigmoid, groups: Some(two_best), biased: true, ..rule(6, 2) };
+        let logits = vec![0.0, 0.1, 1.0, -9.0, 0.2, 0.3];
+        let found = groups(&Routing::new(&rule, logits.clone(), Some(&[0.0; 6])), 6);
+        let tokens: Vec<usize> = found.iter().map(Vec::len).collect();
+        assert_eq!(tokens, [0, 0, 0, 0, 1, 1], "{found:?}");
+        let best = Experts { groups: Some(Groups { scores: GroupScores::Best, ..two_best }), ..rule };
+        let found = groups(&Routing::new(&best, logits.clone(), Some(&[0.0; 6])), 6);
+        assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [0, 0, 1, 0, 0, 1], "{found:?}");
+        let moved = groups(&Routing::new(&rule, logits, Some(&[0.0, 0.0, 0.5, 0.0, 0.0, -0.8])), 6);
+        assert_eq!(moved.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1, 1, 0, 0, 0], "{moved:?}");
     }
 
     /// Slopes of Σ c·weight by each of the router's products.

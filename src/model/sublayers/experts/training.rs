@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::super::gated_mlp::{self, GatedMlp};
+use super::super::gated_mlp;
 use super::super::{Input, TrainingPass};
 use super::routing::Routing;
 use super::{Experts, Shared};
-use crate::arch::Role;
+use crate::arch::{Role, Stacked};
 use crate::model::Part;
 use crate::model::training::{BackwardContext, TrainContext};
 use crate::ops::{self, RowSums, WeightMatrix};
@@ -55,7 +55,7 @@ impl Experts {
         let routing = self.route(x)?;
         let mut sums = wanted.then(|| RowSums::new(x.dims2()?, x.device())).transpose()?;
         let mut experts = BTreeMap::new();
-        for (number, expert) in self.used(&routing) {
+        self.experts.each(&routing.used(), |number, expert| {
             let of = routing.of(number);
             let tokens = routing.tokens(&of);
             let entering = ops::take_rows(x, tokens)?;
@@ -71,7 +71,8 @@ impl Experts {
                 }
             };
             experts.insert(number, saved);
-        }
+            Ok(())
+        })?;
         let mut update = sums.map(RowSums::sums);
         let shared = match &self.shared {
             None => None,
@@ -98,47 +99,62 @@ impl Experts {
         if self.rule.shared_weight {
             inputs.add((training.place, Role::SharedWeight), x)?;
         }
-        for (role, linear) in self.experts.iter().flat_map(GatedMlp::linears) {
-            inputs.add_none((training.place, role), linear.weight.shape()?.1);
+        let d = x.dim(1)?;
+        for role in (0..self.rule.count as u16).flat_map(|expert| self.rule.matrices_of(expert)) {
+            inputs.add_none((training.place, role), self.rule.shape(role, d).last().copied().unwrap_or(0));
         }
         Ok(())
     }
 
-    /// Gradients of the experts' tensors that hold all of them, and zeros for experts that no token went through.
-    fn settle(&self, at: &mut BackwardContext<'_>, routing: &Routing) -> Result<()> {
-        let adapted = |expert: &GatedMlp| expert.linears().iter().any(|(_, linear)| linear.adapter.is_some());
-        for (number, expert) in self.experts.iter().enumerate() {
-            if !routing.of(number).is_empty() || !at.unfrozen && !adapted(expert) {
-                continue;
-            }
-            for (role, linear) in expert.linears() {
-                if let Some(adapter) = &linear.adapter {
-                    at.note_none(role, Part::A, &adapter.a)?;
-                    at.note_none(role, Part::B, &adapter.b)?;
-                    adapter.magnitude.iter().try_for_each(|m| at.note_none(role, Part::Magnitude, m))?;
+    /// Gradients of the experts' tensors that hold all of them, and zeros for experts that no token of `x` went
+    /// through.
+    fn settle(&self, at: &mut BackwardContext<'_>, routing: &Routing, x: &Tensor) -> Result<()> {
+        for (role, adapter) in &self.adapters {
+            if role.is_stacked() {
+                for (part, all) in [(Part::A, &adapter.a), (Part::B, &adapter.b)] {
+                    self.stack(at, (*role, part), all.dims().get(1..).unwrap_or_default(), all.device())?;
                 }
-                if let WeightMatrix::Dense(weight) = &linear.weight
-                    && at.unfrozen
-                {
-                    at.note_none(role, Part::Weight, weight)?;
-                }
+            } else if role.expert().is_some_and(|expert| routing.of(expert.into()).is_empty()) {
+                at.note_none(*role, Part::A, &adapter.a)?;
+                at.note_none(*role, Part::B, &adapter.b)?;
+                adapter.magnitude.iter().try_for_each(|m| at.note_none(*role, Part::Magnitude, m))?;
             }
         }
-        if !at.unfrozen || !self.rule.stacked {
+        if !at.unfrozen {
             return Ok(());
         }
-        for all in [Role::ExpertsGateUp, Role::ExpertsDown] {
-            let of = |expert| match all {
-                Role::ExpertsGateUp => Role::ExpertGateUp(expert),
-                _ => Role::ExpertDown(expert),
-            };
-            let parts = (0..self.rule.count as u16).map(|expert| {
-                at.take(of(expert), Part::Weight).ok_or_else(|| Error::work("an expert without a gradient"))
-            });
-            let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
-            at.note(all, Part::Weight, Tensor::stack(&parts, 0)?)?;
+        let (d, device) = (x.dim(1)?, x.device());
+        let Some(lie) = self.rule.stacked else {
+            let unused = (0..self.rule.count).filter(|number| routing.of(*number).is_empty());
+            let mut roles = unused.flat_map(|number| self.rule.matrices_of(number as u16));
+            return roles.try_for_each(|role| at.note_zeros((role, Part::Weight), &self.rule.shape(role, d), device));
+        };
+        for (all, one) in [(Role::ExpertsGateUp, Role::ExpertGateUp(0)), (Role::ExpertsDown, Role::ExpertDown(0))] {
+            let shape = self.rule.shape(one, d);
+            self.stack(at, (all, Part::Weight), &shape, device)?;
+            if lie == Stacked::Columns {
+                self.stack(at, (all, Part::Bias), shape.get(..1).unwrap_or_default(), device)?;
+            }
         }
         Ok(())
+    }
+
+    /// Puts the gradients of all experts together, `shape` each, as what they are of lies; zeros where there are none.
+    fn stack(
+        &self,
+        at: &mut BackwardContext<'_>,
+        (all, part): (Role, Part),
+        shape: &[usize],
+        device: &Device,
+    ) -> Result<()> {
+        let one = |expert| if all == Role::ExpertsDown { Role::ExpertDown(expert) } else { Role::ExpertGateUp(expert) };
+        let own = (0..self.rule.count as u16).map(|expert| match at.take(one(expert), part) {
+            Some(own) => Ok(own),
+            None => Ok(Tensor::zeros(shape, DType::F32, device)?),
+        });
+        let stacked = Tensor::stack(&own.collect::<Result<Vec<Tensor>>>()?, 0)?;
+        let turned = part == Part::Weight && self.rule.stacked == Some(Stacked::Columns);
+        at.note(all, part, if turned { stacked.transpose(1, 2)?.contiguous()? } else { stacked })
     }
 
     /// From the gradients of the weights to that of the router's products, and on to what entered.
@@ -151,8 +167,11 @@ impl Experts {
     ) -> Result<Tensor> {
         let dlogits = routing.backward(&self.rule, dweights);
         let dlogits = Tensor::from_vec(dlogits, (x.dim(0)?, self.rule.count), &Device::Cpu)?.to_device(x.device())?;
-        if at.routers {
+        if at.frozen {
             at.note(Role::Router, Part::Weight, ops::outer(&dlogits, x)?)?;
+            if self.router_bias.is_some() {
+                at.note(Role::Router, Part::Bias, ops::sum_rows(&dlogits)?)?;
+            }
             if let Some(bias) = &self.bias {
                 // it chooses, and a choice has no gradient
                 at.note_none(Role::RouterBias, Part::Weight, &Tensor::new(&bias[..], x.device())?)?;
@@ -208,10 +227,10 @@ impl TrainingPass for ExpertsPass<'_> {
             None => own.run(&x, row, at.training, false)?.1,
         };
         let Saved { routing, mut experts, shared } = saved;
-        let further = wanted || at.routers;
+        let further = wanted || at.frozen;
         let mut dx = further.then(|| RowSums::new(x.dims2()?, x.device())).transpose()?;
         let mut dweights = vec![0f32; routing.len()];
-        for (number, expert) in own.used(&routing) {
+        own.experts.each(&routing.used(), |number, expert| {
             let of = routing.of(number);
             let tokens = routing.tokens(&of);
             let saved = experts.remove(&number).ok_or_else(|| Error::work("an expert has saved nothing"))?;
@@ -225,9 +244,10 @@ impl TrainingPass for ExpertsPass<'_> {
             if let Some(dw) = dw {
                 dweights[of].copy_from_slice(&dw.to_dtype(DType::F32)?.to_vec1::<f32>()?);
             }
-        }
+            Ok(())
+        })?;
         at.rows = None;
-        own.settle(at, &routing)?;
+        own.settle(at, &routing, &x)?;
         let mut dx = dx.map(RowSums::sums);
         if let Some(sum) = &mut dx {
             *sum = ops::add(sum, &own.router_backward(at, &routing, &dweights, &x)?)?;
