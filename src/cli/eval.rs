@@ -23,9 +23,11 @@ use super::compute::ComputeArgs;
   prune eval ./llama-it --tasks boolq --apply-chat-template           a chat model, asked in conversations
   prune eval ./llama-24 --tasks boolq --against dense/results -o out  difference to that run
   prune eval ./llama-24 --tasks boolq --shard 1/2 -o one              a share of the questions
-  prune eval ./llama-24 --tasks boolq --merge one two -o results      all shares together")]
+  prune eval ./llama-24 --tasks boolq --merge one two -o results      all shares together
+
+Processes that torchrun, srun or mpirun starts share the questions and write what one would.")]
 pub(crate) struct EvalArgs {
-    /// Model: a directory or a hub id (org/name, org/name@revision)
+    /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision, org/name:Q4_K_M)
     #[arg(required_unless_present = "config")]
     model: Option<String>,
     /// Adapter on top of the model, in PEFT's files
@@ -104,6 +106,10 @@ pub(crate) struct EvalArgs {
     /// Replace results that prune made before; files of others are never touched
     #[arg(long)]
     force: bool,
+    /// Of several processes that score together (torchrun, srun): seconds after which one that nothing is heard of is
+    /// taken for dead [default: 60]
+    #[arg(long, value_name = "S")]
+    rank_timeout: Option<u64>,
     #[command(flatten)]
     #[serde(flatten)]
     compute: ComputeArgs,
@@ -118,5 +124,9 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     let settings = context.settings("eval", args)?;
     let report = eval::eval(&settings, &context.bars)?;
-    context.output.report(&report, || report.text())
+    match &report.group {
+        // process 0 tells it
+        Some(group) if group.members.rank > 0 => Ok(()),
+        _ => context.output.report(&report, || report.text()),
+    }
 }

@@ -1,22 +1,14 @@
 //! `prune heal`.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
 use prune::Result;
-use prune::card::quoted;
-use prune::checkpoint::ByteSize;
-use prune::commands::heal::{self, HealReport, HealResult};
-use prune::data::Share;
-use prune::data::chat::{LossOn, Survey};
-use prune::heal::{MeasuredLosses, Paired, Quant};
-use prune::shown::shown;
+use prune::commands::heal;
 use serde::Serialize;
 
-use super::Context;
 use super::compute::ComputeArgs;
-use super::progress::time;
+use super::{Context, heal_text};
 
 /// What rows may hold.
 const FORMS: [&str; 6] = ["auto", "text", "messages", "sharegpt", "alpaca", "prompt-completion"];
@@ -48,6 +40,7 @@ const FORMS: [&str; 6] = ["auto", "text", "messages", "sharegpt", "alpaca", "pro
   prune heal ./llama-24 --data c4.jsonl --dry-run                    memory, disk and time
 With --eval-data the uncut model, the cut one and the one that is written are measured on the same tokens.
 A run that was stopped goes on when the same command is given again.
+Processes that torchrun, srun or mpirun starts share each step and write what one would.
 Settings that stand in a file only: beta1, beta2, eps (AdamW); rank_pattern, alpha_pattern (tables: an
 expression over modules = their own rank or alpha, as in PEFT).")]
 pub(crate) struct HealArgs {
@@ -267,6 +260,10 @@ pub(crate) struct HealArgs {
     /// Replace a directory that prune made before; files of others are never touched
     #[arg(long)]
     force: bool,
+    /// Of several processes that train together (torchrun, srun): seconds after which one that nothing is heard of is
+    /// taken for dead [default: 60]
+    #[arg(long, value_name = "S")]
+    rank_timeout: Option<u64>,
     #[command(flatten)]
     #[serde(flatten)]
     compute: ComputeArgs,
@@ -278,104 +275,9 @@ pub(crate) struct HealArgs {
 pub(crate) fn run(args: &HealArgs, context: &Context) -> Result<()> {
     let settings = context.settings("heal", args)?;
     let report = heal::heal(&settings, &context.bars)?;
-    context.output.report(&report, || text(&report))
-}
-
-fn text(report: &HealReport) -> String {
-    let mut text = String::new();
-    let bytes = |key: &str| ByteSize(report.estimate.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0));
-    let seconds = report.estimate.get("seconds").and_then(serde_json::Value::as_f64).unwrap_or(0.0);
-    let on_host = report.estimate.get("inputs_on_host").and_then(serde_json::Value::as_bool).unwrap_or(false);
-    let inputs = if on_host { format!(", in main memory {}", bytes("inputs")) } else { String::new() };
-    if let Some(chat) = &report.chat {
-        let _ = writeln!(text, "{}", conversations(chat));
-    }
-    for share in &report.sources {
-        let Share { source, share, taken, sequences, is_guessed, passes } = share;
-        let about = if *is_guessed { "about " } else { "" };
-        let _ = writeln!(
-            text,
-            "text      {:.1} % {}: {taken} sequences, each of its {about}{sequences} comes {passes:.2} times",
-            100.0 * share,
-            shown(source)
-        );
-    }
-    let _ = writeln!(text, "computed  memory {}{inputs}, disk {}", bytes("memory"), bytes("disk"));
-    let Some(result) = &report.result else {
-        let _ = writeln!(
-            text,
-            "estimated {} at the speed of this machine just now, validations and rollouts not counted",
-            time(seconds)
-        );
-        return text + "dry run: nothing trained, nothing written";
-    };
-    let before = match report.steps_before {
-        0 => String::new(),
-        steps => format!(" ({steps} of them before)"),
-    };
-    let _ = writeln!(text, "trained   {} steps{before}, {} tokens", result.steps, result.tokens);
-    match &result.measured {
-        Some(measured) => text.push_str(&losses(result, measured, report.quant)),
-        None => {
-            if let Some(training) = training(result) {
-                let _ = writeln!(text, "loss      {training}, nats a token, {}", held(report.quant));
-            }
-        }
-    }
-    if let Some(out) = &report.out {
-        let word = if report.found { "found     finished before with these settings:" } else { "wrote    " };
-        let _ = write!(text, "{word} {}", out.display());
-        let made = ["merged", "adapter"].map(|part| out.join(part)).into_iter().find(|part| part.is_dir());
-        if let Some(made) = made.filter(|_| !report.found) {
-            let _ = write!(text, "\npublish   hf upload USER/NAME {}", quoted(&made.display().to_string()));
-        }
-    }
-    text
-}
-
-/// What the rows hold, and how much of it is learned.
-fn conversations(chat: &Survey) -> String {
-    let Survey { form, template, loss_on, rows, whole, tokens, answer_tokens, .. } = chat;
-    let template = template.as_ref().map(|name| format!(", template {name}")).unwrap_or_default();
-    let learned = if *loss_on == LossOn::Answers { "answers are learned" } else { "all is learned" };
-    let rows = if *whole { format!("{rows} rows") } else { format!("the first {rows} rows") };
-    format!("rows      {}{template}, {learned}: {rows}, {tokens} tokens, {answer_tokens} of them learned", form.name())
-}
-
-/// What the models themselves lose, and beside it what was seen while training.
-fn losses(result: &HealResult, measured: &MeasuredLosses, quant: Quant) -> String {
-    let mut text = format!("loss on {}, nats a token\n  ", measured.text);
-    if let Some(uncut) = measured.uncut {
-        let _ = write!(text, "uncut {uncut:.4}   ");
-    }
-    let _ = write!(text, "cut {:.4}   healed, as written {:.4}: ", measured.cut, measured.healed);
-    let Paired { difference, stderr } = measured.gain;
-    let error = stderr.map(|stderr| format!(" \u{b1} {stderr:.4} (paired)")).unwrap_or_default();
-    let _ = write!(text, "{:.4}{error} {} cut", difference.abs(), if difference < 0.0 { "above" } else { "below" });
-    if let Some(undone) = measured.undone_in_words() {
-        let _ = write!(text, ", {undone}");
-    }
-    text.push('\n');
-    if let Some(training) = training(result) {
-        let _ = write!(text, "  while training, {}: {training}", held(quant));
-        if let Some(rounding) = measured.rounding {
-            let _ = write!(text, "; rounding the merged weights cost {:.4}", rounding.difference);
-        }
-        text.push('\n');
-    }
-    text
-}
-
-fn training(result: &HealResult) -> Option<String> {
-    let (before, best, step) = (result.loss_before?, result.best_loss?, result.best_step?);
-    let accuracy = result.best_accuracy.map(|share| format!(", {:.1} % of the questions right", 100.0 * share));
-    Some(format!("{before:.4} -> {best:.4}, best after step {step}{}", accuracy.unwrap_or_default()))
-}
-
-/// Which weights the losses while training are of.
-fn held(quant: Quant) -> &'static str {
-    match quant {
-        Quant::Nf4 => "weights in NF4",
-        Quant::None => "weights as they are",
+    match &report.group {
+        // process 0 tells it
+        Some(group) if group.members.rank > 0 => Ok(()),
+        _ => context.output.report(&report, || heal_text::text(&report)),
     }
 }

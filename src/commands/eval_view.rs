@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::compare_view::comparisons;
 use super::eval::EvalReport;
+use crate::collective::Members;
 use crate::eval::evaluation::PassReport;
-use crate::model::Residency;
 use crate::report::{Column, table};
 
 impl EvalReport {
@@ -19,6 +19,11 @@ impl EvalReport {
             let _ = writeln!(text, "found     finished before with these settings: {out}");
         } else {
             passes(&self.passes, &mut text);
+        }
+        if let Some(group) = &self.group {
+            let shares: Vec<String> = group.passes.iter().map(ToString::to_string).collect();
+            let Members { processes, launcher, .. } = &group.members;
+            let _ = writeln!(text, "{processes} processes of {launcher}: passes {}", shares.join(" + "));
         }
         if !self.kept.is_empty() && !self.found {
             let _ = writeln!(text, "scored before and kept: {}", self.kept.join(", "));
@@ -77,10 +82,7 @@ fn passes(report: &PassReport, text: &mut String) {
     let _ = write!(text, "{documents} documents, {requests} requests of {tokens_asked} tokens; ");
     let before = if *resumed > 0 { format!(" ({resumed} of them before)") } else { String::new() };
     let _ = write!(text, "{tokens_run} run in {passes} passes{before}, shared beginnings once; layers ");
-    text.push_str(match report.residency {
-        Residency::Resident => "in memory",
-        Residency::Streamed => "streamed from disk",
-    });
+    text.push_str(report.residency.says());
     match report.seconds {
         // of what was done before it is not known how long that took
         Some(seconds) if *resumed > 0 => {

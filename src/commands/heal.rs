@@ -3,24 +3,26 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::heal_group::GroupReport;
+use super::heal_group::Plan;
 use super::heal_job::{Job, Models};
 use super::heal_measure::Uncut;
+use super::heal_open::Opened;
 use super::heal_record::{Inputs, Record};
 use super::heal_rows::Texts;
+use super::heal_training::Training;
 use super::taught::Taught;
-use super::{heal_tasks, open};
-use crate::arch::ModelSpec;
-use crate::checkpoint::{ByteSize, Checkpoint, Origin, Workplace};
+use super::{heal_group, heal_tasks, open};
+use crate::checkpoint::{ByteSize, Origin, Workplace};
+use crate::collective::{Collective, ProcessGroup};
 use crate::data::Share;
 use crate::data::chat::Survey;
-use crate::heal::{HealSettings, KnownLosses, MeasuredLosses, Quant, TeacherSize, WorkDir, estimate};
-use crate::progress::Progress;
-use crate::provenance::Provenance;
-use crate::weights::lora::Adapters;
+use crate::heal::{Estimate, HealSettings, KnownLosses, MeasuredLosses, Quant, WorkDir};
+use crate::model::CheckpointingPolicy;
+use crate::progress::{Progress, Silent};
 use crate::{Context, Error, Result};
 
 /// What the command did, or would do.
@@ -44,6 +46,26 @@ pub struct HealReport {
     /// What each of several texts gives; empty for one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<Share>,
+    /// The processes that do it together; absent for one alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupReport>,
+}
+
+impl HealReport {
+    /// Of a healing that has not begun.
+    fn new(settings: &HealSettings, plan: &Estimate, group: Option<GroupReport>) -> Result<Self> {
+        Ok(Self {
+            estimate: to_value(plan)?,
+            quant: settings.quant,
+            result: None,
+            steps_before: 0,
+            out: None,
+            found: false,
+            chat: None,
+            sources: Vec::new(),
+            group,
+        })
+    }
 }
 
 /// What came of a healing.
@@ -70,65 +92,65 @@ pub struct HealResult {
 /// Runs `prune heal`. A run that was stopped goes on when the same settings are given again; of one that is finished
 /// the result is told.
 ///
+/// Where a launcher has started several processes they heal together: see [`crate::collective`]. The first of
+/// them writes and tells what came of it; the reports of the others say who they are.
+///
 /// # Errors
 /// Request: settings that do not fit together or the model, data that is too short, an adapter for another model, an
-/// output that exists, a healing that does not fit in memory. Work: broken files, values that are not finite.
-/// Interrupted; the state is saved.
+/// output that exists, a healing that does not fit in memory, processes that nothing connects. Work: broken files,
+/// values that are not finite, a process that is gone. Interrupted; the state is saved.
 pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealReport> {
-    heal_sharing(settings, &mut KnownLosses::new(), progress)
+    settings.check()?;
+    let known = &mut KnownLosses::new();
+    let Some(group) = ProcessGroup::launched(settings.rank_timeout)? else {
+        return heal_sharing(settings, None, known, progress);
+    };
+    let done = if group.rank() == 0 {
+        heal_sharing(settings, Some(&group), known, progress)
+    } else {
+        follow(settings, &group)
+    };
+    group.close(done)
 }
 
-/// Runs `prune heal`; with the losses of models as they lie on disk that an earlier healing took.
+/// What a process does that another one leads.
+fn follow(settings: &HealSettings, group: &ProcessGroup) -> Result<HealReport> {
+    let opened = Opened::new(settings, None, Some(group), &Silent)?;
+    group.check_alike(&opened.identity()?, "heals")?;
+    let plan = group.agree(&Plan::Nothing)?;
+    let Opened { settings, checkpoint, spec, device, budget, taught, adapter, pairs, plan: estimate, group: seat } =
+        opened;
+    let mut report = HealReport::new(&settings, &estimate, seat)?;
+    if let Plan::Train { chunk_size } = plan {
+        let place = (&device, budget, estimate.experts_on_disk);
+        let training = Training::open((&checkpoint, &spec), &settings, place, (adapter, taught), &Silent)?;
+        let policy = CheckpointingPolicy { chunk_size, ..estimate.policy };
+        report.steps_before = training.trainer(&settings, policy, pairs, Some(group))?.follow()?;
+    }
+    Ok(report)
+}
+
+/// Runs `prune heal` alone or as the first of a group; with the losses of models as they lie on disk that an earlier
+/// healing took.
 ///
 /// # Errors
 /// As [`heal`].
 pub(super) fn heal_sharing(
     settings: &HealSettings,
+    group: Option<&ProcessGroup>,
     known: &mut KnownLosses,
     progress: &dyn Progress,
 ) -> Result<HealReport> {
     settings.check()?;
     let max_shard: ByteSize = settings.max_shard_size.parse().context(|| "--max-shard-size")?;
     let place = place(settings)?;
-    let checkpoint = open::computed(settings.model.as_deref(), progress)?;
-    let spec = ModelSpec::from_config(&checkpoint.config).context(|| checkpoint.source.id.clone())?;
-    spec.check(&checkpoint.index)?;
-    let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
-    let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &checkpoint)?;
-    let taught = Taught::open(settings, progress)?;
-    if device.is_cuda() && matches!(taught, Some(Taught::Cache(_))) {
-        return Err(Error::request(
-            "a cached teacher is learned from on a CPU: --device cpu, or name the model itself",
-        ));
+    let opened = Opened::new(settings, place.as_deref(), group, progress)?;
+    if let Some(group) = group {
+        group.check_alike(&opened.identity()?, "heals")?;
     }
-    if let Some(taught) = &taught {
-        taught.check_model(settings, &spec)?;
-    }
+    let Opened { mut settings, checkpoint, spec, device, budget, taught, adapter, pairs, plan, group: in_group } =
+        opened;
     let teacher = taught.as_ref().and_then(Taught::model).cloned();
-    let adapter = settings.adapter.as_deref().map(|dir| trainable(dir, &checkpoint, &spec, &device)).transpose();
-    let adapter = adapter.context(|| "--adapter")?;
-    let (mut settings, said) = settled(settings, adapter.as_ref()).settled(spec.max_positions);
-    said.iter().for_each(|warning| progress.warn(warning));
-    if settings.dora && device.is_cuda() {
-        return Err(Error::request("dora is not trained on a GPU: --device cpu, or leave --dora out"));
-    }
-    let history = Provenance::read(&checkpoint.source.dir, spec.layers).ok().flatten();
-    settings = settings.with_inserted(history.as_ref().map_or(&[], |history| &history.inserted))?;
-    let pairs = taught.as_ref().map(|taught| taught.pairs(&settings, &spec, history.as_ref()));
-    let pairs = pairs.transpose()?.unwrap_or_default();
-    if let Some(history) = history.filter(|history| history.format() == Some("zeros")) {
-        progress.warn(&format!(
-            "what was left out ({}) is zeros here, and training brings it back; cut with --format per-layer to heal \
-             without",
-            history.gone()
-        ));
-    }
-    let teacher_size = taught.as_ref().map(Taught::size).unwrap_or_default();
-    let teacher_size = TeacherSize { streams: pairs.len(), ..teacher_size };
-    let unfinished = place.as_deref().filter(|place| !settings.restart && WorkDir::check(place).is_ok());
-    let held = unfinished.map(|place| WorkDir::peek(place.target())).transpose()?.flatten();
-    let held = held.and_then(|held| held.policy);
-    let plan = estimate(&checkpoint, &spec, &settings, (&device, budget), teacher_size, held)?;
     let text = Texts::open(&mut settings, &checkpoint, open::host(budget, &device), progress)?;
     let settings = &settings;
     let tasks = heal_tasks::open(settings, (&checkpoint, &spec, open::host(budget, &device)), progress)?;
@@ -139,19 +161,14 @@ pub(super) fn heal_sharing(
     if let Some(taught) = &taught {
         taught.check_maker(settings, uncut.as_ref(), progress)?;
     }
-    let estimate = to_value(&plan)?;
     let mut report = HealReport {
-        estimate,
-        quant: settings.quant,
-        result: None,
-        steps_before: 0,
-        out: None,
-        found: false,
         chat: text.survey.clone(),
         sources: text.shares.clone(),
+        ..HealReport::new(settings, &plan, in_group)?
     };
+    let idle = || group.map_or(Ok(Plan::Nothing), |group| group.agree(&Plan::Nothing));
     let (Some(place), Some(out), false) = (place, settings.out.as_deref(), settings.dry_run) else {
-        return Ok(report);
+        return idle().map(|_| report);
     };
     let inputs = Inputs {
         model: &checkpoint,
@@ -167,20 +184,18 @@ pub(super) fn heal_sharing(
     report.out = Some(out.to_owned());
     report.result = finished_before(out, &place, &record, settings)?;
     report.found = report.result.is_some();
-    if !report.found {
+    if report.found {
+        idle()?;
+    } else {
+        if let Some(in_group) = &report.group {
+            heal_group::describe(in_group, progress);
+        }
         let models = Models { checkpoint: &checkpoint, spec: &spec, uncut, device, budget };
-        let job = Job { models, settings, plan, pairs, text, tasks, place, max_shard, progress, record };
+        let job = Job { models, settings, plan, pairs, text, tasks, place, max_shard, progress, record, group };
         let (result, steps_before) = job.run(adapter, taught, known)?;
         (report.result, report.steps_before) = (Some(result), steps_before);
     }
     Ok(report)
-}
-
-/// The adapter in `dir`, which training goes on from.
-fn trainable(dir: &Path, checkpoint: &Checkpoint, spec: &ModelSpec, device: &Device) -> Result<Adapters> {
-    let adapters = Adapters::open_for(dir, checkpoint, spec, device)?;
-    adapters.check_plain().context(|| dir.display())?;
-    Ok(adapters)
 }
 
 /// The place of the output, before anything is read; a dry run may do without.
@@ -197,19 +212,6 @@ fn place(settings: &HealSettings) -> Result<Option<Arc<Workplace>>> {
         WorkDir::check(&place)?;
     }
     Ok(Some(Arc::new(place)))
-}
-
-/// With the rank, strength and targets of the adapter that training starts from.
-pub(super) fn settled(settings: &HealSettings, adapter: Option<&Adapters>) -> HealSettings {
-    let mut settings = settings.clone();
-    if let Some(Adapters { settings: own, .. }) = adapter {
-        (settings.rank, settings.alpha) = (own.rank.into(), own.alpha);
-        (settings.rslora, settings.dora) = (own.rslora, own.dora);
-        settings.rank_pattern.clone_from(&own.rank_pattern);
-        settings.alpha_pattern.clone_from(&own.alpha_pattern);
-        settings.target = own.targets.clone();
-    }
-    settings
 }
 
 /// The result of an earlier run with the same settings.

@@ -7,21 +7,24 @@ use candle_core::{Device, Tensor};
 
 use super::heal::HealResult;
 use super::heal_figure;
+use super::heal_group::Plan;
 use super::heal_measure::{Gauge, Uncut};
 use super::heal_record::{Record, pretty};
 use super::heal_rows::Texts;
+use super::heal_training::Training;
 use super::made::Described;
 use super::taught::Taught;
 use crate::arch::ModelSpec;
 use crate::card::Kind;
 use crate::checkpoint::{ByteSize, Checkpoint, OutputDir, Workplace, content_hash, create_dir, write_new};
+use crate::collective::ProcessGroup;
 use crate::data::{PassedOver, TextMixture, Tokenizer, end_tokens};
 use crate::eval::questions::TaskQuestions;
 use crate::heal::{
     Best, EVENTS, Estimate, HealOutcome, HealRun, HealSettings, KnownLosses, Line, Losses, MeasuredLosses, Merge,
-    MergeOnto, StreamPair, TextSamples, Train, Trainer, ValidationTasks, WorkDir, load_options,
+    MergeOnto, StreamPair, TextSamples, ValidationTasks, WorkDir,
 };
-use crate::model::{Budget, LoadOptions, Loss, Model, ModelOptions, Residency};
+use crate::model::{Budget, LoadOptions, Loss};
 use crate::progress::Progress;
 use crate::weights::lora::Adapters;
 use crate::{Error, Result, files};
@@ -49,6 +52,8 @@ pub(super) struct Job<'a> {
     pub(super) max_shard: ByteSize,
     pub(super) progress: &'a dyn Progress,
     pub(super) record: Record,
+    /// Other processes that train with this one.
+    pub(super) group: Option<&'a ProcessGroup>,
 }
 
 /// What training gave.
@@ -104,6 +109,9 @@ impl Job<'_> {
         teacher: Option<Taught>,
         known: &mut KnownLosses,
     ) -> Result<(HealResult, usize)> {
+        if let Some(group) = self.group {
+            group.agree(&Plan::Train { chunk_size: self.plan.policy.chunk_size })?;
+        }
         let Models { checkpoint, device, budget, .. } = &self.models;
         let tokenizer = Tokenizer::open(&checkpoint.source.dir)?;
         let validation = self.text.validation.as_ref();
@@ -149,51 +157,25 @@ impl Job<'_> {
     ) -> Result<Trained> {
         let (settings, progress) = (self.settings, self.progress);
         let Models { checkpoint, spec, device, budget, .. } = &self.models;
-        let is_fresh = adapter.is_none();
-        let adapters = match (settings.train, adapter) {
-            (Train::Lora, Some(adapters)) => Some(adapters),
-            (Train::Lora, None) => Some(Adapters::new(spec, &settings.lora(spec)?, settings.seed, device)?),
-            (Train::Last(_) | Train::Layers, _) => None,
-        };
-        let adapters = adapters.map(Arc::new);
-        let mut load_options = load_options(spec, settings);
-        load_options.adapters.clone_from(&adapters);
-        let options = ModelOptions {
-            device: device.clone(),
-            budget: *budget,
-            load_options,
-            residency: Some(Residency::Resident),
-            rows_on_host: true,
-            ..ModelOptions::default()
-        };
-        let model = Model::open((*checkpoint).clone(), &options, progress)?;
-        if is_fresh {
-            model.begin_magnitudes()?;
-        }
-        let (tutor, cache) = match teacher {
-            Some(Taught::Model(teacher)) => {
-                let options = ModelOptions { device: device.clone(), budget: *budget, ..ModelOptions::default() };
-                (Some(Model::open(teacher, &options, progress)?), None)
-            }
-            Some(Taught::Cache(cache)) => (None, Some(cache)),
-            None => (None, None),
-        };
-        let trainer = Trainer::new(&model, tutor.as_ref(), settings, self.plan.policy)?;
-        let mut trainer = trainer.held_to(self.pairs.clone());
-        if let Some(cache) = &cache {
-            trainer = trainer.taught_by(&**cache);
-        }
+        let at = (device, *budget, self.plan.experts_on_disk);
+        let training = Training::open((checkpoint, spec), settings, at, (adapter, teacher), progress)?;
+        let (model, group) = (&training.model, self.group);
+        let trainer = training.trainer(settings, self.plan.policy, self.pairs.clone(), group)?;
         let ends = end_tokens(&checkpoint.source.dir, tokenizer)?;
         let tasks = self.tasks.as_ref().map(|tasks| tasks as &dyn ValidationTasks);
-        let mut run = HealRun { model: &model, trainer, settings, dir, validation, tasks, ends: &ends };
+        let mut run = HealRun { model, trainer, settings, dir, validation, tasks, ends: &ends };
         let place = run.restore()?;
         let position = place.as_ref().map(|place| place.position.clone());
         let shuffle = (settings.shuffle_window, settings.seed);
         let stream = TextMixture::new(&self.text.training, tokenizer, shuffle, position, settings.data_changed)?;
         let mut samples = TextSamples { stream, tokenizer };
         let finished = run.train(place, &mut samples, progress)?;
+        if let Some(group) = group {
+            group.leave();
+        }
         samples.stream.passed_over().flat_map(PassedOver::notes).for_each(|note| progress.warn(&note));
-        Ok(Trained { finished, adapters, parameters: run.trainer.parameters().to_vec() })
+        let parameters = run.trainer.parameters().to_vec();
+        Ok(Trained { finished, adapters: training.adapters.clone(), parameters })
     }
 
     fn write(&self, trained: &Trained, measured: Option<(&Gauge<'_>, Before)>) -> Result<HealResult> {

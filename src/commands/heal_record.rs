@@ -156,7 +156,10 @@ fn known_to(before: &Map<String, Value>, now: &Map<String, Value>) -> Result<Map
 
 /// SHA-256 of the config and the first bytes of every tensor: tells apart models that differ anywhere but in a few
 /// numbers, without reading them whole.
-fn sample_hash(checkpoint: &Checkpoint) -> Result<String> {
+///
+/// # Errors
+/// Work: a file that cannot be read.
+pub(super) fn sample_hash(checkpoint: &Checkpoint) -> Result<String> {
     const SAMPLE: u64 = 4096;
     let mut hash = Sha256::new();
     hash.update(serde_json::to_vec(&checkpoint.config).map_err(|error| Error::work(error.to_string()))?);

@@ -19,10 +19,7 @@ const LOGITS: usize = 16 << 20;
 /// each time.
 #[must_use]
 pub fn group(residency: Residency) -> usize {
-    match residency {
-        Residency::Resident => 16,
-        Residency::Streamed => 512,
-    }
+    if residency == Residency::Resident { 16 } else { 512 }
 }
 
 impl CachedSequences {

@@ -42,6 +42,28 @@ struct Line {
     answers: Vec<Entry>,
 }
 
+impl Line {
+    fn new(pass: usize, answers: &[Answer]) -> Result<Self> {
+        Ok(Self { pass, answers: answers.iter().map(Entry::new).collect::<Result<_>>()? })
+    }
+
+    /// The answers; none where one is a number that is none.
+    fn answers(self) -> Option<Vec<Answer>> {
+        self.answers.into_iter().map(Entry::answer).collect()
+    }
+}
+
+/// A pass and its answers as one process tells another: as they stand in a journal.
+pub(super) fn to_report(pass: usize, answers: &[Answer]) -> Result<Vec<u8>> {
+    serde_json::to_vec(&Line::new(pass, answers)?).map_err(|error| Error::work(format!("journal: {error}")))
+}
+
+/// The pass and the answers of a report.
+pub(super) fn of_report(report: &[u8]) -> Option<(usize, Vec<Answer>)> {
+    let line: Line = serde_json::from_slice(report).ok()?;
+    Some((line.pass, line.answers()?))
+}
+
 /// The answer to a token request.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
@@ -170,8 +192,7 @@ impl Journal {
     /// # Errors
     /// The file system's.
     pub fn keep(&mut self, pass: usize, answers: &[Answer]) -> Result<()> {
-        let answers = answers.iter().map(Entry::new).collect::<Result<_>>()?;
-        self.append(&Line { pass, answers })
+        self.append(&Line::new(pass, answers)?)
     }
 
     fn append(&mut self, line: &impl Serialize) -> Result<()> {
@@ -205,10 +226,7 @@ fn read(file: &File, sizes: &[usize], said: usize) -> io::Result<Found> {
                 return Ok((None, done, 0));
             }
         } else {
-            let Ok(Line { pass, answers }) = serde_json::from_slice(&line) else { return Ok((run, done, whole)) };
-            let Some(answers) = answers.into_iter().map(Entry::answer).collect::<Option<Vec<_>>>() else {
-                return Ok((run, done, whole));
-            };
+            let Some((pass, answers)) = of_report(&line) else { return Ok((run, done, whole)) };
             if sizes.get(pass) == Some(&answers.len()) {
                 done.insert(pass, answers);
             }

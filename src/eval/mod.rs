@@ -9,7 +9,8 @@
 //! beginning is run once a pass; [`score`](score::score) runs the model and reads the answers, [`generate`] lets it
 //! answer in its own words; a [`Job`](job::Job) knows what they amount to; [`results`] are files in the harness's
 //! schema, which [`compare`](compare::compare) compares with. Answers are kept in a [`Journal`](journal::Journal) as
-//! they come. [`questions`] are asked of many models by whoever scores layers.
+//! they come; several [processes](crate::collective) share the passes out. [`questions`] are asked of many models by
+//! whoever scores layers.
 //!
 //! The reference is lm-evaluation-harness 0.4.13 with transformers 5.23: its task files for prompts and metrics,
 //! `api/task.py` and `api/samplers.py` for examples, `models/huggingface.py` for tokens and log-likelihoods.

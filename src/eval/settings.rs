@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::gen_kwargs::GenKwargs;
 use super::shard::EvalShard;
 use super::ways::AnswerWay;
+use crate::collective::{RANK_TIMEOUT, check_rank_timeout, is_patient};
 use crate::data::TextSplit;
 use crate::{Error, Result};
 
@@ -110,6 +111,9 @@ pub struct EvalSettings {
     pub merge: Vec<PathBuf>,
     /// Replaces existing results.
     pub force: bool,
+    /// Seconds after which another process of the same evaluation that nothing is heard of is taken for dead.
+    #[serde(skip_serializing_if = "is_patient")]
+    pub rank_timeout: u64,
     /// Where it computes: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: Option<String>,
     /// What products with weights are computed in: `auto`, `bf16`, `f32`.
@@ -151,6 +155,7 @@ impl Default for EvalSettings {
             shard: None,
             merge: Vec::new(),
             force: false,
+            rank_timeout: RANK_TIMEOUT,
             device: None,
             dtype: None,
             memory: None,
@@ -181,6 +186,7 @@ impl EvalSettings {
         if self.pass_tokens == Some(0) {
             return Err(Error::request("--pass-tokens 0: at least one token has to fit"));
         }
+        check_rank_timeout(self.rank_timeout)?;
         let text = self.tasks.iter().any(|name| name.starts_with("text:"));
         if self.text_split != TextSplit::default() && !text {
             return Err(Error::request("--text-split cuts the text of a task text:FILE; there is none"));
@@ -296,6 +302,7 @@ mod tests {
             (EvalSettings { limit: Some(1.5), ..settings.clone() }, "--limit"),
             (EvalSettings { limit: Some(f64::NAN), ..settings.clone() }, "--limit"),
             (EvalSettings { max_length: Some(0), ..settings.clone() }, "--max-length"),
+            (EvalSettings { rank_timeout: 0, ..settings.clone() }, "rank_timeout"),
             (EvalSettings { paper: true, tasks: vec!["piqa".into()], ..settings.clone() }, "--paper"),
             (EvalSettings { paper: true, compat: Some(Compat::V0_4_0), ..settings.clone() }, "--paper"),
             (EvalSettings { fewshot_as_multiturn: Some(true), ..settings.clone() }, "--fewshot-as-multiturn"),

@@ -3,6 +3,7 @@
 use super::accuracy::BestBy;
 use super::choices::{MergeOnto, Quant, Train};
 use super::settings::HealSettings;
+use crate::collective::check_rank_timeout;
 use crate::{Error, Result};
 
 impl HealSettings {
@@ -37,6 +38,7 @@ impl HealSettings {
                 return Err(Error::request(format!("{name} is {value}, expected from {from} to below {below}")));
             }
         }
+        check_rank_timeout(self.rank_timeout)?;
         self.check_weights()?;
         self.check_distilling()?;
         if self.train != Train::Lora && self.adapter.is_some() {
@@ -121,6 +123,8 @@ mod tests {
     fn impossible_settings_are_named() {
         for (text, name) in [
             ("steps = 0", "steps"),
+            ("rank_timeout = 0", "rank_timeout"),
+            ("rank_timeout = 1000000", "604800"),
             ("lr = -1.0", "lr"),
             ("lr = nan", "lr"),
             ("beta1 = 1.0", "beta1"),

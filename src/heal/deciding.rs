@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::HealSettings;
 
 /// Settings that do not change the course of training: an unfinished run may go on with others.
-const FREE: [&str; 15] = [
+const FREE: [&str; 16] = [
     "data_changed",
     "track",
     "out",
@@ -19,6 +19,7 @@ const FREE: [&str; 15] = [
     "force",
     "dry_run",
     "memory",
+    "rank_timeout",
     "device",
     "keep_last",
 ];
@@ -62,6 +63,7 @@ mod tests {
         assert!(deciding.contains_key("lr") && deciding.contains_key("eval_every"));
         assert!(FREE.iter().all(|name| !deciding.contains_key(*name)));
         let settings = HealSettings {
+            rank_timeout: 5,
             reference: Some("m".to_owned()),
             track: Some(Track::Tensorboard),
             ..HealSettings::default()

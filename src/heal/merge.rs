@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use safetensors::Dtype;
 use serde_json::{Map, Value};
 
-use crate::arch::{EMBEDDING, HEAD, ModelSpec};
+use crate::arch::ModelSpec;
 use crate::checkpoint::{ByteSize, Checkpoint, Entry, four_bit_owner, to_python_json};
 use crate::progress::{Progress, Unit};
 use crate::weights::lora::{Adapter, Adapters, Table};
@@ -42,7 +42,12 @@ impl Merge<'_> {
         max_shard: ByteSize,
         progress: &dyn Progress,
     ) -> Result<Blueprint> {
-        let trained_head = self.replaced.iter().any(|(name, _)| name == HEAD);
+        let ends = [spec.head, spec.embedding];
+        let stacked = self.adapters.is_some_and(|adapters| adapters.modules.keys().any(|(_, role)| role.is_stacked()));
+        if self.onto.is_some() && stacked {
+            return Err(no_quantized_stacks(spec));
+        }
+        let trained_head = self.replaced.iter().any(|(name, _)| name == spec.head);
         let unties =
             spec.tied && trained_head || self.adapters.is_some_and(|adapters| adapters.unties(spec, &checkpoint.index));
         let linear = (0..spec.layers).flat_map(|layer| spec.layer_tensors(layer));
@@ -50,7 +55,7 @@ impl Merge<'_> {
         let linear: BTreeSet<String> = linear.map(|tensor| tensor.name).collect();
         let adapters = self.adapters.iter().flat_map(|adapters| &adapters.modules);
         let adapters = adapters.map(|((layer, role), adapter)| (spec.layer_tensor(*layer, *role).name, adapter));
-        let tensors = Tensors { merge: self, checkpoint, linear: &linear, adapters: adapters.collect() };
+        let tensors = Tensors { merge: self, checkpoint, ends, linear: &linear, adapters: adapters.collect() };
         if self.four_bit.is_some() {
             progress.begin("quantising", linear.len() as u64, Unit::Items);
         }
@@ -73,15 +78,15 @@ impl Merge<'_> {
         }
         if unties {
             // a head of its own is no longer the embedding: both get a tensor of their own
-            for name in [HEAD, EMBEDDING] {
-                let other = draft.slots().iter().find(|slot| slot.name == HEAD || slot.name == EMBEDDING);
+            for name in ends {
+                let other = draft.slots().iter().find(|slot| ends.contains(&slot.name.as_str()));
                 if let (Some(dtype), false) = (other.map(|slot| slot.dtype), draft.has(name)) {
                     draft.add(name, dtype, tensors.expr(name))?;
                 }
             }
         }
         // a tied model has one of the two, which stands for both
-        let known = |name: &str| draft.has(name) || spec.tied && [EMBEDDING, HEAD].contains(&name);
+        let known = |name: &str| draft.has(name) || spec.tied && ends.contains(&name);
         if let Some(name) = tensors.changed().into_iter().find(|name| !known(name)) {
             return Err(Error::request(format!("{name} is no tensor of {}", checkpoint.source.id)));
         }
@@ -104,10 +109,21 @@ impl Merge<'_> {
     }
 }
 
+/// Why adapters of experts in one tensor are not merged onto what four bits leave of it.
+pub(super) fn no_quantized_stacks(spec: &ModelSpec) -> Error {
+    Error::request(format!(
+        "merging onto quantized weights: the experts of a {} lie in one tensor, which bitsandbytes does not hold in four \
+         bits; merge onto the checkpoint's own numbers (--merge-onto full)",
+        spec.model_type
+    ))
+}
+
 /// How each tensor comes to be.
 struct Tensors<'a> {
     merge: &'a Merge<'a>,
     checkpoint: &'a Checkpoint,
+    /// The head and the embedding.
+    ends: [&'static str; 2],
     /// Weights of the blocks' linear layers.
     linear: &'a BTreeSet<String>,
     /// Of those, what is added to them.
@@ -148,9 +164,10 @@ impl Tensors<'_> {
 
     /// What the source calls tensor `name`: so, or as the other end of a tied model.
     fn stored<'b>(&self, name: &'b str) -> &'b str {
+        let [head, embedding] = self.ends;
         let other = match name {
-            HEAD => EMBEDDING,
-            EMBEDDING => HEAD,
+            _ if name == head => embedding,
+            _ if name == embedding => head,
             _ => return name,
         };
         let has = |name: &str| self.checkpoint.tensors.contains_key(name);

@@ -4,19 +4,15 @@
 //! what entered them; the backward walk goes from the top, takes a layer's vector-Jacobian product and uses up what the
 //! layer kept. Nothing below the lowest trained layer is kept.
 
-use std::collections::BTreeMap;
-
 use candle_core::Tensor;
 
 use super::hidden::{Differences, Held};
-use crate::arch::HEAD;
+use crate::arch::LayerTensor;
+use crate::collective::{Gradients, PassLoss, add};
 use crate::model::{
-    Batch, Block, CheckpointingPolicy, Dropout, ForwardContext, Lesson, Model, Parameter, TrainContext,
+    Batch, Block, CheckpointingPolicy, Dropout, ForwardContext, Lesson, Model, Parameter, Part, TrainContext,
 };
 use crate::{Error, Result, interrupt, ops};
-
-/// Gradients by the name of their parameter, summed over passes.
-pub type Gradients = BTreeMap<String, Tensor>;
 
 /// A pass to make.
 #[derive(Clone, Copy, Debug)]
@@ -31,17 +27,6 @@ pub(super) struct PassSettings<'a> {
     pub(super) lesson: Option<Lesson<'a>>,
     /// Streams that are held against the teacher's.
     pub(super) held: Option<Held<'a>>,
-}
-
-/// Sums over the targets of a pass.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PassLoss {
-    /// The loss.
-    pub loss: f64,
-    /// The cross-entropy alone.
-    pub cross_entropy: f64,
-    /// The mean squared difference of hidden states, not weighted, times the targets.
-    pub hidden: f64,
 }
 
 /// For each token of the batch, the next of its sequence.
@@ -63,14 +48,19 @@ pub fn parameters(model: &Model) -> Result<Vec<(String, Tensor)>> {
         let spec = model.spec();
         all.push((spec.final_norm_tensor(), model.head().norm_weight().clone()));
         all.extend(spec.final_norm_bias().zip(model.head().norm_bias().cloned()));
-        all.push((HEAD.to_owned(), model.head().weight()?.clone()));
+        all.push((spec.head.to_owned(), model.head().weight()?.clone()));
     }
     Ok(all)
 }
 
 fn named(model: &Model, place: usize, (role, part, tensor): Parameter) -> (String, Tensor) {
-    let name = model.spec().layer_tensor(place, role).name;
-    (format!("{}.{}", name.strip_suffix(".weight").unwrap_or(&name), part.suffix()), tensor)
+    let LayerTensor { name, bias, .. } = model.spec().layer_tensor(place, role);
+    let name = match (part, bias) {
+        (Part::Weight, _) => name,
+        (Part::Bias, Some(bias)) => bias,
+        _ => format!("{}.{}", name.strip_suffix(".weight").unwrap_or(&name), part.suffix()),
+    };
+    (name, tensor)
 }
 
 fn blocks(model: &Model) -> Result<&[std::sync::Arc<Block>]> {
@@ -125,7 +115,7 @@ pub(super) fn pass(
         if let Some((name, bias)) = spec.final_norm_bias().zip(own.norm_bias) {
             add(gradients, name, bias)?;
         }
-        add(gradients, HEAD.to_owned(), own.weight)?;
+        add(gradients, spec.head.to_owned(), own.weight)?;
     }
     let mut dx = Some(differences.join(blocks.len(), found.dx)?);
     for (place, block) in blocks.iter().enumerate().skip(lowest).rev() {
@@ -142,14 +132,4 @@ pub(super) fn pass(
     let hidden = differences.mean / factor;
     let weighted = held.map_or(0.0, |held| held.weight * hidden);
     Ok(PassLoss { loss: found.loss + weighted, cross_entropy: found.cross_entropy, hidden })
-}
-
-/// Adds a gradient to the sum for its parameter.
-pub(super) fn add(gradients: &mut Gradients, name: String, gradient: Tensor) -> Result<()> {
-    let sum = match gradients.remove(&name) {
-        Some(sum) => (sum + gradient)?,
-        None => gradient,
-    };
-    gradients.insert(name, sum);
-    Ok(())
 }

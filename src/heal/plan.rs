@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
-use super::choices::{Quant, Train, TrainedLayers};
+use super::choices::{MergeOnto, Quant, Train, TrainedLayers};
 use super::dora;
+use super::merge::no_quantized_stacks;
 use super::needs::{Needs, TeacherSize};
 use super::settings::HealSettings;
 use crate::arch::ModelSpec;
@@ -30,6 +31,8 @@ pub struct Estimate {
     pub activations: u64,
     /// Of a pass, bytes of what entered the layers.
     pub inputs: u64,
+    /// Whether the experts of a mixture are read from disk when tokens are sent to them.
+    pub experts_on_disk: bool,
     /// What passes spend memory on.
     #[serde(flatten)]
     pub policy: CheckpointingPolicy,
@@ -47,7 +50,8 @@ pub struct Estimate {
 }
 
 /// Estimates the healing of `checkpoint` by `settings` on a device, within a budget of its memory. What a
-/// teacher takes is in memory as well. A run that goes on is held to the tokens at a time it began with.
+/// teacher takes is in memory as well. A run that goes on is held to the tokens at a time it began with. Experts of a
+/// mixture that do not fit stay on disk until tokens are sent to them, which changes no number.
 ///
 /// # Errors
 /// Request: it does not fit; says what would.
@@ -61,24 +65,34 @@ pub fn estimate(
 ) -> Result<Estimate> {
     check_sizes(settings, spec, budget)?;
     let trained = trained(spec, settings)?;
-    let load_options = load_options(spec, settings);
-    let head = Head::bytes(checkpoint, spec, &load_options, device);
-    let frozen: u64 = (0..spec.layers).map(|layer| load_options.bytes(checkpoint, spec, (layer, layer), device)).sum();
-    let adapters = if settings.train == Train::Lora { 4 * trained } else { 0 };
-    let weights = frozen + head + adapters + teacher.bytes;
-    // gradients, two moments
-    let optimizer = 12 * trained;
-
+    let plain = load_options(spec, settings);
+    let beside = Head::bytes(checkpoint, spec, &plain, device)
+        + teacher.bytes
+        + if settings.train == Train::Lora { 4 * trained } else { 0 };
     let (walked, outputs) = (walked(spec, settings)?, dora::outputs(spec, settings)?);
-    let fixed = weights + 8 * trained + outputs.norms_bytes();
-    let needs = Needs::new((checkpoint, spec), settings, device, (fixed, trained), (walked, &outputs, teacher));
     let host = if device.is_cuda() { memory::free() / 10 * 9 } else { 0 };
     let most = held.unwrap_or_else(|| CheckpointingPolicy::on(device, 0));
-    let rooms = (budget.usable(), host);
-    let policy = needs.policy(most, device.is_cuda(), held.is_some(), rooms).map_err(|least| match held {
+    let places: Vec<usize> = (0..spec.layers).collect();
+    let fits = |experts_on_disk: bool| {
+        let own = LoadOptions { experts_on_disk, ..plain.clone() };
+        let frozen: u64 = places.iter().map(|layer| own.bytes(checkpoint, spec, (*layer, *layer), device)).sum();
+        let weights = frozen + own.expert_bytes(checkpoint, spec, &places, device) + beside;
+        let fixed = weights + 8 * trained + outputs.norms_bytes();
+        let needs = Needs::new((checkpoint, spec), settings, device, (fixed, trained), (walked, &outputs, teacher));
+        let policy = needs.policy(most, device.is_cuda(), held.is_some(), (budget.usable(), host));
+        (weights, needs, policy)
+    };
+    let (mut weights, mut needs, mut policy) = fits(false);
+    let experts_on_disk = policy.is_err() && spec.experts.is_some();
+    if experts_on_disk {
+        (weights, needs, policy) = fits(true);
+    }
+    let policy = policy.map_err(|least| match held {
         Some(held) => no_longer_fits(held, budget, least),
         None => too_large(settings, budget, least, needs.fixed + needs.gradients),
     })?;
+    // gradients, two moments
+    let optimizer = 12 * trained;
     check_window(settings, budget)?;
     let bytes = needs.bytes(policy);
 
@@ -99,6 +113,7 @@ pub fn estimate(
         optimizer,
         activations: bytes - weights - optimizer,
         inputs: walked as u64 * needs.input,
+        experts_on_disk,
         policy,
         memory: bytes + memory::OVERHEAD,
         tokens_per_step,
@@ -120,6 +135,12 @@ fn check_sizes(settings: &HealSettings, spec: &ModelSpec, budget: Budget) -> Res
         return Err(Error::request(format!("rank is {rank}: no layer of the model is wider than {widest}")));
     }
     settings.check_room()?;
+    if settings.train == Train::Lora && settings.merge_onto == MergeOnto::Quantized {
+        let modules = settings.lora(spec)?.modules(spec)?;
+        if modules.iter().any(|(_, role, _)| role.is_stacked()) {
+            return Err(no_quantized_stacks(spec));
+        }
+    }
     check_step(settings, budget)
 }
 
@@ -176,7 +197,10 @@ pub fn load_options(spec: &ModelSpec, settings: &HealSettings) -> LoadOptions {
 }
 
 /// Numbers that are trained.
-fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
+///
+/// # Errors
+/// Request: layers that the model has not.
+pub fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
     match settings.train {
         Train::Lora => Ok(Adapters::count(spec, &settings.lora(spec)?)?),
         Train::Last(layers) if layers > spec.layers => {
@@ -188,7 +212,7 @@ fn trained(spec: &ModelSpec, settings: &HealSettings) -> Result<u64> {
                 named.check(spec.layers)?;
             }
             let tensors = whole.into_iter().flat_map(|layer| spec.layer_tensors(layer));
-            let tensors = tensors.filter(|tensor| !tensor.role.is_of_router());
+            let tensors = tensors.filter(|tensor| !tensor.role.is_frozen());
             let numbers: usize = tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum();
             let head = if settings.train.trains_head() { (spec.vocab_size + 1) * spec.hidden_size } else { 0 };
             Ok((numbers + head) as u64)

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::accuracy::ValidationTasks;
 use super::choices::Track;
+use super::follow::Order;
 use super::journal::{Journal, Line, RolloutReport};
 use super::samples::Samples;
 use super::settings::HealSettings;
@@ -107,7 +108,8 @@ impl HealRun<'_> {
         let mut at = At { journal, events: events.transpose()?, place: place.unwrap_or_default(), saved };
         at.place.policy.get_or_insert(self.trainer.policy());
         at.place.validation_tokens.get_or_insert(self.model.pass_tokens(0));
-        if let Err(error) = self.steps(&mut at, samples, progress) {
+        let shared = self.trainer.share_state();
+        if let Err(error) = shared.and_then(|()| self.steps(&mut at, samples, progress)) {
             progress.end();
             return Err(self.stop(&mut at, error, progress));
         }
@@ -175,6 +177,10 @@ impl HealRun<'_> {
                 if let Some(best) = at.journal.best().filter(|_| step < steps) {
                     progress.note(&format!("stopped after step {step}: validation was best after step {}", best.step));
                 }
+                // all there is to save is saved
+                if let Err(error) = self.trainer.order(|| Order::Over) {
+                    progress.warn(&error.to_string());
+                }
                 return Ok(());
             }
             interrupt::check()?;
@@ -196,6 +202,8 @@ impl HealRun<'_> {
         let started = Instant::now();
         let mut rows = samples.take(self.settings.batch)?;
         let written = self.written(at, &mut rows)?;
+        let done = at.place.step;
+        self.trainer.order(|| Order::Step { done, rows: rows.clone(), written: written.rows.clone() })?;
         let report = self.trainer.step_with(&rows, &written.rows)?;
         let seconds = started.elapsed().as_secs_f64();
         let place = &mut at.place;

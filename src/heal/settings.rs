@@ -13,6 +13,7 @@ use super::schedule::{Decay, Schedule, warmup_steps};
 use super::settled::{is_default, settled_packing};
 use crate::Result;
 use crate::arch::ModelSpec;
+use crate::collective::{RANK_TIMEOUT, is_patient};
 use crate::data::chat::{Form, LossOn};
 use crate::data::{Attention, BadRow, Packing, Separator, Shape, SourceOptions, TextSplit};
 use crate::ops::AdamW;
@@ -208,6 +209,9 @@ pub struct HealSettings {
     pub dry_run: bool,
     /// Cap on memory: `8GiB`.
     pub memory: Option<String>,
+    /// Seconds after which another process of the same training that nothing is heard of is taken for dead.
+    #[serde(skip_serializing_if = "is_patient")]
+    pub rank_timeout: u64,
     /// Where to compute: `auto`, `cpu`, `cuda`, `cuda:1`.
     pub device: String,
     /// What products with weights are computed in: `auto`, `bf16`, `f32`.
@@ -292,6 +296,7 @@ impl Default for HealSettings {
             force: false,
             dry_run: false,
             memory: None,
+            rank_timeout: RANK_TIMEOUT,
             device: "auto".to_owned(),
             dtype: None,
         }

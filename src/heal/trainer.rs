@@ -2,11 +2,11 @@
 
 use candle_core::Tensor;
 
-use super::collective::{Alone, Collective, Sums, share};
 use super::hidden::{Held, StreamPair, TeacherStreams};
-use super::pass::{Gradients, PassLoss, PassSettings, parameters, pass};
+use super::pass::{PassSettings, parameters, pass};
 use super::schedule::Schedule;
 use super::settings::HealSettings;
+use crate::collective::{Alone, Collective, Gradients, PassLoss, Sums, share};
 use crate::model::{Batch, CheckpointingPolicy, Dropout, Lesson, Lessons, Model, Said};
 use crate::ops::{self, Divergence, FiniteWatch, Optimizer, clip};
 use crate::{Context, Error, Result};
@@ -118,6 +118,11 @@ impl<'a> Trainer<'a> {
         Self { collective, ..self }
     }
 
+    /// Whom it trains with.
+    pub(super) fn collective(&self) -> &'a dyn Collective {
+        self.collective
+    }
+
     /// Steps done.
     #[must_use]
     pub fn steps(&self) -> usize {
@@ -167,7 +172,7 @@ impl<'a> Trainer<'a> {
         let computed = rayon::scope(|_| self.parts(rows, written));
         let (parts, Targets { all: targets, of_text }) = computed.context(|| format!("step {}", step + 1))?;
         // outside it: a thread that waits for other processes takes up no work meanwhile
-        let Sums { loss: sums, mut gradients } = self.collective.sum(parts).context(|| format!("step {}", step + 1))?;
+        let Sums { loss: sums, mut gradients } = self.sum(parts).context(|| format!("step {}", step + 1))?;
         let norm = self.norm(&gradients).context(|| format!("step {}", step + 1))?;
         let (rate, clip) = (self.rates.rate(step), clip(norm, self.clip));
         self.optimizer.begin_step();
@@ -206,8 +211,15 @@ impl<'a> Trainer<'a> {
     /// As [`Trainer::step`].
     pub fn gradients_with(&self, rows: &[Vec<u32>], written: &[Vec<u32>]) -> Result<(PassLoss, Gradients, usize)> {
         let (parts, targets) = self.parts(rows, written)?;
-        let Sums { loss, gradients } = self.collective.sum(parts)?;
+        let Sums { loss, gradients } = self.sum(parts)?;
         Ok((loss, gradients, targets.all))
+    }
+
+    /// The sum over all processes, where the parameters are.
+    fn sum(&self, parts: Vec<Sums>) -> Result<Sums> {
+        let Sums { loss, gradients } = self.collective.sum(parts)?;
+        let here = |(name, gradient): (String, Tensor)| Ok((name, gradient.to_device(self.model.device())?));
+        Ok(Sums { loss, gradients: gradients.into_iter().map(here).collect::<Result<_>>()? })
     }
 
     /// What this process's micro-batches of `rows` and `written` give, for [`Collective::sum`]; the targets of all.
@@ -224,7 +236,9 @@ impl<'a> Trainer<'a> {
         }
         let own = share(batches.len(), self.collective.rank(), self.collective.size());
         let streams = match self.tutor {
-            Some(Tutoring::Model(teacher)) => Some(TeacherStreams::of(teacher, &batches[own.clone()], &self.pairs)?),
+            Some(Tutoring::Model(teacher)) if !own.is_empty() => {
+                Some(TeacherStreams::of(teacher, &batches[own.clone()], &self.pairs)?)
+            }
             _ => None,
         };
         let sequences = |batch: &Batch| batch.layout.segments().len();
@@ -266,7 +280,7 @@ impl<'a> Trainer<'a> {
                 held,
             };
             // one sum is enough where nobody adds before
-            if place > 0 && self.collective.size() > 1 {
+            if place > 0 && self.collective.rank() > 0 {
                 parts.push(Sums::default());
             }
             let Some(sums) = parts.last_mut() else { continue };

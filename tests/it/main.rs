@@ -23,6 +23,8 @@ mod outputs;
 mod repair;
 mod report;
 mod run;
+mod run_alternating;
+mod run_searches;
 #[cfg(unix)]
 mod shards;
 mod surgery;

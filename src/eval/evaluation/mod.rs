@@ -1,6 +1,7 @@
 //! One evaluation, from what is asked for to the files it leaves: prepared, planned, run, written.
 
 mod plan;
+mod together;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub use plan::{PassPlan, PassReport};
 
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Origin, OutputDir, Workplace, sha256};
+use crate::collective::ProcessGroup;
 use crate::data::{Rules, Tokenizer};
 use crate::eval::before::{self, Before};
 use crate::eval::chat::AppliedTemplate;
@@ -70,13 +72,7 @@ impl Asked {
         let before = place.as_deref().map(|place| Before::look(place, settings.force)).transpose()?.flatten();
         let tasks = before.as_ref().map_or_else(|| settings.tasks.clone(), |before| before.with(&settings.tasks));
         let source = source()?;
-        let selection = match task {
-            Some(task) => Selection::of(task),
-            None => {
-                let files = TaskFiles::open(settings.include_path.as_deref(), &tasks)?;
-                select_with(&tasks, &source.subjects(), &files)?.in_ways(&settings.ways)?
-            }
-        };
+        let selection = task.map_or_else(|| selected(settings, &tasks, &source), |task| Ok(Selection::of(task)))?;
         let code = selection.leaves.iter().find(|leaf| leaf.task.about().is_code());
         let runner = match (code, settings.run_code) {
             (Some(leaf), None) => return Err(unasked(&leaf.name)),
@@ -138,6 +134,8 @@ pub struct Evaluation<'a> {
     job: &'a Job,
     /// What came out for tasks that were scored before.
     known: Known,
+    /// The processes that do it together.
+    group: Option<&'a ProcessGroup>,
     /// Runs programs, where that was asked for.
     runner: Option<CodeRunner>,
 }
@@ -206,6 +204,7 @@ impl<'a> Evaluation<'a> {
             other,
             job,
             known,
+            group: None,
             runner,
         };
         if let Some(place) = evaluation.place.as_ref().filter(|_| !evaluation.is_found()) {
@@ -267,7 +266,7 @@ impl<'a> Evaluation<'a> {
         kept.left.retain(is_own);
         report.resumed = (0..asked.len()).filter(is_own).count() - kept.left.len();
         for dir in &self.settings.merge {
-            kept.merge(dir, run, &asked)?;
+            kept.merge(dir, run)?;
         }
         if let Some(missing) = kept.left.first().filter(|_| !self.settings.merge.is_empty()) {
             let first = asked[*missing].first().map_or_else(String::new, |request| self.job.name(*request));
@@ -278,15 +277,20 @@ impl<'a> Evaluation<'a> {
                 asked.len()
             )));
         }
+        if let Some(group) = self.group {
+            kept.share_out(group)?;
+        }
+        let (is_complete, mut started) = (kept.is_complete(), Instant::now());
         if !kept.left.is_empty() {
             let model = Model::open(self.checkpoint.clone(), &self.options, progress)?;
-            let started = Instant::now();
+            started = Instant::now();
             kept.score(&model, self.job, passes, self.rounding(), progress)?;
             if let Some(endings) = &self.endings {
                 kept.generate(&model, self.job, endings, (passes.len(), batches), progress)?;
             }
-            report.seconds = Some(started.elapsed().as_secs_f64());
         }
+        kept.finish(progress)?;
+        report.seconds = (!is_complete).then(|| started.elapsed().as_secs_f64());
         Ok(kept.answers)
     }
 
@@ -327,7 +331,13 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// Whether several processes do it.
+/// The tasks of these names.
+fn selected(settings: &EvalSettings, tasks: &[String], source: &TaskSource) -> Result<Selection> {
+    let files = TaskFiles::open(settings.include_path.as_deref(), tasks)?;
+    select_with(tasks, &source.subjects(), &files)?.in_ways(&settings.ways)
+}
+
+/// Whether several processes do it, each in a place of its own.
 fn is_shared(settings: &EvalSettings) -> bool {
     settings.shard.is_some() || !settings.merge.is_empty()
 }

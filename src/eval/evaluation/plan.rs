@@ -6,6 +6,7 @@ use candle_core::Device;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::together::PlannedRoom;
 use super::{Evaluation, is_shared};
 use crate::arch::ModelSpec;
 use crate::eval::generate;
@@ -53,6 +54,15 @@ pub struct PassReport {
     pub seconds: Option<f64>,
 }
 
+impl PassPlan {
+    /// Passes that each of `processes` runs of them, where none is done yet.
+    #[must_use]
+    pub fn shares(&self, processes: usize) -> Vec<usize> {
+        let all = 0..self.passes.len() + self.batches.len();
+        (0..processes).map(|rank| all.clone().skip(rank).step_by(processes).count()).collect()
+    }
+}
+
 impl Evaluation<'_> {
     /// Packs what is left to ask into passes: those that an unfinished evaluation was planned for, where it goes on.
     ///
@@ -67,8 +77,10 @@ impl Evaluation<'_> {
             None if is_shared(settings) => fit.tree_tokens(&self.spec, Budget::new(Some(u64::MAX))),
             None => fit.tree_tokens(&self.spec, options.budget),
         };
-        let now = PassTokens { usual, most };
-        let mut run = self.run_of(now)?;
+        let own = PlannedRoom { pass_tokens: PassTokens { usual, most }, cached_tokens: self.cached_tokens };
+        let room = self.group.map_or(Ok(own), |group| own.agreed(group))?;
+        let now = room.pass_tokens;
+        let mut run = self.run_of(room)?;
         let is_large = settings.pass_tokens.is_none() && settings.shard.is_some();
         if is_large && fit.pass_bytes(&self.spec, now.most.min(job.tokens())) > options.budget.usable() {
             return Err(Error::request(format!(
@@ -77,13 +89,19 @@ impl Evaluation<'_> {
                 now.most
             )));
         }
-        if run.pass_tokens != now {
+        let planned = |begun: PassTokens, force: bool| {
             // without a cap what is free now counts, not the nine tenths of it that a new run is planned for
             let budget = options.budget;
             let room = if settings.memory.is_some() { budget.usable() } else { budget.bytes() / 9 * 10 };
-            let longest = run.pass_tokens.most.min(job.tokens());
-            let fits = fit.pass_bytes(&self.spec, longest) <= room;
-            run.pass_tokens = kept::planned(run.pass_tokens, now, fits, settings.force)?;
+            let fits = fit.pass_bytes(&self.spec, begun.most.min(job.tokens())) <= room;
+            kept::planned(begun, now, fits, force)
+        };
+        if run.pass_tokens != now {
+            run.pass_tokens = planned(run.pass_tokens, settings.force)?;
+        }
+        run = self.agreed(run)?;
+        if run.pass_tokens != now && !self.leads() {
+            planned(run.pass_tokens, false)?;
         }
         let passes = passes::plan(&job.requests, &self.ranges(), run.pass_tokens)?;
         let batches = {
@@ -112,7 +130,7 @@ impl Evaluation<'_> {
     }
 
     /// What has to be the same for a run to go on where another one stopped.
-    fn run_of(&self, pass_tokens: PassTokens) -> Result<RunId> {
+    fn run_of(&self, room: PlannedRoom) -> Result<RunId> {
         let (settings, checkpoint) = (&self.settings, &self.checkpoint);
         let mut digest = Sha256::new();
         digest.update(self.job.digest());
@@ -140,8 +158,8 @@ impl Evaluation<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             model: checkpoint.source.id.clone(),
             digest: format!("{:x}", digest.finalize()),
-            pass_tokens,
-            cached_tokens: self.cached_tokens,
+            pass_tokens: room.pass_tokens,
+            cached_tokens: room.cached_tokens,
         };
         if let Some(begun) = settings.out.as_deref().and_then(Journal::run)
             && (&begun.version, &begun.digest) == (&run.version, &run.digest)

@@ -141,6 +141,13 @@ fn desk() -> Desk {
     let boolq = rows(4, |row| json!({"question": "is it", "passage": "w5 w6", "idx": row, "label": row % 2}));
     let names = ["boolq/validation.jsonl", "boolq/train.jsonl"];
     desk.cache("datasets--aps--super_glue", "main", &names.map(|name| (name, boolq.clone())));
+    let arc = |row: usize| {
+        let key = if row.is_multiple_of(2) { "A" } else { "B" };
+        json!({"question": "w5", "choices": {"text": ["w3", "w4"], "label": ["A", "B"]}, "answerKey": key})
+    };
+    desk.cache("datasets--allenai--ai2_arc", "main", &[("ARC-Easy/test.jsonl", rows(4, arc))]);
+    let piqa = rows(4, |row| json!({"goal": "w5", "sol1": "w3", "sol2": "w4", "label": row % 2}));
+    desk.cache("datasets--baber--piqa", "main", &[("data/validation.jsonl", piqa)]);
     let question =
         |row: usize| json!({"question": format!("w{row}"), "choices": ["w3", "w4", "w5", "w6"], "answer": row % 4});
     let selected = prune::eval::select::select(&["mmlu".to_owned()], &[]).unwrap();

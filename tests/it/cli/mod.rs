@@ -3,11 +3,13 @@
 mod configs;
 #[cfg(unix)]
 mod examples;
+mod launched;
 mod limits;
 mod not_finite;
 mod refused;
 mod speech;
 mod strangers;
+mod torchrun;
 mod wrong;
 
 use std::fs;
@@ -182,7 +184,8 @@ fn the_demo_extracts_and_runs() {
     fs::rename(desk.path("atlas"), desk.path("demo/atlas")).unwrap();
     let recipe = fs::read_to_string(desk.path("demo/atlas/recipe.toml")).unwrap();
     let changes = [
-        ("layers = [2, 4, 6, 8, 10, 12]", "layers = [4]"),
+        ("layers = [2, 5, 8]", "layers = [4]"),
+        ("samples = 128", "samples = 8"),
         ("eval_samples = 50", "eval_samples = 4"),
         ("steps = 20", "steps = 2"),
         ("batch = 8", "batch = 2"),

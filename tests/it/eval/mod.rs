@@ -11,4 +11,5 @@ mod recorded;
 mod requests;
 mod shards;
 mod shared;
+mod together;
 mod ways;

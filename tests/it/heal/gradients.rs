@@ -160,27 +160,32 @@ fn equals_finite_differences() {
             let (_, found) = gradients(&model, &settings, 1);
             assert_eq!(found.len(), parameters.len());
             for (name, parameter) in &parameters {
-                let gradient: Vec<f32> = found[name].flatten_all().unwrap().to_vec1().unwrap();
-                let norm = gradient.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
-                assert!(norm > 1e-6, "{family}, {train}: the gradient of {name} is {norm}");
-                let step = 0.002 * (1.0 / norm.max(0.05)).min(5.0);
-                let before: Vec<f32> = parameter.flatten_all().unwrap().to_vec1().unwrap();
-                let at = |sign: f64| {
-                    let scale = (sign * step / norm) as f32;
-                    ops::edit(parameter, |numbers| {
-                        for ((x, before), g) in numbers.iter_mut().zip(&before).zip(&gradient) {
-                            *x = before + scale * g;
-                        }
-                    })
-                    .unwrap();
-                    loss()
-                };
-                let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
-                at(0.0);
-                assert!((slope - norm).abs() < 0.02 * norm + 2e-5, "{family}, {train}: {name}: {slope} {norm}");
+                agrees_with_differences(&format!("{family}, {train}: {name}"), parameter, &found[name], &loss);
             }
         }
     }
+}
+
+/// The slope of the loss along the gradient of a parameter is the gradient's length.
+pub(super) fn agrees_with_differences(what: &str, parameter: &Tensor, gradient: &Tensor, loss: &dyn Fn() -> f64) {
+    let gradient: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+    let norm = gradient.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+    assert!(norm > 1e-6, "{what}: the gradient is {norm}");
+    let step = 0.002 * (1.0 / norm.max(0.05)).min(5.0);
+    let before: Vec<f32> = parameter.flatten_all().unwrap().to_vec1().unwrap();
+    let at = |sign: f64| {
+        let scale = (sign * step / norm) as f32;
+        ops::edit(parameter, |numbers| {
+            for ((x, before), g) in numbers.iter_mut().zip(&before).zip(&gradient) {
+                *x = before + scale * g;
+            }
+        })
+        .unwrap();
+        loss()
+    };
+    let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
+    at(0.0);
+    assert!((slope - norm).abs() < 0.02 * norm + 2e-5, "{what}: {slope} {norm}");
 }
 
 /// What is kept, how the sequences share passes, and how the frozen weights are held on the way change nothing.

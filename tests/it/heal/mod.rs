@@ -7,6 +7,7 @@ mod chat_trl;
 mod depth;
 mod distilled;
 mod dora;
+mod experts;
 mod four_bit;
 mod gradients;
 mod identity;

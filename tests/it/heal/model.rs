@@ -20,6 +20,11 @@ use crate::fixture::{random, write_json, write_safetensors};
 
 /// Opens `dir` for training by `settings`, with fresh adapters.
 pub(crate) fn open(dir: &Path, settings: &HealSettings) -> Model {
+    open_as(dir, settings, Residency::Resident)
+}
+
+/// The same, with its weights held so.
+pub(crate) fn open_as(dir: &Path, settings: &HealSettings, residency: Residency) -> Model {
     let checkpoint = Arc::new(Checkpoint::open_dir(dir).unwrap());
     let spec = ModelSpec::from_config(&checkpoint.config).unwrap();
     let mut load_options = load_options(&spec, settings);
@@ -27,7 +32,7 @@ pub(crate) fn open(dir: &Path, settings: &HealSettings) -> Model {
         let adapters = Adapters::new(&spec, &settings.lora(&spec).unwrap(), settings.seed, &Device::Cpu).unwrap();
         load_options.adapters = Some(Arc::new(adapters));
     }
-    let options = ModelOptions { load_options, residency: Some(Residency::Resident), ..ModelOptions::default() };
+    let options = ModelOptions { load_options, residency: Some(residency), ..ModelOptions::default() };
     let model = Model::open(checkpoint, &options, &Silent).unwrap();
     model.begin_magnitudes().unwrap();
     model
