@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use prune::Result;
 use prune::commands::cut;
+use prune::export::STORED;
 use serde::Serialize;
 
 use super::Context;
@@ -23,14 +24,16 @@ use super::text::TextArgs;
   prune cut ./llama --drop 21-28 --repair refit --data c4.jsonl -o out    fitted to the whole model, no training
   prune cut ./llama --method shortgpt --layers 2 --one-at-a-time --data c4.jsonl -o out
   prune cut ./llama --drop 21-28 --repair reduced-rank --rank 8 --data c4.jsonl -o out  no standard file
+  prune cut ./healed/merged --whole ./llama --repair refit --data c4.jsonl -o out  after a healing, once more
   prune cut ./llama --drop 21-28 --repair average -o out                  merged into layer 20, no text
   prune cut ./llama --drop 21-28 --repair streamline --data c4.jsonl --steps 2 -o out  layer 20 learns 20 to 28
   prune cut ./llama --method laco --threshold 0.5 --data c4.jsonl -o out  layers merged while alike
   prune cut ./llama --plan analysis/analysis.json --target bytes=4GiB -o out
   prune cut ./llama.gguf --drop 1-2 -o out                                a GGUF file, as it is quantised
+  prune cut ./smol --drop 1-2 --to gguf --type Q8_0 -o out                for llama.cpp, in one step
   prune cut ./llama --drop 21-28 -o out --dry-run                         what would be written")]
 pub(crate) struct CutArgs {
-    /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision)
+    /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision, org/name:Q4_K_M)
     #[arg(required_unless_present = "config")]
     model: Option<String>,
     /// Directory of the new checkpoint
@@ -69,12 +72,22 @@ pub(crate) struct CutArgs {
     /// With an analysis as --plan that asked questions, its largest choice that leaves this share of the accuracy
     #[arg(long, value_name = "[TASK=]SHARE", conflicts_with_all = ["drop", "deepest", "tail", "method"])]
     keep: Option<String>,
+    /// The model that MODEL was cut of: drop nothing, and make what is left, healed since or not, follow that one anew
+    /// by --repair refit (or fold, scale and the like)
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["plan", "drop", "deepest", "tail", "method", "fraction", "layers", "target", "max_loss", "keep"])]
+    whole: Option<String>,
     /// Size of a shard at most [default: 5GB]
     #[arg(long, value_name = "SIZE")]
     max_shard_size: Option<String>,
-    /// What the new checkpoint is: safetensors, or gguf where the model is a GGUF file [default: as the model]
+    /// What the new checkpoint is: safetensors, or gguf with tokenizer and chat template in one file, as prune convert
+    /// makes it [default: as the model]
     #[arg(long, value_name = "CONTAINER", value_parser = ["safetensors", "gguf"])]
     to: Option<String>,
+    /// Type of the matrices of a GGUF file that is made of safetensors; one made of a GGUF file keeps its blocks
+    /// [default: the model's]
+    #[arg(long = "type", value_name = "TYPE", requires = "to", value_parser = clap::builder::PossibleValuesParser::new(STORED.iter().map(|stored| stored.name)))]
+    #[serde(rename = "type")]
+    r#type: Option<String>,
     /// How a checkpoint says that layers lack sub-layers: per-layer (transformers' per_layer_config, any family), nas
     /// (block_configs, which vLLM and llama.cpp read) or zeros (opens everywhere, saves nothing)
     #[arg(long, value_name = "FORMAT", value_parser = clap::builder::PossibleValuesParser::new(cut::format_names()))]

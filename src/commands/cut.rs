@@ -10,12 +10,15 @@ use serde_json::{Value, json};
 
 use super::cut_plan::{amount, one_choice, plan};
 pub use super::cut_settings::CutSettings;
+use super::cut_settings::Written;
 pub use super::merging::Merged;
 use super::merging::merging;
-use super::repair::{RepairReport, Repairing, Shared};
+use super::repair::{Repairing, Shared};
+use super::repair_report::RepairReport;
 use super::rounds::Round;
 use super::seam::Seam;
 use super::{merges, open, rounds, seam};
+use crate::card::called;
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir, Workplace};
 use crate::methods::{self, METHODS, MergeTrial};
 use crate::plan::{Dropped, Notations, SubLayers, ranges};
@@ -54,6 +57,12 @@ pub struct CutReport {
     pub bytes: Shrunk,
     /// Weight files of the new checkpoint.
     pub shards: Vec<ShardReport>,
+    /// Type of the matrices of a GGUF file that was made of another model; absent elsewhere.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub stored: Option<&'static str>,
+    /// Its matrices whose rows are no whole blocks of that type, and are in a wider one.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub odd: usize,
     /// What changes in `config.json`.
     pub config: Vec<ConfigEdit>,
     /// Bytes the output takes on disk; side files are not counted.
@@ -88,6 +97,10 @@ pub struct ShardReport {
     pub file: String,
     /// Its length in bytes.
     pub bytes: u64,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Names that `--method` takes: those that need not be told the layers.
@@ -131,7 +144,7 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
     let checkpoint = open::checkpoint(settings.model.as_deref(), progress)?;
     let layers = layer_count(&checkpoint.config).context(|| checkpoint.source.dir.display())?;
     let planned_for = open::identity(&checkpoint, layers);
-    let in_gguf = settings.in_gguf(checkpoint.gguf.is_some())?;
+    let written = settings.container(&checkpoint)?;
     let format = settings.format.as_deref().map(format).transpose().context(|| "--format")?;
     let options = CutOptions { max_shard_size, allow_unsliced: &settings.allow_unsliced, format };
     let opened = |target: &PathBuf| -> Result<Arc<Workplace>> {
@@ -157,11 +170,18 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
         (None, share) => plan(settings, &planned_for, share)?,
     };
     let cut = Cut::new(&checkpoint, &planned_for, plan, &options)?;
-    let cut = if in_gguf { cut.in_gguf(&settings.allow_unsliced)? } else { cut };
+    let cut = if matches!(written, Written::Copied) { cut.in_gguf(&settings.allow_unsliced)? } else { cut };
     let (cut, merged) = match settings.repair.filter(|repair| !repair.needs_text()) {
         None => (cut, None),
         Some(merge) => merging(merge, cut).map(|(cut, merged)| (cut, Some(merged)))?,
     };
+    let name = settings.out.as_ref().and_then(|out| out.file_name()).map(|name| name.to_string_lossy().into_owned());
+    let name = name.unwrap_or_else(|| called(&planned_for));
+    let stored = |cut: Cut| match written {
+        Written::Stored(stored) => cut.stored_as(stored, &name),
+        Written::Safetensors | Written::Copied => Ok(cut),
+    };
+    let cut = stored(cut)?;
     if let (Some(format), None) = (&settings.format, cut.format()) {
         progress.note(&format!("--format {format} changes nothing: the plan leaves no sub-layers out"));
     }
@@ -200,16 +220,17 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
         None => cut,
         Some(repairing) => {
             let (cut, repaired) = repairing.repair(cut, state.as_ref(), progress)?;
+            let cut = stored(cut)?;
             // maps are tensors more
             (report.parameters, report.bytes) = (cut.parameters(), cut.bytes());
             (report.config, report.shards) = (cut.edits().to_vec(), shards(&cut));
-            report.disk_needed = cut.blueprint().shards().disk_size();
+            report.disk_needed = report.shards.iter().map(|shard| shard.bytes).sum();
             out.require_space(report.disk_needed)?;
             report.repair = Some(repaired);
             cut
         }
     };
-    cut.write(out.path(), &provenance_settings(settings, cut.format()), settings.hash, progress)?;
+    cut.write(out.path(), &provenance_settings(settings, &cut), settings.hash, progress)?;
     if settings.verify {
         let written = Arc::new(Checkpoint::open_dir(out.path())?);
         report.identical = Some(cut.verify(&written, out.path(), progress)?);
@@ -225,14 +246,17 @@ pub(super) fn cut_sharing(settings: &CutSettings, shared: &mut Shared, progress:
 }
 
 /// The settings that decide the output's bytes.
-fn provenance_settings(settings: &CutSettings, format: Option<&str>) -> Value {
+fn provenance_settings(settings: &CutSettings, cut: &Cut) -> Value {
     let mut said = json!({
         "max_shard_size": settings.max_shard_size,
         "allow_unsliced": settings.allow_unsliced,
         "hash": settings.hash,
     });
-    if let Some(format) = format {
+    if let Some(format) = cut.format() {
         said["format"] = json!(format);
+    }
+    if let Some((stored, _)) = cut.stored() {
+        (said["to"], said["type"]) = (json!("gguf"), json!(stored.name));
     }
     said
 }
@@ -269,6 +293,13 @@ impl fmt::Display for CutReport {
             size(self.disk_needed),
             names(&self.shards)
         )?;
+        if let Some(stored) = self.stored {
+            writeln!(f, "stored as    {stored}")?;
+        }
+        if let (Some(stored), 1..) = (self.stored, self.odd) {
+            let odd = self.odd;
+            writeln!(f, "             {odd} of them in a wider type: their rows are no whole blocks of {stored}")?;
+        }
         for edit in &self.config {
             writeln!(f, "config       {edit}")?;
         }
@@ -332,6 +363,8 @@ fn report(settings: &CutSettings, cut: &Cut) -> CutReport {
         parameters: cut.parameters(),
         bytes: cut.bytes(),
         shards: shards(cut),
+        stored: cut.stored().map(|(stored, _)| stored.name),
+        odd: cut.stored().map_or(0, |(_, odd)| odd),
         config: cut.edits().to_vec(),
         disk_needed: cut.files().iter().map(|(_, bytes)| bytes).sum(),
         disk_free: None,

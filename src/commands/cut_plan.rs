@@ -7,7 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::files::{self, Bound};
 use crate::importance::{Analysis, Protect, Subject, metric};
 use crate::methods::{self, Goal, METHODS, Method, method};
-use crate::plan::{Plan, PlannedFor, layers_for_fraction, parse_drop};
+use crate::plan::{Dropped, Plan, PlannedFor, layers_for_fraction, parse_drop};
 use crate::{Context, Error, Result};
 
 /// Exactly one way to say what goes.
@@ -23,6 +23,7 @@ pub(super) fn one_choice(settings: &CutSettings) -> Result<()> {
         ("--target", settings.target.is_some()),
         ("--max-loss", settings.max_loss.is_some()),
         ("--keep", settings.keep.is_some()),
+        ("--whole", settings.whole.is_some()),
     ];
     let named: Vec<&str> = named.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect();
     match named[..] {
@@ -53,6 +54,9 @@ pub(super) fn amount(settings: &CutSettings, model: &PlannedFor, checkpoint: &Ch
 
 /// The plan: what is named, the best of an analysis, or by a method of places.
 pub(super) fn plan(settings: &CutSettings, model: &PlannedFor, share: Option<usize>) -> Result<Plan> {
+    if settings.whole.is_some() {
+        return Plan::drop_named(model.clone(), &Dropped::default());
+    }
     if let Some(text) = &settings.drop {
         let dropped = parse_drop(text, model.layers).context(|| "--drop")?;
         return Plan::drop_named(model.clone(), &dropped);

@@ -4,11 +4,23 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Checkpoint;
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
+use crate::export::StoredAs;
 use crate::methods::{KeepShare, Method};
 use crate::repair::{LayerTraining, REPAIRS, Repair};
 use crate::surgery::Target;
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
+
+/// What a cut is written as.
+pub(super) enum Written {
+    /// Safetensors.
+    Safetensors,
+    /// A GGUF file with the blocks of one.
+    Copied,
+    /// A GGUF file with its matrices in this type.
+    Stored(&'static StoredAs),
+}
 
 /// Settings of `prune cut`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,6 +44,9 @@ pub struct CutSettings {
     pub fraction: Option<f64>,
     /// Layers to drop: with an analysis as `plan`, its best choice of so many, or what `method` says.
     pub layers: Option<usize>,
+    /// The model that this one was cut of before, with `repair`: nothing is dropped, and what is left, trained since or
+    /// not, is made to follow it.
+    pub whole: Option<String>,
     /// What the model may have at most: as many layers go as that takes, as with `layers`, or alone the deepest.
     pub target: Option<Target>,
     /// What the loss may rise by: with an analysis as `plan` that measured it, its largest choice within that.
@@ -41,8 +56,11 @@ pub struct CutSettings {
     pub keep: Option<KeepShare>,
     /// Tensors of one weight file take no more than this, unless one alone does: `5GB`, `2GiB`.
     pub max_shard_size: String,
-    /// Container of the new checkpoint, `safetensors` or `gguf`; `None` is the source's.
+    /// Container of the new checkpoint, `safetensors` or `gguf`, which a recipe takes of a GGUF file alone; `None` is
+    /// the source's.
     pub to: Option<String>,
+    /// Type of the matrices of a GGUF file that is made of another model; `None` is the model's, or f32.
+    pub r#type: Option<String>,
     /// How missing sub-layers are written: `per-layer`, `nas` or `zeros`; needed where some are left out.
     pub format: Option<String>,
     /// Config keys that stay although they look as if they had one value per layer: a name, or a path with dots.
@@ -115,9 +133,11 @@ impl Default for CutSettings {
             deepest: None,
             tail: None,
             to: None,
+            r#type: None,
             method: None,
             fraction: None,
             layers: None,
+            whole: None,
             target: None,
             max_loss: None,
             keep: None,
@@ -167,30 +187,45 @@ impl CutSettings {
         })
     }
 
-    /// Whether a GGUF file is written, of a model that is one if `is_gguf`.
+    /// What is written, of `source`.
     ///
     /// # Errors
-    /// Request: another container than there are, what only safetensors can hold.
-    pub(super) fn in_gguf(&self, is_gguf: bool) -> Result<bool> {
-        let hint = "write --to safetensors, or prune convert it first";
-        match (self.to.as_deref(), is_gguf) {
-            (None | Some("safetensors"), false) | (Some("safetensors"), true) => return Ok(false),
-            (Some("gguf"), false) => {
-                return Err(Error::request(
-                    "--to gguf: the model is no GGUF file; cut it as it is, then prune convert the cut --to gguf",
-                ));
-            }
-            (None | Some("gguf"), true) => {}
+    /// Request: another container than there are, what the one that is asked for cannot hold.
+    pub(super) fn container(&self, source: &Checkpoint) -> Result<Written> {
+        let is_gguf = source.gguf.is_some();
+        let written = match (self.to.as_deref(), is_gguf) {
+            (None | Some("safetensors"), false) | (Some("safetensors"), true) => Written::Safetensors,
+            (Some("gguf"), false) => Written::Stored(match &self.r#type {
+                Some(name) => StoredAs::named(name).context(|| "--type")?,
+                None => StoredAs::of(source)?,
+            }),
+            (None | Some("gguf"), true) => Written::Copied,
             (Some(other), _) => {
                 return Err(Error::request(format!("to is {other:?}, expected \"safetensors\" or \"gguf\"")));
             }
-        }
-        match (self.repair, &self.format) {
-            (Some(repair), _) => {
+        };
+        let hint = "write --to safetensors, or prune convert it first";
+        match (&written, &self.r#type, self.repair, &self.format) {
+            (Written::Copied, Some(name), ..) => Err(Error::request(format!(
+                "--type {name}: the cut of a GGUF file has its blocks as they are; prune convert the cut to change them"
+            ))),
+            (Written::Safetensors, Some(name), ..) => Err(Error::request(format!(
+                "--type {name} goes with --to gguf; safetensors have the model's own types, and prune convert others"
+            ))),
+            (Written::Copied, _, Some(repair), _) => {
                 Err(Error::request(format!("--repair {} changes numbers, a GGUF file keeps them: {hint}", repair.name)))
             }
-            (None, Some(_)) => Err(Error::request(format!("--format is about safetensors checkpoints: {hint}"))),
-            (None, None) => Ok(true),
+            (Written::Copied, _, _, Some(_)) => {
+                Err(Error::request(format!("--format is about safetensors checkpoints: {hint}")))
+            }
+            (Written::Stored(_), _, Some(repair), _) if repair.has_maps() => Err(Error::request(format!(
+                "--repair {} puts maps between layers, which llama.cpp does not have: leave --to gguf out",
+                repair.name
+            ))),
+            (Written::Stored(_), ..) if self.verify => Err(Error::request(
+                "--verify compares with the bytes of the source, and --to gguf stores its numbers anew: leave one out",
+            )),
+            _ => Ok(written),
         }
     }
 
@@ -200,6 +235,11 @@ impl CutSettings {
     /// Request: names the flag.
     pub(super) fn check_repair(&self) -> Result<()> {
         let default = Self::default();
+        if self.whole.is_some() && !self.repair.is_some_and(Repair::follows) {
+            let follow = REPAIRS.iter().filter(|repair| repair.follows()).map(|repair| repair.name);
+            let follow = follow.collect::<Vec<_>>().join(", ");
+            return Err(Error::request(format!("--whole goes with a --repair that follows a model: {follow}")));
+        }
         let fitted = self.repair.filter(|repair| repair.needs_text());
         if let (Some(repair), None) = (fitted, &self.data) {
             return Err(Error::request(format!(

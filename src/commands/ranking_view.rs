@@ -5,9 +5,8 @@ use std::fmt;
 use super::analysis_view::signed;
 use super::ranking::{Ranked, RankedMethod, RankingReport};
 use super::ranking_repairs::{RankedBy, RankedRepair};
-use super::repair::TextSize;
+use super::repair_report::TextSize;
 use crate::checkpoint::ByteSize;
-use crate::model::Residency;
 use crate::plan::{Dropped, SubLayer};
 use crate::report::{Column, table};
 use crate::shown::shown;
@@ -65,10 +64,7 @@ impl fmt::Display for RankingReport {
         writeln!(f, "{}: {dropped_layers} of {layers} layers go", shown(model))?;
         writeln!(f, "{samples} sequences ({tokens} tokens) of {}", shown(data))?;
         let (weights, cap) = (ByteSize(self.weight_bytes), ByteSize(self.memory_bytes.unwrap_or_default()));
-        let place = match self.residency {
-            Residency::Resident => "in memory",
-            Residency::Streamed => "streamed from disk",
-        };
+        let place = self.residency.says();
         writeln!(f, "layers {place}, {weights} of weights (cap {cap})\n")?;
         let mut head = vec![Column::left("method")];
         if self.whole.is_some() {

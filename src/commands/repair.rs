@@ -4,20 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::cut_settings::CutSettings;
 use super::open;
+use super::repair_report::{RepairReport, RepairResult, TextSize, result};
 use super::repair_text::{said, sequences, text_hash};
+use super::whole::{Whole, whole};
 use crate::arch::ModelSpec;
 use crate::checkpoint::{Checkpoint, Workplace, content_hash};
-use crate::importance::rises;
 use crate::model::{Loss, Model, ModelOptions, Placement, Residency};
+use crate::plan::{Plan, PlannedFor};
 use crate::progress::Progress;
 use crate::repair::{
-    Found, LayerTraining, RefitStep, Repair, RepairNeeds, RepairTask, Repaired, SeamFit, TextTokens, TrainedLayer,
-    TrainingState, fit,
+    LayerTraining, Repair, RepairNeeds, RepairTask, Repaired, TextTokens, TrainedLayer, TrainingState, fit,
 };
 use crate::surgery::Cut;
 use crate::{Context, Error, Result, ops};
@@ -27,67 +27,6 @@ const JUDGES: usize = 4;
 
 /// What is left of the speed of products when everything else has taken its part.
 const EFFICIENCY: f64 = 0.6;
-
-/// Some sequences.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct TextSize {
-    /// How many.
-    pub sequences: usize,
-    /// Tokens in them.
-    pub tokens: usize,
-}
-
-/// A repair, as it was or would be done.
-#[derive(Clone, Debug, Serialize)]
-pub struct RepairReport {
-    /// Its name.
-    pub name: &'static str,
-    /// The text it is fitted on.
-    pub fitted_on: TextSize,
-    /// The text that judges it.
-    pub judged_by: TextSize,
-    /// Bytes of memory that it takes, as computed.
-    pub memory_bytes: u64,
-    /// Cap on memory, bytes.
-    pub memory_cap: u64,
-    /// Seconds it may take on this machine, told in a dry run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expected_seconds: Option<f64>,
-    /// What came of it; absent in a dry run.
-    pub result: Option<RepairResult>,
-}
-
-/// What came of a repair. Losses are those of the judging text, in nats a token.
-#[derive(Clone, Debug, Serialize)]
-pub struct RepairResult {
-    /// Loss of the model before the cut.
-    pub whole: f64,
-    /// Loss of the cut alone.
-    pub cut: f64,
-    /// Loss of the repaired cut.
-    pub repaired: f64,
-    /// What the repair changes the cut's loss by, sequence by sequence, and its standard error.
-    pub change: f64,
-    /// Absent with a single judging sequence.
-    pub change_stderr: Option<f64>,
-    /// The part of the fitted changes that was taken.
-    pub step: f64,
-    /// The loss with each part that was tried.
-    pub steps: Vec<(f64, f64)>,
-    /// Tensors that were made anew.
-    pub tensors: usize,
-    /// Of each output projection behind the first seam, what was fitted.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub projections: Vec<RefitStep>,
-    /// Of each seam, what was fitted.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub seams: Vec<SeamFit>,
-    /// Of each layer that was trained, what came of it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub layers: Vec<TrainedLayer>,
-    /// Seconds it took.
-    pub seconds: f64,
-}
 
 /// What repairs of several cuts by the same settings have in common.
 #[derive(Debug, Default)]
@@ -101,7 +40,12 @@ pub(super) struct Shared {
 /// A repair that is ready to be done.
 pub(super) struct Repairing {
     repair: &'static Repair,
-    source: Arc<Checkpoint>,
+    /// The whole model.
+    whole: Arc<Checkpoint>,
+    /// The same as the history calls it, where the model that is repaired was cut of it before.
+    named: Option<PlannedFor>,
+    /// What the cut has of it.
+    plan: Plan,
     sequences: Arc<Vec<Vec<u32>>>,
     judging: Vec<bool>,
     /// Whether first tokens take part in the fit.
@@ -134,12 +78,21 @@ impl Repairing {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let source = cut.blueprint().source().clone();
+        let follows = whole(settings, &source, progress)?;
         if let Some(why) = cut.not_computed() {
             return Err(Error::request(format!("--repair {}: the model is not computed here: {why}", repair.name)));
         }
-        let spec = ModelSpec::from_config(&source.config)?;
+        let in_codes = || source.index.tensors.keys().find(|name| source.four_bit_state(name).is_some());
+        if let (Some(_), Some(name)) = (&follows, in_codes()) {
+            return Err(Error::request(format!("--whole: {name} is stored in four bits, so it cannot be fitted anew")));
+        }
+        let (whole, plan, named) = match follows {
+            Some(Whole { checkpoint, plan, identity }) => (checkpoint, plan, Some(identity)),
+            None => (source.clone(), cut.plan().clone(), None),
+        };
+        let (spec, of) = (ModelSpec::from_config(&whole.config)?, (&plan, named.is_some()));
         // what the plan does not allow is said before any text is read
-        repair.needs(cut.plan(), &spec, &source, (TextTokens::default(), None))?;
+        repair.needs(of, &spec, &whole, (TextTokens::default(), None))?;
         let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
         let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &source)?;
         let sequences = sequences(settings, &source, shared, progress)?;
@@ -162,7 +115,7 @@ impl Repairing {
             )));
         }
         let training = training.map(|own| LayerTraining { batch: own.batch.min(fitting), ..own });
-        let needs = repair.needs(cut.plan(), &spec, &source, (tokens, training))?;
+        let needs = repair.needs(of, &spec, &whole, (tokens, training))?;
         let usable = fitted_on.tokens - if settings.leave_out_first { fitted_on.sequences } else { 0 };
         if usable < needs.tokens {
             return Err(Error::request(format!(
@@ -181,7 +134,7 @@ impl Repairing {
         let options =
             ModelOptions { budget, device, residency, reserved_bytes, rows_on_host: true, ..ModelOptions::default() };
         let places: Vec<usize> = (0..spec.layers).collect();
-        let fits = Placement::new(&source, &spec, &places, &options).context(|| {
+        let fits = Placement::new(&whole, &spec, &places, &options).context(|| {
             let tokens = fitted_on.tokens + judged_by.tokens;
             format!("--repair {} of {tokens} tokens, which --samples and --seq-len make fewer", repair.name)
         })?;
@@ -193,7 +146,9 @@ impl Repairing {
         let spill = beside.map(Path::to_owned);
         Ok(Self {
             repair,
-            source,
+            whole,
+            named,
+            plan,
             sequences,
             judging,
             first,
@@ -240,12 +195,13 @@ impl Repairing {
         progress: &dyn Progress,
     ) -> Result<(Repaired, RepairResult)> {
         let started = Instant::now();
-        let whole = Model::open(self.source.clone(), &self.options, progress)?;
+        let whole = Model::open(self.whole.clone(), &self.options, progress)?;
         let pruned = Model::open(Arc::new(cut.blueprint().open()?), &self.options, progress)?;
         let task = RepairTask {
             whole: &whole,
             cut: &pruned,
-            plan: cut.plan(),
+            plan: &self.plan,
+            changed: self.named.is_some(),
             sequences: &self.sequences,
             judging: &self.judging,
             first: self.first,
@@ -283,7 +239,7 @@ impl Repairing {
         let Some(LayerTraining { lr, steps, batch }) = self.training else { return Ok(None) };
         let deciding = json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "model_sha256": content_hash(&self.source.content_files(), progress)?,
+            "model_sha256": content_hash(&self.whole.content_files(), progress)?,
             "keeps": cut.kept(),
             "repair": self.repair.name,
             "text_sha256": text_hash(&self.sequences),
@@ -311,7 +267,7 @@ impl Repairing {
         let mut report = self.report(None)?;
         let (repaired, result) = self.fit(&cut, state, progress)?;
         let (changes, maps) = (repaired.changes(repaired.step), repaired.seam_maps());
-        let Self { repair, text, .. } = self;
+        let Self { repair, text, named, .. } = self;
         let name = repair.name;
         if repaired.step == 0.0 {
             progress.warn(&format!(
@@ -335,6 +291,9 @@ impl Repairing {
             "projections": result.projections,
             "seams": result.seams,
         });
+        if let Some(named) = named {
+            record["whole"] = json!(named);
+        }
         if !maps.is_empty() {
             record["seam_maps"] = json!(maps.keys().collect::<Vec<_>>());
         }
@@ -354,30 +313,4 @@ fn told(layer: &TrainedLayer) -> Value {
         told.shift_remove("losses");
     }
     told
-}
-
-fn result(repaired: &Repaired, seconds: f64) -> RepairResult {
-    let mean = |losses: &[Loss]| Loss::total(losses).mean();
-    let (cut, after) = (repaired.losses_at(0.0), repaired.losses_at(repaired.step));
-    let maps = repaired.seam_maps().values().map(|(_, factors)| factors.len()).sum::<usize>();
-    let change = rises(cut, &[&after.to_vec()], vec![1], "repair");
-    let (projections, seams, layers) = match repaired.found.clone() {
-        Found::Projections(steps) => (steps, Vec::new(), Vec::new()),
-        Found::Seams(seams) => (Vec::new(), seams, Vec::new()),
-        Found::Layers(layers) => (Vec::new(), Vec::new(), layers),
-    };
-    RepairResult {
-        whole: mean(&repaired.whole),
-        cut: mean(cut),
-        repaired: mean(after),
-        change: change.mean[0][0],
-        change_stderr: change.error(1, 0),
-        step: repaired.step,
-        steps: repaired.losses.iter().map(|(step, losses)| (*step, mean(losses))).collect(),
-        tensors: repaired.changes(repaired.step).len() + maps,
-        projections,
-        seams,
-        layers,
-        seconds,
-    }
 }

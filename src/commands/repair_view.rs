@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::repair::RepairReport;
+use super::repair_report::RepairReport;
 use crate::checkpoint::ByteSize;
 use crate::plan::SubLayer;
 use crate::repair::{RefitStep, TrainedLayer};

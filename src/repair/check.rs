@@ -46,7 +46,12 @@ fn role(sublayer: SubLayer) -> Role {
 ///
 /// # Errors
 /// Request: layers out of order, weights in codes, nothing before a seam, a projection that lacks a bias.
-pub(super) fn check(repair: &Repair, plan: &Plan, spec: &ModelSpec, source: &Checkpoint) -> Result<()> {
+pub(super) fn check(
+    repair: &Repair,
+    (plan, changed): (&Plan, bool),
+    spec: &ModelSpec,
+    source: &Checkpoint,
+) -> Result<()> {
     if !spec.adds_plainly() && !matches!(repair.how, How::Merged(_)) {
         return Err(Error::request(format!(
             "--repair {}: a {} layer does not add what its output projections give to the stream as it is, so no fit of \
@@ -54,16 +59,17 @@ pub(super) fn check(repair: &Repair, plan: &Plan, spec: &ModelSpec, source: &Che
             repair.name, spec.model_type
         )));
     }
-    let units = units(plan, spec)?;
+    let units = units(plan, spec, changed)?;
+    let is_before = |unit: &&Unit| !unit.is_seam && unit.is_copy;
     let of_experts = |unit: &&Unit| unit.sublayer == SubLayer::Mlp && spec.experts_of(unit.layer).is_some();
-    if let Some(unit) = units.iter().skip_while(|unit| !unit.is_seam).find(of_experts) {
+    if let Some(unit) = units.iter().skip_while(is_before).find(of_experts) {
         return Err(Error::request(format!(
             "--repair {}: it works on output projections, and layer {} has experts with one each; --repair streamline \
              and xmerge train whole layers",
             repair.name, unit.layer
         )));
     }
-    for unit in units.iter().skip_while(|unit| !unit.is_seam) {
+    for unit in units.iter().skip_while(is_before) {
         let tensor = spec.layer_tensor(unit.layer, role(unit.sublayer));
         if source.four_bit_state(&tensor.name).is_some() {
             return Err(Error::request(format!(
@@ -105,13 +111,13 @@ pub(super) fn check(repair: &Repair, plan: &Plan, spec: &ModelSpec, source: &Che
 
 impl Repair {
     /// What it takes for `plan` of a model with a text of `tokens`, where layers are trained by `training` if it is not
-    /// as the repair has it.
+    /// as the repair has it. Where the cut has been `changed` since, every projection is behind the first seam.
     ///
     /// # Errors
     /// Request: as [`fit`](super::fit), as far as can be told before it.
     pub fn needs(
         &self,
-        plan: &Plan,
+        (plan, changed): (&Plan, bool),
         spec: &ModelSpec,
         source: &Checkpoint,
         (tokens, training): (TextTokens, Option<LayerTraining>),
@@ -120,8 +126,8 @@ impl Repair {
             let replaced = trained::replaced(self, plan, spec, source)?;
             return Ok(trained::needs(&replaced, training.unwrap_or(own), spec, tokens));
         }
-        check(self, plan, spec, source)?;
-        let units = units(plan, spec)?;
+        check(self, (plan, changed), spec, source)?;
+        let units = units(plan, spec, changed)?;
         let first = units.iter().position(|unit| unit.is_seam || !unit.is_copy).unwrap_or(units.len());
         let first = if lacks_the_bottom(&units, spec) { 0 } else { first };
         let behind = || units[first..].iter();

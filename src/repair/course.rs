@@ -32,12 +32,13 @@ pub(super) struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    /// Behind the embedding.
+    /// Behind the embedding; that of the cut model is its own where it has `changed`.
     ///
     /// # Errors
     /// No text of one of the two kinds, a token outside the vocabulary, an embedding that is not finite.
     pub(super) fn begin(
         (whole_model, cut_model): (&'a Model, &'a Model),
+        changed: bool,
         sequences: &[Vec<u32>],
         judging: &[bool],
     ) -> Result<Self> {
@@ -58,7 +59,10 @@ impl<'a> Course<'a> {
         let contexts = batches.iter().map(|batch| ForwardContext::new(whole_model.spec(), batch, device));
         let contexts = contexts.collect::<Result<Vec<_>>>()?;
         let whole = batches.iter().map(|batch| whole_model.embed(batch)).collect::<Result<Vec<_>>>()?;
-        let cut = whole.clone();
+        let cut = match changed {
+            true => batches.iter().map(|batch| cut_model.embed(batch)).collect::<Result<Vec<_>>>()?,
+            false => whole.clone(),
+        };
         let order = [judges, fits].concat();
         let course = Self {
             whole_model,
@@ -73,8 +77,11 @@ impl<'a> Course<'a> {
             cut,
             is_one: true,
         };
-        for (index, x) in course.whole.iter().enumerate() {
+        for (index, (x, own)) in course.whole.iter().zip(&course.cut).enumerate() {
             whole_model.check_stream(0, x, &|row| course.named(index, row))?;
+            if changed {
+                cut_model.check_stream(0, own, &|row| course.named(index, row))?;
+            }
         }
         Ok(course)
     }

@@ -34,6 +34,8 @@ pub struct RepairTask<'a> {
     pub cut: &'a Model,
     /// The plan.
     pub plan: &'a Plan,
+    /// Whether the weights of the cut model have been changed since, such as by healing.
+    pub changed: bool,
     /// The text.
     pub sequences: &'a [Vec<u32>],
     /// Which of the sequences judge; the others fit.
@@ -154,10 +156,10 @@ pub fn fit(repair: &Repair, task: &RepairTask<'_>, progress: &dyn Progress) -> R
     if let How::Trained(_, training) = repair.how {
         return trained::fit(repair, task.training.unwrap_or(training), task, progress);
     }
-    let RepairTask { whole, cut, plan, sequences, judging, first, keeps, rank, .. } = *task;
-    check::check(repair, plan, whole.spec(), whole.checkpoint())?;
-    let units = units(plan, whole.spec())?;
-    let mut course = Course::begin((whole, cut), sequences, judging)?;
+    let RepairTask { whole, cut, plan, changed, sequences, judging, first, keeps, rank, .. } = *task;
+    check::check(repair, (plan, changed), whole.spec(), whole.checkpoint())?;
+    let units = units(plan, whole.spec(), changed)?;
+    let mut course = Course::begin((whole, cut), changed, sequences, judging)?;
     let mut fitter: Box<dyn Fitter> = match repair.how {
         How::Projections => Box::new(Refit::new(first)),
         How::Seams(estimate) | How::BiasAtSeams(estimate) => Box::new(SeamFitter::new(estimate, first)),
@@ -169,7 +171,7 @@ pub fn fit(repair: &Repair, task: &RepairTask<'_>, progress: &dyn Progress) -> R
     let mut walk = Walk { cut, keeps, trials: Trials::new(fitter.steps()), block: None, changes: Vec::new() };
     progress.begin(&format!("fitting {}", repair.name), units.len() as u64, progress::Unit::Items);
     course.climb(units.first().map_or(0, |unit| unit.own))?;
-    course.is_one = !lacks_the_bottom(&units, whole.spec());
+    course.is_one = !changed && !lacks_the_bottom(&units, whole.spec());
     for unit in &units {
         walk.step(fitter.as_mut(), &mut course, unit)?;
         progress.advance(1);

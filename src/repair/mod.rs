@@ -60,12 +60,12 @@
 //! let (whole, pruned) = (open(source.clone())?, open(Arc::new(cut.blueprint().open()?))?);
 //! let text: Vec<Vec<u32>> = (0..12).map(|row| (0..30).map(|at| (at * 7 + row * 3) % 64).collect()).collect();
 //! let judging: Vec<bool> = (0..12).map(|row| row % 4 == 0).collect();
-//! let (first, keeps) = (true, true);
+//! let (first, keeps, changed) = (true, true, false);
 //! let (plan, sequences, judging) = (&plan, &text, &judging);
 //! let (rank, training, spill, state) = (None, None, None, None);
 //! let (whole, cut_model) = (&whole, &pruned);
 //! let task = RepairTask {
-//!     whole, cut: cut_model, plan, sequences, judging, first, keeps, rank, training, spill, state
+//!     whole, cut: cut_model, plan, changed, sequences, judging, first, keeps, rank, training, spill, state
 //! };
 //! let repaired = fit(&LOUDER, &task, &Silent)?;
 //!
@@ -161,6 +161,18 @@ impl Repair {
     #[must_use]
     pub fn has_rank(&self) -> bool {
         matches!(self.how, How::Maps(SeamMapping { rank: Some(_), .. }))
+    }
+
+    /// Whether it makes a cut follow its whole model that has been trained since.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        matches!(self.how, How::Projections | How::Seams(_) | How::BiasAtSeams(_))
+    }
+
+    /// Whether it puts linear maps behind layers, which no standard file has.
+    #[must_use]
+    pub fn has_maps(&self) -> bool {
+        matches!(self.how, How::Maps(_))
     }
 
     /// How it trains layers where nobody says otherwise; `None` where it trains none.

@@ -22,15 +22,15 @@ pub(super) struct Unit {
     pub(super) next: usize,
     /// Whether sub-layers of the source between the two are gone.
     pub(super) is_seam: bool,
-    /// Whether its weights are the source's.
+    /// Whether its weights are the source's, so that it does to a stream what it did there.
     pub(super) is_copy: bool,
 }
 
-/// The sub-layers that `plan` keeps of a model.
+/// The sub-layers that `plan` keeps of a model; where they have been `changed` since, none has the source's weights.
 ///
 /// # Errors
 /// Request: layers twice or in another order, or nothing that is gone.
-pub(super) fn units(plan: &Plan, spec: &ModelSpec) -> Result<Vec<Unit>> {
+pub(super) fn units(plan: &Plan, spec: &ModelSpec, changed: bool) -> Result<Vec<Unit>> {
     if !plan.stack.is_sorted_by(|low, high| low.layer < high.layer) {
         return Err(Error::request(
             "a repair follows the whole model through its layers: the plan must keep them in order, each once",
@@ -48,7 +48,7 @@ pub(super) fn units(plan: &Plan, spec: &ModelSpec) -> Result<Vec<Unit>> {
     for (place, at) in plan.stack.iter().enumerate() {
         for (which, sublayer) in SubLayer::ALL.into_iter().enumerate() {
             if has(at.layer, sublayer) && !at.without.contains(sublayer) {
-                let (own, is_copy) = (own(at.layer, which), at.made.is_empty());
+                let (own, is_copy) = (own(at.layer, which), at.made.is_empty() && !changed);
                 units.push(Unit { place, layer: at.layer, sublayer, own, next: 0, is_seam: false, is_copy });
             }
         }
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn seams_are_where_sub_layers_of_the_source_are_missing() {
         let seams = |plan: &Plan, spec: &ModelSpec| -> Vec<(usize, usize)> {
-            let units = units(plan, spec).unwrap();
+            let units = units(plan, spec, false).unwrap();
             units.iter().filter(|unit| unit.is_seam).map(|unit| (unit.own, unit.next)).collect()
         };
         assert_eq!(seams(&plan(&[0, 3]), &spec()), [(1, 6)]);
@@ -110,12 +110,15 @@ mod tests {
         // what the source lacks as well is no seam
         let mut less = spec();
         less.without[2].attention = true;
-        assert!(units(&plan(&[0, 1, 2, 3]), &less).unwrap_err().to_string().contains("no seam"));
+        assert!(units(&plan(&[0, 1, 2, 3]), &less, false).unwrap_err().to_string().contains("no seam"));
         assert_eq!(seams(&plan(&[0, 1, 3]), &less), [(3, 6)]);
-        let bottom = units(&plan(&[1, 2, 3]), &spec()).unwrap();
+        // one that was trained since has something to be brought back everywhere, whatever is gone
+        let changed = units(&plan(&[0, 1, 2, 3]), &spec(), true).unwrap();
+        assert!(changed.iter().all(|unit| !unit.is_seam && !unit.is_copy));
+        let bottom = units(&plan(&[1, 2, 3]), &spec(), false).unwrap();
         assert!(lacks_the_bottom(&bottom, &spec()) && bottom.iter().all(|unit| !unit.is_seam));
         for other in [&[0, 0, 3][..], &[1, 0]] {
-            assert!(units(&plan(other), &spec()).unwrap_err().to_string().contains("in order"));
+            assert!(units(&plan(other), &spec(), false).unwrap_err().to_string().contains("in order"));
         }
     }
 }

@@ -66,6 +66,7 @@ impl Material {
             whole: &whole,
             cut: &pruned,
             plan: cut.plan(),
+            changed: false,
             sequences,
             judging,
             first,

@@ -10,6 +10,7 @@ mod rounds;
 mod thresholds;
 mod trained;
 mod training_killed;
+mod whole;
 
 use std::path::Path;
 use std::sync::Arc;
