@@ -185,7 +185,7 @@ impl MadeFrom<'_> {
 /// Name and commit of a model of the hub: as it was given, or as the hub's cache, in which its directory lies, has it.
 fn on_hub(model: &PlannedFor) -> Option<(String, String)> {
     if let Some(revision) = &model.revision {
-        return Some((model.name().to_owned(), revision.clone()));
+        return Some((model.repository(), revision.clone()));
     }
     let parts: Vec<&str> = Path::new(&model.id).components().filter_map(|part| part.as_os_str().to_str()).collect();
     let [.., repo, "snapshots", commit] = parts[..] else { return None };

@@ -62,13 +62,14 @@
 //! weights      arch checkpoint ops
 //! export       arch checkpoint ops weights
 //! model        arch checkpoint data ops pico weights
-//! surgery      arch checkpoint model pico weights
+//! surgery      arch checkpoint export model pico weights
 //! importance   arch checkpoint data model ops
 //! methods      importance model
 //! repair       arch checkpoint model ops pico weights
 //! distill      arch checkpoint data model ops
-//! heal         arch checkpoint data model ops weights
-//! eval         arch checkpoint data model ops weights
+//! collective   checkpoint ops
+//! heal         arch checkpoint collective data model ops weights
+//! eval         arch checkpoint collective data model ops weights
 //!
 //! foundations  card error files interrupt plan progress provenance settings shown
 //! ```
@@ -82,6 +83,7 @@ extern crate self as prune;
 pub mod arch;
 pub mod card;
 pub mod checkpoint;
+pub mod collective;
 pub mod commands;
 pub mod data;
 pub mod demo;

@@ -28,7 +28,7 @@ use super::text::TextArgs;
   prune analyze ./llama-24 --against healed/adapter --metrics barrier --data c4.jsonl
   prune analyze --from analysis/analysis.json --layers 8 -o plan8  another plan, no pass")]
 pub(crate) struct AnalyzeArgs {
-    /// Model: a directory or a hub id (org/name, org/name@revision)
+    /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision, org/name:Q4_K_M)
     #[arg(required_unless_present_any = ["from", "config"])]
     model: Option<String>,
     /// Text: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst, .bz2, .xz), a directory of them (its validation

@@ -15,7 +15,7 @@ use super::compute::ComputeArgs;
   prune bench ./llama-24 --against ./llama  beside the uncut model, with ratios
   prune bench ./llama-24 --prompt-tokens 100 --tokens 20 --repetitions 3 --json")]
 pub(crate) struct BenchArgs {
-    /// Model: a directory or a hub id (org/name, org/name@revision)
+    /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision, org/name:Q4_K_M)
     #[arg(required_unless_present = "config")]
     model: Option<String>,
     /// The model it is compared with, usually the one it was cut from

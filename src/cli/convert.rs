@@ -24,7 +24,7 @@ Examples:
   prune convert ./smol --to gguf --type Q4_0 --dry-run         what it takes"
 )]
 pub(crate) struct ConvertArgs {
-    /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision)
+    /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision, org/name:Q4_K_M)
     #[arg(required_unless_present = "config")]
     model: Option<String>,
     /// Directory of the new checkpoint

@@ -17,7 +17,7 @@ use super::Context;
   prune fetch org/name other/name@v2 --dry-run               what is missing, and how much that is
 A download that broke goes on where it broke when the same command is given again.")]
 pub(crate) struct FetchArgs {
-    /// Models on the hub (org/name, org/name@revision)
+    /// Models on the hub (org/name, org/name@revision, org/name:Q4_K_M)
     #[arg(value_name = "MODEL", required_unless_present_any = ["data", "tasks", "config"])]
     models: Vec<String>,
     /// Text as --data of analyze and heal names it: allenai/c4, hub:datasets/org/name/path

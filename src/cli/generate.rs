@@ -37,7 +37,7 @@ Examples:
 A run that was stopped goes on when the same command is given again."
 )]
 pub(crate) struct GenerateArgs {
-    /// Model: a directory or a hub id (org/name, org/name@revision)
+    /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision, org/name:Q4_K_M)
     #[arg(required_unless_present = "config")]
     model: Option<String>,
     /// What to go on with: a file (.jsonl, .json, .parquet, .csv, .txt; also .gz, .zst, .bz2, .xz) or a directory of

@@ -23,7 +23,7 @@ Examples:
   prune grow ./llama --repeat 8-23 -o ./llama-48               depth up-scaling: layers 0-23, then 8-31
   prune grow ./llama --after 0-15 --dry-run                    what would be written")]
 pub(crate) struct GrowArgs {
-    /// Model: a directory or a hub id (org/name, org/name@revision)
+    /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision, org/name:Q4_K_M)
     #[arg(required_unless_present = "config")]
     model: Option<String>,
     /// Directory of the new checkpoint

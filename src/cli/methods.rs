@@ -23,7 +23,8 @@ use super::text::TextArgs;
   prune methods ./llama --data c4.jsonl --layers 8 --all --dry-run   what each costs, the long searches too
   prune methods ./llama --data c4.jsonl --layers 8 --repair refit  by the loss of each choice when it is repaired")]
 pub(crate) struct MethodsArgs {
-    /// Model: a directory or a hub id (org/name, org/name@revision); without it the table is shown
+    /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision, org/name:Q4_K_M); without it the table
+    /// is shown
     model: Option<String>,
     /// Text whose loss ranks: .jsonl, .json, .parquet, .csv, .txt (also .gz, .zst, .bz2, .xz), a directory of them (its
     /// validation split), or a hub data set

@@ -16,6 +16,7 @@ mod flags;
 mod generate;
 mod grow;
 mod heal;
+mod heal_text;
 mod merge;
 mod methods;
 #[cfg(test)]

@@ -45,7 +45,8 @@ pub(crate) struct RunArgs {
     /// array job says
     #[arg(long, value_name = "I/N")]
     shard: Option<RunShard>,
-    /// End where all that is left is in other processes' hands, instead of waiting for them
+    /// End where all that is left is in other processes' hands, instead of waiting for them; the analysis, which says
+    /// what there is to do, is waited for
     #[arg(long)]
     no_wait: bool,
     /// Seconds after which the claim of a process that nothing is heard of is taken over [default: 120]

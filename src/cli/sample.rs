@@ -22,7 +22,7 @@ use super::compute::ComputeArgs;
   prune sample ./llama-24 --prompt \"Once\" --adapter healed/adapter  with an adapter on top
   prune sample ./llama-24 --prompt - < prompt.txt                   the prompt from standard input")]
 pub(crate) struct SampleArgs {
-    /// Model: a directory or a hub id (org/name, org/name@revision)
+    /// Model: a directory, a GGUF file or a hub id (org/name, org/name@revision, org/name:Q4_K_M)
     #[arg(required_unless_present = "config")]
     model: Option<String>,
     /// Text to go on with; - reads it from standard input

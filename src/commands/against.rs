@@ -188,13 +188,12 @@ fn adapter(name: &str) -> Result<Option<&Path>> {
 impl AgainstReport {
     /// A line of a page.
     pub(super) fn text(&self) -> String {
-        let place = |residency| if residency == Residency::Resident { "in memory" } else { "streamed from disk" };
         format!(
             "against {}: its layers {}, {} of weights at once, then layers of both {}, {} at once",
             self.model,
-            place(self.residency),
+            self.residency.says(),
             ByteSize(self.weight_bytes),
-            place(self.mixed_residency),
+            self.mixed_residency.says(),
             ByteSize(self.mixed_weight_bytes)
         )
     }

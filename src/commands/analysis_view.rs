@@ -168,10 +168,7 @@ fn pass_text(pass: &PassReport, text: &mut String) {
     if pass.samples > 0 {
         let _ = write!(text, "{} samples, {} tokens; ", pass.samples, pass.tokens);
     }
-    let place = match pass.residency {
-        crate::model::Residency::Resident => "layers in memory",
-        crate::model::Residency::Streamed => "layers streamed from disk",
-    };
+    let place = format!("layers {}", pass.residency.says());
     let layers = match pass.layer_passes {
         0 => String::new(),
         passes => format!("{passes} layers a token, "),

@@ -313,7 +313,7 @@ fn check_parts(settings: &AnalyzeSettings, search: &Search, spec: &ModelSpec) ->
     measured.push(importance::metric(&search.metric)?);
     let of_inputs = |metric: &&&Metric| matches!(metric.value, Evaluate::Weights(Needs::Inputs, _));
     if let Some(metric) = measured.iter().find(of_inputs)
-        && spec.experts.is_some_and(|experts| experts.stacked)
+        && spec.experts.is_some_and(|experts| experts.stacked.is_some())
     {
         return Err(Error::request(format!(
             "{} weighs each matrix by what enters it, and the experts of a {} lie in one tensor",

@@ -6,7 +6,6 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::bench::{BenchReport, ModelBench, PeakSource, Spread};
 use crate::checkpoint::ByteSize;
-use crate::model::Residency;
 use crate::shown::shown;
 use crate::surgery::short_count;
 
@@ -38,7 +37,7 @@ const LINES: &[Line] = &[
         Some(|model| model.tokens_per_second),
     ),
     ("peak memory", peak, Some(|model| model.peak_memory_bytes as f64), None),
-    ("layers are", |model| residency(model.residency).to_owned(), None, None),
+    ("layers are", |model| model.residency.says().to_owned(), None, None),
 ];
 
 /// The end of a long path.
@@ -65,13 +64,6 @@ fn peak(model: &ModelBench) -> String {
         PeakSource::Computed => " (computed)",
     };
     format!("{}{source}", ByteSize(model.peak_memory_bytes))
-}
-
-fn residency(residency: Residency) -> &'static str {
-    match residency {
-        Residency::Resident => "in memory",
-        Residency::Streamed => "streamed from disk",
-    }
 }
 
 impl Display for BenchReport {

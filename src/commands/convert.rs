@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::made::Described;
 use super::open;
 use crate::arch::ModelSpec;
-use crate::card::Kind;
+use crate::card::{Kind, called};
 use crate::checkpoint::{ByteSize, Checkpoint, Origin, OutputDir, four_bit_owner, to_python_json};
 use crate::export::{Export, StoredAs};
 use crate::progress::Progress;
@@ -100,11 +100,12 @@ pub fn convert(settings: &ConvertSettings, progress: &dyn Progress) -> Result<Co
     spec.check(&checkpoint.index).context(place)?;
     let stored = match &settings.r#type {
         Some(name) => StoredAs::named(name).context(|| "--type")?,
-        None => StoredAs::named(type_of(&checkpoint))?,
+        None => StoredAs::of(&checkpoint)?,
     };
     let (made, tensors, odd, disk) = match to {
         "gguf" => {
-            let export = Export::new(&checkpoint, &spec, stored).context(place)?;
+            let export = Export::new(&checkpoint, &spec, stored, &called(&open::identity(&checkpoint, spec.layers)))
+                .context(place)?;
             let (tensors, odd, disk) = (export.tensors(), export.odd(), export.size());
             (Made::Gguf(Box::new(export)), tensors, odd, disk)
         }
@@ -139,15 +140,6 @@ fn write(made: &Made, dir: &Path, progress: &dyn Progress) -> Result<()> {
     match made {
         Made::Safetensors(blueprint) => blueprint.write(dir, progress),
         Made::Gguf(export) => export.write(dir, progress),
-    }
-}
-
-/// The type that the config says.
-fn type_of(checkpoint: &Checkpoint) -> &'static str {
-    match checkpoint.dtype_name() {
-        Some("bfloat16") => "BF16",
-        Some("float16") => "F16",
-        _ => "F32",
     }
 }
 

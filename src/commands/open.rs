@@ -84,6 +84,14 @@ pub(super) fn budget_beside_tokenizer(
     Ok(if device.is_cpu() { budget.beside(held) } else { budget })
 }
 
+/// What a process may take where so many share the memory; a cap holds for each of them.
+pub(super) fn own_share(budget: Budget, memory: Option<&str>, processes: usize) -> Budget {
+    match (memory, processes) {
+        (None, 2..) => Budget::new(Some(budget.bytes() / processes as u64)),
+        _ => budget,
+    }
+}
+
 /// What main memory a command may take: a cap on a GPU's memory is none on what is read here.
 pub(super) fn host(budget: Budget, device: &Device) -> Budget {
     if device.is_cpu() { budget } else { Budget::new(None) }
@@ -133,9 +141,13 @@ pub(super) fn speaker(
     let reserved_bytes = Cache::bytes(spec, longest);
     let options = ModelOptions { device, budget, load_options, reserved_bytes, ..ModelOptions::default() };
     let model = Model::open(checkpoint.clone(), &options, progress)?;
-    if model.residency() == Residency::Streamed {
+    if model.residency() != Residency::Resident {
+        let read = match model.residency().streams_experts() {
+            true => "the experts it is sent to",
+            false => "all its weights",
+        };
         progress.warn(&format!(
-            "{}: too large for the memory there is ({}): every new token reads all its weights from disk",
+            "{}: too large for the memory there is ({}): every new token reads {read} from disk",
             checkpoint.source.id,
             ByteSize(options.budget.bytes())
         ));

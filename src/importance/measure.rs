@@ -210,7 +210,7 @@ impl Shown {
         let read = |tensor: &LayerTensor| numbers(&parameter(checkpoint, tensor)?).context(|| &tensor.name);
         let weights: Vec<Vec<f32>> = tensors.iter().map(read).collect::<Result<_>>()?;
         let shown = tensors.iter().zip(&weights).map(|(tensor, numbers)| {
-            let is_bias = tensor.name.ends_with(".bias");
+            let is_bias = spec.layer_tensor(layer, tensor.role).bias.as_ref() == Some(&tensor.name);
             Weight {
                 columns: tensor.shape.last().copied().filter(|_| tensor.shape.len() > 1),
                 numbers,

@@ -197,16 +197,12 @@ impl Method {
         Ok(())
     }
 
-    /// Refuses an analysis that will not have measured what this looks at, and follows the pick `picked`.
+    /// Refuses an analysis that will not have measured what this looks at.
     ///
     /// # Errors
     /// Request: the metric that is missing.
-    pub fn check_measured(&self, measured: &[&Metric], picked: &str) -> Result<()> {
+    pub fn check_measured(&self, measured: &[&Metric]) -> Result<()> {
         match self.follows {
-            _ if self.is_searched() && picked != self.pick => Err(Error::request(format!(
-                "{} measures as it picks, which the analysis has to do: [analyze] method = \"{0}\"",
-                self.name
-            ))),
             Follows::Scores(name) if measured.iter().all(|metric| metric.name != name) => Err(Error::request(format!(
                 "{} needs scores of {name}, which the analysis does not measure: [analyze] metric = \"{name}\"",
                 self.name

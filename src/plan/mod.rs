@@ -69,6 +69,14 @@ impl PlannedFor {
             None => &self.id,
         }
     }
+
+    /// `org/name` of a model of the hub, whichever of the GGUF models there it is: `org/name:Q4_K_M`,
+    /// `org/name/FILE.gguf`.
+    #[must_use]
+    pub fn repository(&self) -> String {
+        let name = self.name().split(':').next().unwrap_or_default();
+        name.splitn(3, '/').take(2).collect::<Vec<_>>().join("/")
+    }
 }
 
 /// What to build from which model, and why.

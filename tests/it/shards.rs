@@ -89,6 +89,20 @@ fn status(desk: &Desk, dir: &str) -> Vec<Value> {
     report["stages"].as_array().unwrap().clone()
 }
 
+/// The stage of the run in `job`, once it is so far.
+fn until(desk: &Desk, name: &str, state: &str) -> Value {
+    let began = Instant::now();
+    loop {
+        assert!(began.elapsed() < Duration::from_secs(60), "{name}: not {state}");
+        if desk.path("job/run.json").exists()
+            && let Some(stage) = status(desk, "job").into_iter().find(|stage| stage["name"] == name)
+            && stage["state"] == state
+        {
+            return stage;
+        }
+    }
+}
+
 #[test]
 fn several_processes_make_what_one_makes() {
     let desk = desk();
@@ -198,16 +212,8 @@ fn the_status_of_all_states() {
     assert!(said.contains("deepest-1/healed: ") && said.contains(", 1 failed"), "{said}");
 
     let mut child = start(&desk, &format!("run recipe.toml -o job {set} --set heal.steps=100000"));
-    let began = Instant::now();
-    let running = loop {
-        let running = status(&desk, "job").into_iter().find(|stage| {
-            stage["state"] == "running" && stage["name"] == "deepest-1/healed" && stage["heard"].is_u64()
-        });
-        if let Some(running) = running {
-            break running;
-        }
-        assert!(began.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none());
-    };
+    let running = until(&desk, "deepest-1/healed", "running");
+    assert!(child.try_wait().unwrap().is_none() && running["heard"].is_u64());
     assert!(running["pid"] == json!(child.id()) && running["host"].is_string() && running["since"].is_u64());
     signal(&child, "-USR1");
     assert_eq!(child.wait().unwrap().code(), Some(130));
@@ -215,6 +221,70 @@ fn the_status_of_all_states() {
     assert!(left["state"] == "waiting" && left["seconds"].is_number(), "{left}");
     let hidden = fs::read_dir(desk.path("job")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(hidden.filter(|name| name.starts_with('.')).collect::<Vec<_>>(), [".prune"]);
+}
+
+/// Before it is known which cuts there are, a process that waits for nobody waits all the same.
+#[test]
+fn nobody_leaves_before_the_analysis_is_done() {
+    let desk = desk();
+    // long enough to be stopped in the middle
+    let text = fs::read_to_string(desk.path("text.jsonl")).unwrap();
+    fs::write(desk.path("long.jsonl"), text.repeat(2000)).unwrap();
+    let line = "run recipe.toml -o job --no-wait --set analyze.data=\"long.jsonl\" --set analyze.samples=24000";
+    let one = start(&desk, &format!("{line} --shard 1/2"));
+    until(&desk, "analysis", "running");
+    signal(&one, "-STOP");
+    let mut other = start(&desk, &format!("{line} --shard 2/2"));
+    until(&desk, "dense/scores", "done");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(other.try_wait().unwrap().is_none(), "{}", end(other));
+    signal(&one, "-CONT");
+    let times = done([&end(one), &end(other)]);
+    assert!(times.values().all(|times| *times == 1) && times.contains_key("deepest-2/healed-scores"), "{times:?}");
+}
+
+/// A job that is warned saves its state and asks for itself to be started again: for its own task, whose number may be
+/// that of the array. One that is cancelled saves it and stays cancelled.
+#[test]
+fn a_warned_job_goes_back_into_the_queue() {
+    let desk = desk();
+    let path = stand_ins(&desk, "[ \"$1\" = --version ] || echo 41\n");
+    let submitted = desk
+        .command("run recipe.toml -o job --submit slurm --set drop.methods=[\"deepest\"] --set heal.steps=100000")
+        .env("PATH", &path)
+        .output()
+        .unwrap();
+    assert!(submitted.status.success(), "{}", String::from_utf8_lossy(&submitted.stderr));
+    let task = [("SLURM_ARRAY_JOB_ID", "41"), ("SLURM_ARRAY_TASK_ID", "2"), ("SLURM_ARRAY_TASK_COUNT", "4")];
+    let first = [("SLURM_ARRAY_TASK_MIN", "1")];
+    for (script, own, warning, asked) in [
+        ("array.sh", &[&task[..], &first[..]].concat()[..], "-TERM", ""),
+        ("array.sh", &[&task[..], &first[..]].concat()[..], "-USR1", "requeue 41_2\n"),
+        ("report.sh", &[], "-USR1", "requeue 41\n"),
+    ] {
+        let mut job = Command::new("bash");
+        job.arg(desk.path("job.slurm").join(script)).env("SLURM_JOB_ID", "41").envs(own.iter().copied());
+        job.env("PATH", &path).env("HERE", desk.path("")).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut job = job.spawn().unwrap();
+        until(&desk, "deepest-1/healed", "running");
+        signal(&job, warning);
+        assert_eq!(job.wait().unwrap().code(), Some(130), "{script} {warning}");
+        assert_eq!(fs::read_to_string(desk.path("asked")).unwrap_or_default(), asked, "{script} {warning}");
+        drop(fs::remove_file(desk.path("asked")));
+        until(&desk, "deepest-1/healed", "waiting");
+    }
+}
+
+/// Stand-ins for what Slurm has: `sbatch`, which does this, and `scontrol`, which notes what it is asked; the PATH with
+/// them.
+fn stand_ins(desk: &Desk, sbatch: &str) -> String {
+    let bin = desk.path("bin");
+    fs::create_dir(&bin).unwrap();
+    for (name, does) in [("sbatch", sbatch), ("scontrol", "echo \"$@\" >> $HERE/asked\n")] {
+        fs::write(bin.join(name), format!("#!/bin/bash\n{does}")).unwrap();
+        assert!(Command::new("chmod").arg("+x").arg(bin.join(name)).status().unwrap().success());
+    }
+    format!("{}:{}", bin.display(), std::env::var("PATH").unwrap())
 }
 
 /// What goes to Slurm, by a stand-in that does what it is told: the array, and after it the report.
@@ -230,17 +300,15 @@ fn a_cluster_is_handed_the_run() {
     assert_eq!(dry["submission"]["scripts"].as_array().unwrap().len(), 2);
     assert!(!desk.path("job").exists() && !desk.path("job.slurm").exists());
 
-    let bin = desk.path("bin");
-    fs::create_dir(&bin).unwrap();
     // runs the tasks of an array one after the other, and numbers jobs 41, 42
-    let sbatch = "#!/bin/bash\n[ \"$1\" = --version ] && exit 0\necho \"$@\" >> $HERE/asked\nn=$(wc -l < $HERE/asked)\n\
-                  script=${@: -1}\nlast=$(sed -n 's/^#SBATCH --array=1-//p' $script)\n\
-                  for i in $(seq ${last:-1}); do\n  if [ -n \"$last\" ]; then\n    export SLURM_ARRAY_TASK_ID=$i \
-                  SLURM_ARRAY_TASK_COUNT=$last SLURM_ARRAY_TASK_MIN=1\n  fi\n  bash $script >> $HERE/log 2>&1 || exit 1\n\
-                  done\necho $((40 + n)) ; exit 0\n";
-    fs::write(bin.join("sbatch"), sbatch).unwrap();
-    assert!(Command::new("chmod").args(["+x", bin.join("sbatch").to_str().unwrap()]).status().unwrap().success());
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let path = stand_ins(
+        &desk,
+        "[ \"$1\" = --version ] && exit 0\necho \"$@\" >> $HERE/asked\nn=$(wc -l < $HERE/asked)\n\
+         script=${@: -1}\nlast=$(sed -n 's/^#SBATCH --array=1-//p' $script)\n\
+         for i in $(seq ${last:-1}); do\n  if [ -n \"$last\" ]; then\n    export SLURM_ARRAY_TASK_ID=$i \
+         SLURM_ARRAY_TASK_COUNT=$last SLURM_ARRAY_TASK_MIN=1\n  fi\n  bash $script >> $HERE/log 2>&1 || exit 1\n\
+         done\necho $((40 + n)) ; exit 0\n",
+    );
     let output = desk.command(&format!("{ask} --json")).env("PATH", path).env("HERE", desk.path("")).output().unwrap();
     let log = fs::read_to_string(desk.path("log")).unwrap_or_default();
     assert!(output.status.success(), "{}{log}", String::from_utf8_lossy(&output.stderr));

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::analyses::Analyses;
 use super::drop::{Wanted, Which, cut_spec};
 use super::recipe::Recipe;
 use crate::arch::ModelSpec;
@@ -10,7 +11,7 @@ use crate::checkpoint::{ByteSize, Checkpoint};
 use crate::commands::analyze::{self, AnalyzeSettings};
 use crate::commands::cut::{self, CutReport, CutSettings};
 use crate::commands::eval::{self, EvalReport};
-use crate::commands::heal::settled;
+use crate::commands::heal_open::settled;
 use crate::commands::heal_rows::Texts;
 use crate::commands::open;
 use crate::commands::repair::Shared;
@@ -19,7 +20,7 @@ use crate::data::{SequenceOptions, Sequences, TextMixture, Tokenizer};
 use crate::eval::evaluation::Tokenized;
 use crate::eval::settings::EvalSettings;
 use crate::heal::{self, HealSettings};
-use crate::importance::{Analysis, Protect, Subject};
+use crate::importance::{Protect, Subject};
 use crate::methods::{Follows, Method};
 use crate::plan::Dropped;
 use crate::progress::{Progress, Unit};
@@ -46,6 +47,12 @@ impl Checked<'_> {
         scored: bool,
         progress: &dyn Progress,
     ) -> Result<Option<EvalReport>> {
+        if self.recipe.cut.to.as_deref() == Some("gguf") && self.checkpoint.gguf.is_none() {
+            return Err(Error::request(
+                "[cut] to = \"gguf\": a recipe scores and heals cuts with the model's own numbers, and the model is no \
+                 GGUF file; prune convert what it made",
+            ));
+        }
         // the stages say it all again when they run
         let quiet = &BarsOnly(progress);
         self.analysis(wanted, quiet)?;
@@ -86,29 +93,30 @@ impl Checked<'_> {
                 protect.check(self.spec.layers, Some(layers)).context(|| wanted.name.clone())?;
             }
         }
-        let settings = AnalyzeSettings {
-            model: Some(self.recipe.model.clone()),
-            samples: Some(settings.samples.unwrap_or(1).min(1)),
-            seed: None,
-            dry_run: true,
-            ..settings.clone()
-        };
-        analyze::analyze(&settings, progress).context(|| "analysis").map(drop)
+        for analysis in self.recipe.analyses(wanted)? {
+            let settings = AnalyzeSettings {
+                model: Some(self.recipe.model.clone()),
+                samples: Some(analysis.settings.samples.unwrap_or(1).min(1)),
+                seed: None,
+                dry_run: true,
+                ..analysis.settings
+            };
+            analyze::analyze(&settings, progress).context(|| analysis.name)?;
+        }
+        Ok(())
     }
 
-    /// Checks the repairs of what `analysis` chose: only now is it known whether a repair takes it.
+    /// Checks the repairs of what `analyses` chose: only now is it known whether a repair takes it.
     ///
     /// # Errors
     /// Request: as a cut's, the stage's name in front.
-    pub(super) fn repairs(
-        &self,
-        wanted: &[Wanted],
-        analysis: Option<&Analysis>,
-        progress: &dyn Progress,
-    ) -> Result<()> {
+    pub(super) fn repairs(&self, wanted: &[Wanted], analyses: &Analyses, progress: &dyn Progress) -> Result<()> {
         let mut shared = Shared::default();
-        for wanted in wanted.iter().filter(|wanted| wanted.repair.is_some() && wanted.which.needs_scores()) {
-            let dropped = wanted.which.dropped(self.spec.layers, analysis)?;
+        for wanted in wanted
+            .iter()
+            .filter(|wanted| wanted.repair.is_some() && wanted.before.is_none() && wanted.which.needs_scores())
+        {
+            let dropped = wanted.which.dropped(self.spec.layers, analyses.of(&wanted.which))?;
             self.cut(wanted, Some(&dropped), &mut shared, &BarsOnly(progress))?;
         }
         Ok(())

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::drop::{Keep, Wanted, Which};
 use super::pipeline::{CutDone, Line, Size};
 use super::recipe::Recipe;
+use super::rounds::{Base, Made};
 use super::stage::{Job, Stage, Step};
 use crate::checkpoint::{Origin, Workplace, has_leftovers};
 use crate::commands::cut::{self, CutSettings};
@@ -71,13 +72,18 @@ impl Scored {
 
 impl Line<'_> {
     /// The cut and all that is made of it; its speed unless one that is repaired otherwise `is_timed` for it.
-    pub(super) fn cut(&mut self, wanted: Wanted, dropped: Dropped, is_timed: bool) -> Result<Step<CutDone>> {
+    pub(super) fn cut(
+        &mut self,
+        wanted: Wanted,
+        (base, dropped): (&Base, Dropped),
+        is_timed: bool,
+    ) -> Result<Step<CutDone>> {
         let dir = wanted.name.clone();
         let place = |part: &str| format!("{dir}/{part}");
         let [model, scores, speed, healed, healed_scores] =
             ["model", "scores", "speed", "healed", "healed-scores"].map(place);
-        let identity = self.keys.cut_model(&dropped, wanted.repair)?;
-        let shape = self.keys.cut_model(&dropped, None)?;
+        let identity = self.keys.cut_model(&base.made.identity, &dropped, wanted.repair)?;
+        let shape = self.keys.cut_model(&base.made.identity, &dropped, None)?;
         let healing = self.recipe.heal.clone().zip(self.keys.healing(&identity)?);
 
         // what is missing decides whether the cut has to be there
@@ -90,7 +96,9 @@ impl Line<'_> {
             missing |= !self.state.is_done(&Stage { name: &healed, key: key.clone(), needed: Some(&healed) });
             missing |= self.unscored(&healed_scores, &json!(key))?;
         }
-        let Step::Is(size) = self.write_cut(&wanted, &dropped, &model, missing)? else { return Ok(Step::Waits) };
+        let Step::Is(size) = self.write_cut(&wanted, (base, &dropped), &model, missing)? else {
+            return Ok(Step::Waits);
+        };
 
         let cut = Scored::at(self.path(&model));
         let scores = if is_scored { self.score(&scores, cut, &identity)? } else { Step::Is(None) };
@@ -98,9 +106,11 @@ impl Line<'_> {
             true => self.speed(&speed, &self.path(&model), &shape)?,
             false => Step::Is(None),
         };
+        let mut made = Made { path: self.path(&model), identity: identity.clone() };
         let (mut healing_done, mut healed_done) = (Step::Is(None), Step::Is(None));
         if let Some((settings, key)) = healing {
             let identity = json!(key);
+            made = Made { path: self.path(&format!("{healed}/{MERGED}")), identity: identity.clone() };
             let stage = Stage { name: &healed, key, needed: Some(&healed) };
             let told = self.begin(&stage);
             let reference = settings.eval_data.is_some().then(|| self.recipe.model.clone());
@@ -109,7 +119,7 @@ impl Line<'_> {
             let measured = &mut self.measured;
             let result = self.state.run(&stage, &told, |job, progress| {
                 let settings = HealSettings { out: Some(job.out.clone()), ..settings };
-                let report = heal::heal_sharing(&settings, measured, progress)?;
+                let report = heal::heal_sharing(&settings, None, measured, progress)?;
                 report.result.ok_or_else(|| Error::work("the healing has no result"))
             })?;
             healed_done = match &result {
@@ -129,7 +139,8 @@ impl Line<'_> {
         if self.recipe.drop.keep == Keep::Adapters {
             self.state.tidy(&model, &healed)?;
         }
-        Ok(Step::Is(CutDone { wanted, dir, dropped, size, scores, speed, healing, healed: healed_scores }))
+        let dropped = base.and(&dropped);
+        Ok(Step::Is(CutDone { wanted, dir, dropped, made, size, scores, speed, healing, healed: healed_scores }))
     }
 
     /// The healed model: merged, or where the recipe wants adapters alone, the cut with its adapter.
@@ -152,21 +163,27 @@ impl Line<'_> {
         Ok(!self.state.is_done(&Stage { name, key, needed: Some(name) }))
     }
 
-    fn write_cut(&mut self, wanted: &Wanted, dropped: &Dropped, name: &str, needed: bool) -> Result<Step<Size>> {
-        let stage = Stage { name, key: self.keys.cut(wanted, dropped)?, needed: needed.then_some(name) };
+    fn write_cut(
+        &mut self,
+        wanted: &Wanted,
+        (base, dropped): (&Base, &Dropped),
+        name: &str,
+        needed: bool,
+    ) -> Result<Step<Size>> {
+        let key = self.keys.cut(&base.made.identity, wanted, dropped)?;
+        let stage = Stage { name, key, needed: needed.then_some(name) };
         let told = self.begin(&stage);
         let settings = self.recipe.cut_by(wanted.repair);
-        let mut settings = CutSettings { model: Some(self.recipe.model.clone()), force: true, ..settings };
+        let mut settings = CutSettings { model: Some(base.made.path.clone()), force: true, ..settings };
         match &wanted.which {
             Which::Method(method, n) => {
-                let analysis = self.state.dir().join("analysis/analysis.json");
-                settings.plan = method.needs_scores().then_some(analysis);
+                settings.plan = base.analysis.as_ref().map(|file| self.state.dir().join(file));
                 settings.method = Some(method);
-                settings.layers = Some(*n);
+                settings.layers = Some(n - base.dropped.layers.len());
             }
             // the method is the one that the analysis follows
             Which::Within(_, most) => {
-                settings.plan = Some(self.state.dir().join("analysis/analysis.json"));
+                settings.plan = base.analysis.as_ref().map(|file| self.state.dir().join(file));
                 settings.max_loss = Some(*most);
             }
             Which::Given(text) => settings.drop = Some(text.clone()),

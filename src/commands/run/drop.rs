@@ -33,6 +33,8 @@ pub struct Drop {
     pub max_loss: Option<f64>,
     /// Layers by number, such as `21-28,30`, and sub-layers, `attn:7`; one entry for each cut.
     pub given: Vec<String>,
+    /// Whether the cuts of a method go one after the other, each chosen, repaired and healed on what the last one left.
+    pub alternating: bool,
     /// Scores cuts that are not healed as well, where there is a healing.
     pub unhealed: bool,
     /// What stays on disk in the end.
@@ -48,6 +50,7 @@ impl Default for Drop {
             targets: Vec::new(),
             max_loss: None,
             given: Vec::new(),
+            alternating: false,
             unhealed: true,
             keep: Keep::Models,
         }
@@ -75,14 +78,28 @@ pub struct Wanted {
     pub which: Which,
     /// What it is repaired by.
     pub repair: Option<&'static Repair>,
+    /// The cut whose outcome this one goes on from; the dense model where there is none.
+    pub before: Option<Before>,
+    /// How many there are before it so.
+    pub round: usize,
+}
+
+/// The cut that another one goes on from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Before {
+    /// Its directory.
+    pub name: String,
+    /// Layers that are gone by then.
+    pub layers: usize,
 }
 
 impl Wanted {
     /// The same cut, repaired.
     #[must_use]
     pub fn repaired(&self, repair: Option<&'static Repair>) -> Self {
-        let name = repair.map_or_else(|| self.name.clone(), |repair| format!("{}-{}", self.name, repair.name));
-        Self { name, repair, ..self.clone() }
+        let named = |name: &String| repair.map_or_else(|| name.clone(), |repair| format!("{name}-{}", repair.name));
+        let before = self.before.as_ref().map(|before| Before { name: named(&before.name), ..before.clone() });
+        Self { name: named(&self.name), before, repair, ..self.clone() }
     }
 }
 
@@ -108,6 +125,24 @@ pub enum Which {
 }
 
 impl Which {
+    /// The method, where one finds them.
+    #[must_use]
+    pub fn method(&self) -> Option<&'static Method> {
+        match self {
+            Self::Method(method, _) | Self::Within(method, _) => Some(method),
+            Self::Given(_) => None,
+        }
+    }
+
+    /// The same where `gone` layers have gone before.
+    #[must_use]
+    pub fn less(&self, gone: usize) -> Self {
+        match self {
+            Self::Method(method, size) => Self::Method(method, size - gone),
+            other => other.clone(),
+        }
+    }
+
     /// What goes from a model of `layers` at most; where only scores decide it, as many of the first layers.
     ///
     /// # Errors
@@ -150,7 +185,7 @@ impl Which {
     /// Whether scores decide.
     #[must_use]
     pub fn needs_scores(&self) -> bool {
-        matches!(self, Self::Method(method, _) | Self::Within(method, _) if method.needs_scores())
+        self.method().is_some_and(Method::needs_scores)
     }
 }
 
@@ -218,21 +253,24 @@ impl Drop {
         }
         let mut wanted = Vec::new();
         for method in &self.methods {
-            for size in &sizes {
-                let name = format!("{}-{size}", method.name);
+            let named = |size: &usize| format!("{}-{size}", method.name);
+            for (place, size) in sizes.iter().enumerate() {
+                let before = place.checked_sub(1).and_then(|place| sizes.get(place)).filter(|_| self.alternating);
+                let before = before.map(|size| Before { name: named(size), layers: *size });
+                let round = if self.alternating { place } else { 0 };
                 let (strategy, which) = (method.name.to_owned(), Which::Method(method, *size));
-                wanted.push(Wanted { name, strategy, which, repair: None });
+                wanted.push(Wanted { name: named(size), strategy, which, repair: None, before, round });
             }
             if let Some(most) = self.max_loss {
                 let name = format!("{}-loss{most}", method.name);
                 let (strategy, which) = (method.name.to_owned(), Which::Within(method, most));
-                wanted.push(Wanted { name, strategy, which, repair: None });
+                wanted.push(Wanted { name, strategy, which, repair: None, before: None, round: 0 });
             }
         }
         for text in &self.given {
             let name = format!("given-{}", text.replace(' ', "").replace(',', "+").replace(':', ""));
             let which = Which::Given(text.clone());
-            wanted.push(Wanted { name, strategy: "given".to_owned(), which, repair: None });
+            wanted.push(Wanted { name, strategy: "given".to_owned(), which, repair: None, before: None, round: 0 });
         }
         let mut names = BTreeSet::new();
         wanted.retain(|wanted| names.insert(wanted.name.clone()));

@@ -1,16 +1,18 @@
 //! What a run would do and take, before it starts.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
 
+use super::analyses::{Analyses, Analyzed};
 use super::check::Checked;
-use super::drop::{Wanted, Which, cut_spec};
+use super::drop::{Before, Wanted, Which, cut_spec};
 use super::inputs::Keys;
+use super::machine::{Machine, Machines, Measure};
 use super::recipe::Recipe;
+use super::rounds::{Base, Made};
 use super::{RunReport, StageReport, stage::Stage, state::State};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
@@ -20,69 +22,14 @@ use crate::commands::repair::Shared;
 use crate::commands::{open, taught::Taught};
 use crate::heal;
 use crate::importance::Analysis;
+use crate::model::mean_flops;
 use crate::model::memory::transient_bytes_per_token;
-use crate::model::{mean_flops, tokens_at_once};
 use crate::plan::{DropSize, Dropped};
 use crate::progress::{Progress, Silent};
-use crate::{Context, Result, ops};
+use crate::{Context, Result};
 
-/// What is left of the speed of products when norms, activations and attention have taken their part.
-const EFFICIENCY: f64 = 0.8;
 /// Bytes a second that a cut copies, on a slow disk.
 const COPIED: f64 = 5e8;
-
-/// What computes a stage, as far as an estimate asks.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Machine {
-    /// Floating point operations a second in products.
-    pub(super) flops: f64,
-    /// Bytes of weights a second that are read for one new token after the other.
-    pub(super) reading: f64,
-    /// Tokens that are in work at once while a model is measured or scored.
-    pub(super) at_once: usize,
-}
-
-impl Machine {
-    /// Measures the device that `--device` and `--dtype` name.
-    ///
-    /// # Errors
-    /// Request: there is none such. The device's.
-    pub(super) fn measure(device: Option<&str>, dtype: Option<&str>) -> Result<Self> {
-        let device = open::device(device, dtype, &Silent)?;
-        Ok(Self {
-            flops: EFFICIENCY * 2.0 * ops::multiply_adds(&device)?,
-            reading: ops::reading(&device)?,
-            at_once: tokens_at_once(&device),
-        })
-    }
-}
-
-/// How a [`Machine`] is found for what a section says of device and type.
-type Measure<'a> = &'a dyn Fn(Option<&str>, Option<&str>) -> Result<Machine>;
-
-/// The machines of a recipe's sections, each measured once.
-struct Machines {
-    analyze: Option<Machine>,
-    eval: Option<Machine>,
-    bench: Option<Machine>,
-}
-
-impl Machines {
-    fn of(recipe: &Recipe, measure: Measure<'_>) -> Result<Self> {
-        let mut known = BTreeMap::new();
-        let mut find = |device: &Option<String>, dtype: &Option<String>| -> Result<Machine> {
-            match known.entry((device.clone(), dtype.clone())) {
-                Entry::Occupied(found) => Ok(*found.get()),
-                Entry::Vacant(missing) => Ok(*missing.insert(measure(device.as_deref(), dtype.as_deref())?)),
-            }
-        };
-        Ok(Self {
-            analyze: recipe.analyze.as_ref().map(|section| find(&section.device, &section.dtype)).transpose()?,
-            eval: recipe.eval.as_ref().map(|section| find(&section.device, &section.dtype)).transpose()?,
-            bench: recipe.bench.as_ref().map(|section| find(&section.device, &section.dtype)).transpose()?,
-        })
-    }
-}
 
 /// The stages, what they take, and which are done.
 ///
@@ -111,29 +58,40 @@ pub(super) fn estimate(
         keys,
         machines,
         repairing: Shared::default(),
+        ends: BTreeMap::new(),
         stages: Vec::new(),
     };
-    let analysis = ahead.analysis(progress)?;
+    let asked = recipe.analyses(&wanted)?;
+    let made = asked.iter().map(|asked| ahead.analysis(asked, None, progress)).collect::<Result<Vec<_>>>()?;
+    let made = asked.iter().zip(made).filter_map(|(asked, made)| Some((asked.search, made?))).collect();
+    let analyses = Analyses::new(made);
     ahead.scores("dense/scores", &json!(ahead.keys.model), dense.as_ref(), DropSize::default())?;
-    let mut seen: Vec<(Dropped, Option<&str>)> = Vec::new();
+    let mut seen: Vec<(Dropped, Option<&str>, String)> = Vec::new();
     let first = recipe.repairs().first().copied().flatten();
     for wanted in wanted {
-        let known = match (&wanted.which, &analysis) {
+        if let Some(before) = &wanted.before {
+            ahead.next(&wanted, before, dense.as_ref(), progress)?;
+            continue;
+        }
+        let base = Base::dense(recipe, &ahead.keys, &wanted, ahead.spec.layers)?;
+        let known = match (&wanted.which, analyses.of(&wanted.which)) {
             (which, None) if which.needs_scores() => None,
-            (which, analysis) => Some(which.dropped(ahead.spec.layers, analysis.as_ref())?),
+            (which, analysis) => Some(which.dropped(ahead.spec.layers, analysis)?),
         };
         // as fast as one that is repaired otherwise
         let mut is_timed = wanted.repair == first;
         if let Some(dropped) = &known {
             let repair = wanted.repair.map(|repair| repair.name);
-            if seen.iter().any(|(known, by)| known == dropped && *by == repair) {
+            if let Some((.., same)) = seen.iter().find(|(known, by, _)| known == dropped && *by == repair) {
+                let end = ahead.ends.get(same).cloned();
+                ahead.ends.extend(end.map(|end| (wanted.name.clone(), end)));
                 continue;
             }
-            is_timed = seen.iter().all(|(known, _)| known != dropped);
-            seen.push((dropped.clone(), repair));
+            is_timed = seen.iter().all(|(known, ..)| known != dropped);
+            seen.push((dropped.clone(), repair, wanted.name.clone()));
         }
         let (before, is_open) = (ahead.stages.len(), known.is_none());
-        ahead.cut(&wanted, known, (dense.as_ref(), is_timed), progress)?;
+        ahead.cut(&wanted, (Some(&base), known), (dense.as_ref(), is_timed), progress)?;
         if let (Which::Within(..), true) = (&wanted.which, is_open) {
             let most = ahead.most_layers()?;
             ahead.stages[before..].iter_mut().for_each(|stage| stage.layers_at_most = most);
@@ -154,43 +112,48 @@ struct Ahead<'a> {
     keys: Keys<'a>,
     machines: Machines,
     repairing: Shared,
+    /// What comes of the cuts that are known, and what of the dense model is gone by then.
+    ends: BTreeMap<String, (Made, Dropped)>,
     stages: Vec<StageReport>,
 }
 
 impl Ahead<'_> {
-    /// The analysis, where it is done.
-    fn analysis(&mut self, progress: &dyn Progress) -> Result<Option<Analysis>> {
-        let (Some(settings), Some(machine), Some(key)) =
-            (&self.recipe.analyze, self.machines.analyze, self.keys.analysis()?)
-        else {
-            return Ok(None);
+    /// The analysis that is asked for, where it is done: of what is `left` of the dense model, which is not known where
+    /// a cut before it is not, or of all of it.
+    fn analysis(
+        &mut self,
+        asked: &Analyzed,
+        left: Option<(Option<&Made>, usize)>,
+        progress: &dyn Progress,
+    ) -> Result<Option<Analysis>> {
+        let Some(machine) = self.machines.analyze else { return Ok(None) };
+        let name = &asked.name;
+        let identity = left.map_or(Some(&self.keys.model), |(made, _)| made.map(|made| &made.identity));
+        let key = identity.map(|identity| self.keys.analysis(identity, &asked.settings)).transpose()?;
+        let is_done = key.is_some_and(|key| self.state.is_done(&Stage { name, key, needed: Some(&asked.file()) }));
+        let gone = DropSize::of_layers(left.map_or(0, |(_, gone)| gone));
+        let settings = AnalyzeSettings {
+            model: Some(self.recipe.model.clone()),
+            dry_run: true,
+            out: None,
+            ..asked.settings.clone()
         };
-        let path = "analysis/analysis.json";
-        let is_done = self.state.is_done(&Stage { name: "analysis", key, needed: Some(path) });
-        let settings =
-            AnalyzeSettings { model: Some(self.recipe.model.clone()), dry_run: true, out: None, ..settings.clone() };
-        let pass = analyze::analyze(&settings, progress).context(|| "analysis")?.pass;
+        let pass = analyze::analyze(&settings, progress).context(|| name.clone())?.pass;
         let streams = 4 * (self.spec.layers as u64 + 1) * self.spec.hidden_size as u64;
         let (memory, seconds) = match &pass {
             Some(pass) => (
                 Some(pass.weight_bytes + self.pass_bytes(machine, streams)),
                 Some(
-                    self.seconds(machine, pass.tokens, DropSize::default()) * self.times(pass.layer_passes)
+                    self.seconds(machine, pass.tokens, gone) * self.times(pass.layer_passes)
                         + pass.questions.as_ref().map_or(0.0, |asked| {
-                            self.seconds(machine, asked.tokens, DropSize::default()) * self.times(asked.layer_passes)
+                            self.seconds(machine, asked.tokens, gone) * self.times(asked.layer_passes)
                         }),
                 ),
             ),
             None => (None, None),
         };
-        self.stages.push(StageReport {
-            name: "analysis".to_owned(),
-            is_done,
-            memory,
-            seconds,
-            ..StageReport::default()
-        });
-        if is_done { Analysis::read(&self.state.dir().join(path)).map(Some) } else { Ok(None) }
+        self.stages.push(StageReport { name: name.clone(), is_done, memory, seconds, ..StageReport::default() });
+        if is_done { Analysis::read(&self.state.dir().join(asked.file())).map(Some) } else { Ok(None) }
     }
 
     /// How many times all layers are computed, where so many layer passes are.
@@ -254,21 +217,56 @@ impl Ahead<'_> {
         Ok(())
     }
 
-    /// A cut of what is `known` to go; where only an analysis can tell what, of as much, or of the least that may be.
+    /// A cut that goes on from what the one `before` it left.
+    fn next(
+        &mut self,
+        wanted: &Wanted,
+        before: &Before,
+        dense: Option<&EvalReport>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let (end, gone) = (self.ends.get(&before.name).cloned(), before.layers);
+        let asked = self.recipe.analysis_after(wanted, gone)?;
+        let made = end.as_ref().map(|(made, _)| made);
+        let analysis = asked.as_ref().map(|asked| self.analysis(asked, Some((made, gone)), progress)).transpose()?;
+        let Some((made, dropped)) = end else { return self.cut(wanted, (None, None), (dense, true), progress) };
+        let layers = self.spec.layers;
+        let known = match analysis {
+            // nothing has to be measured
+            None => Some(wanted.which.less(gone).dropped(layers - gone, None)?),
+            Some(None) => None,
+            Some(Some(found)) => Some(wanted.which.less(gone).dropped(layers - gone, Some(&found))?),
+        };
+        let base = Base { made, dropped, analysis: None, layers };
+        self.cut(wanted, (Some(&base), known), (dense, true), progress)
+    }
+
+    /// A cut of what is `known` to go of a model; where only an analysis can tell what, of as much, or of the least
+    /// that may be.
     fn cut(
         &mut self,
         wanted: &Wanted,
-        known: Option<Dropped>,
+        (base, known): (Option<&Base>, Option<Dropped>),
         (dense, is_timed): (Option<&EvalReport>, bool),
         progress: &dyn Progress,
     ) -> Result<()> {
-        let dropped = known.clone().map_or_else(|| wanted.which.as_little(self.spec.layers), Ok)?;
+        let little = wanted.which.as_little(self.spec.layers)?;
+        // of the dense model, and of the one that is cut
+        let (dropped, own) = match (base, &known) {
+            (Some(base), Some(known)) => (base.and(known), known.clone()),
+            _ => (little.clone(), little),
+        };
+        let model = base.map_or_else(|| self.keys.model.clone(), |base| base.made.identity.clone());
         let name = |part: &str| format!("{}/{part}", wanted.name);
-        let (model, healed) = (name("model"), name("healed"));
-        let identity = self.keys.cut_model(&dropped, wanted.repair)?;
+        let (written, healed) = (name("model"), name("healed"));
+        let identity = self.keys.cut_model(&model, &own, wanted.repair)?;
         let checked = Checked { recipe: self.recipe, checkpoint: self.checkpoint, spec: &self.spec };
         let repair = match wanted.repair {
-            Some(_) => checked.cut(wanted, known.as_ref(), &mut self.repairing, &Silent)?.repair,
+            // of a model that is not there yet, what the dense one says of as much
+            Some(_) => {
+                let known = known.as_ref().filter(|_| wanted.before.is_none());
+                checked.cut(wanted, known, &mut self.repairing, &Silent)?.repair
+            }
             None => None,
         };
         let bytes = self.bytes_without(&dropped);
@@ -276,8 +274,8 @@ impl Ahead<'_> {
             known.is_some() && state.is_done(&Stage { name, key, needed: None })
         };
         self.stages.push(StageReport {
-            is_done: is_done(&self.state, &model, self.keys.cut(wanted, &dropped)?),
-            name: model,
+            is_done: is_done(&self.state, &written, self.keys.cut(&model, wanted, &own)?),
+            name: written,
             memory: repair.as_ref().map(|repair| repair.memory_bytes),
             disk: Some(bytes),
             seconds: Some(
@@ -289,9 +287,15 @@ impl Ahead<'_> {
             self.scores(&name("scores"), &identity, dense, dropped.size())?;
         }
         if is_timed {
-            self.speed(&name("speed"), &self.keys.cut_model(&dropped, None)?, &dropped)?;
+            self.speed(&name("speed"), &self.keys.cut_model(&model, &own, None)?, &dropped)?;
         }
-        let (Some(settings), Some(key)) = (&self.recipe.heal, self.keys.healing(&identity)?) else { return Ok(()) };
+        let healing = self.recipe.heal.as_ref().zip(self.keys.healing(&identity)?);
+        if known.is_some() {
+            let identity = healing.as_ref().map_or_else(|| identity.clone(), |(_, key)| json!(key));
+            let made = Made { path: String::new(), identity };
+            self.ends.insert(wanted.name.clone(), (made, dropped.clone()));
+        }
+        let Some((settings, key)) = healing else { return Ok(()) };
         let settings = &settings.settled(self.spec.max_positions).0;
         let device = open::device(Some(&settings.device), settings.dtype.as_deref(), progress)?;
         let budget = open::budget(settings.memory.as_deref(), &device)?;
@@ -338,62 +342,4 @@ impl Ahead<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::compute::Compute;
-    use super::*;
-    use crate::demo;
-
-    fn stages(recipe: &Recipe, machine: Machine) -> Vec<StageReport> {
-        estimate(recipe, None, &|_, _| Ok(machine), &Silent).unwrap().stages
-    }
-
-    /// A machine that does a thousand times as much takes a thousandth of the time, and as much memory as its passes.
-    #[test]
-    fn estimates_are_those_of_what_computes() {
-        let dir = tempfile::tempdir().unwrap();
-        demo::extract(dir.path()).unwrap();
-        let set =
-            ["drop.layers=[2]", "drop.strategies=[\"deepest\"]", "analyze.samples=8", "eval.limit=4", "bench.tokens=8"];
-        let set: Vec<String> = set.map(str::to_owned).into();
-        let recipe = Recipe::read(&dir.path().join("recipe.toml"), &set, &Compute::default()).unwrap();
-        let cpu = Machine { flops: 1e9, reading: 1e9, at_once: 1024 };
-        let gpu = Machine { flops: 1e12, reading: 1e12, at_once: 4096 };
-        let (slow, fast) = (stages(&recipe, cpu), stages(&recipe, gpu));
-        let of = |stages: &[StageReport], name: &str| stages.iter().find(|stage| stage.name == name).unwrap().clone();
-        for name in ["analysis", "dense/scores", "deepest-2/scores"] {
-            let (slow, fast) = (of(&slow, name), of(&fast, name));
-            let ratio = slow.seconds.unwrap() / fast.seconds.unwrap();
-            assert!((ratio - 1000.0).abs() < 1e-6, "{name}: {ratio}");
-            let weights = slow.memory.unwrap() - (fast.memory.unwrap() - slow.memory.unwrap()) / 3;
-            assert!(weights > 4 << 20 && weights < 16 << 20, "{name}: {weights}");
-        }
-        // a second of loading is the same everywhere
-        let speed = |stages: &[StageReport]| of(stages, "deepest-2/speed").seconds.unwrap() - 1.0;
-        assert!((speed(&slow) / speed(&fast) - 1000.0).abs() < 1e-3);
-        // what is not computed takes as long
-        assert_eq!(of(&slow, "deepest-2/model"), of(&fast, "deepest-2/model"));
-    }
-
-    #[test]
-    fn each_section_is_measured_where_it_computes() {
-        let dir = tempfile::tempdir().unwrap();
-        demo::extract(dir.path()).unwrap();
-        let set: Vec<String> = ["bench.device=cpu".to_owned(), "eval.dtype=f32".to_owned()].into();
-        let recipe = Recipe::read(&dir.path().join("recipe.toml"), &set, &Compute::default()).unwrap();
-        let asked = std::cell::RefCell::new(Vec::new());
-        let machines = Machines::of(&recipe, &|device, dtype| {
-            asked.borrow_mut().push((device.map(str::to_owned), dtype.map(str::to_owned)));
-            Ok(Machine { flops: asked.borrow().len() as f64, reading: 1.0, at_once: 1 })
-        });
-        let flops = machines.map(|found| [found.analyze, found.eval, found.bench].map(|m| m.unwrap().flops)).unwrap();
-        assert_eq!(flops, [1.0, 2.0, 3.0]);
-        assert_eq!(asked.into_inner()[1..], [(None, Some("f32".to_owned())), (Some("cpu".to_owned()), None)]);
-    }
-
-    #[test]
-    fn this_machine() {
-        let machine = Machine::measure(Some("cpu"), None).unwrap();
-        assert!(machine.flops > 1e6 && machine.reading > 1e6 && machine.at_once == 1024);
-        assert!(Machine::measure(Some("gpu"), None).is_err());
-    }
-}
+mod tests;

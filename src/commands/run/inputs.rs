@@ -13,6 +13,7 @@ use super::stage::Stage;
 use super::state::{State, key};
 use crate::arch::ModelSpec;
 use crate::checkpoint::Checkpoint;
+use crate::commands::analyze::AnalyzeSettings;
 use crate::eval::settings::EvalSettings;
 use crate::heal::MergeOnto;
 use crate::plan::Dropped;
@@ -34,12 +35,12 @@ impl<'a> Keys<'a> {
         Ok(Self { recipe, model: model(checkpoint)?, positions })
     }
 
-    /// What the dense model without what is `dropped` is, repaired.
-    pub(super) fn cut_model(&self, dropped: &Dropped, repair: Option<&Repair>) -> Result<Value> {
+    /// What `model` without what is `dropped` is, repaired.
+    pub(super) fn cut_model(&self, model: &Value, dropped: &Dropped, repair: Option<&Repair>) -> Result<Value> {
         let cut = match dropped.are_layers() {
-            true => json!([self.model, dropped]),
+            true => json!([model, dropped]),
             // what healing finds in the place of a part goes by how it is written
-            false => json!([self.model, dropped, self.recipe.cut.format]),
+            false => json!([model, dropped, self.recipe.cut.format]),
         };
         Ok(match self.repair(repair)? {
             None => cut,
@@ -54,19 +55,17 @@ impl<'a> Keys<'a> {
         Ok(Some(json!([repair, deciding, settings.data.as_deref().map(named).transpose()?])))
     }
 
-    /// Absent where there is no analysis.
-    pub(super) fn analysis(&self) -> Result<Option<String>> {
-        let Some(settings) = &self.recipe.analyze else { return Ok(None) };
+    /// The analysis of `model` made by `settings`.
+    pub(super) fn analysis(&self, model: &Value, settings: &AnalyzeSettings) -> Result<String> {
         let data: Vec<Value> = settings.data.iter().map(|name| named(name)).collect::<Result<_>>()?;
         let deciding = match &settings.data_dir {
             None => without(settings, &["memory", "device"])?,
             Some(dir) => json!([without(settings, &["memory", "device"])?, named(&dir.display().to_string())?]),
         };
         Ok(match (&data[..], &settings.against) {
-            ([], _) => None,
-            ([only], None) => Some(key(&json!([self.model, deciding, only]))),
-            ([only], Some(other)) => Some(key(&json!([self.model, deciding, only, named(other)?]))),
-            (several, _) => Some(key(&json!([self.model, deciding, several]))),
+            ([only], None) => key(&json!([model, deciding, only])),
+            ([only], Some(other)) => key(&json!([model, deciding, only, named(other)?])),
+            (several, _) => key(&json!([model, deciding, several])),
         })
     }
 
@@ -88,12 +87,16 @@ impl<'a> Keys<'a> {
         settings.map(|settings| Ok(key(&json!(["speed in turns", identity, without(settings, &[])?])))).transpose()
     }
 
-    pub(super) fn cut(&self, wanted: &Wanted, dropped: &Dropped) -> Result<String> {
+    /// The cut of `model` that drops what is `dropped`.
+    pub(super) fn cut(&self, model: &Value, wanted: &Wanted, dropped: &Dropped) -> Result<String> {
         let settings = &self.recipe.cut;
-        let deciding = json!([settings.max_shard_size, settings.allow_unsliced, settings.hash]);
+        let mut deciding = json!([settings.max_shard_size, settings.allow_unsliced, settings.hash]);
+        if let (Some(to), Value::Array(deciding)) = (&settings.to, &mut deciding) {
+            deciding.push(json!(to));
+        }
         let cut = match dropped.are_layers() {
-            true => json!([self.model, dropped, deciding, wanted.strategy]),
-            false => json!([self.model, dropped, deciding, wanted.strategy, settings.format]),
+            true => json!([model, dropped, deciding, wanted.strategy]),
+            false => json!([model, dropped, deciding, wanted.strategy, settings.format]),
         };
         Ok(key(&match self.repair(wanted.repair)? {
             None => cut,

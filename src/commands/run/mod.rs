@@ -1,6 +1,7 @@
 //! `prune run`: the whole job, or a sweep of it, from a recipe to a report. Stages that are done are not done again;
 //! what cuts have in common is done once.
 
+mod analyses;
 mod array;
 mod cards;
 mod check;
@@ -11,10 +12,12 @@ mod estimate;
 mod gather;
 mod inputs;
 mod kept;
+mod machine;
 mod pipeline;
 mod place;
 mod recipe;
 mod repairs;
+mod rounds;
 mod sections;
 mod sequence;
 mod shipped;
@@ -71,7 +74,7 @@ pub struct RunSettings {
     pub memory: Option<String>,
     /// Which of several processes this one is that work at the run at once: `2/4`, or `auto`.
     pub shard: Option<RunShard>,
-    /// Ends where all that is left is in other processes' hands, instead of waiting for them.
+    /// Ends where all that is left is in other processes' hands, instead of waiting for them, but for the analysis.
     pub no_wait: bool,
     /// Seconds after which the claim of a process that nothing is heard of is taken over; 120 if absent.
     pub claim_timeout: Option<u64>,
@@ -143,7 +146,7 @@ pub fn run(settings: &RunSettings, progress: &dyn Progress) -> Result<RunReport>
         return Ok(RunReport { submission, ..RunReport::default() });
     }
     if settings.dry_run {
-        return estimate::estimate(&recipe, out, &estimate::Machine::measure, progress);
+        return estimate::estimate(&recipe, out, &machine::Machine::measure, progress);
     }
     let out = out.ok_or_else(|| Error::request("where to? name a directory with --out"))?;
     let (ended, mut state) = pipeline::work(&recipe, out, (&worker, !settings.no_wait), progress)?;

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::analyses::{Analyses, Analyzed};
 use super::check::Checked;
 use super::cuts::{Scored, merged};
 use super::drop::Wanted;
 use super::inputs::Keys;
 use super::recipe::Recipe;
+use super::rounds::{Base, Made};
 use super::sequence::Plan;
 use super::speeds::{Speeds, speed, together};
 use super::stage::{Stage, Step};
@@ -62,6 +64,8 @@ pub(super) struct CutDone {
     pub(super) dir: String,
     /// What was dropped.
     pub(super) dropped: Dropped,
+    /// What comes of it last, healed where it is.
+    pub(super) made: Made,
     /// Its size.
     pub(super) size: Size,
     /// Scores before healing.
@@ -90,7 +94,7 @@ pub(super) enum Ended {
 }
 
 /// Does what is not done yet. Where other processes work there too, each stage is done by one of them; what one holds
-/// is waited for where `waits`.
+/// is waited for where `waits`, and until it is known which cuts there are.
 ///
 /// # Errors
 /// Those of the stages. Work: a stage that failed in another process, once nothing else is left to do.
@@ -109,7 +113,7 @@ pub(super) fn work(
     let checked = Checked { recipe, checkpoint: &checkpoint, spec: &spec };
     checked.check(&wanted, &mut tokenized, scored, progress)?;
     let mut state = State::open(out, worker)?;
-    let names = Plan::before(recipe, &wanted).names(recipe);
+    let names = Plan::before(recipe, &wanted).names(recipe, &recipe.analyses(&wanted)?);
     state.plan(&names)?;
     let count = Count::new(progress, names.len());
     let mut line = Line {
@@ -142,7 +146,8 @@ pub(super) fn work(
         if let (true, Some(failed)) = (held.is_empty(), line.state.failed()) {
             return Err(failed);
         }
-        if !waits && !held.is_empty() {
+        // before the analysis is done, nobody knows what will be left
+        if !waits && plan.is_some() && !held.is_empty() {
             return Ok((Ended::Left(held), line.state));
         }
         for (name, holder) in line.state.waits() {
@@ -164,6 +169,7 @@ impl CutDone {
             wanted,
             dir: self.dir.clone(),
             dropped: self.dropped.clone(),
+            made: self.made.clone(),
             size: self.size,
             scores: self.scores.clone(),
             speed: self.speed,
@@ -197,26 +203,42 @@ impl<'a> Line<'a> {
         plan: &mut Option<Plan>,
         first: usize,
     ) -> Result<Step<Found>> {
-        let analysis = self.analyze()?;
+        let layers = checked.spec.layers;
+        let asked = self.recipe.analyses(wanted)?;
+        let analyses = self.analyze(&asked)?;
         // which cuts there are is known only now, and whether they can be repaired
-        if let (Step::Is(analysis), None) = (&analysis, &plan) {
-            checked.repairs(wanted, analysis.as_ref(), self.progress)?;
-            let found = Plan::new(wanted, checked.spec.layers, analysis.as_ref())?;
-            let names = found.names(self.recipe);
+        if let (Step::Is(analyses), None) = (&analyses, &plan) {
+            checked.repairs(wanted, analyses, self.progress)?;
+            let found = Plan::new(self.recipe, wanted, layers, analyses)?;
+            let names = found.names(self.recipe, &asked);
             self.count.expect(names.len());
             self.state.plan(&names)?;
             *plan = Some(found);
         }
         let dense = Scored::at(self.recipe.model.clone());
         let dense = self.score("dense/scores", dense, &self.keys.model.clone())?;
-        let (Step::Is(analysis), Some(plan)) = (analysis, plan) else { return Ok(Step::Waits) };
+        let (Step::Is(analyses), Some(plan)) = (analyses, plan) else { return Ok(Step::Waits) };
         let mut cuts: BTreeMap<usize, CutDone> = BTreeMap::new();
         let order = (first..wanted.len()).chain(0..first);
-        let own: Vec<usize> = order.filter(|place| plan.same[*place] == *place).collect();
+        let mut own: Vec<usize> = order.filter(|place| plan.same[*place] == *place).collect();
+        // what others go on from comes before them
+        own.sort_by_key(|place| wanted[*place].round);
         for place in &own {
+            let cut = &wanted[*place];
+            let base = match &cut.before {
+                None => Step::Is((Base::dense(self.recipe, &self.keys, cut, layers)?, plan.dropped[*place].clone())),
+                Some(before) => {
+                    let place = wanted.iter().position(|other| other.name == before.name);
+                    // one that drops the same may stand for it
+                    match place.and_then(|place| cuts.get(&plan.same[place])) {
+                        Some(done) => self.after(done, cut, layers)?,
+                        None => Step::Waits,
+                    }
+                }
+            };
+            let Step::Is((base, dropped)) = base else { continue };
             let is_timed = plan.timed[*place] == *place;
-            let done = self.cut(wanted[*place].clone(), plan.dropped[*place].clone(), is_timed)?;
-            if let Step::Is(done) = done {
+            if let Step::Is(done) = self.cut(cut.clone(), (&base, dropped), is_timed)? {
                 cuts.insert(*place, done);
             }
         }
@@ -239,9 +261,9 @@ impl<'a> Line<'a> {
             beside => together(beside.iter().filter_map(|found| found.dense)),
         };
         // in the recipe's order, wherever this process began
-        let names = plan.names(self.recipe);
+        let names = plan.names(self.recipe, &asked);
         self.stages.sort_by_key(|name| names.iter().position(|own| own == name));
-        Ok(Step::Is((analysis, dense, cuts, speed)))
+        Ok(Step::Is((analyses.own().cloned(), dense, cuts, speed)))
     }
 
     /// Puts the stage on the list; what its work is told to.
@@ -252,18 +274,29 @@ impl<'a> Line<'a> {
         self.count.next(stage.name, self.state.worked(stage).unwrap_or(0.0))
     }
 
-    fn analyze(&mut self) -> Result<Step<Option<Analysis>>> {
-        let Some(settings) = &self.recipe.analyze else { return Ok(Step::Is(None)) };
-        let Some(key) = self.keys.analysis()? else { return Ok(Step::Is(None)) };
-        let stage = Stage { name: "analysis", key, needed: Some("analysis") };
+    fn analyze(&mut self, asked: &[Analyzed]) -> Result<Step<Analyses>> {
+        let (path, identity) = (&self.recipe.model, self.keys.model.clone());
+        let mut made = Vec::new();
+        for analysis in asked {
+            if let Step::Is(found) = self.analysis(analysis, path, &identity)? {
+                made.push((analysis.search, found));
+            }
+        }
+        Ok(if made.len() == asked.len() { Step::Is(Analyses::new(made)) } else { Step::Waits })
+    }
+
+    /// The analysis `asked` for, of the model at `path`, which is what `identity` says.
+    pub(super) fn analysis(&mut self, asked: &Analyzed, path: &str, identity: &Value) -> Result<Step<Analysis>> {
+        let name = &asked.name;
+        let stage = Stage { name, key: self.keys.analysis(identity, &asked.settings)?, needed: Some(name) };
         let told = self.begin(&stage);
-        let settings = AnalyzeSettings { model: Some(self.recipe.model.clone()), force: true, ..settings.clone() };
+        let settings = AnalyzeSettings { model: Some(path.to_owned()), force: true, ..asked.settings.clone() };
         let samples: Step<usize> = self.state.run(&stage, &told, |job, progress| {
             let report = analyze::analyze(&AnalyzeSettings { out: Some(job.out.clone()), ..settings }, progress)?;
             Ok(report.analysis.map_or(0, |analysis| analysis.data.samples))
         })?;
         let Step::Is(_) = samples else { return Ok(Step::Waits) };
-        Analysis::read(&self.state.dir().join("analysis/analysis.json")).map(|analysis| Step::Is(Some(analysis)))
+        Analysis::read(&self.state.dir().join(asked.file())).map(Step::Is)
     }
 
     /// Scores `model`, which is what `identity` says.

@@ -139,12 +139,13 @@ impl Recipe {
                 )));
             };
             for method in methods {
-                method
-                    .check_measured(&analyze.measured()?, analyze.search()?.pick()?.name)
-                    .context(|| "[drop] methods")?;
+                if !self.searches_by(method)? {
+                    method.check_measured(&analyze.measured()?).context(|| "[drop] methods")?;
+                }
             }
         }
         self.drop.check_loss(self.analyze.as_ref())?;
+        self.check_alternating().context(|| "[drop] alternating")?;
         self.repair.as_ref().map_or(Ok(()), Repairs::check)?;
         if let Some(heal) = &self.heal {
             heal.check().context(|| "[heal]")?;

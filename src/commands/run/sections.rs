@@ -34,18 +34,20 @@ pub(super) const OWN: [(&str, &[&str]); 5] = [
             "target",
             "max_loss",
             "keep",
+            "whole",
             "one_at_a_time",
             "threshold",
             "merge_layers",
             "interval",
+            "type",
             "out",
             "force",
             "dry_run",
         ],
     ),
-    ("heal", &["model", "out", "restart", "force", "dry_run"]),
+    ("heal", &["model", "out", "restart", "force", "rank_timeout", "dry_run"]),
     ("bench", &["model", "against"]),
-    ("eval", &["model", "adapter", "out", "against", "force", "dry_run"]),
+    ("eval", &["model", "adapter", "out", "against", "force", "rank_timeout", "dry_run"]),
 ];
 
 pub(super) type Check = fn(&Table, &str) -> Result<()>;

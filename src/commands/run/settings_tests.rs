@@ -17,9 +17,9 @@ const INTRODUCTION: &str = "\
 # Recipes
 
 `prune run RECIPE.toml -o DIR` takes a model through all of it; the files beside this one are recipes. A recipe names the model
-(`model = \"org/name\"` or a directory), may say a `caveat` that stands beside every figure of the report, and has a section
-for each command. Without `[repair]`, `[heal]`, `[eval]` or `[bench]` that is not done. Any setting is changed from the command
-line: `--set heal.steps=200`. The same file serves the single commands: `prune heal cut --config FILE`.
+(`model = \"org/name\"` or a directory), may say a `caveat`, which stands at the head of the report and in the files of its
+figures, and has a section for each command. Without `[repair]`, `[heal]`, `[eval]` or `[bench]` that is not done. Any setting
+is changed from the command line: `--set heal.steps=200`. The same file serves the single commands: `prune heal cut --config FILE`.
 ";
 
 const CLOSING: &str = "

@@ -83,6 +83,13 @@ pub(super) fn submit(settings: &RunSettings, out: &Path, progress: &dyn Progress
     if !(1..=MOST_JOBS).contains(&jobs) {
         return Err(Error::request(format!("--jobs {jobs}: expected from 1 to {MOST_JOBS}")));
     }
+    if let Some(time) = settings.time.as_deref().filter(|time| seconds(time).is_some_and(|all| all < 2 * WARNED)) {
+        return Err(Error::request(format!(
+            "--time {time}: a job is warned {WARNED} s before its time ends, and goes back into the queue then: give it {} \
+             minutes or more",
+            2 * WARNED / 60
+        )));
+    }
     let dir = beside(out)?;
     if dir.exists() && !can_work_in(&dir, "run")? {
         return Err(Error::request(format!("{}: not written by prune, so it stays; move it", dir.display())));
@@ -118,6 +125,32 @@ pub(super) fn submit(settings: &RunSettings, out: &Path, progress: &dyn Progress
         numbers.push(number);
     }
     Ok(Submission { dir, scripts, jobs: numbers })
+}
+
+/// Seconds of a time as Slurm writes it: minutes, minutes:seconds, hours:minutes:seconds, and after `days-` hours,
+/// hours:minutes, hours:minutes:seconds. `None` for what is left to Slurm.
+fn seconds(time: &str) -> Option<usize> {
+    let (days, rest) = match time.split_once('-') {
+        Some((days, rest)) => (Some(days.parse::<usize>().ok()?), rest),
+        None => (None, time),
+    };
+    let parts = rest.split(':').map(|part| part.parse().ok()).collect::<Option<Vec<usize>>>()?;
+    let own = match (days, &parts[..]) {
+        (None, [minutes]) => [0, *minutes, 0],
+        (None, [minutes, seconds]) => [0, *minutes, *seconds],
+        (Some(_), [hours]) => [*hours, 0, 0],
+        (Some(_), [hours, minutes]) => [*hours, *minutes, 0],
+        (_, [hours, minutes, seconds]) => [*hours, *minutes, *seconds],
+        _ => return None,
+    };
+    let [hours, minutes, seconds] = own;
+    days.unwrap_or(0)
+        .checked_mul(24)?
+        .checked_add(hours)?
+        .checked_mul(60)?
+        .checked_add(minutes)?
+        .checked_mul(60)?
+        .checked_add(seconds)
 }
 
 /// Where scripts and logs go: what jobs print is not the run's.
@@ -199,15 +232,21 @@ fn scripts(settings: &RunSettings, out: &Path, dir: &Path, jobs: usize) -> Resul
     Ok(vec![script("array.sh", shards, ""), script("report.sh", report, &after)])
 }
 
-/// What each script ends with: a warning is handed on, and one that was stopped goes back into the queue.
+/// What each script ends with: a warning is handed on, and one that was warned goes back into the queue. That is asked
+/// for by the task's own name: the number of one of them is that of the array too, and what is said of it holds for all
+/// tasks. One that is cancelled is told to end as well, and stays cancelled.
 const REST: &str = "\
 pid=$!
-trap 'kill -TERM \"$pid\"' USR1 TERM INT
+warned=
+trap 'warned=yes; kill -TERM \"$pid\"' USR1
+trap 'kill -TERM \"$pid\" 2>/dev/null' TERM INT
 wait \"$pid\"; code=$?
 # a signal ends the waiting, not the process
 while kill -0 \"$pid\" 2>/dev/null; do wait \"$pid\"; code=$?; done
 # 130: stopped, and it goes on when it is started again
-if [ \"$code\" -eq 130 ]; then scontrol requeue \"$SLURM_JOB_ID\"; fi
+if [ \"$warned\" ] && [ \"$code\" -eq 130 ]; then
+  scontrol requeue \"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}\"
+fi
 exit \"$code\"
 ";
 
@@ -226,6 +265,25 @@ fn option_of(option: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_slurms() {
+        for (time, expected) in [
+            ("5", Some(300)),
+            ("1:30", Some(90)),
+            ("00:02:00", Some(120)),
+            ("04:00:00", Some(14_400)),
+            ("1-0", Some(86_400)),
+            ("0-0:3", Some(180)),
+            ("1-2:3:4", Some(93_784)),
+            ("UNLIMITED", None),
+            ("1:2:3:4", None),
+            ("99999999999999999999", None),
+            ("9999999999999999999-0", None),
+        ] {
+            assert_eq!(seconds(time), expected, "{time}");
+        }
+    }
 
     #[test]
     fn options_stay_options() {

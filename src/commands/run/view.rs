@@ -21,8 +21,8 @@ impl fmt::Display for RunReport {
         }
         let Some(data) = &self.data else { return stages(&self.stages, f) };
         writeln!(f, "{}", models(data).trim_end())?;
-        if let Some(advice) = report::advice(data) {
-            writeln!(f, "\n{advice}")?;
+        for told in [report::story(data), report::advice(data)].into_iter().flatten() {
+            writeln!(f, "\n{told}")?;
         }
         if let Some(caveat) = &data.caveat {
             writeln!(f, "\n{caveat}")?;

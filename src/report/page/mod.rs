@@ -10,6 +10,7 @@ mod findings;
 mod picture;
 #[cfg(test)]
 mod sample;
+mod story;
 mod summary;
 mod tables;
 mod verdict;
@@ -21,6 +22,7 @@ pub(crate) use self::advice::advice;
 pub use self::data::{NamedTable, tables};
 use self::figures::Part;
 pub use self::figures::{Drawing, NamedFigure, figures};
+pub(crate) use self::story::story;
 pub use self::verdict::mark;
 use super::run::RunData;
 use crate::Result;
@@ -36,9 +38,8 @@ const POLICY: &str =
 /// Work: a figure or a table cannot be drawn or written.
 pub fn page(data: &RunData) -> Result<String> {
     let figures = figures(data);
-    let caveat = data.caveat.as_deref();
     let part = |part: Part| -> Result<Vec<Markup>> {
-        figures.iter().filter(|figure| figure.part == part).map(|figure| picture::picture(figure, caveat)).collect()
+        figures.iter().filter(|figure| figure.part == part).map(picture::picture).collect()
     };
     let (scores, blocks, healing) = (part(Part::Scores)?, part(Part::Blocks)?, part(Part::Healing)?);
     let downloads = tables(data)?;

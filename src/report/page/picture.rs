@@ -13,7 +13,7 @@ use crate::Result;
 ///
 /// # Errors
 /// The drawing's.
-pub(super) fn picture(figure: &NamedFigure, caveat: Option<&str>) -> Result<Markup> {
+pub(super) fn picture(figure: &NamedFigure) -> Result<Markup> {
     let wide = inline(figure, PictureFormat::Column, "wide")?;
     let narrow = inline(figure, PictureFormat::Phone, "narrow")?;
     let is_map = matches!(figure.drawing, Drawing::Map(_));
@@ -24,7 +24,6 @@ pub(super) fn picture(figure: &NamedFigure, caveat: Option<&str>) -> Result<Mark
                 p { (upper_first(&figure.caption)) "." }
             }
             (PreEscaped(wide)) (PreEscaped(narrow))
-            @if let Some(caveat) = caveat { p.caveat { (caveat) } }
         }
     })
 }
@@ -80,12 +79,11 @@ mod tests {
     #[test]
     fn pictures_say_what_they_show() {
         let figure = &figures(&sweep())[0];
-        let text = picture(figure, Some("a <caveat>")).unwrap().into_string();
+        let text = picture(figure).unwrap().into_string();
         assert!(text.contains("<title id=\"scores-mmlu-acc-wide-title\">MMLU accuracy</title>"));
         assert!(text.contains("similarity: 0.800 ± 0.020 at 0, 0.796 ± 0.020 at 0.0625"), "{text}");
-        assert!(text.contains("a &lt;caveat&gt;"));
-        // on the page, the title stands above the picture, not in it
-        assert!(!text.contains("atlas/model"));
+        // on the page, the title stands above the picture, and the caveat at the page's head: not in it
+        assert!(!text.contains("atlas/model") && !text.contains("These numbers were made for a test."));
         assert!(figure.drawing.svg().unwrap().contains("atlas/model: MMLU accuracy"));
         assert!(figure.drawing.svg().unwrap().contains("These numbers were made for a test."));
     }

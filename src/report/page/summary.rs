@@ -6,6 +6,7 @@ use super::super::run::{RunData, Speed, Variant};
 use super::advice::{advice, course};
 use super::cuts::{Cut, cuts, has_repairs, score, shown};
 use super::findings::{findings, sentence_of};
+use super::story::story;
 use super::verdict::change;
 use super::words::{self, ABSENT, upper_first};
 use crate::checkpoint::ByteSize;
@@ -14,7 +15,11 @@ use crate::checkpoint::ByteSize;
 pub(super) fn summary(data: &RunData) -> Markup {
     let cuts = cuts(data);
     html! {
-        p.lead { (sentence_of(data, &cuts)) @if let Some(course) = course(data) { " " (course) } }
+        p.lead {
+            (sentence_of(data, &cuts))
+            @if let Some(course) = course(data) { " " (course) }
+            @if let Some(story) = story(data) { " " (story) }
+        }
         @if let Some(advice) = advice(data) { p.lead { b { "Recommendation. " } (advice) } }
         @if let Some(caveat) = &data.caveat { p.caveat role="note" { (caveat) } }
         (tiles(data))

@@ -2,7 +2,7 @@
 //! command, and of three at once one works.
 
 mod at_once;
-mod commands;
+pub(crate) mod commands;
 mod earlier;
 mod full;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -108,7 +108,7 @@ fn caption(data: &RunData, place: usize, measure: &ScoreColumn, is_logarithmic: 
         parts.push(format!("solid: healed, dashed: {}", if has_repairs(data) { "not healed" } else { "cut only" }));
     }
     if all().any(|score| score.stderr.is_some_and(|error| error > 0.0)) {
-        let of = if is_paired(data, place) { " of the difference to the uncut model" } else { "" };
+        let of = if is_paired(data, place) { " of the change" } else { "" };
         parts.push(format!("bars: one standard error{of}"));
     }
     let degenerate = all().filter(|score| score.is_degenerate).count();
@@ -122,4 +122,27 @@ fn caption(data: &RunData, place: usize, measure: &ScoreColumn, is_logarithmic: 
         parts.push(format!("{} not finite and not drawn", words::plural(missing, "figure")));
     }
     parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::sample::repaired;
+    use super::*;
+    use crate::report::run::Difference;
+
+    #[test]
+    fn errors_are_those_of_what_was_compared() {
+        let mut data = repaired();
+        let to = 1..=data.variants.len();
+        let difference =
+            |(to, measure)| Difference { from: 0, to, measure, difference: 0.1, stderr: Some(0.1), p: None };
+        let pairs = to.flat_map(|to| (0..data.measures.len()).map(move |measure| (to, measure)));
+        data.differences = pairs.map(difference).collect();
+        for figure in figures(&data) {
+            assert!(figure.caption.contains("bars: one standard error of the change"), "{}", figure.caption);
+        }
+        data.differences.pop();
+        let alone = figures(&data).pop().unwrap();
+        assert!(!alone.caption.contains("change") && alone.caption.contains("bars: one standard error"));
+    }
 }
