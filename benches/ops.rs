@@ -81,7 +81,7 @@ fn plain_attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor, heads: usi
 
 fn attention(criterion: &mut Criterion) {
     let (q, k, v) = (random(&[TOKENS, HIDDEN]), random(&[TOKENS, HIDDEN]), random(&[TOKENS, HIDDEN]));
-    let heads = Heads { heads: 12, kv_heads: 12, head_dim: 64, scale: 0.125, window: None, cap: None };
+    let heads = Heads { heads: 12, kv_heads: 12, head_dim: 64, scale: 0.125, window: None, cap: None, sinks: None };
     let layout = Arc::new(Layout::sequences([TOKENS]).unwrap());
     let mask: Vec<f32> = (0..TOKENS * TOKENS)
         .map(|place| if place % TOKENS > place / TOKENS { f32::NEG_INFINITY } else { 0.0 })
