@@ -46,7 +46,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "I/N")]
     shard: Option<RunShard>,
     /// End where all that is left is in other processes' hands, instead of waiting for them; the analysis, which says
-    /// what there is to do, is waited for
+    /// what there is to do, and cuts, from which several stages go on, are waited for
     #[arg(long)]
     no_wait: bool,
     /// Seconds after which the claim of a process that nothing is heard of is taken over [default: 120]

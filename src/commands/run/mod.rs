@@ -74,7 +74,8 @@ pub struct RunSettings {
     pub memory: Option<String>,
     /// Which of several processes this one is that work at the run at once: `2/4`, or `auto`.
     pub shard: Option<RunShard>,
-    /// Ends where all that is left is in other processes' hands, instead of waiting for them, but for the analysis.
+    /// Ends where all that is left is in other processes' hands, instead of waiting for them, but for the analysis and
+    /// cuts.
     pub no_wait: bool,
     /// Seconds after which the claim of a process that nothing is heard of is taken over; 120 if absent.
     pub claim_timeout: Option<u64>,

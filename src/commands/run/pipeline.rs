@@ -146,8 +146,9 @@ pub(super) fn work(
         if let (true, Some(failed)) = (held.is_empty(), line.state.failed()) {
             return Err(failed);
         }
-        // before the analysis is done, nobody knows what will be left
-        if !waits && plan.is_some() && !held.is_empty() {
+        // before the analysis is done, nobody knows what will be left; and more goes on from a cut than its maker can do
+        let is_forking = held.iter().any(|name| name.ends_with("/model"));
+        if !waits && plan.is_some() && !held.is_empty() && !is_forking {
             return Ok((Ended::Left(held), line.state));
         }
         for (name, holder) in line.state.waits() {
