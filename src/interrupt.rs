@@ -86,6 +86,12 @@ pub fn check() -> Result<()> {
     CURRENT.with_borrow(|current| current.as_ref().map_or(Ok(()), Interrupt::check))
 }
 
+/// Does `work` on a thread of the pool, where every op is then, under what this one works under.
+pub(crate) fn in_pool<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let own = current();
+    rayon::scope(|_| own.run(work))
+}
+
 /// How often a thread that waits for another looks whether it is to stop.
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -119,6 +125,13 @@ mod tests {
         let (kept, forever) = sync_channel::<()>(0);
         assert!(matches!(interrupt.run(|| apart(move || forever.recv().is_err())), Err(Error::Interrupted)));
         drop(kept);
+    }
+
+    #[test]
+    fn the_pool_looks_as_well() {
+        let interrupt = Interrupt::new();
+        interrupt.request();
+        assert!(interrupt.run(|| in_pool(check)).is_err() && in_pool(check).is_ok());
     }
 
     #[test]

@@ -245,7 +245,8 @@ impl HealRun<'_> {
         let sources = (self.settings, self.ends);
         let step = at.place.step;
         // inside the pool, as the steps are
-        rayon::scope(|_| write(self.model, &begun, sources, (step, tokens))).context(|| format!("step {}", step + 1))
+        interrupt::in_pool(|| write(self.model, &begun, sources, (step, tokens)))
+            .context(|| format!("step {}", step + 1))
     }
 
     fn validate(&self, at: &mut At) -> Result<()> {

@@ -9,7 +9,7 @@ use super::settings::HealSettings;
 use crate::collective::{Alone, Collective, Gradients, PassLoss, Sums, share};
 use crate::model::{Batch, CheckpointingPolicy, Dropout, Lesson, Lessons, Model, Said};
 use crate::ops::{self, Divergence, FiniteWatch, Optimizer, clip};
-use crate::{Context, Error, Result};
+use crate::{Context, Error, Result, interrupt};
 
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -168,8 +168,8 @@ impl<'a> Trainer<'a> {
     /// As [`Trainer::step`].
     pub fn step_with(&mut self, rows: &[Vec<u32>], written: &[Vec<u32>]) -> Result<StepReport> {
         let step = self.optimizer.steps;
-        // inside the pool, where every op is: not a thread that wakes the pool and sleeps for each of them
-        let computed = rayon::scope(|_| self.parts(rows, written));
+        // not on a thread that wakes the pool and sleeps for each op
+        let computed = interrupt::in_pool(|| self.parts(rows, written));
         let (parts, Targets { all: targets, of_text }) = computed.context(|| format!("step {}", step + 1))?;
         // outside it: a thread that waits for other processes takes up no work meanwhile
         let Sums { loss: sums, mut gradients } = self.sum(parts).context(|| format!("step {}", step + 1))?;

@@ -86,7 +86,7 @@ impl LayerFit<'_> {
             let own = (0..batch).map(|index| fits[(step * batch + index) % fits.len()].clone());
             let own: Vec<Placed<'_>> = own.collect();
             // inside the pool, where every op is
-            let (loss, mut gradients) = rayon::scope(|_| self.gradients(&block, &own))?;
+            let (loss, mut gradients) = interrupt::in_pool(|| self.gradients(&block, &own))?;
             if !loss.is_finite() {
                 return Err(Error::work(format!(
                     "{name}: step {} of layer {}: the error is not finite; train at a smaller --lr than {lr:e}",
