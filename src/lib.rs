@@ -56,6 +56,7 @@
 //! ops
 //! arch         checkpoint ops
 //! data         checkpoint
+//! collective   checkpoint ops
 //! report       checkpoint
 //! demo         checkpoint
 //! pico         arch checkpoint
@@ -63,11 +64,10 @@
 //! export       arch checkpoint ops weights
 //! model        arch checkpoint data ops pico weights
 //! surgery      arch checkpoint export model pico weights
-//! importance   arch checkpoint data model ops
+//! importance   arch checkpoint collective data model ops
 //! methods      importance model
 //! repair       arch checkpoint model ops pico weights
 //! distill      arch checkpoint data model ops
-//! collective   checkpoint ops
 //! heal         arch checkpoint collective data model ops weights
 //! eval         arch checkpoint collective data model ops weights
 //!

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use prune::Result;
-use prune::commands::analyze::{self, AnalyzeReport};
+use prune::commands::analyze;
 use serde::Serialize;
 
 use super::Context;
@@ -125,6 +125,10 @@ pub(crate) struct AnalyzeArgs {
     /// How the plan chooses [default: what suits the metric]
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(analyze::strategy_names()))]
     strategy: Option<String>,
+    /// Of several processes that analyze together (torchrun, srun): seconds after which one that nothing is heard of is
+    /// taken for dead [default: 60]
+    #[arg(long, value_name = "S")]
+    rank_timeout: Option<u64>,
     #[command(flatten)]
     #[serde(flatten)]
     compute: ComputeArgs,
@@ -136,9 +140,9 @@ pub(crate) struct AnalyzeArgs {
 pub(crate) fn run(args: &AnalyzeArgs, context: &Context) -> Result<()> {
     let settings = context.settings("analyze", args)?;
     let report = analyze::analyze(&settings, &context.bars)?;
-    context.output.report(&report, || text(&report, context.output.color()))
-}
-
-fn text(report: &AnalyzeReport, color: bool) -> String {
-    report.text(color)
+    match &report.group {
+        // process 0 tells it
+        Some(group) if !group.leads() => Ok(()),
+        _ => context.output.report(&report, || report.text(context.output.color())),
+    }
 }

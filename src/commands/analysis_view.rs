@@ -151,6 +151,9 @@ impl AnalyzeReport {
             None if self.analysis.is_none() => text.push_str(DRY),
             None => {}
         }
+        if let Some(group) = &self.group {
+            let _ = writeln!(text, "{}", group.text());
+        }
         if let Some(analysis) = &self.analysis {
             analysis_text(analysis, if color { Paint::Color } else { Paint::Blocks }, &mut text);
         }

@@ -1,86 +1,27 @@
 //! `prune analyze`: which block of layers changes the residual stream least.
 
-use std::path::PathBuf;
-
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::against::Against;
 pub use super::against::AgainstReport;
+use super::analyze_check::{check_parts, check_pass};
+pub use super::analyze_group::AnalyzeGroup;
+use super::analyze_group::{check_alike, check_settings};
 use super::analyze_outputs::Outputs;
+pub use super::analyze_report::{AnalyzeReport, AskedReport, PassReport};
 use super::analyze_search::{Asked, Deciding, Kept};
 pub use super::analyze_settings::AnalyzeSettings;
 use super::analyze_texts::Texts;
 use super::questions::Asks;
 use super::{open, sample_text};
 use crate::arch::ModelSpec;
-use crate::checkpoint::{ByteSize, Checkpoint};
-use crate::eval::questions::TaskQuestions;
-use crate::importance::{self, Analysis, DataUsed, Evaluate, METRICS, Metric, Needs, Removals, Subject};
+use crate::checkpoint::Checkpoint;
+use crate::collective::{Collective, ProcessGroup, check_rank_timeout};
+use crate::importance::{self, Analysis, DataUsed, Evaluate, METRICS, Metric, Questions, Removals, Shared};
 use crate::methods::{self, Goal, METHODS, Search};
-use crate::model::{Batch, Budget, Model, ModelOptions, Placement, Residency};
-use crate::progress::Progress;
+use crate::model::{Batch, Model, ModelOptions, Placement};
+use crate::progress::{Progress, Silent};
 use crate::{Context, Error, Result};
-
-/// What the command did.
-#[derive(Debug, Serialize)]
-pub struct AnalyzeReport {
-    /// The scores and the plan; absent in a dry run.
-    pub analysis: Option<Analysis>,
-    /// How the pass ran, or would run.
-    pub pass: Option<PassReport>,
-    /// Files written.
-    pub written: Vec<PathBuf>,
-}
-
-/// How a pass over the text runs.
-#[derive(Debug, Serialize)]
-pub struct PassReport {
-    /// Layers in memory, or streamed from disk.
-    pub residency: Residency,
-    /// Bytes of weights in memory at once.
-    pub weight_bytes: u64,
-    /// Cap on memory, bytes.
-    pub memory_bytes: u64,
-    /// Sequences.
-    pub samples: usize,
-    /// Tokens.
-    pub tokens: usize,
-    /// Where there are several texts, what of each is used.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub texts: Vec<DataUsed>,
-    /// Layers computed for each token where every candidate of a metric is; 0 where one pass gives all.
-    pub layer_passes: usize,
-    /// Questions that are asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub questions: Option<AskedReport>,
-    /// The passes of the other model and of both together, where there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub against: Option<AgainstReport>,
-    /// Candidates that an earlier process measured, which this one went on from.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub recalled: usize,
-    /// Seconds of the pass, loading not counted; absent in a dry run.
-    pub seconds: Option<f64>,
-}
-
-/// Questions and what asking them takes.
-#[derive(Debug, Serialize)]
-pub struct AskedReport {
-    /// Names of the tasks.
-    pub tasks: Vec<String>,
-    /// How many questions.
-    pub questions: usize,
-    /// Tokens that are run, shared beginnings counted once a pass.
-    pub tokens: usize,
-    /// Layers computed for each of them.
-    pub layer_passes: usize,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-fn is_zero(count: &usize) -> bool {
-    *count == 0
-}
 
 /// Names that `--metric` takes.
 #[must_use]
@@ -102,9 +43,47 @@ pub fn method_names() -> Vec<&'static str> {
 
 /// Runs `prune analyze`.
 ///
+/// Where a launcher has started several processes they share the text out: see [`crate::collective`]. The first of them
+/// writes and tells what came of it; the reports of the others say who they are.
+///
 /// # Errors
-/// Settings that do not fit together, a model or text that cannot be read, a forward pass that fails.
+/// Settings that do not fit together, a model or text that cannot be read, a forward pass that fails, processes that
+/// nothing connects.
 pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<AnalyzeReport> {
+    check_rank_timeout(settings.rank_timeout)?;
+    match ProcessGroup::launched(settings.rank_timeout)? {
+        Some(group) => analyze_together(settings, group, progress),
+        None => analyze_alone(settings, progress),
+    }
+}
+
+/// Runs `prune analyze` as one of processes that have met, all of which do the same.
+///
+/// # Errors
+/// As [`analyze`]; what another process met.
+pub fn analyze_together(
+    settings: &AnalyzeSettings,
+    group: ProcessGroup,
+    progress: &dyn Progress,
+) -> Result<AnalyzeReport> {
+    let progress: &dyn Progress = if group.rank() == 0 { progress } else { &Silent };
+    let done = check_settings(&group, settings).and_then(|()| analyzed(settings, Some(&group), progress));
+    group.close(done)
+}
+
+/// Runs `prune analyze` in this process, whatever started it.
+///
+/// # Errors
+/// As [`analyze`].
+pub(super) fn analyze_alone(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<AnalyzeReport> {
+    analyzed(settings, None, progress)
+}
+
+fn analyzed(
+    settings: &AnalyzeSettings,
+    group: Option<&ProcessGroup>,
+    progress: &dyn Progress,
+) -> Result<AnalyzeReport> {
     settings.check_amount()?;
     settings.check_against()?;
     let search = settings.search()?;
@@ -112,7 +91,17 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
     settings.check_questions()?;
     let asked = settings.asked();
     asks(settings, &asked).check()?;
-    let outputs = Outputs::open(settings)?;
+    let leads = group.is_none_or(|group| group.rank() == 0);
+    // the others write nothing
+    let outputs = if leads { Outputs::open(settings)? } else { Outputs::none() };
+    let shared_out = |samples| group.map(|group| AnalyzeGroup::new(group, samples, progress)).transpose();
+    if let Some(group) = group.filter(|_| settings.from.is_some()) {
+        // nothing to share
+        group.leave();
+        if !leads {
+            return Ok(AnalyzeReport { analysis: None, pass: None, group: shared_out(0)?, written: Vec::new() });
+        }
+    }
     let (analysis, pass) = match &settings.from {
         Some(path) => {
             let mut analysis = Analysis::read(path)?;
@@ -121,13 +110,17 @@ pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<An
             mark(settings, &mut analysis, wanted)?;
             (analysis, None)
         }
-        None => match measure(settings, &search, &outputs, progress)? {
+        None => match measure(settings, &search, (&outputs, group), progress)? {
             (Some(analysis), pass) => (analysis, pass),
-            (None, pass) => return Ok(AnalyzeReport { analysis: None, pass, written: Vec::new() }),
+            (None, pass) => {
+                let group = shared_out(pass.as_ref().map_or(0, |pass| pass.samples))?;
+                return Ok(AnalyzeReport { analysis: None, pass, group, written: Vec::new() });
+            }
         },
     };
+    let group = shared_out(pass.as_ref().map_or(0, |pass| pass.samples))?;
     let written = outputs.write(settings, &analysis, progress)?;
-    Ok(AnalyzeReport { analysis: Some(analysis), pass, written })
+    Ok(AnalyzeReport { analysis: Some(analysis), pass, group, written })
 }
 
 /// Marks the choice of `wanted` layers as the plan, or the largest whose loss is within what the settings allow.
@@ -140,9 +133,11 @@ fn mark(settings: &AnalyzeSettings, analysis: &mut Analysis, wanted: Option<usiz
 fn measure(
     settings: &AnalyzeSettings,
     search: &Search,
-    outputs: &Outputs,
+    (outputs, group): (&Outputs, Option<&ProcessGroup>),
     progress: &dyn Progress,
 ) -> Result<(Option<Analysis>, Option<PassReport>)> {
+    let members = group.map(ProcessGroup::members).transpose()?;
+    let follows = group.is_some_and(|group| group.rank() > 0);
     let checkpoint = open::computed(settings.model.as_deref(), progress)?;
     let spec = ModelSpec::from_config(&checkpoint.config)?;
     let wanted = settings.wanted(spec.layers, Some(&checkpoint))?;
@@ -153,6 +148,11 @@ fn measure(
     check_parts(settings, search, &spec)?;
     let tasks = settings.asked();
     if settings.data.is_empty() && tasks.is_empty() {
+        // nothing to share
+        group.into_iter().for_each(ProcessGroup::leave);
+        if follows {
+            return Ok((None, None));
+        }
         return of_weights(settings, search, (&checkpoint, &spec, wanted), progress);
     }
     let of_text = settings.of_text()?;
@@ -161,7 +161,12 @@ fn measure(
     }
     let seq_len = sample_text::seq_len(settings.seq_len, &spec, progress);
     let device = open::device(settings.device.as_deref(), settings.dtype.as_deref(), progress)?;
+    if group.is_some() && !device.is_cpu() {
+        return Err(Error::request("processes analyze together on CPUs: --device cpu, or one process on the GPU"));
+    }
     let budget = open::budget_beside_tokenizer(settings.memory.as_deref(), &device, &checkpoint)?;
+    let beside = members.as_ref().map_or(1, |members| members.on_this_machine);
+    let budget = open::own_share(budget, settings.memory.as_deref(), beside);
     let mut options = ModelOptions { budget, device, ..ModelOptions::default() };
     match &spec.check(&checkpoint.index)?[..] {
         [] => {}
@@ -249,22 +254,41 @@ fn measure(
         recalled: 0,
         seconds: None,
     };
+    let resolved = resolved(settings, search, Some(seq_len))?;
+    let place = outputs.place().filter(|_| searches && !settings.dry_run);
+    let deciding = Deciding { settings: &resolved, checkpoint: &checkpoint, device: &options.device };
+    let deciding = match (place, group) {
+        (None, None) => None,
+        _ => Some(deciding.map((&texts, questions.as_ref()), progress)?),
+    };
+    if let (Some(group), Some(deciding)) = (group, &deciding) {
+        check_alike(group, deciding)?;
+    }
     if settings.dry_run {
         return Ok((None, Some(pass)));
     }
+    if let Some(members) = members.filter(|_| !follows) {
+        progress.note(&format!("analyzing {}", members.describe()));
+    }
     let model = Model::open(checkpoint.clone(), &options, progress)?;
-    let resolved = resolved(settings, search, Some(seq_len))?;
-    let mut kept = match outputs.place().filter(|_| searches) {
-        Some(place) => {
-            let key = Deciding { settings: &resolved, checkpoint: &checkpoint, device: &options.device };
-            Some(Kept::open(place, key, (&texts, questions.as_ref()), progress)?)
-        }
-        None => None,
+    let shared = group.map(|group| Shared {
+        group,
+        model: &model,
+        sequences: &texts.rows,
+        questions: questions.as_ref().map(|questions| questions as &dyn Questions),
+    });
+    if let Some(shared) = shared.filter(|_| follows) {
+        return shared.follow().map(|()| (None, Some(pass)));
+    }
+    let mut kept = match (place, &deciding) {
+        (Some(place), Some(deciding)) => Some(Kept::open(place, deciding, (&texts, questions.as_ref()), progress)?),
+        _ => None,
     };
     pass.recalled = kept.as_ref().map_or(0, Kept::candidates);
     let started = std::time::Instant::now();
     let asked = Asked { search, measured: &measured, most: wanted, searches };
-    let found = asked.of(&model, (&texts, questions.as_ref()), kept.as_mut(), progress);
+    let found = asked.of(&model, (&texts, questions.as_ref()), (kept.as_mut(), shared), progress);
+    let found = found.and_then(|found| shared.as_ref().map_or(Ok(()), Shared::end).map(|()| found));
     let mut seconds = started.elapsed().as_secs_f64();
     // one model in memory after the other
     drop(model);
@@ -287,55 +311,6 @@ fn measure(
     analysis.against = compared;
     mark(settings, &mut analysis, wanted)?;
     Ok((Some(analysis), Some(pass)))
-}
-
-/// Refuses questions of which the longest pass does not fit beside the weights: passes are the same whatever memory
-/// there is.
-fn check_pass(questions: &TaskQuestions, (spec, fit): (&ModelSpec, &Placement), budget: Budget) -> Result<()> {
-    let longest = questions.batches().iter().map(Batch::tokens).max().unwrap_or(0);
-    // what enters a layer, what leaves it, and what waits for the next candidate
-    let streams = (3 * longest * spec.hidden_size * 4) as u64;
-    let needed = fit.pass_bytes(spec, longest) + streams;
-    match needed <= budget.usable() {
-        true => Ok(()),
-        false => Err(Error::request(format!(
-            "--tasks: {longest} tokens of questions go through together, which takes {} with the weights, and there are {}: \
-             fewer examples, --few-shot, make them shorter, or give more with --memory",
-            ByteSize(needed),
-            ByteSize(budget.usable())
-        ))),
-    }
-}
-
-/// Refuses scores of every attention and MLP where the model lacks some.
-fn check_parts(settings: &AnalyzeSettings, search: &Search, spec: &ModelSpec) -> Result<()> {
-    let mut measured = settings.measured()?;
-    measured.push(importance::metric(&search.metric)?);
-    let of_inputs = |metric: &&&Metric| matches!(metric.value, Evaluate::Weights(Needs::Inputs, _));
-    if let Some(metric) = measured.iter().find(of_inputs)
-        && spec.experts.is_some_and(|experts| experts.stacked.is_some())
-    {
-        return Err(Error::request(format!(
-            "{} weighs each matrix by what enters it, and the experts of a {} lie in one tensor",
-            metric.name, spec.model_type
-        )));
-    }
-    let fine: Vec<&Metric> = measured.into_iter().filter(|metric| metric.subject == Subject::SubLayer).collect();
-    if let Some(metric) = fine.iter().find(|metric| spec.parallel && metric.runs_sublayers()) {
-        return Err(Error::request(format!(
-            "{} runs attention and MLP one after the other, and in a {} model they stand side by side: follow scores of \
-             layers, or gate-sublayers",
-            metric.name, spec.model_type
-        )));
-    }
-    match (spec.without.iter().position(|without| !without.is_empty()), fine.first()) {
-        (Some(layer), Some(metric)) => Err(Error::request(format!(
-            "{} looks at every attention and MLP, and layer {layer} of this model has no {}: follow scores of layers, \
-             or analyze the model before parts were left out",
-            metric.name, spec.without[layer]
-        ))),
-        _ => Ok(()),
-    }
 }
 
 fn names(metrics: &[&Metric]) -> Vec<&'static str> {
@@ -386,7 +361,7 @@ fn resolved(settings: &AnalyzeSettings, search: &Search, seq_len: Option<usize>)
     }
     let value = serde_json::to_value(&settings).map_err(|error| Error::work(format!("settings: {error}")))?;
     let Value::Object(mut map) = value else { return Err(Error::work("settings are no table")) };
-    for key in ["out", "csv", "force", "memory", "dry_run", "from"] {
+    for key in ["out", "csv", "force", "memory", "rank_timeout", "dry_run", "from"] {
         map.remove(key);
     }
     map.retain(|_, value| !value.is_null());

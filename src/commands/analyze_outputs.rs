@@ -58,6 +58,11 @@ impl Outputs {
         Ok(Self { csv: csv.transpose()?, place: place? })
     }
 
+    /// Nothing is going to be written.
+    pub(super) fn none() -> Self {
+        Self { place: None, csv: None }
+    }
+
     /// Where the analysis is going to be, where it is kept at all.
     pub(super) fn place(&self) -> Option<&Arc<Workplace>> {
         self.place.as_ref()

@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, Workplace, content_hash};
 use crate::eval::questions::TaskQuestions;
 use crate::importance::{
     self, Agreement, DataUsed, Evidence, Journal, Measured, MeasuredOn, Metric, OfText, PartOf, Recalled, Scores,
-    Searched, Unfinished,
+    Searched, Shared, Sources, Unfinished,
 };
 use crate::methods::{OverTexts, Running, Search};
 use crate::model::Model;
@@ -38,20 +38,22 @@ impl Asked<'_> {
         &self,
         model: &Model,
         (texts, questions): (&Texts, Option<&TaskQuestions>),
-        kept: Option<&mut Kept>,
+        (kept, shared): (Option<&mut Kept>, Option<Shared<'_>>),
         progress: &dyn Progress,
     ) -> Result<Found> {
         if !self.searches {
-            let scores = self.each(texts, progress, &mut |_, sequences| {
-                importance::measure(model, self.measured, sequences, progress)
+            let scores = self.each(texts, progress, &mut |range, sequences| {
+                let sources = Sources { asked: None, shared: shared.map(|shared| (shared, range)) };
+                importance::measure_with(model, self.measured, sequences, sources, progress)
             })?;
-            let scores = self.with_questions(scores, model, questions, progress)?;
+            let scores = self.with_questions(scores, model, (questions, shared), progress)?;
             return self.found(texts, scores, model.layers(), None);
         }
         let mut measured = match questions {
             Some(questions) => Measured::asking(model, &texts.rows, questions, progress)?,
             None => Measured::new(model, &texts.rows, progress)?,
-        };
+        }
+        .together(shared);
         let mut recalled;
         let (evidence, work): (&mut dyn Evidence, _) = match kept {
             None => (&mut measured, None),
@@ -70,14 +72,15 @@ impl Asked<'_> {
                     let evidence: &mut dyn Evidence = match texts.are_several() {
                         false => &mut *evidence,
                         true => {
-                            part = PartOf::new(&mut *evidence, range);
+                            part = PartOf::new(&mut *evidence, range.clone());
                             &mut part
                         }
                     };
-                    let by = (evidence, &self.search.draws);
-                    importance::measure_with(model, self.measured, sequences, by, progress)
+                    let asked = Some((evidence, &self.search.draws));
+                    let sources = Sources { asked, shared: shared.map(|shared| (shared, range)) };
+                    importance::measure_with(model, self.measured, sequences, sources, progress)
                 })?;
-                let scores = self.with_questions(scores, model, questions, progress)?;
+                let scores = self.with_questions(scores, model, (questions, shared), progress)?;
                 work.map_or(Ok(()), |work| work.keep_scores(&scores.concat()))?;
                 scores
             }
@@ -90,11 +93,12 @@ impl Asked<'_> {
         &self,
         mut scores: Vec<Vec<Scores>>,
         model: &Model,
-        questions: Option<&TaskQuestions>,
+        (questions, shared): (Option<&TaskQuestions>, Option<Shared<'_>>),
         progress: &dyn Progress,
     ) -> Result<Vec<Vec<Scores>>> {
         if let (Some(questions), Some(own)) = (questions, scores.last_mut()) {
-            own.extend(importance::measure_questions(model, self.measured, questions, progress)?);
+            let asked = (questions as _, shared.as_ref());
+            own.extend(importance::measure_questions(model, self.measured, asked, progress)?);
             own.sort_by_key(|scores| self.measured.iter().position(|metric| metric.name == scores.metric));
         }
         Ok(scores)
@@ -168,14 +172,14 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Takes up what lies beside the output that `place` is for, or begins it.
+    /// Takes up what lies beside the output that `place` is for, or begins it: a measurement that hangs on `deciding`.
     pub(super) fn open(
         place: &Arc<Workplace>,
-        deciding: Deciding<'_>,
+        deciding: &Map<String, Value>,
         (texts, questions): (&Texts, Option<&TaskQuestions>),
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let work = Unfinished::open(place.clone(), &deciding.map((texts, questions), progress)?, progress)?;
+        let work = Unfinished::open(place.clone(), deciding, progress)?;
         let lengths = texts.rows.iter().map(Vec::len).collect();
         let questions = questions.map_or(0, |questions| questions.choices().len());
         let kept = Self { journal: work.journal(MeasuredOn { lengths, questions })?, work };
@@ -208,7 +212,11 @@ pub(super) struct Deciding<'a> {
 const HOW_MUCH: [&str; 6] = ["layers", "fraction", "target", "max_loss", "keep", "rerank"];
 
 impl Deciding<'_> {
-    fn map(
+    /// All of it, by name.
+    ///
+    /// # Errors
+    /// Files of the model that cannot be read. Interrupted.
+    pub(super) fn map(
         &self,
         (texts, questions): (&Texts, Option<&TaskQuestions>),
         progress: &dyn Progress,

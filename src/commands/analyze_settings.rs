@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
+use crate::collective::{RANK_TIMEOUT, is_patient};
 use crate::data::{Attention, BadRow, Packing, Separator, TextSplit};
 use crate::importance::{
     Amount, Draws, Evaluate, METRICS, Metric, Protect, Subject, check_questions, metric, with_parts,
@@ -111,6 +112,9 @@ pub struct AnalyzeSettings {
     pub dtype: Option<String>,
     /// Cap on memory.
     pub memory: Option<String>,
+    /// Seconds after which another process of the same analysis that nothing is heard of is taken for dead.
+    #[serde(skip_serializing_if = "is_patient")]
+    pub rank_timeout: u64,
     /// Only say what would be done.
     pub dry_run: bool,
 }
@@ -156,6 +160,7 @@ impl Default for AnalyzeSettings {
             device: None,
             dtype: None,
             memory: None,
+            rank_timeout: RANK_TIMEOUT,
             dry_run: false,
         }
     }

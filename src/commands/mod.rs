@@ -3,7 +3,10 @@
 mod against;
 mod analysis_view;
 pub mod analyze;
+mod analyze_check;
+mod analyze_group;
 mod analyze_outputs;
+mod analyze_report;
 mod analyze_search;
 mod analyze_settings;
 mod analyze_texts;

@@ -2,7 +2,7 @@
 
 use super::ranking::{LeftOut, RankedMethod};
 use crate::arch::ModelSpec;
-use crate::importance::{self, Draws, Evaluate, Evidence, Metric, Needs, Protect, Removals, Scores, Subject};
+use crate::importance::{self, Draws, Evaluate, Evidence, Metric, Needs, Protect, Removals, Scores, Sources, Subject};
 use crate::methods::{Method, Search};
 use crate::model::Model;
 use crate::plan::Dropped;
@@ -111,7 +111,10 @@ impl Group {
         let layers = model.layers();
         let scores: Vec<Scores> = match self.methods.iter().any(|method| method.is_searched()) {
             true => Vec::new(),
-            false => importance::measure_with(model, &self.metrics(), sequences, (&mut *evidence, draws), progress)?,
+            false => {
+                let sources = Sources { asked: Some((&mut *evidence, draws)), shared: None };
+                importance::measure_with(model, &self.metrics(), sequences, sources, progress)?
+            }
         };
         let mut of = |method: &&'static Method| -> Result<Dropped> {
             if let Some(range) = method.layers(layers, n)? {

@@ -4,6 +4,7 @@ use super::metrics::{Evaluate, Metric};
 use super::moments::Scores;
 use super::questions::{self, Questions};
 use super::removals::{logit_distances, rises, without_all};
+use super::shared::Shared;
 use crate::model::{EndOfStack, Loss, Model, Stacks};
 use crate::progress::Progress;
 use crate::{Error, Result};
@@ -40,6 +41,7 @@ pub struct Measured<'a> {
     model: &'a Model,
     sequences: &'a [Vec<u32>],
     questions: Option<&'a dyn Questions>,
+    shared: Option<Shared<'a>>,
     progress: &'a dyn Progress,
 }
 
@@ -52,7 +54,7 @@ impl<'a> Measured<'a> {
         if sequences.iter().all(|sequence| sequence.len() < 2) {
             return Err(Error::work("no sample has two tokens: there is nothing to predict"));
         }
-        Ok(Self { model, sequences, questions: None, progress })
+        Ok(Self { model, sequences, questions: None, shared: None, progress })
     }
 
     /// Measurements of `model` on questions, and on `sequences`, of which there may be none then.
@@ -66,9 +68,15 @@ impl<'a> Measured<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Self> {
         match sequences.is_empty() {
-            true => Ok(Self { model, sequences, questions: Some(questions), progress }),
+            true => Ok(Self { model, sequences, questions: Some(questions), shared: None, progress }),
             false => Ok(Self { questions: Some(questions), ..Self::new(model, sequences, progress)? }),
         }
+    }
+
+    /// The same, which several processes do together, that have the same sequences and questions.
+    #[must_use]
+    pub fn together(self, shared: Option<Shared<'a>>) -> Self {
+        Self { shared, ..self }
     }
 }
 
@@ -82,51 +90,70 @@ impl Evidence for Measured<'_> {
     }
 
     fn costs(&mut self, metric: &Metric, dropped: &[Vec<usize>], on: Option<&[usize]>) -> Result<Vec<Vec<Loss>>> {
-        let (model, unit) = (self.model, metric.subject.unit());
+        let unit = metric.subject.unit();
         let units = self.layers() * unit.per_layer();
-        let candidates = || dropped.iter().map(|dropped| without_all(units, dropped));
         let lacks = |what: &str| Error::request(format!("{what}; {} cannot do without", metric.name));
         if metric.value.asks_questions() {
             let questions = self.questions.ok_or_else(|| lacks("which questions? --tasks names them"))?;
-            let stacks: Vec<Vec<usize>> = candidates().collect();
-            let stacks = Stacks { unit, stacks: &stacks, beside_the_first: false };
-            return match on {
-                None => questions::wrong(model, stacks, questions, self.progress),
-                Some(_) => Err(Error::work(format!("{} asks all questions or none", metric.name))),
+            let stacks: Vec<Vec<usize>> = dropped.iter().map(|dropped| without_all(units, dropped)).collect();
+            return match (on, &self.shared) {
+                (None, Some(shared)) => shared.wrong(unit, &stacks, self.progress),
+                (None, None) => {
+                    let stacks = Stacks { unit, stacks: &stacks, beside_the_first: false };
+                    questions::wrong(self.model, stacks, questions, self.progress)
+                }
+                (Some(_), _) => Err(Error::work(format!("{} asks all questions or none", metric.name))),
             };
         }
         if self.sequences.is_empty() {
             return Err(lacks("which text? --data names it"));
         }
+        if let Some(shared) = &self.shared {
+            let on = on.map_or_else(|| (0..self.sequences.len()).collect(), <[usize]>::to_vec);
+            return shared.costs(metric, dropped, on, self.progress);
+        }
         let some: Option<Vec<Vec<u32>>> = on.map(|on| on.iter().map(|at| self.sequences[*at].clone()).collect());
-        let sequences = some.as_deref().unwrap_or(self.sequences);
-        let distance = match metric.value {
-            Evaluate::Logits(distance) => distance,
-            Evaluate::Loss => {
-                let stacks: Vec<Vec<usize>> = candidates().collect();
-                let stacks = Stacks { unit, stacks: &stacks, beside_the_first: false };
-                return model.stack_losses(stacks, sequences, "measuring losses", self.progress);
-            }
-            _ => return Err(Error::work(format!("{} cannot be measured of single candidates", metric.name))),
-        };
-        // a distance is from the whole model, which stands before the candidates
-        let stacks: Vec<Vec<usize>> = std::iter::once((0..units).collect()).chain(candidates()).collect();
-        let mut found = vec![Vec::new(); dropped.len()];
-        let mut see = |end: &EndOfStack<'_>| {
-            let ending: Vec<usize> = end.stacks.iter().filter_map(|stack| stack.checked_sub(1)).collect();
-            if ending.is_empty() {
-                return Ok(());
-            }
-            let values = logit_distances(model, end, &[distance])?.pop().unwrap_or_default();
-            ending.into_iter().for_each(|candidate| found[candidate].extend(&values));
-            Ok(())
-        };
-        let stacks = Stacks { unit, stacks: &stacks, beside_the_first: true };
-        model.run_stacks(stacks, sequences, "measuring distances", self.progress, &mut see)?;
-        Ok(found)
+        costs(self.model, metric, dropped, some.as_deref().unwrap_or(self.sequences), self.progress)
     }
 
     fn reached(&self, message: &str) {
         self.progress.reached(message);
     }
+}
+
+/// By `metric`, the value of each of `sequences` without each of these sets of layers or sub-layers: `[set][sequence]`.
+pub(super) fn costs(
+    model: &Model,
+    metric: &Metric,
+    dropped: &[Vec<usize>],
+    sequences: &[Vec<u32>],
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<Loss>>> {
+    let unit = metric.subject.unit();
+    let units = model.layers() * unit.per_layer();
+    let candidates = dropped.iter().map(|dropped| without_all(units, dropped));
+    let distance = match metric.value {
+        Evaluate::Logits(distance) => distance,
+        Evaluate::Loss => {
+            let stacks: Vec<Vec<usize>> = candidates.collect();
+            let stacks = Stacks { unit, stacks: &stacks, beside_the_first: false };
+            return model.stack_losses(stacks, sequences, "measuring losses", progress);
+        }
+        _ => return Err(Error::work(format!("{} cannot be measured of single candidates", metric.name))),
+    };
+    // a distance is from the whole model, which stands before the candidates
+    let stacks: Vec<Vec<usize>> = std::iter::once((0..units).collect()).chain(candidates).collect();
+    let mut found = vec![Vec::new(); dropped.len()];
+    let mut see = |end: &EndOfStack<'_>| {
+        let ending: Vec<usize> = end.stacks.iter().filter_map(|stack| stack.checked_sub(1)).collect();
+        if ending.is_empty() {
+            return Ok(());
+        }
+        let values = logit_distances(model, end, &[distance])?.pop().unwrap_or_default();
+        ending.into_iter().for_each(|candidate| found[candidate].extend(&values));
+        Ok(())
+    };
+    let stacks = Stacks { unit, stacks: &stacks, beside_the_first: true };
+    model.run_stacks(stacks, sequences, "measuring distances", progress, &mut see)?;
+    Ok(found)
 }

@@ -1,6 +1,7 @@
 //! Every score that is asked for: a pass for each kind, whatever the number of scores.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 
@@ -11,6 +12,7 @@ use super::moments::{Moments, Scores};
 use super::observer::{ChannelWatch, Watch};
 use super::probe::Probe;
 use super::removals::Removals;
+use super::shared::Shared;
 use crate::arch::{LayerTensor, ModelSpec, Role};
 use crate::checkpoint::Checkpoint;
 use crate::model::{Batch, LayerGradients, Loss, Model, StackUnit, WantedGradients, parameter};
@@ -64,33 +66,33 @@ pub fn measure(
     progress: &dyn Progress,
 ) -> Result<Vec<Scores>> {
     match metrics.iter().any(|metric| matches!(metric.value, Evaluate::Coalitions(_))) {
-        false => all(model, metrics, sequences, None, progress),
+        false => measure_with(model, metrics, sequences, Sources::default(), progress),
         true => {
-            let mut evidence = Measured::new(model, sequences, progress)?;
-            measure_with(model, metrics, sequences, (&mut evidence, &Draws::default()), progress)
+            let (mut evidence, draws) = (Measured::new(model, sequences, progress)?, Draws::default());
+            let sources = Sources { asked: Some((&mut evidence, &draws)), shared: None };
+            measure_with(model, metrics, sequences, sources, progress)
         }
     }
 }
 
-/// [`measure`], where what metrics ask for themselves comes from this evidence, with these draws.
+/// Where numbers come from beside the model.
+#[derive(Default)]
+pub struct Sources<'a> {
+    /// What metrics ask for themselves, with these draws.
+    pub asked: Option<(&'a mut dyn Evidence, &'a Draws)>,
+    /// Other processes, and which of the sequences that they have are measured.
+    pub shared: Option<(Shared<'a>, Range<usize>)>,
+}
+
+/// [`measure`], from these sources.
 ///
 /// # Errors
-/// As [`measure`], and those of the evidence.
+/// As [`measure`], and those of the evidence; what another process met.
 pub fn measure_with(
     model: &Model,
     metrics: &[&'static Metric],
     sequences: &[Vec<u32>],
-    (evidence, draws): (&mut dyn Evidence, &Draws),
-    progress: &dyn Progress,
-) -> Result<Vec<Scores>> {
-    all(model, metrics, sequences, Some((evidence, draws)), progress)
-}
-
-fn all(
-    model: &Model,
-    metrics: &[&'static Metric],
-    sequences: &[Vec<u32>],
-    asked: Option<(&mut dyn Evidence, &Draws)>,
+    Sources { asked, shared }: Sources<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Scores>> {
     let metrics = with_parts(metrics);
@@ -102,8 +104,12 @@ fn all(
     let mut scores = Vec::new();
     if metrics.iter().any(|metric| matches!(metric.value, Evaluate::Pair(_))) {
         let mut probe = Probe::new(layers, metrics.iter().copied());
-        let batches = Batch::pack(sequences, model.pass_tokens(layers + 1))?;
-        model.run(&batches, &mut Watch::new(&mut probe, &batches), "measuring", progress)?;
+        if let Some((shared, on)) = &shared {
+            shared.pairs(&mut probe, &metrics, on.clone(), progress)?;
+        } else {
+            let batches = Batch::pack(sequences, model.pass_tokens(layers + 1))?;
+            model.run(&batches, &mut Watch::new(&mut probe, &batches), "measuring", progress)?;
+        }
         scores.extend(probe.finish()?);
     }
     let mut channels = Probe::of_channels(layers, metrics.iter().copied());
@@ -117,9 +123,16 @@ fn all(
     scores.extend(of_gradients(model, &metrics, sequences, progress)?);
     scores.extend(of_inputs(model, &metrics, sequences, progress)?);
     scores.extend(of_depths(model, &metrics, sequences, progress)?);
-    let removals = Removals::new(layers, metrics.iter().copied());
+    // outputs are compared over all sequences at once
+    let compares = |metric: &&&Metric| matches!(metric.value, Evaluate::Outputs(_)) || shared.is_none();
+    let (compared, told): (Vec<&Metric>, Vec<&Metric>) = metrics.iter().partition(compares);
+    let removals = Removals::new(layers, compared);
     if !removals.is_empty() {
         scores.extend(removals.measure(model, sequences, progress)?);
+    }
+    let removals = Removals::new(layers, told.iter().copied());
+    if let (Some((shared, on)), false) = (&shared, removals.is_empty()) {
+        scores.extend(removals.of_losses(shared.removals(&told, on.clone(), progress)?)?);
     }
     if let Some((evidence, draws)) = asked {
         for metric in &metrics {

@@ -60,6 +60,7 @@ mod parts;
 mod probe;
 mod questions;
 mod removals;
+mod shared;
 mod streams;
 mod texts;
 mod unfinished;
@@ -73,7 +74,7 @@ pub use draws::{Draws, Uniforms};
 pub use evidence::{Evidence, Measured};
 pub use final_states::FinalStates;
 pub use journal::{Journal, MeasuredOn, Recalled};
-pub use measure::{measure, measure_weights, measure_with};
+pub use measure::{Sources, measure, measure_weights, measure_with};
 pub(crate) use measure::{reserved_bytes, with_parts};
 pub use metrics::{
     Coalitions, Drawn, Evaluate, LogitDistance, METRICS, Metric, Mixture, Needs, OfOutputs, OfWeights, Order, Pair,
@@ -90,6 +91,7 @@ pub use questions::{Questions, measure_questions};
 pub(crate) use questions::{check_questions, question_bytes};
 pub(crate) use removals::rises;
 pub use removals::{Removals, without};
+pub use shared::Shared;
 pub use streams::Streams;
 pub(crate) use texts::check_size;
 pub use texts::{Agreement, OfText, Transfer, together};

@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use super::metrics::{Evaluate, Metric, Subject};
 use super::moments::{Moments, Scores};
 use super::removals::Removals;
+use super::shared::Shared;
 use crate::arch::ModelSpec;
 use crate::model::{Batch, EndOfStack, Loss, Model, Observer, Stacks};
 use crate::progress::Progress;
@@ -47,20 +48,24 @@ fn requests(questions: &dyn Questions) -> usize {
     questions.choices().iter().map(|(choices, _)| choices.end).max().unwrap_or(0)
 }
 
-/// The scores of those of `metrics` that look at questions, of `model` on `questions`.
+/// The scores of those of `metrics` that look at questions, of `model` on `questions`; shared out where other processes
+/// have both.
 ///
 /// # Errors
 /// As [`Model::run`]; questions that a metric cannot look at.
 pub fn measure_questions(
     model: &Model,
     metrics: &[&'static Metric],
-    questions: &dyn Questions,
+    (questions, shared): (&dyn Questions, Option<&Shared<'_>>),
     progress: &dyn Progress,
 ) -> Result<Vec<Scores>> {
     let mut scores = at_depths(model, metrics, questions, progress)?;
     let removals = Removals::of_questions(model.layers(), metrics.iter().copied());
     if !removals.is_empty() {
-        scores.extend(removals.ask(model, questions, progress)?);
+        scores.extend(match shared {
+            Some(shared) => removals.ask_shared(shared, progress)?,
+            None => removals.ask(model, questions, progress)?,
+        });
     }
     Ok(scores)
 }

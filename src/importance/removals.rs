@@ -3,6 +3,7 @@
 use super::metrics::{Evaluate, LogitDistance, Metric, OfOutputs, Subject, TokenLogits};
 use super::moments::{Moments, Scores};
 use super::questions::{self, Questions};
+use super::shared::Shared;
 use crate::model::{EndOfStack, Loss, Model, StackUnit, Stacks, Trie};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
@@ -92,13 +93,23 @@ impl Removals {
     pub fn ask(self, model: &Model, questions: &dyn Questions, progress: &dyn Progress) -> Result<Vec<Scores>> {
         let stacks = Stacks { unit: self.unit, stacks: &self.stacks, beside_the_first: false };
         let wrong = questions::wrong(model, stacks, questions, progress)?;
+        Ok(self.of_answers(&wrong))
+    }
+
+    /// The same, asked by several processes.
+    pub(super) fn ask_shared(self, shared: &Shared<'_>, progress: &dyn Progress) -> Result<Vec<Scores>> {
+        let wrong = shared.wrong(self.unit, &self.stacks, progress)?;
+        Ok(self.of_answers(&wrong))
+    }
+
+    fn of_answers(&self, wrong: &[Vec<Loss>]) -> Vec<Scores> {
         let (whole, mut rest) = wrong.split_at(1);
         let scores = self.metrics.iter().map(|(metric, rows)| {
             let own;
             (own, rest) = rest.split_at(rows.iter().sum());
             rises(&whole[0], &own.iter().collect::<Vec<_>>(), rows.clone(), metric.name)
         });
-        Ok(scores.collect())
+        scores.collect()
     }
 
     /// Runs every candidate over `sequences`, and gives the means over tokens, in the order of the metrics. Errors are
@@ -110,40 +121,72 @@ impl Removals {
         if sequences.iter().all(|sequence| sequence.len() < 2) {
             return Err(Error::work("no sample has two tokens: there is nothing to predict"));
         }
+        let found = self.run(model, sequences, progress)?;
+        self.scores(found)
+    }
+
+    /// Of each stack the value of each of `sequences`, the whole model's first: none of it where no loss is asked for,
+    /// and none where outputs are compared.
+    pub(super) fn losses(
+        &self,
+        model: &Model,
+        sequences: &[Vec<u32>],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<Loss>>> {
+        let mut losses = self.run(model, sequences, progress)?.losses;
+        if !self.metrics.iter().any(|(metric, _)| matches!(metric.value, Evaluate::Loss)) {
+            // distances are from the whole model, which has none
+            let nothing = |own: &Loss| Loss { sum: 0.0, tokens: own.tokens };
+            losses[0] = losses.get(1).map_or_else(Vec::new, |own| own.iter().map(nothing).collect());
+        }
+        Ok(losses)
+    }
+
+    /// The same scores, from the [`losses`](Self::losses) of all sequences.
+    pub(super) fn of_losses(self, losses: Vec<Vec<Loss>>) -> Result<Vec<Scores>> {
+        if losses.iter().flatten().all(|loss| loss.tokens == 0) {
+            return Err(Error::work("no sample has two tokens: there is nothing to predict"));
+        }
+        let watches = self.watches();
+        self.scores(Found { losses, watches })
+    }
+
+    fn watches(&self) -> Vec<Watched> {
         let mut next = 1;
         let watches = self.metrics.iter().map(|(metric, rows)| {
             let first = next;
             next += rows.iter().sum::<usize>();
-            Watched::new(metric, first..next)
+            Watched { stacks: first..next, how: How::of(metric, next - first) }
         });
-        let mut watches: Vec<Watched> = watches.collect();
-        let compares = watches.iter().any(|watch| !matches!(watch.how, How::Loss(_)));
-        let mut whole: Vec<Loss> = Vec::new();
-        let asks = watches.iter().any(|watch| matches!(watch.how, How::Loss(_)));
+        watches.collect()
+    }
+
+    fn run(&self, model: &Model, sequences: &[Vec<u32>], progress: &dyn Progress) -> Result<Found> {
+        let mut watches = self.watches();
+        let compares = watches.iter().any(|watch| !matches!(watch.how, How::Loss));
+        let mut losses = vec![Vec::new(); self.stacks.len()];
+        let asks = watches.iter().any(|watch| matches!(watch.how, How::Loss));
         let mut see = |end: &EndOfStack<'_>| {
-            let is_loss = |watch: &&mut Watched| matches!(watch.how, How::Loss(_));
-            let wanted =
-                |stack: &usize| watches.iter().any(|w| matches!(w.how, How::Loss(_)) && w.stacks.contains(stack));
+            let wanted = |stack: &usize| watches.iter().any(|w| matches!(w.how, How::Loss) && w.stacks.contains(stack));
             if asks && end.stacks.iter().any(|stack| *stack == 0 || wanted(stack)) {
                 let found = end.losses()?;
-                // where memory asks for several rounds, it is in each of them
-                if end.stacks.contains(&0) && whole.len() < sequences.len() {
-                    whole.extend(&found);
-                }
-                for watch in watches.iter_mut().filter(is_loss) {
-                    watch.take(end.stacks, &found);
+                for &stack in end.stacks {
+                    // where memory asks for several rounds, the whole model is in each of them
+                    if wanted(&stack) || stack == 0 && losses[0].len() < sequences.len() {
+                        losses[stack].extend(&found);
+                    }
                 }
             }
-            let distances: Vec<(usize, LogitDistance)> = watches
+            let distances: Vec<(&Watched, LogitDistance)> = watches
                 .iter()
-                .enumerate()
-                .filter(|(_, watch)| end.stacks.iter().any(|stack| watch.stacks.contains(stack)))
-                .filter_map(|(at, watch)| if let How::Logits(of, _) = &watch.how { Some((at, *of)) } else { None })
+                .filter(|watch| end.stacks.iter().any(|stack| watch.stacks.contains(stack)))
+                .filter_map(|watch| if let How::Logits(of) = watch.how { Some((watch, of)) } else { None })
                 .collect();
             if !distances.is_empty() {
                 let of: Vec<LogitDistance> = distances.iter().map(|(_, distance)| *distance).collect();
-                for ((at, _), found) in distances.iter().zip(logit_distances(model, end, &of)?) {
-                    watches[*at].take(end.stacks, &found);
+                for ((watch, _), found) in distances.iter().zip(logit_distances(model, end, &of)?) {
+                    let own = end.stacks.iter().filter(|stack| watch.stacks.contains(stack));
+                    own.for_each(|stack| losses[*stack].extend(&found));
                 }
             }
             watches.iter_mut().try_for_each(|watch| watch.compare(end))
@@ -151,19 +194,34 @@ impl Removals {
         let what = if compares { "measuring without layers" } else { "measuring losses" };
         let stacks = Stacks { unit: self.unit, stacks: &self.stacks, beside_the_first: compares };
         model.run_stacks(stacks, sequences, what, progress, &mut see)?;
-        let scores = watches.into_iter().zip(self.metrics).map(|(watch, (metric, rows))| match watch.how {
-            How::Loss(found) => Ok(rises(&whole, &found.iter().collect::<Vec<_>>(), rows, metric.name)),
-            How::Logits(_, found) => {
-                let nothing: Vec<Loss> = found[0].iter().map(|own| Loss { sum: 0.0, tokens: own.tokens }).collect();
-                Ok(rises(&nothing, &found.iter().collect::<Vec<_>>(), rows, metric.name))
-            }
-            How::Outputs(compared) => {
-                let mean = vec![compared.finish().context(|| metric.name)?];
-                Ok(Scores { metric: metric.name.to_owned(), mean, stderr: None, difference_stderr: None })
+        Ok(Found { losses, watches })
+    }
+
+    fn scores(self, found: Found) -> Result<Vec<Scores>> {
+        let Found { losses, watches } = found;
+        let scores = watches.into_iter().zip(self.metrics).map(|(watch, (metric, rows))| {
+            let own: Vec<&Vec<Loss>> = losses[watch.stacks].iter().collect();
+            match watch.how {
+                How::Loss => Ok(rises(&losses[0], &own, rows, metric.name)),
+                How::Logits(_) => {
+                    let nothing = own[0].iter().map(|own| Loss { sum: 0.0, tokens: own.tokens });
+                    Ok(rises(&nothing.collect::<Vec<_>>(), &own, rows, metric.name))
+                }
+                How::Outputs(compared) => {
+                    let mean = vec![compared.finish().context(|| metric.name)?];
+                    Ok(Scores { metric: metric.name.to_owned(), mean, stderr: None, difference_stderr: None })
+                }
             }
         });
         scores.collect()
     }
+}
+
+/// What came of running all stacks.
+struct Found {
+    /// `[stack][sequence]`, the whole model's first.
+    losses: Vec<Vec<Loss>>,
+    watches: Vec<Watched>,
 }
 
 /// A metric and its candidates.
@@ -172,32 +230,24 @@ struct Watched {
     how: How,
 }
 
-/// Of each candidate its value of each sequence, or what compares them.
+/// How a candidate is looked at: by a value of each sequence, or by what compares outputs.
 enum How {
-    Loss(Vec<Vec<Loss>>),
-    Logits(LogitDistance, Vec<Vec<Loss>>),
+    Loss,
+    Logits(LogitDistance),
     Outputs(Box<dyn OfOutputs>),
 }
 
-impl Watched {
-    fn new(metric: &Metric, stacks: std::ops::Range<usize>) -> Self {
-        let found = vec![Vec::new(); stacks.len()];
-        let how = match metric.value {
-            Evaluate::Logits(distance) => How::Logits(distance, found),
-            Evaluate::Outputs(compare) => How::Outputs(compare(stacks.len())),
-            _ => How::Loss(found),
-        };
-        Self { stacks, how }
-    }
-
-    /// Takes the values of the sequences of a batch.
-    fn take(&mut self, stacks: &[usize], values: &[Loss]) {
-        let Self { stacks: own, how: How::Loss(found) | How::Logits(_, found) } = self else { return };
-        for stack in stacks.iter().filter(|stack| own.contains(stack)) {
-            found[stack - own.start].extend(values);
+impl How {
+    fn of(metric: &Metric, candidates: usize) -> Self {
+        match metric.value {
+            Evaluate::Logits(distance) => Self::Logits(distance),
+            Evaluate::Outputs(compare) => Self::Outputs(compare(candidates)),
+            _ => Self::Loss,
         }
     }
+}
 
+impl Watched {
     fn compare(&mut self, end: &EndOfStack<'_>) -> Result<()> {
         let Self { stacks: own, how: How::Outputs(compared) } = self else { return Ok(()) };
         let mut mine = end.stacks.iter().filter(|stack| own.contains(stack));

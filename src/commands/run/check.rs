@@ -101,7 +101,7 @@ impl Checked<'_> {
                 dry_run: true,
                 ..analysis.settings
             };
-            analyze::analyze(&settings, progress).context(|| analysis.name)?;
+            analyze::analyze_alone(&settings, progress).context(|| analysis.name)?;
         }
         Ok(())
     }

@@ -138,7 +138,7 @@ impl Ahead<'_> {
             out: None,
             ..asked.settings.clone()
         };
-        let pass = analyze::analyze(&settings, progress).context(|| name.clone())?.pass;
+        let pass = analyze::analyze_alone(&settings, progress).context(|| name.clone())?.pass;
         let streams = 4 * (self.spec.layers as u64 + 1) * self.spec.hidden_size as u64;
         let (memory, seconds) = match &pass {
             Some(pass) => (

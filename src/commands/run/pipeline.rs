@@ -146,7 +146,7 @@ pub(super) fn work(
         if let (true, Some(failed)) = (held.is_empty(), line.state.failed()) {
             return Err(failed);
         }
-        // before the analysis is done, nobody knows what will be left; and more goes on from a cut than its maker can do
+        // before the analysis is done, nobody knows what will be left; and from a cut more goes on than one can do
         let is_forking = held.iter().any(|name| name.ends_with("/model"));
         if !waits && plan.is_some() && !held.is_empty() && !is_forking {
             return Ok((Ended::Left(held), line.state));
@@ -293,7 +293,7 @@ impl<'a> Line<'a> {
         let told = self.begin(&stage);
         let settings = AnalyzeSettings { model: Some(path.to_owned()), force: true, ..asked.settings.clone() };
         let samples: Step<usize> = self.state.run(&stage, &told, |job, progress| {
-            let report = analyze::analyze(&AnalyzeSettings { out: Some(job.out.clone()), ..settings }, progress)?;
+            let report = analyze::analyze_alone(&AnalyzeSettings { out: Some(job.out.clone()), ..settings }, progress)?;
             Ok(report.analysis.map_or(0, |analysis| analysis.data.samples))
         })?;
         let Step::Is(_) = samples else { return Ok(Step::Waits) };

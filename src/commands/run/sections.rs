@@ -18,7 +18,20 @@ use crate::{Result, settings};
 pub(super) const OWN: [(&str, &[&str]); 5] = [
     (
         "analyze",
-        &["model", "layers", "fraction", "target", "max_loss", "keep", "from", "out", "csv", "force", "dry_run"],
+        &[
+            "model",
+            "layers",
+            "fraction",
+            "target",
+            "max_loss",
+            "keep",
+            "from",
+            "out",
+            "csv",
+            "force",
+            "rank_timeout",
+            "dry_run",
+        ],
     ),
     (
         "cut",

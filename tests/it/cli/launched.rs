@@ -6,6 +6,7 @@ use crate::fixture::desk::Desk;
 const HEAL: &str = "heal model --data text.jsonl --seq-len 8 --rank 2 --steps 2 --batch 2 -o healed --quiet";
 const DRY: &str = "heal model --data text.jsonl --seq-len 8 --rank 2 --steps 2 --batch 2 --dry-run --json";
 
+const ANALYZE: &str = "analyze model --data text.jsonl -o scores --quiet";
 const EVAL: &str = "eval model --tasks text:text.jsonl -o scores --quiet";
 
 /// What the environment of the tests themselves may have.
@@ -45,7 +46,7 @@ fn several_that_cannot_meet_are_refused() {
     let desk = Desk::new();
     let first = [("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")];
     let second = [("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "70000")];
-    for line in [HEAL, DRY, EVAL] {
+    for line in [HEAL, DRY, EVAL, ANALYZE] {
         refused(&desk, line, &first, &["WORLD_SIZE=2", "MASTER_PORT", "alone"]);
         refused(&desk, line, &second, &["MASTER_PORT=70000", "65535"]);
         refused(&desk, line, &[("RANK", "2"), ("WORLD_SIZE", "2")], &["RANK=2", "WORLD_SIZE=2"]);

@@ -14,6 +14,8 @@ use crate::outputs::commands::timeless;
 const HEAL: &str = "heal model --data text.jsonl --eval-data text.jsonl --eval-samples 2 --eval-every 4 --seq-len 8 --rank 2 \
                     --batch 6 --pass-tokens 8 --warmup 1 --save-every 2 --threads 1 --quiet";
 
+const ANALYZE: &str = "analyze model --data text.jsonl --method sleb --threads 1 --quiet";
+
 const EVAL: &str = "eval model --tasks text:text.jsonl --pass-tokens 8 --threads 1 --quiet";
 
 /// Process `rank` of `size`, which meets the others at `port`.
@@ -93,6 +95,21 @@ fn processes_score_to_the_bytes_of_one() {
         assert!(said.starts_with("error: ") && said.trim_end().lines().count() == 1, "{said}");
     }
     assert!(!desk.path("none").exists());
+}
+
+#[test]
+fn processes_analyze_to_the_bytes_of_one() {
+    let desk = Desk::new();
+    let line = |out: &str| format!("{ANALYZE} -o {out}");
+    assert!(desk.run(&line("one")).status.success());
+    for output in together(&desk, &line("over-3"), 3) {
+        assert!(output.status.success() && said(&output).is_empty(), "{}", said(&output));
+    }
+    same(&desk, "one", "over-3");
+    let told = together(&desk, "analyze model --data text.jsonl --dry-run --json", 2);
+    assert!(told[1].stdout.is_empty() && told[1].stderr.is_empty());
+    let told: serde_json::Value = serde_json::from_slice(&told[0].stdout).unwrap();
+    assert_eq!((&told["group"]["launcher"], &told["group"]["processes"]), (&"torchrun".into(), &2.into()));
 }
 
 /// One is killed when some answers are there: the other says so, and one process goes on to the bytes it makes alone.

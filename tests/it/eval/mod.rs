@@ -10,6 +10,6 @@ mod programs;
 mod recorded;
 mod requests;
 mod shards;
-mod shared;
+pub(crate) mod shared;
 mod together;
 mod ways;

@@ -11,6 +11,7 @@ mod questions;
 mod ranking;
 mod sizes;
 mod texts;
+mod together;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -114,7 +114,8 @@ fn margins_lens_and_probe_equal_the_references() {
     let golden = read(&golden);
     let questions = questions(&dir, &shared("demo/boolq").unwrap(), 60);
     let named: Vec<&Metric> = ["margin", "lens-accuracy", "probe"].iter().map(|name| metric(name).unwrap()).collect();
-    let run = |options: &ModelOptions| measure_questions(&open(&dir, options), &named, &questions, &Silent).unwrap();
+    let run =
+        |options: &ModelOptions| measure_questions(&open(&dir, options), &named, (&questions, None), &Silent).unwrap();
     let found = run(&options(Residency::Resident));
     let rows = |key: &str| -> Vec<f64> { serde_json::from_value(golden.pointer(key).unwrap().clone()).unwrap() };
     let near = |found: &[f64], key: &str, most: f64, from: usize| {
@@ -131,7 +132,9 @@ fn margins_lens_and_probe_equal_the_references() {
     // from disk, and with so little memory that stacks go one by one
     assert_eq!(run(&options(Residency::Streamed)), found);
     let removed: Vec<&Metric> = vec![metric("layer-accuracy").unwrap()];
-    let run = |options: &ModelOptions| measure_questions(&open(&dir, options), &removed, &questions, &Silent).unwrap();
+    let run = |options: &ModelOptions| {
+        measure_questions(&open(&dir, options), &removed, (&questions, None), &Silent).unwrap()
+    };
     let tight = ModelOptions { budget: Budget::new(Some(100 << 20)), ..options(Residency::Streamed) };
     assert_eq!(run(&tight), run(&options(Residency::Resident)));
 }
