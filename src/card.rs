@@ -3,6 +3,8 @@
 //! its last name, and is no `base_model`.
 
 pub(crate) mod results;
+mod usage;
+
 use std::fmt::Write;
 use std::path::Path;
 
@@ -17,9 +19,11 @@ const CARRIED: &[&str] = &["language", "license", "license_link", "license_name"
 
 /// What a card is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Kind<'a> {
     /// A model with weights of its own.
     Model,
+    /// A model in a GGUF file of this name.
+    Gguf(&'a str),
     /// A model in four bits.
     FourBit,
     /// An adapter in PEFT's files.
@@ -30,7 +34,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub struct MadeFrom<'a> {
     /// What the card is of.
-    pub kind: Kind,
+    pub kind: Kind<'a>,
     /// From the first model on; the last step made this one.
     pub history: &'a Provenance,
     /// The model that the last step started from.
@@ -67,7 +71,8 @@ impl MadeFrom<'_> {
             _ = writeln!(text, "{line}");
         }
         text.push_str("tags:\n");
-        for tag in tags {
+        let gguf = matches!(self.kind, Kind::Gguf(_)).then_some(&"gguf");
+        for tag in tags.iter().chain(gguf) {
             _ = writeln!(text, "- {tag}");
         }
         let depth = match layers.len() == origin.layers {
@@ -121,64 +126,6 @@ impl MadeFrom<'_> {
             }
         }
         said
-    }
-
-    /// How it is opened, in Python and here.
-    #[must_use]
-    pub fn usage(&self) -> String {
-        let mut text =
-            String::from("## Usage\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n");
-        let base = if on_hub(self.parent).is_some() { called(self.parent) } else { "MODEL".to_owned() };
-        match self.kind {
-            Kind::Adapter => {
-                _ = write!(
-                    text,
-                    "from peft import PeftModel\n\nmodel = AutoModelForCausalLM.from_pretrained(\"{base}\", \
-                     dtype=\"auto\")\nmodel = PeftModel.from_pretrained(model, \"ADAPTER\")\ntokenizer = \
-                     AutoTokenizer.from_pretrained(\"{base}\")\n```\n\nMODEL is the model it was trained on, {}, and \
-                     ADAPTER this directory.",
-                    self.lost()
-                );
-                if let Some(again) = self.again("MODEL").filter(|_| self.is_cut() && on_hub(self.parent).is_none()) {
-                    _ = write!(text, " `{again}` makes it, unless it was trained since.");
-                }
-                text.push_str(
-                    " Put into its weights, by `prune merge MODEL --adapter ADAPTER -o DIR`, it needs no PEFT.\n",
-                );
-            }
-            Kind::Model | Kind::FourBit if self.history.has_seam_maps() => {
-                text =
-                    "## Usage\n\n`seam_maps` in `config.json` says which layers have a linear map behind them: `prune \
-                        sample` and `prune eval` know them. No other program knows these maps, nor its `model_type`.\n"
-                        .to_owned();
-            }
-            Kind::Model | Kind::FourBit if self.history.format() == Some("per-layer") => {
-                text = String::from(
-                    "## Usage\n\n`per_layer_config` in `config.json` says which parts layers lack. `prune sample DIR \
-                     --prompt TEXT` lets the model speak, `prune eval DIR --tasks NAMES` scores it. transformers reads \
-                     the key, but its models do not leave parts out yet: do not open it there.\n",
-                );
-            }
-            Kind::Model | Kind::FourBit => {
-                let trusted = if self.history.format() == Some("nas") { ", trust_remote_code=True" } else { "" };
-                _ = write!(
-                    text,
-                    "\nmodel = AutoModelForCausalLM.from_pretrained(\"DIR\", dtype=\"auto\"{trusted})\ntokenizer = \
-                     AutoTokenizer.from_pretrained(\"DIR\")\n```\n\nDIR is this directory, or its name on the hub. \
-                     `prune sample DIR --prompt TEXT` lets it speak, `prune eval DIR --tasks NAMES` scores it.\n"
-                );
-            }
-        }
-        text
-    }
-
-    /// The command that takes the same away from the first model; `None` where it takes more than a list.
-    #[must_use]
-    pub fn again(&self, out: &str) -> Option<String> {
-        let gone = self.history.gone().to_string().replace(", ", ",");
-        let format = self.history.format().map(|format| format!(" --format {format}")).unwrap_or_default();
-        let command = format!("prune cut {} --drop {gone}{format} -o {out}", quoted(&pinned(&self.history.origin)));
-        (!self.history.is_rebuilt() && self.history.repairs().next().is_none()).then_some(command)
     }
 }
 
@@ -362,7 +309,7 @@ mod tests {
             let local = model(id, None, 2);
             assert_eq!((called(&local).as_str(), pinned(&local).as_str()), (name, exact));
             let history = Provenance::new(local.clone());
-            for kind in [Kind::Model, Kind::FourBit, Kind::Adapter] {
+            for kind in [Kind::Model, Kind::Gguf("m.gguf"), Kind::FourBit, Kind::Adapter] {
                 let made = MadeFrom { kind, history: &history, parent: &local, parent_card: None };
                 let text = made.head("", &[]) + &made.lost() + &made.usage() + &made.again("DIR").unwrap();
                 assert!(!text.contains("/home") && !text.contains("../"), "{text}");

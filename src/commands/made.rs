@@ -175,12 +175,12 @@ impl Described {
     ///
     /// # Errors
     /// Work: the disk's.
-    pub(super) fn write(&self, dir: &Path, kind: Kind) -> Result<()> {
+    pub(super) fn write(&self, dir: &Path, kind: Kind<'_>) -> Result<()> {
         write_new(&dir.join(provenance::FILE), self.history.to_json()?)?;
         write_new(&dir.join(card::FILE), self.card(kind))
     }
 
-    fn card(&self, kind: Kind) -> String {
+    fn card(&self, kind: Kind<'_>) -> String {
         let Self { history, parent, parent_card, what, healing } = self;
         let made = MadeFrom { kind, history, parent, parent_card: parent_card.as_deref() };
         let is_cut = made.is_cut();
@@ -193,7 +193,7 @@ impl Described {
             Kind::Adapter => ", adapter",
             Kind::FourBit => ", in four bits",
             Kind::Model if healing.is_some() => ", healed",
-            Kind::Model => "",
+            Kind::Model | Kind::Gguf(_) => "",
         };
         let mut text = made.head(behind, tags);
         let subject = if kind == Kind::Adapter { "An adapter for " } else { "" };

@@ -11,7 +11,8 @@ use crate::provenance::Provenance;
 pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> String {
     let mut plan = cut.plan().clone();
     let parent = plan.planned_for.clone();
-    let made = MadeFrom { kind: Kind::Model, history, parent: &parent, parent_card: source };
+    let files = cut.files();
+    let made = MadeFrom { kind: kind(&files), history, parent: &parent, parent_card: source };
     // what other tools are told names no directory either
     (plan.planned_for.id, plan.planned_for.revision) = (pinned(&parent), None);
     let dropped = plan.dropped();
@@ -81,6 +82,14 @@ pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> Str
     }
     say("`prune.json` names the source's files, every step and every change to `config.json`.");
     text
+}
+
+/// What the card of something in these weight files is of.
+pub(super) fn kind(files: &[(String, u64)]) -> Kind<'_> {
+    match files {
+        [(file, _)] if file.ends_with(".gguf") => Kind::Gguf(file),
+        _ => Kind::Model,
+    }
 }
 
 /// Whether anything was trained on the way, in words.

@@ -1,9 +1,9 @@
 //! The model card of a grown checkpoint: which layers were inserted, how they were made, and how to do it again.
 
 use super::Cut;
-use super::card::{short_count, trained_since};
+use super::card::{kind, short_count, trained_since};
 use super::grow::growth;
-use crate::card::{Kind, MadeFrom, called, pinned, quoted};
+use crate::card::{MadeFrom, called, pinned, quoted};
 use crate::provenance::Provenance;
 
 /// `README.md` for the growth `cut`, whose history (this growth included) is `history`; `source` is the text of the
@@ -11,7 +11,8 @@ use crate::provenance::Provenance;
 pub(super) fn card(cut: &Cut, history: &Provenance, source: Option<&str>) -> String {
     let plan = cut.plan();
     let parent = &plan.planned_for;
-    let made = MadeFrom { kind: Kind::Model, history, parent, parent_card: source };
+    let files = cut.files();
+    let made = MadeFrom { kind: kind(&files), history, parent, parent_card: source };
     let mut text = made.head("", &["depth-up-scaling"]);
     let mut say = |line: &str| {
         text.push_str(line);

@@ -72,6 +72,8 @@ fn one_step_writes_the_bytes_of_two() {
     assert!(opened.source.dir.join("chat_template.jinja").is_file());
     let card = fs::read_to_string(desk.path("three/small3/README.md")).unwrap();
     assert!(card.contains("matrices in Q8_0") && card.contains("--drop 1..=2 --to gguf --type Q8_0 -o DIR"), "{card}");
+    assert!(card.contains("- gguf\n---\n") && card.contains("gguf_file=\"model.gguf\")\n```"), "{card}");
+    assert!(card.contains("llama-cli -m model.gguf"), "{card}");
     let history = crate::fixture::desk::read(&desk.path("three/small3/prune.json"));
     assert_eq!((&history["steps"][1]["settings"]["type"], &history["layers"]), (&"Q8_0".into(), &[0, 3][..].into()));
 }
