@@ -57,13 +57,20 @@ impl Members {
 }
 
 impl ProcessGroup {
-    /// The group that this process works in, if a launcher has started several. One that is not heard of for
-    /// `rank_timeout` seconds is taken for dead.
+    /// The group that this process works in, if a launcher has started several, all of which run `command`. One that is
+    /// not heard of for `rank_timeout` seconds is taken for dead.
     ///
     /// # Errors
-    /// As [`Launched::here`] and [`ProcessGroup::start`].
-    pub fn launched(rank_timeout: u64) -> Result<Option<Self>> {
-        Launched::here()?.map(|launched| Self::start(&launched, Duration::from_secs(rank_timeout))).transpose()
+    /// As [`Launched::here`] and [`ProcessGroup::start`]. Request: another command, or version, in another process.
+    pub fn launched(command: &str, rank_timeout: u64) -> Result<Option<Self>> {
+        let Some(launched) = Launched::here()? else { return Ok(None) };
+        let group = Self::start(&launched, Duration::from_secs(rank_timeout))?;
+        let own = [("command", command), ("version", env!("CARGO_PKG_VERSION"))];
+        let own = own.map(|(name, value)| (name.to_owned(), value.into()));
+        match group.check_alike(&own.into_iter().collect(), "does") {
+            Ok(()) => Ok(Some(group)),
+            Err(error) => group.close(Err(error)),
+        }
     }
 
     /// Who they are.

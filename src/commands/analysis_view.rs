@@ -151,7 +151,7 @@ impl AnalyzeReport {
             None if self.analysis.is_none() => text.push_str(DRY),
             None => {}
         }
-        if let Some(group) = &self.group {
+        if let (Some(group), Some(_)) = (&self.group, &self.pass) {
             let _ = writeln!(text, "{}", group.text());
         }
         if let Some(analysis) = &self.analysis {

@@ -51,7 +51,7 @@ pub fn method_names() -> Vec<&'static str> {
 /// nothing connects.
 pub fn analyze(settings: &AnalyzeSettings, progress: &dyn Progress) -> Result<AnalyzeReport> {
     check_rank_timeout(settings.rank_timeout)?;
-    match ProcessGroup::launched(settings.rank_timeout)? {
+    match ProcessGroup::launched("analyze", settings.rank_timeout)? {
         Some(group) => analyze_together(settings, group, progress),
         None => analyze_alone(settings, progress),
     }
@@ -94,12 +94,12 @@ fn analyzed(
     let leads = group.is_none_or(|group| group.rank() == 0);
     // the others write nothing
     let outputs = if leads { Outputs::open(settings)? } else { Outputs::none() };
-    let shared_out = |samples| group.map(|group| AnalyzeGroup::new(group, samples, progress)).transpose();
+    let members = group.map(AnalyzeGroup::new).transpose()?;
     if let Some(group) = group.filter(|_| settings.from.is_some()) {
         // nothing to share
         group.leave();
         if !leads {
-            return Ok(AnalyzeReport { analysis: None, pass: None, group: shared_out(0)?, written: Vec::new() });
+            return Ok(AnalyzeReport { analysis: None, pass: None, group: members, written: Vec::new() });
         }
     }
     let (analysis, pass) = match &settings.from {
@@ -113,14 +113,12 @@ fn analyzed(
         None => match measure(settings, &search, (&outputs, group), progress)? {
             (Some(analysis), pass) => (analysis, pass),
             (None, pass) => {
-                let group = shared_out(pass.as_ref().map_or(0, |pass| pass.samples))?;
-                return Ok(AnalyzeReport { analysis: None, pass, group, written: Vec::new() });
+                return Ok(AnalyzeReport { analysis: None, pass, group: members, written: Vec::new() });
             }
         },
     };
-    let group = shared_out(pass.as_ref().map_or(0, |pass| pass.samples))?;
     let written = outputs.write(settings, &analysis, progress)?;
-    Ok(AnalyzeReport { analysis: Some(analysis), pass, group, written })
+    Ok(AnalyzeReport { analysis: Some(analysis), pass, group: members, written })
 }
 
 /// Marks the choice of `wanted` layers as the plan, or the largest whose loss is within what the settings allow.
@@ -271,12 +269,8 @@ fn measure(
         progress.note(&format!("analyzing {}", members.describe()));
     }
     let model = Model::open(checkpoint.clone(), &options, progress)?;
-    let shared = group.map(|group| Shared {
-        group,
-        model: &model,
-        sequences: &texts.rows,
-        questions: questions.as_ref().map(|questions| questions as &dyn Questions),
-    });
+    let asks = questions.as_ref().map(|questions| questions as &dyn Questions);
+    let shared = group.map(|group| Shared::new(group, &model, &texts.rows, asks)).transpose()?;
     if let Some(shared) = shared.filter(|_| follows) {
         return shared.follow().map(|()| (None, Some(pass)));
     }

@@ -4,8 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::analyze_settings::AnalyzeSettings;
-use crate::collective::{Members, ProcessGroup, share};
-use crate::progress::Progress;
+use crate::collective::{Members, ProcessGroup};
 use crate::{Error, Result};
 
 /// Settings that do not change a number, nor who computes it: only process 0 needs them, or each has its own.
@@ -17,20 +16,11 @@ pub struct AnalyzeGroup {
     /// Who they are.
     #[serde(flatten)]
     pub members: Members,
-    /// Sequences of all texts that each runs.
-    pub samples: Vec<usize>,
 }
 
 impl AnalyzeGroup {
-    pub(super) fn new(group: &ProcessGroup, samples: usize, progress: &dyn Progress) -> Result<Self> {
-        let members = group.members()?;
-        let shares: Vec<usize> =
-            (0..members.processes).map(|rank| share(samples, rank, members.processes).len()).collect();
-        let idle = shares.iter().filter(|own| **own == 0).count();
-        if idle > 0 && samples > 0 {
-            progress.warn(&format!("{idle} of {} processes have no text: there are {samples} samples", shares.len()));
-        }
-        Ok(Self { members, samples: shares })
+    pub(super) fn new(group: &ProcessGroup) -> Result<Self> {
+        group.members().map(|members| Self { members })
     }
 
     /// Whether this process tells what came of it.
@@ -42,9 +32,7 @@ impl AnalyzeGroup {
     /// A line about them.
     #[must_use]
     pub(super) fn text(&self) -> String {
-        let shares: Vec<String> = self.samples.iter().map(ToString::to_string).collect();
-        let Members { processes, launcher, .. } = &self.members;
-        format!("{processes} processes of {launcher}: samples {}", shares.join(" + "))
+        format!("{} processes of {} share it", self.members.processes, self.members.launcher)
     }
 }
 

@@ -82,7 +82,7 @@ impl EvalGroup {
 pub fn eval(settings: &EvalSettings, progress: &dyn Progress) -> Result<EvalReport> {
     settings.check()?;
     let meets = settings.shard.is_none() && settings.merge.is_empty();
-    let group = if meets { ProcessGroup::launched(settings.rank_timeout)? } else { None };
+    let group = if meets { ProcessGroup::launched("eval", settings.rank_timeout)? } else { None };
     match group {
         Some(group) => eval_together(settings, group, progress),
         None => eval_sharing(settings, &mut None, progress),

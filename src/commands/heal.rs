@@ -102,7 +102,7 @@ pub struct HealResult {
 pub fn heal(settings: &HealSettings, progress: &dyn Progress) -> Result<HealReport> {
     settings.check()?;
     let known = &mut KnownLosses::new();
-    let Some(group) = ProcessGroup::launched(settings.rank_timeout)? else {
+    let Some(group) = ProcessGroup::launched("heal", settings.rank_timeout)? else {
         return heal_sharing(settings, None, known, progress);
     };
     let done = if group.rank() == 0 {

@@ -295,7 +295,7 @@ impl<'a> Packer<'a> {
         }
         let mut answered: Vec<usize> = self.sequences.iter().flat_map(|sequence| sequence.requests.clone()).collect();
         answered.sort_unstable();
-        let batch = Batch { ids: self.ids, layout: Arc::new(self.layout), given: Vec::new() };
+        let batch = Batch { ids: self.ids, layout: Arc::new(self.layout), given: Vec::new(), before: 0 };
         Ok(Pass { batch, rows, candidates, wants, requests: answered })
     }
 }

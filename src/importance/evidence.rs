@@ -5,7 +5,7 @@ use super::moments::Scores;
 use super::questions::{self, Questions};
 use super::removals::{logit_distances, rises, without_all};
 use super::shared::Shared;
-use crate::model::{EndOfStack, Loss, Model, Stacks};
+use crate::model::{Batch, EndOfStack, Loss, Model, Stacks};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -113,7 +113,8 @@ impl Evidence for Measured<'_> {
             return shared.costs(metric, dropped, on, self.progress);
         }
         let some: Option<Vec<Vec<u32>>> = on.map(|on| on.iter().map(|at| self.sequences[*at].clone()).collect());
-        costs(self.model, metric, dropped, some.as_deref().unwrap_or(self.sequences), self.progress)
+        let batches = self.model.stack_batches(some.as_deref().unwrap_or(self.sequences))?;
+        costs(self.model, metric, dropped, &batches, self.progress)
     }
 
     fn reached(&self, message: &str) {
@@ -121,12 +122,13 @@ impl Evidence for Measured<'_> {
     }
 }
 
-/// By `metric`, the value of each of `sequences` without each of these sets of layers or sub-layers: `[set][sequence]`.
+/// By `metric`, the value of each sequence of `batches` without each of these sets of layers or sub-layers:
+/// `[set][sequence]`.
 pub(super) fn costs(
     model: &Model,
     metric: &Metric,
     dropped: &[Vec<usize>],
-    sequences: &[Vec<u32>],
+    batches: &[Batch],
     progress: &dyn Progress,
 ) -> Result<Vec<Vec<Loss>>> {
     let unit = metric.subject.unit();
@@ -137,7 +139,7 @@ pub(super) fn costs(
         Evaluate::Loss => {
             let stacks: Vec<Vec<usize>> = candidates.collect();
             let stacks = Stacks { unit, stacks: &stacks, beside_the_first: false };
-            return model.stack_losses(stacks, sequences, "measuring losses", progress);
+            return model.stack_losses_on(stacks, batches, "measuring losses", progress);
         }
         _ => return Err(Error::work(format!("{} cannot be measured of single candidates", metric.name))),
     };
@@ -154,6 +156,6 @@ pub(super) fn costs(
         Ok(())
     };
     let stacks = Stacks { unit, stacks: &stacks, beside_the_first: true };
-    model.run_stacks(stacks, sequences, "measuring distances", progress, &mut see)?;
+    model.run_stacks_on(stacks, batches, "measuring distances", progress, &mut see)?;
     Ok(found)
 }

@@ -4,7 +4,7 @@ use super::metrics::{Evaluate, LogitDistance, Metric, OfOutputs, Subject, TokenL
 use super::moments::{Moments, Scores};
 use super::questions::{self, Questions};
 use super::shared::Shared;
-use crate::model::{EndOfStack, Loss, Model, StackUnit, Stacks, Trie};
+use crate::model::{Batch, EndOfStack, Loss, Model, StackUnit, Stacks, Trie};
 use crate::progress::Progress;
 use crate::{Context, Error, Result};
 
@@ -121,19 +121,14 @@ impl Removals {
         if sequences.iter().all(|sequence| sequence.len() < 2) {
             return Err(Error::work("no sample has two tokens: there is nothing to predict"));
         }
-        let found = self.run(model, sequences, progress)?;
+        let found = self.run(model, &model.stack_batches(sequences)?, progress)?;
         self.scores(found)
     }
 
-    /// Of each stack the value of each of `sequences`, the whole model's first: none of it where no loss is asked for,
-    /// and none where outputs are compared.
-    pub(super) fn losses(
-        &self,
-        model: &Model,
-        sequences: &[Vec<u32>],
-        progress: &dyn Progress,
-    ) -> Result<Vec<Vec<Loss>>> {
-        let mut losses = self.run(model, sequences, progress)?.losses;
+    /// Of each stack the value of each sequence of `batches`, the whole model's first: none of it where no loss is asked
+    /// for, and none where outputs are compared.
+    pub(super) fn losses(&self, model: &Model, batches: &[Batch], progress: &dyn Progress) -> Result<Vec<Vec<Loss>>> {
+        let mut losses = self.run(model, batches, progress)?.losses;
         if !self.metrics.iter().any(|(metric, _)| matches!(metric.value, Evaluate::Loss)) {
             // distances are from the whole model, which has none
             let nothing = |own: &Loss| Loss { sum: 0.0, tokens: own.tokens };
@@ -161,10 +156,10 @@ impl Removals {
         watches.collect()
     }
 
-    fn run(&self, model: &Model, sequences: &[Vec<u32>], progress: &dyn Progress) -> Result<Found> {
+    fn run(&self, model: &Model, batches: &[Batch], progress: &dyn Progress) -> Result<Found> {
         let mut watches = self.watches();
         let compares = watches.iter().any(|watch| !matches!(watch.how, How::Loss));
-        let mut losses = vec![Vec::new(); self.stacks.len()];
+        let (mut losses, sequences) = (vec![Vec::new(); self.stacks.len()], Batch::count(batches));
         let asks = watches.iter().any(|watch| matches!(watch.how, How::Loss));
         let mut see = |end: &EndOfStack<'_>| {
             let wanted = |stack: &usize| watches.iter().any(|w| matches!(w.how, How::Loss) && w.stacks.contains(stack));
@@ -172,7 +167,7 @@ impl Removals {
                 let found = end.losses()?;
                 for &stack in end.stacks {
                     // where memory asks for several rounds, the whole model is in each of them
-                    if wanted(&stack) || stack == 0 && losses[0].len() < sequences.len() {
+                    if wanted(&stack) || stack == 0 && losses[0].len() < sequences {
                         losses[stack].extend(&found);
                     }
                 }
@@ -193,7 +188,7 @@ impl Removals {
         };
         let what = if compares { "measuring without layers" } else { "measuring losses" };
         let stacks = Stacks { unit: self.unit, stacks: &self.stacks, beside_the_first: compares };
-        model.run_stacks(stacks, sequences, what, progress, &mut see)?;
+        model.run_stacks_on(stacks, batches, what, progress, &mut see)?;
         Ok(Found { losses, watches })
     }
 

@@ -1,7 +1,8 @@
 //! Measurements that several processes share: process 0 measures, and where it runs a model over text or questions all
 //! take part. Each computes the numbers of some sequences, or of some candidates, and put together in their order they
-//! are those that one process computes. What has no numbers for each sequence (gradients, inputs of matrices, channels,
-//! outputs, heads at every depth, other models) process 0 computes by itself.
+//! are those that one process computes. Batches are never taken apart: which sequences go through a layer together
+//! changes last bits. What has no numbers for each sequence (gradients, inputs of matrices, channels, outputs, heads at
+//! every depth, other models) process 0 computes by itself.
 
 use std::ops::Range;
 
@@ -32,6 +33,8 @@ pub struct Shared<'a> {
     pub sequences: &'a [Vec<u32>],
     /// The questions.
     pub questions: Option<&'a dyn Questions>,
+    /// Tokens of a batch whose streams are all looked at.
+    pub pass_tokens: usize,
 }
 
 /// What all of them are to run.
@@ -47,26 +50,57 @@ enum Run {
     Questions { of_sublayers: bool, stacks: Vec<Vec<usize>> },
 }
 
-impl Run {
-    /// Sequences, or stacks: what is shared out.
-    fn count(&self) -> usize {
+/// What is shared out.
+enum Work {
+    /// Batches of sequences, each of which has a row of numbers.
+    Batches(Vec<Batch>),
+    /// So many stacks, likewise.
+    Stacks(usize),
+}
+
+impl Work {
+    /// The part of process `rank` of `size`.
+    fn of(&self, rank: usize, size: usize) -> Range<usize> {
         match self {
-            Self::Pairs { on, .. } | Self::Removals { on, .. } => on.len(),
-            Self::Costs { on, .. } => on.len(),
-            Self::Questions { stacks, .. } => stacks.len(),
+            Self::Batches(batches) => share(batches.len(), rank, size),
+            Self::Stacks(count) => share(*count, rank, size),
+        }
+    }
+
+    /// Rows of such a part.
+    fn rows(&self, part: Range<usize>) -> usize {
+        match self {
+            Self::Batches(batches) => Batch::count(&batches[part]),
+            Self::Stacks(_) => part.len(),
         }
     }
 }
 
-impl Shared<'_> {
+impl<'a> Shared<'a> {
+    /// What the processes of `group` have alike.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::agree`].
+    pub fn new(
+        group: &'a ProcessGroup,
+        model: &'a Model,
+        sequences: &'a [Vec<u32>],
+        questions: Option<&'a dyn Questions>,
+    ) -> Result<Self> {
+        // what fits everywhere: with as much memory as one alone, what that has
+        let own = model.pass_tokens(model.layers() + 1);
+        let least = group.collect(own)?.into_iter().fold(own, usize::min);
+        Ok(Self { group, model, sequences, questions, pass_tokens: group.agree(&least)? })
+    }
+
     /// Does what process 0 asks for until it has all it wants; for the other processes.
     ///
     /// # Errors
     /// As [`Model::run`]. What another process met. Interrupted.
     pub fn follow(&self) -> Result<()> {
         while let Some(run) = self.group.agree::<Option<Run>>(&None)? {
-            let own = share(run.count(), self.group.rank(), self.group.size());
-            let rows = self.rows(&run, own, &Silent)?;
+            let work = self.work(&run)?;
+            let rows = self.rows(&run, &work, work.of(self.group.rank(), self.group.size()), &Silent)?;
             self.group.report(rows.iter().flatten().flat_map(|number| number.to_le_bytes()).collect())?;
         }
         Ok(())
@@ -88,10 +122,21 @@ impl Shared<'_> {
         on: Range<usize>,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let at_once = (NUMBERS / probe.numbers()).max(self.group.size());
-        for start in on.clone().step_by(at_once) {
-            let part = start..on.end.min(start + at_once);
-            let run = Run::Pairs { metrics: names(metrics), on: part, first: start - on.start };
+        // whole batches at a time, so that the next begin where they would
+        let text = self.sequences.get(on.clone()).ok_or_else(|| Error::work("sequences that are not there"))?;
+        let at_once = (NUMBERS / probe.numbers()).max(1);
+        let (mut parts, mut start, mut size) = (Vec::new(), on.start, 0);
+        for batch in &Batch::pack(text, self.pass_tokens)? {
+            if size >= at_once {
+                parts.push(start..start + size);
+                (start, size) = (start + size, 0);
+            }
+            size += batch.layout.segments().len();
+        }
+        parts.push(start..on.end);
+        for part in parts {
+            let first = part.start - on.start;
+            let run = Run::Pairs { metrics: names(metrics), on: part, first };
             self.run(run, progress)?.iter().try_for_each(|row| probe.take_in(row))?;
         }
         Ok(())
@@ -133,11 +178,13 @@ impl Shared<'_> {
 
     /// Runs it on all processes, and puts their rows together.
     fn run(&self, run: Run, progress: &dyn Progress) -> Result<Vec<Vec<f64>>> {
-        let (count, size) = (run.count(), self.group.size());
+        let size = self.group.size();
         let Some(run) = self.group.agree(&Some(run))? else { return Err(Error::work("nothing to run")) };
-        let mut rows = self.rows(&run, share(count, 0, size), progress)?;
+        let work = self.work(&run)?;
+        let mut rows = self.rows(&run, &work, work.of(0, size), progress)?;
         for (at, report) in self.group.reports()?.iter().enumerate() {
-            let (rank, own) = (at + 1, share(count, at + 1, size).len());
+            let rank = at + 1;
+            let own = work.rows(work.of(rank, size));
             let width = report.len() / 8 / own.max(1);
             if report.len() != 8 * own * width || rows.first().is_some_and(|row| own > 0 && row.len() != width) {
                 return Err(Error::work(format!("process {rank} of {size} (from 0) measured something else")));
@@ -149,37 +196,49 @@ impl Shared<'_> {
         Ok(rows)
     }
 
-    /// The numbers of a share: a row for each sequence, or for each stack.
-    fn rows(&self, run: &Run, own: Range<usize>, progress: &dyn Progress) -> Result<Vec<Vec<f64>>> {
-        if own.is_empty() {
+    /// What of a run is shared out.
+    fn work(&self, run: &Run) -> Result<Work> {
+        let missing = || Error::work("sequences that are not there");
+        let text = |on: &Range<usize>| self.sequences.get(on.clone()).ok_or_else(missing);
+        Ok(match run {
+            Run::Pairs { on, .. } => Work::Batches(Batch::pack(text(on)?, self.pass_tokens)?),
+            Run::Removals { on, .. } => Work::Batches(self.model.stack_batches(text(on)?)?),
+            Run::Costs { on, .. } => {
+                let some: Option<Vec<Vec<u32>>> = on.iter().map(|at| self.sequences.get(*at).cloned()).collect();
+                Work::Batches(self.model.stack_batches(&some.ok_or_else(missing)?)?)
+            }
+            Run::Questions { stacks, .. } => Work::Stacks(stacks.len()),
+        })
+    }
+
+    /// The numbers of a part of the work: a row for each sequence, or for each stack.
+    fn rows(&self, run: &Run, work: &Work, part: Range<usize>, progress: &dyn Progress) -> Result<Vec<Vec<f64>>> {
+        if part.is_empty() {
             return Ok(Vec::new());
         }
-        let (model, layers) = (self.model, self.model.layers());
-        let text = |on: &Range<usize>| {
-            let own = on.start + own.start..on.start + own.end;
-            self.sequences.get(own).ok_or_else(|| Error::work("sequences that are not there"))
+        let (model, count) = (self.model, work.rows(part.clone()));
+        let own = match work {
+            Work::Batches(batches) => Batch::part(batches, part.clone()),
+            Work::Stacks(_) => Vec::new(),
         };
         match run {
-            Run::Pairs { metrics, on, first } => {
-                let mut probe = Probe::new(layers, rows_of(metrics)?).keeping(first + own.start);
-                let batches = Batch::pack(text(on)?, model.pass_tokens(layers + 1))?;
-                model.run(&batches, &mut Watch::new(&mut probe, &batches), "measuring", progress)?;
+            Run::Pairs { metrics, first, .. } => {
+                let before = first + own.first().map_or(0, |batch| batch.before);
+                let mut probe = Probe::new(model.layers(), rows_of(metrics)?).keeping(before);
+                model.run(&own, &mut Watch::new(&mut probe, &own), "measuring", progress)?;
                 Ok(probe.kept())
             }
-            Run::Removals { metrics, on } => {
-                let removals = Removals::new(layers, rows_of(metrics)?);
-                removals.losses(model, text(on)?, progress).map(|losses| to_rows(&losses, own.len()))
+            Run::Removals { metrics, .. } => {
+                let removals = Removals::new(model.layers(), rows_of(metrics)?);
+                removals.losses(model, &own, progress).map(|losses| to_rows(&losses, count))
             }
-            Run::Costs { metric: name, dropped, on } => {
-                let sequences = on[own.clone()].iter().map(|at| self.sequences.get(*at).cloned());
-                let sequences: Option<Vec<Vec<u32>>> = sequences.collect();
-                let sequences = sequences.ok_or_else(|| Error::work("sequences that are not there"))?;
-                costs(model, metric(name)?, dropped, &sequences, progress).map(|losses| to_rows(&losses, own.len()))
+            Run::Costs { metric: name, dropped, .. } => {
+                costs(model, metric(name)?, dropped, &own, progress).map(|losses| to_rows(&losses, count))
             }
             Run::Questions { of_sublayers, stacks } => {
                 let asked = self.questions.ok_or_else(|| Error::work("questions that are not there"))?;
                 let unit = if *of_sublayers { StackUnit::SubLayer } else { StackUnit::Layer };
-                let stacks = Stacks { unit, stacks: &stacks[own], beside_the_first: false };
+                let stacks = Stacks { unit, stacks: &stacks[part], beside_the_first: false };
                 let wrong = questions::wrong(model, stacks, asked, progress)?;
                 Ok(wrong.into_iter().map(|row| row.into_iter().map(|loss| loss.sum).collect()).collect())
             }

@@ -1,5 +1,6 @@
 //! The tokens of one forward pass.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::Result;
@@ -15,6 +16,8 @@ pub struct Batch {
     pub layout: Arc<Layout>,
     /// Which tokens are given, so that the loss does not count them, `[t]`; empty where none is.
     pub given: Vec<bool>,
+    /// Sequences that stand before the first one of a pass that begins with this batch.
+    pub before: usize,
 }
 
 impl Batch {
@@ -26,7 +29,23 @@ impl Batch {
         let layout = Layout::sequences(sequences.iter().map(|sequence| sequence.as_ref().len()))?;
         let tokens = || sequences.iter().flat_map(|sequence| sequence.as_ref()).copied();
         let given = if tokens().any(is_given) { tokens().map(is_given).collect() } else { Vec::new() };
-        Ok(Self { ids: tokens().map(marked::id).collect(), layout: Arc::new(layout), given })
+        Ok(Self { ids: tokens().map(marked::id).collect(), layout: Arc::new(layout), given, before: 0 })
+    }
+
+    /// Some neighbours of `batches`, whose sequences keep their numbers.
+    #[must_use]
+    pub fn part(batches: &[Self], part: Range<usize>) -> Vec<Self> {
+        let mut own = batches[part.clone()].to_vec();
+        if let Some(first) = own.first_mut() {
+            first.before = Self::count(&batches[..part.start]);
+        }
+        own
+    }
+
+    /// Sequences of all of `batches`, parts that hang together counted by themselves.
+    #[must_use]
+    pub fn count(batches: &[Self]) -> usize {
+        batches.iter().map(|batch| batch.layout.segments().len()).sum()
     }
 
     /// Sequences in order, as many to a batch as fit `max_tokens`; one that is longer has a batch of its own.
@@ -53,7 +72,7 @@ impl Batch {
     /// Names token `token` of batch `batch` by its sequence, counted through all `batches`, and its position in it.
     #[must_use]
     pub fn place(batches: &[Self], batch: usize, token: usize) -> String {
-        let before: usize = batches[..batch].iter().map(|batch| batch.layout.segments().len()).sum();
+        let before = batches.first().map_or(0, |first| first.before) + Self::count(&batches[..batch]);
         let segments = batches[batch].layout.segments();
         let own = segments.partition_point(|segment| segment.start + segment.len <= token);
         let position = token - segments.get(own).map_or(0, |segment| segment.start);

@@ -89,6 +89,14 @@ impl EndOfStack<'_> {
 pub(super) type See<'a> = dyn FnMut(&EndOfStack<'_>) -> Result<()> + 'a;
 
 impl Model {
+    /// Batches of `sequences` as [`Model::run_stacks`] has them.
+    ///
+    /// # Errors
+    /// An empty sequence.
+    pub fn stack_batches(&self, sequences: &[Vec<u32>]) -> Result<Vec<Batch>> {
+        Batch::pack(sequences, tokens_of_a_batch(&self.device))
+    }
+
     /// Shows `see` what leaves each of `stacks`, batch by batch of `sequences`. What stacks begin with alike is
     /// computed once, and a streamed model is read once for all of them, unless memory asks for several rounds.
     ///
@@ -102,8 +110,7 @@ impl Model {
         progress: &dyn Progress,
         see: &mut dyn FnMut(&EndOfStack<'_>) -> Result<()>,
     ) -> Result<()> {
-        let batches = Batch::pack(sequences, tokens_of_a_batch(&self.device))?;
-        self.run_stacks_on(stacks, &batches, what, progress, see)
+        self.run_stacks_on(stacks, &self.stack_batches(sequences)?, what, progress, see)
     }
 
     /// The loss of each of `sequences` under each of `stacks`, `[stack][sequence]`.
@@ -117,13 +124,27 @@ impl Model {
         what: &str,
         progress: &dyn Progress,
     ) -> Result<Vec<Vec<Loss>>> {
+        self.stack_losses_on(stacks, &self.stack_batches(sequences)?, what, progress)
+    }
+
+    /// [`Model::stack_losses`] of the sequences of `batches`.
+    ///
+    /// # Errors
+    /// As [`Model::run_stacks`].
+    pub fn stack_losses_on(
+        &self,
+        stacks: Stacks<'_>,
+        batches: &[Batch],
+        what: &str,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<Loss>>> {
         let mut losses = vec![Vec::new(); stacks.stacks.len()];
         let mut see = |end: &EndOfStack<'_>| {
             let found = end.losses()?;
             end.stacks.iter().for_each(|stack| losses[*stack].extend(&found));
             Ok(())
         };
-        self.run_stacks(stacks, sequences, what, progress, &mut see)?;
+        self.run_stacks_on(stacks, batches, what, progress, &mut see)?;
         Ok(losses)
     }
 
@@ -357,6 +378,9 @@ impl Search<'_, '_> {
     /// The stack that ends with `node`.
     fn named(&self, node: usize) -> String {
         let what = if self.unit == StackUnit::Layer { "layers" } else { "sub-layers" };
-        format!("with the {what} {}", ranges(self.trie.below(node)))
+        match ranges(self.trie.below(node)) {
+            below if below.is_empty() => format!("without any {}", what.trim_end_matches('s')),
+            below => format!("with the {what} {below}"),
+        }
     }
 }

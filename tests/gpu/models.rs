@@ -103,7 +103,7 @@ fn tree() -> Batch {
     layout.push(9, Some(prefix)).unwrap();
     layout.push(3, Some(prefix)).unwrap();
     layout.push(8, None).unwrap();
-    Batch { ids: (0..60).map(|i| i * 11 % 59).collect(), layout: Arc::new(layout), given: Vec::new() }
+    Batch { ids: (0..60).map(|i| i * 11 % 59).collect(), layout: Arc::new(layout), given: Vec::new(), before: 0 }
 }
 
 fn scores(model: &Model) -> Vec<Scores> {

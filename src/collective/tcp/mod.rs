@@ -43,8 +43,8 @@ impl Meeting {
     }
 
     fn port(&self) -> Result<u16> {
-        let wrong = |_| Error::request(format!("MASTER_PORT={}: expected a port, 1 to 65535", self.port));
-        self.port.parse().map_err(wrong)
+        let wrong = || Error::request(format!("MASTER_PORT={}: expected a port, 1 to 65535", self.port));
+        self.port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)
     }
 }
 

@@ -49,6 +49,8 @@ fn several_that_cannot_meet_are_refused() {
     for line in [HEAL, DRY, EVAL, ANALYZE] {
         refused(&desk, line, &first, &["WORLD_SIZE=2", "MASTER_PORT", "alone"]);
         refused(&desk, line, &second, &["MASTER_PORT=70000", "65535"]);
+        let none = [&second[..3], &[("MASTER_PORT", "0")]].concat();
+        refused(&desk, line, &none, &["MASTER_PORT=0", "65535"]);
         refused(&desk, line, &[("RANK", "2"), ("WORLD_SIZE", "2")], &["RANK=2", "WORLD_SIZE=2"]);
         refused(&desk, line, &[("WORLD_SIZE", "2")], &["WORLD_SIZE=2", "RANK"]);
         refused(&desk, line, &[("RANK", "0"), ("WORLD_SIZE", "two")], &["WORLD_SIZE=two"]);

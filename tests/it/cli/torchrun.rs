@@ -213,4 +213,11 @@ fn those_that_cannot_meet_say_why() {
     let other = format!("{line} --lr 0.5");
     let started = [start(&desk, &line, 0, 2, port), start(&desk, &other, 1, 2, port)];
     refused(started.map(wait).into(), 2, &["lr"]);
+
+    // another command
+    let port = free_port();
+    let analyze = format!("{ANALYZE} -o none");
+    let started = [start(&desk, &analyze, 0, 2, port), start(&desk, &format!("{EVAL} -o none"), 1, 2, port)];
+    let words = ["process 1 of 2", "does something else", "command was analyze, is eval"];
+    refused(started.map(wait).into(), 2, &words);
 }

@@ -13,9 +13,9 @@ use prune::{Error, Result};
 use serde_json::json;
 
 use crate::eval::shared::tree;
-use crate::fixture::Llama;
 use crate::fixture::desk::Desk;
 use crate::fixture::processes::{LONG, WAYS, Way, groups, in_each};
+use crate::fixture::{Llama, write_weights};
 
 /// A model of six layers, two texts, questions.
 fn desk() -> Desk {
@@ -166,6 +166,20 @@ impl Progress for Stops {
     fn warn(&self, _message: &str) {}
 }
 
+/// Few tokens take another way through products than many do: who runs with whom must not hang on the processes.
+#[test]
+fn short_texts_are_those_of_one_process() {
+    let desk = desk();
+    let line = |words: usize| format!("{{\"text\": \"{}\"}}\n", vec!["w5"; words].join(" "));
+    for lengths in [&[2; 6][..], &[2, 9, 1, 4], &[1, 1, 1, 400, 1, 200, 2, 300, 1, 1]] {
+        let text: String = lengths.iter().map(|words| line(*words)).collect();
+        fs::write(desk.path("text.jsonl"), text).unwrap();
+        same(&desk, &|out| settings(&desk, out));
+        let metrics = vec!["layer-loss".to_owned(), "js".to_owned()];
+        same(&desk, &|out| AnalyzeSettings { metrics: metrics.clone(), ..settings(&desk, out) });
+    }
+}
+
 /// What two processes have measured one goes on with, and what one has three.
 #[test]
 fn a_search_goes_on_with_another_number_of_processes() {
@@ -218,11 +232,32 @@ fn what_differs_is_refused_everywhere() {
     }
     let dry = |_| AnalyzeSettings { dry_run: true, ..settings(&desk, "none") };
     let report = together(Way::Threads, 3, &dry).remove(0).unwrap();
-    let group = report.group.as_ref().unwrap();
-    let samples = report.pass.as_ref().unwrap().samples;
-    assert_eq!((group.samples.len(), group.samples.iter().sum::<usize>()), (3, samples));
+    assert_eq!(report.group.as_ref().unwrap().members.processes, 3);
     assert!(report.text(false).contains("3 processes"), "{}", report.text(false));
     assert!(!desk.path("none").exists());
+}
+
+/// Who meets a number that is none says in which text, counted through all of them.
+#[test]
+fn the_text_that_breaks_is_named_by_its_number() {
+    let desk = desk();
+    let model = Llama { layers: 6, ..Llama::default() };
+    let mut tensors = model.tensors();
+    let embedding = tensors.iter_mut().find(|tensor| tensor.name == "model.embed_tokens.weight").unwrap();
+    embedding.bytes[4 * 60 * model.hidden..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    write_weights(&desk.path("model"), &tensors, 1);
+    let line =
+        |text: usize| format!("{{\"text\": \"{}{}\"}}\n", "w5 w6 ".repeat(50), if text == 17 { "w60" } else { "w7" });
+    fs::write(desk.path("text.jsonl"), (0..20).map(line).collect::<String>()).unwrap();
+    for metric in ["angular", "layer-loss", "js", "shapley"] {
+        let of = AnalyzeSettings { metrics: vec![metric.into()], ..settings(&desk, "none") };
+        let alone = analyze(&of, &Silent).unwrap_err().to_string();
+        assert!(alone.contains("text 17, token 100"), "{alone}");
+        for ended in together(Way::Threads, 3, &|_| of.clone()) {
+            let said = ended.unwrap_err().to_string();
+            assert!(said.contains("text 17, token 100"), "{metric}: {said}");
+        }
+    }
 }
 
 /// One that says nothing more is named, and the others end.
