@@ -125,8 +125,8 @@ impl Removals {
         self.scores(found)
     }
 
-    /// Of each stack the value of each sequence of `batches`, the whole model's first: none of it where no loss is asked
-    /// for, and none where outputs are compared.
+    /// Of each stack the value of each sequence of `batches`, the whole model's first: none of it where no loss is
+    /// asked for, and none where outputs are compared.
     pub(super) fn losses(&self, model: &Model, batches: &[Batch], progress: &dyn Progress) -> Result<Vec<Vec<Loss>>> {
         let mut losses = self.run(model, batches, progress)?.losses;
         if !self.metrics.iter().any(|(metric, _)| matches!(metric.value, Evaluate::Loss)) {

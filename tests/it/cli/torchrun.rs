@@ -218,6 +218,6 @@ fn those_that_cannot_meet_say_why() {
     let port = free_port();
     let analyze = format!("{ANALYZE} -o none");
     let started = [start(&desk, &analyze, 0, 2, port), start(&desk, &format!("{EVAL} -o none"), 1, 2, port)];
-    let words = ["process 1 of 2", "does something else", "command was analyze, is eval"];
+    let words = ["process 1 of 2", "does something else", "command was \"analyze\", is \"eval\""];
     refused(started.map(wait).into(), 2, &words);
 }

@@ -21,11 +21,15 @@ use crate::fixture::{Llama, write_weights};
 fn desk() -> Desk {
     let desk = Desk::new();
     Llama { layers: 6, ..Llama::default() }.write(&desk.path("model"));
-    let lines = (0..7).map(|line| {
-        let words: Vec<String> = (0..4 + 5 * line).map(|word| format!("w{}", 3 + (word * 11 + line) % 37)).collect();
-        json!({"text": words.join(" ")}).to_string() + "\n"
-    });
-    fs::write(desk.path("code.jsonl"), lines.collect::<String>()).unwrap();
+    // several passes of the one, fewer of the other than there are processes
+    for (name, documents, longer) in [("text.jsonl", 19, 9), ("code.jsonl", 9, 12)] {
+        let lines = (0..documents).map(|line| {
+            let word = |word: usize| format!("w{}", 3 + (word * 11 + line * documents) % 37);
+            let words: Vec<String> = (0..4 + longer * line).map(word).collect();
+            json!({"text": words.join(" ")}).to_string() + "\n"
+        });
+        fs::write(desk.path(name), lines.collect::<String>()).unwrap();
+    }
     let questions = (0..9).map(|at| {
         let words = |from: usize| (from..from + 6).map(|word| format!("w{}", 3 + word % 41)).collect::<Vec<_>>();
         let passage = words(at * 5).join(" ");
@@ -146,7 +150,7 @@ fn the_work_is_shared() {
     });
     assert!(reports.iter().all(Result::is_ok));
     let (alone, own) = (tokens(alone), tokens(own));
-    assert!(own > 0 && own * 2 < alone, "{own} of {alone}");
+    assert!(own > 0 && own * 3 < alone * 2, "{own} of {alone}");
 }
 
 /// Stops an analysis once so many lines are in its journal.
@@ -252,10 +256,10 @@ fn the_text_that_breaks_is_named_by_its_number() {
     for metric in ["angular", "layer-loss", "js", "shapley"] {
         let of = AnalyzeSettings { metrics: vec![metric.into()], ..settings(&desk, "none") };
         let alone = analyze(&of, &Silent).unwrap_err().to_string();
-        assert!(alone.contains("text 17, token 100"), "{alone}");
+        assert!(alone.contains("text 17, token 101"), "{alone}");
         for ended in together(Way::Threads, 3, &|_| of.clone()) {
             let said = ended.unwrap_err().to_string();
-            assert!(said.contains("text 17, token 100"), "{metric}: {said}");
+            assert!(said.contains("text 17, token 101"), "{metric}: {said}");
         }
     }
 }
