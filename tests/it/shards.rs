@@ -233,6 +233,8 @@ fn nobody_leaves_before_the_analysis_is_done() {
     let line = "run recipe.toml -o job --no-wait --set analyze.data=\"long.jsonl\" --set analyze.samples=24000";
     let one = start(&desk, &format!("{line} --shard 1/2"));
     until(&desk, "analysis", "running");
+    // not while it writes down what it is at: that would hold up the other one for as long as a claim holds
+    std::thread::sleep(Duration::from_millis(300));
     signal(&one, "-STOP");
     let mut other = start(&desk, &format!("{line} --shard 2/2"));
     until(&desk, "dense/scores", "done");
