@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::eval::shared::tree;
 use crate::fixture::desk::Desk;
-use crate::fixture::processes::{LONG, WAYS, Way, groups, in_each};
+use crate::fixture::processes::{WAYS, Way, in_each, without_process_1};
 use crate::fixture::{Llama, write_weights};
 
 /// A model of six layers, two texts, questions.
@@ -268,16 +268,7 @@ fn the_text_that_breaks_is_named_by_its_number() {
 #[test]
 fn who_is_gone_is_named() {
     let desk = desk();
-    let mut gone = groups(Way::Tcp, 3, LONG);
-    drop(gone.remove(1));
     let settings = settings(&desk, "out");
-    std::thread::scope(|scope| {
-        let run = |group| analyze_together(&settings, group, &Silent).unwrap_err();
-        let started: Vec<_> = gone.into_iter().map(|group| scope.spawn(move || run(group))).collect();
-        for thread in started {
-            let error = thread.join().unwrap().to_string();
-            assert!(error.contains("process 1 of 3"), "{error}");
-        }
-    });
+    without_process_1(|group| analyze_together(&settings, group, &Silent).map(drop));
     assert!(!desk.path("out").exists());
 }
